@@ -1,0 +1,1 @@
+"""The suite: what runs where, and how results become tables."""

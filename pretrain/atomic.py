@@ -1,0 +1,35 @@
+"""Files that are either whole or not there: written beside their place, then renamed."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a sibling path to write to; it takes the place of `path` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept at the end: writers such as torch.save and matplotlib look at it.
+    sibling = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield sibling
+        with open(sibling, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(sibling, path)
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    with atomic_path(path) as sibling:
+        sibling.write_text(text, encoding="utf-8")
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,67 @@
+"""The one format between the stages: a ResNet state dict under torchvision names with a header that says what it is.
+
+A safetensors file: plain tensors, no pickle, nothing that can run. The header is JSON under the metadata key
+"backbone". Every reader turns its family into this, every writer starts from it: N readers, M writers, never N x M.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pretrain import __version__
+from pretrain.atomic import atomic_path, sha256_file
+from pretrain.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a backbone is and where it comes from.
+
+    `pixel_mean` and `pixel_std` are in units of 0..1 intensities and in `channel_order`.
+    `branch` is "student", "teacher", or "single" for methods with one network.
+    """
+
+    method: str
+    architecture: str  # resnet18 | resnet34 | resnet50
+    epochs: int | None = None
+    branch: str = "single"
+    channel_order: str = "RGB"
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    source_name: str = ""
+    source_sha256: str = ""
+    tool_version: str = __version__
+
+
+def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: BackboneInfo) -> str:
+    """Write `state` (torchvision names) and `info` atomically; returns the file's SHA-256."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(path) as sibling:
+        save_file(tensors, sibling, metadata={"backbone": json.dumps(asdict(info), sort_keys=True)})
+    return sha256_file(path)
+
+
+def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneInfo]:
+    """Read a backbone file; raises `UserError` when it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("backbone")
+            if header is None:
+                raise UserError(f"{path} is a safetensors file but has no backbone header: "
+                                "expected a file written by `python -m pretrain` or `python -m transfer convert`")
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
+    fields = json.loads(header)
+    for name in ("pixel_mean", "pixel_std"):
+        fields[name] = tuple(fields[name])
+    return state, BackboneInfo(**fields)

@@ -1,0 +1,40 @@
+"""What a user's mistake looks like: one clear line and exit code 2, never a traceback."""
+
+import errno
+import signal
+import sys
+from collections.abc import Callable
+
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: says what was expected, what was found, what to do."""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command-line entry point and leave with its exit code.
+
+    `UserError` becomes one line on stderr and exit code 2, a full disk likewise; Ctrl-C becomes 130.
+    Everything else is a bug of ours and keeps its traceback.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: start again with the same words to go on", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # `... | head` closed the pipe: not an error of anybody
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        sys.stderr.close()
+        code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'while writing'}; "
+              "free space or choose another folder, then start again with the same words", file=sys.stderr)
+        code = USER_ERROR
+    sys.stdout.flush()
+    sys.exit(code)

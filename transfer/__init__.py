@@ -1,0 +1,1 @@
+"""Transfer: any published ResNet checkpoint in, detectron2 weights and metrics out."""
