@@ -56,7 +56,7 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneIn
             if header is None:
                 raise UserError(f"{path} is a safetensors file but has no backbone header: "
                                 "expected a file written by `python -m pretrain` or `python -m transfer convert`")
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except SafetensorError as error:

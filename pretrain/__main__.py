@@ -1,0 +1,75 @@
+"""Pretrain CLoVE on a folder of images.
+
+  python -m pretrain --recipe demo --data PHOTOS --output OUT               one process, CPU or GPU
+  torchrun --nproc-per-node 4 -m pretrain --recipe imagenet_200ep --data IMAGENET/train --output OUT
+
+Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/, metrics.jsonl,
+tensorboard/, curves.png and views.png. Started again with the same words it goes on where it was.
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from pretrain.config import HALVES, Config, load_config, recipe_names
+from pretrain.errors import UserError, run_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; one option for each value of the configuration."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain",
+        usage="python -m pretrain --data DIR --output DIR [--recipe NAME|FILE] [options]",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images, nested or flat")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where everything is written")
+    parser.add_argument("--recipe", metavar="NAME|FILE",
+                        help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")
+    titles = {"numbers": "what changes the numbers", "machine": "what does not change the numbers"}
+    for half, cls in HALVES.items():
+        group = parser.add_argument_group(titles[half])
+        for field in fields(cls):
+            default = field.default
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            group.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, default=None, metavar="X",
+                               nargs=2 if isinstance(default, tuple) else None,
+                               help=f"{field.metadata['help'].replace('%', '%%')} (default {shown})")
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
+    """Arguments and the resolved configuration."""
+    args = build_parser().parse_args(arguments)
+    overrides = {field.name: getattr(args, field.name) for cls in HALVES.values() for field in fields(cls)
+                 if getattr(args, field.name) is not None}
+    return args, load_config(args.recipe, overrides)
+
+
+def main() -> int:
+    args, config = parse()
+    import torch  # only now: --help and a wrong option should not wait for it
+
+    from pretrain import distributed
+    from pretrain.train import StoppedBySignal, TrainingFailed, train
+
+    process = distributed.start(config.machine.device)
+    try:
+        print(train(config, args.data, args.output, process))
+    except StoppedBySignal as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except TrainingFailed as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 3
+    except torch.cuda.OutOfMemoryError:
+        raise UserError(f"the GPU has too little memory for {config.numbers.micro_batch // process.world} images at "
+                        "once: use a smaller --micro-batch (batch norm then sees fewer images)") from None
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,44 @@
+"""Training checkpoints: atomic, safe to load, exact to resume.
+
+A checkpoint is checkpoints/step_NNNNNNNN.pt (plain tensors and types, loadable with weights_only=True) and beside it
+step_NNNNNNNN.json, written after it, with its SHA-256 and what a person wants to know. A checkpoint without its JSON,
+or whose bytes do not fit the sum, does not count.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.atomic import atomic_path, sha256_file, write_text
+
+
+def save(output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], keep: int) -> Path:
+    """Write the state after `step` optimizer steps, then drop all but the newest `keep`."""
+    folder = output / "checkpoints"
+    path = folder / f"step_{step:08d}.pt"
+    with atomic_path(path) as sibling:
+        torch.save(state, sibling)
+        digest = sha256_file(sibling)
+    write_text(path.with_suffix(".json"), json.dumps({"step": step, "sha256": digest, **meta}, indent=2) + "\n")
+    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink()
+    return path
+
+
+def load_newest(output: Path) -> tuple[dict[str, Any] | None, dict[str, Any], list[str]]:
+    """The newest whole checkpoint: its state (None if there is none), its meta, and a line for each one passed over."""
+    passed_over = []
+    for path in sorted((output / "checkpoints").glob("step_*.pt"), reverse=True):
+        try:
+            meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            if sha256_file(path) != meta["sha256"]:
+                raise ValueError("its bytes do not fit its checksum")
+            return torch.load(path, map_location="cpu", weights_only=True), meta, passed_over
+        except FileNotFoundError:
+            passed_over.append(f"{path.name} was not finished (no {path.stem}.json)")
+        except (ValueError, KeyError) as error:
+            passed_over.append(f"{path.name} is damaged ({error})")
+    return None, {}, passed_over

@@ -1,0 +1,177 @@
+"""Equation 2: the margin ranking loss between contextualized student cells and teacher cells.
+
+Legend: P ordered view pairs (student view i, teacher global view j), B images, C channels,
+Q = cells of a student view, L = cells of a teacher view.
+
+For each positive pair (i, j) in M:   max(0, mu - lambda * cos(C_i, F_j) + cos(C_i, F_neg_i))
+
+F_neg_i, poster: rank the teacher vectors of the same view by cosine with C_i, take the first k, leave out the very
+first, average the others. With unit vectors f_1..f_n that average m has  cos(C_i, m) = mean_n(cos(C_i, f_n)) / |m|:
+the released code's mean of cosines is the same without the division by |m|.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.config import Numbers
+from pretrain.matcher import match
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The values of `Numbers` that the loss reads; their meaning stands there."""
+
+    lambda_pos: float
+    mu: float
+    k: int
+    negatives_exclude: Literal["top1", "positives_and_top1"]
+    negative_similarity: Literal["mean_vector", "mean_cosine"]
+    hinge: Literal["pair", "image"]
+    negative_queries: Literal["matched", "all"]
+    too_few_negatives: Literal["use_left", "zero"]
+    reduction: Literal["mean", "sum"]
+    loss_scale: float
+
+    @classmethod
+    def from_numbers(cls, numbers: Numbers) -> "LossOptions":
+        return cls(**{name: getattr(numbers, name) for name in cls.__dataclass_fields__})
+
+
+def ranking_terms(
+    student: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss term of each image and view pair.
+
+    Args:
+        student: (P, B, Q, C) contextualized vectors of unit length.
+        teacher: (P, B, L, C) projected vectors of unit length, without gradient.
+        positives: (P, B, Q, L) bool, M of eq. 1.
+    Returns:
+        (P, B) terms, and detached statistics, each a scalar tensor: see `_statistics`.
+    """
+    cosine = student @ teacher.transpose(-1, -2)  # (P, B, Q, L)
+    negative, usable, picked = _negative(cosine, teacher, positives, options)
+    counted = positives & usable.unsqueeze(-1)
+    if options.hinge == "pair":
+        violation = F.relu(options.mu - options.lambda_pos * cosine + negative.unsqueeze(-1))
+        terms = (violation * counted).sum((-1, -2))
+        if options.reduction == "mean":
+            terms = terms / counted.sum((-1, -2)).clamp(min=1)
+    else:
+        violation, terms = _image_hinge(cosine, negative, positives, usable, options)
+    if options.too_few_negatives == "zero":
+        terms = terms.masked_fill(~usable.all(-1), 0.0)
+    return options.loss_scale * terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
+
+
+def _negative(
+    cosine: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """cos(C_i, F_neg_i) (P, B, Q); whether a query has enough candidates (P, B, Q) bool; the cells that F_neg is made
+    of (P, B, Q, L) bool."""
+    candidates = cosine
+    if options.negatives_exclude == "positives_and_top1":
+        candidates = cosine.masked_fill(positives, -torch.inf)
+    top, index = candidates.topk(min(options.k, cosine.shape[-1]), dim=-1)
+    top, index = top[..., 1:], index[..., 1:]
+    found = top > -torch.inf
+    picked = torch.zeros_like(positives).scatter(-1, index, found)
+    count = found.sum(-1)
+    if options.too_few_negatives == "zero":
+        usable = count == options.k - 1
+    else:
+        usable = count > 0
+    total = top.masked_fill(~found, 0.0).sum(-1)
+    if options.negative_similarity == "mean_cosine":
+        return total / count.clamp(min=1), usable, picked
+    length = (picked.to(teacher.dtype) @ teacher).norm(dim=-1)  # of the sum: the count cancels in the cosine
+    return total / length.clamp(min=1e-12), usable, picked
+
+
+def _image_hinge(
+    cosine: Tensor, negative: Tensor, positives: Tensor, usable: Tensor, options: LossOptions
+) -> tuple[Tensor, Tensor]:
+    """Released code: positives averaged over pairs, negatives over queries, then one hinge for each image."""
+    pairs = positives.sum((-1, -2))
+    positive = (cosine * positives).sum((-1, -2)) / pairs.clamp(min=1)
+    if options.negative_queries == "all":
+        queries = usable
+    else:
+        queries = usable & positives.any(-1)
+    negative = (negative * queries).sum(-1) / queries.sum(-1).clamp(min=1)
+    violation = F.relu(options.mu - options.lambda_pos * positive + negative)
+    if options.negative_queries == "matched":
+        terms = violation * queries.any(-1)
+    else:
+        terms = violation  # an image without a match still pushes its negatives away
+    if options.reduction == "sum":
+        terms = terms * pairs
+    return violation, terms
+
+
+@torch.no_grad()
+def _statistics(
+    cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: Tensor, violation: Tensor,
+    counted: Tensor,
+) -> dict[str, Tensor]:
+    """What is watched while training; shares are 0..1.
+
+    positive_cosine: mean over M. negative_cosine: mean of cos(C, F_neg) over queries.
+    hinge_active: share of counted hinges above 0. negative_is_positive: share of F_neg's cells that are in M for their
+    query. positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
+    """
+    matched = positives.any(-1)
+    pairs = positives.sum().clamp(min=1)
+    active = violation > 0
+    if violation.dim() == counted.dim():
+        hinge_active = (active & counted).sum() / counted.sum().clamp(min=1)
+    else:
+        hinge_active = active.float().mean()
+    return {
+        "positive_cosine": (cosine * positives).sum() / pairs,
+        "negative_cosine": (negative * usable).sum() / usable.sum().clamp(min=1),
+        "hinge_active": hinge_active,
+        "negative_is_positive": (picked & positives).sum() / picked.sum().clamp(min=1),
+        "positives_per_query": positives.sum() / matched.numel(),
+        "no_overlap": 1.0 - matched.any(-1).float().mean(),
+    }
+
+
+def clove_loss(
+    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, numbers: Numbers
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The whole loss: every ordered pair of a student view and a different global teacher view, with equal weight.
+
+    Args:
+        student_maps: groups of views of one size, the global group first; each (V, B, C, H, W) of unit length over C.
+        teacher_maps: (V_global, B, C, H, W) of unit length over C, of the same views as the first group.
+        boxes: for each group (V, B, 4), fractions of the source image.
+        image_sizes: (B, 2) width and height in source-image pixels.
+    Returns:
+        The mean over images and view pairs with a fixed denominator, so that the mean over processes or accumulated
+        micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
+        means over the view pairs.
+    """
+    options = LossOptions.from_numbers(numbers)
+    global_views = teacher_maps.shape[0]
+    teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
+    total, pairs, statistics = None, 0, {}
+    for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
+        index = [(i, j) for i in range(maps.shape[0]) for j in range(global_views) if group > 0 or i != j]
+        of_student, of_teacher = torch.tensor(index, device=maps.device).unbind(1)
+        positives = match(
+            group_boxes[of_student], boxes[0][of_teacher], tuple(maps.shape[-2:]), tuple(teacher_maps.shape[-2:]),
+            numbers.t_pos, numbers.t_pos_unit, image_sizes,
+        )
+        student_cells = maps.flatten(3).transpose(2, 3)[of_student]
+        terms, group_statistics = ranking_terms(student_cells, teacher_cells[of_teacher], positives, options)
+        total = terms.sum() if total is None else total + terms.sum()
+        pairs += len(index)
+        for name, value in group_statistics.items():
+            statistics[name] = statistics.get(name, 0.0) + value * len(index)
+    loss = total / (pairs * teacher_maps.shape[1])
+    return loss, {name: value / pairs for name, value in statistics.items()}

@@ -1,0 +1,80 @@
+"""Equation 1: which cells of two views see the same place.
+
+Legend: N pairs of views (any leading shape), H W feature grid, L = H*W cells in row-major order.
+Boxes are (x0, y0, x1, y1) as fractions of the source image; a mirrored view has x0 > x1, so that the mapping from
+cell to place needs no separate flip flag.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Unit = Literal["cell_diagonal", "cell_diagonal_fraction", "pixel"]
+
+
+def cell_centres(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Centre of each cell of a view in the source image.
+
+    Args:
+        boxes: (..., 4) x0 y0 x1 y1, in any unit of the source image; x0 > x1 for a mirrored view.
+        grid: (H, W) of the view's feature map.
+    Returns:
+        (..., L, 2) x and y of the centres in the unit of `boxes`, row-major.
+    """
+    height, width = grid
+    x0, y0, x1, y1 = boxes.unsqueeze(-2).unbind(-1)  # (..., 1) each
+    along_x = (torch.arange(width, dtype=boxes.dtype, device=boxes.device) + 0.5) / width
+    along_y = (torch.arange(height, dtype=boxes.dtype, device=boxes.device) + 0.5) / height
+    x = x0 + (x1 - x0) * along_x  # (..., W)
+    y = y0 + (y1 - y0) * along_y  # (..., H)
+    shape = (*boxes.shape[:-1], height, width)
+    x = x.unsqueeze(-2).expand(shape)
+    y = y.unsqueeze(-1).expand(shape)
+    return torch.stack([x, y], dim=-1).flatten(-3, -2)
+
+
+def cell_diagonal(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(...,) length of a cell's diagonal in the unit of `boxes` (..., 4); mirrored views have the same diagonal."""
+    width = (boxes[..., 2] - boxes[..., 0]) / grid[1]
+    height = (boxes[..., 3] - boxes[..., 1]) / grid[0]
+    return torch.hypot(width, height)
+
+
+def match(
+    student_boxes: Tensor,
+    teacher_boxes: Tensor,
+    student_grid: tuple[int, int],
+    teacher_grid: tuple[int, int],
+    t_pos: float,
+    unit: Unit,
+    image_sizes: Tensor | None = None,
+) -> Tensor:
+    """M of eq. 1 as a mask: cells of a student and a teacher view whose centres are closer than T_pos.
+
+    Args:
+        student_boxes, teacher_boxes: (..., 4) fractions of the source image, broadcastable against each other.
+        student_grid, teacher_grid: (H, W) of the two feature maps; they may differ (local against global views).
+        t_pos: the threshold; "closer" is strict.
+        unit: of the threshold. "cell_diagonal": the larger of the two cell diagonals, distance and diagonals both in
+            source-image pixels. "cell_diagonal_fraction": the same ratio with each axis as a fraction of its own image
+            side (released code; elliptic on images that are not square). "pixel": source-image pixels (eq. 1 read
+            literally).
+        image_sizes: (..., 2) width and height of the source images in pixels; not read by "cell_diagonal_fraction".
+    Returns:
+        (..., L_student, L_teacher) bool.
+    """
+    if unit != "cell_diagonal_fraction":
+        if image_sizes is None:
+            raise ValueError(f"t_pos in units of {unit!r} needs the image sizes in pixels")
+        to_pixels = torch.cat([image_sizes, image_sizes], dim=-1).to(student_boxes.dtype)
+        student_boxes, teacher_boxes = student_boxes * to_pixels, teacher_boxes * to_pixels
+    distance = torch.cdist(
+        cell_centres(student_boxes, student_grid),
+        cell_centres(teacher_boxes, teacher_grid),
+        compute_mode="donot_use_mm_for_euclid_dist",  # the matmul form loses the digits that decide near T_pos
+    )
+    if unit != "pixel":
+        larger = torch.maximum(cell_diagonal(student_boxes, student_grid), cell_diagonal(teacher_boxes, teacher_grid))
+        distance = distance / larger[..., None, None]
+    return distance < t_pos

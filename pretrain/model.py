@@ -1,0 +1,61 @@
+"""Student, teacher, and the moving average between them.
+
+Legend: V views of one size, B images, C channels, S side in pixels, H W feature grid.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.attention import NMHSA
+from pretrain.backbone_file import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.config import Numbers
+from pretrain.encoder import Encoder, Projector
+
+
+class Student(nn.Module):
+    """Encoder, projector and NMHSA; batch norm sees all views of one size together."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        super().__init__()
+        self.encoder = Encoder(numbers.architecture, numbers.last_stage_stride)
+        self.projector = Projector(self.encoder.channels, numbers.projector_hidden, numbers.projector_dim)
+        self.attention = NMHSA(numbers.projector_dim, numbers.heads, numbers.attention, numbers.attention_temperature)
+
+    def forward(self, groups: list[Tensor]) -> list[Tensor]:
+        """Groups of normalised views of one size, each (V, B, 3, S, S) -> contextualized maps of unit length over C,
+        each (V, B, C, H, W)."""
+        return [self.attention(self.projector(self.encoder(views.flatten(0, 1)))).unflatten(0, views.shape[:2])
+                for views in groups]
+
+
+class Teacher(nn.Module):
+    """Encoder and projector that follow the student by moving average; its batch norm keeps its own statistics."""
+
+    def __init__(self, student: Student, numbers: Numbers) -> None:
+        super().__init__()
+        self.encoder = Encoder(numbers.architecture, numbers.last_stage_stride)
+        self.projector = Projector(self.encoder.channels, numbers.projector_hidden, numbers.projector_dim)
+        self.encoder.load_state_dict(student.encoder.state_dict())
+        self.projector.load_state_dict(student.projector.state_dict())
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, views: Tensor) -> Tensor:
+        """(V, B, 3, S, S) normalised global views -> (V, B, C, H, W) projected maps of unit length over C."""
+        maps = self.projector(self.encoder(views.flatten(0, 1)))
+        return F.normalize(maps.float(), dim=1).unflatten(0, views.shape[:2])
+
+    @torch.no_grad()
+    def follow(self, student: Student, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student, on the parameters."""
+        own = list(self.parameters())
+        other = [*student.encoder.parameters(), *student.projector.parameters()]
+        torch._foreach_lerp_(own, other, 1.0 - momentum)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """(..., 3, S, S) uint8 RGB -> float, ImageNet mean and standard deviation removed."""
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std

@@ -1,0 +1,92 @@
+"""What is watched while training: does a cell find the cell of another view that sees the same place?
+
+Legend: B images, C channels, H W feature grid, L = H*W cells.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.config import Numbers
+from pretrain.data import UnreadableImage, read_image
+from pretrain.matcher import cell_centres, match
+from pretrain.model import Student, Teacher, normalise
+from pretrain.views import make_view, view_kinds
+
+PROBE_SEED = 7_919  # apart from every epoch's draws
+
+
+class RetrievalProbe:
+    """Matched-location retrieval on fixed pairs of global views of fixed images.
+
+    For each cell of the first view with a cell of the second closer than T_pos: is the cell of the second view (of the
+    same image) with the highest cosine the nearest one in the source image? Chance is 1 / L. Batch norm uses the
+    probe batch's own statistics, so that an untrained network is judged fairly.
+    """
+
+    def __init__(
+        self, folder: str | Path, names: list[str], images: int, numbers: Numbers, device: torch.device
+    ) -> None:
+        self.numbers, self.device = numbers, device
+        first, second, boxes, sizes = [], [], [], []
+        for index in np.linspace(0, len(names) - 1, min(images, len(names))).astype(int):
+            try:
+                image = read_image(Path(folder) / names[index])
+            except UnreadableImage:
+                continue
+            kinds = view_kinds(numbers)[:2]
+            made = [make_view(image, kind, np.random.default_rng([PROBE_SEED, int(index), view]))
+                    for view, kind in enumerate(kinds)]
+            first.append(made[0][0])
+            second.append(made[1][0])
+            boxes.append([made[0][1], made[1][1]])
+            sizes.append(image.size)
+        self.views = torch.from_numpy(np.stack([first, second])) if first else torch.empty(0)
+        self.boxes = torch.from_numpy(np.array(boxes)).transpose(0, 1) if boxes else torch.empty(0)
+        self.sizes = torch.tensor(sizes, dtype=torch.float32)
+
+    @torch.no_grad()
+    def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
+        """Accuracies 0..1: of the student's backbone maps, and of contextualized cells against the teacher's."""
+        if not len(self.views):
+            return {}
+        views = normalise(self.views.to(self.device))
+        student, teacher = _own_statistics(student), _own_statistics(teacher)
+        maps = student.encoder(views.flatten(0, 1))
+        contextualized = student.attention(student.projector(maps)).unflatten(0, views.shape[:2])
+        backbone = F.normalize(maps.float(), dim=1).unflatten(0, views.shape[:2])
+        projected = teacher(views)
+        return {
+            "retrieval_backbone": self._accuracy(backbone[0], backbone[1]),
+            "retrieval_contextualized": self._accuracy(contextualized[0], projected[1]),
+        }
+
+    def _accuracy(self, first: Tensor, second: Tensor) -> float:
+        return retrieval_accuracy(first, second, self.boxes[0].to(self.device), self.boxes[1].to(self.device),
+                                  self.sizes.to(self.device), self.numbers.t_pos)
+
+
+def retrieval_accuracy(
+    first: Tensor, second: Tensor, first_boxes: Tensor, second_boxes: Tensor, sizes: Tensor, t_pos: float
+) -> float:
+    """Share of matched cells of `first` whose most similar cell of `second` is the nearest one in source pixels.
+
+    first, second: (B, C, H, W) of unit length over C. Boxes: (B, 4) fractions; sizes (B, 2) width, height in pixels.
+    NaN when no cell has a match.
+    """
+    grids = tuple(first.shape[-2:]), tuple(second.shape[-2:])
+    matched = match(first_boxes, second_boxes, *grids, t_pos, "cell_diagonal", sizes).any(-1)
+    scale = sizes.repeat(1, 2)
+    distance = torch.cdist(cell_centres(first_boxes * scale, grids[0]), cell_centres(second_boxes * scale, grids[1]))
+    similar = first.flatten(2).transpose(1, 2) @ second.flatten(2)  # (B, L, L)
+    right = similar.argmax(-1) == distance.argmin(-1)
+    return (right & matched).sum().item() / matched.sum().item() if matched.any() else float("nan")
+
+
+def _own_statistics(module: nn.Module) -> nn.Module:
+    """A copy whose batch norm uses the statistics of the batch it is given."""
+    return copy.deepcopy(module).train()
