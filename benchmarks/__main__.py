@@ -1,0 +1,165 @@
+"""`python -m benchmarks`, behind ./run_all.sh: plan the stages, run what is not done, print tables and places."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from benchmarks.make_tables import make_tables
+from benchmarks.options import ROOT, Options, parse
+from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
+from benchmarks.suite import count_gpus, plan
+from pretrain.errors import UserError, run_cli
+
+PICTURES = ("views.png", "curves.png", "predictions.png")
+
+
+class Progress:
+    """What is known of the stages while they run: folders and output hashes of the finished ones."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.hashes: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+
+    def key(self, stage: Stage) -> str | None:
+        """The stage's key, None as long as a parent is not done."""
+        return stage.key(self.hashes) if all(name in self.hashes for name in stage.parents) else None
+
+    def look(self, stage: Stage) -> dict | None:
+        """The stamp of a finished stage; None when it has to run."""
+        key = self.key(stage)
+        if key is None:
+            return None
+        folder = stage.folder(self.output, key)
+        stamp = read_stamp(stage, folder, key)
+        if stamp is not None:
+            self.done(stage, folder, stamp)
+        return stamp
+
+    def done(self, stage: Stage, folder: Path, stamp: dict) -> None:
+        self.hashes[stage.name], self.folders[stage.name] = stamp["output_sha256"], folder
+
+
+def main() -> int:
+    options = parse()
+    stages = plan(options)
+    for name in options.rerun:
+        if name not in [stage.name for stage in stages]:
+            raise UserError(f"--rerun {name}: no such stage; there are {', '.join(stage.name for stage in stages)}")
+    for line in options.said:
+        print(line)
+    if options.dry_run:
+        return print_plan(options, stages)
+    with locked(options.output):
+        return run(options, stages)
+
+
+def print_plan(options: Options, stages: list[Stage]) -> int:
+    """Stages, what each needs, what is done already, cost and disk."""
+    progress = Progress(options.output)
+    disk = 0.0
+    print(f"plan: {len(stages) + 1} stages, work in {options.output}, results in {options.results}")
+    for stage in stages:
+        stamp = None if stage.name in options.rerun else progress.look(stage)
+        disk += 0 if stamp else stage.disk_gb
+        state = f"done ({_minutes(stamp['seconds'])})" if stamp else "to do"
+        needs = f"needs {', '.join(stage.parents)}" if stage.parents else "needs nothing before it"
+        print(f"  {stage.name:<32} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
+    print(f"  {'tables':<32} {'always':<16} needs all results; seconds")
+    print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk:.1f} GB, free {_free_gb(options.output):.1f} GB")
+    return 0
+
+
+def run(options: Options, stages: list[Stage]) -> int:
+    """Run what is not done; a failing stage stops what depends on it and nothing else."""
+    progress = Progress(options.output)
+    _check_disk(options, stages)
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]).removesuffix(os.pathsep)}
+    times: list[tuple[str, str]] = []
+    failures: list[StageFailed] = []
+    stopped: list[str] = []
+    for number, stage in enumerate(stages, start=1):
+        key = progress.key(stage)
+        if key is None:
+            stopped.append(stage.name)
+            continue
+        folder = stage.folder(options.output, key)
+        if stage.name in options.rerun:
+            _set_aside(folder)
+        stamp = progress.look(stage)
+        if stamp is not None:
+            if stage.finish is not None:
+                stage.finish(folder, key)  # results may have been deleted or asked for elsewhere: cheap to write again
+            times.append((stage.name, f"{_minutes(stamp['seconds'])}, done before"))
+            continue
+        print(f"\n[{number}/{len(stages)}] {stage.name}", flush=True)
+        try:
+            stamp = run_stage(stage, options.output, key, progress.folders, environment)
+        except StageFailed as failure:
+            print(f"error: {failure}", file=sys.stderr, flush=True)
+            failures.append(failure)
+            continue
+        progress.done(stage, folder, stamp)
+        times.append((stage.name, _minutes(stamp["seconds"])))
+    print_summary(options, progress, times)
+    if failures:
+        skipped = f"; not run for that reason: {', '.join(stopped)}" if stopped else ""
+        print(f"error: {failures[0]}" + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "") + skipped,
+              file=sys.stderr)
+        return failures[0].code
+    return 0
+
+
+def print_summary(options: Options, progress: Progress, times: list[tuple[str, str]]) -> None:
+    """Tables, the time of each stage, where files and pictures are."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    # The demo's own tables go beside the main ones, which it never enters.
+    tables = options.results / "tables" / ("demo" if options.demo else "")
+    shown, problems, hidden = make_tables(options.results, ROOT / "results" / "reported", options.include_demo, tables)
+    print(f"\n{shown}")
+    for problem in problems:
+        print(f"warning: left out {problem}", file=sys.stderr)
+    if hidden:
+        print(f"{hidden} demo results left out; --include-demo shows them")
+    print("Time of each stage")
+    for name, time in times:
+        print(f"  {name:<32} {time}")
+    print(f"Tables   {tables}\nResults  {options.results / 'runs'}\nPictures")
+    for folder in progress.folders.values():
+        for picture in PICTURES:
+            if (folder / picture).is_file():
+                print(f"  {folder / picture}")
+
+
+def _set_aside(folder: Path) -> None:
+    """--rerun: the old work is kept beside the new one."""
+    if folder.exists():
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+            number += 1
+        folder.rename(aside)
+
+
+def _check_disk(options: Options, stages: list[Stage]) -> None:
+    progress = Progress(options.output)
+    needed = sum(stage.disk_gb for stage in stages if progress.look(stage) is None)
+    free = _free_gb(options.output)
+    if needed > free:
+        raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
+                        "choose another --output")
+
+
+def _free_gb(folder: Path) -> float:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 1e9
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,28 @@
+"""What a run will cost, before it starts. Estimates, each with where its figure comes from; never results."""
+
+from pretrain.config import Config
+
+# Images a second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an image, not a measurement.
+H100_IMAGES_PER_SECOND = 1870
+# Seconds an iteration on 8 V100, detectron2's model zoo (R50-FPN rows): 16, 16 and 8 images.
+V100_SECONDS = {"coco": 0.261, "keypoints": 0.315, "cityscapes": 0.240}
+V100_GPUS = 8
+# On disk at once: two checkpoints of student, teacher and momentum and one being written; two of a detector.
+PRETRAIN_GB = 1.5
+FINETUNE_GB = 1.2
+
+
+def pretraining(images: int, config: Config) -> str:
+    """Cost of a pretraining on `images` images, in words."""
+    numbers = config.numbers
+    seen = images * numbers.epochs
+    if numbers.global_size < 224:
+        return f"{seen:,} image views of {numbers.global_size} px"
+    return f"about {seen / H100_IMAGES_PER_SECOND / 3600:.1f} H100-hours (arithmetic, not measured)"
+
+
+def finetuning(task: str, iterations: int, scale: str) -> str:
+    """Cost of a fine-tuning of `iterations` iterations, in words."""
+    if scale != "full":
+        return f"{iterations} small iterations"
+    return f"about {iterations * V100_SECONDS[task] * V100_GPUS / 3600:.0f} V100-hours (model zoo's speed)"

@@ -1,0 +1,85 @@
+"""Where the data is: options first, then environment variables; everything that is missing is told at once."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.errors import UserError
+from transfer import datasets
+
+TASKS = datasets.TASKS
+IMAGENET_LAYOUT = "IMAGENET_DIR/train/CLASS/*.JPEG (only the images are read, no labels)"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A folder of pretraining images: how many, and the hash of their names and sizes."""
+
+    folder: Path
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's data folder, image counts, and the hash of what describes it."""
+
+    folder: Path
+    train_images: int
+    val_images: int
+    digest: str
+
+
+def find_photos(photos: Path | None, imagenet: Path | None) -> Photos:
+    """Pretraining images: --photos, else --imagenet, else $IMAGENET_DIR. Raises `UserError`."""
+    if photos is not None:
+        return read_photos(photos)
+    root = imagenet or (Path(os.environ["IMAGENET_DIR"]) if os.environ.get("IMAGENET_DIR") else None)
+    if root is None:
+        raise UserError(f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, "
+                        "or --photos DIR for any folder of images")
+    if not (root / "train").is_dir():
+        raise UserError(f"pretraining images: no folder {root / 'train'}, expected {IMAGENET_LAYOUT}")
+    return read_photos(root / "train")
+
+
+def read_photos(folder: Path) -> Photos:
+    """List a folder of images; names and sizes make its hash (contents of a million files would take hours)."""
+    from pretrain.data import list_images  # imports torch: only when there is something to list
+
+    names = list_images(folder)
+    lines = (f"{name} {_size(folder / name)}" for name in names)
+    return Photos(folder, len(names), hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a dangling link: the loader will name it
+        return -1
+
+
+def task_folder(task: str, given: dict[str, Path | None]) -> Path:
+    """Folder of a task's data: its own option (keypoints falls back on --coco), else $DETECTRON2_DATASETS."""
+    options = {"coco": ("coco",), "keypoints": ("keypoints", "coco"), "cityscapes": ("cityscapes",)}[task]
+    for option in options:
+        if given.get(option) is not None:
+            return Path(given[option])
+    root = os.environ.get("DETECTRON2_DATASETS")
+    if root:
+        return Path(root) / options[-1]
+    words = " or ".join(f"--{option} DIR" for option in options)
+    raise UserError(f"task {task}: give {words} (or DETECTRON2_DATASETS, with {options[-1]}/ in it) laid out as "
+                    f"{datasets.layout(task)}")
+
+
+def read_task(task: str, folder: Path) -> TaskData:
+    """Check a task's data and hash its annotations and classes. Raises `UserError`."""
+    try:
+        described = datasets.describe(folder, task)
+    except UserError as error:
+        raise UserError(f"task {task}: {error}") from None
+    identity = [described["classes"], *(described[split]["annotations_sha256"] for split in ("train", "val"))]
+    return TaskData(folder, described["train"]["images"], described["val"]["images"],
+                    hashlib.sha256(repr(identity).encode()).hexdigest())

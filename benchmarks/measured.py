@@ -1,0 +1,118 @@
+"""Measured rows: results grouped into what may be averaged, and sorted into the blocks where they may stand.
+
+Trials are averaged only when they agree in everything that changes a number: table, method, epochs, scale, iterations,
+heads, architecture, starting weights, data and resolved configuration. Standard library only.
+"""
+
+import hashlib
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.paper_tables import TABLES, WITHOUT_EFFECT, departures, on_standard_data
+from benchmarks.results import canonical, weights_sha256
+
+SAME_FIELDS = ("table", "method", "epochs", "demo", "scale", "iterations", "heads")
+PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
+
+
+@dataclass
+class Group:
+    """Trials that may be averaged. `example` is one of their results without its bulky parts."""
+
+    example: dict
+    block: tuple  # (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading)
+    config: dict[str, object]
+    departures: list[str]
+    weights: str | None
+    trials: dict[tuple[int, int], tuple[str, str, dict]] = field(default_factory=dict)
+    # (trial, seed) -> (ended, file name, metrics)
+
+    def cell(self, metric: str) -> tuple[float, float | None, int] | None:
+        """(mean, sample standard deviation or None, trials with a value); None when no trial has a value."""
+        values = [metrics[metric] for _, _, metrics in self.trials.values() if metrics[metric] is not None]
+        if not values:
+            return None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+
+def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], list[str]]:
+    """Groups in the order they appear, and one line for each result that a later run of the same trial replaces."""
+    groups: dict[str, Group] = {}
+    problems = []
+    for path, result in results:
+        config, weights = _compared(result["config"]), weights_sha256(result)
+        key = canonical([[result[name] for name in SAME_FIELDS], result["weights"]["architecture"], weights,
+                         _data(result), config])
+        key = hashlib.sha256(key.encode("ascii")).hexdigest()
+        if key not in groups:
+            example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
+            groups[key] = Group(example, _block(result), config, departures(result), weights)
+        trials = groups[key].trials
+        trial = (result["trial"], result["seed"])
+        new = (result["ended"], path.name, result["metrics"])
+        if trial in trials:
+            older, newer = sorted([trials[trial], new], key=lambda entry: entry[:2])
+            problems.append(f"{older[1]}: the same trial ran again; {newer[1]} counts instead")
+            new = newer
+        trials[trial] = new
+    return list(groups.values()), problems
+
+
+def distinctions(groups: list[Group]) -> list[str]:
+    """For groups that would read alike, what tells them apart, one text per group; empty texts for a single group."""
+    if len(groups) < 2:
+        return ["" for _ in groups]
+    keys = sorted({key for group in groups for key in group.config
+                   if any(other.config.get(key) != group.config[key] for other in groups)})
+    texts = []
+    for group in groups:
+        parts = [f"{key} {group.config.get(key, 'not set')}" for key in keys[:3]]
+        parts += [f"{len(keys) - 3} more settings differ"] if len(keys) > 3 else []
+        if len({other.weights for other in groups}) > 1:
+            branch = group.example["weights"].get("branch")
+            parts.append(f"weights {(group.weights or 'random')[:8]}" + (f" ({branch})" if branch else ""))
+        if len({canonical(_data(other.example)) for other in groups}) > 1:
+            parts.append(f"annotations {_hash_of_data(group.example)}")
+        texts.append(", ".join(parts))
+    return texts
+
+
+def _block(result: dict) -> tuple[int, str]:
+    table = TABLES[result["table"]]
+    if result["demo"] or result["scale"] == "demo":
+        return DEMO, f"Demo: {_describe(result)}"
+    if not on_standard_data(result):
+        return OWN_DATA, f"Own data: {_describe(result)}"
+    if departures(result):
+        return OTHER_PROTOCOL, f"{table.data}, not under the paper's protocol"
+    return PAPER, ""
+
+
+def _data(result: dict) -> list:
+    data = result["dataset"]
+    return [data[part][key] for part in ("train", "val") for key in ("images", "annotations_sha256")] + data["classes"]
+
+
+def _hash_of_data(result: dict) -> str:
+    return hashlib.sha256(canonical(_data(result)).encode("ascii")).hexdigest()[:8]
+
+
+def _describe(result: dict) -> str:
+    data = result["dataset"]
+    classes = len(data["classes"])
+    name = f"{data['name']}, " if "name" in data else ""
+    return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training and "
+            f"{data['val']['images']} evaluation images, annotations {_hash_of_data(result)}")
+
+
+def _compared(config: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(_compared(value, f"{name}."))
+        elif name not in WITHOUT_EFFECT:
+            flat[name] = value
+    return flat

@@ -1,0 +1,206 @@
+"""The command line of the suite: what a user may say, and the one meaning of it."""
+
+import argparse
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.inputs import TASKS
+from pretrain.config import Config, load_config, recipe_names
+from pretrain.errors import UserError
+
+SCALES = ("full", "mini", "demo")
+ROOT = Path(__file__).resolve().parent.parent
+EPILOG = """\
+examples:
+  ./run_all.sh --demo
+  ./run_all.sh --epochs 200 --imagenet IMAGENET --coco COCO --cityscapes CITYSCAPES
+  ./run_all.sh --checkpoint mine=FILE --tasks coco,keypoints --coco COCO
+  ./run_all.sh --photos PHOTOS --recipe mini --coco DIR --tasks coco --scale mini
+Started again with the same words, a run goes on where it was; what is done is not done again.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for, resolved: `pretrain` is None when nothing is pretrained."""
+
+    demo: bool
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    trials: int
+    scale: str
+    heads: str | None
+    checkpoints: dict[str, Path]
+    photos: Path | None
+    imagenet: Path | None
+    data: dict[str, Path | None]
+    recipe: str
+    pretrain: Config | None
+    overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
+    output: Path = ROOT / "output"
+    results: Path = ROOT / "results"
+    device: str = "auto"
+    gpus: int | None = None
+    dry_run: bool = False
+    rerun: tuple[str, ...] = ()
+    include_demo: bool = False
+    said: tuple[str, ...] = ()  # decisions the user should know of
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_all.sh",
+        usage="./run_all.sh (--demo | --epochs N | --recipe NAME | --checkpoint NAME=FILE) [options]",
+        description="Pretrain CLoVE, convert, fine-tune and evaluate with detectron2, print the paper's tables.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--demo", action="store_true", help="everything, small, on generated pictures, no GPU needed")
+    what.add_argument("--epochs", type=int, metavar="N",
+                      help="the recipe with N epochs; if there is none, imagenet_200ep with N epochs")
+    what.add_argument("--recipe", metavar="NAME|FILE",
+                      help=f"pretraining recipe: {', '.join(recipe_names())}, or a file")
+    what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
+                      help="fine-tune this checkpoint, no pretraining; NAME is its row; may be repeated")
+    what.add_argument("--tasks", default=",".join(TASKS), metavar="A,B", help=f"of {', '.join(TASKS)} (default: all)")
+    what.add_argument("--methods", metavar="A,B",
+                      help="clove (pretrained here), rand (random init), names of checkpoints; "
+                           "default: clove,rand, or the checkpoints alone")
+    what.add_argument("--trials", type=int, default=1, metavar="N",
+                      help="fine-tunings of each method and task, each with another seed (default 1)")
+    what.add_argument("--scale", choices=SCALES, help="of the fine-tuning: full is the published protocol (default)")
+    what.add_argument("--heads", choices=("4conv1fc", "2fc"), help="head family of the detectors (default: the task's)")
+    what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
+                      help="override a recipe value: pretrain.KEY=V, coco.SOLVER.MAX_ITER=V (one task), "
+                           "transfer.KEY=V (all tasks); may be repeated")
+    data = parser.add_argument_group("data")
+    data.add_argument("--imagenet", type=Path, metavar="DIR", help="ImageNet, or IMAGENET_DIR")
+    data.add_argument("--photos", type=Path, metavar="DIR", help="any folder of images, instead of ImageNet")
+    layouts = {"coco": "COCO", "keypoints": "COCO keypoints, default: --coco", "cityscapes": "Cityscapes"}
+    for task, layout in layouts.items():
+        data.add_argument(f"--{task}", type=Path, metavar="DIR", help=f"{layout}; or DETECTRON2_DATASETS")
+    how = parser.add_argument_group("how")
+    how.add_argument("--output", type=Path, metavar="DIR",
+                     help="folder for everything (default: work in output/, results in results/)")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that are visible)")
+    how.add_argument("--dry-run", action="store_true",
+                     help="print the plan (stages, needs, what is done, cost) and run nothing")
+    how.add_argument("--rerun", action="append", default=[], metavar="STAGE",
+                     help="do this stage again (and what follows if its output changes); may be repeated")
+    how.add_argument("--include-demo", action="store_true", help="show demo results in the printed tables too")
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> Options:
+    """Arguments to options; raises `UserError` for what does not fit together."""
+    args = build_parser().parse_args(arguments)
+    said: list[str] = []
+    if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
+        raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
+                        "--imagenet and --scale")
+    if args.demo and any(getattr(args, task) for task in TASKS):
+        raise UserError("--demo brings its own data: leave out --coco, --keypoints and --cityscapes")
+    if args.demo and args.checkpoint:
+        raise UserError("--demo pretrains its own checkpoint: leave out --checkpoint or --demo")
+    checkpoints = _checkpoints(args.checkpoint)
+    tasks = _subset("--tasks", args.tasks, TASKS)
+    wants_pretraining = bool(args.demo or args.epochs or args.recipe or args.photos)
+    if not wants_pretraining and not checkpoints and not args.methods:
+        raise UserError("nothing to do: expected --demo, --epochs N, --recipe NAME, --photos DIR or "
+                        "--checkpoint NAME=FILE; ./run_all.sh --help explains them")
+    default = (["clove", "rand"] if wants_pretraining else []) + list(checkpoints)
+    methods = _subset("--methods", args.methods, ("clove", "rand", *checkpoints)) if args.methods else tuple(default)
+    unused = [name for name in checkpoints if name not in methods]
+    if unused:
+        raise UserError(f"--checkpoint {unused[0]} is not among --methods {args.methods}: leave it out or add it")
+    if wants_pretraining and "clove" not in methods:
+        raise UserError(f"--methods {args.methods} leaves nothing to pretrain: add clove, or leave out --demo, "
+                        "--epochs, --recipe and --photos")
+    if args.trials < 1:
+        raise UserError(f"--trials must be at least 1, found {args.trials}")
+    pretrain_values, task_values = _assignments(args.assignments, tasks)
+    if pretrain_values and "clove" not in methods:
+        raise UserError("--set pretrain.... changes nothing here: clove is not among the methods")
+    recipe, config = "", None
+    if "clove" in methods:
+        recipe = _recipe(args, said)
+        if args.epochs is not None:
+            pretrain_values = {"epochs": str(args.epochs), **pretrain_values}
+        config = load_config(recipe, pretrain_values)
+    output = args.output.absolute() if args.output else ROOT / "output"
+    return Options(
+        demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale="demo" if args.demo else args.scale or
+        "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
+        data={task: getattr(args, task) for task in TASKS}, recipe=recipe, pretrain=config, overrides=task_values,
+        output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
+        gpus=args.gpus, dry_run=args.dry_run, rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo,
+        said=tuple(said))
+
+
+def _recipe(args: argparse.Namespace, said: list[str]) -> str:
+    if args.demo:
+        return "demo"
+    if args.recipe:
+        if args.epochs is not None:
+            said.append(f"recipe {args.recipe} with {args.epochs} epochs")
+        return args.recipe
+    if args.epochs is None:
+        if args.photos is not None:
+            said.append("recipe photos (name another one with --recipe)")
+            return "photos"
+        return "imagenet_200ep"
+    named = f"imagenet_{args.epochs}ep"
+    if named in recipe_names():
+        return named
+    said.append(f"there is no recipe with {args.epochs} epochs: imagenet_200ep with its epochs replaced")
+    return "imagenet_200ep"
+
+
+def _checkpoints(given: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for word in given:
+        name, equals, file = word.partition("=")
+        if not equals or not name.strip() or not file:
+            raise UserError(f"--checkpoint {word}: expected NAME=FILE, such as --checkpoint mine=ckpt_epoch_200.pth")
+        if name in ("clove", "rand"):
+            raise UserError(f"--checkpoint {word}: the name {name} is taken by the suite's own method, choose another")
+        if name in found:
+            raise UserError(f"--checkpoint {name} is given twice")
+        if not Path(file).is_file():
+            raise UserError(f"--checkpoint {name}: no such file {file}")
+        found[name] = Path(file).absolute()
+    return found
+
+
+def _subset(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = [word.strip() for word in words.split(",") if word.strip()]
+    for word in chosen:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{option} {word}: expected some of {', '.join(known)}; the nearest is {near}")
+    if not chosen:
+        raise UserError(f"{option} is empty: expected some of {', '.join(known)}")
+    return tuple(name for name in known if name in chosen)
+
+
+def _assignments(words: list[str], tasks: tuple[str, ...]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    pretrain: dict[str, str] = {}
+    per_task: dict[str, dict[str, str]] = {task: {} for task in tasks}
+    for word in words:
+        place, dot, rest = word.partition(".")
+        key, equals, value = rest.partition("=")
+        if not dot or not equals or not key:
+            raise UserError(f"--set {word}: expected pretrain.KEY=VALUE, TASK.KEY=VALUE or transfer.KEY=VALUE")
+        if place == "pretrain":
+            pretrain[key] = value
+        elif place == "transfer":
+            for task in tasks:
+                per_task[task][key] = value
+        elif place in per_task:
+            per_task[place][key] = value
+        else:
+            known = ("pretrain", "transfer", *tasks)
+            near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"--set {word}: {place} is none of {', '.join(known)}; the nearest is {near}")
+    return pretrain, per_task

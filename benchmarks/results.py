@@ -1,0 +1,239 @@
+"""Result files: one JSON per finished evaluation, whole, checked, and noticed when changed by hand.
+
+Standard library only. results/README.md documents the schema; `validate` is its other half. Each file carries
+`digest`, the SHA-256 of its own canonical JSON without that key, so that a number changed by hand is found.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper_tables import TABLES
+from pretrain.atomic import write_text
+from pretrain.errors import UserError
+
+SCHEMA = 1
+RANDOM = "Rand init"
+Check = tuple[str, Callable[[Any], bool]]
+
+
+def _whole(value: Any, least: int | None = None) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def _number(value: Any, least: float = float("-inf"), most: float = float("inf")) -> bool:
+    # The comparison is false for NaN, so NaN is no number here.
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _moment(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+TEXT: Check = ("a printable text that is not empty",
+               lambda v: isinstance(v, str) and v.strip() != "" and v.isprintable())
+MAPPING: Check = ("a mapping", lambda v: isinstance(v, dict))
+NATURAL: Check = ("an integer from 0", lambda v: _whole(v, 0))
+POSITIVE: Check = ("an integer from 1", lambda v: _whole(v, 1))
+EPOCHS: Check = ("an integer from 0 or null", lambda v: v is None or _whole(v, 0))
+SHA256: Check = ("64 hexadecimal digits", _is_sha256)
+MOMENT: Check = ("a time in ISO 8601 with its zone", _moment)
+PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or _number(v, 0, 100))
+TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
+
+# Dotted names reach into mappings. Keys beyond these are welcome and kept.
+OPTIONAL = {"dataset.name", "overrides"}
+FIELDS: dict[str, Check] = {
+    "schema": (f"{SCHEMA}", lambda v: _whole(v) and v == SCHEMA),
+    "method": TEXT,
+    "epochs": EPOCHS,
+    "demo": TRUTH,
+    "stage": MAPPING,
+    "stage.name": TEXT,
+    "stage.key": TEXT,
+    "task": TEXT,
+    "table": ("one of " + ", ".join(TABLES), lambda v: isinstance(v, str) and v in TABLES),
+    "metrics": MAPPING,
+    "details": MAPPING,
+    "trial": NATURAL,
+    "seed": ("an integer", _whole),
+    "heads": TEXT,
+    "scale": TEXT,
+    "weights": MAPPING,
+    "weights.method": TEXT,
+    "weights.epochs": EPOCHS,
+    "weights.architecture": TEXT,
+    "dataset": MAPPING,
+    "dataset.name": TEXT,
+    "dataset.train": MAPPING,
+    "dataset.train.images": POSITIVE,
+    "dataset.train.annotations_sha256": SHA256,
+    "dataset.val": MAPPING,
+    "dataset.val.images": POSITIVE,
+    "dataset.val.annotations_sha256": SHA256,
+    "dataset.classes": ("a list of at least one class name",
+                        lambda v: isinstance(v, list) and v != [] and all(isinstance(name, str) for name in v)),
+    "iterations": POSITIVE,
+    "overrides": ("a list of KEY=VALUE texts",
+                  lambda v: isinstance(v, list) and all(isinstance(text, str) and text.isprintable() for text in v)),
+    "config": MAPPING,
+    "config_sha256": SHA256,
+    "versions": MAPPING,
+    "hardware": ("a text or a mapping that is not empty", lambda v: isinstance(v, str | dict) and len(v) > 0),
+    "code": MAPPING,
+    "wall_seconds": ("a number from 0", lambda v: _number(v, 0)),
+    "peak_memory_mb": ("a number from 0 or null", lambda v: v is None or _number(v, 0)),
+    "started": MOMENT,
+    "ended": MOMENT,
+}
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces, ASCII. ValueError on NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(result: dict) -> str:
+    """SHA-256 of a result's canonical JSON without its own `digest`."""
+    body = {key: value for key, value in result.items() if key != "digest"}
+    return hashlib.sha256(canonical(body).encode("ascii")).hexdigest()
+
+
+def weights_sha256(result: dict) -> str | None:
+    """Hash of the weights that a result started from; None for random ones, which each trial draws anew."""
+    weights = result["weights"]
+    if weights["method"] == RANDOM:
+        return None
+    return weights.get("pkl_sha256") or weights.get("path_sha256")
+
+
+def validate(result: dict) -> list[str]:
+    """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
+    if not isinstance(result, dict):
+        return [f"expected a mapping, found {_short(result)}"]
+    problems = []
+    for name, (expected, holds) in FIELDS.items():
+        *parents, key = name.split(".")
+        place: Any = result
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            continue  # the parent is named already
+        if key not in place:
+            if name not in OPTIONAL:
+                problems.append(f"{name}: missing, expected {expected}")
+        elif not holds(place[key]):
+            problems.append(f"{name}: expected {expected}, found {_short(place[key])}")
+    for check in (_validate_metrics, _validate_weights, _validate_numbers):
+        problems = problems or check(result)
+    return problems
+
+
+def write_result(folder: Path, result: dict) -> Path:
+    """Write a result into `folder` under the name that its content gives it, whole or not at all.
+
+    The same method, epochs, task, trial and stage key give the same name: a stage that runs again replaces its file.
+    UserError when the result is not valid; nothing is written then.
+    """
+    problems = validate(result)
+    if problems:
+        raise UserError(f"expected a valid result, found: {'; '.join(problems)}; nothing was written")
+    result = json.loads(canonical(result))  # as it will be read: lists for tuples, texts for keys
+    result["digest"] = digest(result)
+    path = Path(folder) / file_name(result)
+    write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def file_name(result: dict) -> str:
+    """`<method>__<epochs>ep__<task>__trial<N>__<8 hex>.json`, safe on every file system ("noep": no epochs)."""
+    identity = canonical([result[key] for key in ("method", "epochs", "task", "trial")] + [result["stage"]["key"]])
+    epochs = "no" if result["epochs"] is None else result["epochs"]
+    return (f"{_slug(result['method'])}__{epochs}ep__{_slug(result['task'])}__trial{result['trial']}__"
+            f"{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json")
+
+
+def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
+    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name.
+
+    A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or of others.
+    """
+    if not Path(folder).is_dir():
+        return
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".json") and not name.startswith("."):
+            path = Path(folder) / name
+            result, reason = _read(path)
+            yield path, result, reason
+
+
+def read_results(folder: Path) -> tuple[list[dict], list[str]]:
+    """All good results of `folder`, sorted by file name, and one line (file: reason) for each file that is not."""
+    results, problems = [], []
+    for path, result, reason in each_result(folder):
+        if result is None:
+            problems.append(f"{path.name}: {reason}")
+        else:
+            results.append(result)
+    return results, problems
+
+
+def _read(path: Path) -> tuple[dict | None, str]:
+    try:
+        result = json.loads(path.read_bytes())
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    except (ValueError, RecursionError) as error:
+        return None, f"not whole JSON ({error})"
+    problems = validate(result)
+    if problems:
+        return None, "; ".join(problems)
+    if "digest" not in result:
+        return None, "no digest: not written by benchmarks.results.write_result"
+    if result["digest"] != digest(result):
+        return None, "changed after it was written (its digest does not match); restore it or run the stage again"
+    return result, ""
+
+
+def _validate_metrics(result: dict) -> list[str]:
+    wanted, metrics = TABLES[result["table"]].metrics, result["metrics"]
+    if set(metrics) != set(wanted):
+        return [f"metrics: expected {', '.join(wanted)}, found {', '.join(metrics) or 'none'}"]
+    expected, holds = PERCENT
+    return [f"metrics.{name}: expected {expected}, found {_short(metrics[name])}"
+            for name in wanted if not holds(metrics[name])]
+
+
+def _validate_weights(result: dict) -> list[str]:
+    if result["weights"]["method"] != RANDOM and not _is_sha256(weights_sha256(result)):
+        return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
+    return []
+
+
+def _validate_numbers(result: dict) -> list[str]:
+    try:
+        canonical(result)
+    except (TypeError, ValueError, RecursionError) as error:
+        return [f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})"]
+    return []
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip(".-")[:60] or "unnamed"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,165 @@
+"""One stage of the pipeline: a command, what decides its result, and whether that result is there already.
+
+A stage's key is the hash of its numbers (the resolved values that change them), its inputs' hashes and its parents'
+output hashes. It works in OUTPUT/NAME-KEY and is done when stage.json stands there: a changed value or input gives
+another folder, an edited comment or edited code does not, and an interrupted stage finds its own folder again.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pretrain.atomic import sha256_file, write_text
+from pretrain.errors import UserError
+
+STAMP = "stage.json"
+PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
+
+
+@dataclass
+class Stage:
+    """`command(folder, parents)` is the argument list of the work: `parents` maps a parent's name to its folder.
+
+    `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
+    `finish(folder)` runs after the command, in this process.
+    """
+
+    name: str
+    numbers: dict[str, Any]
+    command: Callable[[Path, dict[str, Path]], list[str]]
+    product: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    finish: Callable[[Path, str], None] | None = None
+    cost: str = ""
+    disk_gb: float = 0.0
+
+    def key(self, parent_outputs: dict[str, str]) -> str:
+        """Identity of the result, as a SHA-256."""
+        content = {"numbers": self.numbers, "inputs": self.inputs,
+                   "parents": {name: parent_outputs[name] for name in self.parents}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def folder(self, output: Path, key: str) -> Path:
+        return output / f"{self.name}-{key[:8]}"
+
+
+class StageFailed(Exception):
+    """A stage's command ended with another code than 0."""
+
+    def __init__(self, stage: Stage, code: int, folder: Path) -> None:
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
+        self.code = code if code > 0 else 1
+
+
+def hash_product(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    lines = [f"{file.relative_to(path).as_posix()} {sha256_file(file)}"
+             for file in sorted(path.rglob("*")) if file.is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
+    """The note of a finished stage whose product is still what it was, else None."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    product = folder / stage.product
+    if stamp.get("key") != key or not product.exists() or hash_product(product) != stamp["output_sha256"]:
+        return None
+    return stamp
+
+
+def run_stage(stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str]) -> dict:
+    """Run the stage's command to its end; returns its stamp. Raises `StageFailed`."""
+    folder = stage.folder(output, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    code = run_command(stage.command(folder, parents), environment)
+    if code:
+        raise StageFailed(stage, code, folder)
+    if not (folder / stage.product).exists():
+        raise StageFailed(stage, 1, folder)
+    if stage.finish is not None:
+        stage.finish(folder, key)
+    stamp = {"name": stage.name, "key": key, "output_sha256": hash_product(folder / stage.product),
+             "seconds": round(time.monotonic() - started, 1),
+             "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_text(folder / STAMP, json.dumps(stamp, indent=2) + "\n")
+    return stamp
+
+
+def run_command(command: list[str], environment: dict[str, str]) -> int:
+    """Run a child to its end, passing on the first stop signal once; raises KeyboardInterrupt / SystemExit after it.
+
+    The child has a process group of its own, so that Ctrl-C in a terminal reaches it through us, once; it is told to
+    stop when we die.
+    """
+    received: list[int] = []
+    process: subprocess.Popen | None = None
+
+    def pass_on(number: int, _: object) -> None:
+        received.append(number)
+        if process is not None:
+            process.send_signal(number if len(received) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
+        if received:  # between the handler and the child's start
+            process.send_signal(received[0])
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        if received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + received[0])
+    return code
+
+
+def _stop_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def locked(output: Path, patience: float = 120.0) -> Iterator[None]:
+    """Only one run works in an output folder; one that is just being stopped is waited for."""
+    output.mkdir(parents=True, exist_ok=True)
+    # The children inherit the lock: a killed run's last child still holds it until it has saved and stopped.
+    descriptor = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    os.set_inheritable(descriptor, True)
+    deadline, said = time.monotonic() + patience, False
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"another run works in {output}: wait for it, or choose another --output") from None
+                if not said:
+                    print(f"another run holds {output}; waiting up to {patience:.0f} s for it to stop", flush=True)
+                    said = True
+                time.sleep(0.5)
+        yield
+    finally:
+        os.close(descriptor)

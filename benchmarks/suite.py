@@ -1,0 +1,188 @@
+"""The graph: pretrain -> convert -> fine-tune for each task and trial; which stages there are, what each needs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import estimate, results
+from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
+from benchmarks.options import ROOT, Options
+from benchmarks.stage import Stage
+from pretrain.atomic import sha256_file
+from pretrain.errors import UserError
+
+DISPLAY = {"clove": "CLoVE", "rand": "Rand init"}
+CONFIGS = ROOT / "transfer" / "configs"
+DEMO_DATA = {"seed": 0, "photos": 48, "train": 24, "val": 8}
+
+
+def plan(options: Options) -> list[Stage]:
+    """All stages in an order in which each one's parents come before it. Raises one `UserError` naming all that is
+    missing."""
+    stages: list[Stage] = []
+    data: dict[str, TaskData] = {}
+    photos: Photos | None = None
+    if options.demo:
+        stages.append(_demo_data())
+    else:
+        photos, data = _find_inputs(options)
+    for method in options.methods:
+        if method == "clove":
+            stages.append(_pretrain(options, photos))
+        if method != "rand":
+            stages.append(_convert(options, method))
+        stages += [_finetune(options, method, task, trial, data.get(task))
+                   for task in options.tasks for trial in range(options.trials)]
+    return stages
+
+
+def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
+    missing: list[str] = []
+
+    def look(find: Callable[[], Any]) -> Any:
+        try:
+            return find()
+        except UserError as error:
+            missing.append(str(error))
+            return None
+
+    photos = look(lambda: find_photos(options.photos, options.imagenet)) if options.pretrain else None
+    data = {task: look(lambda task=task: read_task(task, task_folder(task, options.data))) for task in options.tasks}
+    if photos is not None and photos.images < options.pretrain.numbers.batch_size:
+        missing.append(f"{photos.images} pretraining images are fewer than one batch of "
+                       f"{options.pretrain.numbers.batch_size}: use --recipe mini, or --set pretrain.batch_size=N and "
+                       "--set pretrain.micro_batch=N")
+    if missing:
+        listed = "\n".join(f"  - {line}" for line in missing)
+        raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
+                        f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
+    return photos, data
+
+
+def _python(module: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
+
+
+def _demo_data() -> Stage:
+    words = [word for key, value in DEMO_DATA.items() for word in (f"--{key}", value)]
+    return Stage(
+        "data", DEMO_DATA, lambda folder, _: _python("benchmarks.demo_data", "--output", folder / "data", *words),
+        product="data", cost="seconds", disk_gb=0.01)
+
+
+def _pretrain(options: Options, photos: Photos | None) -> Stage:
+    config = options.pretrain
+    values = {**asdict(config.numbers), **asdict(config.machine)}
+    if options.device != "auto":
+        values["device"] = options.device
+
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        images = parents["data"] / "data" / "photos" if options.demo else photos.folder
+        # The resolved values, all of them: a recipe edited meanwhile cannot change a run that has begun.
+        words: list[object] = ["--data", images, "--output", folder]
+        for name, value in values.items():
+            words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else [value])]
+        gpus = count_gpus(options)
+        if gpus > 1:
+            return _python("torch.distributed.run", "--standalone", "--nproc-per-node", gpus, "-m", "pretrain", *words)
+        return _python("pretrain", *words)
+
+    images = DEMO_DATA["photos"] if options.demo else photos.images
+    return Stage(
+        "pretrain", asdict(config.numbers), command, product="backbone.safetensors",
+        inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
+        cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB)
+
+
+def _convert(options: Options, method: str) -> Stage:
+    words: list[object] = ["--method", DISPLAY.get(method, method)]
+    source = options.checkpoints.get(method)
+
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        file = source or parents["pretrain"] / "backbone.safetensors"
+        return _python("transfer", "convert", file, "--output", folder, *words)
+
+    return Stage(
+        f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method)}, command, product="detectron2.pkl",
+        inputs={"checkpoint": sha256_file(source)} if source else {}, parents=() if source else ("pretrain",),
+        cost="under a minute", disk_gb=0.25)
+
+
+def _finetune(options: Options, method: str, task: str, trial: int, data: TaskData | None) -> Stage:
+    overrides = options.overrides.get(task, {})
+    heads = options.heads or _config(task)["DEFAULT_HEADS"]
+    architecture = options.pretrain.numbers.architecture if options.pretrain else "resnet50"
+    files = ["base", task, f"heads-{heads}"] + ([] if options.scale == "full" else [f"scale-{options.scale}"])
+    numbers: dict[str, Any] = {
+        "configs": {name: _config(name) for name in files},
+        "overrides": overrides, "trial": trial, "scale": options.scale}
+    if method == "rand":
+        numbers["architecture"] = architecture
+    converted = None if method == "rand" else f"convert-{_slug(method)}"
+
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        place = parents["data"] / "data" / task if options.demo else data.folder
+        words: list[object] = ["--task", task, "--weights", parents[converted] if converted else "random",
+                               "--data", place, "--output", folder, "--scale", options.scale, "--heads", heads,
+                               "--trial", trial, "--num-gpus", max(count_gpus(options), 1)]
+        if method == "rand":
+            words += ["--architecture", architecture]
+        if options.device != "auto":
+            words += ["--device", options.device]
+        for key, value in overrides.items():
+            words += ["--set", f"{key}={value}"]
+        return _python("transfer", "finetune", *words)
+
+    parents = (("data",) if options.demo else ()) + ((converted,) if converted else ())
+    stage = Stage(
+        f"finetune-{_slug(method)}-{task}-{trial}", numbers, command, product="result.json",
+        inputs={} if options.demo else {"data": data.digest}, parents=parents,
+        cost=estimate.finetuning(task, _iterations(task, options.scale, overrides), options.scale),
+        disk_gb=estimate.FINETUNE_GB)
+    stage.finish = lambda folder, key: publish(folder, key, stage.name, method, options)
+    return stage
+
+
+def publish(folder: Path, key: str, stage: str, method: str, options: Options) -> Path:
+    """Put a finished evaluation into results/runs, with the row it belongs to."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result |= {"method": DISPLAY.get(method, method), "epochs": result["weights"]["epochs"], "demo": options.demo,
+               "stage": {"name": stage, "key": key}}
+    return results.write_result(options.results / "runs", result)
+
+
+def count_gpus(options: Options) -> int:
+    """GPUs to use; 0 on a CPU."""
+    if options.device == "cpu":
+        return 0
+    if options.gpus is not None:
+        return options.gpus
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([word for word in visible.split(",") if word.strip() not in ("", "-1")])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def _config(name: str) -> dict[str, Any]:
+    """The values of one of transfer's files: what YAML reads, so that an edited comment changes nothing."""
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _iterations(task: str, scale: str, overrides: dict[str, str]) -> int:
+    source = _config(task) if scale == "full" else _config(f"scale-{scale}")
+    return int(overrides.get("SOLVER.MAX_ITER", source["SOLVER"]["MAX_ITER"]))
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)

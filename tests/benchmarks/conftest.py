@@ -1,0 +1,71 @@
+"""What the tests of results and tables share: a valid result to vary, and a reader of markdown tables."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+
+METRICS = {
+    "coco_detection_segmentation": ("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"),
+    "coco_keypoints": ("AP_kp", "AP50_kp", "AP75_kp"),
+    "cityscapes_instance_segmentation": ("AP", "AP50"),
+}
+FULL = {  # task, train and val images, classes, iterations, batch, learning rate
+    "coco_detection_segmentation": ("coco", 118287, 5000, 80, 90000, 16, 0.02),
+    "coco_keypoints": ("keypoints", 118287, 5000, 1, 180000, 16, 0.02),
+    "cityscapes_instance_segmentation": ("cityscapes", 2975, 500, 8, 24000, 8, 0.01),
+}
+
+
+@pytest.fixture
+def make_result() -> Callable[..., dict]:
+    """`make_result(table, values, **{"dotted__key": value})`: a valid CLoVE 200 result at full scale, varied."""
+
+    def make(table: str = "coco_detection_segmentation", values: list | None = None, **changes) -> dict:
+        task, train, val, classes, iterations, batch, rate = FULL[table]
+        values = values or [40.0 + place for place in range(len(METRICS[table]))]
+        result = {
+            "schema": 1, "method": "CLoVE", "epochs": 200, "demo": False,
+            "stage": {"name": f"finetune-{task}", "key": "ab" * 32}, "task": task, "table": table,
+            "metrics": dict(zip(METRICS[table], values, strict=True)), "details": {"bbox": {"APs": 20.5}},
+            "trial": 0, "seed": 1, "heads": "4conv1fc", "scale": "full",
+            "weights": {"method": "CLoVE", "epochs": 200, "branch": "student", "architecture": "resnet50",
+                        "standard": True, "pkl_sha256": "cd" * 32, "conversion": {"consumed": 265}},
+            "dataset": {"train": {"images": train, "annotations_sha256": "12" * 32},
+                        "val": {"images": val, "annotations_sha256": "34" * 32},
+                        "classes": [f"class {number}" for number in range(classes)]},
+            "iterations": iterations,
+            "config": {"SEED": 1, "OUTPUT_DIR": "run", "SOLVER": {"IMS_PER_BATCH": batch, "BASE_LR": rate},
+                       "MODEL": {"WEIGHTS": "detectron2.pkl", "MASK_ON": True}},
+            "config_sha256": "56" * 32, "versions": {"python": "3.11.0", "cuda": None},
+            "hardware": {"name": "8 GPUs"}, "code": {"git_sha": "78" * 20, "dirty": False},
+            "wall_seconds": 12.5, "peak_memory_mb": None,
+            "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T01:00:00+00:00",
+        }
+        for name, value in changes.items():
+            *parents, key = name.split("__")
+            place = result
+            for parent in parents:
+                place = place[parent]
+            place[key] = copy.deepcopy(value)
+        return result
+
+    return make
+
+
+@pytest.fixture
+def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
+    """`markdown_tables(text)`: every table in it as rows of cells, header first."""
+
+    def parse(text: str) -> list[list[list[str]]]:
+        """All markdown tables in `text`: rows of cells, header first, without the line of dashes."""
+        tables, inside = [], False
+        for line in text.splitlines():
+            if line.startswith("|") and not inside:
+                tables.append([])
+            inside = line.startswith("|")
+            if inside and not line.startswith("|:"):
+                tables[-1].append([cell.strip() for cell in line.strip("|").split(" |")])
+        return tables
+
+    return parse

@@ -1,0 +1,346 @@
+"""The environment is decided rightly, without installing anything: fake Pythons stand for the real ones."""
+
+import ast
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks import environment, install
+from pretrain import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TOOLS = ("bash", "sh", "env", "readlink", "dirname", "nproc", "cat", "mkdir", "sleep")
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+# What a fake Python of an environment answers: `probe` with everything there, `-m benchmarks` with what it was given.
+COMPLETE = """case "$*" in
+  *environment.py*probe*) echo '{"version": [3, 12, 1], "missing": []}' ;;
+  *) printf '%s|' "$PWD" "$PYTHONPATH" "$@"; echo ;;
+esac"""
+
+# A fake Python 3.12 on the PATH: real for environment.py; `-m venv` makes a fake environment whose pip writes down its
+# arguments, fails when the file `fail` says so, and puts a detectron2 where --target says.
+MAKING = f"""case "$*" in
+  *ensurepip*) echo "3 12 1 1 $0" ;;
+  *"-m venv"*) for last; do :; done
+     mkdir -p "$last/bin" "$last/lib/python3.12/site-packages"
+     cat "$(dirname "$0")/fake-venv-python" > "$last/bin/python"; chmod +x "$last/bin/python" ;;
+  *) exec {sys.executable} "$@" ;;
+esac"""
+VENV_PYTHON = """here="$(dirname "$0")"
+case "$*" in
+  *"-c import sys"*) exit 1 ;;
+  *environment.py*probe*) echo '{"version": [3, 12, 1], "missing": []}' ;;
+  *"pip install"*) echo "$*" >> "$here/../../pip-calls"
+     if [ -e "$here/../../fail" ]; then cat "$here/../../fail"; exit 1; fi
+     while [ $# -gt 0 ]; do
+       if [ "$1" = --target ]; then mkdir -p "$2/detectron2" "$2/tools" "$2/bin"; fi
+       shift
+     done ;;
+esac"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what making the environment needs, in a folder with a space, beside a folder of programs."""
+    root = tmp_path / "a check out"
+    (root / "benchmarks").mkdir(parents=True)
+    for name in ("run_all.sh", "constraints.txt", "detectron2-requirements.txt", "pyproject.toml",
+                 "benchmarks/__init__.py", "benchmarks/environment.py", "benchmarks/install.py"):
+        shutil.copy(ROOT / name, root / name)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for tool in (*TOOLS, "chmod"):
+        (programs / tool).symlink_to(str(shutil.which(tool)))
+    return root
+
+
+def run_all(checkout: Path, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
+    environ = {"PATH": str(checkout.parent / "bin"), "HOME": str(checkout.parent), **variables}
+    return subprocess.run([str(checkout / "run_all.sh"), *arguments], cwd=cwd, env=environ, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=120)
+
+
+def making_python(checkout: Path) -> None:
+    script(checkout.parent / "bin" / "python3", MAKING)
+    script(checkout.parent / "bin" / "fake-venv-python", VENV_PYTHON)
+
+
+def ours(checkout: Path, *files: str) -> Path:
+    venv = checkout / ".venv"
+    for name in (install.MARKER, *files):
+        (venv / name).parent.mkdir(parents=True, exist_ok=True)
+        (venv / name).write_text("", encoding="utf-8")
+    return venv
+
+
+def enough_disk(monkeypatch: pytest.MonkeyPatch, gigabytes: float = 100) -> None:
+    usage = shutil.disk_usage(ROOT)._replace(free=int(gigabytes * 1e9))
+    monkeypatch.setattr(install.shutil, "disk_usage", lambda path: usage)
+
+
+# The lists
+
+
+def pinned() -> dict[str, str]:
+    """Distribution -> version, from constraints.txt."""
+    lines = [line.split("#")[0].split(";")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return dict(line.split("==") for line in lines if line)
+
+
+def test_lists__pyproject_says_what_environment_checks():
+    assert PROJECT["dependencies"] == [name + ranges for name, (_, ranges) in environment.REQUIRED.items()]
+    assert PROJECT["optional-dependencies"]["test"] == [name + ranges for name, (_, ranges) in environment.TEST.items()]
+
+
+def test_constraints__pin_every_dependency_inside_its_range():
+    pins = pinned()
+    wanted = {**environment.REQUIRED, **environment.TEST, "cityscapesscripts": environment.APART["cityscapesscripts"]}
+    assert {name for name in wanted if name not in pins} == set()
+    assert [name for name, (_, ranges) in wanted.items() if not environment.accepted(pins[name], ranges)] == []
+
+
+def test_constraints__pin_setuptools_that_still_has_pkg_resources():
+    assert environment.accepted(pinned()["setuptools"], ">=77,<81")  # torch needs 77; 81 dropped pkg_resources
+
+
+def test_detectron2__is_pinned_with_its_hash():
+    lines = [line for line in (ROOT / "detectron2-requirements.txt").read_text().splitlines() if line[:1] != "#"]
+    assert len(lines) == 1 and re.fullmatch(r"sal-detectron2==0\.7\.2 --hash=sha256:[0-9a-f]{64}", lines[0])
+
+
+def test_python_versions__are_the_same_everywhere():
+    minors = range(install.OLDEST[1], install.NEWEST[1] + 1)
+    assert PROJECT["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    named = [line for line in PROJECT["classifiers"] if re.search(r"3\.\d+$", line)]
+    assert [line.rsplit(".", 1)[1] for line in named] == [str(minor) for minor in minors]
+
+
+@pytest.mark.parametrize("name", ["environment.py", "install.py"])
+def test_sources__old_python_can_read_them_and_the_standard_library_is_enough(name: str):
+    tree = ast.parse((ROOT / "benchmarks" / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+    assert isinstance(tree.body[1], ast.ImportFrom) and tree.body[1].module == "__future__"
+    imported = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert imported - set(sys.stdlib_module_names) <= {"benchmarks"}
+
+
+# Small decisions
+
+
+@pytest.mark.parametrize(("version", "ranges", "expected"), [
+    ("2.14.1+cu130", ">=2.6", True), ("2.5.1", ">=2.6", False), ("2.10", ">=2.6", True), ("2.4.0", ">=2.1,<2.4", False),
+    ("2.3.9", ">=2.1,<2.4", True), ("0.1.5.post20221221", ">=0.1.5", True), ("13.0.0", ">=10", True), ("1.0", "", True),
+])
+def test_accepted__compares_numbers_not_letters(version: str, ranges: str, expected: bool):
+    assert environment.accepted(version, ranges) is expected
+
+
+def test_missing__names_absent_too_old_and_hollow_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "hollow").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    wanted = {"no-such": ("no_such_module", ""), "pytest": ("pytest", ">=999"), "hollow": ("hollow", ""),
+              "os": ("os", ">=1")}
+    assert environment.missing(wanted) == ["no-such", f"pytest>=999 (found {pytest.__version__})", "hollow"]
+
+
+def test_stamp_key__follows_pins_and_python_but_not_comments(checkout: Path):
+    before = environment.stamp_key(checkout, [3, 11, 7])
+    assert environment.stamp_key(checkout, [3, 11, 9]) == before
+    assert environment.stamp_key(checkout, [3, 12, 7]) != before
+    pins = checkout / "constraints.txt"
+    pins.write_text("# a word\n\n" + pins.read_text())
+    assert environment.stamp_key(checkout, [3, 11, 7]) == before
+    pins.write_text(pins.read_text().replace("numpy==2", "numpy==1"))
+    changed = environment.stamp_key(checkout, [3, 11, 7])
+    assert changed != before
+    apart = checkout / "detectron2-requirements.txt"
+    apart.write_text(apart.read_text().replace("sha256:4", "sha256:5"))
+    assert environment.stamp_key(checkout, [3, 11, 7]) not in (before, changed)
+
+
+def test_state__absent_empty_foreign_interrupted_broken(checkout: Path):
+    assert environment.state(checkout) == "absent"
+    (checkout / ".venv").mkdir()
+    assert environment.state(checkout) == "absent"
+    ours(checkout)
+    assert environment.state(checkout) == "it was interrupted while being made"
+    ours(checkout, environment.STAMP)
+    assert environment.state(checkout) == "its Python does not run any more"
+    (checkout / ".venv" / install.MARKER).unlink()
+    assert environment.state(checkout) == "foreign"
+    shutil.rmtree(checkout / ".venv")
+    (checkout / ".venv").write_text("a file")
+    assert environment.state(checkout) == "foreign"
+
+
+def test_clear__keeps_the_marker_until_the_end(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    venv = ours(checkout, environment.STAMP, "lib/a", "zoo/b")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(environment.shutil, "rmtree", killed)
+        environment.clear(venv)
+    assert environment.state(checkout) == "it was interrupted while being made"
+    environment.clear(venv)
+    assert list(venv.iterdir()) == []
+
+
+def test_make__too_little_disk_is_said_before_anything_is_written(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    enough_disk(monkeypatch, gigabytes=2.5)
+    with pytest.raises(install.Stop, match=r"expected 11 GB free .* found 2\.5 GB"):
+        install.Maker(checkout, None).make(Path(sys.executable), [3, 11, 7])
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(("log", "line", "shown"), [
+    ("WARNING: Retrying (Retry(total=0)) after connection broken", "pip does not reach its package index", False),
+    ("OSError: [Errno 28] No space left on device", "the disk is full", False),
+    ("ERROR: ResolutionImpossible", "torch failed; the log's last lines stand above", True),
+])
+def test_explain_failure__reads_the_last_step_of_the_log(tmp_path: Path, capsys, log: str, line: str, shown: bool):
+    path = tmp_path / "install.log"
+    path.write_text(f"\n$ pip one\nNo space left on device: Retrying (Retry\n$ pip two\n{log}\n")
+    stop = install.explain_failure("torch", path)
+    assert str(stop).startswith(line) and str(path) in str(stop) and "\n" not in str(stop)
+    assert (log in capsys.readouterr().err) is shown
+
+
+# run_all.sh itself
+
+
+def test_run_all__usage_without_any_python(checkout: Path):
+    for arguments in ((), ("--help",), ("-h",)):
+        result = run_all(checkout, *arguments)
+        assert result.returncode == 0 and "./run_all.sh --demo" in result.stdout and result.stderr == ""
+
+
+@pytest.mark.parametrize("found", ["no python3", "Python 3.6.9"])
+def test_run_all__no_python_that_could_say_more_is_one_line(checkout: Path, found: str):
+    if found != "no python3":
+        script(checkout.parent / "bin" / "python3", f'[ "$1" = -V ] && echo "{found}"')
+    result = run_all(checkout, "--demo")
+    assert result.returncode == errors.USER_ERROR
+    assert result.stderr == (f"error: expected Python 3.11, 3.12 or 3.13 with venv, found {found}; "
+                             "install it (Debian, Ubuntu: apt install python3-venv) and start again\n")
+
+
+@pytest.mark.parametrize(("answer", "found", "advice"), [
+    ("3 10 12 1 /x", "found python3 3.10.12;", "python3-venv; where that is older than 3.11, as on 22.04"),
+    ("3 14 0 1 /x", "found python3 3.14.0;", "python3-venv;"),
+    ("3 12 3 0 /x", "found python3 3.12.3 without venv;", "apt install python3.12-venv)"),
+])
+def test_run_all__unfit_python_is_one_line(checkout: Path, answer: str, found: str, advice: str):
+    script(checkout.parent / "bin" / "python3",
+           f'case "$*" in *ensurepip*) echo "{answer}" ;; *) exec {sys.executable} "$@" ;; esac')
+    result = run_all(checkout, "--demo")
+    assert result.returncode == errors.USER_ERROR and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: expected Python 3.11, 3.12 or 3.13 with venv, ")
+    assert found in result.stderr and advice in result.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_run_all__foreign_venv_is_left_alone(checkout: Path):
+    making_python(checkout)
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "mine").write_text("dear")
+    result = run_all(checkout, "--demo")
+    assert result.returncode == errors.USER_ERROR and "was not made by run_all.sh" in result.stderr
+    assert [path.name for path in (checkout / ".venv").iterdir()] == ["mine"]
+
+
+def test_run_all__active_complete_environment_is_kept_and_arguments_survive(checkout: Path):
+    making_python(checkout)
+    active = checkout.parent / "my venv"
+    script(active / "bin" / "python", COMPLETE)
+    result = run_all(checkout, "--photos", "my photos/*", "", cwd=checkout.parent, VIRTUAL_ENV=str(active),
+                     PYTHONPATH="/elsewhere")
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.strip().split("|") == [
+        str(checkout.parent), f"{checkout}:/elsewhere", "-P", "-m", "benchmarks", "--photos", "my photos/*", "", ""]
+    assert not (checkout / ".venv").exists()
+
+
+def test_run_all__making_it_then_using_it(checkout: Path):
+    making_python(checkout)
+    active = checkout.parent / "half"
+    script(active / "bin" / "python", """echo '{"version": [3, 12, 1], "missing": ["torch", "detectron2"]}'""")
+    first = run_all(checkout, "environment", VIRTUAL_ENV=str(active))
+    python = checkout / ".venv" / "bin" / "python"
+    assert first.returncode == 0 and first.stdout == f"environment: {python}\n", first.stderr
+    assert f"The active environment {active} lacks torch, detectron2; the checkout's .venv is used" in first.stderr
+    assert "[6/6] a check" in first.stderr and "6 GB" in first.stderr
+    calls = (checkout / "pip-calls").read_text()
+    assert "--require-hashes" in calls and "--no-deps cityscapesscripts" in calls
+    site = checkout / ".venv" / "lib" / "python3.12" / "site-packages"
+    assert [path.name for path in site.iterdir()] == ["detectron2"]  # without the wheel's top-level `tools`
+    assert (checkout / ".venv" / environment.STAMP).exists() and not (checkout / ".venv" / "tmp").exists()
+
+    again = run_all(checkout, "environment")
+    assert again.returncode == 0 and again.stderr == "" and again.stdout == first.stdout
+    assert (checkout / "pip-calls").read_text() == calls
+
+
+def test_run_all__failing_pip_leaves_no_stamp_and_the_next_run_starts_over(checkout: Path):
+    making_python(checkout)
+    (checkout / "fail").write_text("WARNING: Retrying (Retry(total=4)) after connection broken\nERROR: No matching\n")
+    failed = run_all(checkout, "environment")
+    assert failed.returncode == errors.USER_ERROR and failed.stdout == ""
+    assert failed.stderr.splitlines()[-1].startswith("error: pip does not reach its package index (torch")
+    assert environment.state(checkout) == "it was interrupted while being made"
+    (checkout / ".venv" / "half-written").write_text("")
+    (checkout / "fail").unlink()
+    healed = run_all(checkout, "environment")
+    assert healed.returncode == 0 and "made anew: it was interrupted" in healed.stderr
+    assert not (checkout / ".venv" / "half-written").exists()
+    assert (checkout / ".venv" / environment.STAMP).exists()
+
+
+def test_run_all__waits_for_another_one_making_it(checkout: Path):
+    making_python(checkout)
+    with (checkout / ".venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        environ = {"PATH": str(checkout.parent / "bin")}
+        waiting = subprocess.Popen([str(checkout / "run_all.sh"), "environment"], env=environ, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        first = waiting.stderr.readline()
+        assert not (checkout / ".venv").exists()
+    _, rest = waiting.communicate(timeout=120)
+    assert first == "Another run (process 4711) is making the environment; waiting for it.\n"
+    assert waiting.returncode == 0 and "The environment is ready." in rest
+
+
+def test_ci__the_active_environment_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    script(tmp_path / "bin" / "python", COMPLETE)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    monkeypatch.delenv("CI", raising=False)
+    assert environment.active_environment(with_tests=True) == tmp_path / "bin" / "python"
+    monkeypatch.setenv("CI", "true")
+    assert environment.active_environment(with_tests=True) is None
+
+
+def test_ci__stages_and_their_order():
+    text = (ROOT / ".ci" / "run").read_text()
+    assert re.findall(r"^stage .*?(\./run_all\.sh.*)$", text, re.MULTILINE) == [
+        "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test", "./run_all.sh --demo",
+        "./run_all.sh test --slow"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)

@@ -1,0 +1,244 @@
+"""Measured rows: averaged only where they may be, in the block where they belong, with what is left out named."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import make_tables
+from benchmarks.results import write_result
+from pretrain.errors import UserError
+
+ROOT = Path(make_tables.__file__).resolve().parent.parent
+COCO, CITYSCAPES, KEYPOINTS = (
+    "coco_detection_segmentation", "cityscapes_instance_segmentation", "coco_keypoints")
+
+
+@pytest.fixture
+def tables_of(markdown_tables) -> Callable[..., tuple[list[list[list[str]]], str, list[str]]]:
+    """`tables_of(results, name)`: tables in the file of `name`, its text, and the problems."""
+
+    def make(results: Path, name: str = COCO, **options) -> tuple[list[list[list[str]]], str, list[str]]:
+        _, problems, _ = make_tables.make_tables(results, ROOT / "results" / "reported", **options)
+        text = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        return markdown_tables(text), text, problems
+
+    return make
+
+
+def write_all(results: Path, *found: dict) -> None:
+    for result in found:
+        write_result(results / "runs", result)
+
+
+def test_tables__two_trials_give_mean_sample_deviation_and_difference(make_result, tables_of, tmp_path: Path) -> None:
+    # Means 40.5 41 45.1 36.8 57.5 39.97; deviations |a-b|/sqrt(2): 0.707 1.414 0.141 0 0.424 0.099
+    write_all(tmp_path, make_result(values=[40.0, 40.0, 45.0, 36.8, 57.2, 39.9], trial=0, seed=0, config__SEED=0),
+              make_result(values=[41.0, 42.0, 45.2, 36.8, 57.8, 40.04], trial=1, seed=7, config__SEED=7,
+                          config__OUTPUT_DIR="elsewhere", config__MODEL__WEIGHTS="other/place.pkl"))
+    [table], text, _ = tables_of(tmp_path)
+    assert [row[0] for row in table[10:]] == ["**measured here**", "CLoVE", "CLoVE: measured - paper"]
+    assert table[11] == ["CLoVE", "200", "40.5 ± 0.7", "41.0 ± 1.4", "45.1 ± 0.1", "36.8 ± 0.0", "57.5 ± 0.4",
+                         "40.0 ± 0.1", "measured, n=2; 4conv1fc heads"]
+    assert table[12] == ["CLoVE: measured - paper", "200", "-0.3", "-19.5", "+0.1", "0.0", "-0.1", "+0.2", "difference"]
+    assert "sample standard deviation" in text
+
+
+def test_tables__one_trial_says_so_and_has_no_deviation(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(KEYPOINTS, [66.9, None, 73.0], heads="2fc"))
+    [table], _, _ = tables_of(tmp_path, KEYPOINTS)
+    assert table[11:] == [["CLoVE", "200", "66.9", "-", "73.0", "measured, n=1; 2fc heads"],
+                          ["CLoVE: measured - paper", "200", "0.0", "-", "-0.2", "difference"]]
+
+
+def test_tables__a_metric_that_some_trials_lack_tells_its_own_n(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, *[make_result(CITYSCAPES, [30.0 + trial, None if trial else 60.0], trial=trial)
+                          for trial in range(3)])
+    [table], _, _ = tables_of(tmp_path, CITYSCAPES)
+    assert table[10][:5] == ["CLoVE", "200", "31.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
+
+
+def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make_result, tables_of, tmp_path) -> None:
+    rows = [("Another", None), ("CLoVE", 400), ("aaa", 100), ("CLoVE", 200), ("Rand init", None), ("CLoVE", 100)]
+    write_all(tmp_path, *[make_result(method=method, epochs=epochs) for method, epochs in rows])
+    [table], _, _ = tables_of(tmp_path)
+    assert [row[:2] for row in table[11:]] == [
+        ["Rand init", "-"], ["Rand init: measured - paper", "-"], ["CLoVE", "100"], ["CLoVE", "200"],
+        ["CLoVE: measured - paper", "200"], ["CLoVE", "400"], ["CLoVE: measured - paper", "400"], ["Another", "-"],
+        ["aaa", "100"]]
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"heads": "2fc"}, ["2fc heads", "4conv1fc heads"]),
+    ({"weights__pkl_sha256": "ef" * 32}, ["4conv1fc heads, weights cdcdcdcd (student)",
+                                          "4conv1fc heads, weights efefefef (student)"]),
+    ({"config__MODEL__MASK_ON": False}, ["4conv1fc heads, MODEL.MASK_ON False", "4conv1fc heads, MODEL.MASK_ON True"]),
+])
+def test_tables__what_differs_is_not_averaged(make_result, tables_of, tmp_path, change, said) -> None:
+    write_all(tmp_path, make_result(), make_result(trial=1, **change))
+    [table], _, _ = tables_of(tmp_path)
+    rows = [row for row in table if row[0] == "CLoVE" and "measured" in row[-1]]
+    assert [row[-1] for row in rows] == [f"measured, n=1; {text}" for text in said]
+
+
+def test_tables__other_annotations_are_not_averaged(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(), make_result(trial=1, dataset__val__annotations_sha256="99" * 32))
+    [table], _, _ = tables_of(tmp_path)
+    sources = [row[-1] for row in table if row[0] == "CLoVE" and "measured" in row[-1]]
+    assert len(set(sources)) == 2
+    assert all("n=1; 4conv1fc heads, annotations " in source for source in sources)
+
+
+def test_tables__random_weights_of_each_trial_are_averaged(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, *[make_result(method="Rand init", epochs=None, weights__method="Rand init", trial=trial,
+                                      weights__pkl_sha256=None if trial else "ef" * 32) for trial in range(2)])
+    [table], _, _ = tables_of(tmp_path)
+    assert table[11][-1] == "measured, n=2; 4conv1fc heads"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"scale": "mini", "iterations": 200}, "scale mini, 200 iterations of 16 images"),
+    ({"iterations": 180000}, "180000 iterations of 16 images"),
+    ({"config__SOLVER__BASE_LR": 0.04}, "learning rate 0.04"),
+    ({"config__SOLVER__IMS_PER_BATCH": "many"}, "batch or learning rate unknown"),
+    ({"overrides": ["SEED=3", "MODEL.RPN.LOSS_WEIGHT=0.2"]}, "MODEL.RPN.LOSS_WEIGHT=0.2"),
+    ({"weights__architecture": "resnet18"}, "resnet18, not the paper's network"),
+])
+def test_tables__another_protocol_stands_apart_and_says_how(make_result, tables_of, tmp_path, change, said) -> None:
+    write_all(tmp_path, make_result(**change))
+    [paper, other], text, _ = tables_of(tmp_path)
+    assert len(paper) == 10
+    assert "### COCO train2017 / val2017, not under the paper's protocol" in text
+    assert other[1:] == [["CLoVE", "200", "40.0", "41.0", "42.0", "43.0", "44.0", "45.0",
+                          f"measured, n=1; 4conv1fc heads, {said}"]]
+
+
+def test_tables__half_the_batch_and_twice_the_iterations_count_as_the_papers(make_result, tables_of, tmp_path) -> None:
+    write_all(tmp_path, make_result(iterations=180000, config__SOLVER={"IMS_PER_BATCH": 8, "BASE_LR": 0.01},
+                                    overrides=["SOLVER.IMS_PER_BATCH=8", "DATALOADER.NUM_WORKERS=2"]))
+    [table], _, _ = tables_of(tmp_path)
+    assert [row[0] for row in table[10:]] == ["**measured here**", "CLoVE", "CLoVE: measured - paper"]
+
+
+@pytest.mark.parametrize("change", [
+    {"dataset__val__images": 4999}, {"dataset__train__images": 11828}, {"dataset__classes": ["cell"]}])
+def test_tables__other_data_stands_apart_even_at_full_scale(make_result, tables_of, tmp_path, change) -> None:
+    write_all(tmp_path, make_result(**{"dataset__name": "my *data*"}, **change))
+    [paper, own], text, _ = tables_of(tmp_path)
+    assert len(paper) == 10
+    classes = "1 class" if "dataset__classes" in change else "80 classes"
+    assert rf"### Own data: my \*data\*, {classes}, " in text
+    assert "not comparable" in text
+    assert own[1][:2] == ["CLoVE", "200"]
+    assert len(own) == 2
+
+
+def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, tables_of, tmp_path: Path) -> None:
+    small = {"dataset__val__images": 8, "dataset__train__images": 16, "dataset__classes": ["disc", "star"]}
+    write_all(tmp_path, make_result(demo=True, scale="demo", **small), make_result(demo=True, method="B"),
+              make_result(scale="demo", method="C", iterations=25, **small))
+    shown, problems, hidden = make_tables.make_tables(tmp_path, ROOT / "results" / "reported")
+    assert (hidden, problems) == (3, [])
+    assert "demo" not in shown.lower()
+    [paper, *demo], text, _ = tables_of(tmp_path, include_demo=True)
+    assert len(paper) == 10
+    rows = [row for table in demo for row in table[1:]]
+    assert sorted(row[0] for row in rows) == ["DEMO B", "DEMO C", "DEMO CLoVE"]
+    assert all(row[-1].startswith("demo, n=1; ") for row in rows)
+    assert "### Demo: 2 classes, 16 training and 8 evaluation images, annotations " in text
+    assert "generated images: these rows show that the pipeline runs and say nothing about quality" in text
+
+
+def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tables_of, tmp_path: Path) -> None:
+    old = write_result(tmp_path / "runs", make_result(CITYSCAPES, [10.0, 20.0], stage__key="a" * 64))
+    new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [30.0, 60.0], stage__key="b" * 64,
+                                                      ended="2026-01-01T02:00:00+00:00"))
+    [table], _, problems = tables_of(tmp_path, CITYSCAPES)
+    assert table[10][2:] == ["30.0", "60.0", "measured, n=1; 4conv1fc heads"]
+    assert problems == [f"{old.name}: the same trial ran again; {new.name} counts instead"]
+
+
+def test_tables__names_of_users_cannot_break_the_table(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(method="a|b <i>*x*</i> _y_ ü"))
+    [table], text, _ = tables_of(tmp_path)
+    assert r"a\|b &lt;i>\*x\*&lt;/i> \_y\_ ü" in text
+    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {10}
+    assert len(table) == 12
+
+
+def test_tables__same_results_give_the_same_bytes_whatever_the_order(make_result, tmp_path: Path) -> None:
+    found = [make_result(values=[40.1 + trial / 7] * 6, trial=trial, method=method, scale=scale)
+             for trial in range(3) for method in ("CLoVE", "Mine") for scale in ("full", "mini")]
+    first, second = tmp_path / "one", tmp_path / "two"
+    for place, order in ((first, found), (second, found[::-1])):
+        for number, result in enumerate(order):
+            written = write_result(place / "runs", result | {"stage": {"name": "x", "key": result["scale"]}})
+            written.rename(written.with_name(f"{number}.json"))
+    texts = []
+    for place in (first, second, first):
+        make_tables.make_tables(place, ROOT / "results" / "reported", include_demo=True)
+        texts.append({path.name: path.read_bytes() for path in sorted((place / "tables").iterdir())})
+    assert texts[0] == texts[1] == texts[2]
+    assert "n=3" in texts[0]["tables.md"].decode()
+
+
+def test_main__names_broken_files_and_ends_well_unless_strict(make_result, tmp_path: Path, capsys) -> None:
+    good = write_result(tmp_path / "runs", make_result())
+    (tmp_path / "runs" / "half.json").write_text(good.read_text()[:100])
+    edited = json.loads(good.read_text()) | {"trial": 9}
+    (tmp_path / "runs" / "edited.json").write_text(json.dumps(edited))
+    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    first, second = told.err.splitlines()
+    assert first.startswith("warning: left out edited.json: changed after it was written")
+    assert second.startswith("warning: left out half.json: not whole JSON (")
+    assert "measured, n=1" in told.out
+    assert told.out.endswith(f"written: {tmp_path / 'tables'}\n")
+    assert make_tables.main(["--results", str(tmp_path), "--strict"]) == 1
+    (tmp_path / "runs" / "half.json").unlink()
+    (tmp_path / "runs" / "edited.json").unlink()
+    assert make_tables.main(["--results", str(tmp_path), "--strict"]) == 0
+
+
+def test_main__says_how_many_demo_results_are_left_out(make_result, tmp_path: Path, capsys) -> None:
+    write_all(tmp_path, make_result(demo=True))
+    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    assert "1 demo result left out; --include-demo shows them" in capsys.readouterr().out
+    assert make_tables.main(["--results", str(tmp_path), "--include-demo"]) == 0
+    told = capsys.readouterr().out
+    assert "left out" not in told
+    assert "DEMO CLoVE" in told
+
+
+def test_make_tables__wrong_folders_are_explained(make_result, tmp_path: Path) -> None:
+    reported = ROOT / "results" / "reported"
+    with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --results DIR"):
+        make_tables.make_tables(tmp_path / "absent", reported)
+    with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --reported DIR"):
+        make_tables.make_tables(tmp_path, tmp_path / "absent")
+    with pytest.raises(UserError, match=r"expected coco_detection_segmentation.csv, .*found no CSV file"):
+        make_tables.make_tables(tmp_path, tmp_path)
+    write_all(tmp_path, make_result())
+    with pytest.raises(UserError, match="expected a folder that holds runs/, found result files directly"):
+        make_tables.make_tables(tmp_path / "runs", reported)
+    assert sorted(os.listdir(tmp_path)) == ["runs"]
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [
+    ("AP,26.5", "AP,x", "line 2, found cityscapes_instance_segmentation,Supervised,100,AP,x,poster"),
+    ("AP,26.5", "AP,NaN", "line 2, found"),
+    ("AP,26.5", "AP,126.5", "line 2, found"),
+    ("AP50,52.9", "AP,52.9", "line 3, found"),
+    ("AP50,52.9", "AP75,52.9", "line 3, found"),
+    ("Supervised,100", "Supervised,some", "line 2, found"),
+    ("table,method", "table,name", "expected the columns table,method,epochs,metric,value,source in"),
+])
+def test_read_reported__broken_files_are_explained(tmp_path: Path, old: str, new: str, told: str) -> None:
+    shutil.copytree(ROOT / "results" / "reported", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / f"{CITYSCAPES}.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=told):
+        make_tables.read_reported(tmp_path)

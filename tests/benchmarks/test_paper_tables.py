@@ -1,0 +1,116 @@
+"""The reported figures and the tables made of them, cell by cell against what the poster prints."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks import make_tables
+
+ROOT = Path(make_tables.__file__).resolve().parent.parent
+COCO, CITYSCAPES, KEYPOINTS = (
+    "coco_detection_segmentation", "cityscapes_instance_segmentation", "coco_keypoints")
+
+# As the poster prints them, its missing decimals included.
+POSTER = {
+    COCO: """
+        Supervised | 100 | 38.9 | 59.6 | 42.7 | 35.4 | 56.5 | 38.1
+        Rand init  | -   | 32.8 | 51   | 35.3 | 28.5 | 46.8 | 30.4
+        DenseCL    | 200 | 39.4 | 59.9 | 42.7 | 35.6 | 56.7 | 38.2
+        ReSim      | 200 | 39.3 | 59.7 | 43.1 | 35.7 | 56.7 | 38.1
+        PixPro     | 400 | 39.8 | 59.5 | 43.7 | 36.1 | 56.5 | 38.9
+        SetSim     | 200 | 40.2 | 60.7 | 43.9 | 36.4 | 57.7 | 39
+        VICRegL    | 300 | 37.3 | 57.6 | 40.7 | 34.1 | 54.7 | 36.5
+        CLoVE      | 200 | 40.8 | 60.5 | 45.0 | 36.8 | 57.6 | 39.8
+        CLoVE      | 400 | 41.2 | 61.1 | 45   | 37.1 | 58.1 | 40.1""",
+    CITYSCAPES: """
+        Supervised | 100 | 26.5 | 52.9
+        Rand init  | -   | 19.9 | 40.7
+        DenseCL    | 200 | 33.1 | 61.7
+        PixPro     | 400 | 35.8 | 63.7
+        VICRegL    | 300 | 29.8 | 58.5
+        SlotCon    | 200 | 35.2 | 63.8
+        CLoVE      | 200 | 35.7 | 64.1
+        CLoVE      | 400 | 37.2 | 65.3""",
+    KEYPOINTS: """
+        Supervised | 100 | 65.3 | 87   | 71.3
+        Rand init  | -   | 63   | 85.1 | 68.4
+        DenseCL    | 200 | 66.3 | 87.1 | 71.9
+        PixPro     | 400 | 66.6 | 87.2 | 73.0
+        ReSim      | 200 | 66.3 | 87.2 | 72.4
+        SetSim     | 200 | 66.7 | 87.8 | 72.4
+        SlotCon    | 200 | 66.5 | 87.5 | 72.5
+        CLoVE      | 200 | 66.9 | 87.5 | 73.2
+        CLoVE      | 400 | 67.0 | 87.4 | 73.3""",
+}
+# The wider tables as the official repository prints them.
+WIDER = {
+    "coco_detection_segmentation_c4": """
+        Supervised | 100 | 38.2 | 58.2 | 41.2 | 33.3 | 54.7 | 35.2
+        Rand init  | -   | 26.4 | 44   | 27.8 | 29.3 | 46.9 | 30.8
+        ReSim      | 200 | 39.7 | 59   | 43   | 34.6 | 55.9 | 37.1
+        InsCon     | 200 | 40.3 | 60.0 | 43.5 | 35.1 | 56.7 | 37.6
+        PixPro     | 400 | 40.5 | 59.8 | 44   | 35.4 | 56.9 | 37.7
+        DetCo      | 200 | 39.8 | 59.7 | 43   | 34.7 | 56.3 | 36.7
+        SlotCon    | 200 | 39.9 | 59.8 | 43.0 | 34.9 | 56.5 | 37.3
+        CLoVE      | 200 | 40.6 | 60.0 | 44.1 | 35.4 | 56.8 | 37.8
+        CLoVE      | 400 | 41.0 | 60.3 | 44.2 | 35.5 | 57.2 | 38.1""",
+    "lvis_detection_segmentation": """
+        Supervised | 100 | 20.2 | 33.4 | 21.4 | 19.6 | 31.2 | 20.8
+        Rand init  | -   | 12.4 | 21.8 | 12.5 | 12.1 | 20.2 | 12.5
+        DenseCL    | 200 | 20.4 | 33.5 | 21.4 | 19.9 | 31.5 | 20.9
+        PixPro     | 400 | 23.8 | 38.2 | 25.2 | 23.3 | 36.1 | 24.7
+        SlotCon    | 200 | 23.2 | 37.6 | 24.3 | 22.9 | 35.6 | 24.3
+        VICRegL    | 200 | 7    | 13.4 | 6.4  | 7.4  | 12.7 | 7.3
+        CLoVE      | 200 | 23.6 | 37.7 | 25.2 | 23.3 | 35.9 | 24.8
+        CLoVE      | 400 | 24.3 | 38.8 | 25.8 | 23.9 | 36.7 | 25.3""",
+}
+HEADERS = {
+    COCO: ["Method", "Epochs", "AP bb", "AP50 bb", "AP75 bb", "AP mb", "AP50 mb", "AP75 mb", "Source"],
+    CITYSCAPES: ["Method", "Epochs", "AP", "AP50", "Source"],
+    KEYPOINTS: ["Method", "Epochs", "AP kp", "AP50 kp", "AP75 kp", "Source"],
+}
+
+
+def printed(text: str) -> list[list[str]]:
+    """The rows of a table written as cells between bars."""
+    return [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize("name", [*POSTER, *WIDER])
+def test_reported__holds_the_printed_values_and_nothing_else(name: str) -> None:
+    metrics = make_tables.TABLES[name].metrics
+    source = "poster" if name in POSTER else "official repository README"
+    expected = [[name, method, epochs.strip("-"), metric, value, source]
+                for method, epochs, *values in printed((POSTER | WIDER)[name])
+                for metric, value in zip(metrics, values, strict=True)]
+    with open(ROOT / "results" / "reported" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["table", "method", "epochs", "metric", "value", "source"]
+    assert rows == expected
+
+
+def test_reported__holds_the_five_tables() -> None:
+    assert {path.stem for path in (ROOT / "results" / "reported").iterdir()} == set(POSTER) | set(WIDER)
+    assert [len(printed(text)) for text in POSTER.values()] == [9, 8, 9]
+
+
+@pytest.mark.parametrize("name", POSTER)
+def test_tables__are_the_posters_cell_for_cell_with_one_decimal(name: str, tmp_path: Path, markdown_tables) -> None:
+    _, problems, _ = make_tables.make_tables(tmp_path, ROOT / "results" / "reported")
+    [[header, *rows]] = markdown_tables((tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8"))
+    assert problems == []
+    assert header == HEADERS[name]
+    assert rows == [[method, epochs, *[value if "." in value else f"{value}.0" for value in values], "paper (poster)"]
+                    for method, epochs, *values in printed(POSTER[name])]
+
+
+def test_tables__one_file_each_and_one_with_all_and_the_posters_are_shown(tmp_path: Path, markdown_tables) -> None:
+    shown, _, _ = make_tables.make_tables(tmp_path, ROOT / "results" / "reported")
+    assert set(os.listdir(tmp_path / "tables")) == {"tables.md", *[f"{name}.md" for name in [*POSTER, *WIDER]]}
+    together = (tmp_path / "tables" / "tables.md").read_text(encoding="utf-8")
+    assert len(markdown_tables(together)) == 5
+    for name in [*POSTER, *WIDER]:
+        assert (tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8") in together
+    assert [table[0] for table in markdown_tables(shown)] == list(HEADERS.values())

@@ -1,0 +1,179 @@
+"""Result files are whole, valid and unchanged, or named with the reason."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from benchmarks.results import FIELDS, file_name, read_results, validate, write_result
+from pretrain.errors import UserError
+
+ROOT = Path(results.__file__).resolve().parent.parent
+
+
+def test_write_result__is_read_back_equal_with_lists_for_tuples(make_result, tmp_path: Path) -> None:
+    result = make_result(config__SOLVER__STEPS=(60000, 80000), details={"per class": {1: 2.5}})
+    path = write_result(tmp_path / "new" / "runs", result)
+    [found], problems = read_results(tmp_path / "new" / "runs")
+    assert problems == []
+    assert found["config"]["SOLVER"]["STEPS"] == [60000, 80000]
+    assert found["details"] == {"per class": {"1": 2.5}}
+    assert found.pop("digest") == results.digest(found)
+    assert found["metrics"] == result["metrics"]
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_write_result__names_the_file_after_what_it_holds(make_result, tmp_path: Path) -> None:
+    assert write_result(tmp_path, make_result()).name.startswith("CLoVE__200ep__coco__trial0__")
+    random = make_result(method="Rand init", epochs=None, trial=3)
+    assert write_result(tmp_path, random).name.startswith("Rand-init__noep__coco__trial3__")
+    hostile = write_result(tmp_path, make_result(method="../a b/ü|__'x"))
+    assert hostile.parent == tmp_path
+    assert hostile.name.startswith("a-b-x__200ep__coco__trial0__")
+    assert len(read_results(tmp_path)[0]) == 3
+
+
+def test_file_name__is_the_same_for_a_stage_that_ran_again_and_no_other(make_result) -> None:
+    again = make_result(ended="2026-02-02T00:00:00+00:00", wall_seconds=1)
+    assert file_name(again) == file_name(make_result())
+    others = [make_result(stage__key="ef" * 32), make_result(method="CLoVE "), make_result(method="C/LoVE"),
+              make_result(method="C-LoVE"), make_result(trial=1), make_result(epochs=None)]
+    assert len({file_name(result) for result in [make_result(), *others]}) == 7
+
+
+def test_write_result__refuses_an_invalid_one_and_writes_nothing(make_result, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.AP_bb: expected a number from 0 to 100 or null, found nan; nothing"):
+        write_result(tmp_path, make_result(metrics__AP_bb=float("nan")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validate__accepts_each_table_and_undefined_metrics(make_result) -> None:
+    for table in ("coco_detection_segmentation", "coco_keypoints", "cityscapes_instance_segmentation"):
+        assert validate(make_result(table)) == []
+    assert validate(make_result("cityscapes_instance_segmentation", [None, 0])) == []
+    assert validate(make_result(method="Rand init", weights__method="Rand init", weights__pkl_sha256=None)) == []
+
+
+def test_validate__names_every_missing_field(make_result) -> None:
+    for name in FIELDS:
+        if name in results.OPTIONAL:
+            continue
+        result = make_result()
+        *parents, key = name.split(".")
+        place = result
+        for parent in parents:
+            place = place[parent]
+        del place[key]
+        assert validate(result) == [f"{name}: missing, expected {FIELDS[name][0]}"]
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    ({"schema": 2}, "schema: expected 1, found 2"),
+    ({"schema": True}, "schema: expected 1, found True"),
+    ({"method": " "}, "method: expected a printable text that is not empty, found ' '"),
+    ({"method": "a\nb"}, r"method: expected a printable text that is not empty, found 'a\nb'"),
+    ({"epochs": "200"}, "epochs: expected an integer from 0 or null, found '200'"),
+    ({"demo": 0}, "demo: expected true or false, found 0"),
+    ({"trial": -1}, "trial: expected an integer from 0, found -1"),
+    ({"iterations": 0}, "iterations: expected an integer from 1, found 0"),
+    ({"dataset": []}, "dataset: expected a mapping, found []"),
+    ({"dataset__name": 3}, "dataset.name: expected a printable text that is not empty, found 3"),
+    ({"dataset__classes": []}, "dataset.classes: expected a list of at least one class name, found []"),
+    ({"dataset__val__annotations_sha256": "12"},
+     "dataset.val.annotations_sha256: expected 64 hexadecimal digits, found '12'"),
+    ({"overrides": "SEED=1"}, "overrides: expected a list of KEY=VALUE texts, found 'SEED=1'"),
+    ({"ended": "yesterday"}, "ended: expected a time in ISO 8601 with its zone, found 'yesterday'"),
+    ({"ended": "2026-01-01T00:00:00"},
+     "ended: expected a time in ISO 8601 with its zone, found '2026-01-01T00:00:00'"),
+    ({"metrics__AP_bb": 100.1}, "metrics.AP_bb: expected a number from 0 to 100 or null, found 100.1"),
+    ({"metrics__AP_bb": -1}, "metrics.AP_bb: expected a number from 0 to 100 or null, found -1"),
+    ({"metrics__AP_bb": True}, "metrics.AP_bb: expected a number from 0 to 100 or null, found True"),
+    ({"metrics": {"AP_bb": 1}},
+     "metrics: expected AP_bb, AP50_bb, AP75_bb, AP_mb, AP50_mb, AP75_mb, found AP_bb"),
+    ({"weights__pkl_sha256": None},
+     "weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"),
+])
+def test_validate__says_what_was_expected_and_found(make_result, change: dict, problem: str) -> None:
+    assert validate(make_result(**change)) == [problem]
+
+
+def test_validate__finds_infinity_and_foreign_types_deep_inside(make_result) -> None:
+    for value in (float("inf"), float("nan"), {1, 2}):
+        [problem] = validate(make_result(details={"sizes": [1.0, {"APs": value}]}))
+        assert problem.startswith("expected finite numbers and plain JSON types everywhere")
+
+
+def test_validate__knows_the_tables(make_result) -> None:
+    [problem] = validate(make_result(table="coco_keypoints") | {"table": "voc"})
+    assert problem.startswith("table: expected one of coco_detection_segmentation, ")
+    assert problem.endswith("found 'voc'")
+    assert validate([]) == ["expected a mapping, found []"]
+
+
+def test_read_results__names_each_broken_file_and_reads_the_others(make_result, tmp_path: Path) -> None:
+    good = write_result(tmp_path, make_result())
+    text = good.read_text()
+    (tmp_path / "a_half.json").write_text(text[: len(text) // 2])
+    (tmp_path / "b_empty.json").write_text("")
+    (tmp_path / "c_edited.json").write_text(text.replace('"AP_bb": 40.0', '"AP_bb": 48.0'))
+    (tmp_path / "d_no_digest.json").write_text(json.dumps(make_result()))
+    (tmp_path / "e_nan.json").write_text(text.replace('"AP_bb": 40.0', '"AP_bb": NaN'))
+    (tmp_path / "f_huge.json").write_text(text.replace('"APs": 20.5', '"APs": 1e999'))
+    (tmp_path / "g_binary.json").write_bytes(b"\xff\xfe\xfa\x00\x81")
+    (tmp_path / "h_deep.json").write_text("[" * 100_000)
+    (tmp_path / "i_folder.json").mkdir()
+    (tmp_path / "j_list.json").write_text("[1]")
+    (tmp_path / ".writing.1.part.json").write_text("{")
+    (tmp_path / "notes.txt").write_text("{")
+    found, problems = read_results(tmp_path)
+    assert [result["metrics"]["AP_bb"] for result in found] == [40.0]
+    reasons = dict(problem.split(": ", 1) for problem in problems)
+    assert [name[0] for name in reasons] == list("abcdefghij")
+    assert reasons["a_half.json"].startswith("not whole JSON (")
+    assert reasons["b_empty.json"].startswith("not whole JSON (")
+    assert reasons["c_edited.json"].startswith("changed after it was written (its digest does not match)")
+    assert reasons["d_no_digest.json"] == "no digest: not written by benchmarks.results.write_result"
+    assert reasons["e_nan.json"] == "metrics.AP_bb: expected a number from 0 to 100 or null, found nan"
+    assert reasons["f_huge.json"].startswith("expected finite numbers")
+    assert reasons["g_binary.json"].startswith("not whole JSON (")
+    assert reasons["h_deep.json"].startswith("not whole JSON (")
+    assert reasons["i_folder.json"] == "cannot be read (Is a directory)"
+    assert reasons["j_list.json"] == "expected a mapping, found [1]"
+
+
+def test_read_results__finds_any_single_change(make_result, tmp_path: Path) -> None:
+    path = write_result(tmp_path, make_result())
+    written = json.loads(path.read_text())
+    for change in ({"trial": 1}, {"details": {}}, {"note": "better"}, {"digest": "0" * 64}):
+        path.write_text(json.dumps(written | change))
+        found, [problem] = read_results(tmp_path)
+        assert found == []
+        assert "its digest does not match" in problem
+    path.write_text(json.dumps(written, indent=8))  # other spaces are no other content
+    assert len(read_results(tmp_path)[0]) == 1
+
+
+def test_read_results__absent_or_empty_folder_holds_nothing(tmp_path: Path) -> None:
+    assert read_results(tmp_path) == ([], [])
+    assert read_results(tmp_path / "absent") == ([], [])
+
+
+def test_results__need_the_standard_library_only() -> None:
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import benchmarks.results, benchmarks.measured; "
+            "print(sorted({name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names))")
+    answer = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() in ("['__main__', 'benchmarks', 'pretrain']", "['benchmarks', 'pretrain']")
+
+
+def test_readme__documents_every_field() -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    keys = [key.strip() for line in text.splitlines() if line.startswith("| ")
+            for key in line.split("|")[1].replace(" or ", ",").split(",")]
+    parents = {name.rsplit(".", 1)[0] for name in FIELDS if "." in name}
+    assert set(FIELDS) - parents <= set(keys)
+    assert "digest" in keys
