@@ -182,7 +182,9 @@ def _markdown(rows: list[list[str]], metrics: tuple[str, ...]) -> str:
 def make_tables(
     results: Path, reported: Path, include_demo: bool = False, tables: Path | None = None
 ) -> tuple[str, list[str], int]:
-    """Write `tables`/*.md (default: `results`/tables); return the text to show, one line per file left out, demo results left out.
+    """Write `tables`/*.md (default: `results`/tables).
+
+    Returns the text to show, one line per file left out, and the number of demo results left out.
 
     `results` holds runs/ (which may be absent), `reported` the CSV files. UserError when either folder is wrong.
     """

@@ -43,7 +43,7 @@ MAKING = f"""case "$*" in
 esac"""
 VENV_PYTHON = """here="$(dirname "$0")"
 case "$*" in
-  *"-c import sys"*) exit 1 ;;
+  *"-S -c import sys"*) exit 1 ;;
   *environment.py*probe*) echo '{"version": [3, 12, 1], "missing": []}' ;;
   *"pip install"*) echo "$*" >> "$here/../../pip-calls"
      if [ -e "$here/../../fail" ]; then cat "$here/../../fail"; exit 1; fi
@@ -329,13 +329,23 @@ def test_run_all__waits_for_another_one_making_it(checkout: Path):
     assert waiting.returncode == 0 and "The environment is ready." in rest
 
 
+def test_active_environment__the_checkouts_own_venv_is_judged_by_its_stamp(checkout: Path, monkeypatch, capsys):
+    venv = ours(checkout)
+    script(venv / "bin" / "python", COMPLETE)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("VIRTUAL_ENV", str(venv))
+    assert environment.active_environment(checkout, with_tests=False) is None and capsys.readouterr().err == ""
+    (venv / install.MARKER).unlink()
+    assert environment.active_environment(checkout, with_tests=False) == venv / "bin" / "python"
+
+
 def test_ci__the_active_environment_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     script(tmp_path / "bin" / "python", COMPLETE)
     monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
     monkeypatch.delenv("CI", raising=False)
-    assert environment.active_environment(with_tests=True) == tmp_path / "bin" / "python"
+    assert environment.active_environment(ROOT, with_tests=True) == tmp_path / "bin" / "python"
     monkeypatch.setenv("CI", "true")
-    assert environment.active_environment(with_tests=True) is None
+    assert environment.active_environment(ROOT, with_tests=True) is None
 
 
 def test_ci__stages_and_their_order():
@@ -344,3 +354,17 @@ def test_ci__stages_and_their_order():
         "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test", "./run_all.sh --demo",
         "./run_all.sh test --slow"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)
+
+
+def test_ci__a_failing_stage_ends_the_run_and_is_named(tmp_path: Path):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    script(tmp_path / "run_all.sh", 'echo "$*" >> calls; [ "$*" != "$FAILING" ] || exit 7')
+    for failing, code, stages in (("--demo", 7, 4), ("none", 0, 5)):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        result = subprocess.run([str(tmp_path / ".ci" / "run")], env={**os.environ, "FAILING": failing},
+                                capture_output=True, text=True, timeout=60)
+        assert result.returncode == code and len((tmp_path / "calls").read_text().splitlines()) == stages
+        summary = result.stdout.split("Stages:\n")[1]
+        assert len(re.findall(r"^  [a-z ]+ +\d+ s  ", summary, re.MULTILINE)) == stages
+        assert ("FAILED (exit code 7)" in summary) is (code == 7)

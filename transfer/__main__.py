@@ -1,0 +1,59 @@
+"""Entry point: `python -m transfer convert ...` and `python -m transfer finetune ...`."""
+
+import argparse
+import sys
+import warnings
+
+from pretrain.errors import run_cli
+
+_EPILOG = """\
+examples:
+  python -m transfer convert ckpt_epoch_200.pth --output converted/clove
+  python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
+  python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
+"""
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; what only `command` needs is imported only then, so that help comes at once."""
+    parser = argparse.ArgumentParser(
+        prog="python -m transfer", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Takes a pretrained ResNet checkpoint to detectron2, proves that it is the same network there, "
+                    "and fine-tunes it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    convert = commands.add_parser(
+        "convert", help="checkpoint file -> detectron2 weights, with a certificate",
+        description="Reads a checkpoint (our backbone.safetensors, CLoVE's released layout, or a state dict under "
+                    "torchvision's names; ResNet-18, -34 or -50) and writes backbone.safetensors, detectron2.pkl and "
+                    "conversion.json. Every tensor must be there, and detectron2's maps must equal torchvision's.")
+    convert.add_argument("file", metavar="FILE", help="the checkpoint")
+    convert.add_argument("--output", required=True, metavar="DIR", help="folder for the three files")
+    convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
+    convert.add_argument("--branch", choices=("student", "teacher"),
+                         help="which network, where the file holds both (default: the one the authors transfer)")
+    convert.add_argument("--trust", action="store_true",
+                         help="let the file run its own code while it is read; only for files you know")
+    finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
+    if command == "finetune":
+        from transfer.finetune import add_arguments
+        add_arguments(finetune)
+    return parser
+
+
+def main() -> int:
+    """Run one command; returns its exit code."""
+    # detectron2 still compiles parts with torch.jit.script; nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+    words = sys.argv[1:]
+    arguments = _parser(words[0] if words else None).parse_args(words)
+    if arguments.command == "finetune":
+        from transfer.finetune import run
+        return run(arguments)
+    from transfer.convert import convert, describe
+    certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust)
+    print(describe(certificate, arguments.output))
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,157 @@
+"""One COCO annotation file: read, checked, and told apart from everything that only looks like one.
+
+What detectron2 and pycocotools would meet as a KeyError deep in the training is found here, before anything runs,
+and said in one line. Boxes are (x, y, width, height) in pixels of the image.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.errors import UserError
+
+ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+IMAGE_KEYS = ("id", "file_name", "width", "height")
+# Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
+OUTSIDE_PIXELS = 2.0
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """What a checked annotation file holds."""
+
+    path: Path
+    file_names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]  # (width, height) of each image
+    categories: tuple[tuple[int, str], ...]  # sorted by id
+    keypoint_names: tuple[str, ...]  # empty without keypoints
+    skeleton: tuple[tuple[int, int], ...]  # pairs of keypoint numbers, from 1
+    has_rle: bool  # an object that is no crowd has its mask as run lengths
+    annotations: int
+
+
+def read(path: Path, task: str) -> CocoFile:
+    """Read and check the annotation file at `path` for `task` (coco: masks, keypoints: keypoints).
+
+    Raises `UserError` naming the file and the first thing that is wrong with it.
+    """
+    content = _load(path)
+    for key, wanted in (("images", IMAGE_KEYS), ("annotations", ANNOTATION_KEYS), ("categories", ("id", "name"))):
+        _check_rows(path, key, content[key], wanted)
+    images = {image["id"]: image for image in content["images"]}
+    categories = {category["id"]: category for category in content["categories"]}
+    _check_unique(path, "images", len(images), content["images"])
+    _check_unique(path, "categories", len(categories), content["categories"])
+    _check_unique(path, "annotations", len({row["id"] for row in content["annotations"]}), content["annotations"])
+    names = _keypoint_names(path, content["categories"]) if task == "keypoints" else ()
+    has_rle, usable = False, 0
+    for row in content["annotations"]:
+        where = f"{path}: annotation {row['id']}"
+        if row["image_id"] not in images:
+            raise UserError(f"{where} has image_id {row['image_id']}, which no entry of 'images' has")
+        if row["category_id"] not in categories:
+            raise UserError(f"{where} has category_id {row['category_id']}, which no entry of 'categories' has")
+        if row.get("ignore"):
+            raise UserError(f"{where} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it")
+        _check_box(where, row["bbox"], images[row["image_id"]])
+        if row["iscrowd"]:
+            continue
+        if task == "keypoints":
+            usable += _check_keypoints(where, row, len(names))
+        else:
+            has_rle |= _check_mask(where, row)
+            usable += 1
+    if not usable:
+        what = "object with a labelled keypoint" if task == "keypoints" else "object that is no crowd"
+        raise UserError(f"{path} has {len(content['annotations'])} annotations but no {what}: "
+                        "expected at least one to train on and to evaluate against")
+    first = content["categories"][0]
+    return CocoFile(
+        path=path,
+        file_names=tuple(image["file_name"] for image in content["images"]),
+        sizes=tuple((image["width"], image["height"]) for image in content["images"]),
+        categories=tuple((number, categories[number]["name"]) for number in sorted(categories)),
+        keypoint_names=names,
+        skeleton=tuple((a, b) for a, b in first.get("skeleton", [])) if names else (),
+        has_rle=has_rle,
+        annotations=len(content["annotations"]),
+    )
+
+
+def _load(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error}): expected a COCO annotation file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}: expected a COCO annotation file, a JSON object with "
+                        "the lists 'images', 'annotations' and 'categories' (a list alone is COCO's result format)")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list) or not content[key]:
+            found = ", ".join(sorted(map(str, content))) or "nothing"
+            raise UserError(f"{path} has no '{key}': expected a COCO annotation file with the non-empty lists "
+                            f"'images', 'annotations' and 'categories', found {found}")
+    return content
+
+
+def _check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: entry {number} of '{kind}' is a {type(row).__name__}: expected an object")
+        for key in keys:
+            if key not in row:
+                named = f" (id {row['id']})" if "id" in row else ""
+                raise UserError(f"{path}: entry {number}{named} of '{kind}' has no '{key}': "
+                                f"expected {', '.join(keys)} in each")
+
+
+def _check_unique(path: Path, kind: str, unique: int, rows: list) -> None:
+    if unique < len(rows):
+        raise UserError(f"{path}: ids in '{kind}' are not unique ({len(rows)} entries, {unique} ids)")
+
+
+def _check_box(where: str, box: object, image: dict) -> None:
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+        raise UserError(f"{where} has bbox {box}: expected [x, y, width, height] in pixels")
+    x, y, width, height = box
+    slack = OUTSIDE_PIXELS
+    inside = (x >= -slack and y >= -slack and width >= 0 and height >= 0
+              and x + width <= image["width"] + slack and y + height <= image["height"] + slack)
+    if not inside:  # written so that NaN fails too
+        raise UserError(f"{where} has bbox {box} outside its image {image['file_name']} ({image['width']} x "
+                        f"{image['height']} pixels): expected [x, y, width, height], not corner coordinates")
+
+
+def _check_mask(where: str, row: dict) -> bool:
+    """Whether the mask is run lengths; raises when there is none."""
+    mask = row.get("segmentation")
+    if isinstance(mask, dict) and "counts" in mask and "size" in mask:
+        return True
+    polygons = mask if isinstance(mask, list) else []
+    if not any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in polygons):
+        raise UserError(f"{where} has no mask ('segmentation' is {str(mask)[:40]}): task coco trains Mask R-CNN and "
+                        "needs a polygon of at least three points, or run lengths, for every object")
+    return False
+
+
+def _keypoint_names(path: Path, categories: list[dict]) -> tuple[str, ...]:
+    lists = {tuple(category.get("keypoints") or ()) for category in categories}
+    if lists == {()}:
+        raise UserError(f"{path} has no keypoints: task keypoints expects 'keypoints' (their names) in 'categories', "
+                        "as in COCO's person_keypoints_train2017.json")
+    if len(lists) > 1:
+        raise UserError(f"{path}: the categories have different keypoints: expected one list of names for all of them")
+    return lists.pop()
+
+
+def _check_keypoints(where: str, row: dict, number: int) -> bool:
+    """Whether at least one keypoint is labelled; raises when the list is not (x, y, visibility) per name."""
+    points = row.get("keypoints")
+    if not isinstance(points, list) or len(points) != 3 * number:
+        found = f"{len(points)} values" if isinstance(points, list) else "none"
+        raise UserError(f"{where} has keypoints with {found}: expected {3 * number}, x, y and visibility for each of "
+                        f"the {number} names of its category")
+    if "num_keypoints" not in row:
+        raise UserError(f"{where} has no 'num_keypoints': expected the number of labelled keypoints, as COCO has it")
+    return row["num_keypoints"] > 0

@@ -1,0 +1,120 @@
+"""Every work-around that detectron2 and what it stands on need, in one place, each with its reason and a test.
+
+Call `apply()` once before anything of detectron2 is used; calling it again changes nothing. Nothing here changes
+a number: the work-arounds make old code run on new libraries, no more.
+
+Two things need no work-around and are kept that way by a test. `detectron2.model_zoo` imports pkg_resources, which
+setuptools 81 removed: this package has its own configs and never imports the model zoo. The compiled extension
+`detectron2._C` may be missing: Mask R-CNN, Keypoint R-CNN, COCO and Cityscapes run without it (`use_fast_impl` off).
+"""
+
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+
+INTERNAL = "deeplearning.projects.cityscapesApi.cityscapesscripts"
+CITYSCAPES_EVAL = "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
+_LABELS = "cityscapesscripts.helpers.labels"
+
+
+def apply() -> None:
+    """Put every work-around in place. Without cityscapesscripts those of Cityscapes are left out."""
+    # detectron2 asks torch whether it is being traced; torch warns on the screen that the question is ambiguous.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    if importlib.util.find_spec("cityscapesscripts") is None:
+        return
+    stand_in_for_pyquaternion()
+    if needs_internal_alias():
+        alias_internal_cityscapes()
+    repair_cityscapes_evaluation()
+
+
+class _NoQuaternion:
+    def __init__(self, *_: object, **__: object) -> None:
+        raise ImportError("Cityscapes' 3D boxes need pyquaternion: pip install pyquaternion")
+
+
+def stand_in_for_pyquaternion() -> None:
+    """Let cityscapesscripts be imported without pyquaternion, which only its 3D boxes use.
+
+    cityscapesscripts must be installed without its dependencies: one of them is the obsolete `typing` distribution,
+    which shadows the standard module. Its evaluation of instances imports the 3D boxes on the way.
+    """
+    if "pyquaternion" not in sys.modules and importlib.util.find_spec("pyquaternion") is None:
+        module = types.ModuleType("pyquaternion")
+        module.Quaternion = _NoQuaternion
+        sys.modules["pyquaternion"] = module
+
+
+def needs_internal_alias() -> bool:
+    """Whether the installed detectron2 imports Cityscapes by a module path that exists inside Meta only.
+
+    Upstream commits from 2024-12-19 on do (facebookresearch/detectron2 issue 5436). The source is read, not run:
+    the import stands inside functions and would fail only after the training.
+    """
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    sources = (folder / "data/datasets/cityscapes.py", folder / "evaluation/cityscapes_evaluation.py")
+    return any(INTERNAL in path.read_text(encoding="utf-8") for path in sources if path.is_file())
+
+
+def alias_internal_cityscapes() -> None:
+    """Make `deeplearning.projects.cityscapesApi.cityscapesscripts...` name the public cityscapesscripts modules."""
+    if INTERNAL in sys.modules:
+        return
+    parent = None
+    for depth, part in enumerate(INTERNAL.split(".")[:-1], start=1):
+        name = ".".join(INTERNAL.split(".")[:depth])
+        module = sys.modules.setdefault(name, types.ModuleType(name))
+        module.__path__ = getattr(module, "__path__", [])  # a package: submodules may be imported from it
+        if parent is not None:
+            setattr(parent, part, module)
+        parent = module
+    for name in ("cityscapesscripts", "cityscapesscripts.helpers", _LABELS, "cityscapesscripts.evaluation",
+                 CITYSCAPES_EVAL):
+        public = importlib.import_module(name)
+        alias = INTERNAL + name.removeprefix("cityscapesscripts")
+        sys.modules[alias] = public
+        if name == "cityscapesscripts":
+            parent.cityscapesscripts = public
+
+
+class _NumpyWithIn1d:
+    """numpy as one module sees it, with the `in1d` that numpy 2.4 removed; numpy itself is left alone."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(np, name)
+
+    @staticmethod
+    def in1d(values: np.ndarray, wanted: list[int]) -> np.ndarray:
+        """Flat boolean array: which of `values` are in `wanted`."""
+        return np.isin(np.ravel(values), wanted)
+
+
+def _write_json(content: dict, path: str) -> None:
+    """cityscapesscripts' `writeDict2JSON` that knows numpy numbers and leaves the working folder alone."""
+    if not Path(path).is_absolute():
+        return  # matches.json, a debugging aid that would be written into whatever folder the user stands in
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, default=lambda number: number.item(), sort_keys=True)
+
+
+def repair_cityscapes_evaluation() -> None:
+    """Let cityscapesscripts 2.3.0 evaluate instances on today's numpy, quietly.
+
+    It calls `np.in1d`, which numpy 2.4 removed; it gives json the numpy integers that `np.count_nonzero` returns
+    since numpy 2.4; it writes matches.json into the current folder and prints its progress.
+    """
+    module = importlib.import_module(CITYSCAPES_EVAL)
+    module.args.quiet = True
+    if not hasattr(np, "in1d"):
+        module.np = _NumpyWithIn1d()
+    module.writeDict2JSON = _write_json

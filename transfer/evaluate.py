@@ -1,0 +1,109 @@
+"""Metrics of a model on a validation set, under the names that the tables use, in percent.
+
+COCO boxes, masks and keypoints by pycocotools, Cityscapes instances by cityscapesscripts: the official code both
+times, never detectron2's faster re-implementation.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import math
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import CityscapesInstanceEvaluator, COCOEvaluator, DatasetEvaluator, inference_on_dataset
+from torch import nn
+
+TABLES = {
+    "coco": "coco_detection_segmentation",
+    "keypoints": "coco_keypoints",
+    "cityscapes": "cityscapes_instance_segmentation",
+}
+# {name in the tables: (evaluator's group, evaluator's name)}
+METRICS = {
+    "coco": {f"{metric}_{short}": (group, metric)
+             for (group, short), metric in itertools.product((("bbox", "bb"), ("segm", "mb")), ("AP", "AP50", "AP75"))},
+    "keypoints": {f"{metric}_kp": ("keypoints", metric) for metric in ("AP", "AP50", "AP75")},
+    "cityscapes": {"AP": ("segm", "AP"), "AP50": ("segm", "AP50")},
+}
+GROUPS = {"coco": ("bbox", "segm"), "keypoints": ("bbox", "keypoints")}
+
+
+class CityscapesEvaluator(CityscapesInstanceEvaluator):
+    """detectron2's Cityscapes evaluator that also keeps the figures of each class, which it throws away."""
+
+    def evaluate(self) -> dict | None:
+        import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official
+
+        kept = {}
+        evaluate_all = official.evaluateImgLists
+
+        def evaluate_and_keep(*arguments: object) -> dict:
+            kept.update(evaluate_all(*arguments))
+            return kept
+
+        official.evaluateImgLists = evaluate_and_keep
+        try:
+            results = super().evaluate()
+        finally:
+            official.evaluateImgLists = evaluate_all
+        if results is not None:
+            for name, figures in kept["averages"]["classes"].items():
+                results["segm"][f"AP-{name}"] = 100 * figures["ap"]
+                results["segm"][f"AP50-{name}"] = 100 * figures["ap50%"]
+        return results
+
+
+def build_evaluator(task: str, dataset_name: str, oks_sigmas: tuple[float, ...] = ()) -> DatasetEvaluator:
+    """The evaluator of `task` on a registered dataset."""
+    if task == "cityscapes":
+        return CityscapesEvaluator(dataset_name)
+    return COCOEvaluator(dataset_name, tasks=GROUPS[task], use_fast_impl=False, kpt_oks_sigmas=oks_sigmas)
+
+
+def evaluate(model: nn.Module, cfg: CfgNode, task: str) -> tuple[dict, dict]:
+    """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
+
+    With several processes each takes its share; the figures come back on the first one, the others get nothing.
+    What the official code prints goes to the log.
+    """
+    name = cfg.DATASETS.TEST[0]
+    evaluator = build_evaluator(task, name, tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS))
+    loader = build_detection_test_loader(cfg, name)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        raw = inference_on_dataset(model, loader, evaluator)
+    logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
+    if not raw:
+        return {}, {}
+    return name_metrics(task, raw)
+
+
+def name_metrics(task: str, raw: dict[str, dict[str, float]]) -> tuple[dict, dict]:
+    """(metrics, details) of an evaluator's results: both {name: percent or None}.
+
+    `metrics` has exactly the columns of the task's table. `details` has every other figure as GROUP/NAME: sizes,
+    classes, boxes of persons. Undefined figures (NaN, or -1: no ground truth of that kind) are None. No detection at
+    all is not undefined: detectron2 reports NaN for it, the average precision is 0.
+    """
+    raw = {group: _zero_without_detections(figures) for group, figures in raw.items()}
+    metrics = {name: percent(raw.get(group, {}).get(metric)) for name, (group, metric) in METRICS[task].items()}
+    taken = set(METRICS[task].values())
+    details = {f"{group}/{metric}": percent(value) for group, figures in raw.items()
+               for metric, value in figures.items() if (group, metric) not in taken}
+    return metrics, details
+
+
+def _zero_without_detections(figures: dict[str, float]) -> dict[str, float]:
+    """All NaN means that nothing was detected: datasets without ground truth are refused before they come here."""
+    if all(math.isnan(value) for value in figures.values()):
+        return {name: 0.0 if name in ("AP", "AP50", "AP75") else value for name, value in figures.items()}
+    return figures
+
+
+def percent(value: float | None) -> float | None:
+    """A figure in percent as it is recorded: None when undefined."""
+    if value is None or math.isnan(value) or value < 0:
+        return None
+    return float(value)

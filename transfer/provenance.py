@@ -1,0 +1,54 @@
+"""Where a result comes from: versions, hardware, and the state of this code."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torchvision", "pycocotools", "numpy", "cityscapesscripts")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of everything that can change a figure; None for what is not installed."""
+    import detectron2
+
+    found = {"python": platform.python_version(), "torch": torch.__version__, "detectron2": detectron2.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    found["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
+    return found
+
+
+def hardware() -> dict:
+    """Processor, usable cores, GPUs by name."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def code_version() -> dict[str, str | bool | None]:
+    """{"git_sha", "dirty"} of this checkout; both None when it is none or git is not there."""
+    try:
+        sha = _git("rev-parse", "HEAD")
+        return {"git_sha": sha, "dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_sha": None, "dirty": None}
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,133 @@
+"""The resolved detectron2 config of one fine-tuning: task file over base, then heads, scale, data, `--set`.
+
+The order is fixed and every layer is a file or an argument, so that two runs differ only where their words differ.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from pretrain.errors import UserError
+from transfer.datasets import Dataset
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+HEADS = ("4conv1fc", "2fc")
+SCALES = ("full", "mini", "demo")
+DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
+NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+# Where a run lies and where its weights lay: of no influence on its figures, left out of hash and comparison.
+PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
+COCO_KEYPOINTS = 17
+OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
+
+
+def default_heads(task: str) -> str:
+    """The head family that the task's file names."""
+    return CfgNode.load_yaml_with_base(str(CONFIGS / f"{task}.yaml"))["DEFAULT_HEADS"]
+
+
+def layers(task: str, heads: str, scale: str) -> CfgNode:
+    """The protocol's config from its files alone: no data, no weights, no machine."""
+    for value, allowed, option in ((heads, HEADS, "--heads"), (scale, SCALES, "--scale")):
+        if value not in allowed:
+            raise UserError(f"unknown {option} '{value}': expected one of {', '.join(allowed)}")
+    cfg = get_cfg()
+    names = [task, f"heads-{heads}"] + ([] if scale == "full" else [f"scale-{scale}"])
+    for name in names:
+        values = CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
+        values.pop("DEFAULT_HEADS", None)
+        cfg.merge_from_other_cfg(CfgNode(values))
+    return cfg
+
+
+def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
+            architecture: str = "resnet50", trial: int = 0, device: str = "cpu", num_gpus: int = 1,
+            weights: str = "", output: str = "") -> CfgNode:
+    """The frozen config of one run.
+
+    `weights` is the detectron2 pickle, empty for random initialisation; `overrides` are KEY=VALUE, applied last but
+    for the three that follow from the machine (device, places, batch norm of one process).
+    """
+    cfg = layers(dataset.task, heads, scale)
+    cfg.MODEL.RESNETS.DEPTH = DEPTHS[architecture]
+    if architecture != "resnet50":
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # two 3x3 convolutions a block instead of a bottleneck
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{dataset.task}_train",), (f"{dataset.task}_val",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(dataset.classes)
+    if dataset.has_rle:
+        cfg.INPUT.MASK_FORMAT = "bitmask"  # the polygon reader refuses run lengths; bitmaps read both
+    if dataset.keypoint_names:
+        number = len(dataset.keypoint_names)
+        cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = number
+        if number != COCO_KEYPOINTS:
+            cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
+    cfg.SEED = trial  # shared by all methods: head initialisation and data order
+    _override(cfg, overrides)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, weights, output
+    if cfg.SOLVER.IMS_PER_BATCH % num_gpus:
+        raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {num_gpus} processes: "
+                        "expected a multiple")
+    for key in NORM_KEYS:
+        _fit_norm(cfg, key, num_gpus, device)
+    cfg.freeze()
+    return cfg
+
+
+def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
+    known = flatten(cfg)
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {word}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"--set {word}: detectron2's config has no key {key}; the nearest is {near}")
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, SyntaxError, AssertionError) as error:
+            raise UserError(f"--set {word}: {key} is {known[key]!r} by default ({error}): "
+                            "expected a value of that type") from None
+
+
+def _fit_norm(cfg: CfgNode, key: str, num_gpus: int, device: str) -> None:
+    """SyncBN needs several CUDA processes: with one it is BN (the same sums), on CPUs detectron2's own version."""
+    node, name = cfg, key.split(".")
+    for part in name[:-1]:
+        node = node[part]
+    if node[name[-1]] == "SyncBN":
+        if num_gpus == 1:
+            node[name[-1]] = "BN"
+        elif device == "cpu":
+            node[name[-1]] = "naiveSyncBN"
+
+
+def plain(cfg: CfgNode) -> dict:
+    """`cfg` as nested dicts and lists of plain values."""
+    return json.loads(json.dumps(cfg))
+
+
+def flatten(cfg: dict, prefix: str = "") -> dict[str, object]:
+    """{"SOLVER.BASE_LR": 0.02, ...} of a nested config."""
+    flat = {}
+    for key, value in cfg.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(a: dict, b: dict) -> dict[str, tuple[object, object]]:
+    """{key: (value in a, value in b)} where two nested configs differ, places left out."""
+    flat_a, flat_b = flatten(a), flatten(b)
+    keys = sorted((flat_a.keys() | flat_b.keys()) - set(PLACES))
+    return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
+
+
+def sha256(cfg: dict) -> str:
+    """Hash of a nested config of plain values, places left out."""
+    flat = {key: value for key, value in flatten(cfg).items() if key not in PLACES}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()

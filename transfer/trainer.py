@@ -1,0 +1,230 @@
+"""The training loop of one fine-tuning: detectron2's parts, put together so that a killed run goes on.
+
+A checkpoint holds model, optimiser, schedule, iteration and the seconds spent; a run that is started again takes the
+newest whole one and goes on with the images that come after those it has seen. Random crops, flips and the choice of
+regions go on from a stream of their own, so a resumed run is equivalent to an uninterrupted one, not identical.
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from torch import nn
+from tqdm import tqdm
+
+from pretrain.atomic import atomic_path, write_text
+from pretrain.errors import UserError
+
+FINAL = "model_final.pth"
+WRITE_PERIOD = 20  # iterations between two lines of metrics.json
+UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
+
+
+class TrainingFailed(RuntimeError):
+    """The loss is no number any more: the run has no result."""
+
+
+class Checkpoints(DetectionCheckpointer):
+    """detectron2's checkpoints, whole or not there, with no more than the newest one kept."""
+
+    def save(self, name: str, **extra: object) -> None:
+        """Write NAME.pth with model and `extra` (and, before the end, the trainer), then remove the older ones."""
+        if not self.save_to_disk:
+            return
+        content = {"model": self.model.state_dict(), **extra}
+        if f"{name}.pth" != FINAL:
+            content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = Path(self.save_dir, f"{name}.pth")
+        with atomic_path(path) as sibling:
+            torch.save(content, sibling)
+        write_text(Path(self.save_dir, "last_checkpoint"), path.name)
+        older = [old for old in Path(self.save_dir).glob("model_*.pth") if old != path]
+        for old in older + list(Path(self.save_dir).glob(".model_*.part.pth")):  # the latter of killed runs
+            old.unlink()
+
+
+class Clock(HookBase):
+    """Seconds spent over all parts of an interrupted run, and when the first of them began (ISO 8601, UTC)."""
+
+    def __init__(self) -> None:
+        self.before, self.since = 0.0, time.perf_counter()
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now, those of earlier parts included."""
+        return self.before + time.perf_counter() - self.since
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"seconds": self.seconds, "started": self.started}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a checkpoint."""
+        self.before, self.started = state["seconds"], state["started"]
+
+
+class SaveHook(HookBase):
+    """A checkpoint every `period` iterations and at the end."""
+
+    def __init__(self, checkpoints: Checkpoints, period: int, clock: Clock) -> None:
+        self.checkpoints, self.period, self.clock = checkpoints, period, clock
+
+    def after_step(self) -> None:
+        """Save when it is time."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter:
+            self.checkpoints.save(Path(FINAL).stem, iteration=self.trainer.iter, clock=self.clock.state_dict())
+        elif done % self.period == 0:
+            self.checkpoints.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+
+
+class Progress(HookBase):
+    """A bar on stderr: iterations, time left, loss."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.bar = title, None
+
+    def before_train(self) -> None:
+        """Open the bar where the run goes on."""
+        trainer = self.trainer
+        self.bar = tqdm(total=trainer.max_iter, initial=trainer.start_iter, desc=self.title, unit="it",
+                        mininterval=1.0, dynamic_ncols=True)
+
+    def after_step(self) -> None:
+        """One iteration on."""
+        loss = self.trainer.storage.latest().get("total_loss")
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{loss[0]:.3f}", refresh=False)
+        self.bar.update()
+
+    def after_train(self) -> None:
+        """Close the bar, also after an error."""
+        self.bar.close()
+
+
+class LaterSampler(TrainingSampler):
+    """detectron2's endless shuffled order of the images, from a given place on."""
+
+    def __init__(self, size: int, seed: int, skip: int) -> None:
+        """`skip`: images that this process has already had."""
+        super().__init__(size, seed=seed)
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(super().__iter__(), self.skip, None)
+
+
+class CarefulMapper:
+    """detectron2's training mapper that leaves out images that cannot be read: named in the log, replaced by others.
+
+    Above a share of 1 % (and more than one) the run stops: then it is the dataset that is broken.
+    """
+
+    def __init__(self, cfg: CfgNode, images: int) -> None:
+        self.mapper, self.images, self.unreadable = DatasetMapper(cfg, is_train=True), images, set()
+
+    def __call__(self, record: dict) -> dict | None:
+        """The mapped record, or None for detectron2 to take another one."""
+        try:
+            return self.mapper(record)
+        except (OSError, SyntaxError, SizeMismatchError) as error:
+            name = record["file_name"]
+            logging.getLogger("detectron2").warning("left out %s: %s", name, str(error).strip().replace("\n", " "))
+            self.unreadable.add(name)
+            if len(self.unreadable) > max(1, UNREADABLE_SHARE * self.images):
+                raise UserError(f"{len(self.unreadable)} of {self.images} training images cannot be read, among them "
+                                f"{name}: expected at most {UNREADABLE_SHARE:.0%}; replace them (log.txt names all)"
+                                ) from None
+            return None
+
+
+def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterable[list[dict]]:
+    """Endless batches of this process in the order of `seed`, after the first `skip` images of it."""
+    points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                                          min_keypoints=points)
+    return build_detection_train_loader(
+        records, mapper=CarefulMapper(cfg, len(records)), sampler=LaterSampler(len(records), seed, skip),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH, num_workers=workers,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING)
+
+
+def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Module], None],
+          early: Callable[[nn.Module], dict[str, float]]) -> Clock:
+    """Train `model` to the end of the schedule, from the newest checkpoint in `cfg.OUTPUT_DIR` or from its weights.
+
+    `on_start(model)` is called when the starting weights have been loaded, not when going on; `early(model)` is
+    evaluated every TEST.EVAL_PERIOD iterations. Afterwards the model holds what the final checkpoint holds: with
+    several processes the batch norm statistics of the first one. Raises `TrainingFailed` naming the iteration when
+    the loss is not finite.
+    """
+    clock, checkpoints = Clock(), Checkpoints(model, cfg.OUTPUT_DIR)
+    newest = checkpoints.get_checkpoint_file()
+    if Path(newest).name == FINAL:
+        clock.load_state_dict(checkpoints.load(newest, [])["clock"])
+        return clock
+    if not newest:
+        checkpoints.load(cfg.MODEL.WEIGHTS, [])
+        on_start(model)
+    if cfg.SOLVER.MAX_ITER == 0:  # the start itself is evaluated
+        return clock
+    trainer = _assemble(cfg, model, checkpoints, clock, title, early)
+    done = 0
+    if newest:
+        checkpoints.load(newest)
+        done = trainer.iter + 1
+    seed_all_rng(_seed(cfg, done))
+    trainer.data_loader = train_loader(cfg, cfg.DATALOADER.NUM_WORKERS, cfg.SEED,
+                                       skip=done * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+    try:
+        trainer.train(done, cfg.SOLVER.MAX_ITER)
+    except FloatingPointError as error:
+        raise TrainingFailed(f"the loss became infinite or NaN at iteration {trainer.iter} of {cfg.SOLVER.MAX_ITER}; "
+                             f"no result is written. Lower SOLVER.BASE_LR ({cfg.SOLVER.BASE_LR}) or lengthen "
+                             f"SOLVER.WARMUP_ITERS; log.txt says more ({str(error).splitlines()[0]})") from None
+    comm.synchronize()
+    checkpoints.load(checkpoints.get_checkpoint_file(), [])
+    return clock
+
+
+def _seed(cfg: CfgNode, done: int) -> int:
+    """A seed for each process and for each part of an interrupted run."""
+    return cfg.SEED + 1000 * comm.get_rank() + 100_000 * done
+
+
+def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: Clock, title: str,
+              early: Callable[[nn.Module], dict[str, float]]) -> SimpleTrainer:
+    """The trainer with its hooks, still without data; it is what `checkpoints` saves and loads beside the model."""
+    optimizer = build_optimizer(cfg, model)
+    devices = {} if cfg.MODEL.DEVICE == "cuda" else {"device_ids": None}
+    parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
+    trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(parallel, None, optimizer)
+    checkpoints.add_checkpointable("trainer", trainer)
+    parts = [clock, hooks.IterationTimer(), hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))]
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        # In the main process and in an order of its own; before the checkpoint, which must hold what it finds.
+        parts.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, parallel, train_loader(cfg, 0, cfg.SEED + 1),
+                                     cfg.TEST.PRECISE_BN.NUM_ITER))
+    parts.append(SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock))
+    if cfg.TEST.EVAL_PERIOD:
+        parts.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: early(parallel), eval_after_train=False))
+    if comm.is_main_process():
+        writers = [JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+        parts += [hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)]
+    trainer.register_hooks(parts)
+    return trainer
