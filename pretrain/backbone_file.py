@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pretrain import __version__
 from pretrain.atomic import atomic_path, sha256_file
@@ -44,7 +44,8 @@ def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: Backbo
     """Write `state` (torchvision names) and `info` atomically; returns the file's SHA-256."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as sibling:
-        save_file(tensors, sibling, metadata={"backbone": json.dumps(asdict(info), sort_keys=True)})
+        # The library's own file writer would turn a full disk into an error that is no OSError.
+        sibling.write_bytes(save(tensors, metadata={"backbone": json.dumps(asdict(info), sort_keys=True)}))
     return sha256_file(path)
 
 

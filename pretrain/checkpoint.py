@@ -5,6 +5,8 @@ step_NNNNNNNN.json, written after it, with its SHA-256 and what a person wants t
 or whose bytes do not fit the sum, does not count.
 """
 
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,19 @@ from pretrain.atomic import atomic_path, sha256_file, write_text
 
 
 def save(output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` optimizer steps, then drop all but the newest `keep`."""
+    """Write the state after `step` optimizer steps, then drop all but the newest `keep` up to it, and any later one:
+    that was passed over at the start."""
     folder = output / "checkpoints"
     path = folder / f"step_{step:08d}.pt"
+    whole = io.BytesIO()  # torch's own file writer turns a full disk into a RuntimeError
+    torch.save(state, whole)
+    digest = hashlib.sha256(whole.getbuffer()).hexdigest()
     with atomic_path(path) as sibling:
-        torch.save(state, sibling)
-        digest = sha256_file(sibling)
+        sibling.write_bytes(whole.getbuffer())
     write_text(path.with_suffix(".json"), json.dumps({"step": step, "sha256": digest, **meta}, indent=2) + "\n")
-    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
+    there = sorted(folder.glob("step_*.pt"))
+    upto = [one for one in there if one.name <= path.name]
+    for old in set(there) - set(upto[-keep:]):
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
     return path
@@ -31,6 +38,8 @@ def save(output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], k
 def load_newest(output: Path) -> tuple[dict[str, Any] | None, dict[str, Any], list[str]]:
     """The newest whole checkpoint: its state (None if there is none), its meta, and a line for each one passed over."""
     passed_over = []
+    for part in (output / "checkpoints").glob(".step_*.part.*"):  # of a run that was killed while it wrote
+        part.unlink(missing_ok=True)
     for path in sorted((output / "checkpoints").glob("step_*.pt"), reverse=True):
         try:
             meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field, fields, replace
@@ -218,6 +219,8 @@ def _convert(value: Any, wanted: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError
     if wanted is float:
+        if not math.isfinite(float(value)):
+            raise ValueError
         return float(value)
     if wanted is int:
         if isinstance(value, float) and not value.is_integer():
@@ -251,7 +254,7 @@ def _checked(config: Config) -> Config:
     for key in ("log_every", "checkpoint_every", "keep_checkpoints", "probe_images", "nonfinite_limit"):
         if getattr(m, key) < 1:
             raise UserError(f"{key} must be at least 1, found {getattr(m, key)}")
-    for key, low in (("local_views", 0), ("warmup_epochs", 0), ("weight_decay", 0)):
+    for key, low in (("seed", 0), ("local_views", 0), ("warmup_epochs", 0), ("weight_decay", 0)):
         if getattr(n, key) < low:
             raise UserError(f"{key} must be at least {low}, found {getattr(n, key)}")
     for key in ("workers", "probe_every"):

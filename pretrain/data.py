@@ -6,6 +6,7 @@ Images that cannot be read are replaced by the next one, and reported in the bat
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def read_image(path: str | Path) -> Image.Image:
     """An image file as RGB; raises `UnreadableImage`."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # 16-bit grey: PIL would clip to white instead of scaling
+            # 16-bit grey ("I" in older Pillow): PIL would clip to white instead of scaling.
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             rgb = image.convert("RGB")
     except FileNotFoundError:
@@ -165,20 +167,26 @@ class MicroBatchOrder:
 def make_loader(
     folder: str | Path, names: list[str], config: Config, first_step: int, last_step: int, rank: int, world: int,
     pin: bool,
-) -> DataLoader:
+) -> Iterator[Batch]:
     """Micro-batches of one process from `first_step` to the end, in order."""
     dataset = ViewDataset(folder, names, config.numbers)
     workers = config.machine.workers
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_sampler=MicroBatchOrder(len(names), config.numbers, first_step, last_step, rank, world),
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
+    try:
+        yield from loader
+    except UserError as error:  # a loader process sends it with its traceback around it: only the line itself counts
+        raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the training process decides
+        signal.signal(number, signal.SIG_IGN)

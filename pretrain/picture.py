@@ -62,7 +62,7 @@ def draw_views(folder: Path, names: list[str], numbers: Numbers, path: Path, sho
         made = [make_view(image, kind, np.random.default_rng([numbers.seed, 0, names.index(name), view]))
                 for view, kind in enumerate(view_kinds(numbers)[:2])]
         boxes = torch.from_numpy(np.stack([box for _, box in made]))
-        positives = match(boxes[0], boxes[1], grid, grid, numbers.t_pos, "cell_diagonal",
+        positives = match(boxes[0], boxes[1], grid, grid, numbers.t_pos, numbers.t_pos_unit,
                           torch.tensor(image.size, dtype=torch.float32))
         row[0].imshow(image)
         row[0].set_title(name, fontsize=9)

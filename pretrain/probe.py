@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pretrain.config import Numbers
 from pretrain.data import UnreadableImage, read_image
-from pretrain.matcher import cell_centres, match
+from pretrain.matcher import Unit, cell_centres, match
 from pretrain.model import Student, Teacher, normalise
 from pretrain.views import make_view, view_kinds
 
@@ -67,11 +67,12 @@ class RetrievalProbe:
 
     def _accuracy(self, first: Tensor, second: Tensor) -> float:
         return retrieval_accuracy(first, second, self.boxes[0].to(self.device), self.boxes[1].to(self.device),
-                                  self.sizes.to(self.device), self.numbers.t_pos)
+                                  self.sizes.to(self.device), self.numbers.t_pos, self.numbers.t_pos_unit)
 
 
 def retrieval_accuracy(
-    first: Tensor, second: Tensor, first_boxes: Tensor, second_boxes: Tensor, sizes: Tensor, t_pos: float
+    first: Tensor, second: Tensor, first_boxes: Tensor, second_boxes: Tensor, sizes: Tensor, t_pos: float,
+    unit: Unit = "cell_diagonal",
 ) -> float:
     """Share of matched cells of `first` whose most similar cell of `second` is the nearest one in source pixels.
 
@@ -79,9 +80,10 @@ def retrieval_accuracy(
     NaN when no cell has a match.
     """
     grids = tuple(first.shape[-2:]), tuple(second.shape[-2:])
-    matched = match(first_boxes, second_boxes, *grids, t_pos, "cell_diagonal", sizes).any(-1)
+    matched = match(first_boxes, second_boxes, *grids, t_pos, unit, sizes).any(-1)
     scale = sizes.repeat(1, 2)
-    distance = torch.cdist(cell_centres(first_boxes * scale, grids[0]), cell_centres(second_boxes * scale, grids[1]))
+    distance = torch.cdist(cell_centres(first_boxes * scale, grids[0]), cell_centres(second_boxes * scale, grids[1]),
+                           compute_mode="donot_use_mm_for_euclid_dist")
     similar = first.flatten(2).transpose(1, 2) @ second.flatten(2)  # (B, L, L)
     right = similar.argmax(-1) == distance.argmin(-1)
     return (right & matched).sum().item() / matched.sum().item() if matched.any() else float("nan")

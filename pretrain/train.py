@@ -108,9 +108,11 @@ class Trainer:
         return clove_loss(student_maps, teacher_maps, boxes, batch.sizes.to(device), self.numbers)
 
     def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; returns loss and statistics, means over processes. The update is left out when the loss
-        is not finite."""
+        """One optimizer step; returns loss and statistics, means over processes. When the loss is not finite nothing
+        changes: no update, and batch norm's running statistics are put back."""
         totals: dict[str, torch.Tensor] = {}
+        buffers = [*self.student.buffers(), *self.teacher.buffers()]
+        before = [buffer.clone() for buffer in buffers]
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -132,6 +134,9 @@ class Trainer:
             self.scaler.update()
             if self.numbers.ema_timing == "after_step":
                 self.teacher.follow(self.student, result["teacher_momentum"])
+        else:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
         return result
 
     def state(self) -> dict[str, Any]:
@@ -173,12 +178,11 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
                   f"{peak_lr(numbers.base_lr, numbers.batch_size):g}, {numbers.precision} on {process.device} x "
                   f"{process.world}")
     probe = RetrievalProbe(folder, names, machine.probe_images, numbers, process.device)
-    loader = iter(make_loader(folder, names, config, first_step, steps, process.rank, process.world,
-                              process.device.type == "cuda"))
+    loader = make_loader(folder, names, config, first_step, steps, process.rank, process.world,
+                         process.device.type == "cuda")
     log = _Log(output, first_step, process)
     unreadable: dict[str, str] = {}
     skipped_in_a_row = 0
-    last_batch: list[Batch] = []
 
     with stop_signals() as received, log:
         bar = tqdm(total=steps, initial=first_step, desc="pretrain", unit="step", disable=not process.is_main,
@@ -206,7 +210,6 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
                 _note_unreadable(unreadable, batch, output, len(names), numbers, process)
             if math.isfinite(result["loss"]):
                 skipped_in_a_row = 0
-                last_batch = micro_batches
             else:
                 skipped_in_a_row += 1
                 _not_finite(result["loss"], step, skipped_in_a_row, micro_batches, machine.nonfinite_limit)
@@ -219,7 +222,7 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
         bar.close()
 
     if process.is_main:
-        _finish(trainer, output, config, folder, names, last_batch)
+        _finish(trainer, output, config, folder, names)
     distributed.barrier()
     return backbone
 
@@ -261,9 +264,7 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
     distributed.barrier()
 
 
-def _finish(
-    trainer: Trainer, output: Path, config: Config, folder: Path, names: list[str], last_batch: list[Batch]
-) -> None:
+def _finish(trainer: Trainer, output: Path, config: Config, folder: Path, names: list[str]) -> None:
     """Backbone, pictures, and last the note that all of it is there."""
     state = {name: value for name, value in trainer.student.encoder.state_dict().items()
              if not name.endswith("num_batches_tracked")}
@@ -322,9 +323,7 @@ class _Log:
 
     def __init__(self, output: Path, first_step: int, process: Process) -> None:
         self.path, self.active = output / "metrics.jsonl", process.is_main
-        self.probed: set[int] = set()
-        if not self.active:
-            return
+        self.probed: set[int] = set()  # known to every process: a probe is done by all of them or by none
         kept = []
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -334,6 +333,8 @@ class _Log:
                         kept.append(line)
                         if "retrieval_backbone" in entry:
                             self.probed.add(entry["step"])
+        if not self.active:
+            return
         write_text(self.path, "".join(line + "\n" for line in kept))
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
 

@@ -37,7 +37,8 @@ def test_read_stamp__is_none_when_the_product_was_touched(tmp_path):
 
 
 def test_key__follows_numbers_inputs_and_parents():
-    keys = {stage().key({}), stage({"a": 2}).key({}), stage(inputs={"x": "1"}).key({}), stage(inputs={"x": "2"}).key({}),
+    keys = {stage().key({}), stage({"a": 2}).key({}),
+            stage(inputs={"x": "1"}).key({}), stage(inputs={"x": "2"}).key({}),
             stage(parents=("p",)).key({"p": "1"}), stage(parents=("p",)).key({"p": "2"})}
     assert len(keys) == 6
     assert stage().key({}) == stage().key({"other": "ignored"})

@@ -55,7 +55,7 @@ def test_make_view__a_pixel_lands_where_the_box_says(only, frame: str, flip: flo
     only(FLIP=flip)
     rng = np.random.default_rng(1)
     width, height, size, seen = 200, 130, PLAIN.size, 0
-    for _ in range(150):
+    for _ in range(250):
         x, y = int(rng.integers(15, width - 15)), int(rng.integers(15, height - 15))
         pixels, box = make_view(with_blob(width, height, x, y), PLAIN, rng, frame)
         assert (box[0] > box[2]) == (flip == 1.0) and box[1] < box[3]

@@ -1,0 +1,171 @@
+"""The config files against the protocols they state, and the layers that are laid over them."""
+
+from pathlib import Path
+
+import detectron2
+import pytest
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+
+from pretrain.errors import UserError
+from transfer import settings
+from transfer.datasets import Dataset, Split
+
+SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
+DATASETS = {
+    "coco": Dataset("coco", SPLIT, SPLIT, ("disc", "star", "plank")),
+    "keypoints": Dataset("keypoints", SPLIT, SPLIT, ("person",), tuple(f"point_{n}" for n in range(17))),
+    "cityscapes": Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh")),
+}
+SOLVERS = {  # protocols: 1x, 2x, and Cityscapes' 24k
+    "coco": {"MAX_ITER": 90_000, "STEPS": (60_000, 80_000), "IMS_PER_BATCH": 16, "BASE_LR": 0.02},
+    "keypoints": {"MAX_ITER": 180_000, "STEPS": (120_000, 160_000), "IMS_PER_BATCH": 16, "BASE_LR": 0.02},
+    "cityscapes": {"MAX_ITER": 24_000, "STEPS": (18_000,), "IMS_PER_BATCH": 8, "BASE_LR": 0.01},
+}
+SIZES = {
+    "coco": ((640, 672, 704, 736, 768, 800), 1333, 800, 1333),
+    "keypoints": ((640, 672, 704, 736, 768, 800), 1333, 800, 1333),
+    "cityscapes": ((800, 832, 864, 896, 928, 960, 992, 1024), 2048, 1024, 2048),
+}
+F1 = {"NUM_CONV": 0, "NUM_FC": 2, "NORM": ""}
+F2 = {"NUM_CONV": 4, "NUM_FC": 1, "NORM": "SyncBN"}
+
+
+@pytest.mark.parametrize("task", list(SOLVERS))
+def test_full__has_the_protocols_values(task: str) -> None:
+    cfg = settings.layers(task, settings.default_heads(task), "full")
+    assert {key: cfg.SOLVER[key] if not isinstance(cfg.SOLVER[key], list) else tuple(cfg.SOLVER[key])
+            for key in SOLVERS[task]} == SOLVERS[task]
+    assert (tuple(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST,
+            cfg.INPUT.MAX_SIZE_TEST) == SIZES[task]
+    assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice" and cfg.INPUT.FORMAT == "RGB"
+    assert list(cfg.MODEL.PIXEL_MEAN) == [123.675, 116.280, 103.530]
+    assert list(cfg.MODEL.PIXEL_STD) == [58.395, 57.120, 57.375]
+    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "SyncBN"
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0 and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
+    assert cfg.TEST.PRECISE_BN.ENABLED and cfg.TEST.PRECISE_BN.NUM_ITER == 200
+    assert (cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM) == (0.9, 1e-4, 0.0)
+    assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.GAMMA) == (1000, 1e-3, 0.1)
+    assert not cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.REFERENCE_WORLD_SIZE == 0
+    assert (task != "keypoints", task == "keypoints") == (cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON)
+    assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 512 and cfg.TEST.DETECTIONS_PER_IMAGE == 100
+
+
+@pytest.mark.parametrize("task", list(SOLVERS))
+def test_full__rpn_and_fpn_are_those_of_detectron2s_own_base(task: str) -> None:
+    stock = get_cfg()
+    name = "Base-Keypoint-RCNN-FPN.yaml" if task == "keypoints" else "../Base-RCNN-FPN.yaml"
+    stock.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo/configs/COCO-Keypoints" / name))
+    expected, own = (settings.flatten(settings.plain(cfg.MODEL))
+                     for cfg in (stock, settings.layers(task, "2fc", "full")))
+    groups = ("RPN.", "ANCHOR_GENERATOR.", "ROI_HEADS.", "ROI_BOX_HEAD.", "ROI_MASK_HEAD.", "ROI_KEYPOINT_HEAD.")
+    keys = {key for key in expected if key.startswith(groups)} - {"ROI_HEADS.NUM_CLASSES"}  # classes: the data's
+    assert {key: own[key] for key in keys} == {key: expected[key] for key in keys}
+
+
+@pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("keypoints", "2fc"), ("cityscapes", "2fc")])
+def test_default_heads__are_those_of_the_literature(task: str, heads: str) -> None:
+    assert settings.default_heads(task) == heads
+
+
+@pytest.mark.parametrize(("heads", "box"), [("4conv1fc", F2), ("2fc", F1)])
+def test_heads__differ_in_the_heads_only(heads: str, box: dict) -> None:
+    cfg = settings.layers("coco", heads, "full")
+    assert {key: cfg.MODEL.ROI_BOX_HEAD[key] for key in box} == box
+    assert box["NORM"] == cfg.MODEL.ROI_MASK_HEAD.NORM
+    other = settings.layers("coco", "2fc" if heads == "4conv1fc" else "4conv1fc", "full")
+    changed = settings.differences(settings.plain(cfg), settings.plain(other))
+    assert set(changed) == {"MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC", "MODEL.ROI_BOX_HEAD.NORM",
+                            "MODEL.ROI_MASK_HEAD.NORM"}
+
+
+@pytest.mark.parametrize("task", list(SOLVERS))
+@pytest.mark.parametrize("scale", ["mini", "demo"])
+def test_scale__changes_sizes_and_lengths_never_the_kind_of_model(task: str, scale: str) -> None:
+    heads = settings.default_heads(task)
+    changed = settings.differences(settings.plain(settings.layers(task, heads, "full")),
+                                   settings.plain(settings.layers(task, heads, scale)))
+    allowed = ("INPUT.MIN_SIZE", "INPUT.MAX_SIZE", "MODEL.RPN.PRE_NMS", "MODEL.RPN.POST_NMS",
+               "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "DATALOADER.NUM_WORKERS", "SOLVER.IMS_PER_BATCH",
+               "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD",
+               "TEST.DETECTIONS_PER_IMAGE", "TEST.PRECISE_BN.NUM_ITER")
+    assert changed and all(key.startswith(allowed) for key in changed)
+
+
+def test_scale__demo_is_as_small_as_promised() -> None:
+    cfg = settings.layers("keypoints", "2fc", "demo")
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.INPUT.MAX_SIZE_TRAIN) == (2, 25, 160)
+    assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 64 and cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN == 200
+    assert cfg.TEST.PRECISE_BN.NUM_ITER == 10 and cfg.TEST.DETECTIONS_PER_IMAGE == 20
+
+
+def test_resolve__takes_classes_keypoints_and_mask_format_from_the_data() -> None:
+    cfg = settings.resolve(DATASETS["coco"], "2fc", "full", trial=3)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3 and cfg.INPUT.MASK_FORMAT == "polygon" and cfg.SEED == 3
+    lengths = Dataset("coco", SPLIT, SPLIT, ("disc",), has_rle=True)
+    assert settings.resolve(lengths, "2fc", "full").INPUT.MASK_FORMAT == "bitmask"
+    hand = Dataset("keypoints", SPLIT, SPLIT, ("hand",), tuple("abcde"))
+    cfg = settings.resolve(hand, "2fc", "full")
+    assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 5 and cfg.TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 5
+    assert settings.resolve(DATASETS["keypoints"], "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == []
+
+
+@pytest.mark.parametrize(("processes", "device", "norm"),
+                         [(1, "cuda", "BN"), (1, "cpu", "BN"), (2, "cpu", "naiveSyncBN"), (8, "cuda", "SyncBN")])
+def test_resolve__batch_norm_follows_the_processes(processes: int, device: str, norm: str) -> None:
+    cfg = settings.resolve(DATASETS["coco"], "4conv1fc", "full", device=device, num_gpus=processes)
+    assert {cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM,
+            cfg.MODEL.ROI_MASK_HEAD.NORM} == {norm}
+    without = settings.resolve(DATASETS["coco"], "2fc", "full", device=device, num_gpus=processes)
+    assert without.MODEL.ROI_BOX_HEAD.NORM == without.MODEL.ROI_MASK_HEAD.NORM == ""
+
+
+def test_resolve__set_is_the_last_word() -> None:
+    cfg = settings.resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.MAX_ITER=7", "SOLVER.STEPS=3,5"))
+    assert cfg.SOLVER.MAX_ITER == 7 and tuple(cfg.SOLVER.STEPS) == (3, 5)
+
+
+@pytest.mark.parametrize(("word", "text"), [
+    ("SOLVER.MAX_ITERS=7", "detectron2's config has no key SOLVER.MAX_ITERS; the nearest is SOLVER.MAX_ITER"),
+    ("SOLVER.MAX_ITER=many", "SOLVER.MAX_ITER is 90000 by default"),
+    ("SOLVER.MAX_ITER", "expected KEY=VALUE"),
+])
+def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
+    with pytest.raises(UserError, match=f"--set {word}.*") as caught:
+        settings.resolve(DATASETS["coco"], "2fc", "full", (word,))
+    assert text in str(caught.value)
+
+
+def test_resolve__refuses_a_batch_that_cannot_be_shared() -> None:
+    with pytest.raises(UserError, match="IMS_PER_BATCH 16 cannot be shared by 3 processes: expected a multiple"):
+        settings.resolve(DATASETS["coco"], "2fc", "full", num_gpus=3)
+
+
+@pytest.mark.parametrize(("heads", "scale", "text"), [("3conv", "full", "unknown --heads '3conv'"),
+                                                      ("2fc", "tiny", "unknown --scale 'tiny'")])
+def test_layers__names_what_is_known(heads: str, scale: str, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        settings.layers("coco", heads, scale)
+
+
+def test_sha256__ignores_places_and_nothing_else() -> None:
+    def hashed(*words: str, **places: str) -> str:
+        return settings.sha256(settings.plain(settings.resolve(DATASETS["coco"], "2fc", "full", words, **places)))
+
+    assert hashed() == hashed(weights="a.pkl", output="b")
+    assert hashed() != hashed("SOLVER.BASE_LR=0.04")
+
+
+@pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("coco", "2fc"), ("keypoints", "2fc")])
+def test_resolve__builds_the_stated_heads(task: str, heads: str) -> None:
+    cfg = settings.resolve(DATASETS[task], heads, "full", architecture="resnet18")
+    model = build_model(cfg)
+    box = model.roi_heads.box_head
+    kinds = [sum(isinstance(part, kind) for part in box.modules()) for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)]
+    assert kinds == ([4, 1, 4] if heads == "4conv1fc" else [0, 2, 0])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    if task == "keypoints":
+        head = model.roi_heads.keypoint_head
+        assert [part.out_channels for part in head.modules() if type(part).__name__ == "Conv2d"] == [512] * 8
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in head.modules())

@@ -1,0 +1,245 @@
+"""Layouts are found, faults are named, and nothing else is let through."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from pretrain.errors import UserError
+from transfer import coco_json, datasets
+
+POLYGON = [[2, 2, 12, 2, 12, 12]]
+RLE = {"size": [20, 30], "counts": [0, 5, 595]}
+
+
+def content(names: tuple[str, ...] = ("a.png", "b.png"), keypoints: bool = False) -> dict:
+    """A small valid annotation file: two images of 30 x 20 pixels, one object each, classes 3 and 7."""
+    points = {"keypoints": [5, 5, 2, 0, 0, 0], "num_keypoints": 1} if keypoints else {}
+    named = {"keypoints": ["left_eye", "right_eye"], "skeleton": [[1, 2]]} if keypoints else {}
+    return {
+        "images": [{"id": number, "file_name": name, "width": 30, "height": 20} for number, name in enumerate(names)],
+        "annotations": [{"id": number, "image_id": number, "category_id": 3, "bbox": [2, 2, 10, 10], "area": 50,
+                         "iscrowd": 0, "segmentation": POLYGON, **points} for number in range(len(names))],
+        "categories": [{"id": 7, "name": "plank", **named}, {"id": 3, "name": "disc", **named}],
+    }
+
+
+def write(folder: Path, files: dict[str, dict], images: str = "images") -> Path:
+    for name, values in files.items():
+        path = folder / "annotations" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+        split = "train" if "train" in name else "val"
+        for row in values["images"]:
+            place = folder / images.format(split=split) / row["file_name"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (row["width"], row["height"])).save(place)
+    return folder
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    return write(tmp_path / "data", {"instances_train.json": content(), "instances_val.json": content(("c.png",))})
+
+
+@pytest.mark.parametrize("images", ["images", "images/{split}", "{split}", "{split}2017", "images/{split}2017"])
+def test_find__coco_images_where_they_may_lie(images: str, tmp_path: Path) -> None:
+    files = {"instances_train2017.json": content(), "instances_val2017.json": content(("c.png",)),
+             "captions_train2017.json": content()}
+    found = datasets.find(write(tmp_path, files, images), "coco")
+    assert (found.train.images, found.val.images, found.classes) == (2, 1, ("disc", "plank"))
+    assert found.train.image_root == tmp_path / images.format(split="train")
+
+
+def test_find__coco_below_and_any_name(tmp_path: Path) -> None:
+    write(tmp_path / "coco", {"my_train.json": content(), "my_VAL.json": content()})
+    assert datasets.find(tmp_path, "coco").train.annotations == tmp_path / "coco/annotations/my_train.json"
+
+
+def test_find__coco_and_keypoints_from_one_folder(tmp_path: Path) -> None:
+    write(tmp_path, {"instances_train.json": content(), "instances_val.json": content(),
+                     "person_keypoints_train.json": content(keypoints=True),
+                     "person_keypoints_val.json": content(keypoints=True)})
+    assert datasets.find(tmp_path, "coco").keypoint_names == ()
+    found = datasets.find(tmp_path, "keypoints")
+    assert found.keypoint_names == ("left_eye", "right_eye") and found.skeleton == ((1, 2),)
+    assert found.train.annotations.name == "person_keypoints_train.json"
+
+
+def test_find__run_lengths_are_seen_unless_they_are_crowds(coco: Path) -> None:
+    path = coco / "annotations/instances_train.json"
+    values = content()
+    values["annotations"][0] |= {"segmentation": RLE, "iscrowd": 1}
+    path.write_text(json.dumps(values))
+    assert not datasets.find(coco, "coco").has_rle
+    values["annotations"][0]["iscrowd"] = 0
+    path.write_text(json.dumps(values))
+    assert datasets.find(coco, "coco").has_rle
+
+
+def test_find__own_coco_file_wins_over_another_year(tmp_path: Path) -> None:
+    names = ("instances_train2014.json", "instances_train2017.json", "instances_val2014.json", "instances_val2017.json")
+    found = datasets.find(write(tmp_path, {name: content() for name in names}), "coco")
+    assert (found.train.annotations.name, found.val.annotations.name) == (names[1], names[3])
+
+
+def test_find__several_candidates_are_named(coco: Path) -> None:
+    shutil.copy(coco / "annotations/instances_train.json", coco / "annotations/instances_train_b.json")
+    with pytest.raises(UserError, match=r"several annotation files for train .*instances_train.json, "
+                                        r"instances_train_b.json"):
+        datasets.find(coco, "coco")
+
+
+def test_find__missing_images_are_counted_and_named(coco: Path) -> None:
+    (coco / "images/a.png").unlink()
+    with pytest.raises(UserError, match=r"1 of the 2 images that .*instances_train.json lists are not in .*: a.png"):
+        datasets.find(coco, "coco")
+
+
+def test_find__unreadable_and_resized_images_are_named(coco: Path) -> None:
+    (coco / "images/c.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"c\.png cannot be read as an image"):
+        datasets.find(coco, "coco")
+    Image.new("RGB", (15, 10)).save(coco / "images/c.png")
+    with pytest.raises(UserError, match=r"c\.png is 15 x 10 pixels but the annotations say 30 x 20"):
+        datasets.find(coco, "coco")
+
+
+def test_find__categories_that_differ_are_named(coco: Path) -> None:
+    values = content(("c.png",))
+    values["categories"][0]["name"] = "star"
+    (coco / "annotations/instances_val.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="differ: only train has 7 plank; only val has 7 star; expected the same ids"):
+        datasets.find(coco, "coco")
+
+
+@pytest.mark.parametrize("task", datasets.TASKS)
+def test_find__empty_folder_gets_the_layout(task: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        datasets.find(tmp_path, task)
+    assert datasets.layout(task) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="is not a folder: expected the data of task"):
+        datasets.find(tmp_path / "none", task)
+
+
+def _drop(key: str) -> Callable[[dict], None]:
+    return lambda values: values["annotations"][1].pop(key)
+
+
+def _set(key: str, value: object) -> Callable[[dict], None]:
+    return lambda values: values["annotations"][1].update({key: value})
+
+
+@pytest.mark.parametrize(("spoil", "text"), [
+    *[(_drop(key), f"entry 1 .*of 'annotations' has no '{key}': expected id, image_id, category_id, bbox, area, "
+       "iscrowd in each") for key in ("image_id", "category_id", "bbox", "area", "iscrowd")],
+    (lambda values: values.pop("images"), "has no 'images': expected a COCO annotation file"),
+    (lambda values: values.update(annotations=[]), "has no 'annotations': expected"),
+    (lambda values: values.update(annotations={}), "has no 'annotations': expected"),
+    (lambda values: values["annotations"].append(5), "entry 2 of 'annotations' is a int: expected an object"),
+    (lambda values: values["images"][0].pop("width"), "entry 0 .*of 'images' has no 'width'"),
+    (_set("image_id", 99), "annotation 1 has image_id 99, which no entry of 'images' has"),
+    (_set("category_id", 99), "annotation 1 has category_id 99, which no entry of 'categories' has"),
+    (_set("id", 0), r"ids in 'annotations' are not unique \(2 entries, 1 ids\)"),
+    (_set("ignore", 1), "annotation 1 has 'ignore' set"),
+    (_set("bbox", [20, 5, 28, 18]), r"bbox \[20, 5, 28, 18\] outside its image b.png \(30 x 20 pixels\)"),
+    (_set("bbox", [-9, 5, 5, 5]), "outside its image"),
+    (_set("bbox", [5, 5, -2, 5]), "outside its image"),
+    (_set("bbox", [5, 5, float("nan"), 5]), "outside its image"),
+    (_set("bbox", [5, 5, 5]), r"has bbox \[5, 5, 5\]: expected \[x, y, width, height\] in pixels"),
+    (_set("segmentation", []), "annotation 1 has no mask"),
+    (_set("segmentation", [[1, 2, 3, 4]]), "annotation 1 has no mask"),
+    (lambda values: [row.update(iscrowd=1) for row in values["annotations"]], "but no object that is no crowd"),
+])
+def test_read__names_what_is_not_coco(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    values = content()
+    path.write_text(json.dumps(values))
+    assert coco_json.read(path, "coco").annotations == 2
+    spoil(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=text) as caught:
+        coco_json.read(path, "coco")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("written", "text"), [("{", "is not JSON"), ("[]", "holds a list: expected a COCO"),
+                                               ("\xff", "is not JSON")])
+def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_bytes(written.encode("latin-1"))
+    with pytest.raises(UserError, match=text):
+        coco_json.read(path, "coco")
+
+
+@pytest.mark.parametrize(("spoil", "text"), [
+    (lambda values: [row.pop("keypoints") for row in values["categories"]], "has no keypoints: task keypoints expects"),
+    (lambda values: values["categories"][0].update(keypoints=["nose"]), "the categories have different keypoints"),
+    (_drop("keypoints"), "annotation 1 has keypoints with none: expected 6"),
+    (_set("keypoints", [1, 2, 2]), "annotation 1 has keypoints with 3 values: expected 6"),
+    (_drop("num_keypoints"), "annotation 1 has no 'num_keypoints'"),
+    (lambda values: [row.update(num_keypoints=0) for row in values["annotations"]], "no object with a labelled"),
+])
+def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
+    path = tmp_path / "person_keypoints.json"
+    values = content(keypoints=True)
+    path.write_text(json.dumps(values))
+    assert coco_json.read(path, "keypoints").keypoint_names == ("left_eye", "right_eye")
+    spoil(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=text):
+        coco_json.read(path, "keypoints")
+
+
+def test_read__boxes_may_stick_out_by_rounding(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    values = content()
+    values["annotations"][0]["bbox"] = [-0.5, 0, 31, 20.4]
+    values["annotations"][1]["bbox"] = [4, 4, 0, 3]  # COCO itself has boxes without width
+    path.write_text(json.dumps(values))
+    assert coco_json.read(path, "coco").annotations == 2
+
+
+def test_register__classes_are_those_of_the_file_and_the_last_dataset_counts(coco: Path, tmp_path: Path) -> None:
+    first = datasets.register(datasets.find(coco, "coco"))
+    other = write(tmp_path / "other", {"a_train.json": content(("x.png",)), "a_val.json": content(("y.png",))})
+    names = datasets.register(datasets.find(other, "coco"))
+    assert first == names == ("coco_train", "coco_val")
+    records = DatasetCatalog.get("coco_train")
+    assert [Path(record["file_name"]).name for record in records] == ["x.png"]
+    assert records[0]["annotations"][0]["category_id"] == 0  # id 3 is the first class
+    assert MetadataCatalog.get("coco_val").thing_classes == ["disc", "plank"]
+
+
+def test_register__keypoints_know_what_a_mirror_does(tmp_path: Path) -> None:
+    write(tmp_path, {"train.json": content(keypoints=True), "val.json": content(keypoints=True)})
+    _, name = datasets.register(datasets.find(tmp_path, "keypoints"))
+    assert MetadataCatalog.get(name).keypoint_flip_map == [("left_eye", "right_eye")]
+
+
+def test_flip_pairs__sides_only() -> None:
+    names = ("nose", "left_eye", "right_eye", "l_hip", "r_hip", "lefty", "left_alone")
+    assert datasets.flip_pairs(names) == [("left_eye", "right_eye"), ("l_hip", "r_hip")]
+
+
+def test_describe__counts_classes_and_hashes(coco: Path) -> None:
+    first = datasets.describe(coco, "coco")
+    assert first["classes"] == ["disc", "plank"] and first["val"]["images"] == 1
+    assert re.fullmatch("[0-9a-f]{64}", first["train"]["annotations_sha256"])
+    path = coco / "annotations/instances_train.json"
+    path.write_text(path.read_text() + " ")
+    assert datasets.describe(coco, "coco")["train"] != first["train"]
+    assert datasets.describe(coco, "coco")["val"] == first["val"]
+
+
+def test_find__real_data(shared_data: Path) -> None:
+    found = {name: datasets.find(shared_data / name, task) for name, task in
+             (("coco_mini", "coco"), ("nuclei", "coco"), ("keypoints_mini", "keypoints"))}
+    assert {name: (data.train.images, data.val.images, len(data.classes)) for name, data in found.items()} == {
+        "coco_mini": (48, 48, 80), "nuclei": (220, 60, 1), "keypoints_mini": (93, 46, 1)}
+    assert len(datasets.flip_pairs(found["keypoints_mini"].keypoint_names)) == 8

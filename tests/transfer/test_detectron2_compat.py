@@ -1,0 +1,115 @@
+"""Each work-around does what it says, and no more."""
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from transfer import detectron2_compat
+
+EVAL = detectron2_compat.CITYSCAPES_EVAL
+
+
+@pytest.fixture
+def evaluation() -> ModuleType:
+    """cityscapesscripts' evaluation of instances, with the work-arounds in place."""
+    detectron2_compat.apply()
+    return importlib.import_module(EVAL)
+
+
+def test_apply__twice_is_as_once(evaluation: ModuleType) -> None:
+    first = (evaluation.writeDict2JSON, sys.modules.get("pyquaternion"), evaluation.args.quiet)
+    detectron2_compat.apply()
+    assert (evaluation.writeDict2JSON, sys.modules.get("pyquaternion"), evaluation.args.quiet) == first
+    assert evaluation.args.quiet
+
+
+def test_apply__leaves_numpy_itself_alone() -> None:
+    before = set(dir(np))
+    detectron2_compat.apply()
+    assert set(dir(np)) == before
+
+
+def test_repair__in1d_is_numpys_old_one() -> None:
+    own = detectron2_compat._NumpyWithIn1d()
+    values = np.array([[1, 2], [3, 4]])
+    assert own.in1d(values, [2, 4]).tolist() == [False, True, False, True]  # flat, as numpy 2.3 gave it
+    assert own.arange is np.arange
+
+
+def test_repair__evaluation_can_ask_for_in1d(evaluation: ModuleType) -> None:
+    assert evaluation.np.in1d(np.array([7, 8]), [8]).tolist() == [False, True]
+
+
+def test_repair__numpy_integers_become_json(evaluation: ModuleType, tmp_path: Path) -> None:
+    evaluation.writeDict2JSON({"pixels": np.int64(3), "share": np.float64(0.5)}, str(tmp_path / "gt.json"))
+    assert json.loads((tmp_path / "gt.json").read_text()) == {"pixels": 3, "share": 0.5}
+
+
+def test_repair__no_file_in_the_current_folder(evaluation: ModuleType, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    evaluation.writeDict2JSON({"a": 1}, "matches.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pyquaternion__stand_in_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pyquaternion", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    detectron2_compat.stand_in_for_pyquaternion()
+    module = sys.modules["pyquaternion"]
+    monkeypatch.delitem(sys.modules, "pyquaternion")
+    with pytest.raises(ImportError, match="pip install pyquaternion"):
+        module.Quaternion(1, 0, 0, 0)
+
+
+def test_pyquaternion__the_real_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pyquaternion", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    detectron2_compat.stand_in_for_pyquaternion()
+    assert "pyquaternion" not in sys.modules
+
+
+def test_alias__internal_path_is_the_public_module() -> None:
+    # In a process of its own: the alias would stay in this one.
+    code = (
+        "from transfer import detectron2_compat as c; c.apply(); c.alias_internal_cityscapes()\n"
+        "import deeplearning.projects.cityscapesApi.cityscapesscripts.evaluation."
+        "evalInstanceLevelSemanticLabeling as internal\n"
+        "from deeplearning.projects.cityscapesApi.cityscapesscripts.helpers.labels import name2label\n"
+        f"import {EVAL} as public\n"
+        "print(internal is public, name2label['car'].id)"
+    )
+    root = Path(detectron2_compat.__file__).parent.parent
+    shown = subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True,
+                           text=True, check=True)
+    assert shown.stdout.split() == ["True", "26"]
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_alias__needed_when_the_source_says_so(internal: bool, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "detectron2"
+    (package / "evaluation").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    prefix = detectron2_compat.INTERNAL if internal else "cityscapesscripts"
+    (package / "evaluation/cityscapes_evaluation.py").write_text(f"from {prefix}.helpers.labels import labels\n")
+    spec = importlib.util.spec_from_file_location("detectron2", package / "__init__.py",
+                                                  submodule_search_locations=[str(package)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert detectron2_compat.needs_internal_alias() is internal
+
+
+def test_imports__need_no_model_zoo_and_no_pkg_resources() -> None:
+    code = ("import sys; from transfer import finetune, convert; finetune.detectron2_compat.apply()\n"
+            "print([name for name in ('detectron2.model_zoo', 'pkg_resources') if name in sys.modules])")
+    root = Path(detectron2_compat.__file__).parent.parent
+    shown = subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True,
+                           text=True, check=True)
+    assert shown.stdout.strip() == "[]"
