@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their place, then renamed."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -7,9 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+NO_SPACE = ("os error 28", "No space left", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a sibling path to write to; it takes the place of `path` when the block ends without an error."""
+    """Yield a sibling path to write to; it takes the place of `path` when the block ends without an error.
+
+    A full disk is an `OSError` with ENOSPC for every writer: those of safetensors and torch raise errors of their own.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept at the end: writers such as torch.save and matplotlib look at it.
@@ -19,6 +26,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with open(sibling, "rb") as written:
             os.fsync(written.fileno())
         os.replace(sibling, path)
+    except Exception as error:
+        if not isinstance(error, OSError) and any(words in str(error) for words in NO_SPACE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         sibling.unlink(missing_ok=True)
 
