@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 NO_SPACE = ("os error 28", "No space left", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
 
 

@@ -44,13 +44,13 @@ class NMHSA(nn.Module):
         return F.normalize(query, dim=-1), F.normalize(key, dim=-1), value, 1 / self.temperature
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) projected maps -> (N, C, H, W) contextualized maps of unit length over C, in fp32."""
+        """(N, C, H, W) projected maps -> (N, C, H, W) contextualized maps of unit length over C, at least in fp32."""
         if self.kind != "none":
             query, key, value, scale = self._query_key_value(maps)
             mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
             mixed = self.out_proj(mixed.transpose(1, 2).flatten(2))
             maps = mixed.transpose(1, 2).unflatten(2, maps.shape[2:])
-        return F.normalize(maps.float(), dim=1)
+        return F.normalize(maps.to(torch.promote_types(maps.dtype, torch.float32)), dim=1)
 
     def weights(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, heads, L, L): how much each cell (row) attends to each other one; rows sum to 1."""

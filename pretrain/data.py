@@ -180,6 +180,10 @@ def make_loader(
         prefetch_factor=2 if workers else None,
         worker_init_fn=_start_worker,
     )
+    return _batches(loader)
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
     try:
         yield from loader
     except UserError as error:  # a loader process sends it with its traceback around it: only the line itself counts

@@ -44,7 +44,8 @@ class Teacher(nn.Module):
     def forward(self, views: Tensor) -> Tensor:
         """(V, B, 3, S, S) normalised global views -> (V, B, C, H, W) projected maps of unit length over C."""
         maps = self.projector(self.encoder(views.flatten(0, 1)))
-        return F.normalize(maps.float(), dim=1).unflatten(0, views.shape[:2])
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        return F.normalize(maps, dim=1).unflatten(0, views.shape[:2])
 
     @torch.no_grad()
     def follow(self, student: Student, momentum: float) -> None:

@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,12 @@ class Trainer:
         self.teacher = distributed.synchronise_batch_norm(self.teacher, process).train()
         self.forward: nn.Module = self.student
         if process.world > 1:
-            self.forward = DistributedDataParallel(
-                self.student, device_ids=[process.device.index] if process.device.type == "cuda" else None,
-                broadcast_buffers=False, gradient_as_bucket_view=True)
+            with warnings.catch_warnings():
+                # torch 2.14 renames the argument to one that older versions do not know.
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+                self.forward = DistributedDataParallel(
+                    self.student, device_ids=[process.device.index] if process.device.type == "cuda" else None,
+                    broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=numbers.sgd_momentum,
                               weight_decay=numbers.weight_decay, trust=numbers.trust)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=numbers.precision == "fp16")

@@ -22,7 +22,9 @@ TASKS = ("coco", "keypoints", "cityscapes")
 SPLITS = ("train", "val")
 PREFIX = {"coco": "instances", "keypoints": "person_keypoints"}
 OTHER_PREFIXES = ("instances", "person_keypoints", "captions", "image_info", "stuff", "panoptic")
-PROBED_IMAGES = 50  # per split: opened to see that they are images of the size that the annotations state
+# Opened to see that they are images of the stated size: all that are evaluated, and this many of the others, where
+# the training replaces the few that cannot be read.
+PROBED_IMAGES = 50
 
 # One line each: they stand at the end of error messages.
 COCO_LAYOUT = (
@@ -129,10 +131,13 @@ def _image_root(folder: Path, split: str, file: coco_json.CocoFile) -> Path:
         first = ", ".join(missing[best][:3])
         raise UserError(f"{len(missing[best])} of the {len(file.file_names)} images that {file.path} lists are not in "
                         f"{best}: {first}{', ...' if len(missing[best]) > 3 else ''}")
-    step = max(1, len(file.file_names) // PROBED_IMAGES)
-    for name, size in list(zip(file.file_names, file.sizes, strict=True))[::step]:
+    for name, size in _probed(split, list(zip(file.file_names, file.sizes, strict=True))):
         _check_image(best / name, size)
     return best
+
+
+def _probed(split: str, rows: list[tuple]) -> list[tuple]:
+    return rows if split == "val" else rows[::max(1, len(rows) // PROBED_IMAGES)][:PROBED_IMAGES]
 
 
 def _missing(place: Path, names: tuple[str, ...]) -> list[str]:
@@ -170,7 +175,7 @@ def _find_cityscapes(folder: Path) -> Dataset:
         files = cityscapes.list_files(images, annotations)
         if not files:
             raise UserError(f"no images in {images}: expected {layout('cityscapes')}")
-        for image, *_ in files[::max(1, len(files) // PROBED_IMAGES)]:
+        for image, *_ in _probed(name, files):
             _check_image(Path(image), None)
         splits[name] = Split(len(files), annotations, images, _digest(annotations))
     return Dataset("cityscapes", splits["train"], splits["val"], cityscapes.class_names())

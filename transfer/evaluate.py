@@ -11,9 +11,12 @@ import logging
 import math
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.evaluation import CityscapesInstanceEvaluator, COCOEvaluator, DatasetEvaluator, inference_on_dataset
 from torch import nn
+
+from pretrain.errors import UserError
 
 TABLES = {
     "coco": "coco_detection_segmentation",
@@ -62,6 +65,22 @@ def build_evaluator(task: str, dataset_name: str, oks_sigmas: tuple[float, ...] 
     return COCOEvaluator(dataset_name, tasks=GROUPS[task], use_fast_impl=False, kpt_oks_sigmas=oks_sigmas)
 
 
+class NamingMapper:
+    """detectron2's mapper for evaluation that names an image it cannot read: none may be left out of a figure."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.mapper = DatasetMapper(cfg, is_train=False)
+
+    def __call__(self, record: dict) -> dict:
+        """The mapped record, or `UserError`."""
+        try:
+            return self.mapper(record)
+        except (OSError, SyntaxError, SizeMismatchError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{record['file_name']} cannot be read ({reason}): every validation image counts, replace "
+                            "it and start again") from None
+
+
 def evaluate(model: nn.Module, cfg: CfgNode, task: str) -> tuple[dict, dict]:
     """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
 
@@ -70,7 +89,7 @@ def evaluate(model: nn.Module, cfg: CfgNode, task: str) -> tuple[dict, dict]:
     """
     name = cfg.DATASETS.TEST[0]
     evaluator = build_evaluator(task, name, tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS))
-    loader = build_detection_test_loader(cfg, name)
+    loader = build_detection_test_loader(cfg, name, mapper=NamingMapper(cfg))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         raw = inference_on_dataset(model, loader, evaluator)

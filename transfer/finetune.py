@@ -219,6 +219,13 @@ def _launch(processes: int, cfg: CfgNode, dataset: datasets.Dataset, title: str)
 
 def _work(cfg: CfgNode, dataset: datasets.Dataset, title: str) -> None:
     """What each process does; the first one writes measured.json for the parent."""
+    try:
+        _train_and_evaluate(cfg, dataset, title)
+    except UserError as error:  # from a data loader's worker it comes wrapped in that worker's traceback
+        raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
+
+
+def _train_and_evaluate(cfg: CfgNode, dataset: datasets.Dataset, title: str) -> None:
     from transfer.convert import assert_loaded
 
     detectron2_compat.apply()

@@ -1,0 +1,255 @@
+"""Folders of images of any kind, images that cannot be read, and an order that any number of processes repeats."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.config import Config, Numbers
+from pretrain.data import (
+    REPLACEMENTS,
+    Batch,
+    MicroBatchOrder,
+    UnreadableImage,
+    ViewDataset,
+    list_images,
+    make_loader,
+    read_image,
+    steps_per_epoch,
+)
+from pretrain.errors import UserError
+
+GRADIENT = np.linspace(0, 255, 40 * 30).astype(np.uint8).reshape(30, 40)
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_list_images__nested_mixed_and_hidden(tmp_path: Path) -> None:
+    touch(tmp_path, "b.JPG", "a/deep/er/x.png", "a/y.webp", "c.jpeg", "notes.txt", ".hidden.jpg", ".git/z.png",
+          "a/.cache/w.png", "archive.zip", "jpg")
+    assert list_images(tmp_path) == ["a/deep/er/x.png", "a/y.webp", "b.JPG", "c.jpeg"]
+
+
+def test_list_images__follows_links_to_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "x.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    assert list_images(tmp_path / "data") == ["link/x.png"]
+
+
+def test_list_images__missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none does not exist: expected a folder of images, nested or flat"):
+        list_images(tmp_path / "none")
+
+
+def test_list_images__empty_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "notes.txt", "sub/.x.png")
+    with pytest.raises(UserError, match=r"no images in .*: expected files that end in \.jpg .* found none at any depth"):
+        list_images(tmp_path)
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [
+    ("L", "png"), ("L", "jpg"), ("LA", "png"), ("1", "png"), ("P", "gif"), ("P", "png"), ("RGB", "webp"), ("RGB", "bmp"),
+    ("RGB", "tif"), ("RGBA", "png"), ("CMYK", "jpg"), ("CMYK", "tif"), ("YCbCr", "jpg"), ("RGB", "ppm")])
+def test_read_image__every_mode_becomes_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
+    image = read_image(saved(Image.fromarray(GRADIENT).convert("RGB").convert(mode), tmp_path / f"x.{suffix}"))
+    assert image.mode == "RGB" and image.size == (40, 30)
+    if mode != "1":  # the picture is still there: dark on top, light below
+        found = np.asarray(image).astype(int)
+        assert np.abs(found - GRADIENT[..., None]).mean() < 8
+
+
+def test_read_image__sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    """0..65535 becomes 0..255; PIL's own conversion would clip nearly all of it to white."""
+    path = saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), tmp_path / "x.png")
+    assert np.array_equal(np.asarray(read_image(path)), np.repeat(GRADIENT[..., None], 3, axis=2))
+
+
+def test_read_image__transparent_palette(tmp_path: Path) -> None:
+    image = Image.fromarray(GRADIENT).convert("P")
+    assert read_image(saved(image, tmp_path / "x.png", transparency=0)).mode == "RGB"
+
+
+def test_read_image__smallest_side(tmp_path: Path) -> None:
+    assert read_image(saved(Image.new("RGB", (300, 16)), tmp_path / "x.png")).size == (300, 16)
+    with pytest.raises(UnreadableImage, match="300 x 15 pixels, expected at least 16 a side"):
+        read_image(saved(Image.new("RGB", (300, 15)), tmp_path / "y.png"))
+
+
+def test_read_image__gone(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match="the file is gone"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tif", "bmp", "ppm"])
+def test_read_image__damage_never_raises_anything_else(tmp_path: Path, suffix: str) -> None:
+    """Cut off or overwritten at random: an image or `UnreadableImage`, and a cut file is never accepted."""
+    whole = saved(Image.fromarray(GRADIENT).convert("RGB"), tmp_path / f"whole.{suffix}").read_bytes()
+    rng, path, refused = np.random.default_rng(0), tmp_path / f"damaged.{suffix}", 0
+    for attempt in range(60):
+        damaged = bytearray(whole)
+        if attempt % 2:
+            for _ in range(4):
+                damaged[rng.integers(min(len(whole), 200))] = rng.integers(256)
+        else:
+            damaged = damaged[:rng.integers(len(whole) // 2)]
+        path.write_bytes(damaged)
+        try:
+            assert read_image(path).mode == "RGB"
+            assert attempt % 2, "half a file was read as a whole image"
+        except UnreadableImage as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused >= 30
+
+
+@pytest.fixture
+def small() -> Numbers:
+    return replace(Numbers(), global_size=32, local_size=16, local_views=2, batch_size=4, micro_batch=4)
+
+
+def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
+    folder = make_photos(tmp_path, 4)
+    (folder / "01.png").write_bytes(b"no image")
+    (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:200])
+    dataset = ViewDataset(folder, list_images(folder), small)
+    _, _, _, name, unreadable = dataset[0, 1]
+    assert name == "03.png" and sorted(unreadable) == ["01.png", "02.png"]
+    assert all("cannot be decoded" in why for why in unreadable.values())
+    batch = dataset.collate([dataset[0, 0], dataset[0, 1]])
+    assert batch.names == ["00.png", "03.png"] and sorted(batch.unreadable) == ["01.png", "02.png"]
+
+
+def test_dataset__last_image_is_replaced_by_the_first(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
+    folder = make_photos(tmp_path, 3)
+    (folder / "02.png").write_bytes(b"no image")
+    assert ViewDataset(folder, list_images(folder), small)[0, 2][3] == "00.png"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: Callable[..., Config],
+                                                          workers: int) -> None:
+    touch(tmp_path, *(f"{number:02d}.jpg" for number in range(12)))
+    config = tiny(workers=workers)
+    loader = make_loader(tmp_path, list_images(tmp_path), config, 0, 1, 0, 1, pin=False)
+    with pytest.raises(UserError) as error:
+        next(loader)
+    text = str(error.value)
+    assert text.startswith(f"{REPLACEMENTS} images in a row cannot be read in {tmp_path}, the first is ")
+    assert "\n" not in text
+
+
+def test_collate__shapes_and_order(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
+    folder = make_photos(tmp_path, 3)
+    dataset = ViewDataset(folder, list_images(folder), small)
+    items = [dataset[0, index] for index in (2, 0, 1)]
+    batch = dataset.collate(items)
+    assert [tuple(group.shape) for group in batch.views] == [(2, 3, 3, 32, 32), (2, 3, 3, 16, 16)]
+    assert [tuple(group.shape) for group in batch.boxes] == [(2, 3, 4), (2, 3, 4)]
+    assert batch.sizes.tolist() == [[80, 60], [80, 60], [60, 72]]
+    assert batch.names == ["02.png", "00.png", "01.png"] and batch.unreadable == {}
+    for image in range(3):
+        for view in range(4):
+            group, at = divmod(view, 2)
+            assert np.array_equal(batch.views[group][at, image], items[image][0][view])
+            assert np.array_equal(batch.boxes[group][at, image], items[image][1][view])
+
+
+def test_steps_per_epoch__drops_the_incomplete_batch() -> None:
+    numbers = replace(Numbers(), batch_size=8)
+    assert [steps_per_epoch(images, numbers) for images in (8, 15, 16)] == [1, 1, 2]
+
+
+def test_steps_per_epoch__batch_larger_than_the_folder() -> None:
+    with pytest.raises(UserError, match=r"batch_size 64 needs at least as many images, found 20: use a smaller "
+                                        r"batch_size, for example 5, or more images"):
+        steps_per_epoch(20, replace(Numbers(), batch_size=64))
+
+
+def order(images: int, numbers: Numbers, first: int, last: int, rank: int = 0, world: int = 1) -> list:
+    sampler = MicroBatchOrder(images, numbers, first, last, rank, world)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    return batches
+
+
+@pytest.fixture
+def twelve() -> Numbers:
+    return replace(Numbers(), batch_size=12, micro_batch=4)
+
+
+def test_order__each_epoch_is_another_permutation(twelve: Numbers) -> None:
+    batches = order(30, twelve, 0, 6)  # 2 steps of 3 micro-batches an epoch
+    epochs = [[item for batch in batches[start:start + 6] for item in batch] for start in (0, 6, 12)]
+    for number, epoch in enumerate(epochs):
+        assert {at for at, _ in epoch} == {number}
+        assert len({index for _, index in epoch}) == 24  # no image twice
+    assert [index for _, index in epochs[0]] != [index for _, index in epochs[1]]
+    assert order(30, replace(twelve, seed=1), 0, 6) != batches
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_order__ranks_together_are_the_single_process(twelve: Numbers, world: int) -> None:
+    single = order(30, twelve, 0, 6)
+    ranks = [order(30, twelve, 0, 6, rank, world) for rank in range(world)]
+    for number, batch in enumerate(single):
+        assert [item for rank in ranks for item in rank[number]] == batch
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_order__resumed_is_the_tail(twelve: Numbers, step: int) -> None:
+    assert order(30, twelve, step, 6) == order(30, twelve, 0, 6)[3 * step:]
+
+
+def test_order__micro_batch_not_divisible_by_processes(twelve: Numbers) -> None:
+    with pytest.raises(UserError, match="micro_batch must be a multiple of the number of processes, found 4 and 3"):
+        MicroBatchOrder(30, twelve, 0, 1, 0, 3)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return (one.names == other.names and torch.equal(one.sizes, other.sizes)
+            and all(torch.equal(a, b) for a, b in zip(one.views + one.boxes, other.views + other.boxes, strict=True)))
+
+
+def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, tiny: Callable[..., Config]) -> None:
+    names = list_images(photos)
+
+    def batches(workers: int, first: int) -> list[Batch]:
+        return list(make_loader(photos, names, tiny(workers=workers, micro_batch=2), first, 6, 0, 1, pin=False))
+
+    alone = batches(0, 0)
+    assert len(alone) == 12
+    assert all(equal(*pair) for pair in zip(batches(2, 0), alone, strict=True))
+    assert all(equal(*pair) for pair in zip(batches(0, 4), alone[8:], strict=True))
+    assert not equal(alone[0], alone[4])
+
+
+def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path, tiny: Callable[..., Config]) -> None:
+    """Rank 1 of two sees what the second half of a single process's micro-batch holds."""
+    names = list_images(photos)
+    whole = next(make_loader(photos, names, tiny(), 0, 6, 0, 1, pin=False))
+    half = next(make_loader(photos, names, tiny(), 0, 6, 1, 2, pin=False))
+    assert half.names == whole.names[2:]
+    assert torch.equal(half.views[0], whole.views[0][:, 2:]) and torch.equal(half.boxes[1], whole.boxes[1][:, 2:])
+
+
+def test_photos__are_real_files(photos: Path, tmp_path: Path, make_photos: Callable) -> None:
+    """The fixture's photographs are deterministic."""
+    again = make_photos(tmp_path / "again", 9)
+    assert [(again / name).read_bytes() == (photos / name).read_bytes() for name in list_images(photos)] == 9 * [True]
+    shutil.rmtree(again)

@@ -1,0 +1,148 @@
+"""The evaluators: ground truth against itself is 100, and every figure gets its name."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from benchmarks import demo_data
+from transfer import datasets, detectron2_compat, evaluate
+
+detectron2_compat.apply()
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generated") / "demo"
+    demo_data.generate(folder, photos=1, train=2, val=4)
+    return folder
+
+
+def _mask(record: dict, row: dict) -> torch.Tensor:
+    """[H, W] boolean, as pycocotools draws it."""
+    runs = row["segmentation"]
+    if isinstance(runs, list):
+        runs = mask_util.merge(mask_util.frPyObjects(runs, record["height"], record["width"]))
+    return torch.from_numpy(mask_util.decode(runs).astype(bool))
+
+
+def _street_masks(record: dict) -> tuple[list[torch.Tensor], list[int]]:
+    """The instances of one Cityscapes image from its instanceIds: ([H, W] masks, contiguous classes)."""
+    from transfer.cityscapes import instance_labels
+
+    classes = {label.id: number for number, label in enumerate(instance_labels())}
+    path = record["file_name"].replace("leftImg8bit", "gtFine", 1).replace("leftImg8bit", "gtFine_instanceIds")
+    with Image.open(path) as image:
+        numbers = np.asarray(image)
+    kept = [number for number in np.unique(numbers) if number >= 1000 and number // 1000 in classes]
+    return [torch.from_numpy(numbers == number) for number in kept], [classes[number // 1000] for number in kept]
+
+
+def truth(task: str, record: dict) -> Instances:
+    """The annotations of one image as if a model had predicted them, all with score 1; groups and crowds left out."""
+    instances = Instances((record["height"], record["width"]))
+    rows = [row for row in record["annotations"] if not row.get("iscrowd")]
+    if task == "cityscapes":
+        masks, classes = _street_masks(record)
+        instances.pred_masks = torch.stack(masks) if masks else torch.zeros((0, *instances.image_size), dtype=bool)
+    else:
+        classes = [row["category_id"] for row in rows]
+        boxes = [BoxMode.convert(row["bbox"], row["bbox_mode"], BoxMode.XYXY_ABS) for row in rows]
+        instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+        if task == "keypoints":
+            points = torch.tensor([row["keypoints"] for row in rows], dtype=torch.float32)
+            instances.pred_keypoints = points.reshape(len(rows), -1, 3)
+        else:
+            masks = [_mask(record, row) for row in rows]
+            instances.pred_masks = torch.stack(masks) if masks else torch.zeros((0, *instances.image_size), dtype=bool)
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.scores = torch.ones(len(classes))
+    return instances
+
+
+def score(task: str, generated: Path, keep: float = 1.0, shift: int = 0) -> tuple[dict, dict]:
+    """Metrics of the ground truth as predictions: the first `keep` of each image, masks and boxes `shift`ed right."""
+    _, name = datasets.register(datasets.find(generated / task, task))
+    evaluator = evaluate.build_evaluator(task, name)
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        instances = truth(task, record)
+        instances = instances[:math.ceil(keep * len(instances))]
+        if shift and instances.has("pred_masks"):
+            instances.pred_masks = torch.roll(instances.pred_masks, shift, dims=2)
+        evaluator.process([record], [{"instances": instances}])
+    return evaluate.name_metrics(task, evaluator.evaluate())
+
+
+@pytest.mark.parametrize("task", datasets.TASKS)
+def test_evaluate__ground_truth_against_itself_is_100(task: str, generated: Path) -> None:
+    metrics, details = score(task, generated)
+    assert set(metrics) == set(evaluate.METRICS[task])
+    assert metrics == pytest.approx(dict.fromkeys(metrics, 100.0))
+    defined = [value for value in details.values() if value is not None]
+    assert defined == pytest.approx([100.0] * len(defined)) and defined
+
+
+@pytest.mark.parametrize("task", datasets.TASKS)
+def test_evaluate__half_of_the_ground_truth_is_less(task: str, generated: Path) -> None:
+    metrics, _ = score(task, generated, keep=0.5)
+    assert all(0 < value < 100 for value in metrics.values())
+
+
+@pytest.mark.parametrize(("task", "name"), [("coco", "AP_mb"), ("cityscapes", "AP")])
+def test_evaluate__masks_elsewhere_are_worth_nothing(task: str, name: str, generated: Path) -> None:
+    metrics, _ = score(task, generated, shift=60)
+    assert metrics[name] < 5
+
+
+@pytest.mark.parametrize("task", datasets.TASKS)
+def test_evaluate__no_detection_is_zero_not_undefined(task: str, generated: Path) -> None:
+    metrics, details = score(task, generated, keep=0.0)
+    assert metrics == dict.fromkeys(evaluate.METRICS[task], 0.0)
+    assert all(value is None or value == 0.0 for value in details.values())
+
+
+def test_evaluate__details_have_sizes_and_classes(generated: Path) -> None:
+    _, coco = score("coco", generated)
+    assert {"bbox/APs", "segm/APm", "bbox/AP-disc", "segm/AP-star"} <= set(coco)
+    _, people = score("keypoints", generated)
+    assert {"bbox/AP", "bbox/AP50", "keypoints/APm"} <= set(people)
+    _, streets = score("cityscapes", generated)
+    assert {"segm/AP-car", "segm/AP50-bicycle"} <= set(streets)
+
+
+def test_evaluate__cityscapes_leaves_no_file_behind(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    score("cityscapes", generated)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_name_metrics__undefined_is_null() -> None:
+    raw = {"bbox": {"AP": 40.0, "AP50": 60.0, "AP75": 50.0, "APs": float("nan"), "APl": -1.0},
+           "segm": {"AP": 30.0, "AP50": 55.0, "AP75": 35.0, "AP-disc": 12.5}}
+    metrics, details = evaluate.name_metrics("coco", raw)
+    assert metrics == {"AP_bb": 40.0, "AP50_bb": 60.0, "AP75_bb": 50.0, "AP_mb": 30.0, "AP50_mb": 55.0, "AP75_mb": 35.0}
+    assert details == {"bbox/APs": None, "bbox/APl": None, "segm/AP-disc": 12.5}
+    json.dumps(details, allow_nan=False)
+
+
+def test_name_metrics__persons_boxes_are_details_of_keypoints() -> None:
+    figures = {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
+    metrics, details = evaluate.name_metrics("keypoints", {"bbox": figures, "keypoints": figures})
+    assert metrics == {"AP_kp": 1.0, "AP50_kp": 2.0, "AP75_kp": 3.0}
+    assert details == {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0}
+
+
+@pytest.mark.parametrize(("value", "recorded"), [(None, None), (float("nan"), None), (-1.0, None), (0.0, 0.0),
+                                                 (np.float64(12.5), 12.5)])
+def test_percent__plain_or_null(value: float | None, recorded: float | None) -> None:
+    assert evaluate.percent(value) == recorded and type(evaluate.percent(value)) in (float, type(None))
