@@ -1,0 +1,184 @@
+"""The graph and how it is run: keys, what is missing, failures, second runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import __main__ as command
+from benchmarks import suite
+from benchmarks.options import parse
+from benchmarks.stage import Stage
+from pretrain.errors import UserError
+
+
+def names(words):
+    return [stage.name for stage in suite.plan(parse(words))]
+
+
+def test_plan__demo_has_every_stage_after_its_parents():
+    stages = suite.plan(parse(["--demo", "--trials", "2", "--tasks", "coco,cityscapes"]))
+    assert [stage.name for stage in stages] == [
+        "data", "pretrain", "convert-clove", "finetune-clove-coco-0", "finetune-clove-coco-1",
+        "finetune-clove-cityscapes-0", "finetune-clove-cityscapes-1", "finetune-rand-coco-0", "finetune-rand-coco-1",
+        "finetune-rand-cityscapes-0", "finetune-rand-cityscapes-1"]
+    seen = set()
+    for stage in stages:
+        assert set(stage.parents) <= seen
+        seen.add(stage.name)
+
+
+def test_plan__missing_inputs_are_told_all_at_once(monkeypatch, tmp_path):
+    for name in ("IMAGENET_DIR", "DETECTRON2_DATASETS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError) as error:
+        suite.plan(parse(["--epochs", "200", "--coco", str(tmp_path / "none")]))
+    text = str(error.value)
+    assert text.startswith("4 inputs missing or wrong, nothing was run:")
+    for words in ("IMAGENET_DIR/train/CLASS", "task coco", "task keypoints", "task cityscapes: give --cityscapes DIR",
+                  "leftImg8bit", "annotations/instances_train*.json"):
+        assert words in text
+
+
+def test_plan__environment_variables_name_the_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "in1k"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "d2"))
+    with pytest.raises(UserError) as error:
+        suite.plan(parse(["--epochs", "200"]))
+    for place in ("in1k/train", "d2/coco", "d2/cityscapes"):
+        assert str(tmp_path / place) in str(error.value)
+
+
+def key(words, name="finetune-rand-coco-0"):
+    stage = next(stage for stage in suite.plan(parse(words)) if stage.name == name)
+    return stage.key(dict.fromkeys(stage.parents, "hash"))
+
+
+def test_key__follows_values_and_not_comments(monkeypatch, tmp_path):
+    before = key(["--demo"])
+    copied = tmp_path / "configs"
+    copied.mkdir()
+    for file in suite.CONFIGS.glob("*.yaml"):
+        (copied / file.name).write_text("# another comment\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(suite, "CONFIGS", copied)
+    assert key(["--demo"]) == before
+    changed = yaml.safe_load((copied / "scale-demo.yaml").read_text(encoding="utf-8"))
+    changed["SOLVER"]["MAX_ITER"] += 1
+    (copied / "scale-demo.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
+    assert key(["--demo"]) != before
+
+
+def test_key__follows_trial_heads_and_overrides():
+    keys = [key(["--demo"]), key(["--demo", "--heads", "2fc"]), key(["--demo", "--set", "coco.SOLVER.MAX_ITER=3"]),
+            key(["--demo", "--trials", "2"], "finetune-rand-coco-1")]
+    assert len(set(keys)) == 4
+    assert key(["--demo", "--set", "keypoints.SOLVER.MAX_ITER=3"]) == keys[0]
+
+
+def test_key__of_pretraining_follows_the_half_that_changes_the_numbers():
+    before = key(["--demo"], "pretrain")
+    assert key(["--demo", "--set", "pretrain.workers=1"], "pretrain") == before
+    assert key(["--demo", "--set", "pretrain.seed=1"], "pretrain") != before
+
+
+def test_command__of_pretraining_is_understood_by_the_real_parser(tmp_path):
+    from pretrain.__main__ import parse as parse_pretrain
+
+    options = parse(["--demo", "--set", "pretrain.seed=5", "--device", "cpu"])
+    stage = next(stage for stage in suite.plan(options) if stage.name == "pretrain")
+    words = stage.command(tmp_path, {"data": tmp_path})
+    assert words[1:4] == ["-P", "-m", "pretrain"]
+    _, config = parse_pretrain(words[4:])
+    assert config.numbers == options.pretrain.numbers
+    assert config.machine.device == "cpu"
+
+
+def test_command__several_gpus_start_torchrun(tmp_path):
+    options = parse(["--demo", "--gpus", "4"])
+    stage = next(stage for stage in suite.plan(options) if stage.name == "pretrain")
+    words = stage.command(tmp_path, {"data": tmp_path})
+    assert words[3:9] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "pretrain"]
+
+
+def writer(name, text="text", parents=(), code=0):
+    program = (f"import pathlib, sys; folder = pathlib.Path(sys.argv[1]); "
+               f"open(folder / 'runs', 'a').write('x'); (folder / 'out').write_text({text!r}); sys.exit({code})")
+    return Stage(name, {"name": name}, lambda folder, _: [sys.executable, "-c", program, str(folder)], product="out",
+                 parents=parents)
+
+
+@pytest.fixture
+def options(tmp_path):
+    return lambda *words: parse(["--demo", "--output", str(tmp_path / "out put"), *words])
+
+
+def times_run(options, name):
+    return sum(len(path.read_text()) for path in Path(options.output).glob(f"{name}-*/runs") if ".old" not in str(path))
+
+
+def test_run__second_run_does_nothing_and_rerun_keeps_the_old(options, capsys):
+    stages = [writer("one"), writer("two", parents=("one",))]
+    assert command.run(options(), stages) == 0
+    assert command.run(options(), stages) == 0
+    assert times_run(options(), "one") == times_run(options(), "two") == 1
+    assert "done before" in capsys.readouterr().out
+    assert command.run(options("--rerun", "one"), stages) == 0
+    assert len(list(options().output.glob("one-*.old1"))) == 1
+    assert times_run(options(), "one") == 1
+    assert times_run(options(), "two") == 1  # its parent's output is what it was
+
+
+def test_run__a_parent_with_another_output_runs_its_children_again(options):
+    assert command.run(options(), [writer("one"), writer("two", parents=("one",))]) == 0
+    again = [writer("one", text="other"), writer("two", parents=("one",))]
+    assert command.run(options("--rerun", "one"), again) == 0
+    assert times_run(options(), "two") == 2
+
+
+def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options, capsys):
+    stages = [writer("bad", code=7), writer("child", parents=("bad",)), writer("good")]
+    assert command.run(options(), stages) == 7
+    assert times_run(options(), "good") == 1
+    assert times_run(options(), "child") == 0
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: stage bad failed (exit code 7)")
+    assert error.endswith("not run for that reason: child")
+
+
+def test_print_plan__says_what_is_done(options, capsys):
+    stages = [writer("one"), writer("two", parents=("one",))]
+    command.print_plan(options(), stages)
+    assert capsys.readouterr().out.count("to do  ") == 2
+    command.run(options(), stages)
+    capsys.readouterr()
+    command.print_plan(options(), stages)
+    out = capsys.readouterr().out
+    assert out.count("done (") == 2 and "disk for what is to do" in out
+
+
+def test_run__too_little_disk_is_told_before_anything_runs(options):
+    stage = writer("one")
+    stage.disk_gb = 1e6
+    with pytest.raises(UserError, match="needs about 1000000.0 GB more, found"):
+        command.run(options(), [stage])
+    assert times_run(options(), "one") == 0
+
+
+def test_main__unknown_rerun_names_the_stages(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--demo", "--rerun", "pretraining"])
+    with pytest.raises(UserError, match="--rerun pretraining: no such stage; there are data, pretrain, convert-clove"):
+        command.main()
+
+
+def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result):
+    options = parse(["--demo", "--output", str(tmp_path)])
+    result = {name: value for name, value in make_result().items()
+              if name not in ("method", "epochs", "demo", "stage", "digest")}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", options)
+    written = json.loads(path.read_text())
+    assert written["method"] == "CLoVE" and written["demo"] is True
+    assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32}
+    assert path.parent == tmp_path / "results" / "runs"
