@@ -179,7 +179,7 @@ def test_finetune__two_processes(generated: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_finetune__two_processes_give_an_error_as_one_line(generated: Path, tmp_path: Path) -> None:
-    with pytest.raises(trainer.TrainingFailed, match="^the loss became infinite or NaN at iteration"):
+    with pytest.raises(trainer.TrainingFailed, match=r"^the loss became infinite or NaN at iteration"):
         finetune.finetune(request(generated, tmp_path, num_gpus=2, overrides=(*THIN, "SOLVER.BASE_LR=1e30")))
 
 
@@ -231,7 +231,7 @@ def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, 
 
 
 def test_read_weights__folder_that_is_no_conversion(generated: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no converted checkpoint: expected conversion.json and detectron2.pkl"):
+    with pytest.raises(UserError, match=r"is no converted checkpoint: expected conversion.json and detectron2.pkl"):
         finetune.read_weights(request(generated, tmp_path, weights=str(tmp_path)))
 
 

@@ -96,7 +96,7 @@ def test_careful_mapper__leaves_out_few_and_stops_at_many(scenes: datasets.Datas
         logging.getLogger("detectron2").propagate = True
         assert mapper(records[1]) is None and mapper(records[1]) is None  # one image, however often it comes
     assert f"left out {records[1]['file_name']}" in caplog.text
-    with pytest.raises(UserError, match="2 of 50 training images cannot be read, among them .*expected at most 1%"):
+    with pytest.raises(UserError, match=r"2 of 50 training images cannot be read, among them .*expected at most 1%"):
         mapper(records[2])
     many = trainer.CarefulMapper(settings.resolve(scenes, "2fc", "demo"), images=1000)
     assert many(records[1]) is None and many(records[2]) is None
