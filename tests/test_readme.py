@@ -1,0 +1,75 @@
+"""What README and docs say is what the code does: their commands parse, their links and their map are true."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks.options import build_parser
+from pretrain.__main__ import build_parser as pretrain_parser
+from pretrain.config import load_config, recipe_names
+from transfer.__main__ import _parser as transfer_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "pretrain" / "recipes").glob("*.yaml"))]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    found = []
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"(?:\./run_all\.sh|python -m (?:pretrain|transfer)|torchrun)[^\n`)]*", text):
+            words = shlex.split(line.split("  ")[0], comments=True)
+            found.append((f"{path.name}: {line}", words))
+    return found
+
+
+@pytest.mark.parametrize("words", [words for _, words in commands()], ids=[name for name, _ in commands()])
+def test_command__is_understood_by_the_real_parser(words):
+    if "..." in words or words[-1].endswith("..."):
+        assert words[0] == "./run_all.sh"
+        return
+    if words[0] == "./run_all.sh":
+        if words[1] == "python":
+            words = words[1:]
+        elif words[1] in ("test", "environment"):
+            return
+        else:
+            assert build_parser().parse_args(words[1:])
+            return
+    module = words[words.index("-m") + 1]
+    rest = words[words.index("-m") + 2:]
+    if module == "pretrain":
+        args = pretrain_parser().parse_args(rest)
+        if args.recipe in recipe_names():
+            assert load_config(args.recipe)
+    else:
+        assert transfer_parser(rest[0]).parse_args(rest)
+
+
+def test_commands__are_found():
+    assert len(commands()) > 12
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path.suffix == ".md"], ids=lambda path: path.name)
+def test_links__point_to_files(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_map__names_every_file_with_about_its_length():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for package in ("pretrain", "transfer", "benchmarks"):
+        section = text.split(f"**`{package}/`**")[1].split("**`")[0]
+        listed = {name: int(lines) for name, lines in re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", section, re.MULTILINE)}
+        there = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / package).glob("*.py")}
+        for name, lines in listed.items():
+            assert abs(lines - there[name]) <= max(20, 0.2 * there[name]), f"{package}/{name}: {there[name]} lines"
+        unlisted = set(there) - set(listed) - {"__init__.py", "__main__.py"}
+        assert all(name.startswith("demo_") for name in unlisted), unlisted
+
+
+def test_texts__hold_no_placeholder():
+    for path in TEXTS:
+        assert not re.search(r"DEMO_TABLE|DEMO_MINUTES|CODE_MAP|MEASURED_", path.read_text(encoding="utf-8")), path.name
