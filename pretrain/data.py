@@ -23,6 +23,7 @@ from pretrain.views import make_views
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jfif")
 SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
+TERM_GRACE = 20  # seconds that a loader process goes on for after SIGTERM
 REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up
 
 
@@ -109,8 +110,18 @@ class ViewDataset(Dataset):
         raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.folder}, "
                         f"the first is {first} ({why})")
 
-    def collate(self, items: list) -> Batch:
+    def __getitems__(self, items: list[tuple[int, int]]) -> list | UserError:
+        """What the loader asks for. An error travels as a value: raised in a loader process it would come back as the
+        text of a traceback."""
+        try:
+            return [self[item] for item in items]
+        except UserError as error:
+            return error
+
+    def collate(self, items: list | UserError) -> Batch | UserError:
         """Stack the items of a micro-batch, view-major."""
+        if isinstance(items, UserError):
+            return items
         split = [range(self.numbers.global_views),
                  range(self.numbers.global_views, self.numbers.global_views + self.numbers.local_views)]
         views, boxes = [], []
@@ -179,18 +190,20 @@ def make_loader(
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # its own: starting a loader must not move the state that a checkpoint holds
     )
     return _batches(loader)
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
-    try:
-        yield from loader
-    except UserError as error:  # a loader process sends it with its traceback around it: only the line itself counts
-        raise UserError(str(error).strip().rsplit(f"{UserError.__name__}: ", 1)[-1]) from None
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the training process decides
-        signal.signal(number, signal.SIG_IGN)
+    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

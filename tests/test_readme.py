@@ -12,7 +12,8 @@ from pretrain.config import load_config, recipe_names
 from transfer.__main__ import _parser as transfer_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "pretrain" / "recipes").glob("*.yaml"))]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")),
+         *sorted((ROOT / "pretrain" / "recipes").glob("*.yaml"))]
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -63,7 +64,8 @@ def test_map__names_every_file_with_about_its_length():
     for package in ("pretrain", "transfer", "benchmarks"):
         section = text.split(f"**`{package}/`**")[1].split("**`")[0]
         listed = {name: int(lines) for name, lines in re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", section, re.MULTILINE)}
-        there = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / package).glob("*.py")}
+        there = {path.name: len(path.read_text(encoding="utf-8").splitlines())
+                 for path in (ROOT / package).glob("*.py")}
         for name, lines in listed.items():
             assert abs(lines - there[name]) <= max(20, 0.2 * there[name]), f"{package}/{name}: {there[name]} lines"
         unlisted = set(there) - set(listed) - {"__init__.py", "__main__.py"}

@@ -85,3 +85,10 @@ def run_pretrain(environment: dict[str, str]) -> Callable[..., subprocess.Comple
                               timeout=600, start_new_session=True, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_words() -> Callable[..., list[str]]:
+    """tiny_words(**changes): TINY as words of the command line."""
+    return lambda **changes: [word for key, value in (TINY | changes).items()
+                              for word in (f"--{key.replace('_', '-')}", *str(value).split())]

@@ -54,7 +54,8 @@ def test_list_images__missing_folder(tmp_path: Path) -> None:
 
 def test_list_images__empty_folder(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt", "sub/.x.png")
-    with pytest.raises(UserError, match=r"no images in .*: expected files that end in \.jpg .* found none at any depth"):
+    text = r"no images in .*: expected files that end in \.jpg .* found none at any depth"
+    with pytest.raises(UserError, match=text):
         list_images(tmp_path)
 
 
@@ -64,10 +65,11 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [
-    ("L", "png"), ("L", "jpg"), ("LA", "png"), ("1", "png"), ("P", "gif"), ("P", "png"), ("RGB", "webp"), ("RGB", "bmp"),
-    ("RGB", "tif"), ("RGBA", "png"), ("CMYK", "jpg"), ("CMYK", "tif"), ("YCbCr", "jpg"), ("RGB", "ppm")])
+    ("L", "png"), ("L", "jpg"), ("LA", "png"), ("1", "png"), ("P", "gif"), ("P", "png"), ("RGB", "webp"),
+    ("RGB", "bmp"), ("RGB", "tif"), ("RGBA", "png"), ("CMYK", "jpg"), ("CMYK", "tif"), ("YCbCr", "jpg"),
+    ("RGB", "ppm")])
 def test_read_image__every_mode_becomes_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
-    image = read_image(saved(Image.fromarray(GRADIENT).convert("RGB").convert(mode), tmp_path / f"x.{suffix}"))
+    image = read_image(saved(Image.fromarray(GRADIENT).convert(mode), tmp_path / f"x.{suffix}"))
     assert image.mode == "RGB" and image.size == (40, 30)
     if mode != "1":  # the picture is still there: dark on top, light below
         found = np.asarray(image).astype(int)

@@ -27,7 +27,7 @@ def test_encoder__names_and_shapes_are_torchvisions_without_fc(architecture: str
     assert len(tensors) == {"resnet18": 100, "resnet34": 180, "resnet50": 265}[architecture]
 
 
-@pytest.mark.parametrize(("architecture", "channels"), zip(ARCHITECTURES, (512, 512, 2048), strict=True))
+@pytest.mark.parametrize(("architecture", "channels"), [*zip(ARCHITECTURES, (512, 512, 2048), strict=True)])
 def test_encoder__grid_of_each_view_size(architecture: str, channels: int) -> None:
     with torch.device("meta"):
         encoder, wide = Encoder(architecture), Encoder(architecture, last_stage_stride=1)

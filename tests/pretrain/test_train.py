@@ -1,0 +1,182 @@
+"""The loop: killed and resumed equals uninterrupted, bit for bit; mistakes end in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pretrain.backbone_file import load_backbone
+
+TIMING = ("images_per_second", "loader_wait")
+# Statements run in the child before the command line: kill the process when step N begins.
+KILL = """
+import os, signal, pretrain.train
+original = pretrain.train.Trainer.step
+def step(self, number, batches):
+    if number == {step}:
+        os.kill(os.getpid(), signal.{name})
+    return original(self, number, batches)
+pretrain.train.Trainer.step = step
+"""
+KILL_IN_SAVE = """
+import os, pathlib, signal
+original = pathlib.Path.write_bytes
+def write_bytes(self, content):
+    if "step_00000004" not in self.name:
+        return original(self, content)
+    original(self, content[:len(content) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.write_bytes = write_bytes
+"""
+
+
+def metrics(output):
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+
+
+def final_state(output):
+    return torch.load(output / "checkpoints" / "step_00000006.pt", weights_only=True)
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.fixture(scope="module")
+def whole(photos, run_pretrain, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    done = run_pretrain(photos, output)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_train__leaves_backbone_metrics_and_pictures(whole):
+    for name in ("backbone.safetensors", "metrics.jsonl", "curves.png", "views.png", "run.json", "done.json"):
+        assert (whole / name).stat().st_size > 0
+    tensors, info = load_backbone(whole / "backbone.safetensors")
+    assert len(tensors) == 100 and (info.architecture, info.branch, info.epochs) == ("resnet18", "student", 3)
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert "retrieval_backbone" in lines[0] and "retrieval_backbone" in lines[-1]
+    assert lines[1]["lr"] == pytest.approx(16 * 4 / 256 / 100)
+
+
+@pytest.mark.parametrize("prelude, code", [
+    (KILL.format(step=1, name="SIGKILL"), -9), (KILL.format(step=3, name="SIGKILL"), -9),
+    (KILL.format(step=5, name="SIGKILL"), -9), (KILL_IN_SAVE, -9),
+    (KILL.format(step=3, name="SIGTERM"), 143), (KILL.format(step=2, name="SIGINT"), 130)],
+    ids=["before-first-save", "middle", "last-step", "inside-save", "SIGTERM", "SIGINT"])
+def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretrain, tmp_path, prelude, code):
+    killed = run_pretrain(photos, tmp_path, prelude=prelude)
+    assert killed.returncode == code, killed.stderr
+    assert not (tmp_path / "backbone.safetensors").exists()
+    if code > 0:
+        assert "saved; start again with the same words to go on" in killed.stderr
+    again = run_pretrain(photos, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
+    assert same(final_state(tmp_path), final_state(whole))
+    assert metrics(tmp_path) == metrics(whole)
+
+
+def test_train__other_number_of_workers_gives_the_same_weights(whole, photos, run_pretrain, tmp_path):
+    assert run_pretrain(photos, tmp_path, workers=2, probe_every=1).returncode == 0
+    assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
+
+
+def test_train__finished_run_says_so(whole, photos, run_pretrain):
+    before = (whole / "done.json").stat().st_mtime_ns
+    done = run_pretrain(photos, whole)
+    assert done.returncode == 0 and "is finished already" in done.stdout
+    assert (whole / "done.json").stat().st_mtime_ns == before
+
+
+def test_train__other_numbers_in_the_same_folder_are_refused(whole, photos, run_pretrain):
+    done = run_pretrain(photos, whole, seed=9)
+    assert done.returncode == 2
+    assert "holds a run with other numbers (seed 0 -> 9)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train__other_images_in_the_same_folder_are_refused(whole, make_photos, run_pretrain, tmp_path):
+    done = run_pretrain(make_photos(tmp_path / "more", 10), whole)
+    assert done.returncode == 2 and "holds a run on other images (then 9, now 10)" in done.stderr
+
+
+def test_train__truncated_newest_checkpoint_the_one_before_is_used(whole, photos, run_pretrain, tmp_path):
+    assert run_pretrain(photos, tmp_path, prelude=KILL.format(step=5, name="SIGKILL")).returncode == -9
+    newest = tmp_path / "checkpoints" / "step_00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = run_pretrain(photos, tmp_path)
+    assert again.returncode == 0
+    assert "passed over: step_00000004.pt is damaged" in again.stdout
+    assert "goes on from step 2 of 6" in again.stdout
+    assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
+
+
+NOT_A_NUMBER = """
+import pretrain.train
+original = pretrain.train.Trainer.loss
+def loss(self, batch):
+    value, statistics = original(self, batch)
+    return value * float("nan"), statistics
+pretrain.train.Trainer.loss = loss
+"""
+
+
+def test_train__nan_losses_are_skipped_counted_and_end_the_run(photos, run_pretrain, tmp_path):
+    done = run_pretrain(photos, tmp_path, prelude=NOT_A_NUMBER, nonfinite_limit=3)
+    assert done.returncode == 3
+    assert "the update is skipped (2 in a row, 3 end the run)" in done.stderr
+    assert "error: loss was not finite 3 times in a row up to step 2; images of the last step: 0" in done.stderr
+    assert not (tmp_path / "backbone.safetensors").exists()
+
+
+def test_train__few_corrupt_images_are_replaced_and_named(make_photos, run_pretrain, tmp_path):
+    folder = make_photos(tmp_path / "photos", 9)
+    (folder / "03.png").write_bytes(b"not a picture")
+    done = run_pretrain(folder, tmp_path / "out", max_corrupt_share=0.2)
+    assert done.returncode == 0, done.stderr
+    assert "03.png: cannot be decoded" in (tmp_path / "out" / "unreadable.log").read_text()
+
+
+def test_train__too_many_corrupt_images_stop_the_run(make_photos, run_pretrain, tmp_path):
+    folder = make_photos(tmp_path / "photos", 9)
+    for number in (1, 3, 5):
+        (folder / f"{number:02d}.png").write_bytes(b"not a picture")
+    done = run_pretrain(folder, tmp_path / "out")
+    assert done.returncode == 2
+    assert "of 9 images cannot be read, expected at most a share of 0.02" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train__two_torchrun_processes_finish_and_stop_together(photos, environment, tiny_words, tmp_path):
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+               "pretrain", "--data", str(photos), "--output", str(tmp_path), *tiny_words()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fp32 on cpu x 2" in done.stdout
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 6]
+
+
+def test_command_line__a_signal_from_outside_is_obeyed(photos, environment, tiny_words, tmp_path):
+    child = subprocess.Popen([sys.executable, "-P", "-m", "pretrain", "--data", str(photos), "--output", str(tmp_path),
+                              *tiny_words(epochs=200)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints").is_dir():
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGTERM)
+    _, error = child.communicate(timeout=300)
+    assert child.returncode == 143
+    assert "start again with the same words to go on" in error
