@@ -48,6 +48,6 @@ def load_newest(output: Path) -> tuple[dict[str, Any] | None, dict[str, Any], li
             return torch.load(path, map_location="cpu", weights_only=True), meta, passed_over
         except FileNotFoundError:
             passed_over.append(f"{path.name} was not finished (no {path.stem}.json)")
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             passed_over.append(f"{path.name} is damaged ({error})")
     return None, {}, passed_over

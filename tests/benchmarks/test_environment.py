@@ -36,7 +36,7 @@ MAKING = f"""case "$*" in
   *"-m venv"*) for last; do :; done
      mkdir -p "$last/bin" "$last/lib/python3.12/site-packages"
      cat "$(dirname "$0")/fake-venv-python" > "$last/bin/python"; chmod +x "$last/bin/python" ;;
-  *) exec {sys.executable} "$@" ;;
+  *) exec "{sys.executable}" "$@" ;;
 esac"""
 VENV_PYTHON = """here="$(dirname "$0")"
 case "$*" in
@@ -199,7 +199,7 @@ def test_run_all__no_python_that_could_say_more_is_one_line(checkout: Path, foun
 ])
 def test_run_all__unfit_python_is_one_line(checkout: Path, answer: str, found: str, advice: str):
     script(checkout.parent / "bin" / "python3",
-           f'case "$*" in *ensurepip*) echo "{answer}" ;; *) exec {sys.executable} "$@" ;; esac')
+           f'case "$*" in *ensurepip*) echo "{answer}" ;; *) exec "{sys.executable}" "$@" ;; esac')
     result = run_all(checkout, "--demo")
     assert result.returncode == errors.USER_ERROR and result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: expected Python 3.11, 3.12 or 3.13 with venv, ")

@@ -59,6 +59,12 @@ def tiny() -> Callable[..., Config]:
 
 
 @pytest.fixture(scope="session")
+def tiny_values() -> dict[str, Any]:
+    """The values behind `tiny`, by key."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """What a child process needs to find the sources, with one thread."""
     drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -171,7 +171,8 @@ def test_train__two_torchrun_processes_finish_and_stop_together(photos, environm
 
 def test_command_line__a_signal_from_outside_is_obeyed(photos, environment, tiny_words, tmp_path):
     child = subprocess.Popen([sys.executable, "-P", "-m", "pretrain", "--data", str(photos), "--output", str(tmp_path),
-                              *tiny_words(epochs=200)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+                              *tiny_words(epochs=200)], env=environment, stderr=subprocess.PIPE, text=True,
+                             start_new_session=True)
     deadline = time.monotonic() + 300
     while not (tmp_path / "checkpoints").is_dir():
         assert child.poll() is None and time.monotonic() < deadline

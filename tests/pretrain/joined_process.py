@@ -1,0 +1,111 @@
+"""One process of the distributed tests: does everything that is compared and saves it. Not a test itself.
+
+Arguments: folder of photographs, folder for results, the configuration as JSON. torchrun's variables say who it is.
+Everything but the image boxes is in float64, so that a difference is a mistake and not rounding.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
+
+from pretrain import distributed, train  # noqa: E402 - after the switch to float64
+from pretrain.config import Config, load_config  # noqa: E402
+from pretrain.data import list_images, make_loader  # noqa: E402
+from pretrain.distributed import CPUSyncBatchNorm2d, Process  # noqa: E402
+
+
+def batch_norm(process: Process) -> dict:
+    """Two batches in training, then one in evaluation mode; this process holds its share of each."""
+    torch.manual_seed(0)
+    norm = CPUSyncBatchNorm2d(5, momentum=0.3)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    joined = [3.0 * torch.randn(8, 5, 3, 4) + torch.randn(5, 1, 1) for _ in range(3)]
+    weights = [torch.randn(8, 5, 3, 4) for _ in range(3)]
+    share = slice(process.rank * 8 // process.world, (process.rank + 1) * 8 // process.world)
+    outputs, inputs = [], [x[share].clone().requires_grad_() for x in joined]
+    for number, x in enumerate(inputs):
+        norm.train(number < 2)
+        outputs.append(norm(x))
+        (outputs[-1].square() * weights[number][share]).sum().backward()
+    low = norm.train()(joined[0][share].bfloat16()) if process.world > 1 else torch.empty(0)
+    return {"outputs": [y.detach() for y in outputs], "input_grads": [x.grad for x in inputs],
+            "weight_grad": norm.weight.grad, "bias_grad": norm.bias.grad, "low": low.detach(),
+            "state": norm.state_dict()}
+
+
+def steps(process: Process, photos: Path, config: Config) -> dict:
+    """Two optimizer steps of the trainer, each of two accumulated micro-batches."""
+    names = list_images(photos)
+    trainer = train.Trainer(config, process, 4, 2)
+    loader = make_loader(photos, names, config, 0, 2, process.rank, process.world, pin=False)
+    results, grads = [], []
+    for step in range(2):
+        results.append(trainer.step(step + 1, [next(loader) for _ in range(trainer.accumulation)]))
+        grads.append({name: value.grad.clone() for name, value in trainer.student.named_parameters()})
+    return {"results": results, "grads": grads, "student": trainer.student.state_dict(),
+            "teacher": trainer.teacher.state_dict()}
+
+
+def own_statistics(process: Process, photos: Path, config: Config) -> dict:
+    """The same, with batch norm that sees its own process's share only: must be told from the above."""
+    synchronise = distributed.synchronise_batch_norm
+    distributed.synchronise_batch_norm = lambda module, _: module
+    try:
+        return steps(process, photos, config)
+    finally:
+        distributed.synchronise_batch_norm = synchronise
+
+
+def runs(process: Process, photos: Path, folder: Path, config: Config) -> dict:
+    """Whole runs: uninterrupted, stopped by a signal that one process alone receives, started again from scratch."""
+    done = {}
+    train.train(config, photos, folder / "whole", process)
+    step = train.Trainer.step
+
+    def stopping(self: train.Trainer, number: int, batches: list) -> dict:
+        if number == 2 and process.rank == process.world - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number, batches)
+
+    train.Trainer.step = stopping
+    try:
+        train.train(config, photos, folder / "stopped", process)
+    except train.StoppedBySignal as stopped:
+        done["stopped"] = (str(stopped), stopped.exit_code)
+    train.Trainer.step = step
+    train.train(config, photos, folder / "stopped", process)
+
+    distributed.barrier()
+    if process.is_main:  # as if it had been killed after its first probe and before its first checkpoint
+        (folder / "whole" / "backbone.safetensors").rename(folder / "first.safetensors")
+        (folder / "whole" / "done.json").unlink()
+        for path in (folder / "whole" / "checkpoints").iterdir():
+            path.unlink()
+    distributed.barrier()
+    train.train(config, photos, folder / "whole", process)
+    return done
+
+
+def main() -> None:
+    photos, folder, given = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    torch.set_num_threads(1)
+    config = load_config(None, given | {"batch_size": 8, "micro_batch": 4})
+    process = distributed.start("cpu")
+    result = {"batch_norm": batch_norm(process), "steps": steps(process, photos, config)}
+    if process.world > 1:
+        result["own_statistics"] = own_statistics(process, photos, config)
+        few = load_config(None, given | {"epochs": 2, "checkpoint_every": 100})
+        result["runs"] = runs(process, photos, folder, few)
+    torch.save(result, folder / f"{process.rank}_of_{process.world}.pt")
+    distributed.stop()
+
+
+main()

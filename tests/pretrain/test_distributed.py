@@ -1,0 +1,171 @@
+"""Processes that train together: batch norm over all of them, whole runs that stop and go on together.
+
+test_two_processes.py has the single step; here two processes do everything once, and the slow tests look at it.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pretrain import distributed
+from pretrain.distributed import CPUSyncBatchNorm2d, Process
+from pretrain.errors import UserError
+
+SCRIPT = Path(__file__).parent / "joined_process.py"
+
+
+def launch(world: int, photos: Path, folder: Path, values: dict, environment: dict[str, str]) -> list[dict]:
+    """Run the script in `world` processes; what each one saved."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(world):
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        children.append(subprocess.Popen(
+            [sys.executable, "-P", str(SCRIPT), str(photos), str(folder), json.dumps(values)],
+            env=environment | {name: str(value) for name, value in group.items()}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True))
+    try:
+        texts = [child.communicate(timeout=600)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    for child, text in zip(children, texts, strict=True):
+        assert child.returncode == 0, text[-3000:]
+    return [torch.load(folder / f"{rank}_of_{world}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("joined")
+
+
+@pytest.fixture(scope="module")
+def single(photos: Path, folder: Path, tiny_values: dict, environment: dict[str, str]) -> dict:
+    return launch(1, photos, folder, tiny_values, environment)[0]
+
+
+@pytest.fixture(scope="module")
+def double(photos: Path, folder: Path, tiny_values: dict, environment: dict[str, str]) -> list[dict]:
+    return launch(2, photos, folder, tiny_values, environment)
+
+
+def close(one: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
+    """Within `tolerance` of the largest entry: float64, only the order of summation differs."""
+    assert one.dtype == other.dtype == torch.float64 or one.dtype == torch.int64
+    assert (one - other).abs().max() <= tolerance * other.abs().max().clamp(min=1e-12)
+
+
+@pytest.mark.slow
+def test_batch_norm__two_processes_equal_plain_batch_norm_on_the_joined_batch(double: list[dict]) -> None:
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        norm = nn.BatchNorm2d(5, momentum=0.3)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        joined = [3.0 * torch.randn(8, 5, 3, 4) + torch.randn(5, 1, 1) for _ in range(3)]
+        weights = [torch.randn(8, 5, 3, 4) for _ in range(3)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    of_rank = [one["batch_norm"] for one in double]
+    for number, x in enumerate(joined):
+        norm.train(number < 2)
+        x.requires_grad_()
+        y = norm(x)
+        (y.square() * weights[number]).sum().backward()
+        close(torch.cat([one["outputs"][number] for one in of_rank]), y.detach())
+        close(torch.cat([one["input_grads"][number] for one in of_rank]), x.grad)
+    close(sum(one["weight_grad"] for one in of_rank), norm.weight.grad)
+    close(sum(one["bias_grad"] for one in of_rank), norm.bias.grad)
+    low = norm.train()(joined[0])
+    torch.testing.assert_close(torch.cat([one["low"] for one in of_rank]).double(), low, rtol=0.02, atol=0.05)
+    for one in of_rank:
+        assert one["low"].dtype == torch.bfloat16
+        for name, value in norm.state_dict().items():
+            close(one["state"][name], value, 1e-2 if name.startswith("running") else 1e-10)
+
+
+@pytest.mark.slow
+def test_step__two_processes_have_the_loss_and_statistics_of_one(single: dict, double: list[dict]) -> None:
+    for step, expected in enumerate(single["steps"]["results"]):
+        assert expected["positives_per_query"] > 0
+        for one in double:
+            found = one["steps"]["results"][step]
+            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-12)
+            assert found["lr"] == expected["lr"] and found["teacher_momentum"] == expected["teacher_momentum"]
+
+
+@pytest.mark.slow
+def test_step__two_processes_have_the_gradients_of_one(single: dict, double: list[dict]) -> None:
+    for step, grads in enumerate(single["steps"]["grads"]):
+        assert len(grads) == 69
+        for one in double:
+            for name, value in grads.items():
+                close(one["steps"]["grads"][step][name], value, 1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_step__two_processes_have_the_parameters_and_buffers_of_one(single: dict, double: list[dict],
+                                                                    network: str) -> None:
+    for one in double:
+        assert one["steps"][network].keys() == single["steps"][network].keys()
+        for name, value in single["steps"][network].items():
+            close(one["steps"][network][name], value, 1e-9)
+
+
+@pytest.mark.slow
+def test_step__batch_norm_over_the_own_share_would_be_told(single: dict, double: list[dict]) -> None:
+    expected = single["steps"]["results"][0]["loss"]
+    for one in double:
+        assert abs(one["own_statistics"]["results"][0]["loss"] / expected - 1) > 1e-7
+
+
+@pytest.mark.slow
+def test_runs__a_signal_to_one_process_stops_all_after_the_same_step(double: list[dict]) -> None:
+    text = "stopped after step 3, saved; start again with the same words to go on"
+    assert [one["runs"]["stopped"] for one in double] == [(text, 143), (text, 143)]
+
+
+@pytest.mark.slow
+def test_runs__stopped_and_restarted_ones_end_as_the_uninterrupted_one(double: list[dict], folder: Path) -> None:
+    first = (folder / "first.safetensors").read_bytes()
+    assert (folder / "stopped" / "backbone.safetensors").read_bytes() == first
+    assert (folder / "whole" / "backbone.safetensors").read_bytes() == first
+    assert len(double) == 2
+
+
+def test_synchronise__replaces_every_batch_norm_and_keeps_its_state() -> None:
+    inner = nn.Sequential(nn.BatchNorm2d(4, affine=False))
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=0.2), inner)
+    nn.init.normal_(module[1].weight)
+    module(torch.randn(5, 3, 2, 2))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert distributed.synchronise_batch_norm(module, Process(0, 1, torch.device("cpu"))) is module
+    assert type(module[1]) is nn.BatchNorm2d  # one process: nothing to do
+    distributed.synchronise_batch_norm(module, Process(0, 2, torch.device("cpu")))
+    assert type(module[1]) is type(module[2][0]) is CPUSyncBatchNorm2d
+    assert module[1].momentum == 0.2 and not module[2][0].affine
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_one_process__nothing_communicates() -> None:
+    values = torch.tensor([1.0, 2.0])
+    assert distributed.mean_over_processes(values) is values and distributed.world_size() == 1
+    norm, x = CPUSyncBatchNorm2d(4), torch.randn(3, 4, 2, 2)
+    assert torch.equal(norm(x), nn.BatchNorm2d(4)(x))
+
+
+def test_start__asking_for_a_gpu_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device cuda was asked for, found no GPU: use --device cpu"):
+        distributed.start("cuda")
+    assert distributed.start("auto") == Process(0, 1, torch.device("cpu"))
