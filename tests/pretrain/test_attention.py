@@ -113,10 +113,11 @@ def test_forward__permuting_the_cells_permutes_the_output(maps: Tensor, kind: st
 
 @pytest.mark.parametrize("kind", ["plain", "normalized", "none"])
 @torch.no_grad()
-def test_forward__unit_length_over_channels_in_fp32(maps: Tensor, kind: str) -> None:
-    result = attention(kind)(maps)
-    assert result.shape == maps.shape and result.dtype == torch.float32
-    torch.testing.assert_close(result.norm(dim=1), torch.ones(2, 3, 5))
+def test_forward__unit_length_over_channels_at_least_in_fp32(maps: Tensor, kind: str) -> None:
+    for given, found in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
+        result = attention(kind).to(given)(maps.to(given))
+        assert result.shape == maps.shape and result.dtype == found
+        torch.testing.assert_close(result.norm(dim=1), torch.ones(2, 3, 5, dtype=found))
 
 
 @pytest.mark.parametrize("kind", ["plain", "normalized"])
@@ -140,7 +141,7 @@ def test_gradient__reaches_every_parameter(maps: Tensor, kind: str) -> None:
 def test_none__only_normalises_and_has_no_parameters(maps: Tensor) -> None:
     module = NMHSA(CHANNELS, HEADS, "none")
     assert list(module.parameters()) == []
-    torch.testing.assert_close(module(maps), F.normalize(maps, dim=1).float())
+    torch.testing.assert_close(module(maps), F.normalize(maps, dim=1))
     with pytest.raises(ValueError, match="'none' has no weights"):
         module.weights(maps)
 
