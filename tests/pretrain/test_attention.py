@@ -114,7 +114,8 @@ def test_forward__permuting_the_cells_permutes_the_output(maps: Tensor, kind: st
 @pytest.mark.parametrize("kind", ["plain", "normalized", "none"])
 @torch.no_grad()
 def test_forward__unit_length_over_channels_at_least_in_fp32(maps: Tensor, kind: str) -> None:
-    for given, found in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
+    wide, narrow = torch.float64, torch.float32
+    for given, found in ((wide, wide), (narrow, narrow), (torch.bfloat16, narrow)):
         result = attention(kind).to(given)(maps.to(given))
         assert result.shape == maps.shape and result.dtype == found
         torch.testing.assert_close(result.norm(dim=1), torch.ones(2, 3, 5, dtype=found))
