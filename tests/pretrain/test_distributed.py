@@ -106,7 +106,7 @@ def test_step__two_processes_have_the_loss_and_statistics_of_one(single: dict, d
 @pytest.mark.slow
 def test_step__two_processes_have_the_gradients_of_one(single: dict, double: list[dict]) -> None:
     for step, grads in enumerate(single["steps"]["grads"]):
-        assert len(grads) == 69
+        assert len(grads) > 60
         for one in double:
             for name, value in grads.items():
                 close(one["steps"]["grads"][step][name], value, 1e-8)
