@@ -1,0 +1,201 @@
+"""One optimizer step in this process: what it changes, when the teacher follows, and what a NaN may not touch."""
+
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import pretrain.train
+from pretrain.__main__ import main
+from pretrain.config import Config
+from pretrain.data import Batch, list_images, make_loader
+from pretrain.distributed import Process
+from pretrain.errors import run_cli
+from pretrain.train import Trainer, stop_signals
+
+ALONE = Process(0, 1, torch.device("cpu"))
+# The children of a process get the signal too, as with Ctrl-C and with Slurm; the loader is busy all the time.
+SIGNAL_TO_ALL = """
+import os, signal, pretrain.train
+original = pretrain.train.Trainer.step
+def step(self, number, batches):
+    if number == 1:
+        os.killpg(0, signal.{name})
+    return original(self, number, batches)
+pretrain.train.Trainer.step = step
+"""
+DISK_FULL = """
+import errno, pathlib
+original = pathlib.Path.write_bytes
+def write_bytes(self, content):
+    if "step_0000000{step}" not in self.name:
+        return original(self, content)
+    original(self, content[:len(content) // 2])
+    raise OSError(errno.ENOSPC, "No space left on device", str(self))
+pathlib.Path.write_bytes = write_bytes
+"""
+
+
+@pytest.fixture
+def batches(photos: Path, tiny: Callable[..., Config]) -> Callable[[Config], list[Batch]]:
+    return lambda config: list(make_loader(photos, list_images(photos), config, 0, 2, 0, 1, pin=False))
+
+
+def copied(state: object) -> object:
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"variant": "released"}, {"attention": "normalized"}, {"attention": "none"}, {"precision": "bf16"},
+    {"local_views": 0}, {"global_views": 3}, {"reduction": "sum"}, {"channels_last": False},
+    {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"micro_batch": 2},
+], ids=lambda changes: "-".join(f"{key}-{value}" for key, value in changes.items()) or "default")
+def test_step__every_kind_of_run_takes_steps(tiny: Callable, batches: Callable, changes: dict) -> None:
+    config = tiny(**changes)
+    trainer, groups = Trainer(config, ALONE, 6, 2), batches(config)
+    before = [value.clone() for value in trainer.student.parameters()]
+    for step in range(2):
+        result = trainer.step(step, groups[step * trainer.accumulation:(step + 1) * trainer.accumulation])
+        assert all(math.isfinite(value) for value in result.values()) and result["loss"] > 1
+        assert result["lr"] == trainer.lr(step) > 0
+    moved = [not torch.equal(*pair) for pair in zip(trainer.student.parameters(), before, strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert all(value.isfinite().all() for value in trainer.student.state_dict().values())
+
+
+def test_step__nan_changes_nothing_at_all(tiny: Callable, batches: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No update of weights, momentum, teacher, and no running statistics of the batch that gave the NaN."""
+    config = tiny()
+    trainer, (first, second, *_) = Trainer(config, ALONE, 6, 2), batches(config)
+    trainer.step(0, [first])
+    before = copied(trainer.state())
+    true_normalise = pretrain.train.normalise
+    monkeypatch.setattr(pretrain.train, "normalise", lambda pixels: true_normalise(pixels) * float("nan"))
+    result = trainer.step(1, [second])
+    assert math.isnan(result["loss"])
+    assert same(trainer.state(), before)
+    monkeypatch.setattr(pretrain.train, "normalise", true_normalise)
+    assert math.isfinite(trainer.step(1, [second])["loss"])
+    assert not same(trainer.state(), before)
+
+
+@pytest.mark.parametrize("timing", ["after_step", "before_step"])
+def test_step__when_the_teacher_follows(tiny: Callable, batches: Callable, timing: str) -> None:
+    """After the step it takes a share of the new student; before it (released), of the old one."""
+    config = tiny(ema_timing=timing, teacher_momentum=0.7, base_lr=500.0)
+    trainer, groups = Trainer(config, ALONE, 6, 2), batches(config)
+    trainer.step(0, groups[:1])
+    old_student = trainer.student.encoder.conv1.weight.detach().clone()
+    old_teacher = trainer.teacher.encoder.conv1.weight.clone()
+    result = trainer.step(1, groups[1:2])
+    share = 1 - result["teacher_momentum"]
+    assert 0.2 < share < 0.3
+    source = trainer.student.encoder.conv1.weight.detach() if timing == "after_step" else old_student
+    torch.testing.assert_close(trainer.teacher.encoder.conv1.weight, old_teacher + share * (source - old_teacher))
+    assert (trainer.student.encoder.conv1.weight - old_student).abs().max() > 1e-4
+
+
+def test_schedules__are_per_optimizer_step(tiny: Callable) -> None:
+    config = tiny(base_lr=64.0, batch_size=8, micro_batch=4, epochs=4, warmup_epochs=1, final_lr=0.1)
+    trainer = Trainer(config, ALONE, steps=20, per_epoch=5)
+    assert [trainer.lr(step) for step in (0, 4, 5)] == pytest.approx([0.02, 2.0, 2.0])
+    assert 0.2 < trainer.lr(19) < 0.25
+    assert trainer.momentum(0) == 0.99 and 0.999 < trainer.momentum(19) < 1.0
+
+
+def test_state__two_trainers_go_on_alike(tiny: Callable, batches: Callable) -> None:
+    config = tiny()
+    one, other, groups = Trainer(config, ALONE, 6, 2), Trainer(tiny(seed=7), ALONE, 6, 2), batches(config)
+    one.step(0, groups[:1])
+    assert not same(one.state()["student"], other.state()["student"])
+    other.load(copied(one.state()))
+    assert one.step(1, groups[1:2]) == other.step(1, groups[1:2])
+    assert same(one.state(), other.state())
+
+
+def test_stop_signals__are_remembered_and_a_second_ctrl_c_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM, signal.SIGTERM]
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_command_line__signal_to_the_whole_group(photos: Path, run_pretrain: Callable, tmp_path: Path, name: str,
+                                                 code: int) -> None:
+    """Loader processes leave the decision to the training process: it finishes its step, whose micro-batches they
+    still have to deliver, and saves."""
+    done = run_pretrain(photos, tmp_path, prelude=SIGNAL_TO_ALL.format(name=name), workers=2, micro_batch=1)
+    assert done.returncode == code, done.stderr
+    assert "stopped after step 2, saved" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "checkpoints" / "step_00000002.json").is_file()
+
+
+@pytest.fixture
+def cli(photos: Path, tiny_words: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """cli(output, **changes): the command line in this process; its exit code."""
+
+    def run(output: Path, **changes: object) -> int:
+        monkeypatch.setattr("sys.argv", ["pretrain", "--data", str(photos), "--output", str(output),
+                                         *tiny_words(**changes)])
+        with pytest.raises(SystemExit) as left:
+            run_cli(main)
+        return left.value.code
+
+    return run
+
+
+@pytest.mark.slow
+def test_command_line__full_disk_is_one_line_and_the_run_goes_on_later(
+    photos: Path, run_pretrain: Callable, tmp_path: Path
+) -> None:
+    full = run_pretrain(photos, tmp_path, prelude=DISK_FULL.format(step=4))
+    assert full.returncode == 2 and "Traceback" not in full.stderr
+    assert "error: No space left on device: " in full.stderr and "then start again with the same words" in full.stderr
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_00000002.json", "step_00000002.pt"]
+    again = run_pretrain(photos, tmp_path)
+    assert again.returncode == 0 and "goes on from step 2 of 6" in again.stdout
+
+
+@pytest.mark.parametrize(("changes", "text"), [
+    ({"batch_size": 16, "micro_batch": 16}, "batch_size 16 needs at least as many images, found 9"),
+    ({"epochs": "many"}, "epochs on the command line: expected a whole number, found 'many'"),
+    ({"recipe": "none"}, "no recipe 'none': expected a YAML file or one of demo"),
+], ids=["batch", "type", "recipe"])
+def test_command_line__mistakes_are_one_line(cli: Callable, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                             changes: dict, text: str) -> None:
+    assert cli(tmp_path / "out", **changes) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and text in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line__a_probe_at_every_step_changes_no_weight(cli: Callable, tmp_path: Path) -> None:
+    for name, every in (("without", 0), ("with", 1)):
+        assert cli(tmp_path / name, probe_every=every, epochs=2) == 0
+    with_probes = (tmp_path / "with" / "metrics.jsonl").read_text()
+    assert with_probes.count("retrieval_backbone") == 5
+    assert ((tmp_path / "with" / "backbone.safetensors").read_bytes()
+            == (tmp_path / "without" / "backbone.safetensors").read_bytes())
