@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pretrain.__main__ import main
 from pretrain.config import Config, load_config
+from pretrain.errors import run_cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A network and views that take a few hundredths of a second a step, on one core.
@@ -21,6 +23,15 @@ TINY: dict[str, Any] = {
     "batch_size": 4, "micro_batch": 4, "epochs": 3, "warmup_epochs": 1, "base_lr": 16.0, "precision": "fp32", "k": 5,
     "workers": 0, "log_every": 1, "checkpoint_every": 2, "probe_images": 4, "device": "cpu",
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_checkpoints_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """pytest keeps the temporary folders of some sessions; a checkpoint here has 130 MB."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for path in folder.rglob("step_*.pt") if folder else ():
+        path.unlink()
 
 
 def textured(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -98,3 +109,21 @@ def tiny_words() -> Callable[..., list[str]]:
     """tiny_words(**changes): TINY as words of the command line."""
     return lambda **changes: [word for key, value in (TINY | changes).items()
                               for word in (f"--{key.replace('_', '-')}", *str(value).split())]
+
+
+@pytest.fixture
+def cli(
+    tiny_words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess]:
+    """cli(photos, output, **changes): as `run_pretrain`, but in this process: quick, and open to monkeypatching."""
+
+    def run(photos: Path, output: Path, **changes: Any) -> subprocess.CompletedProcess:
+        words = ["pretrain", "--data", str(photos), "--output", str(output), *tiny_words(**changes)]
+        monkeypatch.setattr("sys.argv", words)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_cli(main)
+        sys.stdout.flush()
+        return subprocess.CompletedProcess(words, left.value.code, *capfd.readouterr())
+
+    return run

@@ -1,7 +1,9 @@
 """The loop: killed and resumed equals uninterrupted, bit for bit; mistakes end in one line."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 import pytest
 import torch
 
+import pretrain.train
 from pretrain.backbone_file import load_backbone
 
 TIMING = ("images_per_second", "loader_wait")
@@ -72,10 +75,12 @@ def test_train__leaves_backbone_metrics_and_pictures(whole):
 
 
 @pytest.mark.parametrize("prelude, code", [
-    (KILL.format(step=1, name="SIGKILL"), -9), (KILL.format(step=3, name="SIGKILL"), -9),
-    (KILL.format(step=5, name="SIGKILL"), -9), (KILL_IN_SAVE, -9),
-    (KILL.format(step=3, name="SIGTERM"), 143), (KILL.format(step=2, name="SIGINT"), 130)],
-    ids=["before-first-save", "middle", "last-step", "inside-save", "SIGTERM", "SIGINT"])
+    pytest.param(KILL.format(step=1, name="SIGKILL"), -9, id="before-first-save", marks=pytest.mark.slow),
+    pytest.param(KILL.format(step=3, name="SIGKILL"), -9, id="middle"),
+    pytest.param(KILL.format(step=5, name="SIGKILL"), -9, id="last-step", marks=pytest.mark.slow),
+    pytest.param(KILL_IN_SAVE, -9, id="inside-save", marks=pytest.mark.slow),
+    pytest.param(KILL.format(step=3, name="SIGTERM"), 143, id="SIGTERM"),
+    pytest.param(KILL.format(step=2, name="SIGINT"), 130, id="SIGINT", marks=pytest.mark.slow)])
 def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretrain, tmp_path, prelude, code):
     killed = run_pretrain(photos, tmp_path, prelude=prelude)
     assert killed.returncode == code, killed.stderr
@@ -94,72 +99,88 @@ def test_train__other_number_of_workers_gives_the_same_weights(whole, photos, ru
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
 
 
-def test_train__finished_run_says_so(whole, photos, run_pretrain):
+def test_train__finished_run_says_so(whole, photos, cli):
     before = (whole / "done.json").stat().st_mtime_ns
-    done = run_pretrain(photos, whole)
+    done = cli(photos, whole)
     assert done.returncode == 0 and "is finished already" in done.stdout
     assert (whole / "done.json").stat().st_mtime_ns == before
 
 
-def test_train__other_numbers_in_the_same_folder_are_refused(whole, photos, run_pretrain):
-    done = run_pretrain(photos, whole, seed=9)
+def test_train__other_numbers_in_the_same_folder_are_refused(whole, photos, cli):
+    done = cli(photos, whole, seed=9, k=6)
     assert done.returncode == 2
-    assert "holds a run with other numbers (seed 0 -> 9)" in done.stderr
+    assert "holds a run with other numbers (seed 0 -> 9; k 5 -> 6)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_train__other_images_in_the_same_folder_are_refused(whole, make_photos, run_pretrain, tmp_path):
-    done = run_pretrain(make_photos(tmp_path / "more", 10), whole)
+def test_train__other_images_in_the_same_folder_are_refused(whole, make_photos, cli, tmp_path):
+    done = cli(make_photos(tmp_path / "more", 10), whole)
     assert done.returncode == 2 and "holds a run on other images (then 9, now 10)" in done.stderr
 
 
 def test_train__truncated_newest_checkpoint_the_one_before_is_used(whole, photos, run_pretrain, tmp_path):
-    assert run_pretrain(photos, tmp_path, prelude=KILL.format(step=5, name="SIGKILL")).returncode == -9
-    newest = tmp_path / "checkpoints" / "step_00000004.pt"
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for name in ("done.json", "backbone.safetensors"):
+        (tmp_path / name).unlink()
+    newest = tmp_path / "checkpoints" / "step_00000006.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     again = run_pretrain(photos, tmp_path)
     assert again.returncode == 0
-    assert "passed over: step_00000004.pt is damaged" in again.stdout
-    assert "goes on from step 2 of 6" in again.stdout
+    assert "passed over: step_00000006.pt is damaged" in again.stdout
+    assert "goes on from step 4 of 6" in again.stdout
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
+    assert metrics(tmp_path) == metrics(whole)
 
 
-NOT_A_NUMBER = """
-import pretrain.train
-original = pretrain.train.Trainer.loss
-def loss(self, batch):
-    value, statistics = original(self, batch)
-    return value * float("nan"), statistics
-pretrain.train.Trainer.loss = loss
-"""
+def spoil(monkeypatch, which):
+    """NaN as the loss of the calls that `which` picks, counted from 0."""
+    true_loss, calls = pretrain.train.clove_loss, itertools.count()
+
+    def loss(*arguments):
+        value, statistics = true_loss(*arguments)
+        return value * (float("nan") if which(next(calls)) else 1.0), statistics
+
+    monkeypatch.setattr(pretrain.train, "clove_loss", loss)
 
 
-def test_train__nan_losses_are_skipped_counted_and_end_the_run(photos, run_pretrain, tmp_path):
-    done = run_pretrain(photos, tmp_path, prelude=NOT_A_NUMBER, nonfinite_limit=3)
+def test_train__nan_losses_are_skipped_counted_and_end_the_run(photos, cli, tmp_path, monkeypatch):
+    spoil(monkeypatch, lambda call: True)
+    done = cli(photos, tmp_path, nonfinite_limit=3)
     assert done.returncode == 3
     assert "the update is skipped (2 in a row, 3 end the run)" in done.stderr
     assert "error: loss was not finite 3 times in a row up to step 2; images of the last step: 0" in done.stderr
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
-def test_train__few_corrupt_images_are_replaced_and_named(make_photos, run_pretrain, tmp_path):
+def test_train__a_nan_now_and_then_does_not_end_the_run(photos, cli, tmp_path, monkeypatch):
+    spoil(monkeypatch, lambda call: call in (1, 3))
+    done = cli(photos, tmp_path, nonfinite_limit=2)
+    assert done.returncode == 0
+    assert done.stderr.count("the update is skipped (1 in a row, 2 end the run)") == 2
+    losses = [line["loss"] for line in metrics(tmp_path) if "loss" in line]
+    assert [value is None for value in losses] == [False, True, False, True, False, False]
+    assert all(value.isfinite().all() for value in load_backbone(tmp_path / "backbone.safetensors")[0].values())
+
+
+def test_train__few_corrupt_images_are_replaced_and_named(make_photos, cli, tmp_path):
     folder = make_photos(tmp_path / "photos", 9)
     (folder / "03.png").write_bytes(b"not a picture")
-    done = run_pretrain(folder, tmp_path / "out", max_corrupt_share=0.2)
+    done = cli(folder, tmp_path / "out", max_corrupt_share=0.2)
     assert done.returncode == 0, done.stderr
     assert "03.png: cannot be decoded" in (tmp_path / "out" / "unreadable.log").read_text()
 
 
-def test_train__too_many_corrupt_images_stop_the_run(make_photos, run_pretrain, tmp_path):
+def test_train__too_many_corrupt_images_stop_the_run(make_photos, cli, tmp_path):
     folder = make_photos(tmp_path / "photos", 9)
     for number in (1, 3, 5):
         (folder / f"{number:02d}.png").write_bytes(b"not a picture")
-    done = run_pretrain(folder, tmp_path / "out")
+    done = cli(folder, tmp_path / "out")
     assert done.returncode == 2
     assert "of 9 images cannot be read, expected at most a share of 0.02" in done.stderr
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_train__two_torchrun_processes_finish_and_stop_together(photos, environment, tiny_words, tmp_path):
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                "pretrain", "--data", str(photos), "--output", str(tmp_path), *tiny_words()]
@@ -169,6 +190,7 @@ def test_train__two_torchrun_processes_finish_and_stop_together(photos, environm
     assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 6]
 
 
+@pytest.mark.slow
 def test_command_line__a_signal_from_outside_is_obeyed(photos, environment, tiny_words, tmp_path):
     child = subprocess.Popen([sys.executable, "-P", "-m", "pretrain", "--data", str(photos), "--output", str(tmp_path),
                               *tiny_words(epochs=200)], env=environment, stderr=subprocess.PIPE, text=True,

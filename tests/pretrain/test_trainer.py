@@ -9,11 +9,9 @@ import pytest
 import torch
 
 import pretrain.train
-from pretrain.__main__ import main
 from pretrain.config import Config
 from pretrain.data import Batch, list_images, make_loader
 from pretrain.distributed import Process
-from pretrain.errors import run_cli
 from pretrain.train import Trainer, stop_signals
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -152,20 +150,6 @@ def test_command_line__signal_to_the_whole_group(photos: Path, run_pretrain: Cal
     assert (tmp_path / "checkpoints" / "step_00000002.json").is_file()
 
 
-@pytest.fixture
-def cli(photos: Path, tiny_words: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """cli(output, **changes): the command line in this process; its exit code."""
-
-    def run(output: Path, **changes: object) -> int:
-        monkeypatch.setattr("sys.argv", ["pretrain", "--data", str(photos), "--output", str(output),
-                                         *tiny_words(**changes)])
-        with pytest.raises(SystemExit) as left:
-            run_cli(main)
-        return left.value.code
-
-    return run
-
-
 @pytest.mark.slow
 def test_command_line__full_disk_is_one_line_and_the_run_goes_on_later(
     photos: Path, run_pretrain: Callable, tmp_path: Path
@@ -184,17 +168,17 @@ def test_command_line__full_disk_is_one_line_and_the_run_goes_on_later(
     ({"epochs": "many"}, "epochs on the command line: expected a whole number, found 'many'"),
     ({"recipe": "none"}, "no recipe 'none': expected a YAML file or one of demo"),
 ], ids=["batch", "type", "recipe"])
-def test_command_line__mistakes_are_one_line(cli: Callable, tmp_path: Path, capsys: pytest.CaptureFixture,
-                                             changes: dict, text: str) -> None:
-    assert cli(tmp_path / "out", **changes) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and text in error and error.count("\n") == 1
+def test_command_line__mistakes_are_one_line(cli: Callable, photos: Path, tmp_path: Path, changes: dict,
+                                             text: str) -> None:
+    done = cli(photos, tmp_path / "out", **changes)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and text in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_command_line__a_probe_at_every_step_changes_no_weight(cli: Callable, tmp_path: Path) -> None:
+def test_command_line__a_probe_at_every_step_changes_no_weight(cli: Callable, photos: Path, tmp_path: Path) -> None:
     for name, every in (("without", 0), ("with", 1)):
-        assert cli(tmp_path / name, probe_every=every, epochs=2) == 0
+        assert cli(photos, tmp_path / name, probe_every=every, epochs=2).returncode == 0
     with_probes = (tmp_path / "with" / "metrics.jsonl").read_text()
     assert with_probes.count("retrieval_backbone") == 5
     assert ((tmp_path / "with" / "backbone.safetensors").read_bytes()
