@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks import demo_figures, demo_photos, demo_scenes, demo_streets
+from benchmarks.demo import figures, photos, scenes, streets
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError, run_cli
 
@@ -50,9 +50,9 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
         making.mkdir()
         _photos(making / "photos", seed, photos)
         counts = {"train": train, "val": val}
-        _coco(making / "coco", (seed, COCO), counts, demo_scenes.scene, "instances", demo_scenes.CATEGORIES)
+        _coco(making / "coco", (seed, COCO), counts, scenes.scene, "instances", scenes.CATEGORIES)
         people = "person_keypoints"
-        _coco(making / "keypoints", (seed, KEYPOINTS), counts, demo_figures.group, people, [demo_figures.CATEGORY])
+        _coco(making / "keypoints", (seed, KEYPOINTS), counts, figures.group, people, [figures.CATEGORY])
         _cityscapes(making / "cityscapes", seed, counts)
         made = {"made_by": "benchmarks.demo_data", "seed": seed, "photos": photos, **counts}
         _write_json(making / MANIFEST, {**made, "files": _files(making)})
@@ -73,7 +73,7 @@ def _rng(seed: int, kind: int, split: str, index: int) -> np.random.Generator:
 def _photos(folder: Path, seed: int, count: int) -> None:
     """Every fourth picture lies in a subfolder: real collections are nested."""
     for index in range(count):
-        picture = demo_photos.photo(_rng(seed, PHOTOS, "train", index), index)
+        picture = photos.photo(_rng(seed, PHOTOS, "train", index), index)
         _save(picture, folder / ("more" if index % 4 == 3 else "") / f"{index:04}.jpg")
 
 
@@ -104,13 +104,13 @@ def _coco(
 def _cityscapes(folder: Path, seed: int, counts: dict[str, int]) -> None:
     for split in SPLITS:
         for index in range(counts[split]):
-            picture, objects = demo_streets.street(_rng(seed, CITYSCAPES, split, index), index, counts[split])
+            picture, objects = streets.street(_rng(seed, CITYSCAPES, split, index), index, counts[split])
             city = CITIES[split][index % len(CITIES[split])]
             name = f"{city}_{index:06}_000019"
             _save(picture, folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
             truth = folder / "gtFine" / split / city
-            instances = demo_streets.paint_ids(objects, instances=True)
-            labels = demo_streets.paint_ids(objects, instances=False).astype(np.uint8)
+            instances = streets.paint_ids(objects, instances=True)
+            labels = streets.paint_ids(objects, instances=False).astype(np.uint8)
             _save(Image.fromarray(instances), truth / f"{name}_gtFine_instanceIds.png")
             _save(Image.fromarray(labels), truth / f"{name}_gtFine_labelIds.png")
             _write_json(truth / f"{name}_gtFine_polygons.json", {

@@ -147,15 +147,19 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
         cost=estimate.finetuning(task, _iterations(task, options.scale, overrides), options.scale),
         disk_gb=estimate.FINETUNE_GB)
-    stage.finish = lambda folder, key: publish(folder, key, stage.name, method, options)
+    stage.finish = lambda folder, key: publish(folder, key, stage.name, method, data, options)
     return stage
 
 
-def publish(folder: Path, key: str, stage: str, method: str, options: Options) -> Path:
+def publish(
+    folder: Path, key: str, stage: str, method: str, data: TaskData | None, options: Options
+) -> Path:
     """Put a finished evaluation into results/runs, with the row it belongs to."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     result |= {"method": DISPLAY.get(method, method), "epochs": result["weights"]["epochs"], "demo": options.demo,
                "stage": {"name": stage, "key": key}}
+    if data is not None:
+        result["dataset"] |= {"name": data.folder.absolute().name}
     return results.write_result(options.results / "runs", result)
 
 

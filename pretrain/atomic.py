@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept at the end: writers such as torch.save and matplotlib look at it.
-    sibling = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    # Random: two machines on one network disk can have the same process number.
+    sibling = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield sibling
         with open(sibling, "rb") as written:

@@ -7,6 +7,7 @@ regions go on from a stream of their own, so a resumed run is equivalent to an u
 
 import itertools
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -103,7 +104,7 @@ class Progress(HookBase):
         """Open the bar where the run goes on."""
         trainer = self.trainer
         self.bar = tqdm(total=trainer.max_iter, initial=trainer.start_iter, desc=self.title, unit="it",
-                        mininterval=1.0, dynamic_ncols=True)
+                        mininterval=0.5 if sys.stderr.isatty() else 15, dynamic_ncols=True)
 
     def after_step(self) -> None:
         """One iteration on."""

@@ -15,7 +15,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks import demo_data, demo_paint, demo_streets, demo_things
+from benchmarks import demo_data
+from benchmarks.demo import painting, street_things, streets
 from pretrain.errors import UserError
 from transfer import detectron2_compat
 
@@ -84,7 +85,7 @@ def test_generate__a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_data.demo_streets, "street", broken)
+    monkeypatch.setattr(demo_data.streets, "street", broken)
     with pytest.raises(KeyboardInterrupt):
         demo_data.generate(tmp_path / "data", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -259,19 +260,19 @@ def test_cityscapes__images_are_the_polygons_painted_in_order(made: Path) -> Non
 
 def test_silhouette__outlines_exactly_what_is_painted() -> None:
     square = [(np.array([(20.0, 10.0), (50.0, 10.0), (50.0, 40.0), (20.0, 40.0)]), None)]
-    drawn = Image.new("1", (demo_streets.WIDTH, demo_streets.HEIGHT))
-    ImageDraw.Draw(drawn).polygon(demo_streets.silhouette(square), fill=1)
-    expected = np.zeros((demo_streets.HEIGHT, demo_streets.WIDTH), bool)
+    drawn = Image.new("1", (streets.WIDTH, streets.HEIGHT))
+    ImageDraw.Draw(drawn).polygon(streets.silhouette(square), fill=1)
+    expected = np.zeros((streets.HEIGHT, streets.WIDTH), bool)
     expected[10:40, 20:50] = True
     assert np.array_equal(np.asarray(drawn), expected)
 
 
-@pytest.mark.parametrize("unit", demo_streets.UNITS)
+@pytest.mark.parametrize("unit", streets.UNITS)
 def test_silhouette__covers_a_thing_and_little_else(unit: tuple[str, ...]) -> None:
-    for label, parts in demo_things.draw(np.random.default_rng(0), unit, 80.0, 70.0, 1.0):
-        covered = demo_paint.covered([outline for outline, _ in parts], demo_streets.WIDTH, demo_streets.HEIGHT)
-        drawn = Image.new("1", (demo_streets.WIDTH, demo_streets.HEIGHT))
-        ImageDraw.Draw(drawn).polygon(demo_streets.silhouette(parts), fill=1)
+    for label, parts in street_things.draw(np.random.default_rng(0), unit, 80.0, 70.0, 1.0):
+        covered = painting.covered([outline for outline, _ in parts], streets.WIDTH, streets.HEIGHT)
+        drawn = Image.new("1", (streets.WIDTH, streets.HEIGHT))
+        ImageDraw.Draw(drawn).polygon(streets.silhouette(parts), fill=1)
         inside = np.asarray(drawn)
         assert (inside & covered).sum() / (inside | covered).sum() > 0.88, label
 

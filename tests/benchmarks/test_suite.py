@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks import __main__ as command
 from benchmarks import suite
+from benchmarks.inputs import TaskData
 from benchmarks.options import parse
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
@@ -177,8 +178,9 @@ def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result)
     result = {name: value for name, value in make_result().items()
               if name not in ("method", "epochs", "demo", "stage", "digest")}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", options)
+    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", None, options)
     written = json.loads(path.read_text())
+    assert "name" not in written["dataset"]
     assert written["method"] == "CLoVE" and written["demo"] is True
     assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32}
     assert path.parent == tmp_path / "results" / "runs"

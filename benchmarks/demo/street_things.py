@@ -5,8 +5,8 @@ Lengths are picture pixels at scale 1. `draw` places what belongs together (a ri
 
 import numpy as np
 
-from benchmarks import demo_paint
-from benchmarks.demo_paint import Outline, Texture, dimmed, ellipse, limb, plain, rectangle, shifted
+from benchmarks.demo import painting
+from benchmarks.demo.painting import Outline, Texture, dimmed, ellipse, limb, plain, rectangle, shifted
 
 Part = tuple[Outline, Texture]
 
@@ -39,7 +39,7 @@ def _wheel(x: float, radius: float) -> list[Part]:
 
 
 def _car(rng: np.random.Generator) -> list[Part]:
-    paint = demo_paint.hue(rng, rng.choice((0, 210, 220, 45)), 12, 0.75, 0.75)
+    paint = painting.hue(rng, rng.choice((0, 210, 220, 45)), 12, 0.75, 0.75)
     body = np.array(
         [(-22, -4), (-22, -9), (-19, -11), (-13, -12), (-8, -19), (7, -19), (14, -12), (21, -10), (22, -4)], float)
     window = np.array([(-11, -12), (-7, -17.5), (6, -17.5), (11, -12)], float)
@@ -50,9 +50,9 @@ def _car(rng: np.random.Generator) -> list[Part]:
 
 
 def _truck(rng: np.random.Generator) -> list[Part]:
-    load = demo_paint.hue(rng, 40, 20, 0.15, 0.9)
-    stripes = demo_paint.striped(load, dimmed(load, 0.85), 5, 0)
-    cab = demo_paint.hue(rng, rng.choice((25, 140, 350)), 10, 0.8, 0.75)
+    load = painting.hue(rng, 40, 20, 0.15, 0.9)
+    stripes = painting.striped(load, dimmed(load, 0.85), 5, 0)
+    cab = painting.hue(rng, rng.choice((25, 140, 350)), 10, 0.8, 0.75)
     cabin = np.array([(12, -4), (12, -24), (20, -24), (26, -14), (27, -4)], float)
     window = np.array([(15, -14), (15, -22), (19.5, -22), (23.5, -14)], float)
     return [
@@ -62,7 +62,7 @@ def _truck(rng: np.random.Generator) -> list[Part]:
 
 
 def _bus(rng: np.random.Generator) -> list[Part]:
-    paint = demo_paint.hue(rng, rng.choice((48, 0)), 6, 0.85, 0.9)
+    paint = painting.hue(rng, rng.choice((48, 0)), 6, 0.85, 0.9)
     parts = [(rectangle(-30, -30, 30, -4), plain(paint)), (rectangle(-30, -10, 30, -8), plain((245, 245, 245)))]
     parts += [(rectangle(left, -26, left + 8, -15), plain((70, 95, 115))) for left in (-28, -18, -8, 2)]
     parts += [(rectangle(14, -26, 19, -5), plain((90, 110, 125))), (rectangle(24, -26, 30, -13), GLASS)]
@@ -70,7 +70,7 @@ def _bus(rng: np.random.Generator) -> list[Part]:
 
 
 def _train(rng: np.random.Generator) -> list[Part]:
-    paint = demo_paint.hue(rng, rng.choice((150, 165)), 8, 0.6, 0.55)
+    paint = painting.hue(rng, rng.choice((150, 165)), 8, 0.6, 0.55)
     front = np.array([(-42, -2), (-42, -26), (34, -26), (39, -20), (42, -11), (42, -2)], float)
     parts = [(front, plain(paint)), (rectangle(-42, -10, 42, -7), plain((240, 240, 235)))]
     parts += [(rectangle(left, -22, left + 9, -14), plain((45, 60, 75))) for left in (-38, -26, -14, -2, 10)]
@@ -80,7 +80,7 @@ def _train(rng: np.random.Generator) -> list[Part]:
 
 
 def _bicycle(rng: np.random.Generator) -> list[Part]:
-    frame = plain(demo_paint.hue(rng, rng.uniform(0, 360), 0, 0.8, 0.7))
+    frame = plain(painting.hue(rng, rng.uniform(0, 360), 0, 0.8, 0.7))
     pale = plain((165, 165, 160))
     parts: list[Part] = []
     for x in (-10.5, 10.5):
@@ -95,7 +95,7 @@ def _bicycle(rng: np.random.Generator) -> list[Part]:
 
 
 def _motorcycle(rng: np.random.Generator) -> list[Part]:
-    paint = plain(demo_paint.hue(rng, rng.choice((0, 25, 260)), 12, 0.85, 0.7))
+    paint = plain(painting.hue(rng, rng.choice((0, 25, 260)), 12, 0.85, 0.7))
     tank = np.array([(-14, -15), (-4, -13), (1, -17), (8, -17), (10, -12), (6, -7), (-6, -6), (-9, -11)], float)
     parts = [part for x in (-11.5, 11.5) for part in [*_wheel(x, 6.5)]]
     parts += [(limb(np.array([7.0, -17.0]), np.array([11.5, -6.5]), 1.4, 1.2), STEEL), (tank, paint)]
@@ -107,8 +107,8 @@ def _motorcycle(rng: np.random.Generator) -> list[Part]:
 def _clothes(rng: np.random.Generator) -> tuple[Texture, Texture, Texture, Texture]:
     """Skin, hair, top and trousers."""
     skin = SKINS[int(rng.integers(4))]
-    shirt = demo_paint.hue(rng, rng.uniform(0, 360), 0, 0.75, 0.8)
-    return plain(skin), plain(dimmed(skin, 0.4)), plain(shirt), plain(demo_paint.hue(rng, 225, 30, 0.4, 0.3))
+    shirt = painting.hue(rng, rng.uniform(0, 360), 0, 0.75, 0.8)
+    return plain(skin), plain(dimmed(skin, 0.4)), plain(shirt), plain(painting.hue(rng, 225, 30, 0.4, 0.3))
 
 
 def _person(rng: np.random.Generator) -> list[Part]:
@@ -127,7 +127,7 @@ def _person(rng: np.random.Generator) -> list[Part]:
 def _rider(rng: np.random.Generator, vehicle: str) -> list[Part]:
     skin, hair, top, trousers = _clothes(rng)
     if vehicle == "motorcycle":
-        hair = plain(demo_paint.hue(rng, rng.uniform(0, 360), 0, 0.8, 0.9))  # a helmet
+        hair = plain(painting.hue(rng, rng.uniform(0, 360), 0, 0.8, 0.9))  # a helmet
     seat = np.array([-4.0, -18.5]) if vehicle == "bicycle" else np.array([-5.0, -17.5])
     knee, foot, hand = np.array([4.0, -14.5]), np.array([0.5, -6.0]), np.array([8.0, -20.5])
     neck = shifted(seat, 4.5, -11.5)

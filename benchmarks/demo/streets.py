@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks import demo_paint, demo_things
-from benchmarks.demo_paint import Canvas, Texture
-from benchmarks.demo_things import Part
+from benchmarks.demo import painting, street_things
+from benchmarks.demo.painting import Canvas, Texture
+from benchmarks.demo.street_things import Part
 
 WIDTH, HEIGHT = 160, 80
 # Cityscapes' own numbers; labels that are counted one by one have the class times 1000 plus a count.
@@ -41,7 +41,7 @@ def street(rng: np.random.Generator, index: int, count: int) -> tuple[Image.Imag
     group = [("cargroup", _cars_in_the_distance(rng, horizon))] if index % 3 == 0 else []
     things = _layout(rng, wanted, horizon, group)
 
-    canvas = Canvas(WIDTH, HEIGHT, demo_paint.plain((0, 0, 0)))
+    canvas = Canvas(WIDTH, HEIGHT, painting.plain((0, 0, 0)))
     objects: Objects = []
     for label, outline, texture in stuff:
         canvas.paint(outline, texture)
@@ -69,7 +69,7 @@ def paint_ids(objects: Objects, instances: bool) -> np.ndarray:
 
 def silhouette(parts: list[Part]) -> list[tuple[int, int]]:
     """The outer border (whole pixels) of the largest region that the parts cover inside the picture."""
-    covered = demo_paint.covered([outline for outline, _ in parts], WIDTH, HEIGHT).astype(np.uint8)
+    covered = painting.covered([outline for outline, _ in parts], WIDTH, HEIGHT).astype(np.uint8)
     # People who draw outlines pass over gaps of a pixel or two.
     covered = cv2.morphologyEx(covered, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     borders = cv2.findContours(covered, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
@@ -86,12 +86,12 @@ def _layout(
     for _ in range(120):
         placed = []
         for unit in wanted:
-            tallest = demo_things.HEIGHTS[unit[0]]
+            tallest = street_things.HEIGHTS[unit[0]]
             bottom = rng.uniform(max(horizon + 8, tallest * 0.8), HEIGHT - 3)
             scale = 0.85 + 0.3 * (bottom - horizon) / (HEIGHT - horizon)
-            half = demo_things.WIDTHS[unit[0]] * scale / 2
+            half = street_things.WIDTHS[unit[0]] * scale / 2
             x = rng.uniform(0.75 * half, WIDTH - 0.75 * half)
-            placed.append((bottom, demo_things.draw(rng, unit, x, bottom, scale)))
+            placed.append((bottom, street_things.draw(rng, unit, x, bottom, scale)))
         nearest_last = sorted(placed, key=lambda item: item[0])
         things = behind + [thing for _, unit in nearest_last for thing in unit]
         seen = _least_seen(things)
@@ -120,31 +120,31 @@ def _least_seen(things: list[tuple[str, list[Part]]]) -> float:
 
 def _stuff(rng: np.random.Generator, horizon: int) -> list[tuple[str, np.ndarray, Texture]]:
     """Sky, houses, trees, pavement and road, as (label, outline, texture)."""
-    high, low = demo_paint.hue(rng, 210, 10, 0.5, 0.8), demo_paint.hue(rng, 205, 10, 0.15, 0.95)
-    found = [("sky", demo_paint.rectangle(0, 0, WIDTH, HEIGHT), demo_paint.faded(high, low, 0, horizon))]
+    high, low = painting.hue(rng, 210, 10, 0.5, 0.8), painting.hue(rng, 205, 10, 0.15, 0.95)
+    found = [("sky", painting.rectangle(0, 0, WIDTH, HEIGHT), painting.faded(high, low, 0, horizon))]
     left = int(-rng.integers(0, 12))
     while left < WIDTH:
         right, top = left + int(rng.integers(22, 44)), int(rng.integers(2, horizon - 12))
         if rng.random() < 0.8:
-            wall = demo_paint.hue(rng, rng.choice((15, 30, 45, 200)), 10, 0.3, 0.65)
-            outline = demo_paint.rectangle(max(left, 0), top, min(right, WIDTH), horizon + 3)
+            wall = painting.hue(rng, rng.choice((15, 30, 45, 200)), 10, 0.3, 0.65)
+            outline = painting.rectangle(max(left, 0), top, min(right, WIDTH), horizon + 3)
             found.append(("building", outline, _windows(rng, wall, left, top)))
         left = right + int(rng.integers(0, 6))
     for _ in range(int(rng.integers(1, 4))):
         x, radius = rng.uniform(5, WIDTH - 5), rng.uniform(7, 12)
-        green = [demo_paint.hue(rng, 105, 15, 0.5, value) for value in (0.25, 0.4, 0.6)]
-        crown = demo_paint.ellipse(x, horizon - radius * 0.4, radius, radius * 1.2, 14)
-        found.append(("vegetation", crown, demo_paint.clouded(rng, WIDTH, HEIGHT, green, 0.9)))
-    paving, asphalt = demo_paint.hue(rng, 40, 20, 0.08, 0.68), demo_paint.hue(rng, 240, 30, 0.06, 0.42)
-    stones = demo_paint.checked(paving, demo_paint.dimmed(paving, 0.92), 7, 0)
-    found.append(("sidewalk", demo_paint.rectangle(0, horizon, WIDTH, horizon + 9), stones))
-    rough = demo_paint.clouded(rng, WIDTH, HEIGHT, [demo_paint.dimmed(asphalt, 0.75), asphalt], 0.9)
-    found.append(("road", demo_paint.rectangle(0, horizon + 7, WIDTH, HEIGHT), rough))
+        green = [painting.hue(rng, 105, 15, 0.5, value) for value in (0.25, 0.4, 0.6)]
+        crown = painting.ellipse(x, horizon - radius * 0.4, radius, radius * 1.2, 14)
+        found.append(("vegetation", crown, painting.clouded(rng, WIDTH, HEIGHT, green, 0.9)))
+    paving, asphalt = painting.hue(rng, 40, 20, 0.08, 0.68), painting.hue(rng, 240, 30, 0.06, 0.42)
+    stones = painting.checked(paving, painting.dimmed(paving, 0.92), 7, 0)
+    found.append(("sidewalk", painting.rectangle(0, horizon, WIDTH, horizon + 9), stones))
+    rough = painting.clouded(rng, WIDTH, HEIGHT, [painting.dimmed(asphalt, 0.75), asphalt], 0.9)
+    found.append(("road", painting.rectangle(0, horizon + 7, WIDTH, HEIGHT), rough))
     return found
 
 
 def _windows(rng: np.random.Generator, wall: tuple, left: int, top: int) -> Texture:
-    glass = demo_paint.hue(rng, 210, 10, 0.3, 0.35)
+    glass = painting.hue(rng, 210, 10, 0.3, 0.35)
     wide, high = rng.uniform(6, 9), rng.uniform(7, 10)
 
     def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -158,14 +158,14 @@ def _windows(rng: np.random.Generator, wall: tuple, left: int, top: int) -> Text
 def _lanes(canvas: Canvas, horizon: int) -> None:
     middle = (horizon + 7 + HEIGHT) / 2
     for left in range(4, WIDTH, 26):
-        canvas.paint(demo_paint.rectangle(left, middle, left + 13, middle + 1.6), demo_paint.plain((220, 220, 205)))
+        canvas.paint(painting.rectangle(left, middle, left + 13, middle + 1.6), painting.plain((220, 220, 205)))
 
 
 def _cars_in_the_distance(rng: np.random.Generator, horizon: int) -> list[Part]:
     """A row of parked cars that overlap so much that nobody could tell them apart."""
     x, parts = rng.uniform(25, WIDTH - 60), []
     for step in range(5):
-        [(_, car)] = demo_things.draw(rng, ("car",), x + 9 * step, horizon + 9 + rng.uniform(-0.5, 0.5), 0.45)
+        [(_, car)] = street_things.draw(rng, ("car",), x + 9 * step, horizon + 9 + rng.uniform(-0.5, 0.5), 0.45)
         parts += car
     return parts
 

@@ -6,8 +6,8 @@ Kind, colour and texture go together loosely (the hue is jittered, the texture s
 import numpy as np
 from PIL import Image
 
-from benchmarks import demo_masks, demo_paint
-from benchmarks.demo_paint import Canvas, Outline, Texture
+from benchmarks.demo import masking, painting
+from benchmarks.demo.painting import Canvas, Outline, Texture
 
 # Ids with gaps, as in COCO itself.
 CATEGORIES = [
@@ -29,8 +29,8 @@ def scene(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]
     another one, 3 no object at all.
     """
     width, height = SIZES[index % len(SIZES)]
-    ground = [demo_paint.hue(rng, rng.uniform(0, 360), 0, 0.22, value) for value in (0.45, 0.65, 0.85)]
-    canvas = Canvas(width, height, demo_paint.clouded(rng, width, height, ground))
+    ground = [painting.hue(rng, rng.uniform(0, 360), 0, 0.22, value) for value in (0.45, 0.65, 0.85)]
+    canvas = Canvas(width, height, painting.clouded(rng, width, height, ground))
     if index % 8 == 3:
         return canvas.picture(rng), []
     layout = Layout(width, height)
@@ -45,15 +45,15 @@ def scene(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]
         kind = int(rng.integers(4))
         layout.place(kind, _outline(rng, kind, rng.uniform(18, width - 18), rng.uniform(18, height - 18)))
     for number, (kind, outline) in enumerate(layout.objects, 1):
-        canvas.paint(demo_paint.shifted(outline, 1.5, 2.0), _shadow(canvas))
+        canvas.paint(painting.shifted(outline, 1.5, 2.0), _shadow(canvas))
         canvas.paint(outline, _texture(rng, kind), owner=number)
     owners = canvas.owner_map()
     annotations = [
-        {"category_id": CATEGORIES[kind]["id"], **demo_masks.annotation(owners == number)}
+        {"category_id": CATEGORIES[kind]["id"], **masking.annotation(owners == number)}
         for number, (kind, _) in enumerate(layout.objects, 1)
     ]
     if (owners == CROWD).any():
-        crowd = demo_masks.annotation(owners == CROWD, crowd=True)
+        crowd = masking.annotation(owners == CROWD, crowd=True)
         annotations.append({"category_id": CATEGORIES[DISC]["id"], **crowd})
     return canvas.picture(rng), annotations
 
@@ -68,7 +68,7 @@ class Layout:
 
     def place(self, kind: int, outline: Outline) -> None:
         """Put an object in front of the others, unless it would hide one of them too much or hang out too far."""
-        mask = demo_paint.covered([outline], self.width, self.height)
+        mask = painting.covered([outline], self.width, self.height)
         if (outline < -8).any() or (outline > (self.width + 8, self.height + 8)).any():
             return
         seen = mask
@@ -83,32 +83,32 @@ class Layout:
 def _outline(rng: np.random.Generator, kind: int, x: float, y: float) -> Outline:
     angle = rng.uniform(0, 2 * np.pi)
     if kind == DISC:
-        return demo_paint.ellipse(x, y, rng.uniform(16, 28))
+        return painting.ellipse(x, y, rng.uniform(16, 28))
     if kind == PLANK:
-        return demo_paint.plank(x, y, rng.uniform(46, 76), rng.uniform(15, 21), angle)
+        return painting.plank(x, y, rng.uniform(46, 76), rng.uniform(15, 21), angle)
     if kind == TRIANGLE:
-        return demo_paint.polygon(x, y, rng.uniform(22, 34), angle, 3)
-    return demo_paint.star(x, y, rng.uniform(22, 36), angle)
+        return painting.polygon(x, y, rng.uniform(22, 34), angle, 3)
+    return painting.star(x, y, rng.uniform(22, 36), angle)
 
 
 def _texture(rng: np.random.Generator, kind: int) -> Texture:
     angle, bright = rng.uniform(0, np.pi), rng.uniform(0.75, 0.95)
     if kind == DISC:
-        first, second = demo_paint.hue(rng, 5, value=bright), demo_paint.hue(rng, 40, saturation=0.3, value=0.95)
-        return demo_paint.dotted(first, second, rng.uniform(7, 11), angle)
+        first, second = painting.hue(rng, 5, value=bright), painting.hue(rng, 40, saturation=0.3, value=0.95)
+        return painting.dotted(first, second, rng.uniform(7, 11), angle)
     if kind == PLANK:
-        first, second = demo_paint.hue(rng, 215, value=bright), demo_paint.hue(rng, 225, value=bright - 0.4)
-        return demo_paint.striped(first, second, rng.uniform(8, 13), angle)
+        first, second = painting.hue(rng, 215, value=bright), painting.hue(rng, 225, value=bright - 0.4)
+        return painting.striped(first, second, rng.uniform(8, 13), angle)
     if kind == TRIANGLE:
-        first, second = demo_paint.hue(rng, 130, value=bright), demo_paint.hue(rng, 110, value=bright - 0.4)
-        return demo_paint.checked(first, second, rng.uniform(8, 13), angle)
-    first, second = demo_paint.hue(rng, 52, value=bright), demo_paint.hue(rng, 285, saturation=0.5, value=bright)
-    return demo_paint.striped(first, second, rng.uniform(14, 20), angle)
+        first, second = painting.hue(rng, 130, value=bright), painting.hue(rng, 110, value=bright - 0.4)
+        return painting.checked(first, second, rng.uniform(8, 13), angle)
+    first, second = painting.hue(rng, 52, value=bright), painting.hue(rng, 285, saturation=0.5, value=bright)
+    return painting.striped(first, second, rng.uniform(14, 20), angle)
 
 
 def _shadow(canvas: Canvas) -> Texture:
     def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        rows, columns = (np.floor(value * demo_paint.FINE).astype(int) for value in (y, x))
+        rows, columns = (np.floor(value * painting.FINE).astype(int) for value in (y, x))
         return canvas.pixels[rows, columns] * 0.6
     return texture
 
@@ -116,8 +116,8 @@ def _shadow(canvas: Canvas) -> Texture:
 def _split(rng: np.random.Generator, layout: Layout) -> None:
     """A long plank with a disc across its middle: one object, two visible pieces."""
     x, y = layout.width / 2 + rng.uniform(-15, 15), layout.height / 2 + rng.uniform(-15, 15)
-    layout.place(PLANK, demo_paint.plank(x, y, 78, 17, rng.uniform(0, np.pi)))
-    layout.place(DISC, demo_paint.ellipse(x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), 16))
+    layout.place(PLANK, painting.plank(x, y, 78, 17, rng.uniform(0, np.pi)))
+    layout.place(DISC, painting.ellipse(x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), 16))
 
 
 def _crowd(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
@@ -125,7 +125,7 @@ def _crowd(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
     x, y = rng.uniform(40, canvas.width - 40), rng.uniform(30, canvas.height - 30)
     for _ in range(26):
         place_x, place_y = x + rng.uniform(-30, 30), y + rng.uniform(-16, 16)
-        disc = demo_paint.ellipse(place_x, place_y, rng.uniform(4, 7))
-        canvas.paint(demo_paint.shifted(disc, 0.8, 1.0), _shadow(canvas))
+        disc = painting.ellipse(place_x, place_y, rng.uniform(4, 7))
+        canvas.paint(painting.shifted(disc, 0.8, 1.0), _shadow(canvas))
         canvas.paint(disc, _texture(rng, DISC), owner=CROWD)
     return canvas.owner_map() == CROWD

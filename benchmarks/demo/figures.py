@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from benchmarks import demo_masks, demo_paint
-from benchmarks.demo_paint import Canvas, Colour, Outline, Texture
+from benchmarks.demo import masking, painting
+from benchmarks.demo.painting import Canvas, Colour, Outline, Texture
 
 KEYPOINTS = [
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -47,11 +47,11 @@ def _carriers(name: str) -> set[int]:
 def group(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]]:
     """A picture of one to three figures and its COCO person annotations without ids."""
     width, height = SIZES[index % len(SIZES)]
-    ground = [demo_paint.hue(rng, rng.uniform(60, 260), 0, 0.25, value) for value in (0.5, 0.7, 0.9)]
-    canvas = Canvas(width, height, demo_paint.clouded(rng, width, height, ground))
+    ground = [painting.hue(rng, rng.uniform(60, 260), 0, 0.25, value) for value in (0.5, 0.7, 0.9)]
+    canvas = Canvas(width, height, painting.clouded(rng, width, height, ground))
     floor = rng.uniform(0.6, 0.75) * height
-    dark, light = (demo_paint.hue(rng, 35, 15, 0.3, value) for value in (0.4, 0.6))
-    canvas.paint(demo_paint.rectangle(0, floor, width, height), demo_paint.faded(dark, light, floor, height))
+    dark, light = (painting.hue(rng, 35, 15, 0.3, value) for value in (0.4, 0.6))
+    canvas.paint(painting.rectangle(0, floor, width, height), painting.faded(dark, light, floor, height))
     figures, masks = [], []
     wanted = int(rng.integers(1, 3 if width < height else 4))
     for attempt in range(60):
@@ -63,7 +63,7 @@ def group(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]
         x = rng.uniform(0.2, 0.8) * width
         top = rng.uniform(0.03, 0.08) * height if close else rng.uniform(0.04, 0.96 - tall / height) * height
         joints, hidden, parts = _figure(rng, x, top, tall)
-        mask = demo_paint.covered([outline for _, outline, _ in parts], width, height)
+        mask = painting.covered([outline for _, outline, _ in parts], width, height)
         covered = [np.logical_or.reduce([*masks[place + 1 :], mask]) for place in range(len(masks))]
         if all((own & ~front).sum() > 0.6 * own.sum() for own, front in zip(masks, covered, strict=True)):
             masks.append(mask)
@@ -75,7 +75,7 @@ def group(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]
     annotations = [
         {
             "category_id": CATEGORY["id"],
-            **demo_masks.annotation(owners // PARTS == number + 1),
+            **masking.annotation(owners // PARTS == number + 1),
             **_keypoints(joints, hidden, owners, number + 1),
         }
         for number, (joints, hidden, _) in enumerate(figures)
@@ -131,24 +131,24 @@ def _figure(
         joints[f"{side}_ankle"] = joints[f"{side}_knee"] + _reach(sign, spread + kick, 0.21 * tall)
 
     skin, hair = (choices[int(rng.integers(4))] for choices in (SKINS, HAIRS))
-    cloth = demo_paint.hue(rng, rng.uniform(0, 360), 0, 0.75, 0.8)
-    second = demo_paint.hue(rng, rng.uniform(0, 360), 0, 0.3, 0.9)
-    shirt = demo_paint.plain(cloth) if rng.random() < 0.5 else demo_paint.striped(cloth, second, 9, rng.uniform(0, 3.1))
-    sleeve = demo_paint.plain(demo_paint.dimmed(cloth, 0.85))
-    trousers = demo_paint.plain(demo_paint.hue(rng, 225, 40, 0.45, 0.35))
-    shoe = demo_paint.plain(demo_paint.hue(rng, 20, 20, 0.4, 0.25))
+    cloth = painting.hue(rng, rng.uniform(0, 360), 0, 0.75, 0.8)
+    second = painting.hue(rng, rng.uniform(0, 360), 0, 0.3, 0.9)
+    shirt = painting.plain(cloth) if rng.random() < 0.5 else painting.striped(cloth, second, 9, rng.uniform(0, 3.1))
+    sleeve = painting.plain(painting.dimmed(cloth, 0.85))
+    trousers = painting.plain(painting.hue(rng, 225, 40, 0.45, 0.35))
+    shoe = painting.plain(painting.hue(rng, 20, 20, 0.4, 0.25))
     for side, sign, arm, leg in (("left", 1, LEFT_ARM, LEFT_LEG), ("right", -1, RIGHT_ARM, RIGHT_LEG)):
         shoulder, elbow, wrist, hip, knee, ankle = (
             joints[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"))
         arms[side] = [
-            (arm, demo_paint.limb(elbow, wrist, 0.028 * tall, 0.026 * tall), demo_paint.plain(skin)),
-            (arm, demo_paint.limb(shoulder, elbow, 0.04 * tall, 0.034 * tall), sleeve),
+            (arm, painting.limb(elbow, wrist, 0.028 * tall, 0.026 * tall), painting.plain(skin)),
+            (arm, painting.limb(shoulder, elbow, 0.04 * tall, 0.034 * tall), sleeve),
         ]
-        toe = demo_paint.shifted(ankle, sign * 0.035 * tall, 0.02 * tall)
+        toe = painting.shifted(ankle, sign * 0.035 * tall, 0.02 * tall)
         legs[side] = [
-            (leg, demo_paint.limb(ankle, toe, 0.03 * tall, 0.026 * tall), shoe),
-            (leg, demo_paint.limb(knee, ankle, 0.04 * tall, 0.032 * tall), trousers),
-            (leg, demo_paint.limb(hip, knee, 0.056 * tall, 0.042 * tall), trousers),
+            (leg, painting.limb(ankle, toe, 0.03 * tall, 0.026 * tall), shoe),
+            (leg, painting.limb(knee, ankle, 0.04 * tall, 0.032 * tall), trousers),
+            (leg, painting.limb(hip, knee, 0.056 * tall, 0.042 * tall), trousers),
         ]
     body = [(TORSO, _torso(joints, tall), shirt)]
     parts: Parts = []
@@ -183,18 +183,18 @@ def _head(
     skin: Colour, hair: Colour,
 ) -> Parts:
     """Neck, ears, face, hair, eyes, nose and mouth."""
-    face, dark = demo_paint.plain(skin), demo_paint.plain(demo_paint.dimmed(skin, 0.72))
-    white, black, red = (demo_paint.plain(colour) for colour in ((250, 250, 250), (25, 25, 30), (150, 60, 60)))
+    face, dark = painting.plain(skin), painting.plain(painting.dimmed(skin, 0.72))
+    white, black, red = (painting.plain(colour) for colour in ((250, 250, 250), (25, 25, 30), (150, 60, 60)))
     middle, radius = at(0, 0.425), 0.092 * tall
-    painted = [(demo_paint.limb(at(0, 0.31), middle, 0.036 * tall, 0.036 * tall), dark)]
-    painted += [(demo_paint.ellipse(*joints[ear], 0.024 * tall), dark) for ear in ("left_ear", "right_ear")]
-    painted.append((demo_paint.ellipse(middle[0], middle[1] - 0.02 * radius, 0.9 * radius, radius), face))
+    painted = [(painting.limb(at(0, 0.31), middle, 0.036 * tall, 0.036 * tall), dark)]
+    painted += [(painting.ellipse(*joints[ear], 0.024 * tall), dark) for ear in ("left_ear", "right_ear")]
+    painted.append((painting.ellipse(middle[0], middle[1] - 0.02 * radius, 0.9 * radius, radius), face))
     arc = np.linspace(0.35, np.pi - 0.35, 14)
-    painted.append((np.array([at(0.092 * np.cos(a), 0.437 + 0.093 * np.sin(a)) for a in arc]), demo_paint.plain(hair)))
+    painted.append((np.array([at(0.092 * np.cos(a), 0.437 + 0.093 * np.sin(a)) for a in arc]), painting.plain(hair)))
     for eye in ("left_eye", "right_eye"):
         x, y = joints[eye]
-        painted.append((demo_paint.ellipse(x, y, 0.02 * tall), white))
-        painted.append((demo_paint.ellipse(x + 0.2 * turn * tall, y, 0.013 * tall), black))
-    painted.append((demo_paint.ellipse(*joints["nose"], 0.012 * tall, 0.017 * tall), dark))
-    painted.append((demo_paint.limb(at(turn - 0.02, 0.385), at(turn + 0.02, 0.385), 0.007 * tall, 0.007 * tall), red))
+        painted.append((painting.ellipse(x, y, 0.02 * tall), white))
+        painted.append((painting.ellipse(x + 0.2 * turn * tall, y, 0.013 * tall), black))
+    painted.append((painting.ellipse(*joints["nose"], 0.012 * tall, 0.017 * tall), dark))
+    painted.append((painting.limb(at(turn - 0.02, 0.385), at(turn + 0.02, 0.385), 0.007 * tall, 0.007 * tall), red))
     return [(HEAD, outline, texture) for outline, texture in painted]
