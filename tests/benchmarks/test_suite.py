@@ -184,3 +184,13 @@ def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result)
     assert written["method"] == "CLoVE" and written["demo"] is True
     assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32}
     assert path.parent == tmp_path / "results" / "runs"
+
+
+def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
+    options = parse(["--demo", "--output", str(tmp_path)])
+    result = {name: value for name, value in make_result().items()
+              if name not in ("method", "epochs", "demo", "stage", "digest")}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    data = TaskData(tmp_path / "nuclei", 24, 8, "cd" * 32)
+    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", data, options)
+    assert json.loads(path.read_text())["dataset"]["name"] == "nuclei"
