@@ -1,38 +1,32 @@
 """The training loop of one fine-tuning: detectron2's parts, put together so that a killed run goes on.
 
 A checkpoint holds model, optimiser, schedule, iteration and the seconds spent; a run that is started again takes the
-newest whole one and goes on with the images that come after those it has seen. Random crops, flips and the choice of
-regions go on from a stream of their own, so a resumed run is equivalent to an uninterrupted one, not identical.
+newest whole one and goes on with the images that come after those it has seen. Every random choice depends on its
+place in the run alone, so that on a CPU the weights are those of an uninterrupted run, bit for bit.
 """
 
-import itertools
-import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from tqdm import tqdm
 
 from pretrain.atomic import atomic_path, write_text
-from pretrain.errors import UserError
+from transfer.stream import train_loader
 
 FINAL = "model_final.pth"
 WRITE_PERIOD = 20  # iterations between two lines of metrics.json
-UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
 
 
 class TrainingFailed(RuntimeError):
@@ -118,51 +112,16 @@ class Progress(HookBase):
         self.bar.close()
 
 
-class LaterSampler(TrainingSampler):
-    """detectron2's endless shuffled order of the images, from a given place on."""
+class SeededSteps(HookBase):
+    """The random choices of a step (regions of interest) depend on (seed, process, iteration) alone."""
 
-    def __init__(self, size: int, seed: int, skip: int) -> None:
-        """`skip`: images that this process has already had."""
-        super().__init__(size, seed=seed)
-        self.skip = skip
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(super().__iter__(), self.skip, None)
-
-
-class CarefulMapper:
-    """detectron2's training mapper that leaves out images that cannot be read: named in the log, replaced by others.
-
-    Above a share of 1 % (and more than one) the run stops: then it is the dataset that is broken.
-    """
-
-    def __init__(self, cfg: CfgNode, images: int) -> None:
-        self.mapper, self.images, self.unreadable = DatasetMapper(cfg, is_train=True), images, set()
-
-    def __call__(self, record: dict) -> dict | None:
-        """The mapped record, or None for detectron2 to take another one."""
-        try:
-            return self.mapper(record)
-        except (OSError, SyntaxError, SizeMismatchError) as error:
-            name = record["file_name"]
-            logging.getLogger("detectron2").warning("left out %s: %s", name, str(error).strip().replace("\n", " "))
-            self.unreadable.add(name)
-            if len(self.unreadable) > max(1, UNREADABLE_SHARE * self.images):
-                raise UserError(f"{len(self.unreadable)} of {self.images} training images cannot be read, among them "
-                                f"{name}: expected at most {UNREADABLE_SHARE:.0%}; replace them (log.txt names all)"
-                                ) from None
-            return None
-
-
-def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterable[list[dict]]:
-    """Endless batches of this process in the order of `seed`, after the first `skip` images of it."""
-    points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-                                          min_keypoints=points)
-    return build_detection_train_loader(
-        records, mapper=CarefulMapper(cfg, len(records)), sampler=LaterSampler(len(records), seed, skip),
-        total_batch_size=cfg.SOLVER.IMS_PER_BATCH, num_workers=workers,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING)
+    def before_step(self) -> None:
+        """Set torch's generators, on every device."""
+        words = np.random.SeedSequence([self.seed, comm.get_rank(), self.trainer.iter])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))
 
 
 def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Module], None],
@@ -189,9 +148,7 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
     if newest:
         checkpoints.load(newest)
         done = trainer.iter + 1
-    seed_all_rng(_seed(cfg, done))
-    trainer.data_loader = train_loader(cfg, cfg.DATALOADER.NUM_WORKERS, cfg.SEED,
-                                       skip=done * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+    trainer.data_loader = train_loader(cfg, cfg.DATALOADER.NUM_WORKERS, cfg.SEED, skip=done)
     try:
         trainer.train(done, cfg.SOLVER.MAX_ITER)
     except FloatingPointError as error:
@@ -203,11 +160,6 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
     return clock
 
 
-def _seed(cfg: CfgNode, done: int) -> int:
-    """A seed for each process and for each part of an interrupted run."""
-    return cfg.SEED + 1000 * comm.get_rank() + 100_000 * done
-
-
 def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: Clock, title: str,
               early: Callable[[nn.Module], dict[str, float]]) -> SimpleTrainer:
     """The trainer with its hooks, still without data; it is what `checkpoints` saves and loads beside the model."""
@@ -216,7 +168,8 @@ def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: C
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(parallel, None, optimizer)
     checkpoints.add_checkpointable("trainer", trainer)
-    parts = [clock, hooks.IterationTimer(), hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))]
+    parts = [SeededSteps(cfg.SEED), clock, hooks.IterationTimer(),
+             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))]
     if cfg.TEST.PRECISE_BN.ENABLED:
         # In the main process and in an order of its own; before the checkpoint, which must hold what it finds.
         parts.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, parallel, train_loader(cfg, 0, cfg.SEED + 1),

@@ -139,6 +139,10 @@ def test_finetune__killed_and_started_again_goes_on(generated: Path, tmp_path: P
     last = [json.loads((tmp_path / name / "metrics.json").read_text().splitlines()[-1]) for name in ("whole", "parts")]
     assert last[0]["iteration"] == last[1]["iteration"] == 3
     assert last[0]["lr"] == last[1]["lr"] < 0.005  # the schedule went on: one decay, at iteration 3
+    ends = [torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"] for name in ("whole", "parts")]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())  # bit for bit
+    assert parts["metrics"] == whole["metrics"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,82 @@
+"""The order of the images and their random crops: a function of seed and place, with any number of workers."""
+
+import itertools
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.samplers import TrainingSampler
+
+from benchmarks import demo_data
+from pretrain.errors import UserError
+from transfer import datasets, settings, stream
+
+WIDE = [True, True, False, True, False, True, True]
+
+
+def take(size: int, seed: int = 1, skip: int = 0, number: int = 12) -> list[list[stream.Draw]]:
+    return list(itertools.islice(stream.Batches(WIDE, size, seed, skip), number))
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    """The demo's settings on three registered pictures."""
+    demo_data.generate(tmp_path / "demo", photos=1, train=3, val=2)
+    dataset = datasets.find(tmp_path / "demo/coco", "coco")
+    datasets.register(dataset)
+    cfg = settings.resolve(dataset, "2fc", "demo")
+    cfg.INPUT.MIN_SIZE_TRAIN = (96, 112, 128)  # chosen at random
+    return cfg
+
+
+def test_batches__detectron2s_order_grouped_by_shape() -> None:
+    batches = take(2)
+    assert all(WIDE[a] == WIDE[b] for (_, a), (_, b) in batches)
+    order = list(itertools.islice(TrainingSampler(len(WIDE), seed=1), 40))
+    assert all(order[place] == index for batch in batches for place, index in batch)
+    used = sorted(place for batch in batches for place, _ in batch)
+    assert used[:20] == list(range(20))  # nothing is left out, a group only waits until it is full
+    assert [[index] for index in order[:12]] == [[index for _, index in batch] for batch in take(1)]
+
+
+def test_batches__go_on_exactly_where_they_were_left() -> None:
+    assert take(3, skip=5, number=7) == take(3)[5:]
+    assert take(3, seed=2) != take(3)  # a trial is another order
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_train_loader__resumed_equals_uninterrupted_with_any_number_of_workers(cfg: CfgNode, workers: int) -> None:
+    def pictures(workers: int, seed: int, skip: int, number: int) -> list[torch.Tensor]:
+        loader = stream.train_loader(cfg, workers, seed, skip)
+        return [row["image"] for batch in itertools.islice(loader, number) for row in batch]
+
+    whole = pictures(0, 5, 0, 6)
+    assert len({tuple(picture.shape) for picture in whole}) > 1  # crops are drawn
+    rest = pictures(workers, 5, 4, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole[8:], rest, strict=True))
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(whole[:4], whole[8:], strict=True))
+
+
+def test_mapped_records__few_unreadable_are_replaced_and_many_stop(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = DatasetCatalog.get("coco_train")
+    good, half, empty = (record["file_name"] for record in records)
+    content = Path(half).read_bytes()
+    Path(half).write_bytes(content[: len(content) // 2])  # a whole header, half of the pixels
+    Path(empty).write_bytes(b"")
+    logging.getLogger("detectron2").propagate = True
+    few = stream.MappedRecords(cfg, records[:2], seed=0)
+    with caplog.at_level(logging.WARNING, logger="detectron2"):
+        assert [few[place, 1]["file_name"] for place in range(3)] == [good] * 3  # one image, however often it comes
+    assert f"left out {half}" in caplog.text
+    many = stream.MappedRecords(cfg, records, seed=0)
+    with pytest.raises(UserError, match=r"2 of 3 training images cannot be read, among them .*expected at most 1%"):
+        for place in range(20):
+            many[place, 1 + place % 2]
+    monkeypatch.setattr(stream, "UNREADABLE_SHARE", 0.7)
+    tolerant = stream.MappedRecords(cfg, records, seed=0)
+    assert all(tolerant[place, 1 + place % 2]["file_name"] == good for place in range(20))
