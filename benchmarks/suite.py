@@ -27,6 +27,7 @@ DEMO_DATA = {"seed": 0, "photos": 48, "train": 24, "val": 8}
 def plan(options: Options) -> list[Stage]:
     """All stages in an order in which each one's parents come before it. Raises one `UserError` naming all that is
     missing."""
+    _check_overrides(options)
     stages: list[Stage] = []
     data: dict[str, TaskData] = {}
     photos: Photos | None = None
@@ -42,6 +43,23 @@ def plan(options: Options) -> list[Stage]:
         stages += [_finetune(options, method, task, trial, data.get(task))
                    for task in options.tasks for trial in range(options.trials)]
     return stages
+
+
+def _check_overrides(options: Options) -> None:
+    """A wrong --set is told now, not when the pretraining is done."""
+    for task, overrides in options.overrides.items():
+        if overrides:
+            from transfer import settings  # imports detectron2: only when there is something to check
+
+            try:
+                settings.check_overrides(task, _heads(options, task), options.scale,
+                                         tuple(f"{key}={value}" for key, value in overrides.items()))
+            except UserError as error:
+                raise UserError(f"task {task}: {error}") from None
+
+
+def _heads(options: Options, task: str) -> str:
+    return options.heads or _config(task)["DEFAULT_HEADS"]
 
 
 def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
@@ -118,7 +136,7 @@ def _convert(options: Options, method: str) -> Stage:
 
 def _finetune(options: Options, method: str, task: str, trial: int, data: TaskData | None) -> Stage:
     overrides = options.overrides.get(task, {})
-    heads = options.heads or _config(task)["DEFAULT_HEADS"]
+    heads = _heads(options, task)
     architecture = options.pretrain.numbers.architecture if options.pretrain else "resnet50"
     files = ["base", task, f"heads-{heads}"] + ([] if options.scale == "full" else [f"scale-{options.scale}"])
     numbers: dict[str, Any] = {

@@ -76,6 +76,11 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
     return cfg
 
 
+def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...]) -> None:
+    """Raise what `resolve` would raise for these KEY=VALUE, without data."""
+    _override(layers(task, heads, scale), overrides)
+
+
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
     known = flatten(cfg)
     for word in overrides:

@@ -194,3 +194,13 @@ def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
     data = TaskData(tmp_path / "nuclei", 24, 8, "cd" * 32)
     path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", data, options)
     assert json.loads(path.read_text())["dataset"]["name"] == "nuclei"
+
+
+@pytest.mark.parametrize(("word", "text"), [
+    ("coco.SOLVER.MAXITER=3", "task coco: --set SOLVER.MAXITER=3: detectron2's config has no key SOLVER.MAXITER; "
+                              "the nearest is SOLVER.MAX_ITER"),
+    ("transfer.SOLVER.MAX_ITER=soon", "task coco: --set SOLVER.MAX_ITER=soon: SOLVER.MAX_ITER is 25 by default"),
+])
+def test_plan__a_wrong_value_of_a_task_is_told_before_anything_runs(tmp_path, word, text):
+    with pytest.raises(UserError, match=text):
+        suite.plan(parse(["--demo", "--output", str(tmp_path), "--set", word]))
