@@ -131,6 +131,7 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
     if received:
         if received[0] == signal.SIGINT:
             raise KeyboardInterrupt
+        print("stopped: the same words go on from here", file=sys.stderr)
         sys.exit(128 + received[0])
     return code
 

@@ -21,7 +21,7 @@ from pretrain.errors import UserError
 
 DISPLAY = {"clove": "CLoVE", "rand": "Rand init"}
 CONFIGS = ROOT / "transfer" / "configs"
-DEMO_DATA = {"seed": 0, "photos": 48, "train": 24, "val": 8}
+DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
 def plan(options: Options) -> list[Stage]:
