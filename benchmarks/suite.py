@@ -76,8 +76,7 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
     data = {task: look(lambda task=task: read_task(task, task_folder(task, options.data))) for task in options.tasks}
     if photos is not None and photos.images < options.pretrain.numbers.batch_size:
         missing.append(f"{photos.images} pretraining images are fewer than one batch of "
-                       f"{options.pretrain.numbers.batch_size}: use --recipe mini, or --set pretrain.batch_size=N and "
-                       "--set pretrain.micro_batch=N")
+                       f"{options.pretrain.numbers.batch_size}: use --recipe mini, or --set pretrain.batch_size=N")
     if missing:
         listed = "\n".join(f"  - {line}" for line in missing)
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"

@@ -52,20 +52,22 @@ def main() -> int:
     import torch  # only now: --help and a wrong option should not wait for it
 
     from pretrain import distributed
-    from pretrain.train import StoppedBySignal, TrainingFailed, train
+    from pretrain.signals import stop_signals
+    from pretrain.train import Stopped, TrainingFailed, train
 
     process = distributed.start(config.machine.device)
     try:
-        print(train(config, args.data, args.output, process))
-    except StoppedBySignal as stopped:
+        with stop_signals() as stop:
+            print(train(config, args.data, args.output, process, stop))
+    except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
     except TrainingFailed as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 3
     except torch.cuda.OutOfMemoryError:
-        raise UserError(f"the GPU has too little memory for {config.numbers.micro_batch // process.world} images at "
-                        "once: use a smaller --micro-batch (batch norm then sees fewer images)") from None
+        raise UserError(f"the GPU has too little memory for {config.machine.device_batch} images at once: use a "
+                        "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
     finally:
         distributed.stop()
     return 0

@@ -16,9 +16,11 @@ import torch
 from pretrain.atomic import atomic_path, sha256_file, write_text
 
 
-def save(output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], keep: int) -> Path:
+def save(
+    output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], keep: int, archive_every: int = 0
+) -> Path:
     """Write the state after `step` optimizer steps, then drop all but the newest `keep` up to it, and any later one:
-    that was passed over at the start."""
+    that was passed over at the start. Steps that are multiples of `archive_every` stay for good (0: none)."""
     folder = output / "checkpoints"
     path = folder / f"step_{step:08d}.pt"
     whole = io.BytesIO()  # torch's own file writer turns a full disk into a RuntimeError
@@ -29,7 +31,8 @@ def save(output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], k
     write_text(path.with_suffix(".json"), json.dumps({"step": step, "sha256": digest, **meta}, indent=2) + "\n")
     there = sorted(folder.glob("step_*.pt"))
     upto = [one for one in there if one.name <= path.name]
-    for old in set(there) - set(upto[-keep:]):
+    archived = {one for one in upto if archive_every and int(one.stem.removeprefix("step_")) % archive_every == 0}
+    for old in set(there) - set(upto[-keep:]) - archived:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink()
     return path

@@ -38,8 +38,6 @@ class Numbers:
     seed: int = _value(0, "initialisation, order of images and every random draw of a view")
     epochs: int = _value(200, "passes over the images")
     batch_size: int = _value(2048, "images in one optimizer step, over all devices and accumulation")
-    micro_batch: int = _value(1024, "images in one forward pass over all devices: batch norm sees these together; "
-                                    "accumulation = batch_size / micro_batch")
     precision: Literal["fp32", "bf16", "fp16"] = _value("fp16", "automatic mixed precision; the loss is fp32 always")
 
     architecture: Literal["resnet18", "resnet34", "resnet50"] = _value("resnet50", "encoder")
@@ -97,10 +95,14 @@ class Machine:
     """What does not change the numbers: where and how a run is done and what is written down."""
 
     device: Literal["auto", "cpu", "cuda"] = _value("auto", "auto: CUDA when there is a GPU")
+    device_batch: int = _value(128, "images that a process takes through the network at once, at most; accumulation "
+                                    "makes up the rest of batch_size, whatever devices there are")
     workers: int = _value(4, "loader processes for each device; 0 loads in the training process")
     log_every: int = _value(20, "steps between two lines of metrics.jsonl and TensorBoard")
     checkpoint_every: int = _value(600, "steps between two checkpoints")
     keep_checkpoints: int = _value(2, "newest checkpoints that stay on disk")
+    archive_every: int = _value(0, "steps between two checkpoints that stay for good, a multiple of checkpoint_every "
+                                   "(0: none)")
     probe_every: int = _value(0, "steps between two retrieval probes (0: at the start and at the end)")
     probe_images: int = _value(64, "images the retrieval probe looks at")
     channels_last: bool = _value(True, "memory format of the encoder")
@@ -246,26 +248,27 @@ def _build(flat: dict[str, Any]) -> Config:
 
 def _checked(config: Config) -> Config:
     n, m = config.numbers, config.machine
-    positive = ("epochs", "batch_size", "micro_batch", "projector_hidden", "projector_dim", "heads", "global_views",
+    positive = ("epochs", "batch_size", "projector_hidden", "projector_dim", "heads", "global_views",
                 "global_size", "local_size", "t_pos", "attention_temperature", "base_lr", "trust")
     for key in positive:
         if getattr(n, key) <= 0:
             raise UserError(f"{key} must be above 0, found {getattr(n, key)}")
-    for key in ("log_every", "checkpoint_every", "keep_checkpoints", "probe_images", "nonfinite_limit"):
+    for key in ("device_batch", "log_every", "checkpoint_every", "keep_checkpoints", "probe_images", "nonfinite_limit"):
         if getattr(m, key) < 1:
             raise UserError(f"{key} must be at least 1, found {getattr(m, key)}")
     for key, low in (("seed", 0), ("local_views", 0), ("warmup_epochs", 0), ("weight_decay", 0)):
         if getattr(n, key) < low:
             raise UserError(f"{key} must be at least {low}, found {getattr(n, key)}")
-    for key in ("workers", "probe_every"):
+    for key in ("workers", "probe_every", "archive_every"):
         if getattr(m, key) < 0:
             raise UserError(f"{key} must be at least 0, found {getattr(m, key)}")
     if n.global_views < 2:
         raise UserError(f"global_views must be at least 2, found {n.global_views}: a view is compared with another one")
     if n.k < 2:
         raise UserError(f"k must be at least 2, found {n.k}: the most similar one of the k is dropped")
-    if n.batch_size % n.micro_batch:
-        raise UserError(f"batch_size must be a multiple of micro_batch, found {n.batch_size} and {n.micro_batch}")
+    if m.archive_every % m.checkpoint_every:
+        raise UserError(f"archive_every must be a multiple of checkpoint_every, found {m.archive_every} and "
+                        f"{m.checkpoint_every}")
     if n.projector_dim % n.heads:
         raise UserError(f"projector_dim must be a multiple of heads, found {n.projector_dim} and {n.heads}")
     for key in ("global_scale", "local_scale"):

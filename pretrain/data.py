@@ -144,23 +144,37 @@ def steps_per_epoch(images: int, numbers: Numbers) -> int:
     return images // numbers.batch_size
 
 
+def images_at_once(batch_size: int, device_batch: int, world: int) -> int:
+    """Images that each of `world` processes takes through the network at once: the largest number up to device_batch
+    that divides its share of batch_size. Raises `UserError` when there is none above half of device_batch."""
+    if batch_size % world:
+        raise UserError(f"batch_size must be a multiple of the number of processes, found {batch_size} and {world}")
+    share = batch_size // world
+    most = min(device_batch, share)
+    at_once = max(number for number in range(1, most + 1) if share % number == 0)
+    if 2 * at_once < most:
+        raise UserError(f"batch_size {batch_size} over {world} processes leaves {share} images for each, which no "
+                        f"number from {(most + 1) // 2} to {most} (device_batch) divides: choose another batch_size "
+                        "or device_batch")
+    return at_once
+
+
 class MicroBatchOrder:
     """Sampler: for each optimizer step from `first_step` on, the micro-batches of one process.
 
-    Micro-batch a of step s is perm[s*B + a*M : s*B + (a+1)*M], cut into equal runs for the ranks: the images of a step
-    are the same for every world size.
+    With M = at_once * world, micro-batch a of step s is perm[s*B + a*M : s*B + (a+1)*M], cut into equal runs for the
+    ranks: the images of a step are the same for every world size.
     """
 
-    def __init__(self, images: int, numbers: Numbers, first_step: int, last_step: int, rank: int, world: int) -> None:
-        if numbers.micro_batch % world:
-            raise UserError(f"micro_batch must be a multiple of the number of processes, "
-                            f"found {numbers.micro_batch} and {world}")
+    def __init__(
+        self, images: int, numbers: Numbers, at_once: int, first_step: int, last_step: int, rank: int, world: int
+    ) -> None:
         self.images, self.numbers = images, numbers
         self.first_step, self.last_step = first_step, last_step
-        self.rank, self.share = rank, numbers.micro_batch // world
+        self.rank, self.share, self.micro_batch = rank, at_once, at_once * world
 
     def __len__(self) -> int:
-        return (self.last_step - self.first_step) * (self.numbers.batch_size // self.numbers.micro_batch)
+        return (self.last_step - self.first_step) * (self.numbers.batch_size // self.micro_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch = steps_per_epoch(self.images, self.numbers)
@@ -170,7 +184,7 @@ class MicroBatchOrder:
                 epoch = step // per_epoch
                 order = np.random.default_rng([self.numbers.seed, epoch]).permutation(self.images)
             start = (step % per_epoch) * self.numbers.batch_size
-            for micro in range(start, start + self.numbers.batch_size, self.numbers.micro_batch):
+            for micro in range(start, start + self.numbers.batch_size, self.micro_batch):
                 mine = order[micro + self.rank * self.share:micro + (self.rank + 1) * self.share]
                 yield [(epoch, int(index)) for index in mine]
 
@@ -182,9 +196,10 @@ def make_loader(
     """Micro-batches of one process from `first_step` to the end, in order."""
     dataset = ViewDataset(folder, names, config.numbers)
     workers = config.machine.workers
+    at_once = images_at_once(config.numbers.batch_size, config.machine.device_batch, world)
     loader = DataLoader(
         dataset,
-        batch_sampler=MicroBatchOrder(len(names), config.numbers, first_step, last_step, rank, world),
+        batch_sampler=MicroBatchOrder(len(names), config.numbers, at_once, first_step, last_step, rank, world),
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=pin,
@@ -206,4 +221,5 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
     # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

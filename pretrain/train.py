@@ -5,11 +5,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from pretrain import checkpoint, distributed
 from pretrain.atomic import write_text
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import Config, Numbers
-from pretrain.data import Batch, list_images, make_loader, steps_per_epoch
+from pretrain.data import Batch, images_at_once, list_images, make_loader, steps_per_epoch
 from pretrain.distributed import Process
 from pretrain.errors import UserError
 from pretrain.loss import clove_loss
@@ -31,38 +30,21 @@ from pretrain.model import Student, Teacher, normalise
 from pretrain.optim import LARS, cosine_schedule, peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import RetrievalProbe
+from pretrain.signals import Stop, never
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class StoppedBySignal(Exception):
+class Stopped(Exception):
     """The run was asked to stop, finished its step and saved."""
 
-    def __init__(self, number: int, step: int) -> None:
+    def __init__(self, exit_code: int, step: int) -> None:
         super().__init__(f"stopped after step {step}, saved; start again with the same words to go on")
-        self.exit_code = 128 + number
+        self.exit_code = exit_code
 
 
 class TrainingFailed(Exception):
     """The run cannot go on; the message is one line."""
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM append their number to the list instead of ending the process; a second SIGINT interrupts."""
-    received: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -92,7 +74,9 @@ class Trainer:
         self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=numbers.sgd_momentum,
                               weight_decay=numbers.weight_decay, trust=numbers.trust)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=numbers.precision == "fp16")
-        self.accumulation = numbers.batch_size // numbers.micro_batch
+        self.micro_batch = process.world * images_at_once(
+            numbers.batch_size, config.machine.device_batch, process.world)
+        self.accumulation = numbers.batch_size // self.micro_batch
 
     def lr(self, step: int) -> float:
         peak = peak_lr(self.numbers.base_lr, self.numbers.batch_size)
@@ -156,11 +140,13 @@ class Trainer:
         torch.set_rng_state(state["rng"])
 
 
-def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
+def train(config: Config, folder: Path, output: Path, process: Process, stop: Stop = never) -> Path:
     """Pretrain on the images below `folder`; returns OUTPUT/backbone.safetensors (the student's encoder).
 
+    `stop` is asked after every step, on every process: when any of them answers an exit code, all save and leave.
+
     Started again with the same configuration and images it goes on from the newest whole checkpoint; the result equals
-    that of an uninterrupted run, bit for bit on a CPU. Raises `UserError`, `StoppedBySignal`, `TrainingFailed`.
+    that of an uninterrupted run, bit for bit on a CPU. Raises `UserError`, `Stopped`, `TrainingFailed`.
     """
     numbers, machine = config.numbers, config.machine
     backbone = output / "backbone.safetensors"
@@ -178,7 +164,7 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
     first_step = _resume(trainer, output, process)
     trainer.teacher.train()
     _say(process, f"{len(names)} images, {numbers.epochs} epochs of {per_epoch} steps; a step is {numbers.batch_size} "
-                  f"images ({trainer.accumulation} x {numbers.micro_batch}), peak learning rate "
+                  f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
                   f"{peak_lr(numbers.base_lr, numbers.batch_size):g}, {numbers.precision} on {process.device} x "
                   f"{process.world}")
     probe = RetrievalProbe(folder, names, machine.probe_images, numbers, process.device)
@@ -188,7 +174,7 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
     unreadable: dict[str, str] = {}
     skipped_in_a_row = 0
 
-    with stop_signals() as received, log:
+    with log:
         bar = tqdm(total=steps, initial=first_step, desc="pretrain", unit="step", disable=not process.is_main,
                    mininterval=0.5 if sys.stderr.isatty() else 15)
         step = first_step
@@ -196,13 +182,13 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
             probing = step in (0, steps) or (machine.probe_every and step % machine.probe_every == 0)
             if probing and not log.has_probe(step):
                 log.probe(step, probe(trainer.student, trainer.teacher))
-            asked_to_stop = _agree(received, process)
+            asked_to_stop = _agree(stop(), process)
             if step > first_step and (step % machine.checkpoint_every == 0 or step == steps or asked_to_stop):
                 _save(trainer, output, step, config, process)
             if step == steps:
                 break
             if asked_to_stop:
-                raise StoppedBySignal(asked_to_stop, step)
+                raise Stopped(asked_to_stop, step)
 
             started = time.perf_counter()
             micro_batches = [next(loader) for _ in range(trainer.accumulation)]
@@ -258,13 +244,20 @@ def _resume(trainer: Trainer, output: Path, process: Process) -> int:
         return 0
     trainer.load(state)
     _say(process, f"goes on from step {meta['step']} of {trainer.steps}")
+    if (meta["world_size"], meta["micro_batch"]) != (process.world, trainer.micro_batch):
+        _say(process, f"processes {meta['world_size']} -> {process.world}, images at once {meta['micro_batch']} -> "
+                      f"{trainer.micro_batch} (batch norm sees these together); a step stays "
+                      f"{trainer.numbers.batch_size} images")
     return meta["step"]
 
 
 def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Process) -> None:
     if process.is_main:
-        meta = {"steps": trainer.steps, "config_hash": config.hash(), "world_size": process.world}
-        checkpoint.save(output, step, trainer.state(), meta, config.machine.keep_checkpoints)
+        meta = {"steps": trainer.steps, "images_seen": step * config.numbers.batch_size,
+                "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
+                "torch": torch.__version__, "saved": datetime.now(UTC).isoformat(timespec="seconds")}
+        checkpoint.save(output, step, trainer.state(), meta, config.machine.keep_checkpoints,
+                        config.machine.archive_every)
     distributed.barrier()
 
 
@@ -280,11 +273,11 @@ def _finish(trainer: Trainer, output: Path, config: Config, folder: Path, names:
     write_text(output / "done.json", json.dumps({"steps": trainer.steps, "backbone_sha256": digest}) + "\n")
 
 
-def _agree(received: list[int], process: Process) -> int:
-    """The signal any process has received, 0 for none: all of them must stop after the same step."""
+def _agree(asked: int, process: Process) -> int:
+    """The largest exit code any process is asked for, 0 for none: all of them must stop after the same step."""
     if process.world == 1:
-        return received[0] if received else 0
-    flag = torch.tensor([float(received[0] if received else 0)], device=process.device)
+        return asked
+    flag = torch.tensor([float(asked)], device=process.device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return int(flag.item())
 

@@ -13,7 +13,7 @@ def test_demo__brings_recipe_scale_and_both_methods():
     assert options.demo and options.scale == "demo" and options.recipe == "demo"
     assert options.methods == ("clove", "rand")
     assert options.tasks == ("coco", "keypoints", "cityscapes")
-    assert options.pretrain.numbers.batch_size == 8
+    assert options.pretrain.numbers.batch_size == 16
 
 
 @pytest.mark.parametrize("epochs, recipe", [(50, "imagenet_50ep"), (200, "imagenet_200ep"), (400, "imagenet_400ep")])

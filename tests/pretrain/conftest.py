@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TINY: dict[str, Any] = {
     "architecture": "resnet18", "last_stage_stride": 1, "projector_hidden": 32, "projector_dim": 16, "heads": 2,
     "global_size": 48, "local_size": 32, "local_views": 1, "global_scale": "0.4 1.0", "local_scale": "0.2 0.4",
-    "batch_size": 4, "micro_batch": 4, "epochs": 3, "warmup_epochs": 1, "base_lr": 16.0, "precision": "fp32", "k": 5,
+    "batch_size": 4, "epochs": 3, "warmup_epochs": 1, "base_lr": 16.0, "precision": "fp32", "k": 5,
     "workers": 0, "log_every": 1, "checkpoint_every": 2, "probe_images": 4, "device": "cpu",
 }
 

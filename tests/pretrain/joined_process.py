@@ -19,6 +19,7 @@ from pretrain import distributed, train  # noqa: E402 - after the switch to floa
 from pretrain.config import Config, load_config  # noqa: E402
 from pretrain.data import list_images, make_loader  # noqa: E402
 from pretrain.distributed import CPUSyncBatchNorm2d, Process  # noqa: E402
+from pretrain.signals import stop_signals  # noqa: E402
 
 
 def batch_norm(process: Process) -> dict:
@@ -77,8 +78,9 @@ def runs(process: Process, photos: Path, folder: Path, config: Config) -> dict:
 
     train.Trainer.step = stopping
     try:
-        train.train(config, photos, folder / "stopped", process)
-    except train.StoppedBySignal as stopped:
+        with stop_signals() as stop:
+            train.train(config, photos, folder / "stopped", process, stop)
+    except train.Stopped as stopped:
         done["stopped"] = (str(stopped), stopped.exit_code)
     train.Trainer.step = step
     train.train(config, photos, folder / "stopped", process)
@@ -97,8 +99,8 @@ def runs(process: Process, photos: Path, folder: Path, config: Config) -> dict:
 def main() -> None:
     photos, folder, given = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(1)
-    config = load_config(None, given | {"batch_size": 8, "micro_batch": 4})
     process = distributed.start("cpu")
+    config = load_config(None, given | {"batch_size": 8, "device_batch": 4 // process.world})
     result = {"batch_norm": batch_norm(process), "steps": steps(process, photos, config)}
     if process.world > 1:
         result["own_statistics"] = own_statistics(process, photos, config)

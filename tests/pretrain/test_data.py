@@ -17,6 +17,7 @@ from pretrain.data import (
     MicroBatchOrder,
     UnreadableImage,
     ViewDataset,
+    images_at_once,
     list_images,
     make_loader,
     read_image,
@@ -122,7 +123,7 @@ def test_read_image__damage_never_raises_anything_else(tmp_path: Path, suffix: s
 
 @pytest.fixture
 def small() -> Numbers:
-    return replace(Numbers(), global_size=32, local_size=16, local_views=2, batch_size=4, micro_batch=4)
+    return replace(Numbers(), global_size=32, local_size=16, local_views=2, batch_size=4)
 
 
 def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
@@ -184,7 +185,7 @@ def test_steps_per_epoch__batch_larger_than_the_folder() -> None:
 
 
 def order(images: int, numbers: Numbers, first: int, last: int, rank: int = 0, world: int = 1) -> list:
-    sampler = MicroBatchOrder(images, numbers, first, last, rank, world)
+    sampler = MicroBatchOrder(images, numbers, 4 // world, first, last, rank, world)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     return batches
@@ -192,7 +193,7 @@ def order(images: int, numbers: Numbers, first: int, last: int, rank: int = 0, w
 
 @pytest.fixture
 def twelve() -> Numbers:
-    return replace(Numbers(), batch_size=12, micro_batch=4)
+    return replace(Numbers(), batch_size=12)
 
 
 def test_order__each_epoch_is_another_permutation(twelve: Numbers) -> None:
@@ -218,9 +219,21 @@ def test_order__resumed_is_the_tail(twelve: Numbers, step: int) -> None:
     assert order(30, twelve, step, 6) == order(30, twelve, 0, 6)[3 * step:]
 
 
-def test_order__micro_batch_not_divisible_by_processes(twelve: Numbers) -> None:
-    with pytest.raises(UserError, match="micro_batch must be a multiple of the number of processes, found 4 and 3"):
-        MicroBatchOrder(30, twelve, 0, 1, 0, 3)
+@pytest.mark.parametrize(("batch_size", "device_batch", "world", "expected"), [
+    (2048, 128, 8, 128), (2048, 128, 1, 128), (2048, 128, 2, 128), (2048, 1000, 8, 256), (2048, 100, 4, 64),
+    (48, 32, 1, 24), (12, 128, 3, 4), (7, 7, 7, 1)])
+def test_images_at_once__accumulation_makes_up_the_batch(batch_size: int, device_batch: int, world: int,
+                                                         expected: int) -> None:
+    at_once = images_at_once(batch_size, device_batch, world)
+    assert at_once == expected and batch_size % (at_once * world) == 0
+
+
+def test_images_at_once__what_cannot_be_divided_is_told() -> None:
+    with pytest.raises(UserError, match="batch_size must be a multiple of the number of processes, found 4 and 3"):
+        images_at_once(4, 2, 3)
+    with pytest.raises(UserError, match=r"batch_size 134 over 2 processes leaves 67 images for each, which no number "
+                                        r"from 32 to 64 \(device_batch\) divides"):
+        images_at_once(134, 64, 2)
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -232,7 +245,7 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
     names = list_images(photos)
 
     def batches(workers: int, first: int) -> list[Batch]:
-        return list(make_loader(photos, names, tiny(workers=workers, micro_batch=2), first, 6, 0, 1, pin=False))
+        return list(make_loader(photos, names, tiny(workers=workers, device_batch=2), first, 6, 0, 1, pin=False))
 
     alone = batches(0, 0)
     assert len(alone) == 12

@@ -1,7 +1,6 @@
 """One optimizer step in this process: what it changes, when the teacher follows, and what a NaN may not touch."""
 
 import math
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pretrain.train
 from pretrain.config import Config
 from pretrain.data import Batch, list_images, make_loader
 from pretrain.distributed import Process
-from pretrain.train import Trainer, stop_signals
+from pretrain.train import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
 # The children of a process get the signal too, as with Ctrl-C and with Slurm; the loader is busy all the time.
@@ -63,7 +62,7 @@ def same(one: object, other: object) -> bool:
 @pytest.mark.parametrize("changes", [
     {}, {"variant": "released"}, {"attention": "normalized"}, {"attention": "none"}, {"precision": "bf16"},
     {"local_views": 0}, {"global_views": 3}, {"reduction": "sum"}, {"channels_last": False},
-    {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"micro_batch": 2},
+    {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"device_batch": 2},
 ], ids=lambda changes: "-".join(f"{key}-{value}" for key, value in changes.items()) or "default")
 def test_step__every_kind_of_run_takes_steps(tiny: Callable, batches: Callable, changes: dict) -> None:
     config = tiny(**changes)
@@ -111,7 +110,7 @@ def test_step__when_the_teacher_follows(tiny: Callable, batches: Callable, timin
 
 
 def test_schedules__are_per_optimizer_step(tiny: Callable) -> None:
-    config = tiny(base_lr=64.0, batch_size=8, micro_batch=4, epochs=4, warmup_epochs=1, final_lr=0.1)
+    config = tiny(base_lr=64.0, batch_size=8, device_batch=4, epochs=4, warmup_epochs=1, final_lr=0.1)
     trainer = Trainer(config, ALONE, steps=20, per_epoch=5)
     assert [trainer.lr(step) for step in (0, 4, 5)] == pytest.approx([0.02, 2.0, 2.0])
     assert 0.2 < trainer.lr(19) < 0.25
@@ -128,23 +127,13 @@ def test_state__two_trainers_go_on_alike(tiny: Callable, batches: Callable) -> N
     assert same(one.state(), other.state())
 
 
-def test_stop_signals__are_remembered_and_a_second_ctrl_c_interrupts() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stop_signals() as received:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        assert received == [signal.SIGTERM, signal.SIGTERM]
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR2", 75)])
 def test_command_line__signal_to_the_whole_group(photos: Path, run_pretrain: Callable, tmp_path: Path, name: str,
                                                  code: int) -> None:
     """Loader processes leave the decision to the training process: it finishes its step, whose micro-batches they
     still have to deliver, and saves."""
-    done = run_pretrain(photos, tmp_path, prelude=SIGNAL_TO_ALL.format(name=name), workers=2, micro_batch=1)
+    done = run_pretrain(photos, tmp_path, prelude=SIGNAL_TO_ALL.format(name=name), workers=2, device_batch=1)
     assert done.returncode == code, done.stderr
     assert "stopped after step 2, saved" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "checkpoints" / "step_00000002.json").is_file()
@@ -164,7 +153,7 @@ def test_command_line__full_disk_is_one_line_and_the_run_goes_on_later(
 
 
 @pytest.mark.parametrize(("changes", "text"), [
-    ({"batch_size": 16, "micro_batch": 16}, "batch_size 16 needs at least as many images, found 9"),
+    ({"batch_size": 16}, "batch_size 16 needs at least as many images, found 9"),
     ({"epochs": "many"}, "epochs on the command line: expected a whole number, found 'many'"),
     ({"recipe": "none"}, "no recipe 'none': expected a YAML file or one of demo"),
 ], ids=["batch", "type", "recipe"])

@@ -85,7 +85,7 @@ def close(found: dict, expected: dict, tolerance: float) -> None:
 
 def _worker_step(rank: int, port: int, folder: str) -> None:
     process = join(rank, port)
-    config = load_config(None, {**TINY, "batch_size": 8, "micro_batch": 4})
+    config = load_config(None, {**TINY, "batch_size": 8, "device_batch": 2})
     whole = batch(8, config=config)
     mine = [part(whole, a * 4 + rank * 2, a * 4 + rank * 2 + 2) for a in range(2)]
     torch.save(one_step(config, process, mine), Path(folder) / f"{rank}.pt")
@@ -93,7 +93,7 @@ def _worker_step(rank: int, port: int, folder: str) -> None:
 
 
 def test_step__two_processes_equal_one_with_the_double_batch(tmp_path):
-    config = load_config(None, {**TINY, "batch_size": 8, "micro_batch": 4})
+    config = load_config(None, {**TINY, "batch_size": 8, "device_batch": 4})
     whole = batch(8, config=config)
     alone = one_step(config, Process(0, 1, torch.device("cpu")), [part(whole, 0, 4), part(whole, 4, 8)])
     mp.spawn(_worker_step, args=(free_port(), str(tmp_path)), nprocs=2)
@@ -119,7 +119,7 @@ def test_step__two_micro_batches_of_four_equal_one_of_eight_without_batch_norm(m
                         lambda module, process: _without_batch_norm(module))
     results = []
     for micro in (4, 8):
-        config = load_config(None, {**TINY, "batch_size": 8, "micro_batch": micro})
+        config = load_config(None, {**TINY, "batch_size": 8, "device_batch": micro})
         whole = batch(8, config=config)
         results.append(one_step(config, Process(0, 1, torch.device("cpu")),
                                 [part(whole, a, a + micro) for a in range(0, 8, micro)]))

@@ -27,9 +27,7 @@ def cfg(tmp_path: Path) -> CfgNode:
     demo_data.generate(tmp_path / "demo", photos=1, train=3, val=2)
     dataset = datasets.find(tmp_path / "demo/coco", "coco")
     datasets.register(dataset)
-    cfg = settings.resolve(dataset, "2fc", "demo")
-    cfg.INPUT.MIN_SIZE_TRAIN = (96, 112, 128)  # chosen at random
-    return cfg
+    return settings.resolve(dataset, "2fc", "demo", ("INPUT.MIN_SIZE_TRAIN=96,112,128",))  # chosen at random
 
 
 def test_batches__detectron2s_order_grouped_by_shape() -> None:

@@ -1,0 +1,37 @@
+"""How a run is asked to stop, and the exit codes it then leaves with. One owner for each signal.
+
+Stand-alone, `stop_signals` owns SIGINT, SIGTERM and SIGUSR2. Inside a job of a cluster the job's own code owns them and
+hands `train` a function of its own instead.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+Stop = Callable[[], int]  # 0: go on; else the exit code to leave with after this step
+COME_BACK = 75  # EX_TEMPFAIL: saved, wants to be started again
+EXIT_CODES = {signal.SIGINT: 128 + signal.SIGINT, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGUSR2: COME_BACK}
+
+
+def never() -> int:
+    """Nobody asks to stop."""
+    return 0
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Yields a `Stop` that the first of SIGINT (130), SIGTERM (143) and SIGUSR2 (75) sets; the process goes on until it
+    asks. A second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(EXIT_CODES[signal.Signals(number)])
+
+    before = {number: signal.signal(number, remember) for number in EXIT_CODES}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
