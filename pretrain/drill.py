@@ -1,0 +1,217 @@
+"""The kill drill: a small run is killed again and again and must end equal to one that nobody disturbed.
+
+  python -m pretrain.drill --data PHOTOS --output DIR [--recipe R] [--kills N] [--KEY VALUE]
+
+Kills (SIGKILL, which nobody can catch) fall before the first save, inside the writing of a checkpoint, in the last
+step, and at random moments in between, so that at least three different checkpoints are resumed from. Compared are the
+last checkpoint (student, teacher, optimizer, random state), the backbone file, and metrics.jsonl, which must have every
+step once.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain.__main__ import parse
+from pretrain.data import list_images, steps_per_epoch
+from pretrain.errors import UserError, run_cli
+
+TIMES = ("images_per_second", "loader_wait")  # of the machine's mood, not of the run
+SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "log_every": 1, "probe_images": 4}
+CHECKPOINTS = 9  # in a whole run
+DIFFERENT = 3  # checkpoints that must be resumed from
+PATIENCE = 1800.0  # seconds that one part of a run may take
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A moment: `delay` seconds after `due(output)`, which is asked every few milliseconds, is true."""
+
+    name: str
+    due: Callable[[Path], bool]
+    delay: float = 0.0
+
+
+def logged_steps(output: Path) -> list[int]:
+    """Steps with a line of losses in metrics.jsonl, as they stand there; a line that a kill cut off does not count."""
+    try:
+        text = (output / "metrics.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    return [line["step"] for line in lines if "loss" in line]
+
+
+def saved_steps(output: Path) -> list[int]:
+    """Steps with a finished checkpoint."""
+    return sorted(int(path.stem.removeprefix("step_")) for path in (output / "checkpoints").glob("step_*.json"))
+
+
+def kills(number: int, steps: int, step_seconds: float, seed: int) -> list[Kill]:
+    """The three special moments and between them random ones, spread over the run."""
+    rng = np.random.default_rng(seed)
+    # A part begins at the last checkpoint before the kill of the one before: the moments must move on.
+    borders = np.linspace(steps / CHECKPOINTS * 2, steps - 1, max(number - 3, 0) + 1)
+    random = [Kill(f"at random, after step {after}", lambda output, after=after: after in logged_steps(output),
+                   rng.uniform(0, step_seconds))
+              for after in (int(rng.integers(math.ceil(low), max(int(high), math.ceil(low) + 1)))
+                            for low, high in itertools.pairwise(borders))]
+    return [
+        Kill("before the first save", lambda output: bool(logged_steps(output)) and not saved_steps(output)),
+        Kill("while a checkpoint is written",
+             lambda output: bool(saved_steps(output)) and any((output / "checkpoints").glob(".step_*.part.*"))),
+        *random,
+        Kill("in the last step", lambda output: steps - 1 in logged_steps(output)),
+    ]
+
+
+def run_part(command: list[str], output: Path, kill: Kill | None, log: Path) -> tuple[int, bool]:
+    """Start the run once; returns its exit code and whether it was killed. Raises `UserError` when it hangs."""
+    start = time.monotonic()
+    with open(log, "ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                if time.monotonic() - start > PATIENCE:
+                    raise UserError(f"a part of the run took more than {PATIENCE:.0f} s; its words are in {log}")
+                if kill is not None and kill.due(output):
+                    time.sleep(kill.delay)
+                    process.kill()
+                    process.wait()
+                    return process.returncode, True
+                time.sleep(0.002)
+        finally:
+            process.kill()
+            process.wait()
+    return process.returncode, False
+
+
+def difference(one: Any, other: Any, place: str = "") -> str:
+    """Where two nested values differ first, in words; "" when they are equal bit for bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return f"{place}: keys {sorted(map(str, one.keys() ^ other.keys()))[:3]}"
+        found = (difference(one[key], other[key], f"{place}/{key}") for key in one)
+        return next((text for text in found if text), "")
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            return f"{place}: {len(one)} and {len(other)} entries"
+        found = (difference(a, b, f"{place}/{index}") for index, (a, b) in enumerate(zip(one, other, strict=True)))
+        return next((text for text in found if text), "")
+    equal = torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) \
+        else one == other
+    return "" if equal else place
+
+
+def compare(whole: Path, killed: Path, steps: int) -> list[str]:
+    """What differs between two finished runs, one line each."""
+    name = f"checkpoints/step_{steps:08d}.pt"
+    states = [torch.load(output / name, map_location="cpu", weights_only=True) for output in (whole, killed)]
+    problems = [f"{part} differs at {place}" for part in states[0]
+                if (place := difference(states[0][part], states[1].get(part), part))]
+    if (whole / "backbone.safetensors").read_bytes() != (killed / "backbone.safetensors").read_bytes():
+        problems.append("backbone.safetensors differs")
+    if logged_steps(killed) != list(range(1, steps + 1)):
+        problems.append(f"metrics.jsonl: expected the steps 1 to {steps} once each, found {logged_steps(killed)}")
+    lines = [[{key: value for key, value in json.loads(line).items() if key not in TIMES}
+              for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+             for output in (whole, killed)]
+    if lines[0] != lines[1]:
+        problems.append("metrics.jsonl holds other figures")
+    return problems
+
+
+def drill(data: Path, output: Path, words: list[str], number: int = 6, seed: int = 0) -> list[str]:
+    """Run the drill below `output`; returns what differs (nothing when all is well), prints what happens.
+
+    `words`: of `python -m pretrain`, without data and output; they must log every step.
+    """
+    whole, killed = output / "whole", output / "killed"
+    for folder in (whole, killed):
+        if folder.exists():
+            raise UserError(f"{folder} exists: expected a new folder for --output, which the drill fills")
+    command = [sys.executable, "-P", "-m", "pretrain", "--data", str(data), *words, "--output"]
+    whole.mkdir(parents=True)
+    start = time.monotonic()
+    code, _ = run_part([*command, str(whole)], whole, None, output / "whole.log")
+    seconds = time.monotonic() - start
+    if code:
+        raise UserError(f"the undisturbed run ended with exit code {code}; its words are in {output / 'whole.log'}")
+    steps = json.loads((whole / "done.json").read_text(encoding="utf-8"))["steps"]
+    print(f"undisturbed: {steps} steps in {seconds:.0f} s", flush=True)
+    resumed_from = []
+    log = output / "killed.log"
+    for kill in [*kills(number, steps, 0.5 * seconds / steps, seed), None]:
+        before = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        code, hit = run_part([*command, str(killed)], killed, kill, log)
+        said = log.read_text(encoding="utf-8", errors="replace")[len(before):]
+        found = re.search(r"goes on from step (\d+)", said)
+        resumed_from += [int(found[1])] if found else []
+        if not hit and code:
+            raise UserError(f"a part of the run ended by itself with exit code {code}; its words are in {log}")
+        where = f"from step {found[1] if found else 0}, logged up to {max(logged_steps(killed), default=0)}"
+        print(f"killed {kill.name}: {where}" if hit else f"ran to its end: {where}", flush=True)
+        if not hit:
+            break
+    shown = ", ".join(map(str, sorted(set(resumed_from)))) or "none"
+    print(f"resumed {len(resumed_from)} times, from the checkpoints of steps {shown}")
+    if len(set(resumed_from)) < DIFFERENT:
+        return [f"expected at least {DIFFERENT} different checkpoints to be resumed from, found {shown}: give more "
+                "--kills, or --epochs"]
+    return compare(whole, killed, steps)
+
+
+def small_words(recipe: str, data: Path, given: list[str]) -> list[str]:
+    """Words for `python -m pretrain`: `given` over what makes the recipe small and watchable."""
+    words = ["--recipe", recipe]
+    for key, value in SMALL.items():
+        option = f"--{key.replace('_', '-')}"
+        words += [] if option in given else [option, str(value)]
+    _, config = parse([*words, *given, "--data", str(data), "--output", "."])
+    steps = config.numbers.epochs * steps_per_epoch(len(list_images(data)), config.numbers)
+    if steps < 2 * CHECKPOINTS:
+        raise UserError(f"the drill needs at least {2 * CHECKPOINTS} steps, found {steps}: give more --epochs or a "
+                        "smaller --batch-size")
+    return [*words, "--checkpoint-every", str(steps // CHECKPOINTS), *given]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit code 1 when something differs."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain.drill", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="Other options go to `python -m pretrain`.")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder, removed at the end")
+    parser.add_argument("--recipe", default="demo", metavar="NAME|FILE", help="of the run (default demo, made smaller)")
+    parser.add_argument("--kills", type=int, default=6, metavar="N", help="how many, at least 3 (default 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    args, rest = parser.parse_known_args(arguments)
+    if args.kills < 3:
+        raise UserError(f"--kills must be at least 3, found {args.kills}: before the first save, in a save, in the "
+                        "last step")
+    problems = drill(args.data, args.output, small_words(args.recipe, args.data, rest), args.kills, args.seed)
+    for line in problems:
+        print(f"error: {line}", file=sys.stderr)
+    if problems:
+        print(f"the runs are kept in {args.output}", file=sys.stderr)
+        return 1
+    print("equal, bit for bit: student, teacher, optimizer, random state, backbone, metrics.jsonl")
+    shutil.rmtree(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
