@@ -101,8 +101,11 @@ class Machine:
     log_every: int = _value(20, "steps between two lines of metrics.jsonl and TensorBoard")
     checkpoint_every: int = _value(600, "steps between two checkpoints")
     keep_checkpoints: int = _value(2, "newest checkpoints that stay on disk")
-    probe_every: int = _value(0, "steps between two retrieval probes (0: at the start and at the end)")
+    probe_every: int = _value(0, "steps between two probes: retrieval, spread of the features, k-NN "
+                                 "(0: at the start and at the end)")
     probe_images: int = _value(64, "images the retrieval probe looks at")
+    knn_images: int = _value(0, "labelled images (CLASS/IMAGE) of the k-NN probe; 0: none. Each process holds them, "
+                                "150 kB an image at 224 pixels")
     channels_last: bool = _value(True, "memory format of the encoder")
     nonfinite_limit: int = _value(5, "NaN or inf losses in a row that end the run; each is skipped and counted")
 
@@ -257,6 +260,8 @@ def _checked(config: Config) -> Config:
     for key, low in (("seed", 0), ("local_views", 0), ("warmup_epochs", 0), ("weight_decay", 0)):
         if getattr(n, key) < low:
             raise UserError(f"{key} must be at least {low}, found {getattr(n, key)}")
+    if m.knn_images < 0 or 0 < m.knn_images < 4:
+        raise UserError(f"knn_images must be 0 or at least 4 (two of each of two classes), found {m.knn_images}")
     for key in ("workers", "probe_every"):
         if getattr(m, key) < 0:
             raise UserError(f"{key} must be at least 0, found {getattr(m, key)}")
