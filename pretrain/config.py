@@ -8,6 +8,7 @@ the nearest valid key. The help texts of the fields are the help texts of the co
 can be compared. Every difference between them is one value, listed in `VARIANTS`.
 """
 
+import argparse
 import dataclasses
 import difflib
 import hashlib
@@ -140,6 +141,22 @@ class Config:
 
 HALVES: dict[str, type] = {"numbers": Numbers, "machine": Machine}
 KEYS: dict[str, str] = {f.name: half for half, cls in HALVES.items() for f in fields(cls)}
+
+
+def add_options(group: argparse._ActionsContainer, cls: type) -> None:
+    """One command-line option for each value of a half."""
+    for one in fields(cls):
+        default = one.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        group.add_argument(f"--{one.name.replace('_', '-')}", dest=one.name, default=None, metavar="X",
+                           nargs=2 if isinstance(default, tuple) else None,
+                           help=f"{one.metadata['help'].replace('%', '%%')} (default {shown})")
+
+
+def given_options(args: argparse.Namespace, *halves: type) -> dict[str, Any]:
+    """The values of `add_options` that were given."""
+    return {one.name: getattr(args, one.name) for cls in halves for one in fields(cls)
+            if getattr(args, one.name) is not None}
 
 
 def load_config(recipe: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
