@@ -27,6 +27,7 @@ BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, YELLOW, BLACK = "#56B4E9", "#CC79A7", "#F0E442", "#000000"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, YELLOW, BLACK)
 DPI = 100
+JOINED, LINES = 10, 30
 # Title of each panel, and the keys of metrics.jsonl drawn in it.
 CURVES: list[tuple[str, tuple[str, ...]]] = [
     ("loss", ("loss",)),
@@ -58,8 +59,13 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 
 def draw_curves(metrics: Path, path: Path) -> None:
-    """Every curve of a metrics.jsonl over the optimizer steps, in twelve panels."""
-    entries = read_metrics(metrics)
+    """Every curve of a metrics.jsonl over the optimizer steps, in twelve panels (PNG, 1200 pixels wide)."""
+    with atomic_path(path) as sibling:
+        curves_figure(read_metrics(metrics)).savefig(sibling, dpi=DPI)
+
+
+def curves_figure(entries: list[dict[str, float | None]]) -> Figure:
+    """The training curves of the lines of a metrics.jsonl, not yet written."""
     figure = Figure(figsize=(12, 11.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     panels = figure.subplots(4, 3, sharex=True)
@@ -84,8 +90,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
             axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
     for axes in panels[-1]:
         axes.set_xlabel("optimizer step")
-    with atomic_path(path) as sibling:
-        figure.savefig(sibling, dpi=DPI)
+    return figure
 
 
 def _curve(axes: Axes, entries: list[dict], key: str, style: tuple[str, str, str]) -> None:
@@ -190,9 +195,9 @@ def cell_middle(view: View, cell: int) -> tuple[float, float]:
     return left + width / 2, top + height / 2
 
 
-def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, scene: Scene, cells: int = 10) -> int:
+def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, scene: Scene) -> int:
     """Number some student cells that have a positive, and join them with all their positives; the rest would hide the
-    picture, and is tinted. Returns how many cells are joined."""
+    picture, and is tinted. Returns how many cells are joined: at most `JOINED`, and about `LINES` lines."""
     matched = scene.positives.any(1).nonzero().flatten()
     tint(student_axes, scene.student, matched.tolist())
     tint(teacher_axes, scene.teacher, scene.positives.any(0).nonzero().flatten().tolist())
@@ -200,7 +205,8 @@ def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, sce
         student_axes.text(0.5, 0.5, "no overlap:\nno positive cells", transform=student_axes.transAxes, ha="center",
                           va="center", fontsize=12, bbox={"facecolor": "white", "edgecolor": BLACK})
         return 0
-    chosen = matched[torch.linspace(0, len(matched) - 1, min(cells, len(matched))).round().long()].tolist()
+    cells = min(len(matched), JOINED, max(2, round(LINES * len(matched) / scene.positives.sum().item())))
+    chosen = matched[torch.linspace(0, len(matched) - 1, cells).round().long()].tolist()
     for number, cell in enumerate(chosen):
         colour = COLOURS[number % len(COLOURS)]
         start = cell_middle(scene.student, cell)

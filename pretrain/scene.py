@@ -139,7 +139,7 @@ def load_networks(numbers: Numbers, run: Path | None) -> tuple[Student, Teacher,
         teacher = Teacher(student, numbers).train()
     if run is None:
         return student, teacher, "random initial network (no --run given): similarities are those before any training"
-    state, meta, _ = checkpoint.load_newest(run)
+    state, meta, _ = checkpoint.load_newest(run, tidy=False)
     if state is None:
         raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `python -m pretrain --output "
                         f"{run}`; leave out --run to see the random initial network")

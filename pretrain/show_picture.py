@@ -36,21 +36,26 @@ def draw_show(scene: Scene, report: CellReport, note: str, path: Path) -> None:
 
     note: which network the report is of.
     """
+    with atomic_path(path) as sibling:
+        show_figure(scene, report, note).savefig(sibling, dpi=DPI, facecolor="white")
+
+
+def show_figure(scene: Scene, report: CellReport, note: str) -> Figure:
+    """The picture, not yet written."""
     rows = math.ceil(len(scene.views) / ACROSS)
     heights = [max(3.6, 1.9 * rows), 5.0, 4.5]
     figure = Figure(figsize=(12, sum(heights) + 3 * HEADER), layout="constrained")
     parts = figure.subfigures(6, 1, height_ratios=[part for height in heights for part in (HEADER, height)], hspace=0)
     n = scene.numbers
     _headline(parts[0], "1  Views", f"image {scene.index}, epoch {scene.epoch}, seed {n.seed}: {n.global_views} global "
-              f"views (G: student and teacher), {n.local_views} local views (L: student only); tinted: cells with a "
-              f"positive in {scene.teacher.short}")
+              f"views (G: student and teacher), {n.local_views} local views (L: student only); tinted: the cells "
+              f"with a positive in {scene.teacher.short}")
     _views_band(parts[1], scene, rows)
     _headline(parts[2], "2  Positive cells", _pair_band(parts[3], scene))
     _headline(parts[4], f"3  Cell {place(scene.student, report.cell)} of {scene.student.short} (row, column from 0) "
               "among the teacher's cells", note)
     _cell_band(parts[5], scene, report)
-    with atomic_path(path) as sibling:
-        figure.savefig(sibling, dpi=DPI, facecolor="white")
+    return figure
 
 
 def _headline(part: SubFigure, title: str, text: str) -> None:
@@ -66,7 +71,7 @@ def _views_band(band: SubFigure, scene: Scene, rows: int) -> None:
         axes.set_axis_off()
     for axes, view, colour in zip(panels.flat, scene.views, view_colours(scene), strict=False):
         there = [] if view is scene.teacher else scene.positives_of(view).any(1).nonzero().flatten().tolist()
-        share = "teacher view" if view is scene.teacher else f"{len(there)} of {math.prod(view.grid)} cells"
+        share = "teacher view" if view is scene.teacher else f"{len(there)} of {math.prod(view.grid)}"
         draw_view(axes, view, colour, f"{view.short}{' mirrored' if view.mirrored else ''}: {share}")
         tint(axes, view, there)
 
@@ -115,7 +120,7 @@ def _attention(figure: SubFigure, scene: Scene, report: CellReport) -> None:
         side, share = view.pixels.shape[1], report.attention.numpy() * 100
         # Seen through where there is little: the picture stays.
         heat = axes.imshow(share, extent=(-0.5, side - 0.5, side - 0.5, -0.5), cmap="viridis", vmin=0,
-                           alpha=0.35 + 0.55 * share / share.max(), interpolation="nearest")
+                           alpha=0.35 + 0.45 * share / share.max(), interpolation="nearest")
         bar = figure.colorbar(heat, ax=axes, shrink=0.75, pad=0.02, format=lambda value, _: f"{value:.3g} %")
         bar.ax.tick_params(labelsize=9)
         uniform = 100 / share.size
@@ -143,21 +148,20 @@ def _marks(axes: Axes, scene: Scene, report: CellReport) -> None:
         _outline(axes, view, cell, BLUE, "-", 2.5)
     if report.dropped is not None:
         _outline(axes, view, report.dropped, YELLOW, (0, (2, 1)), 2)
-        _label(axes, view, report.dropped, "top", report, YELLOW, "black")
+        _label(axes, view, report.dropped, "T", report, YELLOW, "black")
     for rank, cell in enumerate(report.negatives, start=1):
         _label(axes, view, cell, str(rank), report, ORANGE, "black")
     for cell in set(report.positives) - {report.dropped, *report.negatives}:
         _label(axes, view, cell, "+", report, BLUE, "white")
-    axes.set_xlabel("blue outline: positive; 1 2 3: negatives, hardest first", fontsize=9)
+    axes.set_xlabel("blue outline: positive; T: top 1, left out; 1, 2, ...: negatives", fontsize=9)
 
 
 def _label(axes: Axes, view: View, cell: int, mark: str, report: CellReport, colour: str, ink: str) -> None:
     """Mark and cosine where they fit into the cell, else the mark."""
     wide = max(view.grid) <= 7
     text = f"{mark}\n{report.cosine[cell]:.2f}" if wide else mark
-    axes.text(*cell_middle(view, cell), text, fontsize=8 if max(view.grid) <= 10 else 6, ha="center", va="center",
-              color=ink, linespacing=0.95, zorder=5,
-              bbox={"boxstyle": "round,pad=0.15", "facecolor": colour, "edgecolor": "none", "alpha": 0.92})
+    axes.text(*cell_middle(view, cell), text, fontsize=8, ha="center", va="center", color=ink, linespacing=0.95,
+              zorder=5, bbox={"boxstyle": "round,pad=0.12", "facecolor": colour, "edgecolor": "none", "alpha": 0.92})
 
 
 def _bars(axes: Axes, scene: Scene, report: CellReport) -> None:
@@ -167,21 +171,23 @@ def _bars(axes: Axes, scene: Scene, report: CellReport) -> None:
     for cell in by_cosine[:BARS]:
         rows.append((f"+  positive {place(view, cell)}", cell, BLUE, ""))
     if report.dropped is not None:
-        also = ", positive" if report.dropped in report.positives else ""
-        rows.append((f"top  {place(view, report.dropped)} (left out{also})", report.dropped, YELLOW, ""))
+        also = " (positive!)" if report.dropped in report.positives else ""
+        rows.append((f"T  top 1, left out {place(view, report.dropped)}{also}", report.dropped, YELLOW, ""))
     for rank, cell in enumerate(report.negatives, start=1):
         also = " (positive!)" if cell in report.positives else ""
         rows.append((f"{rank}  negative {place(view, cell)}{also}", cell, ORANGE, "//" if also else ""))
     cosines = np.array([report.cosine[cell].item() for _, cell, _, _ in rows])
     for at, ((_, _, colour, hatch), cosine) in enumerate(zip(rows, cosines, strict=True)):
         axes.barh(at, cosine, color=colour, hatch=hatch, edgecolor="white" if colour == BLUE else BLACK, linewidth=0.4)
-        axes.annotate(f"{cosine:.2f}", (cosine, at), (4 if cosine >= 0 else -4, 0), textcoords="offset points",
-                      va="center", ha="left" if cosine >= 0 else "right", fontsize=9)
+        # Beside the axis when below 0: at the bar's end it would meet the names.
+        axes.annotate(f"{cosine:.2f}", (max(cosine, 0), at), (4, 0), textcoords="offset points", va="center",
+                      fontsize=9)
     axes.set_yticks(range(len(rows)), [text for text, *_ in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     low, high = min(0.0, cosines.min(initial=0)), max(0.0, cosines.max(initial=0.1))
-    axes.set_xlim(low - 0.15 * (high - low) * (low < 0), high + 0.18 * (high - low))
+    axes.set_xlim(low, high + 0.18 * (high - low))
     axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.locator_params(axis="x", nbins=5)
     axes.tick_params(axis="x", labelsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if not report.positives:
