@@ -153,7 +153,7 @@ def _marks(axes: Axes, scene: Scene, report: CellReport) -> None:
         _label(axes, view, cell, str(rank), report, ORANGE, "black")
     for cell in set(report.positives) - {report.dropped, *report.negatives}:
         _label(axes, view, cell, "+", report, BLUE, "white")
-    axes.set_xlabel("blue outline: positive; T: top 1, left out; 1, 2, ...: negatives", fontsize=9)
+    axes.set_xlabel("blue outline: positive; T: most similar, left out; 1, 2, ...: negatives", fontsize=9)
 
 
 def _label(axes: Axes, view: View, cell: int, mark: str, report: CellReport, colour: str, ink: str) -> None:
@@ -172,7 +172,7 @@ def _bars(axes: Axes, scene: Scene, report: CellReport) -> None:
         rows.append((f"+  positive {place(view, cell)}", cell, BLUE, ""))
     if report.dropped is not None:
         also = " (positive!)" if report.dropped in report.positives else ""
-        rows.append((f"T  top 1, left out {place(view, report.dropped)}{also}", report.dropped, YELLOW, ""))
+        rows.append((f"T  left out {place(view, report.dropped)}{also}", report.dropped, YELLOW, ""))
     for rank, cell in enumerate(report.negatives, start=1):
         also = " (positive!)" if cell in report.positives else ""
         rows.append((f"{rank}  negative {place(view, cell)}{also}", cell, ORANGE, "//" if also else ""))
