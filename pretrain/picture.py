@@ -84,6 +84,7 @@ def curves_figure(entries: list[dict[str, float | None]]) -> Figure:
             axes.set_yticks([])
             continue
         axes.ticklabel_format(useOffset=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if keys[0] not in ("loss", "positive_cosine"):
             axes.set_ylim(bottom=0)
         if len(there) > 1:

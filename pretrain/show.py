@@ -81,8 +81,7 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     numbers = config.numbers
     pair = _pair(args.pair, numbers)
     epoch = _whole(args.epoch, "--epoch")
-    import torch  # only now: a wrong option should not wait for it
-
+    # Only now: a wrong option should not wait for torch.
     from pretrain.data import UnreadableImage, list_images
     from pretrain.scene import load_networks, make_scene, report_cell
     from pretrain.show_picture import draw_show
@@ -95,8 +94,7 @@ def _views(args: argparse.Namespace, output: Path) -> None:
         raise UserError(f"{names[index]}: {error}; choose another --image") from None
     cell = scene.default_cell() if args.cell is None else find_cell(args.cell, scene.student.grid, scene.student.name)
     student, teacher, note = load_networks(numbers, args.run)
-    with torch.random.fork_rng(devices=[]):
-        report = report_cell(scene, cell, student, teacher, args.data, names)
+    report = report_cell(scene, cell, student, teacher, args.data, names)
     draw_show(scene, report, note, output)
     if not scene.positives.any():
         print(f"no overlap: {scene.student.name} and {scene.teacher.name} have no positive cells; try another --pair, "
