@@ -5,14 +5,17 @@
 
 Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/, metrics.jsonl,
 tensorboard/, curves.png and views.png. Started again with the same words it goes on where it was.
+
+  python -m pretrain drill --help         kills a small run and proves that nothing is lost
+  python -m pretrain show --help          pictures of views, positive cells and attention, and of the training curves
 """
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 
-from pretrain.config import HALVES, Config, load_config, recipe_names
+from pretrain import show
+from pretrain.config import HALVES, Config, add_options, given_options, load_config, recipe_names
 from pretrain.errors import UserError, run_cli
 
 
@@ -29,25 +32,23 @@ def build_parser() -> argparse.ArgumentParser:
                         help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")
     titles = {"numbers": "what changes the numbers", "machine": "what does not change the numbers"}
     for half, cls in HALVES.items():
-        group = parser.add_argument_group(titles[half])
-        for field in fields(cls):
-            default = field.default
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            group.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, default=None, metavar="X",
-                               nargs=2 if isinstance(default, tuple) else None,
-                               help=f"{field.metadata['help'].replace('%', '%%')} (default {shown})")
+        add_options(parser.add_argument_group(titles[half]), cls)
     return parser
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
     """Arguments and the resolved configuration."""
     args = build_parser().parse_args(arguments)
-    overrides = {field.name: getattr(args, field.name) for cls in HALVES.values() for field in fields(cls)
-                 if getattr(args, field.name) is not None}
-    return args, load_config(args.recipe, overrides)
+    return args, load_config(args.recipe, given_options(args, *HALVES.values()))
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["show"]:
+        return show.main(sys.argv[2:])
+    if sys.argv[1:2] == ["drill"]:
+        from pretrain import drill  # imports torch
+
+        return drill.main(sys.argv[2:])
     args, config = parse()
     import torch  # only now: --help and a wrong option should not wait for it
 

@@ -38,10 +38,12 @@ def save(
     return path
 
 
-def load_newest(output: Path) -> tuple[dict[str, Any] | None, dict[str, Any], list[str]]:
-    """The newest whole checkpoint: its state (None if there is none), its meta, and a line for each one passed over."""
+def load_newest(output: Path, tidy: bool = True) -> tuple[dict[str, Any] | None, dict[str, Any], list[str]]:
+    """The newest whole checkpoint: its state (None if there is none), its meta, and a line for each one passed over.
+
+    tidy: remove what a killed run left half-written; False for a reader beside a run that may be writing."""
     passed_over = []
-    for part in (output / "checkpoints").glob(".step_*.part.*"):  # of a run that was killed while it wrote
+    for part in (output / "checkpoints").glob(".step_*.part.*") if tidy else ():
         part.unlink(missing_ok=True)
     for path in sorted((output / "checkpoints").glob("step_*.pt"), reverse=True):
         try:

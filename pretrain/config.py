@@ -8,6 +8,7 @@ the nearest valid key. The help texts of the fields are the help texts of the co
 can be compared. Every difference between them is one value, listed in `VARIANTS`.
 """
 
+import argparse
 import dataclasses
 import difflib
 import hashlib
@@ -103,8 +104,11 @@ class Machine:
     keep_checkpoints: int = _value(2, "newest checkpoints that stay on disk")
     archive_every: int = _value(0, "steps between two checkpoints that stay for good, a multiple of checkpoint_every "
                                    "(0: none)")
-    probe_every: int = _value(0, "steps between two retrieval probes (0: at the start and at the end)")
+    probe_every: int = _value(0, "steps between two probes: retrieval, spread of the features, k-NN "
+                                 "(0: at the start and at the end)")
     probe_images: int = _value(64, "images the retrieval probe looks at")
+    knn_images: int = _value(0, "labelled images (CLASS/IMAGE) of the k-NN probe; 0: none. Each process holds them, "
+                                "150 kB an image at 224 pixels")
     channels_last: bool = _value(True, "memory format of the encoder")
     nonfinite_limit: int = _value(5, "NaN or inf losses in a row that end the run; each is skipped and counted")
 
@@ -139,6 +143,22 @@ class Config:
 
 HALVES: dict[str, type] = {"numbers": Numbers, "machine": Machine}
 KEYS: dict[str, str] = {f.name: half for half, cls in HALVES.items() for f in fields(cls)}
+
+
+def add_options(group: argparse._ActionsContainer, cls: type) -> None:
+    """One command-line option for each value of a half."""
+    for one in fields(cls):
+        default = one.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        group.add_argument(f"--{one.name.replace('_', '-')}", dest=one.name, default=None, metavar="X",
+                           nargs=2 if isinstance(default, tuple) else None,
+                           help=f"{one.metadata['help'].replace('%', '%%')} (default {shown})")
+
+
+def given_options(args: argparse.Namespace, *halves: type) -> dict[str, Any]:
+    """The values of `add_options` that were given."""
+    return {one.name: getattr(args, one.name) for cls in halves for one in fields(cls)
+            if getattr(args, one.name) is not None}
 
 
 def load_config(recipe: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -259,6 +279,8 @@ def _checked(config: Config) -> Config:
     for key, low in (("seed", 0), ("local_views", 0), ("warmup_epochs", 0), ("weight_decay", 0)):
         if getattr(n, key) < low:
             raise UserError(f"{key} must be at least {low}, found {getattr(n, key)}")
+    if m.knn_images < 0 or 0 < m.knn_images < 4:
+        raise UserError(f"knn_images must be 0 or at least 4 (two of each of two classes), found {m.knn_images}")
     for key in ("workers", "probe_every", "archive_every"):
         if getattr(m, key) < 0:
             raise UserError(f"{key} must be at least 0, found {getattr(m, key)}")

@@ -1,6 +1,6 @@
 """The kill drill: a small run is killed again and again and must end equal to one that nobody disturbed.
 
-  python -m pretrain.drill --data PHOTOS --output DIR [--recipe R] [--kills N] [--KEY VALUE]
+  python -m pretrain drill --data PHOTOS --output DIR [--recipe R] [--kills N] [--KEY VALUE]
 
 Kills (SIGKILL, which nobody can catch) fall before the first save, inside the writing of a checkpoint, in the last
 step, and at random moments in between, so that at least three different checkpoints are resumed from. Compared are the
@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.__main__ import parse
+from pretrain.config import HALVES, add_options, given_options, load_config
 from pretrain.data import list_images, steps_per_epoch
-from pretrain.errors import UserError, run_cli
+from pretrain.errors import UserError
 
 TIMES = ("images_per_second", "loader_wait")  # of the machine's mood, not of the run
-SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "log_every": 1, "probe_images": 4}
+SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "probe_images": 4}
 CHECKPOINTS = 9  # in a whole run
 DIFFERENT = 3  # checkpoints that must be resumed from
 PATIENCE = 1800.0  # seconds that one part of a run may take
@@ -174,35 +174,44 @@ def drill(data: Path, output: Path, words: list[str], number: int = 6, seed: int
     return compare(whole, killed, steps)
 
 
-def small_words(recipe: str, data: Path, given: list[str]) -> list[str]:
-    """Words for `python -m pretrain`: `given` over what makes the recipe small and watchable."""
-    words = ["--recipe", recipe]
-    for key, value in SMALL.items():
-        option = f"--{key.replace('_', '-')}"
-        words += [] if option in given else [option, str(value)]
-    _, config = parse([*words, *given, "--data", str(data), "--output", "."])
+def small_words(recipe: str, data: Path, given: dict[str, Any]) -> list[str]:
+    """Words for `python -m pretrain`: `given` values over what makes the recipe small and watchable."""
+    values = SMALL | given
+    config = load_config(recipe, values)
     steps = config.numbers.epochs * steps_per_epoch(len(list_images(data)), config.numbers)
     if steps < 2 * CHECKPOINTS:
         raise UserError(f"the drill needs at least {2 * CHECKPOINTS} steps, found {steps}: give more --epochs or a "
                         "smaller --batch-size")
-    return [*words, "--checkpoint-every", str(steps // CHECKPOINTS), *given]
+    values |= {"checkpoint_every": steps // CHECKPOINTS, "log_every": 1}
+    words = ["--recipe", recipe]
+    for key, value in values.items():
+        words += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; exit code 1 when something differs."""
-    parser = argparse.ArgumentParser(prog="python -m pretrain.drill", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="Other options go to `python -m pretrain`.")
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `drill`: its own options, and one for each value of the configuration."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain drill", usage="python -m pretrain drill --data DIR --output DIR [options]",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder, removed at the end")
     parser.add_argument("--recipe", default="demo", metavar="NAME|FILE", help="of the run (default demo, made smaller)")
     parser.add_argument("--kills", type=int, default=6, metavar="N", help="how many, at least 3 (default 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
-    args, rest = parser.parse_known_args(arguments)
+    parser.add_argument("--moments", type=int, default=0, metavar="SEED", help="seed of the random moments (default 0)")
+    for half, cls in HALVES.items():
+        add_options(parser.add_argument_group(f"the run's {half}, over those of the recipe"), cls)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the words after `drill` ask for; exit code 1 when something differs."""
+    args = build_parser().parse_args(arguments)
     if args.kills < 3:
         raise UserError(f"--kills must be at least 3, found {args.kills}: before the first save, in a save, in the "
                         "last step")
-    problems = drill(args.data, args.output, small_words(args.recipe, args.data, rest), args.kills, args.seed)
+    given = given_options(args, *HALVES.values())
+    problems = drill(args.data, args.output, small_words(args.recipe, args.data, given), args.kills, args.moments)
     for line in problems:
         print(f"error: {line}", file=sys.stderr)
     if problems:
@@ -211,7 +220,3 @@ def main(arguments: list[str] | None = None) -> int:
     print("equal, bit for bit: student, teacher, optimizer, random state, backbone, metrics.jsonl")
     shutil.rmtree(args.output)
     return 0
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -1,4 +1,8 @@
-"""Pictures for people: training curves, and two views of a photograph with their matched cells."""
+"""Pictures for people: training curves, and photographs with two views and their matched cells.
+
+Colours are those of Okabe & Ito, which colour-blind people tell apart; nothing is told by colour alone.
+Legend: H W feature grid, L = H*W cells in row-major order, S side of a view in pixels.
+"""
 
 import json
 from pathlib import Path
@@ -6,101 +10,236 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from pretrain.atomic import atomic_path
 from pretrain.config import Numbers
-from pretrain.data import UnreadableImage, read_image
-from pretrain.encoder import Encoder
-from pretrain.matcher import match
-from pretrain.views import make_view, view_kinds
+from pretrain.data import UnreadableImage
+from pretrain.scene import Scene, View, make_scene
 
 matplotlib.use("Agg")
-CURVES = [("loss", "loss"), ("positive_cosine", "cosine of positive pairs and of negatives"),
-          ("retrieval_backbone", "matched-location retrieval"), ("lr", "learning rate")]
-TOGETHER = {"positive_cosine": ["positive_cosine", "negative_cosine"],
-            "retrieval_backbone": ["retrieval_backbone", "retrieval_contextualized"]}
-COLOURS = ("#c8442d", "#2563b0", "#2f8f4e", "#8e44ad", "#d08a1d", "#1c8a8a")
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, YELLOW, BLACK = "#56B4E9", "#CC79A7", "#F0E442", "#000000"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, YELLOW, BLACK)
+DPI = 100
+JOINED, LINES = 10, 30
+# Title of each panel, and the keys of metrics.jsonl drawn in it.
+CURVES: list[tuple[str, tuple[str, ...]]] = [
+    ("loss", ("loss",)),
+    ("cosine of positive pairs and of negatives", ("positive_cosine", "negative_cosine")),
+    ("share of pairs with an active hinge", ("hinge_active",)),
+    ("share of the negatives that are positives", ("negative_is_positive",)),
+    ("positive cells a student cell", ("positives_per_query",)),
+    ("share of view pairs without overlap", ("no_overlap",)),
+    ("retrieval (and k-NN): share found", ("retrieval_backbone", "retrieval_contextualized", "knn_top1")),
+    ("feature standard deviation (0: collapse)", ("feature_std_backbone", "feature_std_contextualized")),
+    ("effective rank (1: collapse)", ("effective_rank_backbone", "effective_rank_contextualized")),
+    ("learning rate", ("lr",)),
+    ("images a second", ("images_per_second",)),
+    ("share of the time waiting for the loader", ("loader_wait",)),
+]
+STYLES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"))
+MANY = 300  # points from which a curve is drawn faint, under its running mean
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The lines of a metrics.jsonl; one that is just being written, or that a kill cut off, is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
 
 
 def draw_curves(metrics: Path, path: Path) -> None:
-    """Loss, cosines, retrieval and learning rate over the steps of a metrics.jsonl."""
-    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    for axes, (key, title) in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        for name in TOGETHER.get(key, [key]):
-            points = [(e["step"], e[name]) for e in entries if e.get(name) is not None]
-            axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", markersize=3,
-                      label=name.replace("_", " "))
-        axes.set_title(title)
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if key in TOGETHER:
-            axes.legend(frameon=False)
+    """Every curve of a metrics.jsonl over the optimizer steps, in twelve panels (PNG, 1200 pixels wide)."""
     with atomic_path(path) as sibling:
-        figure.savefig(sibling, dpi=110)
+        curves_figure(read_metrics(metrics)).savefig(sibling, dpi=DPI)
+
+
+def curves_figure(entries: list[dict[str, float | None]]) -> Figure:
+    """The training curves of the lines of a metrics.jsonl, not yet written."""
+    figure = Figure(figsize=(12, 11.5), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    panels = figure.subplots(4, 3, sharex=True)
+    for axes, (title, keys) in zip(panels.flat, CURVES, strict=True):
+        there = [key for key in keys if any(entry.get(key) is not None for entry in entries)]
+        for key, style in zip(keys, STYLES, strict=False):
+            if key in there:
+                _curve(axes, entries, key, style)
+        bad = sum(key in entry and entry[key] is None for key in keys for entry in entries)
+        axes.set_title(title + (f" ({bad} not finite)" if bad else ""), fontsize=11, loc="left")
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=9, labelbottom=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if not there:
+            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="#666666")
+            axes.set_yticks([])
+            continue
+        axes.ticklabel_format(useOffset=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if keys[0] not in ("loss", "positive_cosine"):
+            axes.set_ylim(bottom=0)
+        if len(there) > 1:
+            axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
+    for axes in panels[-1]:
+        axes.set_xlabel("optimizer step")
+    return figure
+
+
+def _curve(axes: Axes, entries: list[dict], key: str, style: tuple[str, str, str]) -> None:
+    points = np.array([(e["step"], e[key]) for e in entries if e.get(key) is not None], dtype=float)
+    colour, line, marker = style
+    label = key.replace("_", " ").replace("retrieval ", "").replace("feature std ", "").replace("effective rank ", "")
+    if len(points) > MANY:
+        axes.plot(*points.T, color=colour, alpha=0.25, linewidth=0.8)
+        window = len(points) // 50
+        middle = points[window // 2:len(points) - (window - 1) // 2, 0]
+        axes.plot(middle, np.convolve(points[:, 1], np.full(window, 1 / window), "valid"), line, color=colour,
+                  linewidth=1.8, label=label)
+    else:
+        axes.plot(*points.T, line, color=colour, linewidth=1.6, label=label,
+                  marker=marker if len(points) < 40 else None, markersize=4)
 
 
 def draw_views(folder: Path, names: list[str], numbers: Numbers, path: Path, shown: int = 3) -> None:
     """A few photographs with the boxes of two global views, the views with their grids, and some positive pairs."""
-    images = []
-    for name in names:
+    scenes = []
+    for index in range(len(names)):
         try:
-            images.append((name, read_image(folder / name)))
+            scenes.append(make_scene(folder, names, index, 0, numbers))
         except UnreadableImage:
             continue
-        if len(images) == shown:
+        if len(scenes) == shown:
             break
-    if not images:
+    if not scenes:
         return
-    grid = _grid(numbers)
-    figure = Figure(figsize=(11, 3.6 * len(images)), layout="constrained")
-    rows = figure.subplots(len(images), 3, squeeze=False)
-    for row, (name, image) in zip(rows, images, strict=True):
-        made = [make_view(image, kind, np.random.default_rng([numbers.seed, 0, names.index(name), view]))
-                for view, kind in enumerate(view_kinds(numbers)[:2])]
-        boxes = torch.from_numpy(np.stack([box for _, box in made]))
-        positives = match(boxes[0], boxes[1], grid, grid, numbers.t_pos, numbers.t_pos_unit,
-                          torch.tensor(image.size, dtype=torch.float32))
-        row[0].imshow(image)
-        row[0].set_title(name, fontsize=9)
-        for (_, box), colour, label in zip(made, COLOURS, ("view 1", "view 2"), strict=False):
-            x0, x1 = sorted((float(box[0]) * image.width, float(box[2]) * image.width))
-            y0, y1 = float(box[1]) * image.height, float(box[3]) * image.height
-            row[0].add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2))
-            row[0].text(x0 + 2, y0 + 2, label, color="white", fontsize=8, va="top", backgroundcolor=colour)
-        for axes, (pixels, box), label in zip(row[1:], made, ("view 1", "view 2"), strict=True):
-            axes.imshow(pixels.transpose(1, 2, 0))
-            mirrored = ", mirrored" if box[0] > box[2] else ""
-            axes.set_title(f"{label}{mirrored}: {grid[0]} x {grid[1]} cells", fontsize=9)
-            for line in range(1, grid[0]):
-                axes.axhline(line * numbers.global_size / grid[0], color="white", linewidth=0.4)
-                axes.axvline(line * numbers.global_size / grid[1], color="white", linewidth=0.4)
-        _join(figure, row[1], row[2], positives, grid, numbers.global_size)
-        for axes in row:
-            axes.set_axis_off()
+    figure = Figure(figsize=(12, 4 * len(scenes)), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
+    for row, scene in zip(figure.subplots(len(scenes), 3, squeeze=False), scenes, strict=True):
+        draw_source(row[0], scene, views=2)
+        draw_view(row[1], scene.student, BLUE)
+        draw_view(row[2], scene.teacher, VERMILLION)
+        join(figure, row[1], row[2], scene)
     with atomic_path(path) as sibling:
-        figure.savefig(sibling, dpi=110)
+        figure.savefig(sibling, dpi=DPI)
 
 
-def _grid(numbers: Numbers) -> tuple[int, int]:
-    with torch.device("meta"):
-        maps = Encoder(numbers.architecture, numbers.last_stage_stride)(
-            torch.empty(1, 3, numbers.global_size, numbers.global_size))
-    return maps.shape[2], maps.shape[3]
+def draw_source(axes: Axes, scene: Scene, views: int | None = None) -> None:
+    """The photograph with the boxes of its (first) views: global ones solid, local ones dashed, each with its name."""
+    image = scene.image
+    axes.imshow(image)
+    axes.set_title(shorten(scene.name, 44), fontsize=10)
+    axes.set_axis_off()
+    placed: list[tuple[float, float]] = []
+    for view, colour in zip(scene.views[:views], view_colours(scene), strict=False):
+        x0, y0, x1, y1 = view.pixels_of(image)
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2.2,
+                                 linestyle="-" if view.is_global else (0, (4, 2)),
+                                 path_effects=[withStroke(linewidth=4, foreground="white")]))
+        x, y = _free_place((x0, y0, x1, y1), placed)
+        placed.append((x, y))
+        axes.text(x, y, view.short, color=_ink(colour), fontsize=9, weight="bold", ha="center", va="center",
+                  bbox={"boxstyle": "round,pad=0.2", "facecolor": colour, "edgecolor": "white"})
 
 
-def _join(figure: Figure, first: object, second: object, positives: torch.Tensor, grid: tuple[int, int],
-          side: int, lines: int = 12) -> None:
-    """Coloured lines between some positive cells; the rest would hide the picture."""
-    pairs = positives.nonzero().tolist()
-    for number, (a, b) in enumerate(pairs[::max(len(pairs) // lines, 1)][:lines]):
-        points = [((cell % grid[1] + 0.5) * side / grid[1], (cell // grid[1] + 0.5) * side / grid[0])
-                  for cell in (a, b)]
+def _free_place(box: tuple[float, float, float, float], placed: list[tuple[float, float]]) -> tuple[float, float]:
+    """A place on the outline of `box` as far as possible from the labels that are there."""
+    x0, y0, x1, y1 = box
+    shares = np.linspace(0.08, 0.92, 7)
+    places = [(x0 + s * (x1 - x0), y) for y in (y0, y1) for s in shares]
+    places += [(x, y0 + s * (y1 - y0)) for x in (x0, x1) for s in shares]
+    if not placed:
+        return places[0]
+    return max(places, key=lambda place: min(np.hypot(place[0] - x, place[1] - y) for x, y in placed))
+
+
+def view_colours(scene: Scene) -> list[str]:
+    """A colour for each view of the scene, in order."""
+    return [COLOURS[number % len(COLOURS)] for number in range(len(scene.views))]
+
+
+def draw_view(axes: Axes, view: View, colour: str, title: str | None = None, grey: bool = False) -> None:
+    """A view with its feature grid, in a frame of its colour."""
+    picture = Image.fromarray(view.pixels.transpose(1, 2, 0))
+    if grey:
+        picture = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.35)
+    axes.imshow(picture, interpolation="bilinear")
+    axes.set_title(title or f"{view.name}{', mirrored' if view.mirrored else ''}: {view.grid[0]} x {view.grid[1]}",
+                   fontsize=10)
+    side = view.pixels.shape[1]
+    for lines, draw in zip(view.grid, (axes.axhline, axes.axvline), strict=True):
+        for line in range(1, lines):
+            draw(line * side / lines - 0.5, color="white", linewidth=0.6, alpha=0.8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(edgecolor=colour, linewidth=3)
+
+
+def cell_box(view: View, cell: int) -> tuple[float, float, float, float]:
+    """Left, top, width, height of a cell in the pixels of its view."""
+    side, (rows, columns) = view.pixels.shape[1], view.grid
+    return (cell % columns * side / columns - 0.5, cell // columns * side / rows - 0.5, side / columns, side / rows)
+
+
+def cell_middle(view: View, cell: int) -> tuple[float, float]:
+    """x and y of a cell's middle in the pixels of its view."""
+    left, top, width, height = cell_box(view, cell)
+    return left + width / 2, top + height / 2
+
+
+def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, scene: Scene) -> int:
+    """Number some student cells that have a positive, and join them with all their positives; the rest would hide the
+    picture, and is tinted. Returns how many cells are joined: at most `JOINED`, and about `LINES` lines."""
+    matched = scene.positives.any(1).nonzero().flatten()
+    tint(student_axes, scene.student, matched.tolist())
+    tint(teacher_axes, scene.teacher, scene.positives.any(0).nonzero().flatten().tolist())
+    if not len(matched):
+        student_axes.text(0.5, 0.5, "no overlap:\nno positive cells", transform=student_axes.transAxes, ha="center",
+                          va="center", fontsize=12, bbox={"facecolor": "white", "edgecolor": BLACK})
+        return 0
+    cells = min(len(matched), JOINED, max(2, round(LINES * len(matched) / scene.positives.sum().item())))
+    chosen = matched[torch.linspace(0, len(matched) - 1, cells).round().long()].tolist()
+    for number, cell in enumerate(chosen):
         colour = COLOURS[number % len(COLOURS)]
-        figure.add_artist(ConnectionPatch(points[0], points[1], "data", "data", axesA=first, axesB=second,
-                                          color=colour, linewidth=1, alpha=0.9))
-        for axes, (x, y) in ((first, points[0]), (second, points[1])):
-            axes.plot(x, y, "o", color=colour, markersize=4)
+        start = cell_middle(scene.student, cell)
+        # All of it belongs to the figure: what belongs to an axes would be drawn under the lines.
+        for other in scene.positives[cell].nonzero().flatten().tolist():
+            end = cell_middle(scene.teacher, other)
+            line = ConnectionPatch(start, end, "data", "data", axesA=student_axes, axesB=teacher_axes, color=colour,
+                                   linewidth=1.5, path_effects=[withStroke(linewidth=2.6, foreground="white")])
+            dot = Line2D(*zip(end, strict=True), marker="o", color=colour, markeredgecolor="white", markersize=7,
+                         transform=teacher_axes.transData, zorder=3)
+            for artist in (line, dot):
+                artist.set_in_layout(False)
+                figure.add_artist(artist)
+        figure.text(*start, str(number + 1), color=_ink(colour), fontsize=9, weight="bold", ha="center", va="center",
+                    transform=student_axes.transData, zorder=4, in_layout=False,
+                    bbox={"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"})
+    return len(chosen)
+
+
+def tint(axes: Axes, view: View, cells: list[int]) -> None:
+    """Lighten some cells of a view."""
+    for cell in cells:
+        left, top, width, height = cell_box(view, cell)
+        axes.add_patch(Rectangle((left, top), width, height, facecolor="white", alpha=0.28, edgecolor="none"))
+
+
+def _ink(colour: str) -> str:
+    """Black or white, whichever reads better on `colour`."""
+    red, green, blue = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"
+
+
+def shorten(text: str, length: int) -> str:
+    """The end of a long path says more than its start."""
+    return text if len(text) <= length else "..." + text[3 - length:]

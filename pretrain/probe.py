@@ -1,4 +1,5 @@
-"""What is watched while training: does a cell find the cell of another view that sees the same place?
+"""What is watched while training: does a cell find the cell of another view that sees the same place, do the features
+still spread, and (on labelled folders) are an image's neighbours of its class?
 
 Legend: B images, C channels, H W feature grid, L = H*W cells.
 """
@@ -11,13 +12,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.config import Numbers
+from pretrain.config import Config, Numbers
 from pretrain.data import UnreadableImage, read_image
+from pretrain.knn import KnnProbe
 from pretrain.matcher import Unit, cell_centres, match
 from pretrain.model import Student, Teacher, normalise
+from pretrain.statistics import effective_rank, feature_std, sample_cells
 from pretrain.views import make_view, view_kinds
 
 PROBE_SEED = 7_919  # apart from every epoch's draws
+STATISTICS_CELLS = 1024  # cells the spread is measured on; no effective rank is above it
+
+
+class Probe:
+    """Every probe of a run: retrieval and spread of the features, and k-NN when `knn_images` is above 0.
+
+    Raises `UserError` when k-NN is asked for on a folder without labels.
+    """
+
+    def __init__(self, folder: str | Path, names: list[str], config: Config, device: torch.device) -> None:
+        machine, numbers = config.machine, config.numbers
+        self.knn = KnnProbe(folder, names, machine.knn_images, numbers, device) if machine.knn_images else None
+        self.retrieval = RetrievalProbe(folder, names, machine.probe_images, numbers, device)
+
+    def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
+        """The figures of all probes, by their key in metrics.jsonl; the networks and the random state stay as they
+        are."""
+        values = self.retrieval(student, teacher)
+        if self.knn is not None:
+            values |= self.knn(student.encoder)
+        return values
 
 
 class RetrievalProbe:
@@ -51,7 +75,8 @@ class RetrievalProbe:
 
     @torch.no_grad()
     def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
-        """Accuracies 0..1: of the student's backbone maps, and of contextualized cells against the teacher's."""
+        """Accuracies 0..1 of the student's backbone maps, and of contextualized cells against the teacher's;
+        feature_std and effective_rank (pretrain/statistics.py) of both, over at most `STATISTICS_CELLS` fixed cells."""
         if not len(self.views):
             return {}
         views = normalise(self.views.to(self.device))
@@ -60,10 +85,15 @@ class RetrievalProbe:
         contextualized = student.attention(student.projector(maps)).unflatten(0, views.shape[:2])
         backbone = F.normalize(maps.float(), dim=1).unflatten(0, views.shape[:2])
         projected = teacher(views)
-        return {
+        values = {
             "retrieval_backbone": self._accuracy(backbone[0], backbone[1]),
             "retrieval_contextualized": self._accuracy(contextualized[0], projected[1]),
         }
+        for name, features in (("backbone", backbone), ("contextualized", contextualized)):
+            cells = sample_cells(features.flatten(0, 1), STATISTICS_CELLS)
+            values[f"feature_std_{name}"] = feature_std(cells)
+            values[f"effective_rank_{name}"] = effective_rank(cells)
+        return values
 
     def _accuracy(self, first: Tensor, second: Tensor) -> float:
         return retrieval_accuracy(first, second, self.boxes[0].to(self.device), self.boxes[1].to(self.device),

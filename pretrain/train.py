@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pretrain import checkpoint, distributed
@@ -26,10 +25,11 @@ from pretrain.data import Batch, images_at_once, list_images, make_loader, steps
 from pretrain.distributed import Process
 from pretrain.errors import UserError
 from pretrain.loss import clove_loss
+from pretrain.metrics import MetricsLog
 from pretrain.model import Student, Teacher, normalise
 from pretrain.optim import LARS, cosine_schedule, peak_lr
 from pretrain.picture import draw_curves, draw_views
-from pretrain.probe import RetrievalProbe
+from pretrain.probe import Probe
 from pretrain.signals import Stop, never
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -160,6 +160,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
         _say(process, f"pretraining in {output} is finished already")
         return backbone
 
+    probe = Probe(folder, names, config, process.device)
     trainer = Trainer(config, process, steps, per_epoch)
     first_step = _resume(trainer, output, process)
     trainer.teacher.train()
@@ -167,10 +168,9 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
                   f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
                   f"{peak_lr(numbers.base_lr, numbers.batch_size):g}, {numbers.precision} on {process.device} x "
                   f"{process.world}")
-    probe = RetrievalProbe(folder, names, machine.probe_images, numbers, process.device)
     loader = make_loader(folder, names, config, first_step, steps, process.rank, process.world,
                          process.device.type == "cuda")
-    log = _Log(output, first_step, process)
+    log = MetricsLog(output, first_step, process)
     unreadable: dict[str, str] = {}
     skipped_in_a_row = 0
 
@@ -313,50 +313,3 @@ def _not_finite(loss: float, step: int, in_a_row: int, micro_batches: list[Batch
 def _say(process: Process, text: str) -> None:
     if process.is_main:
         print(text, flush=True)
-
-
-class _Log:
-    """metrics.jsonl and TensorBoard, from the main process; lines after the resumed step are dropped."""
-
-    def __init__(self, output: Path, first_step: int, process: Process) -> None:
-        self.path, self.active = output / "metrics.jsonl", process.is_main
-        self.probed: set[int] = set()  # known to every process: a probe is done by all of them or by none
-        kept = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut off
-                    entry = json.loads(line)
-                    if entry["step"] <= first_step:
-                        kept.append(line)
-                        if "retrieval_backbone" in entry:
-                            self.probed.add(entry["step"])
-        if not self.active:
-            return
-        write_text(self.path, "".join(line + "\n" for line in kept))
-        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.active:
-            self.board.close()
-
-    def has_probe(self, step: int) -> bool:
-        return step in self.probed
-
-    def probe(self, step: int, values: dict[str, float]) -> None:
-        self._write(step, values)
-
-    def step(self, step: int, result: dict[str, float], images_per_second: float, loader_wait: float) -> None:
-        self._write(step, {**result, "images_per_second": round(images_per_second, 2),
-                           "loader_wait": round(loader_wait, 4)})
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        if not self.active or not values:
-            return
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)

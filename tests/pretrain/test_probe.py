@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pretrain.config import Config
 from pretrain.data import list_images
+from pretrain.errors import UserError
 from pretrain.matcher import cell_centres
 from pretrain.model import Student, Teacher
-from pretrain.probe import RetrievalProbe, retrieval_accuracy
+from pretrain.probe import Probe, RetrievalProbe, retrieval_accuracy
 
 SIZES = torch.tensor([[300.0, 200.0], [200.0, 240.0]]).repeat(8, 1)
 GRID = (6, 6)
@@ -104,8 +105,9 @@ def test_probe__leaves_the_networks_as_they_are(photos: Path, tiny: Callable, ne
     probe = RetrievalProbe(photos, list_images(photos), 4, tiny().numbers, torch.device("cpu"))
     rng = torch.get_rng_state()
     values = probe(*networks)
-    assert set(values) == {"retrieval_backbone", "retrieval_contextualized"}
-    assert all(0 <= value <= 1 for value in values.values())
+    assert set(values) == {f"{figure}_{cells}" for figure in ("retrieval", "feature_std", "effective_rank")
+                           for cells in ("backbone", "contextualized")}
+    assert all(0 <= value <= 1 for name, value in values.items() if not name.startswith("effective_rank"))
     assert probe(*networks) == values  # fixed images, fixed views
     assert torch.equal(torch.get_rng_state(), rng)
     for network, state, mode in zip(networks, before, modes, strict=True):
@@ -123,3 +125,34 @@ def test_probe__images_that_cannot_be_read_are_left_out(tmp_path: Path, make_pho
     for name in ("00.png", "03.png"):
         (folder / name).write_bytes(b"")
     assert RetrievalProbe(folder, list_images(folder), 4, tiny().numbers, torch.device("cpu"))(*networks) == {}
+
+
+def test_probe__collapsed_network_shows(photos: Path, tiny: Callable, networks: tuple) -> None:
+    """A projector that gives every cell the same vector: spread 0, rank 1; the backbone before it is untouched."""
+    probe = RetrievalProbe(photos, list_images(photos), 4, tiny().numbers, torch.device("cpu"))
+    before = probe(*networks)
+    student, teacher = networks
+    torch.nn.init.zeros_(student.attention.out_proj.weight)
+    torch.nn.init.ones_(student.attention.out_proj.bias)
+    after = probe(student, teacher)
+    assert before["feature_std_contextualized"] > 0.01 and before["effective_rank_contextualized"] > 1.05
+    assert after["feature_std_contextualized"] == pytest.approx(0, abs=1e-6)
+    assert after["effective_rank_contextualized"] == pytest.approx(1, abs=1e-5)
+    assert after["feature_std_backbone"] == before["feature_std_backbone"]
+    assert 1 < before["effective_rank_backbone"] <= 4 * 2 * 9  # 4 images, 2 views, 3 x 3 cells
+
+
+def test_probe__knn_beside_the_others_when_asked_for(tmp_path: Path, make_photos: Callable, tiny: Callable,
+                                                     networks: tuple) -> None:
+    for label in ("cat", "dog"):
+        make_photos(tmp_path / label, 3)
+    names = list_images(tmp_path)
+    without = Probe(tmp_path, names, tiny(), torch.device("cpu"))(*networks)
+    values = Probe(tmp_path, names, tiny(knn_images=6), torch.device("cpu"))(*networks)
+    assert values.pop("knn_top1") >= 0
+    assert values == without
+
+
+def test_probe__knn_without_labels_is_refused(photos: Path, tiny: Callable) -> None:
+    with pytest.raises(UserError, match="expected DIR/CLASS/IMAGE"):
+        Probe(photos, list_images(photos), tiny(knn_images=4), torch.device("cpu"))

@@ -1,0 +1,123 @@
+"""k-NN on labelled folders: do the backbone's pooled features put images of one class together?
+
+Labels are folder names (CLASS/IMAGE, one level). Weights of the neighbours as in instance discrimination (Wu et al.,
+2018) and DINO: exp(cosine / 0.07).
+Legend: N images, C channels, S side in pixels.
+"""
+
+import copy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from pretrain.config import Numbers
+from pretrain.data import UnreadableImage, read_image
+from pretrain.errors import UserError
+from pretrain.model import normalise
+
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+RESIZE = 256 / 224  # shorter side over the side of the crop
+AT_ONCE = 64  # images of one forward pass; batch norm sees these together
+ORDER_SEED = 7_919
+
+
+def labelled_images(names: list[str]) -> dict[str, list[str]]:
+    """{class: its images} of the paths CLASS/IMAGE with two images or more; images at other depths have no label.
+
+    Raises `UserError` unless there are two such classes."""
+    classes: dict[str, list[str]] = {}
+    for name in names:
+        parts = Path(name).parts
+        if len(parts) == 2:
+            classes.setdefault(parts[0], []).append(name)
+    kept = {label: images for label, images in classes.items() if len(images) > 1}
+    if len(kept) < 2:
+        deeper = sum(len(Path(name).parts) > 2 for name in names)
+        flat = sum(len(Path(name).parts) == 1 for name in names)
+        raise UserError(
+            "knn_images needs labels: expected DIR/CLASS/IMAGE with two classes or more of two images or more, found "
+            f"{len(kept)} such {'class' if len(kept) == 1 else 'classes'} ({flat} images without a folder, {deeper} "
+            "deeper): use --knn-images 0, or one folder a class")
+    return kept
+
+
+def choose(classes: dict[str, list[str]], images: int) -> list[tuple[str, str]]:
+    """At most `images` (class, name): evenly spaced classes, at least two images of each, evenly spaced and as many of
+    each class as there is room for."""
+    labels = sorted(classes)
+    kept = _spaced(labels, min(len(labels), images // 2))
+    each = images // len(kept)
+    return [(label, name) for label in kept for name in _spaced(classes[label], min(each, len(classes[label])))]
+
+
+def _spaced(items: list[str], count: int) -> list[str]:
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
+
+
+def knn_top1(features: Tensor, labels: Tensor) -> float:
+    """Share of images whose class is the one their `NEIGHBOURS` nearest others vote for, each image left out in turn.
+
+    features: (N, C), any length; labels: (N,) class numbers from 0. A vote weighs exp(cosine / TEMPERATURE).
+    """
+    directions = F.normalize(features.float(), dim=1)
+    cosine = directions @ directions.T
+    cosine.fill_diagonal_(-torch.inf)
+    near, index = cosine.topk(min(NEIGHBOURS, len(features) - 1), dim=1)
+    # Relative to the nearest: the ranking of the classes is the same, and a weight cannot be too small for a float.
+    weights = ((near - near[:, :1]) / TEMPERATURE).exp()
+    votes = torch.zeros(len(features), int(labels.max()) + 1, device=features.device)
+    votes.scatter_add_(1, labels[index], weights)
+    return (votes.argmax(1) == labels).float().mean().item()
+
+
+def centre_crop(image: Image.Image, side: int) -> np.ndarray:
+    """The middle of an RGB image, (3, S, S) uint8: shorter side to S * 256 / 224, then S x S (bicubic)."""
+    scale = max(side, round(side * RESIZE)) / min(image.size)
+    # Crop and scale in one step, in source pixels.
+    width = side / scale
+    left, top = (image.width - width) / 2, (image.height - width) / 2
+    cut = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + width, top + width))
+    return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
+
+
+class KnnProbe:
+    """Leave-one-out k-NN accuracy of an encoder on at most `images` labelled images, the same ones each time.
+
+    Batch norm uses the statistics of each forward pass, as in the retrieval probe; the images are mixed so that no pass
+    holds a class of its own. Raises `UserError` when the paths say no labels.
+    """
+
+    def __init__(
+        self, folder: str | Path, names: list[str], images: int, numbers: Numbers, device: torch.device
+    ) -> None:
+        self.device = device
+        pixels, labels = [], []
+        for label, name in choose(labelled_images(names), images):
+            try:
+                pixels.append(centre_crop(read_image(Path(folder) / name), numbers.global_size))
+            except UnreadableImage:
+                continue
+            labels.append(label)
+        counts = Counter(labels)
+        # An image whose fellows cannot be read could never be right.
+        kept = [i for i in np.random.default_rng(ORDER_SEED).permutation(len(labels)) if counts[labels[i]] > 1]
+        classes = sorted({labels[i] for i in kept})
+        self.labels = torch.tensor([classes.index(labels[i]) for i in kept])
+        self.pixels = torch.from_numpy(np.stack([pixels[i] for i in kept])) if len(classes) > 1 else torch.empty(0)
+
+    @torch.no_grad()
+    def __call__(self, encoder: nn.Module) -> dict[str, float]:
+        """{"knn_top1": share 0..1}; nothing when too few images could be read."""
+        if not len(self.pixels):
+            return {}
+        encoder = copy.deepcopy(encoder).train()
+        passes = -(-len(self.pixels) // AT_ONCE)
+        pooled = [encoder(normalise(part.to(self.device))).float().mean((2, 3))
+                  for part in self.pixels.tensor_split(passes)]
+        return {"knn_top1": knn_top1(torch.cat(pooled), self.labels.to(self.device))}

@@ -1,0 +1,217 @@
+"""What `python -m pretrain show` shows: views of one image, their positive cells, and what a network makes of a cell.
+
+Legend: H W feature grid, L = H*W cells in row-major order, C channels, S side of a view in pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain import checkpoint
+from pretrain.config import Numbers
+from pretrain.data import UnreadableImage, read_image
+from pretrain.encoder import Encoder
+from pretrain.errors import UserError
+from pretrain.matcher import match
+from pretrain.model import Student, Teacher, normalise
+from pretrain.views import make_views
+
+COMPANY = 7  # other images in the forward pass: batch norm needs more than one
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: `pixels` (3, S, S) uint8, `box` (4,) fractions of the source image, `grid` (H, W)."""
+
+    name: str  # global 1, local 3
+    pixels: np.ndarray
+    box: Tensor
+    grid: tuple[int, int]
+
+    @property
+    def is_global(self) -> bool:
+        return self.name.startswith("global")
+
+    @property
+    def short(self) -> str:
+        """G1, L3."""
+        return self.name[0].upper() + self.name.split()[1]
+
+    @property
+    def mirrored(self) -> bool:
+        return bool(self.box[0] > self.box[2])
+
+    def pixels_of(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in source pixels."""
+        x0, y0, x1, y1 = self.box.tolist()
+        left, right = sorted((x0, x1))
+        return left * image.width, y0 * image.height, right * image.width, y1 * image.height
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The views of an image, and the pair of them that is looked at: `pair` (student view, teacher view) from 0."""
+
+    image: Image.Image
+    name: str
+    index: int
+    epoch: int
+    views: list[View]
+    pair: tuple[int, int]
+    numbers: Numbers
+
+    @property
+    def student(self) -> View:
+        return self.views[self.pair[0]]
+
+    @property
+    def teacher(self) -> View:
+        return self.views[self.pair[1]]
+
+    @property
+    def positives(self) -> Tensor:
+        """(L student, L teacher) bool, M of eq. 1 for the pair."""
+        return self.positives_of(self.student)
+
+    def positives_of(self, view: View) -> Tensor:
+        """(L, L teacher) bool, M of eq. 1 for any view and the teacher view."""
+        return match(view.box, self.teacher.box, view.grid, self.teacher.grid, self.numbers.t_pos,
+                     self.numbers.t_pos_unit, torch.tensor(self.image.size, dtype=torch.float32))
+
+    def default_cell(self) -> int:
+        """The student cell nearest the middle of the view among those with a positive (among all when none has)."""
+        rows, columns = self.student.grid
+        cells = torch.arange(rows * columns)
+        away = (cells // columns - (rows - 1) / 2) ** 2 + (cells % columns - (columns - 1) / 2) ** 2
+        matched = self.positives.any(1)
+        return int(torch.where(matched | ~matched.any(), away, torch.inf).argmin())
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """What the network makes of one student cell.
+
+    cosine: (L teacher,) with the teacher cells. positives, negatives: teacher cells, hardest negative first. dropped:
+    the most similar one, which eq. 2 leaves out (None when nothing is left). negative_cosine: cos(C_i, F_neg).
+    attention: (H, W) shares that sum to 1, mean over the heads; None without attention.
+    """
+
+    cell: int
+    cosine: Tensor
+    positives: list[int]
+    negatives: list[int]
+    dropped: int | None
+    negative_cosine: float
+    attention: Tensor | None
+
+
+def feature_grid(numbers: Numbers, size: int) -> tuple[int, int]:
+    """(H, W) of the feature map of a view of `size` pixels."""
+    with torch.device("meta"):
+        maps = Encoder(numbers.architecture, numbers.last_stage_stride)(torch.empty(1, 3, size, size))
+    return maps.shape[2], maps.shape[3]
+
+
+def make_scene(
+    folder: Path, names: list[str], index: int, epoch: int, numbers: Numbers, pair: tuple[int, int] = (0, 1)
+) -> Scene:
+    """The views that a run draws of image number `index` in `epoch`; raises `UnreadableImage`."""
+    image = read_image(folder / names[index])
+    pixels, boxes = make_views(image, numbers, epoch, index)
+    grids = {size: feature_grid(numbers, size) for size in {one.shape[1] for one in pixels}}
+    views = []
+    for number, (one, box) in enumerate(zip(pixels, boxes, strict=True)):
+        local = number - numbers.global_views
+        name = f"global {number + 1}" if local < 0 else f"local {local + 1}"
+        views.append(View(name, one, torch.from_numpy(box), grids[one.shape[1]]))
+    return Scene(image, names[index], index, epoch, views, pair, numbers)
+
+
+def load_networks(numbers: Numbers, run: Path | None) -> tuple[Student, Teacher, str]:
+    """Student and teacher of a run's newest checkpoint, or as a run starts; and a note that says which."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(numbers.seed)
+        student = Student(numbers)
+        teacher = Teacher(student, numbers).train()
+    if run is None:
+        return student, teacher, "random initial network (no --run given): similarities are those before any training"
+    state, meta, _ = checkpoint.load_newest(run, tidy=False)
+    if state is None:
+        raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `python -m pretrain --output "
+                        f"{run}`; leave out --run to see the random initial network")
+    try:
+        student.load_state_dict(state["student"])
+        teacher.load_state_dict(state["teacher"])
+    except RuntimeError:
+        raise UserError(f"the checkpoint in {run} is of another network: leave out options that change the network "
+                        "(architecture, projector, heads, attention)") from None
+    return student, teacher, f"network of {run} after step {meta['step']}"
+
+
+@torch.no_grad()
+def report_cell(
+    scene: Scene, cell: int, student: Student, teacher: Teacher, folder: Path, names: list[str]
+) -> CellReport:
+    """Cosines, negatives and attention of one student cell of the scene's pair.
+
+    Batch norm sees the views of this image together with those of a few others of the folder, as in a training step.
+    """
+    numbers, (of_student, of_teacher) = scene.numbers, scene.pair
+    everyone = [[view.pixels for view in scene.views], *_company(scene, folder, names)]
+    split = slice(numbers.global_views) if scene.student.is_global else slice(numbers.global_views, None)
+    group = _stack([views[split] for views in everyone])
+    maps = student.projector(student.encoder(normalise(group).flatten(0, 1)))
+    maps = maps.unflatten(0, group.shape[:2])[of_student - (split.start or 0), :1]  # (1, C, H, W)
+    contextualized = student.attention(maps).flatten(2)[0, :, cell]  # (C,)
+    globals_ = _stack([views[:numbers.global_views] for views in everyone])
+    projected = teacher(normalise(globals_))[of_teacher, 0].flatten(1)  # (C, L)
+    attention = None
+    if numbers.attention != "none":
+        attention = student.attention.weights(maps).mean(1)[0, cell].reshape(scene.student.grid)
+    positives = scene.positives[cell]
+    cosine = contextualized @ projected
+    dropped, negatives = hardest_negatives(cosine, positives, numbers)
+    return CellReport(cell, cosine, positives.nonzero().flatten().tolist(), negatives, dropped,
+                      _negative_cosine(contextualized, projected, negatives, numbers), attention)
+
+
+def hardest_negatives(cosine: Tensor, positives: Tensor, numbers: Numbers) -> tuple[int | None, list[int]]:
+    """The teacher cell that is dropped, and those that F_neg of eq. 2 is made of, by falling cosine.
+
+    cosine, positives: (L,) of one student cell."""
+    if numbers.negatives_exclude == "positives_and_top1":
+        cosine = cosine.masked_fill(positives, -torch.inf)
+    top, index = cosine.topk(min(numbers.k, len(cosine)))
+    ranked = index[top > -torch.inf].tolist()
+    return (ranked[0] if ranked else None), ranked[1:]
+
+
+def _negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], numbers: Numbers) -> float:
+    """cos(C_i, F_neg); student (C,), teacher (C, L). NaN without negatives."""
+    if not negatives:
+        return float("nan")
+    mean = teacher[:, negatives].mean(1)
+    cosine = student @ mean
+    return (cosine / mean.norm() if numbers.negative_similarity == "mean_vector" else cosine).item()
+
+
+def _company(scene: Scene, folder: Path, names: list[str]) -> list[list[np.ndarray]]:
+    """The views of a few other images."""
+    others = [index for index in range(len(names)) if index != scene.index]
+    drawn = []
+    for place in np.linspace(0, len(others) - 1, min(COMPANY, len(others))).astype(int):
+        try:
+            image = read_image(folder / names[others[place]])
+        except UnreadableImage:
+            continue
+        drawn.append(make_views(image, scene.numbers, scene.epoch, others[place])[0])
+    return drawn
+
+
+def _stack(images: list[list[np.ndarray]]) -> Tensor:
+    """Views by image -> (V, B, 3, S, S)."""
+    return torch.from_numpy(np.stack([np.stack(views) for views in images], axis=1))

@@ -1,0 +1,165 @@
+"""Show what pretraining does: one picture of an image's views, their positive cells and what a network makes of a cell.
+
+  python -m pretrain show --data PHOTOS --recipe photos               views and positives; random initial network
+  python -m pretrain show --data PHOTOS --run OUTPUT --image 7        the network of a run's newest checkpoint
+  python -m pretrain show --run OUTPUT --curves                       the training curves
+
+The views are those that a run with this seed draws of this image in this epoch. Runs on the CPU.
+"""
+
+import argparse
+import difflib
+import json
+import math
+from pathlib import Path
+
+from pretrain.config import Config, Numbers, add_options, given_options, load_config, recipe_names
+from pretrain.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `show`: its own options, and one for each value that changes the numbers."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain show",
+        usage="python -m pretrain show --data DIR [--recipe NAME|FILE | --run OUTPUT] [options]\n"
+              "       python -m pretrain show --run OUTPUT --curves [--output FILE]",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of images, nested or flat")
+    parser.add_argument("--image", default="0", metavar="X", help="name of the image, or its number from 0 (default 0)")
+    parser.add_argument("--epoch", default="0", metavar="N", help="epoch whose views are drawn (default 0)")
+    parser.add_argument("--pair", metavar="I,J", help="student and teacher view by their names in the picture, as in "
+                                                      "L1,G2 (default G1,G2)")
+    parser.add_argument("--cell", metavar="ROW,COL", help="student cell that is looked at, from 0 (default: a cell "
+                                                          "with a positive near the middle)")
+    parser.add_argument("--recipe", metavar="NAME|FILE", help=f"one of {', '.join(recipe_names())}, or a YAML file")
+    parser.add_argument("--run", type=Path, metavar="OUTPUT", help="folder of a run: its values and newest checkpoint")
+    parser.add_argument("--curves", action="store_true", help="draw the training curves of --run instead")
+    parser.add_argument("--output", type=Path, metavar="FILE",
+                        help="the PNG to write (default views.png or curves.png here)")
+    add_options(parser.add_argument_group("what changes the numbers, over those of the recipe or the run"), Numbers)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Draw what the words after `show` ask for; raises `UserError`."""
+    args = build_parser().parse_args(arguments)
+    output = _output(args.output or Path("curves.png" if args.curves else "views.png"))
+    if args.run is not None:
+        if args.recipe is not None:
+            raise UserError("expected --recipe or --run, found both: a run brings its own values")
+        if not args.run.is_dir():
+            raise UserError(f"run folder {args.run} does not exist: expected the --output of a run")
+    if args.curves:
+        _curves(args.run, output)
+    else:
+        _views(args, output)
+    print(output)
+    return 0
+
+
+def _output(path: Path) -> Path:
+    if path.is_dir() or path.suffix.lower() != ".png":
+        raise UserError(f"--output must be a file that ends in .png, found {path}")
+    return path
+
+
+def _curves(run: Path | None, output: Path) -> None:
+    if run is None:
+        raise UserError("--curves needs --run OUTPUT, the folder of a run")
+    metrics = run / "metrics.jsonl"
+    if not metrics.is_file():
+        raise UserError(f"no metrics.jsonl in {run}: expected the --output of a run that has started")
+    from pretrain.picture import draw_curves
+
+    draw_curves(metrics, output)
+
+
+def _views(args: argparse.Namespace, output: Path) -> None:
+    if args.data is None:
+        raise UserError("show needs --data DIR, a folder of images (or --run OUTPUT --curves)")
+    config = _config(args)
+    numbers = config.numbers
+    pair = _pair(args.pair, numbers)
+    epoch = _whole(args.epoch, "--epoch")
+    # Only now: a wrong option should not wait for torch.
+    from pretrain.data import UnreadableImage, list_images
+    from pretrain.scene import load_networks, make_scene, report_cell
+    from pretrain.show_picture import draw_show
+
+    names = list_images(args.data)
+    index = find_image(args.image, names)
+    try:
+        scene = make_scene(args.data, names, index, epoch, numbers, pair)
+    except UnreadableImage as error:
+        raise UserError(f"{names[index]}: {error}; choose another --image") from None
+    cell = scene.default_cell() if args.cell is None else find_cell(args.cell, scene.student.grid, scene.student.name)
+    student, teacher, note = load_networks(numbers, args.run)
+    report = report_cell(scene, cell, student, teacher, args.data, names)
+    draw_show(scene, report, note, output)
+    if not scene.positives.any():
+        print(f"no overlap: {scene.student.name} and {scene.teacher.name} have no positive cells; try another --pair, "
+              "--epoch or --seed")
+
+
+def _config(args: argparse.Namespace) -> Config:
+    overrides = given_options(args, Numbers)
+    if args.run is None:
+        return load_config(args.recipe, overrides)
+    try:
+        numbers = json.loads((args.run / "run.json").read_text(encoding="utf-8"))["numbers"]
+    except FileNotFoundError:
+        raise UserError(f"no run.json in {args.run}: expected the --output of a run") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{args.run / 'run.json'} is damaged: expected the values of a run") from None
+    return load_config(None, numbers | overrides)
+
+
+def find_image(wanted: str, names: list[str]) -> int:
+    """Number of the image called `wanted`: its path, its file name or stem when only one has it, or a number."""
+    if wanted in names:
+        return names.index(wanted)
+    same = [i for i, name in enumerate(names) if wanted in (Path(name).name, Path(name).stem)]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise UserError(f"{len(same)} images are called {wanted}: expected the path of one, for example "
+                        f"{names[same[0]]} or {names[same[1]]}")
+    try:
+        number = int(wanted)
+    except ValueError:
+        near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.0)[0]
+        raise UserError(f"no image {wanted!r} among {len(names)}; the nearest name is {near!r}") from None
+    if not 0 <= number < len(names):
+        raise UserError(f"image {number} does not exist: expected a number from 0 to {len(names) - 1}, found "
+                        f"{len(names)} images")
+    return number
+
+
+def find_cell(wanted: str, grid: tuple[int, int], view: str) -> int:
+    """Number (row-major) of the cell "ROW,COL" of a grid (H, W)."""
+    try:
+        row, column = (int(part) for part in wanted.split(","))
+    except ValueError:
+        raise UserError(f"--cell: expected ROW,COL as in 3,4, found {wanted!r}") from None
+    if not (0 <= row < grid[0] and 0 <= column < grid[1]):
+        raise UserError(f"--cell {wanted} is outside the grid of {view}, {grid[0]} x {grid[1]} cells: expected rows 0 "
+                        f"to {grid[0] - 1} and columns 0 to {grid[1] - 1}")
+    return row * grid[1] + column
+
+
+def _pair(wanted: str | None, numbers: Numbers) -> tuple[int, int]:
+    """View numbers from 0 of "L1,G2"."""
+    if wanted is None:
+        return 0, 1
+    views = [f"G{i + 1}" for i in range(numbers.global_views)] + [f"L{i + 1}" for i in range(numbers.local_views)]
+    found = [views.index(part) if part in views else math.inf for part in wanted.upper().replace(" ", "").split(",")]
+    if len(found) != 2 or found[0] == math.inf or found[1] >= numbers.global_views or found[0] == found[1]:
+        raise UserError(f"--pair: expected a student view ({views[0]} to {views[-1]}) and another, global, teacher "
+                        f"view (G1 to G{numbers.global_views}) as in {views[-1]},G1, found {wanted!r}")
+    return int(found[0]), int(found[1])
+
+
+def _whole(text: str, option: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"{option}: expected a whole number from 0, found {text!r}")
+    return int(text)
