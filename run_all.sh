@@ -70,9 +70,9 @@ case "${1:---help}" in
     test)
         python="$(find_environment --test)"
         cd -- "$root"
+        cores="$(env -u OMP_NUM_THREADS nproc)"  # nproc would take that variable for the number of cores
         # One thread a worker: the same sums everywhere, and no fight over the cores.
         export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-        cores="$(nproc)"
         workers=$((cores < 4 ? cores : 4))
         exec "$python" -P -m pytest -n "$workers" --dist worksteal "${@:2}"
         ;;
