@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
+from PIL import Image
 
 from pretrain.atomic import atomic_path
 from pretrain.config import Numbers
-from pretrain.data import UnreadableImage, read_image
 from pretrain.encoder import Encoder
+from pretrain.images import ImageList, UnreadableImage
 from pretrain.matcher import match
 from pretrain.views import make_view, view_kinds
 
@@ -43,12 +44,12 @@ def draw_curves(metrics: Path, path: Path) -> None:
         figure.savefig(sibling, dpi=110)
 
 
-def draw_views(folder: Path, names: list[str], numbers: Numbers, path: Path, shown: int = 3) -> None:
+def draw_views(names: ImageList, numbers: Numbers, path: Path, shown: int = 3) -> None:
     """A few photographs with the boxes of two global views, the views with their grids, and some positive pairs."""
     images = []
-    for name in names:
+    for index in range(len(names)):
         try:
-            images.append((name, read_image(folder / name)))
+            images.append((index, Image.fromarray(names.pixels(index))))
         except UnreadableImage:
             continue
         if len(images) == shown:
@@ -58,14 +59,14 @@ def draw_views(folder: Path, names: list[str], numbers: Numbers, path: Path, sho
     grid = _grid(numbers)
     figure = Figure(figsize=(11, 3.6 * len(images)), layout="constrained")
     rows = figure.subplots(len(images), 3, squeeze=False)
-    for row, (name, image) in zip(rows, images, strict=True):
-        made = [make_view(image, kind, np.random.default_rng([numbers.seed, 0, names.index(name), view]))
+    for row, (index, image) in zip(rows, images, strict=True):
+        made = [make_view(image, kind, np.random.default_rng([numbers.seed, 0, index, view]))
                 for view, kind in enumerate(view_kinds(numbers)[:2])]
         boxes = torch.from_numpy(np.stack([box for _, box in made]))
         positives = match(boxes[0], boxes[1], grid, grid, numbers.t_pos, numbers.t_pos_unit,
                           torch.tensor(image.size, dtype=torch.float32))
         row[0].imshow(image)
-        row[0].set_title(name, fontsize=9)
+        row[0].set_title(names[index], fontsize=9)
         for (_, box), colour, label in zip(made, COLOURS, ("view 1", "view 2"), strict=False):
             x0, x1 = sorted((float(box[0]) * image.width, float(box[2]) * image.width))
             y0, y1 = float(box[1]) * image.height, float(box[3]) * image.height

@@ -4,7 +4,6 @@ Legend: B images, C channels, H W feature grid, L = H*W cells.
 """
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import Numbers
-from pretrain.data import UnreadableImage, read_image
+from pretrain.images import ImageList, UnreadableImage
 from pretrain.matcher import Unit, cell_centres, match
 from pretrain.model import Student, Teacher, normalise
 from pretrain.views import make_view, view_kinds
@@ -28,14 +27,12 @@ class RetrievalProbe:
     probe batch's own statistics, so that an untrained network is judged fairly.
     """
 
-    def __init__(
-        self, folder: str | Path, names: list[str], images: int, numbers: Numbers, device: torch.device
-    ) -> None:
+    def __init__(self, names: ImageList, images: int, numbers: Numbers, device: torch.device) -> None:
         self.numbers, self.device = numbers, device
         first, second, boxes, sizes = [], [], [], []
         for index in np.linspace(0, len(names) - 1, min(images, len(names))).astype(int):
             try:
-                image = read_image(Path(folder) / names[index])
+                image = names.pixels(index)
             except UnreadableImage:
                 continue
             kinds = view_kinds(numbers)[:2]
@@ -44,7 +41,7 @@ class RetrievalProbe:
             first.append(made[0][0])
             second.append(made[1][0])
             boxes.append([made[0][1], made[1][1]])
-            sizes.append(image.size)
+            sizes.append(image.shape[1::-1])
         self.views = torch.from_numpy(np.stack([first, second])) if first else torch.empty(0)
         self.boxes = torch.from_numpy(np.array(boxes)).transpose(0, 1) if boxes else torch.empty(0)
         self.sizes = torch.tensor(sizes, dtype=torch.float32)

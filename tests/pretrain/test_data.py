@@ -15,14 +15,13 @@ from pretrain.data import (
     REPLACEMENTS,
     Batch,
     MicroBatchOrder,
-    UnreadableImage,
     ViewDataset,
     list_images,
     make_loader,
-    read_image,
     steps_per_epoch,
 )
 from pretrain.errors import UserError
+from pretrain.images import UnreadableImage, read_image
 
 GRADIENT = np.linspace(0, 255, 40 * 30).astype(np.uint8).reshape(30, 40)
 
@@ -37,14 +36,14 @@ def touch(folder: Path, *names: str) -> Path:
 def test_list_images__nested_mixed_and_hidden(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a/deep/er/x.png", "a/y.webp", "c.jpeg", "notes.txt", ".hidden.jpg", ".git/z.png",
           "a/.cache/w.png", "archive.zip", "jpg")
-    assert list_images(tmp_path) == ["a/deep/er/x.png", "a/y.webp", "b.JPG", "c.jpeg"]
+    assert list(list_images(tmp_path)) == ["a/deep/er/x.png", "a/y.webp", "b.JPG", "c.jpeg"]
 
 
 def test_list_images__follows_links_to_folders(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "x.png")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
-    assert list_images(tmp_path / "data") == ["link/x.png"]
+    assert list(list_images(tmp_path / "data")) == ["link/x.png"]
 
 
 def test_list_images__missing_folder(tmp_path: Path) -> None:
@@ -129,10 +128,10 @@ def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_ph
     folder = make_photos(tmp_path, 4)
     (folder / "01.png").write_bytes(b"no image")
     (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:200])
-    dataset = ViewDataset(folder, list_images(folder), small)
-    _, _, _, name, unreadable = dataset[0, 1]
-    assert name == "03.png" and sorted(unreadable) == ["01.png", "02.png"]
-    assert all("cannot be decoded" in why for why in unreadable.values())
+    dataset = ViewDataset(list_images(folder), small)
+    item = dataset[0, 1]
+    assert item.name == "03.png" and sorted(item.unreadable) == ["01.png", "02.png"]
+    assert all("cannot be decoded" in why for why in item.unreadable.values())
     batch = dataset.collate([dataset[0, 0], dataset[0, 1]])
     assert batch.names == ["00.png", "03.png"] and sorted(batch.unreadable) == ["01.png", "02.png"]
 
@@ -140,7 +139,7 @@ def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_ph
 def test_dataset__last_image_is_replaced_by_the_first(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
     folder = make_photos(tmp_path, 3)
     (folder / "02.png").write_bytes(b"no image")
-    assert ViewDataset(folder, list_images(folder), small)[0, 2][3] == "00.png"
+    assert ViewDataset(list_images(folder), small)[0, 2].name == "00.png"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -148,7 +147,7 @@ def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: 
                                                           workers: int) -> None:
     touch(tmp_path, *(f"{number:02d}.jpg" for number in range(12)))
     config = tiny(workers=workers)
-    loader = make_loader(tmp_path, list_images(tmp_path), config, 0, 1, 0, 1, pin=False)
+    loader = make_loader(list_images(tmp_path), config, 0, 1, 0, 1, pin=False)
     with pytest.raises(UserError) as error:
         next(loader)
     text = str(error.value)
@@ -158,7 +157,7 @@ def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: 
 
 def test_collate__shapes_and_order(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
     folder = make_photos(tmp_path, 3)
-    dataset = ViewDataset(folder, list_images(folder), small)
+    dataset = ViewDataset(list_images(folder), small)
     items = [dataset[0, index] for index in (2, 0, 1)]
     batch = dataset.collate(items)
     assert [tuple(group.shape) for group in batch.views] == [(2, 3, 3, 32, 32), (2, 3, 3, 16, 16)]
@@ -232,7 +231,7 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
     names = list_images(photos)
 
     def batches(workers: int, first: int) -> list[Batch]:
-        return list(make_loader(photos, names, tiny(workers=workers, micro_batch=2), first, 6, 0, 1, pin=False))
+        return list(make_loader(names, tiny(workers=workers, micro_batch=2), first, 6, 0, 1, pin=False))
 
     alone = batches(0, 0)
     assert len(alone) == 12
@@ -244,8 +243,8 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
 def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path, tiny: Callable[..., Config]) -> None:
     """Rank 1 of two sees what the second half of a single process's micro-batch holds."""
     names = list_images(photos)
-    whole = next(make_loader(photos, names, tiny(), 0, 6, 0, 1, pin=False))
-    half = next(make_loader(photos, names, tiny(), 0, 6, 1, 2, pin=False))
+    whole = next(make_loader(names, tiny(), 0, 6, 0, 1, pin=False))
+    half = next(make_loader(names, tiny(), 0, 6, 1, 2, pin=False))
     assert half.names == whole.names[2:]
     assert torch.equal(half.views[0], whole.views[0][:, 2:]) and torch.equal(half.boxes[1], whole.boxes[1][:, 2:])
 

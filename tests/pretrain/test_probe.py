@@ -101,7 +101,7 @@ def networks(tiny: Callable[..., Config]) -> tuple[Student, Teacher]:
 def test_probe__leaves_the_networks_as_they_are(photos: Path, tiny: Callable, networks: tuple) -> None:
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     modes = [network.training for network in networks]
-    probe = RetrievalProbe(photos, list_images(photos), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(photos), 4, tiny().numbers, torch.device("cpu"))
     rng = torch.get_rng_state()
     values = probe(*networks)
     assert set(values) == {"retrieval_backbone", "retrieval_contextualized"}
@@ -118,8 +118,8 @@ def test_probe__images_that_cannot_be_read_are_left_out(tmp_path: Path, make_pho
     folder = make_photos(tmp_path, 4)
     for name in ("01.png", "02.png"):
         (folder / name).write_bytes(b"")
-    probe = RetrievalProbe(folder, list_images(folder), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(folder), 4, tiny().numbers, torch.device("cpu"))
     assert probe.views.shape[:2] == (2, 2)
     for name in ("00.png", "03.png"):
         (folder / name).write_bytes(b"")
-    assert RetrievalProbe(folder, list_images(folder), 4, tiny().numbers, torch.device("cpu"))(*networks) == {}
+    assert RetrievalProbe(list_images(folder), 4, tiny().numbers, torch.device("cpu"))(*networks) == {}
