@@ -20,10 +20,8 @@ SOLARIZE_THRESHOLD = 128
 BLUR_SIGMA = (0.1, 2.0)  # pixels
 LONGEST_BLUR = 6  # pixels to each side: three of the largest sigma
 COLUMNS = 11  # of Colour.row: order (4), brightness, contrast, saturation, hue, grey, sigma, solarize
-# RGB1 -> RGB; the last column is added: PIL cuts fractions off, OpenCV rounds.
-TO_GREY = np.array([[0.299, 0.587, 0.114, -0.5]] * 3)
-FROM_GREY = np.eye(3, 4) - TO_GREY * [1, 1, 1, 0]
-LEVELS = np.arange(256, dtype=np.float32)
+# OpenCV's full circle has 256 steps on the way to HSV and 255 on the way back; PIL's has 255.
+HUE_255 = (LEVELS * (255 / 256)).astype(np.uint8)
 SOLARIZED = np.where(LEVELS < SOLARIZE_THRESHOLD, LEVELS, 255 - LEVELS).astype(np.uint8)
 
 # The processes are the parallelism, and a thread pool of OpenCV would not survive the fork that starts one.
@@ -76,13 +74,15 @@ def adjust_contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_saturation(pixels: np.ndarray, factor: float) -> np.ndarray:
     """Distances from the pixel's own grey times `factor`."""
-    return cv2.transform(pixels, TO_GREY + factor * FROM_GREY)
+    # PIL cuts fractions off, OpenCV rounds.
+    return cv2.addWeighted(pixels, factor, to_grey(pixels), 1 - factor, -0.499)
 
 
 def adjust_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by `shift` of a full circle (-0.5..0.5)."""
     turned = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-    turned[..., 0] += np.uint8(int(shift * 255) % 256)  # uint8 wraps round, as hue does
+    hue = cv2.LUT(cv2.extractChannel(turned, 0), HUE_255 + np.uint8(int(shift * 255) % 256))  # uint8 wraps round
+    cv2.insertChannel(hue, turned, 0)
     return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL)
 
 

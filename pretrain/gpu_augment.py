@@ -69,16 +69,16 @@ def luminance(pixels: Tensor) -> Tensor:
 
 
 def turn_hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of (N, 3, S, S) levels by `shift` (N, 1, 1, 1), a share of a circle of 256 steps."""
+    """Turn the hue of (N, 3, S, S) levels by `shift` (N, 1, 1, 1), a share of a circle."""
     red, green, blue = pixels.unbind(1)
     high, low = pixels.amax(1), pixels.amin(1)
     spread = high - low
     safe = spread.clamp(min=1)
     sixth = torch.where(high == red, (green - blue) / safe,
                         torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
-    steps = (sixth * (256 / 6)).round_() + (shift[:, 0] * 255).trunc()
+    hue = (sixth * (256 / 6)).round_().remainder_(256).mul_(255 / 256).floor_()  # as augment.HUE_255
+    around = (hue + (shift[:, 0] * 255).trunc()).remainder_(256) * (6 / 255)
     saturation = (255 * spread / high.clamp(min=1)).round_() / 255
-    around = steps * (6 / 256)
     return torch.stack([high * (1 - saturation * _share(around + offset)) for offset in (5, 3, 1)], dim=1).round_()
 
 

@@ -24,13 +24,13 @@ OPERATIONS: list[tuple[str, Callable, Callable, tuple[float, int]]] = [
     *((f"contrast {f}", lambda p, f=f: augment.adjust_contrast(p, f), lambda i, f=f: TF.adjust_contrast(i, f), EXACT)
       for f in (0.6, 0.93, 1.0, 1.4)),
     *((f"saturation {f}", lambda p, f=f: augment.adjust_saturation(p, f), lambda i, f=f: TF.adjust_saturation(i, f),
-       (0.1, 1)) for f in (0.8, 0.95, 1.2)),
-    *((f"hue {s}", lambda p, s=s: augment.adjust_hue(p, s), lambda i, s=s: TF.adjust_hue(i, s), (0.6, 10))
+       (0.03, 1)) for f in (0.8, 0.95, 1.2)),
+    *((f"hue {s}", lambda p, s=s: augment.adjust_hue(p, s), lambda i, s=s: TF.adjust_hue(i, s), (0.45, 13))
       for s in (-0.5, -0.1, 0.03, 0.1)),
     ("grey", augment.to_grey, lambda i: TF.rgb_to_grayscale(i, 3), (0.01, 1)),
     ("solarize", augment.solarize, lambda i: TF.solarize(i, 128), EXACT),
     # PIL's Gaussian is three box blurs.
-    *((f"blur {s}", lambda p, s=s: augment.blur(p, s), lambda i, s=s: i.filter(ImageFilter.GaussianBlur(s)), (0.7, 8))
+    *((f"blur {s}", lambda p, s=s: augment.blur(p, s), lambda i, s=s: i.filter(ImageFilter.GaussianBlur(s)), (0.65, 12))
       for s in (0.1, 0.5, 1.0, 2.0)),
 ]
 
@@ -71,6 +71,12 @@ def test_cut__is_pils_antialiased_bicubic(crop: tuple[int, ...], size: int, mirr
     assert view.shape == (3, size, size) and view.flags.c_contiguous
     mean, largest = difference(view.transpose(1, 2, 0), expected)
     assert mean < 0.05 and largest <= 5
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_saturation__a_grey_picture_stays(factor: float) -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    assert np.array_equal(augment.adjust_saturation(grey, factor), grey)
 
 
 def test_blur__spreads_by_sigma_and_keeps_flat_pictures() -> None:
@@ -115,7 +121,8 @@ def test_views__statistics_are_those_of_the_reference() -> None:
     assert (ours.mean((0, 2, 3)) - reference.mean((0, 2, 3))).abs().max() < 0.08
     assert (ours.std((0, 2, 3)) / reference.std((0, 2, 3)) - 1).abs().max() < 0.05
     # Contrast inside a view, sharpness, and the spread of the views' brightness.
-    for measure in (lambda v: v.std((2, 3)).mean(), lambda v: v.diff(dim=-1).abs().mean(), lambda v: v.mean((1, 2, 3)).std()):
+    for measure in (lambda v: v.std((2, 3)).mean(), lambda v: v.diff(dim=-1).abs().mean(),
+                    lambda v: v.mean((1, 2, 3)).std()):
         assert measure(ours) / measure(reference) == pytest.approx(1, abs=0.08)
     scale = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     shift = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -129,12 +136,12 @@ def test_views__statistics_are_those_of_the_reference() -> None:
     (Colour(solarize=True), EXACT),
     (Colour(sigma=2.0), (0.1, 1)),
     (Colour(sigma=0.1), EXACT),
-    (Colour((HUE, BRIGHTNESS, CONTRAST, SATURATION), hue=0.09), (0.1, 2)),
-    (Colour((HUE, BRIGHTNESS, CONTRAST, SATURATION), hue=-0.1), (0.1, 2)),
-    (Colour((BRIGHTNESS, SATURATION, HUE, CONTRAST), brightness=1.37), (0.3, 2)),
-    (Colour((CONTRAST, BRIGHTNESS, HUE, SATURATION), contrast=0.61), (0.3, 2)),
-    (Colour((SATURATION, HUE, CONTRAST, BRIGHTNESS), saturation=1.2), (0.3, 2)),
-], ids=str)
+    (Colour((HUE, BRIGHTNESS, CONTRAST, SATURATION), hue=0.09), (0.05, 6)),
+    (Colour((HUE, BRIGHTNESS, CONTRAST, SATURATION), hue=-0.1), (0.05, 6)),
+    (Colour((BRIGHTNESS, SATURATION, HUE, CONTRAST), brightness=1.37), (0.05, 6)),
+    (Colour((CONTRAST, BRIGHTNESS, HUE, SATURATION), contrast=0.61), (0.05, 6)),
+    (Colour((SATURATION, HUE, CONTRAST, BRIGHTNESS), saturation=1.2), (0.05, 6)),
+], ids=str)  # a hue that lies between two of its 256 steps may be rounded the other way: single pixels
 def test_device__each_operation_is_the_loaders(colour: Colour, bound: tuple[float, int]) -> None:
     views = np.stack([np.ascontiguousarray(photograph(seed, 72, 72).transpose(2, 0, 1)) for seed in range(3)])
     expected = np.stack([augment.apply(view, colour) for view in views])
@@ -153,7 +160,7 @@ def test_device__samples_of_a_batch_are_independent() -> None:
     together = gpu_augment.apply(torch.from_numpy(views), rows)
     expected = np.stack([augment.apply(view, colour) for view, colour in zip(views, drawn, strict=True)])
     distance = np.abs(together.numpy().astype(int) - expected)
-    assert distance.mean() < 0.4 and np.quantile(distance, 0.999) <= 4
+    assert distance.mean() < 0.2 and np.quantile(distance, 0.999) <= 6
     alone = torch.cat([gpu_augment.apply(torch.from_numpy(views[n:n + 1]), rows[n:n + 1]) for n in range(40)])
     assert difference(alone, together)[1] <= 1  # sums over a batch may be added in another order
 

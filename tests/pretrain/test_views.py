@@ -157,7 +157,8 @@ def test_draws__are_enough_for_the_unluckiest_view() -> None:
 @pytest.mark.parametrize(("width", "height"), [(400, 300), (120, 160)])
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.08, 0.3)])
 def test_random_crop__area_and_ratio(width: int, height: int, scale: tuple[float, float]) -> None:
-    crops = np.array([random_crop(Draws(np.random.default_rng([5, number])), width, height, scale) for number in range(2000)])
+    rngs = (np.random.default_rng([5, number]) for number in range(2000))
+    crops = np.array([random_crop(Draws(rng), width, height, scale) for rng in rngs])
     w, h = crops[:, 2] - crops[:, 0], crops[:, 3] - crops[:, 1]
     assert (crops[:, :2] >= 0).all() and (crops[:, 2] <= width).all() and (crops[:, 3] <= height).all()
     share, ratio = w * h / (width * height), w / h
