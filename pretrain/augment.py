@@ -20,6 +20,7 @@ SOLARIZE_THRESHOLD = 128
 BLUR_SIGMA = (0.1, 2.0)  # pixels
 LONGEST_BLUR = 6  # pixels to each side: three of the largest sigma
 COLUMNS = 11  # of Colour.row: order (4), brightness, contrast, saturation, hue, grey, sigma, solarize
+LEVELS = np.arange(256, dtype=np.float32)
 # OpenCV's full circle has 256 steps on the way to HSV and 255 on the way back; PIL's has 255.
 HUE_255 = (LEVELS * (255 / 256)).astype(np.uint8)
 SOLARIZED = np.where(LEVELS < SOLARIZE_THRESHOLD, LEVELS, 255 - LEVELS).astype(np.uint8)
