@@ -1,12 +1,11 @@
 """The pixel operations of a view, by OpenCV, torch and tables: what PIL and torchvision give, several times faster.
 
-Pixels: (H, W, 3) uint8 RGB; a view: (3, S, S). Every function leaves its input as it is. On the same parameters
-brightness, contrast and solarize are equal to PIL's, the others differ by a fraction of a level on average
+Pixels: (H, W, 3) uint8 RGB; a view: (3, S, S). On the same parameters brightness, contrast
+and solarize are equal to PIL's but for a level here and there, the others differ by a fraction of a level on average
 (tests/pretrain/test_augment.py has the bounds).
 """
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +19,7 @@ SOLARIZE_THRESHOLD = 128
 BLUR_SIGMA = (0.1, 2.0)  # pixels
 LONGEST_BLUR = 6  # pixels to each side: three of the largest sigma
 COLUMNS = 11  # of Colour.row: order (4), brightness, contrast, saturation, hue, grey, sigma, solarize
+CUT_OFF = -0.4999  # OpenCV rounds what it adds this to, PIL cuts fractions off
 LEVELS = np.arange(256, dtype=np.float32)
 # OpenCV's full circle has 256 steps on the way to HSV and 255 on the way back; PIL's has 255.
 HUE_255 = (LEVELS * (255 / 256)).astype(np.uint8)
@@ -52,87 +52,81 @@ class Colour:
                 self.grey, self.sigma, self.solarize)
 
 
+NOTHING = Colour()
+
+
 def cut(image: np.ndarray, crop: tuple[int, ...], size: int, mirrored: bool) -> np.ndarray:
     """The crop (left, top, right, bottom in pixels) of an image resized to (3, size, size): bicubic, antialiased."""
     left, top, right, bottom = crop
-    part = torch.from_numpy(image[top:bottom, left:right]).permute(2, 0, 1)[None]
+    part = np.ascontiguousarray(image[top:bottom, left:right])  # torch would resize a part with gaps half as fast
+    part = torch.from_numpy(part).permute(2, 0, 1)[None]
     view = F.interpolate(part, (size, size), mode="bicubic", antialias=True).reshape(3 * size, size).numpy()
     if mirrored:
         view = cv2.flip(view, 1)
     return view.reshape(3, size, size)
 
 
-def adjust_brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Every level times `factor`."""
-    return cv2.LUT(pixels, blend_table(factor, 0.0))
+def adjust_brightness(pixels: np.ndarray, factor: float, out: np.ndarray | None = None) -> np.ndarray:
+    """Every level times `factor`. Here and below `out` is the array that the result is written to, new ones cost more
+    than the arithmetic; it may be the input."""
+    return cv2.addWeighted(pixels, factor, pixels, 0, CUT_OFF, dst=out)
 
 
-def adjust_contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
+def adjust_contrast(pixels: np.ndarray, factor: float, out: np.ndarray | None = None) -> np.ndarray:
     """Distances from the mean grey times `factor`."""
-    mean = math.floor(cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return cv2.LUT(pixels, blend_table(factor, mean))
+    mean = int(cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+    return cv2.addWeighted(pixels, factor, pixels, 0, (1 - factor) * mean + CUT_OFF, dst=out)
 
 
-def adjust_saturation(pixels: np.ndarray, factor: float) -> np.ndarray:
+def adjust_saturation(pixels: np.ndarray, factor: float, out: np.ndarray | None = None) -> np.ndarray:
     """Distances from the pixel's own grey times `factor`."""
-    # PIL cuts fractions off, OpenCV rounds.
-    return cv2.addWeighted(pixels, factor, to_grey(pixels), 1 - factor, -0.499)
+    return cv2.addWeighted(pixels, factor, to_grey(pixels), 1 - factor, CUT_OFF, dst=out)
 
 
-def adjust_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
+def adjust_hue(pixels: np.ndarray, shift: float, out: np.ndarray | None = None) -> np.ndarray:
     """Turn the hue by `shift` of a full circle (-0.5..0.5)."""
     turned = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
     hue = cv2.LUT(cv2.extractChannel(turned, 0), HUE_255 + np.uint8(int(shift * 255) % 256))  # uint8 wraps round
     cv2.insertChannel(hue, turned, 0)
-    return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL)
+    return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL, dst=out)
 
 
-def to_grey(pixels: np.ndarray) -> np.ndarray:
+def to_grey(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Luminance in all three channels."""
-    return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=out)
 
 
 def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    """A Gaussian of `sigma` pixels; beyond the border its pixels go on."""
-    kernel = cv2.getGaussianKernel(2 * blur_radius(sigma) + 1, sigma)
+    """A Gaussian of `sigma` pixels, cut off at three sigmas; beyond the border its pixels go on."""
+    kernel = cv2.getGaussianKernel(2 * round(3 * sigma) + 1, sigma)
     return cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
-def solarize(pixels: np.ndarray) -> np.ndarray:
+def solarize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """The bright half of the levels inverted."""
-    return cv2.LUT(pixels, SOLARIZED)
-
-
-def blend_table(factor: float, base: float) -> np.ndarray:
-    """(256,) uint8: each level's distance from `base` times `factor`; fractions are cut off, as PIL does."""
-    return (base + np.float32(factor) * (LEVELS - np.float32(base))).clip(0, 255).astype(np.uint8)
-
-
-def blur_radius(sigma: float) -> int:
-    """Pixels to each side that a blur takes in: three sigmas."""
-    return round(3 * sigma)
+    return cv2.LUT(pixels, SOLARIZED, dst=out)
 
 
 def apply(view: np.ndarray, colour: Colour) -> np.ndarray:
     """(3, S, S) uint8 -> the same with everything that was drawn for it."""
-    if colour == Colour():
+    if colour == NOTHING:
         return view
     pixels = cv2.merge(list(view))
     for operation in colour.order:
         if operation == BRIGHTNESS:
-            pixels = adjust_brightness(pixels, colour.brightness)
+            adjust_brightness(pixels, colour.brightness, pixels)
         elif operation == CONTRAST:
-            pixels = adjust_contrast(pixels, colour.contrast)
+            adjust_contrast(pixels, colour.contrast, pixels)
         elif operation == SATURATION:
-            pixels = adjust_saturation(pixels, colour.saturation)
+            adjust_saturation(pixels, colour.saturation, pixels)
         else:
-            pixels = adjust_hue(pixels, colour.hue)
+            adjust_hue(pixels, colour.hue, pixels)
     if colour.grey:
-        pixels = to_grey(pixels)
+        to_grey(pixels, pixels)
     if colour.sigma:
         pixels = blur(pixels, colour.sigma)
     if colour.solarize:
-        pixels = solarize(pixels)
+        solarize(pixels, pixels)
     planes = np.empty_like(view)
     cv2.split(pixels, list(planes))
     return planes

@@ -13,6 +13,7 @@ try:  # optional: decodes as PIL does, bit for bit, in two thirds of the time
 except ImportError:
     simplejpeg = None
 
+JPEG_DECODER = "simplejpeg" if simplejpeg else "Pillow"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jfif")
 SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
 
