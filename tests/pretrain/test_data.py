@@ -1,15 +1,20 @@
 """Folders of images of any kind, images that cannot be read, and an order that any number of processes repeats."""
 
+import io
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
+from pretrain import images
 from pretrain.config import Config, Numbers
 from pretrain.data import (
     REPLACEMENTS,
@@ -21,7 +26,7 @@ from pretrain.data import (
     steps_per_epoch,
 )
 from pretrain.errors import UserError
-from pretrain.images import UnreadableImage, read_image
+from pretrain.images import ImageList, UnreadableImage, decode, read_image
 
 GRADIENT = np.linspace(0, 255, 40 * 30).astype(np.uint8).reshape(30, 40)
 
@@ -117,6 +122,68 @@ def test_read_image__damage_never_raises_anything_else(tmp_path: Path, suffix: s
             assert "\n" not in str(error)
             refused += 1
     assert refused >= 30
+
+
+def jpegs() -> dict[str, bytes]:
+    """JPEG files of many kinds, by name."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8))
+    colour = small.resize((101, 67), Image.Resampling.BICUBIC)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees
+    made = {}
+    for name, image, options in (
+        ("4:2:0", colour, {}), ("4:4:4", colour, {"subsampling": 0}), ("4:2:2", colour, {"subsampling": 1}),
+        ("progressive", colour, {"progressive": True}), ("coarse", colour, {"quality": 20}),
+        ("grey", colour.convert("L"), {}), ("RGB", colour, {"keep_rgb": True}), ("CMYK", colour.convert("CMYK"), {}),
+        ("exif", colour, {"exif": turned}),
+    ):
+        file = io.BytesIO()
+        image.save(file, "jpeg", **options)
+        made[name] = file.getvalue()
+    return made
+
+
+@pytest.mark.parametrize("name", jpegs())
+def test_decode__the_fast_decoder_gives_pils_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit: which decoder is installed changes no view."""
+    data = jpegs()[name]
+    fast = decode(data)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert np.array_equal(fast, decode(data)) and fast.shape == (67, 101, 3) and fast.flags.writeable
+    assert np.array_equal(fast, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_decode__the_fast_decoder_is_used_for_whole_colour_and_grey_files_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[bool] = []
+
+    class Watched:
+        def decode_jpeg(self, data: bytes, colours: str) -> np.ndarray:
+            used.append(True)
+            return simplejpeg.decode_jpeg(data, colours)
+
+    monkeypatch.setattr(images, "simplejpeg", Watched())
+    for name, data in jpegs().items():
+        used.clear()
+        decode(data)
+        assert used == ([] if name == "CMYK" else [True])
+    whole = jpegs()["4:2:0"]
+    with pytest.raises(UnreadableImage, match="cannot be decoded"):
+        decode(whole[:len(whole) // 2])
+
+
+def test_image_list__names_lie_in_arrays_that_a_fork_shares(tmp_path: Path) -> None:
+    """A list of strings would be copied into every loader process."""
+    names = [f"folder{number % 7}/{'ü' * (number % 5)}{number}.jpg" for number in range(5000)]
+    listed = ImageList(tmp_path, names)
+    assert list(listed) == names and listed[-1] == names[-1] and listed[3:9:2] == names[3:9:2]
+    assert listed.index(names[77]) == 77 and names[5] in listed and "x" not in listed
+    with pytest.raises(IndexError):
+        listed[5000]
+    held = [value for value in vars(listed).values() if not isinstance(value, Path)]
+    assert all(isinstance(value, np.ndarray) for value in held)
+    assert sum(value.nbytes for value in held) == len("".join(names).encode()) + 8 * 5001
+    assert list(pickle.loads(pickle.dumps(listed))) == names
 
 
 @pytest.fixture
@@ -247,6 +314,24 @@ def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path,
     half = next(make_loader(names, tiny(), 0, 6, 1, 2, pin=False))
     assert half.names == whole.names[2:]
     assert torch.equal(half.views[0], whole.views[0][:, 2:]) and torch.equal(half.boxes[1], whole.boxes[1][:, 2:])
+
+
+def test_loader__processes_start_after_the_main_one_has_used_every_library(photos: Path, tiny: Callable) -> None:
+    """Thread pools do not survive a fork: a view made before must not make the loader processes wait for ever."""
+    names = list_images(photos)
+    ViewDataset(names, Numbers())[0, 0]
+    assert cv2.getNumThreads() == 1
+    assert len(list(make_loader(names, tiny(workers=2), 0, 6, 0, 1, pin=False))) == 6
+
+
+def test_pin_memory__keeps_everything(tmp_path: Path, make_photos: Callable, small: Numbers,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())  # needs a GPU otherwise
+    dataset = ViewDataset(list_images(make_photos(tmp_path, 2)), replace(small, colour_on="device"))
+    batch = dataset.collate([dataset[0, 0], dataset[0, 1]])
+    pinned = batch.pin_memory()
+    assert equal(batch, pinned) and pinned.unreadable == batch.unreadable
+    assert len(pinned.colours) == 2 and all(map(torch.equal, pinned.colours, batch.colours))
 
 
 def test_photos__are_real_files(photos: Path, tmp_path: Path, make_photos: Callable) -> None:
