@@ -1,6 +1,7 @@
 """Where images are and how their bytes become pixels: a list of names that knows how to read each of them."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -24,16 +25,16 @@ class UnreadableImage(Exception):
 
 def decode(data: bytes) -> np.ndarray:
     """An image file's bytes as RGB, (H, W, 3) uint8; raises `UnreadableImage`."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            rgb = _decode_jpeg(data) if image.format == "JPEG" and image.mode in ("RGB", "L") else None
-            if rgb is None:
+    rgb = _decode_jpeg(data)
+    if rgb is None:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
                 # 16-bit grey ("I" in older Pillow): PIL would clip to white instead of scaling.
                 if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 rgb = np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
     height, width = rgb.shape[:2]
     if min(width, height) < SMALLEST_SIDE:
         raise UnreadableImage(f"{width} x {height} pixels, expected at least {SMALLEST_SIDE} a side")
@@ -41,10 +42,14 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """None when there is no fast decoder, or when the file is not faultless: PIL then decides."""
-    if simplejpeg is None:
+    """None without a fast decoder, and for what is not a faultless JPEG in colour or grey of usual size: PIL then
+    decides."""
+    if simplejpeg is None or not data.startswith(b"\xff\xd8"):
         return None
     try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("YCbCr", "Gray", "RGB") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+            return None
         return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         return None

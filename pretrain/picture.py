@@ -1,10 +1,10 @@
 """Pictures for people: training curves, and two views of a photograph with their matched cells."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
@@ -15,7 +15,7 @@ from pretrain.config import Numbers
 from pretrain.encoder import Encoder
 from pretrain.images import ImageList, UnreadableImage
 from pretrain.matcher import match
-from pretrain.views import make_view, view_kinds
+from pretrain.views import make_views
 
 matplotlib.use("Agg")
 CURVES = [("loss", "loss"), ("positive_cosine", "cosine of positive pairs and of negatives"),
@@ -60,9 +60,9 @@ def draw_views(names: ImageList, numbers: Numbers, path: Path, shown: int = 3) -
     figure = Figure(figsize=(11, 3.6 * len(images)), layout="constrained")
     rows = figure.subplots(len(images), 3, squeeze=False)
     for row, (index, image) in zip(rows, images, strict=True):
-        made = [make_view(image, kind, np.random.default_rng([numbers.seed, 0, index, view]))
-                for view, kind in enumerate(view_kinds(numbers)[:2])]
-        boxes = torch.from_numpy(np.stack([box for _, box in made]))
+        views, boxes, _ = make_views(image, replace(numbers, colour_on="loader", box_frame="edges"), 0, index)
+        made = list(zip(views[:2], boxes[:2], strict=True))
+        boxes = torch.from_numpy(boxes[:2])
         positives = match(boxes[0], boxes[1], grid, grid, numbers.t_pos, numbers.t_pos_unit,
                           torch.tensor(image.size, dtype=torch.float32))
         row[0].imshow(image)

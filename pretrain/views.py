@@ -8,6 +8,7 @@ Frame: a box is (x0, y0, x1, y1) as fractions of the source image; a mirrored vi
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +40,12 @@ class ViewKind:
 class Draws:
     """The random draws of one view, made at once: a call to numpy for each would take longer than some operations."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._next = iter(rng.random(DRAWS).tolist()).__next__
+    def __init__(self, values: Iterable[float]) -> None:
+        self._next = iter(values).__next__
+
+    @classmethod
+    def of(cls, rng: np.random.Generator) -> "Draws":
+        return cls(rng.random(DRAWS).tolist())
 
     def uniform(self, low: float, high: float) -> float:
         return low + (high - low) * self._next()
@@ -115,11 +120,10 @@ def random_colour(draws: Draws, kind: ViewKind) -> Colour:
 
 
 def cut_view(
-    image: np.ndarray, kind: ViewKind, rng: np.random.Generator, frame: str = "edges"
+    image: np.ndarray, kind: ViewKind, draws: Draws, frame: str = "edges"
 ) -> tuple[np.ndarray, np.ndarray, Colour]:
     """The geometry of one view of an image (H, W, 3) uint8: pixels (3, S, S) uint8, box (4,) float32, and the colour
     operations that were drawn but not applied."""
-    draws = Draws(rng)
     height, width = image.shape[:2]
     crop = random_crop(draws, width, height, kind.scale)
     mirrored = draws.chance(FLIP)
@@ -131,7 +135,7 @@ def make_view(
     image: np.ndarray | Image.Image, kind: ViewKind, rng: np.random.Generator, frame: str = "edges"
 ) -> tuple[np.ndarray, np.ndarray]:
     """One view of an RGB image, (H, W, 3) uint8 or PIL's: (3, S, S) uint8 and its box (4,) float32."""
-    view, box, colour = cut_view(_array(image), kind, rng, frame)
+    view, box, colour = cut_view(_array(image), kind, Draws.of(rng), frame)
     return augment.apply(view, colour), box
 
 
@@ -143,11 +147,12 @@ def make_views(
 
     With `colour_on` "loader" the views are finished; with "device" only cut, and `gpu_augment` applies the rest.
     """
-    image = _array(image)
+    image, kinds = _array(image), view_kinds(numbers)
+    # Row v depends on the view's number alone, not on how many there are: one generator for each view costs more.
+    drawn = np.random.default_rng([numbers.seed, epoch, index]).random((len(kinds), DRAWS)).tolist()
     views, boxes, colours = [], [], []
-    for number, kind in enumerate(view_kinds(numbers)):
-        rng = np.random.default_rng([numbers.seed, epoch, index, number])
-        view, box, colour = cut_view(image, kind, rng, numbers.box_frame)
+    for kind, row in zip(kinds, drawn, strict=True):
+        view, box, colour = cut_view(image, kind, Draws(row), numbers.box_frame)
         views.append(view if numbers.colour_on == "device" else augment.apply(view, colour))
         boxes.append(box)
         colours.append(colour.row())

@@ -153,7 +153,7 @@ def test_device__each_operation_is_the_loaders(colour: Colour, bound: tuple[floa
 def test_device__samples_of_a_batch_are_independent() -> None:
     """Each has its own order and its own parameters; together they give what they give alone."""
     kind = ViewKind(48, (0.1, 1.0), blur=0.5, solarize=0.3)
-    drawn = [random_colour(Draws(np.random.default_rng(seed)), kind) for seed in range(40)]
+    drawn = [random_colour(Draws.of(np.random.default_rng(seed)), kind) for seed in range(40)]
     assert len({colour.order for colour in drawn}) > 12
     views = np.stack([np.ascontiguousarray(photograph(seed, 48, 48).transpose(2, 0, 1)) for seed in range(40)])
     rows = torch.tensor([colour.row() for colour in drawn])

@@ -158,6 +158,8 @@ def test_decode__the_fast_decoder_is_used_for_whole_colour_and_grey_files_only(m
     used: list[bool] = []
 
     class Watched:
+        decode_jpeg_header = staticmethod(simplejpeg.decode_jpeg_header)
+
         def decode_jpeg(self, data: bytes, colours: str) -> np.ndarray:
             used.append(True)
             return simplejpeg.decode_jpeg(data, colours)

@@ -63,7 +63,7 @@ def same(one: object, other: object) -> bool:
 @pytest.mark.parametrize("changes", [
     {}, {"variant": "released"}, {"attention": "normalized"}, {"attention": "none"}, {"precision": "bf16"},
     {"local_views": 0}, {"global_views": 3}, {"reduction": "sum"}, {"channels_last": False},
-    {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"micro_batch": 2},
+    {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"micro_batch": 2}, {"colour_on": "device"},
 ], ids=lambda changes: "-".join(f"{key}-{value}" for key, value in changes.items()) or "default")
 def test_step__every_kind_of_run_takes_steps(tiny: Callable, batches: Callable, changes: dict) -> None:
     config = tiny(**changes)

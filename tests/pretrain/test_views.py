@@ -121,7 +121,7 @@ def test_make_view__each_operation_is_applied_when_it_is_drawn(
 
 
 def colours(kind: ViewKind, count: int = 4000) -> list[augment.Colour]:
-    return [random_colour(Draws(np.random.default_rng([6, number])), kind) for number in range(count)]
+    return [random_colour(Draws.of(np.random.default_rng([6, number])), kind) for number in range(count)]
 
 
 def test_random_colour__probabilities_and_ranges_are_those_of_the_recipe() -> None:
@@ -148,7 +148,7 @@ def test_random_colour__every_order_of_the_jitter_is_as_likely() -> None:
 
 def test_draws__are_enough_for_the_unluckiest_view() -> None:
     """Ten crops that do not fit, then every colour operation."""
-    draws = Draws(np.random.default_rng(0))
+    draws = Draws.of(np.random.default_rng(0))
     random_crop(draws, 1000, 30, (0.9, 1.0))
     draws.chance(0.5)
     assert random_colour(draws, ViewKind(96, (0.9, 1.0), blur=1.0, solarize=1.0)).solarize
@@ -158,7 +158,7 @@ def test_draws__are_enough_for_the_unluckiest_view() -> None:
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.08, 0.3)])
 def test_random_crop__area_and_ratio(width: int, height: int, scale: tuple[float, float]) -> None:
     rngs = (np.random.default_rng([5, number]) for number in range(2000))
-    crops = np.array([random_crop(Draws(rng), width, height, scale) for rng in rngs])
+    crops = np.array([random_crop(Draws.of(rng), width, height, scale) for rng in rngs])
     w, h = crops[:, 2] - crops[:, 0], crops[:, 3] - crops[:, 1]
     assert (crops[:, :2] >= 0).all() and (crops[:, 2] <= width).all() and (crops[:, 3] <= height).all()
     share, ratio = w * h / (width * height), w / h
@@ -176,7 +176,7 @@ def test_random_crop__area_and_ratio(width: int, height: int, scale: tuple[float
     (1000, 30, (480, 0, 520, 30)), (30, 1000, (0, 480, 30, 520)), (1600, 16, (789, 0, 810, 16))])
 def test_random_crop__falls_back_to_the_centre(width: int, height: int, expected: tuple[int, ...]) -> None:
     """A picture so long that no crop of an allowed ratio has the area: the largest centre one of ratio 3/4 or 4/3."""
-    crop = random_crop(Draws(np.random.default_rng(0)), width, height, (0.9, 1.0))
+    crop = random_crop(Draws.of(np.random.default_rng(0)), width, height, (0.9, 1.0))
     assert np.abs(np.subtract(crop, expected)).max() <= 1
 
 
@@ -234,6 +234,12 @@ def test_make_views__repeatable_in_any_order(noise: Image.Image, small: Numbers)
     assert len({forth[key][1].tobytes() for key in keys}) == len(keys)  # another epoch or image: other draws
     assert len({box.tobytes() for box in forth[0, 0][1]}) == 4  # another view: other draws
     assert not np.array_equal(make_views(noise, replace(small, seed=1), 0, 0)[1], forth[0, 0][1])
+
+
+def test_make_views__a_view_does_not_depend_on_how_many_there_are(noise: Image.Image, small: Numbers) -> None:
+    few, _, _ = make_views(noise, replace(small, local_views=0), 3, 5)
+    many, _, _ = make_views(noise, replace(small, local_views=5), 3, 5)
+    assert len(few) == 2 and all(map(np.array_equal, few, many))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 2000), (3000, 16), (16, 17), (224, 1)], ids=str)
