@@ -6,7 +6,6 @@ that starts at step s gives what an uninterrupted one gives from step s on, with
 Images that cannot be read are replaced by the next one, and reported in the batch.
 """
 
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.config import Config, Numbers
 from pretrain.errors import UserError
-from pretrain.images import SUFFIXES, ImageList, UnreadableImage
+from pretrain.images import SUFFIXES, ImageList, UnreadableImage, find_images
 from pretrain.shards import ShardList, shard_paths
 from pretrain.views import make_views
 
@@ -65,15 +64,8 @@ def list_images(folder: str | Path) -> ImageList:
     """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. A folder without
     images but with .tar files is a folder of WebDataset shards: all images in them, sorted by name."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.relpath(os.path.join(root, name), folder) for name in files
-                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    if found:
-        return ImageList(folder, sorted(found))
+    if found := find_images(folder):
+        return ImageList(folder, found)
     if shards := shard_paths(folder):
         return ShardList(folder, shards)
     raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "

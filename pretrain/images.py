@@ -2,12 +2,15 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from PIL import Image
+
+from pretrain.errors import UserError
 
 try:  # optional: decodes as PIL does, bit for bit, in two thirds of the time
     import simplejpeg
@@ -21,6 +24,19 @@ SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
 
 class UnreadableImage(Exception):
     """One image that cannot be used; the message says why."""
+
+
+def find_images(folder: str | Path) -> list[str]:
+    """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.relpath(os.path.join(root, name), folder) for name in files
+                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    return sorted(found)
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -26,7 +26,7 @@ import numpy as np
 
 from pretrain.atomic import atomic_path
 from pretrain.errors import UserError, run_cli
-from pretrain.images import SUFFIXES, ImageList
+from pretrain.images import SUFFIXES, ImageList, find_images
 
 INDEX = ".clove-index.npz"
 OPEN_SHARDS = 64  # files that one process holds open
@@ -141,16 +141,15 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
 
     The same folder gives the same bytes. `output` appears when all is written, or not at all. Returns images, shards.
     """
-    from pretrain.data import list_images  # which reads shards too
-
     output = Path(os.path.abspath(output))
     if shard_mb <= 0:
         raise UserError(f"--shard-mb must be above 0, found {shard_mb:g}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists: expected a new or empty folder, choose another one")
-    images = list_images(folder)
-    if isinstance(images, ShardList):
-        raise UserError(f"{folder} holds shards already: expected a folder of images")
+    images = ImageList(folder, find_images(folder))
+    if not images:
+        held = "shards already" if shard_paths(folder) else "none"
+        raise UserError(f"expected a folder of images that end in {' '.join(SUFFIXES)}: {folder} holds {held}")
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
     try:

@@ -3,7 +3,7 @@
 Three sides take turns in one process with one thread: the reference; ours with finished views (uint8); ours with views
 that are only cut, whose colours the training device applies. The ratios are medians over the turns, so that a noisy
 machine slows down both sides of each. Then the same through one DataLoader process. Without --photos the photographs
-are made: 500 x 375 pixels, about 70 kB each.
+are made: 500 x 375 pixels, about 90 kB each.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def make_photo(rng: np.random.Generator) -> bytes:
     light = clouds(1.2)
     channels = [128 + rng.normal() * 15 + 45 * light + 22 * clouds(1.6) for _ in range(3)]
     file = io.BytesIO()
-    Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8)).save(file, "jpeg", quality=85)
+    Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8)).save(file, "jpeg", quality=90)
     return file.getvalue()
 
 

@@ -33,7 +33,7 @@ def test_photos__are_like_photographs() -> None:
     """500 x 375, of the size on disk and with the slowly falling spectrum of real ones, no two alike."""
     first, second = (loader.make_photo(np.random.default_rng(seed)) for seed in (0, 1))
     image = Image.open(io.BytesIO(first))
-    assert image.size == (500, 375) and image.mode == "RGB" and 45_000 < len(first) < 100_000 and first != second
+    assert image.size == (500, 375) and image.mode == "RGB" and 70_000 < len(first) < 120_000 and first != second
     light = np.asarray(image.convert("L")).astype(float)
     fine, coarse = np.abs(np.diff(light)).mean(), np.abs(light[:, 40:] - light[:, :-40]).mean()
     assert 30 < light.std() < 70 and 0.1 < fine / coarse < 0.5

@@ -213,16 +213,18 @@ def test_read__pickled_forked_and_with_few_open_files(folder: Path, tmp_path: Pa
 
 def test_pack__mistakes_are_told_and_leave_nothing(folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
     for source, output, text in (
         (folder, tmp_path / "out", r"out exists: expected a new or empty folder"),
-        (tmp_path / "out", tmp_path / "two", r"out holds shards already: expected a folder of images"),
+        (tmp_path / "out", tmp_path / "two", r"expected a folder of images that end in .*out holds shards already"),
+        (tmp_path / "empty", tmp_path / "two", r"expected a folder of images .*empty holds none"),
         (tmp_path / "none", tmp_path / "two", r"image folder .*none does not exist"),
     ):
         with pytest.raises(UserError, match=text):
             pack(source, output)
     with pytest.raises(UserError, match="--shard-mb must be above 0, found 0"):
         pack(folder, tmp_path / "two", 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "folder", "out"]
 
 
 def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +246,9 @@ def test_folder__shards_without_images(tmp_path: Path) -> None:
 
 
 def test_command_line__packs_and_says_so(photos: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    assert "torch" not in subprocess.run(
+        [sys.executable, "-P", "-c", "import sys, pretrain.shards; print(*sys.modules)"], env=environment,
+        capture_output=True, text=True, check=True).stdout.split()  # a packer need not wait for it
     words = [sys.executable, "-P", "-m", "pretrain.shards", "pack", str(photos), str(tmp_path / "out")]
     first = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     assert first.stdout == f"9 images in 1 shards: {tmp_path / 'out'}\n"
