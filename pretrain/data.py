@@ -114,7 +114,7 @@ class ViewDataset(Dataset):
         stacked: dict[str, list[Tensor]] = {"views": [], "boxes": [], "colours": []}
         for group in filter(len, split):
             for part, groups in stacked.items():
-                groups.append(torch.from_numpy(np.stack([[getattr(item, part)[v] for item in items] for v in group])))
+                groups.append(_stack([[getattr(item, part)[v] for item in items] for v in group]))
         if self.numbers.colour_on == "loader":
             stacked["colours"] = []
         unreadable: dict[str, str] = {}
@@ -122,6 +122,15 @@ class ViewDataset(Dataset):
             unreadable |= item.unreadable
         return Batch(sizes=torch.tensor([item.size for item in items], dtype=torch.float32),
                      names=[item.name for item in items], unreadable=unreadable, **stacked)
+
+
+def _stack(rows: list[list[np.ndarray]]) -> Tensor:
+    """V lists of B arrays of one shape -> (V, B, ...); each is copied once, np.stack copies nested lists twice."""
+    stacked = np.empty((len(rows), len(rows[0]), *rows[0][0].shape), rows[0][0].dtype)
+    for places, arrays in zip(stacked, rows, strict=True):
+        for place, array in zip(places, arrays, strict=True):
+            place[...] = array
+    return torch.from_numpy(stacked)
 
 
 def steps_per_epoch(images: int, numbers: Numbers) -> int:
