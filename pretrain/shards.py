@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+from tqdm import tqdm
 
 from pretrain.atomic import atomic_path
 from pretrain.errors import UserError, run_cli
@@ -139,7 +141,8 @@ def _save_index(path: Path, signature: str, index: dict[str, np.ndarray]) -> Non
 def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tuple[int, int]:
     """Copy the images below `folder`, as they are, into shards of at most `shard_mb` million bytes (or one image).
 
-    The same folder gives the same bytes. `output` appears when all is written, or not at all. Returns images, shards.
+    The same folder gives the same bytes. `output` appears when all is written, or not at all; a kill leaves a hidden
+    folder beside it, .NAME.*.part, which may be deleted. Returns the numbers of images and of shards.
     """
     output = Path(os.path.abspath(output))
     if shard_mb <= 0:
@@ -165,6 +168,7 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
 
 def _write_shards(images: ImageList, folder: Path, limit: float) -> list[Path]:
     shards, keys = [], set[str]()
+    bar = tqdm(total=len(images), desc="pack", unit="image", mininterval=0.5 if sys.stderr.isatty() else 15)
     try:
         for names in _split(images, limit):
             shards.append(folder / f"images-{len(shards):06d}.tar")
@@ -175,10 +179,13 @@ def _write_shards(images: ImageList, folder: Path, limit: float) -> list[Path]:
                             member = tarfile.TarInfo(_member_name(name, keys))  # no owner, time 0: the same bytes
                             member.size, member.mode = os.fstat(image.fileno()).st_size, 0o644
                             tar.addfile(member, image)
+                        bar.update()
                 file.flush()
                 os.fsync(file.fileno())
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is gone: the folder changed while it was packed; start again") from None
+    finally:
+        bar.close()
     return shards
 
 

@@ -1,6 +1,7 @@
 """Shards: what is packed is what was there, WebDataset agrees, and a run cannot tell shards from the folder."""
 
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -110,6 +111,20 @@ def test_loader__shards_folder_and_any_number_of_workers_give_the_same_batches(
     for packed in (batches(tmp_path / "out", 0), batches(tmp_path / "out", 2)):
         assert all(equal(*pair) for pair in zip(packed, plain, strict=True))
     assert all(equal(*pair) for pair in zip(batches(tmp_path / "out", 1, 4), plain[4:], strict=True))
+
+
+@pytest.mark.slow
+def test_train__cannot_tell_shards_from_the_folder(photos: Path, tmp_path: Path, cli: Callable) -> None:
+    """Same losses, colours on the device included; and the one goes on where the other stopped."""
+    pack(photos, tmp_path / "packed", 0.03)
+    losses = {}
+    for name, data in (("folder", photos), ("shards", tmp_path / "packed")):
+        ended = cli(data, tmp_path / name, colour_on="device", workers=1)
+        assert ended.returncode == 0, ended.stderr
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        losses[name] = [line["loss"] for line in lines if "loss" in line]
+    assert losses["folder"] == losses["shards"] and len(losses["folder"]) == 6
+    assert "is finished already" in cli(tmp_path / "packed", tmp_path / "folder", colour_on="device").stdout
 
 
 def test_index__is_kept_and_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
