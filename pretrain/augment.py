@@ -1,7 +1,7 @@
 """The pixel operations of a view, by OpenCV, torch and tables: what PIL and torchvision give, several times faster.
 
-Pixels: (H, W, 3) uint8 RGB; a view: (3, S, S). On the same parameters brightness, contrast
-and solarize are equal to PIL's but for a level here and there, the others differ by a fraction of a level on average
+Pixels: (H, W, 3) uint8 RGB; a view: (3, S, S). On the same parameters brightness, contrast and solarize are equal to
+PIL's but for a level here and there, the others differ by a fraction of a level on average, resizing by far less
 (tests/pretrain/test_augment.py has the bounds).
 """
 
