@@ -58,6 +58,8 @@ TEST = {
     "pytest": ("pytest", ">=8"),
     "pytest-xdist": ("xdist", ">=3.5"),
     "ruff": ("ruff", ">=0.6"),
+    "simplejpeg": ("simplejpeg", ">=1.7"),
+    "webdataset": ("webdataset", ">=0.2.100"),
 }
 # Not in pyproject.toml, because pip would refuse or spoil them: detectron2's only wheel is tagged for another Python,
 # and cityscapesscripts asks for the obsolete `typing`, which shadows the standard one.

@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         usage="python -m pretrain --data DIR --output DIR [--recipe NAME|FILE] [options]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images, nested or flat")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR",
+                        help="folder of images, nested or flat, or of .tar shards (python -m pretrain.shards)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--recipe", metavar="NAME|FILE",
                         help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")

@@ -56,6 +56,9 @@ class Numbers:
     local_size: int = _value(96, "pixels a side of a local view")
     global_scale: tuple[float, float] = _value((0.2, 1.0), "area of a global view as a share of the image")
     local_scale: tuple[float, float] = _value((0.08, 0.3), "area of a local view as a share of the image")
+    colour_on: Literal["loader", "device"] = _value(
+        "loader", "where colour, blur and solarize are computed: in the loader processes, or on the training device "
+                  "(same draws, pixels off by a level or so; needs half the loader processes)")
     box_frame: Literal["edges", "pixel_centres"] = _value(
         "edges", "a view's box: crop edges / image side, or the released (pixel index) / (side - 1)")
 

@@ -1,34 +1,30 @@
-"""Any folder of photographs as an endless, exactly repeatable stream of micro-batches of views.
+"""Any folder of photographs, or of shards of them, as an endless, exactly repeatable stream of micro-batches
+of views.
 
 The order of an epoch depends on (seed, epoch) alone, and the views of an image on (seed, epoch, image, view): a stream
 that starts at step s gives what an uninterrupted one gives from step s on, with any number of loader processes.
 Images that cannot be read are replaced by the next one, and reported in the batch.
 """
 
-import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.config import Config, Numbers
 from pretrain.errors import UserError
+from pretrain.images import SUFFIXES, ImageList, UnreadableImage, find_images
+from pretrain.shards import ShardList, shard_paths
 from pretrain.views import make_views
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jfif")
-SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
-TERM_GRACE = 20  # seconds that a loader process goes on for after SIGTERM
+TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
 REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up
-
-
-class UnreadableImage(Exception):
-    """One image that cannot be used; the message says why."""
 
 
 @dataclass
@@ -38,6 +34,7 @@ class Batch:
     views: groups of one size, the global group first, each (V, B, 3, S, S) uint8.
     boxes: for each group (V, B, 4) fractions of the source image. sizes: (B, 2) width and height in source pixels.
     names: the images' paths. unreadable: {path: reason} of the images that were replaced.
+    colours: for each group (V, B, 11), what `gpu_augment` has still to apply; empty when the views are finished.
     """
 
     views: list[Tensor]
@@ -45,72 +42,62 @@ class Batch:
     sizes: Tensor
     names: list[str]
     unreadable: dict[str, str]
+    colours: list[Tensor] = field(default_factory=list)
 
     def pin_memory(self) -> "Batch":
         return Batch([v.pin_memory() for v in self.views], [b.pin_memory() for b in self.boxes],
-                     self.sizes.pin_memory(), self.names, self.unreadable)
+                     self.sizes.pin_memory(), self.names, self.unreadable, [c.pin_memory() for c in self.colours])
 
 
-def list_images(folder: str | Path) -> list[str]:
-    """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out."""
+class Item(NamedTuple):
+    """One image's views; see `Batch`."""
+
+    views: list[np.ndarray]
+    boxes: np.ndarray
+    size: tuple[int, int]
+    name: str
+    unreadable: dict[str, str]
+    colours: np.ndarray
+
+
+def list_images(folder: str | Path) -> ImageList:
+    """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. A folder without
+    images but with .tar files is a folder of WebDataset shards: all images in them, sorted by name."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.relpath(os.path.join(root, name), folder) for name in files
-                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    if not found:
-        raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "
-                        "found none at any depth")
-    return sorted(found)
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """An image file as RGB; raises `UnreadableImage`."""
-    try:
-        with Image.open(path) as image:
-            # 16-bit grey ("I" in older Pillow): PIL would clip to white instead of scaling.
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            rgb = image.convert("RGB")
-    except FileNotFoundError:
-        raise UnreadableImage("the file is gone") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
-    if min(rgb.size) < SMALLEST_SIDE:
-        raise UnreadableImage(f"{rgb.width} x {rgb.height} pixels, expected at least {SMALLEST_SIDE} a side")
-    return rgb
+    if found := find_images(folder):
+        return ImageList(folder, found)
+    if shards := shard_paths(folder):
+        return ShardList(folder, shards)
+    raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "
+                    "found none at any depth, and no .tar shards")
 
 
 class ViewDataset(Dataset):
     """Maps (epoch, image number) to the views of that image."""
 
-    def __init__(self, folder: str | Path, names: list[str], numbers: Numbers) -> None:
-        self.folder, self.names, self.numbers = Path(folder), names, numbers
+    def __init__(self, images: ImageList, numbers: Numbers) -> None:
+        self.images, self.numbers = images, numbers
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.images)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray, tuple[int, int], str, dict]:
+    def __getitem__(self, item: tuple[int, int]) -> Item:
         epoch, index = item
         unreadable: dict[str, str] = {}
         for attempt in range(REPLACEMENTS):
-            number = (index + attempt) % len(self.names)
-            name = self.names[number]
+            number = (index + attempt) % len(self.images)
             try:
-                image = read_image(self.folder / name)
+                pixels = self.images.pixels(number)
             except UnreadableImage as error:
-                unreadable[name] = str(error)
+                unreadable[self.images[number]] = str(error)
                 continue
-            pixels, boxes = make_views(image, self.numbers, epoch, number)
-            return pixels, boxes, image.size, name, unreadable
+            views, boxes, colours = make_views(pixels, self.numbers, epoch, number)
+            return Item(views, boxes, pixels.shape[1::-1], self.images[number], unreadable, colours)
         first, why = next(iter(unreadable.items()))
-        raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.folder}, "
+        raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.images.folder}, "
                         f"the first is {first} ({why})")
 
-    def __getitems__(self, items: list[tuple[int, int]]) -> list | UserError:
+    def __getitems__(self, items: list[tuple[int, int]]) -> list[Item] | UserError:
         """What the loader asks for. An error travels as a value: raised in a loader process it would come back as the
         text of a traceback."""
         try:
@@ -118,22 +105,32 @@ class ViewDataset(Dataset):
         except UserError as error:
             return error
 
-    def collate(self, items: list | UserError) -> Batch | UserError:
+    def collate(self, items: list[Item] | UserError) -> Batch | UserError:
         """Stack the items of a micro-batch, view-major."""
         if isinstance(items, UserError):
             return items
         split = [range(self.numbers.global_views),
                  range(self.numbers.global_views, self.numbers.global_views + self.numbers.local_views)]
-        views, boxes = [], []
-        for group in split:
-            if len(group):
-                views.append(torch.from_numpy(np.stack([[item[0][v] for item in items] for v in group])))
-                boxes.append(torch.from_numpy(np.stack([[item[1][v] for item in items] for v in group])))
+        stacked: dict[str, list[Tensor]] = {"views": [], "boxes": [], "colours": []}
+        for group in filter(len, split):
+            for part, groups in stacked.items():
+                groups.append(_stack([[getattr(item, part)[v] for item in items] for v in group]))
+        if self.numbers.colour_on == "loader":
+            stacked["colours"] = []
         unreadable: dict[str, str] = {}
         for item in items:
-            unreadable |= item[4]
-        return Batch(views, boxes, torch.tensor([item[2] for item in items], dtype=torch.float32),
-                     [item[3] for item in items], unreadable)
+            unreadable |= item.unreadable
+        return Batch(sizes=torch.tensor([item.size for item in items], dtype=torch.float32),
+                     names=[item.name for item in items], unreadable=unreadable, **stacked)
+
+
+def _stack(rows: list[list[np.ndarray]]) -> Tensor:
+    """V lists of B arrays of one shape -> (V, B, ...); each is copied once, np.stack copies nested lists twice."""
+    stacked = np.empty((len(rows), len(rows[0]), *rows[0][0].shape), rows[0][0].dtype)
+    for places, arrays in zip(stacked, rows, strict=True):
+        for place, array in zip(places, arrays, strict=True):
+            place[...] = array
+    return torch.from_numpy(stacked)
 
 
 def steps_per_epoch(images: int, numbers: Numbers) -> int:
@@ -190,16 +187,15 @@ class MicroBatchOrder:
 
 
 def make_loader(
-    folder: str | Path, names: list[str], config: Config, first_step: int, last_step: int, rank: int, world: int,
-    pin: bool,
+    images: ImageList, config: Config, first_step: int, last_step: int, rank: int, world: int, pin: bool
 ) -> Iterator[Batch]:
     """Micro-batches of one process from `first_step` to the end, in order."""
-    dataset = ViewDataset(folder, names, config.numbers)
+    dataset = ViewDataset(images, config.numbers)
     workers = config.machine.workers
     at_once = images_at_once(config.numbers.batch_size, config.machine.device_batch, world)
     loader = DataLoader(
         dataset,
-        batch_sampler=MicroBatchOrder(len(names), config.numbers, at_once, first_step, last_step, rank, world),
+        batch_sampler=MicroBatchOrder(len(images), config.numbers, at_once, first_step, last_step, rank, world),
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=pin,

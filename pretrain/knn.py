@@ -7,6 +7,7 @@ Legend: N images, C channels, S side in pixels.
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretrain.config import Numbers
-from pretrain.data import UnreadableImage, read_image
 from pretrain.errors import UserError
+from pretrain.images import ImageList, UnreadableImage
 from pretrain.model import normalise
 
 NEIGHBOURS = 20
@@ -27,7 +28,7 @@ AT_ONCE = 64  # images of one forward pass; batch norm sees these together
 ORDER_SEED = 7_919
 
 
-def labelled_images(names: list[str]) -> dict[str, list[str]]:
+def labelled_images(names: Sequence[str]) -> dict[str, list[str]]:
     """{class: its images} of the paths CLASS/IMAGE with two images or more; images at other depths have no label.
 
     Raises `UserError` unless there are two such classes."""
@@ -93,14 +94,14 @@ class KnnProbe:
     holds a class of its own. Raises `UserError` when the paths say no labels.
     """
 
-    def __init__(
-        self, folder: str | Path, names: list[str], images: int, numbers: Numbers, device: torch.device
-    ) -> None:
+    def __init__(self, names: ImageList, images: int, numbers: Numbers, device: torch.device) -> None:
         self.device = device
         pixels, labels = [], []
+        numbers_of = {name: number for number, name in enumerate(names)}
         for label, name in choose(labelled_images(names), images):
             try:
-                pixels.append(centre_crop(read_image(Path(folder) / name), numbers.global_size))
+                image = Image.fromarray(names.pixels(numbers_of[name]))
+                pixels.append(centre_crop(image, numbers.global_size))
             except UnreadableImage:
                 continue
             labels.append(label)

@@ -5,7 +5,6 @@ Legend: B images, C channels, H W feature grid, L = H*W cells.
 """
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import Config, Numbers
-from pretrain.data import UnreadableImage, read_image
+from pretrain.images import ImageList, UnreadableImage
 from pretrain.knn import KnnProbe
 from pretrain.matcher import Unit, cell_centres, match
 from pretrain.model import Student, Teacher, normalise
@@ -30,10 +29,10 @@ class Probe:
     Raises `UserError` when k-NN is asked for on a folder without labels.
     """
 
-    def __init__(self, folder: str | Path, names: list[str], config: Config, device: torch.device) -> None:
+    def __init__(self, images: ImageList, config: Config, device: torch.device) -> None:
         machine, numbers = config.machine, config.numbers
-        self.knn = KnnProbe(folder, names, machine.knn_images, numbers, device) if machine.knn_images else None
-        self.retrieval = RetrievalProbe(folder, names, machine.probe_images, numbers, device)
+        self.knn = KnnProbe(images, machine.knn_images, numbers, device) if machine.knn_images else None
+        self.retrieval = RetrievalProbe(images, machine.probe_images, numbers, device)
 
     def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
         """The figures of all probes, by their key in metrics.jsonl; the networks and the random state stay as they
@@ -52,14 +51,12 @@ class RetrievalProbe:
     probe batch's own statistics, so that an untrained network is judged fairly.
     """
 
-    def __init__(
-        self, folder: str | Path, names: list[str], images: int, numbers: Numbers, device: torch.device
-    ) -> None:
+    def __init__(self, names: ImageList, images: int, numbers: Numbers, device: torch.device) -> None:
         self.numbers, self.device = numbers, device
         first, second, boxes, sizes = [], [], [], []
         for index in np.linspace(0, len(names) - 1, min(images, len(names))).astype(int):
             try:
-                image = read_image(Path(folder) / names[index])
+                image = names.pixels(int(index))
             except UnreadableImage:
                 continue
             kinds = view_kinds(numbers)[:2]
@@ -68,7 +65,7 @@ class RetrievalProbe:
             first.append(made[0][0])
             second.append(made[1][0])
             boxes.append([made[0][1], made[1][1]])
-            sizes.append(image.size)
+            sizes.append(image.shape[1::-1])
         self.views = torch.from_numpy(np.stack([first, second])) if first else torch.empty(0)
         self.boxes = torch.from_numpy(np.array(boxes)).transpose(0, 1) if boxes else torch.empty(0)
         self.sizes = torch.tensor(sizes, dtype=torch.float32)

@@ -3,7 +3,7 @@
 Legend: H W feature grid, L = H*W cells in row-major order, C channels, S side of a view in pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pretrain import checkpoint
 from pretrain.config import Numbers
-from pretrain.data import UnreadableImage, read_image
 from pretrain.encoder import Encoder
 from pretrain.errors import UserError
+from pretrain.images import ImageList, UnreadableImage
 from pretrain.matcher import match
 from pretrain.model import Student, Teacher, normalise
 from pretrain.views import make_views
@@ -117,11 +117,11 @@ def feature_grid(numbers: Numbers, size: int) -> tuple[int, int]:
 
 
 def make_scene(
-    folder: Path, names: list[str], index: int, epoch: int, numbers: Numbers, pair: tuple[int, int] = (0, 1)
+    names: ImageList, index: int, epoch: int, numbers: Numbers, pair: tuple[int, int] = (0, 1)
 ) -> Scene:
     """The views that a run draws of image number `index` in `epoch`; raises `UnreadableImage`."""
-    image = read_image(folder / names[index])
-    pixels, boxes = make_views(image, numbers, epoch, index)
+    image = Image.fromarray(names.pixels(index))
+    pixels, boxes, _ = make_views(image, replace(numbers, colour_on="loader"), epoch, index)
     grids = {size: feature_grid(numbers, size) for size in {one.shape[1] for one in pixels}}
     views = []
     for number, (one, box) in enumerate(zip(pixels, boxes, strict=True)):
@@ -154,14 +154,14 @@ def load_networks(numbers: Numbers, run: Path | None) -> tuple[Student, Teacher,
 
 @torch.no_grad()
 def report_cell(
-    scene: Scene, cell: int, student: Student, teacher: Teacher, folder: Path, names: list[str]
+    scene: Scene, cell: int, student: Student, teacher: Teacher, names: ImageList
 ) -> CellReport:
     """Cosines, negatives and attention of one student cell of the scene's pair.
 
     Batch norm sees the views of this image together with those of a few others of the folder, as in a training step.
     """
     numbers, (of_student, of_teacher) = scene.numbers, scene.pair
-    everyone = [[view.pixels for view in scene.views], *_company(scene, folder, names)]
+    everyone = [[view.pixels for view in scene.views], *_company(scene, names)]
     split = slice(numbers.global_views) if scene.student.is_global else slice(numbers.global_views, None)
     group = _stack([views[split] for views in everyone])
     maps = student.projector(student.encoder(normalise(group).flatten(0, 1)))
@@ -199,16 +199,16 @@ def _negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], num
     return (cosine / mean.norm() if numbers.negative_similarity == "mean_vector" else cosine).item()
 
 
-def _company(scene: Scene, folder: Path, names: list[str]) -> list[list[np.ndarray]]:
+def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:
     """The views of a few other images."""
     others = [index for index in range(len(names)) if index != scene.index]
     drawn = []
     for place in np.linspace(0, len(others) - 1, min(COMPANY, len(others))).astype(int):
         try:
-            image = read_image(folder / names[others[place]])
+            image = names.pixels(others[place])
         except UnreadableImage:
             continue
-        drawn.append(make_views(image, scene.numbers, scene.epoch, others[place])[0])
+        drawn.append(make_views(image, replace(scene.numbers, colour_on="loader"), scene.epoch, others[place])[0])
     return drawn
 
 

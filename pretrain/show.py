@@ -82,19 +82,20 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     pair = _pair(args.pair, numbers)
     epoch = _whole(args.epoch, "--epoch")
     # Only now: a wrong option should not wait for torch.
-    from pretrain.data import UnreadableImage, list_images
+    from pretrain.data import list_images
+    from pretrain.images import UnreadableImage
     from pretrain.scene import load_networks, make_scene, report_cell
     from pretrain.show_picture import draw_show
 
     names = list_images(args.data)
     index = find_image(args.image, names)
     try:
-        scene = make_scene(args.data, names, index, epoch, numbers, pair)
+        scene = make_scene(names, index, epoch, numbers, pair)
     except UnreadableImage as error:
         raise UserError(f"{names[index]}: {error}; choose another --image") from None
     cell = scene.default_cell() if args.cell is None else find_cell(args.cell, scene.student.grid, scene.student.name)
     student, teacher, note = load_networks(numbers, args.run)
-    report = report_cell(scene, cell, student, teacher, args.data, names)
+    report = report_cell(scene, cell, student, teacher, names)
     draw_show(scene, report, note, output)
     if not scene.positives.any():
         print(f"no overlap: {scene.student.name} and {scene.teacher.name} have no positive cells; try another --pair, "

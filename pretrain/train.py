@@ -24,6 +24,8 @@ from pretrain.config import Config, Numbers
 from pretrain.data import Batch, images_at_once, list_images, make_loader, steps_per_epoch
 from pretrain.distributed import Process
 from pretrain.errors import UserError
+from pretrain.gpu_augment import finished_views
+from pretrain.images import ImageList
 from pretrain.loss import clove_loss
 from pretrain.metrics import MetricsLog
 from pretrain.model import Student, Teacher, normalise
@@ -88,7 +90,7 @@ class Trainer:
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of one micro-batch of this process, in fp32."""
         device, dtype = self.process.device, AUTOCAST[self.numbers.precision]
-        groups = [normalise(views.to(device, non_blocking=True)) for views in batch.views]
+        groups = [normalise(views) for views in finished_views(batch, device)]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             teacher_maps = self.teacher(groups[0])
             student_maps = self.forward(groups)
@@ -160,7 +162,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
         _say(process, f"pretraining in {output} is finished already")
         return backbone
 
-    probe = Probe(folder, names, config, process.device)
+    probe = Probe(names, config, process.device)
     trainer = Trainer(config, process, steps, per_epoch)
     first_step = _resume(trainer, output, process)
     trainer.teacher.train()
@@ -168,7 +170,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
                   f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
                   f"{peak_lr(numbers.base_lr, numbers.batch_size):g}, {numbers.precision} on {process.device} x "
                   f"{process.world}")
-    loader = make_loader(folder, names, config, first_step, steps, process.rank, process.world,
+    loader = make_loader(names, config, first_step, steps, process.rank, process.world,
                          process.device.type == "cuda")
     log = MetricsLog(output, first_step, process)
     unreadable: dict[str, str] = {}
@@ -212,12 +214,12 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
         bar.close()
 
     if process.is_main:
-        _finish(trainer, output, config, folder, names)
+        _finish(trainer, output, config, names)
     distributed.barrier()
     return backbone
 
 
-def _claim(output: Path, config: Config, names: list[str]) -> None:
+def _claim(output: Path, config: Config, names: ImageList) -> None:
     """Bind the output folder to this configuration and these images; a folder of another run is refused."""
     record = {"numbers": json.loads(json.dumps(dataclasses.asdict(config.numbers))), "config_hash": config.hash(),
               "images": len(names), "images_hash": hashlib.sha256("\n".join(names).encode()).hexdigest()}
@@ -261,7 +263,7 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
     distributed.barrier()
 
 
-def _finish(trainer: Trainer, output: Path, config: Config, folder: Path, names: list[str]) -> None:
+def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) -> None:
     """Backbone, pictures, and last the note that all of it is there."""
     state = {name: value for name, value in trainer.student.encoder.state_dict().items()
              if not name.endswith("num_batches_tracked")}
@@ -269,7 +271,7 @@ def _finish(trainer: Trainer, output: Path, config: Config, folder: Path, names:
                         source_name=f"pretrain:{config.numbers.variant}", source_sha256=config.hash())
     digest = save_backbone(output / "backbone.safetensors", state, info)
     draw_curves(output / "metrics.jsonl", output / "curves.png")
-    draw_views(folder, names, config.numbers, output / "views.png")
+    draw_views(names, config.numbers, output / "views.png")
     write_text(output / "done.json", json.dumps({"steps": trainer.steps, "backbone_sha256": digest}) + "\n")
 
 

@@ -8,11 +8,14 @@ Frame: a box is (x0, y0, x1, y1) as fractions of the source image; a mirrored vi
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image
 
+from pretrain import augment
+from pretrain.augment import BLUR_SIGMA, Colour
 from pretrain.config import Numbers
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
@@ -20,8 +23,8 @@ FLIP = 0.5
 JITTER = 0.8
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 GREY = 0.2
-BLUR_SIGMA = (0.1, 2.0)
-SOLARIZE_THRESHOLD = 128
+CROP_ATTEMPTS = 10
+DRAWS = 4 * CROP_ATTEMPTS + 11  # the most that one view can use
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,27 @@ class ViewKind:
     solarize: float
 
 
+class Draws:
+    """The random draws of one view, made at once: a call to numpy for each would take longer than some operations."""
+
+    def __init__(self, values: Iterable[float]) -> None:
+        self._next = iter(values).__next__
+
+    @classmethod
+    def of(cls, rng: np.random.Generator) -> "Draws":
+        return cls(rng.random(DRAWS).tolist())
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self._next()
+
+    def below(self, count: int) -> int:
+        """A whole number of 0..count-1."""
+        return int(count * self._next())
+
+    def chance(self, probability: float) -> bool:
+        return self._next() < probability
+
+
 def view_kinds(numbers: Numbers) -> list[ViewKind]:
     """The global views first, then the local ones. Global views take turns between BYOL's two policies."""
     first = ViewKind(numbers.global_size, numbers.global_scale, blur=1.0, solarize=0.0)
@@ -42,18 +66,17 @@ def view_kinds(numbers: Numbers) -> list[ViewKind]:
     return [(first, second)[i % 2] for i in range(numbers.global_views)] + [local] * numbers.local_views
 
 
-def random_crop(rng: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> tuple[int, ...]:
+def random_crop(draws: Draws, width: int, height: int, scale: tuple[float, float]) -> tuple[int, ...]:
     """Left, top, right, bottom in whole source pixels: Inception-style, area and aspect ratio drawn ten times, then
     the largest centre crop of an allowed ratio (the rule of torchvision's RandomResizedCrop)."""
     area = width * height
     low, high = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
-    for _ in range(10):
-        target = area * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(low, high))
+    for _ in range(CROP_ATTEMPTS):
+        target = area * draws.uniform(*scale)
+        ratio = math.exp(draws.uniform(low, high))
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left = int(rng.integers(0, width - w + 1))
-            top = int(rng.integers(0, height - h + 1))
+            left, top = draws.below(width - w + 1), draws.below(height - h + 1)
             return left, top, left + w, top + h
     if width / height < ASPECT_RATIO[0]:
         w, h = width, min(height, round(width / ASPECT_RATIO[0]))
@@ -82,53 +105,59 @@ def crop_box(crop: tuple[int, ...], width: int, height: int, mirrored: bool, fra
     return np.array(box, dtype=np.float32)
 
 
-def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
-    """Turn the hue by `shift` of a full circle (-0.5..0.5)."""
-    hue, saturation, value = image.convert("HSV").split()
-    turned = np.asarray(hue) + np.uint8(int(shift * 255) % 256)  # uint8 wraps round, as hue does
-    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+def random_colour(draws: Draws, kind: ViewKind) -> Colour:
+    """Jitter by random factors in random order, grey, blur and solarize, each with its probability."""
+    jitter: dict[str, object] = {}
+    if draws.chance(JITTER):
+        factors = [draws.uniform(1 - strength, 1 + strength) for strength in (BRIGHTNESS, CONTRAST, SATURATION)]
+        hue = draws.uniform(-HUE, HUE)
+        order = augment.ORDERS[draws.below(len(augment.ORDERS))]
+        jitter = {"order": order, "brightness": factors[0], "contrast": factors[1], "saturation": factors[2],
+                  "hue": hue}
+    grey = draws.chance(GREY)
+    sigma = draws.uniform(*BLUR_SIGMA) if draws.chance(kind.blur) else 0.0
+    return Colour(**jitter, grey=grey, sigma=sigma, solarize=draws.chance(kind.solarize))
 
 
-def colour_jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast, saturation and hue by random factors, in random order."""
-    factors = [rng.uniform(1 - strength, 1 + strength) for strength in (BRIGHTNESS, CONTRAST, SATURATION)]
-    shift = rng.uniform(-HUE, HUE)
-    for operation in rng.permutation(4):
-        if operation == 3:
-            image = adjust_hue(image, shift)
-        else:
-            enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[operation]
-            image = enhance(image).enhance(factors[operation])
-    return image
+def cut_view(
+    image: np.ndarray, kind: ViewKind, draws: Draws, frame: str = "edges"
+) -> tuple[np.ndarray, np.ndarray, Colour]:
+    """The geometry of one view of an image (H, W, 3) uint8: pixels (3, S, S) uint8, box (4,) float32, and the colour
+    operations that were drawn but not applied."""
+    height, width = image.shape[:2]
+    crop = random_crop(draws, width, height, kind.scale)
+    mirrored = draws.chance(FLIP)
+    colour = random_colour(draws, kind)
+    return augment.cut(image, crop, kind.size, mirrored), crop_box(crop, width, height, mirrored, frame), colour
 
 
 def make_view(
-    image: Image.Image, kind: ViewKind, rng: np.random.Generator, frame: str = "edges"
+    image: np.ndarray | Image.Image, kind: ViewKind, rng: np.random.Generator, frame: str = "edges"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One view of an RGB image: (3, S, S) uint8 and its box (4,) float32."""
-    crop = random_crop(rng, image.width, image.height, kind.scale)
-    mirrored = rng.random() < FLIP
-    box = crop_box(crop, image.width, image.height, mirrored, frame)
-    view = image.crop(crop).resize((kind.size, kind.size), Image.Resampling.BICUBIC)
-    if mirrored:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if rng.random() < JITTER:
-        view = colour_jitter(view, rng)
-    if rng.random() < GREY:
-        view = ImageOps.grayscale(view).convert("RGB")
-    if rng.random() < kind.blur:
-        view = view.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_SIGMA)))
-    if rng.random() < kind.solarize:
-        view = ImageOps.solarize(view, SOLARIZE_THRESHOLD)
-    return np.ascontiguousarray(np.asarray(view).transpose(2, 0, 1)), box
+    """One view of an RGB image, (H, W, 3) uint8 or PIL's: (3, S, S) uint8 and its box (4,) float32."""
+    view, box, colour = cut_view(_array(image), kind, Draws.of(rng), frame)
+    return augment.apply(view, colour), box
 
 
 def make_views(
-    image: Image.Image, numbers: Numbers, epoch: int, index: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """All views of image number `index` in `epoch`: a list of (3, S, S) uint8, and the boxes (V, 4) float32."""
-    made = [
-        make_view(image, kind, np.random.default_rng([numbers.seed, epoch, index, view]), numbers.box_frame)
-        for view, kind in enumerate(view_kinds(numbers))
-    ]
-    return [pixels for pixels, _ in made], np.stack([box for _, box in made])
+    image: np.ndarray | Image.Image, numbers: Numbers, epoch: int, index: int
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """All views of image number `index` in `epoch`: a list of (3, S, S) uint8, the boxes (V, 4) float32, and what was
+    drawn for their colours, (V, 11) float32 (`Colour.row`).
+
+    With `colour_on` "loader" the views are finished; with "device" only cut, and `gpu_augment` applies the rest.
+    """
+    image, kinds = _array(image), view_kinds(numbers)
+    # Row v depends on the view's number alone, not on how many there are: one generator for each view costs more.
+    drawn = np.random.default_rng([numbers.seed, epoch, index]).random((len(kinds), DRAWS)).tolist()
+    views, boxes, colours = [], [], []
+    for kind, row in zip(kinds, drawn, strict=True):
+        view, box, colour = cut_view(image, kind, Draws(row), numbers.box_frame)
+        views.append(view if numbers.colour_on == "device" else augment.apply(view, colour))
+        boxes.append(box)
+        colours.append(colour.row())
+    return views, np.stack(boxes), np.array(colours, dtype=np.float32)
+
+
+def _array(image: np.ndarray | Image.Image) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else np.array(image)  # a copy: torch wants memory it may write to

@@ -1,29 +1,33 @@
 """Folders of images of any kind, images that cannot be read, and an order that any number of processes repeats."""
 
+import io
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
+from pretrain import images
 from pretrain.config import Config, Numbers
 from pretrain.data import (
     REPLACEMENTS,
     Batch,
     MicroBatchOrder,
-    UnreadableImage,
     ViewDataset,
     images_at_once,
     list_images,
     make_loader,
-    read_image,
     steps_per_epoch,
 )
 from pretrain.errors import UserError
+from pretrain.images import ImageList, UnreadableImage, decode, read_image
 
 GRADIENT = np.linspace(0, 255, 40 * 30).astype(np.uint8).reshape(30, 40)
 
@@ -38,14 +42,14 @@ def touch(folder: Path, *names: str) -> Path:
 def test_list_images__nested_mixed_and_hidden(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a/deep/er/x.png", "a/y.webp", "c.jpeg", "notes.txt", ".hidden.jpg", ".git/z.png",
           "a/.cache/w.png", "archive.zip", "jpg")
-    assert list_images(tmp_path) == ["a/deep/er/x.png", "a/y.webp", "b.JPG", "c.jpeg"]
+    assert list(list_images(tmp_path)) == ["a/deep/er/x.png", "a/y.webp", "b.JPG", "c.jpeg"]
 
 
 def test_list_images__follows_links_to_folders(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "x.png")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
-    assert list_images(tmp_path / "data") == ["link/x.png"]
+    assert list(list_images(tmp_path / "data")) == ["link/x.png"]
 
 
 def test_list_images__missing_folder(tmp_path: Path) -> None:
@@ -121,6 +125,70 @@ def test_read_image__damage_never_raises_anything_else(tmp_path: Path, suffix: s
     assert refused >= 30
 
 
+def jpegs() -> dict[str, bytes]:
+    """JPEG files of many kinds, by name."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8))
+    colour = small.resize((101, 67), Image.Resampling.BICUBIC)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees
+    made = {}
+    for name, image, options in (
+        ("4:2:0", colour, {}), ("4:4:4", colour, {"subsampling": 0}), ("4:2:2", colour, {"subsampling": 1}),
+        ("progressive", colour, {"progressive": True}), ("coarse", colour, {"quality": 20}),
+        ("grey", colour.convert("L"), {}), ("RGB", colour, {"keep_rgb": True}), ("CMYK", colour.convert("CMYK"), {}),
+        ("exif", colour, {"exif": turned}),
+    ):
+        file = io.BytesIO()
+        image.save(file, "jpeg", **options)
+        made[name] = file.getvalue()
+    return made
+
+
+@pytest.mark.parametrize("name", jpegs())
+def test_decode__the_fast_decoder_gives_pils_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit: which decoder is installed changes no view."""
+    data = jpegs()[name]
+    fast = decode(data)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    assert np.array_equal(fast, decode(data)) and fast.shape == (67, 101, 3) and fast.flags.writeable
+    assert np.array_equal(fast, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_decode__the_fast_decoder_is_used_for_whole_colour_and_grey_files_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[bool] = []
+
+    class Watched:
+        decode_jpeg_header = staticmethod(simplejpeg.decode_jpeg_header)
+
+        def decode_jpeg(self, data: bytes, colours: str) -> np.ndarray:
+            used.append(True)
+            return simplejpeg.decode_jpeg(data, colours)
+
+    monkeypatch.setattr(images, "simplejpeg", Watched())
+    for name, data in jpegs().items():
+        used.clear()
+        decode(data)
+        assert used == ([] if name == "CMYK" else [True])
+    whole = jpegs()["4:2:0"]
+    with pytest.raises(UnreadableImage, match="cannot be decoded"):
+        decode(whole[:len(whole) // 2])
+
+
+def test_image_list__names_lie_in_arrays_that_a_fork_shares(tmp_path: Path) -> None:
+    """A list of strings would be copied into every loader process."""
+    names = [f"folder{number % 7}/{'ü' * (number % 5)}{number}.jpg" for number in range(5000)]
+    listed = ImageList(tmp_path, names)
+    assert list(listed) == names and listed[-1] == names[-1] and listed[3:9:2] == names[3:9:2]
+    assert listed.index(names[77]) == 77 and names[5] in listed and "x" not in listed
+    with pytest.raises(IndexError):
+        listed[5000]
+    held = [value for value in vars(listed).values() if not isinstance(value, Path)]
+    assert all(isinstance(value, np.ndarray) for value in held)
+    assert sum(value.nbytes for value in held) == len("".join(names).encode()) + 8 * 5001
+    assert list(pickle.loads(pickle.dumps(listed))) == names
+
+
 @pytest.fixture
 def small() -> Numbers:
     return replace(Numbers(), global_size=32, local_size=16, local_views=2, batch_size=4)
@@ -130,10 +198,10 @@ def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_ph
     folder = make_photos(tmp_path, 4)
     (folder / "01.png").write_bytes(b"no image")
     (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:200])
-    dataset = ViewDataset(folder, list_images(folder), small)
-    _, _, _, name, unreadable = dataset[0, 1]
-    assert name == "03.png" and sorted(unreadable) == ["01.png", "02.png"]
-    assert all("cannot be decoded" in why for why in unreadable.values())
+    dataset = ViewDataset(list_images(folder), small)
+    item = dataset[0, 1]
+    assert item.name == "03.png" and sorted(item.unreadable) == ["01.png", "02.png"]
+    assert all("cannot be decoded" in why for why in item.unreadable.values())
     batch = dataset.collate([dataset[0, 0], dataset[0, 1]])
     assert batch.names == ["00.png", "03.png"] and sorted(batch.unreadable) == ["01.png", "02.png"]
 
@@ -141,7 +209,7 @@ def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_ph
 def test_dataset__last_image_is_replaced_by_the_first(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
     folder = make_photos(tmp_path, 3)
     (folder / "02.png").write_bytes(b"no image")
-    assert ViewDataset(folder, list_images(folder), small)[0, 2][3] == "00.png"
+    assert ViewDataset(list_images(folder), small)[0, 2].name == "00.png"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -149,7 +217,7 @@ def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: 
                                                           workers: int) -> None:
     touch(tmp_path, *(f"{number:02d}.jpg" for number in range(12)))
     config = tiny(workers=workers)
-    loader = make_loader(tmp_path, list_images(tmp_path), config, 0, 1, 0, 1, pin=False)
+    loader = make_loader(list_images(tmp_path), config, 0, 1, 0, 1, pin=False)
     with pytest.raises(UserError) as error:
         next(loader)
     text = str(error.value)
@@ -159,7 +227,7 @@ def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: 
 
 def test_collate__shapes_and_order(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
     folder = make_photos(tmp_path, 3)
-    dataset = ViewDataset(folder, list_images(folder), small)
+    dataset = ViewDataset(list_images(folder), small)
     items = [dataset[0, index] for index in (2, 0, 1)]
     batch = dataset.collate(items)
     assert [tuple(group.shape) for group in batch.views] == [(2, 3, 3, 32, 32), (2, 3, 3, 16, 16)]
@@ -245,7 +313,7 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
     names = list_images(photos)
 
     def batches(workers: int, first: int) -> list[Batch]:
-        return list(make_loader(photos, names, tiny(workers=workers, device_batch=2), first, 6, 0, 1, pin=False))
+        return list(make_loader(names, tiny(workers=workers, device_batch=2), first, 6, 0, 1, pin=False))
 
     alone = batches(0, 0)
     assert len(alone) == 12
@@ -257,10 +325,28 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
 def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path, tiny: Callable[..., Config]) -> None:
     """Rank 1 of two sees what the second half of a single process's micro-batch holds."""
     names = list_images(photos)
-    whole = next(make_loader(photos, names, tiny(), 0, 6, 0, 1, pin=False))
-    half = next(make_loader(photos, names, tiny(), 0, 6, 1, 2, pin=False))
+    whole = next(make_loader(names, tiny(), 0, 6, 0, 1, pin=False))
+    half = next(make_loader(names, tiny(), 0, 6, 1, 2, pin=False))
     assert half.names == whole.names[2:]
     assert torch.equal(half.views[0], whole.views[0][:, 2:]) and torch.equal(half.boxes[1], whole.boxes[1][:, 2:])
+
+
+def test_loader__processes_start_after_the_main_one_has_used_every_library(photos: Path, tiny: Callable) -> None:
+    """Thread pools do not survive a fork: a view made before must not make the loader processes wait for ever."""
+    names = list_images(photos)
+    ViewDataset(names, Numbers())[0, 0]
+    assert cv2.getNumThreads() == 1
+    assert len(list(make_loader(names, tiny(workers=2), 0, 6, 0, 1, pin=False))) == 6
+
+
+def test_pin_memory__keeps_everything(tmp_path: Path, make_photos: Callable, small: Numbers,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())  # needs a GPU otherwise
+    dataset = ViewDataset(list_images(make_photos(tmp_path, 2)), replace(small, colour_on="device"))
+    batch = dataset.collate([dataset[0, 0], dataset[0, 1]])
+    pinned = batch.pin_memory()
+    assert equal(batch, pinned) and pinned.unreadable == batch.unreadable
+    assert len(pinned.colours) == 2 and all(map(torch.equal, pinned.colours, batch.colours))
 
 
 def test_photos__are_real_files(photos: Path, tmp_path: Path, make_photos: Callable) -> None:

@@ -102,7 +102,7 @@ def networks(tiny: Callable[..., Config]) -> tuple[Student, Teacher]:
 def test_probe__leaves_the_networks_as_they_are(photos: Path, tiny: Callable, networks: tuple) -> None:
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     modes = [network.training for network in networks]
-    probe = RetrievalProbe(photos, list_images(photos), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(photos), 4, tiny().numbers, torch.device("cpu"))
     rng = torch.get_rng_state()
     values = probe(*networks)
     assert set(values) == {f"{figure}_{cells}" for figure in ("retrieval", "feature_std", "effective_rank")
@@ -120,16 +120,16 @@ def test_probe__images_that_cannot_be_read_are_left_out(tmp_path: Path, make_pho
     folder = make_photos(tmp_path, 4)
     for name in ("01.png", "02.png"):
         (folder / name).write_bytes(b"")
-    probe = RetrievalProbe(folder, list_images(folder), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(folder), 4, tiny().numbers, torch.device("cpu"))
     assert probe.views.shape[:2] == (2, 2)
     for name in ("00.png", "03.png"):
         (folder / name).write_bytes(b"")
-    assert RetrievalProbe(folder, list_images(folder), 4, tiny().numbers, torch.device("cpu"))(*networks) == {}
+    assert RetrievalProbe(list_images(folder), 4, tiny().numbers, torch.device("cpu"))(*networks) == {}
 
 
 def test_probe__collapsed_network_shows(photos: Path, tiny: Callable, networks: tuple) -> None:
     """A projector that gives every cell the same vector: spread 0, rank 1; the backbone before it is untouched."""
-    probe = RetrievalProbe(photos, list_images(photos), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(photos), 4, tiny().numbers, torch.device("cpu"))
     before = probe(*networks)
     student, teacher = networks
     torch.nn.init.zeros_(student.attention.out_proj.weight)
@@ -147,12 +147,12 @@ def test_probe__knn_beside_the_others_when_asked_for(tmp_path: Path, make_photos
     for label in ("cat", "dog"):
         make_photos(tmp_path / label, 3)
     names = list_images(tmp_path)
-    without = Probe(tmp_path, names, tiny(), torch.device("cpu"))(*networks)
-    values = Probe(tmp_path, names, tiny(knn_images=6), torch.device("cpu"))(*networks)
+    without = Probe(names, tiny(), torch.device("cpu"))(*networks)
+    values = Probe(names, tiny(knn_images=6), torch.device("cpu"))(*networks)
     assert values.pop("knn_top1") >= 0
     assert values == without
 
 
 def test_probe__knn_without_labels_is_refused(photos: Path, tiny: Callable) -> None:
     with pytest.raises(UserError, match="expected DIR/CLASS/IMAGE"):
-        Probe(photos, list_images(photos), tiny(knn_images=4), torch.device("cpu"))
+        Probe(list_images(photos), tiny(knn_images=4), torch.device("cpu"))

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pretrain.config import Numbers
-from pretrain.data import list_images, read_image
+from pretrain.data import list_images
 from pretrain.errors import UserError
+from pretrain.images import read_image
 from pretrain.loss import LossOptions, ranking_terms
 from pretrain.matcher import cell_centres
 from pretrain.model import Student, normalise
@@ -20,11 +21,11 @@ from pretrain.views import make_views
 @pytest.fixture
 def scene(photos: Path, tiny: Callable) -> Callable[..., Scene]:
     """scene(pair=(0, 1), **changes) of image 2 in epoch 1."""
-    return lambda pair=(0, 1), **changes: make_scene(photos, list_images(photos), 2, 1, tiny(**changes).numbers, pair)
+    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 2, 1, tiny(**changes).numbers, pair)
 
 
 def test_scene__views_are_those_of_a_run(scene: Callable, photos: Path, tiny: Callable) -> None:
-    pixels, boxes = make_views(read_image(photos / "02.png"), tiny(seed=4).numbers, 1, 2)
+    pixels, boxes, _ = make_views(read_image(photos / "02.png"), tiny(seed=4).numbers, 1, 2)
     made = scene(seed=4)
     assert [view.name for view in made.views] == ["global 1", "global 2", "local 1"]
     assert [view.short for view in made.views] == ["G1", "G2", "L1"]
@@ -93,7 +94,7 @@ def test_report__agrees_with_the_loss(scene: Callable, photos: Path, pair: tuple
     student, teacher, note = load_networks(made.numbers, None)
     assert "random initial network" in note
     cell = made.default_cell()
-    report = report_cell(made, cell, student, teacher, photos, list_images(photos))
+    report = report_cell(made, cell, student, teacher, list_images(photos))
     assert report.positives
     views = step_views(made, photos)
     split = slice(0, 2) if pair[0] < 2 else slice(2, 3)
@@ -123,22 +124,22 @@ def test_report__attention_is_the_mean_over_heads(scene: Callable, photos: Path)
     seen = []
     weights = student.attention.weights
     student.attention.weights = lambda maps: seen.append(weights(maps)) or seen[-1]
-    report = report_cell(made, 5, student, teacher, photos, list_images(photos))
+    report = report_cell(made, 5, student, teacher, list_images(photos))
     assert report.attention.shape == (3, 3) and report.attention.sum().item() == pytest.approx(1, abs=1e-5)
     assert torch.allclose(report.attention.flatten(), seen[0][0, :, 5].mean(0))
 
 
 def test_report__without_attention(scene: Callable, photos: Path) -> None:
     made = scene(attention="none")
-    report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], photos, list_images(photos))
+    report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], list_images(photos))
     assert report.attention is None and report.cosine.abs().max() <= 1 + 1e-5
 
 
 def test_report__image_alone_in_its_folder(tmp_path: Path, make_photos: Callable, tiny: Callable) -> None:
     folder = make_photos(tmp_path, 2)
     (folder / "01.png").write_bytes(b"")  # company that cannot be read
-    made = make_scene(folder, list_images(folder), 0, 0, tiny().numbers)
-    report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], folder, list_images(folder))
+    made = make_scene(list_images(folder), 0, 0, tiny().numbers)
+    report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], list_images(folder))
     assert report.cosine.isfinite().all()
 
 

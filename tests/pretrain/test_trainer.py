@@ -38,7 +38,7 @@ pathlib.Path.write_bytes = write_bytes
 
 @pytest.fixture
 def batches(photos: Path, tiny: Callable[..., Config]) -> Callable[[Config], list[Batch]]:
-    return lambda config: list(make_loader(photos, list_images(photos), config, 0, 2, 0, 1, pin=False))
+    return lambda config: list(make_loader(list_images(photos), config, 0, 2, 0, 1, pin=False))
 
 
 def copied(state: object) -> object:
@@ -63,6 +63,7 @@ def same(one: object, other: object) -> bool:
     {}, {"variant": "released"}, {"attention": "normalized"}, {"attention": "none"}, {"precision": "bf16"},
     {"local_views": 0}, {"global_views": 3}, {"reduction": "sum"}, {"channels_last": False},
     {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"device_batch": 2},
+    {"colour_on": "device"},
 ], ids=lambda changes: "-".join(f"{key}-{value}" for key, value in changes.items()) or "default")
 def test_step__every_kind_of_run_takes_steps(tiny: Callable, batches: Callable, changes: dict) -> None:
     config = tiny(**changes)

@@ -1,0 +1,1 @@
+"""How fast our own code is, each part against a plain reference in the same process."""
