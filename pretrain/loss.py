@@ -11,6 +11,7 @@ the released code's mean of cosines is the same without the division by |m|.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -42,7 +43,7 @@ class LossOptions:
 
 
 def ranking_terms(
-    student: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
+    student: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions, watch: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss term of each image and view pair.
 
@@ -50,6 +51,7 @@ def ranking_terms(
         student: (P, B, Q, C) contextualized vectors of unit length.
         teacher: (P, B, L, C) projected vectors of unit length, without gradient.
         positives: (P, B, Q, L) bool, M of eq. 1.
+        watch: False leaves the statistics out.
     Returns:
         (P, B) terms, and detached statistics, each a scalar tensor: see `_statistics`.
     """
@@ -65,7 +67,11 @@ def ranking_terms(
         violation, terms = _image_hinge(cosine, negative, positives, usable, options)
     if options.too_few_negatives == "zero":
         terms = terms.masked_fill(~usable.all(-1), 0.0)
-    return options.loss_scale * terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
+    if options.loss_scale != 1:
+        terms = options.loss_scale * terms
+    if not watch:
+        return terms, {}
+    return terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
 
 
 def _negative(
@@ -142,7 +148,8 @@ def _statistics(
 
 
 def clove_loss(
-    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, numbers: Numbers
+    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, numbers: Numbers,
+    watch: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss: every ordered pair of a student view and a different global teacher view, with equal weight.
 
@@ -151,6 +158,7 @@ def clove_loss(
         teacher_maps: (V_global, B, C, H, W) of unit length over C, of the same views as the first group.
         boxes: for each group (V, B, 4), fractions of the source image.
         image_sizes: (B, 2) width and height in source-image pixels.
+        watch: False leaves the statistics out.
     Returns:
         The mean over images and view pairs with a fixed denominator, so that the mean over processes or accumulated
         micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
@@ -161,17 +169,27 @@ def clove_loss(
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
     total, pairs, statistics = None, 0, {}
     for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
-        index = [(i, j) for i in range(maps.shape[0]) for j in range(global_views) if group > 0 or i != j]
-        of_student, of_teacher = torch.tensor(index, device=maps.device).unbind(1)
+        of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
-            group_boxes[of_student], boxes[0][of_teacher], tuple(maps.shape[-2:]), tuple(teacher_maps.shape[-2:]),
-            numbers.t_pos, numbers.t_pos_unit, image_sizes,
+            group_boxes.index_select(0, of_student), boxes[0].index_select(0, of_teacher), tuple(maps.shape[-2:]),
+            tuple(teacher_maps.shape[-2:]), numbers.t_pos, numbers.t_pos_unit, image_sizes,
         )
-        student_cells = maps.flatten(3).transpose(2, 3)[of_student]
-        terms, group_statistics = ranking_terms(student_cells, teacher_cells[of_teacher], positives, options)
+        student_cells = maps.flatten(3).transpose(2, 3).index_select(0, of_student)
+        terms, group_statistics = ranking_terms(
+            student_cells, teacher_cells.index_select(0, of_teacher), positives, options, watch)
         total = terms.sum() if total is None else total + terms.sum()
-        pairs += len(index)
+        pairs += len(of_student)
         for name, value in group_statistics.items():
-            statistics[name] = statistics.get(name, 0.0) + value * len(index)
+            statistics[name] = statistics.get(name, 0.0) + value * len(of_student)
     loss = total / (pairs * teacher_maps.shape[1])
     return loss, {name: value / pairs for name, value in statistics.items()}
+
+
+@lru_cache
+def _view_pairs(student_views: int, global_views: int, same: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Student views i and teacher views j of all ordered pairs, without i = j where both are the `same` views.
+
+    Kept: a copy from the host at every step would make the host wait for the GPU.
+    """
+    index = [(i, j) for i in range(student_views) for j in range(global_views) if not same or i != j]
+    return torch.tensor(index, device=device).unbind(1)

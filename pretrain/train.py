@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import signal
@@ -25,6 +26,7 @@ from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import Config, Numbers
 from pretrain.data import Batch, list_images, make_loader, steps_per_epoch
 from pretrain.distributed import Process
+from pretrain.encoder import BatchNorm
 from pretrain.errors import UserError
 from pretrain.loss import clove_loss
 from pretrain.model import Student, Teacher, normalise
@@ -81,6 +83,16 @@ class Trainer:
             self.teacher.encoder.to(memory_format=torch.channels_last)
         self.student = distributed.synchronise_batch_norm(self.student, process)
         self.teacher = distributed.synchronise_batch_norm(self.teacher, process).train()
+        # What a forward pass changes; layers that leave their counting to us, student's and teacher's.
+        counters = [[module.num_batches_tracked for module in network.modules() if type(module) is BatchNorm]
+                    for network in (self.student, self.teacher)]
+        known = {id(counter) for counter in itertools.chain(*counters)}
+        self.changed_by_forward = [buffer for network in (self.student, self.teacher) for buffer in network.buffers()
+                                   if id(buffer) not in known]
+        self.student_counters, self.teacher_counters = counters
+        if config.machine.compile:
+            self.student.compile()
+            self.teacher.compile()
         self.forward: nn.Module = self.student
         if process.world > 1:
             with warnings.catch_warnings():
@@ -101,47 +113,72 @@ class Trainer:
     def momentum(self, step: int) -> float:
         return cosine_schedule(step, self.steps, self.numbers.teacher_momentum, 1.0)
 
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of one micro-batch of this process, in fp32."""
+    def loss(self, batch: Batch, watch: bool = True) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of one micro-batch of this process, in fp32; with `watch` the statistics of `clove_loss` too."""
         device, dtype = self.process.device, AUTOCAST[self.numbers.precision]
-        groups = [normalise(views.to(device, non_blocking=True)) for views in batch.views]
+        groups = [normalise(self._views(views)) for views in batch.views]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             teacher_maps = self.teacher(groups[0])
             student_maps = self.forward(groups)
         boxes = [boxes.to(device, non_blocking=True) for boxes in batch.boxes]
-        return clove_loss(student_maps, teacher_maps, boxes, batch.sizes.to(device), self.numbers)
+        sizes = batch.sizes.to(device, non_blocking=True)
+        return clove_loss(student_maps, teacher_maps, boxes, sizes, self.numbers, watch)
 
-    def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; returns loss and statistics, means over processes. When the loss is not finite nothing
-        changes: no update, and batch norm's running statistics are put back."""
-        totals: dict[str, torch.Tensor] = {}
-        buffers = [*self.student.buffers(), *self.teacher.buffers()]
-        before = [buffer.clone() for buffer in buffers]
+    def _views(self, views: torch.Tensor) -> torch.Tensor:
+        """(V, B, 3, S, S) uint8 on this process's device, in the memory format of the encoder."""
+        views = views.to(self.process.device, non_blocking=True)
+        if not self.config.machine.channels_last:
+            return views
+        return views.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, views.shape[:2])
+
+    def step(self, step: int, micro_batches: list[Batch], watch: bool = True) -> dict[str, float]:
+        """One optimizer step; returns the loss and with `watch` the statistics, means over processes. When the loss is
+        not finite nothing changes: no update, and batch norm's running statistics are put back. The host waits for the
+        device once, to learn whether the loss is finite."""
+        names, totals = [], None
+        before = torch._foreach_mul(self.changed_by_forward, 1)  # a copy of all of them in one operation
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             wait = contextlib.nullcontext() if last or self.process.world == 1 else self.forward.no_sync()
             with wait:
-                loss, statistics = self.loss(batch)
+                loss, statistics = self.loss(batch, watch)
                 self.scaler.scale(loss / self.accumulation).backward()
-            for name, value in {"loss": loss.detach(), **statistics}.items():
-                totals[name] = totals.get(name, 0.0) + value.float() / self.accumulation
-        means = distributed.mean_over_processes(torch.stack(list(totals.values())))
-        result = dict(zip(totals, means.tolist(), strict=True))
+            names = ["loss", *statistics]
+            values = torch.stack([value.float() for value in (loss.detach(), *statistics.values())])
+            totals = values if totals is None else totals + values
+        means = distributed.mean_over_processes(totals / self.accumulation)
+        overflow = self._unscale()
+        *values, overflowed = torch.cat([means, overflow]).tolist()  # the one place where the host waits
+        result = dict(zip(names, values, strict=True))
         result["lr"], result["teacher_momentum"] = self.lr(step), self.momentum(step)
         if math.isfinite(result["loss"]):
             for group in self.optimizer.param_groups:
                 group["lr"] = result["lr"]
             if self.numbers.ema_timing == "before_step":
                 self.teacher.follow(self.student, result["teacher_momentum"])
-            self.scaler.step(self.optimizer)
+            if not overflowed:
+                self.optimizer.step()
             self.scaler.update()
             if self.numbers.ema_timing == "after_step":
                 self.teacher.follow(self.student, result["teacher_momentum"])
+            passes = len(micro_batches[0].views) * self.accumulation
+            for counters, more in ((self.student_counters, passes), (self.teacher_counters, self.accumulation)):
+                if counters:
+                    torch._foreach_add_(counters, more)
         else:
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+            torch._foreach_copy_(self.changed_by_forward, before)
+            if self.scaler.is_enabled():
+                self.scaler.update(self.scaler._scale)  # forgets this step's gradients, keeps the scale
         return result
+
+    def _unscale(self) -> torch.Tensor:
+        """Gradients in their true scale; (1,) above 0 when fp16 overflowed. GradScaler.step does the same, but makes
+        the host wait once more."""
+        if not self.scaler.is_enabled():
+            return torch.zeros(1, device=self.process.device)
+        self.scaler.unscale_(self.optimizer)
+        return sum(self.scaler._found_inf_per_device(self.optimizer).values()).reshape(1)
 
     def state(self) -> dict[str, Any]:
         return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(),
@@ -207,7 +244,8 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
             started = time.perf_counter()
             micro_batches = [next(loader) for _ in range(trainer.accumulation)]
             waited = time.perf_counter() - started
-            result = trainer.step(step, micro_batches)
+            watch = (step + 1) % machine.log_every == 0 or step + 1 in (1, steps)
+            result = trainer.step(step, micro_batches, watch)
             took = time.perf_counter() - started
 
             for batch in micro_batches:
@@ -218,11 +256,11 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
                 skipped_in_a_row += 1
                 _not_finite(result["loss"], step, skipped_in_a_row, micro_batches, machine.nonfinite_limit)
             step += 1
-            if step % machine.log_every == 0 or step in (1, steps):
+            if watch:
                 log.step(step, result, numbers.batch_size / took, waited / took)
+                bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
+                                negative=f"{result['negative_cosine']:.3f}", refresh=False)
             bar.update()
-            bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
-                            negative=f"{result['negative_cosine']:.3f}", refresh=False)
         bar.close()
 
     if process.is_main:
