@@ -131,12 +131,17 @@ class Trainer:
             return views
         return views.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, views.shape[:2])
 
-    def step(self, step: int, micro_batches: list[Batch], watch: bool = True) -> dict[str, float]:
-        """One optimizer step; returns the loss and with `watch` the statistics, means over processes. When the loss is
-        not finite nothing changes: no update, and batch norm's running statistics are put back. The host waits for the
-        device once, to learn whether the loss is finite."""
-        names, totals = [], None
-        before = torch._foreach_mul(self.changed_by_forward, 1)  # a copy of all of them in one operation
+    def is_logged(self, step: int) -> bool:
+        """Whether `step`, counted from 0, gets a line of metrics."""
+        return (step + 1) % self.config.machine.log_every == 0 or step + 1 in (1, self.steps)
+
+    def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
+        """One optimizer step; returns the loss and, in a logged step, the statistics, means over processes. When the
+        loss is not finite nothing changes: no update, and batch norm's running statistics are put back. The host waits
+        for the device once, to learn whether the loss is finite."""
+        watch, names, totals = self.is_logged(step), [], None
+        kept = self.changed_by_forward
+        before = torch._foreach_mul(kept, 1) if kept else []  # a copy of all of them in one operation
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -167,7 +172,8 @@ class Trainer:
                 if counters:
                     torch._foreach_add_(counters, more)
         else:
-            torch._foreach_copy_(self.changed_by_forward, before)
+            if kept:
+                torch._foreach_copy_(kept, before)
             if self.scaler.is_enabled():
                 self.scaler.update(self.scaler._scale)  # forgets this step's gradients, keeps the scale
         return result
@@ -244,8 +250,7 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
             started = time.perf_counter()
             micro_batches = [next(loader) for _ in range(trainer.accumulation)]
             waited = time.perf_counter() - started
-            watch = (step + 1) % machine.log_every == 0 or step + 1 in (1, steps)
-            result = trainer.step(step, micro_batches, watch)
+            result = trainer.step(step, micro_batches)
             took = time.perf_counter() - started
 
             for batch in micro_batches:
@@ -256,7 +261,7 @@ def train(config: Config, folder: Path, output: Path, process: Process) -> Path:
                 skipped_in_a_row += 1
                 _not_finite(result["loss"], step, skipped_in_a_row, micro_batches, machine.nonfinite_limit)
             step += 1
-            if watch:
+            if trainer.is_logged(step - 1):
                 log.step(step, result, numbers.batch_size / took, waited / took)
                 bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
                                 negative=f"{result['negative_cosine']:.3f}", refresh=False)
