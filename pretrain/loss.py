@@ -59,7 +59,7 @@ def ranking_terms(
     negative, usable, picked = _negative(cosine, teacher, positives, options)
     counted = positives & usable.unsqueeze(-1)
     if options.hinge == "pair":
-        violation = F.relu(options.mu - options.lambda_pos * cosine + negative.unsqueeze(-1))
+        violation = F.relu(torch.add((negative + options.mu).unsqueeze(-1), cosine, alpha=-options.lambda_pos))
         terms = (violation * counted).sum((-1, -2))
         if options.reduction == "mean":
             terms = terms / counted.sum((-1, -2)).clamp(min=1)
@@ -109,7 +109,7 @@ def _image_hinge(
     else:
         queries = usable & positives.any(-1)
     negative = (negative * queries).sum(-1) / queries.sum(-1).clamp(min=1)
-    violation = F.relu(options.mu - options.lambda_pos * positive + negative)
+    violation = F.relu(torch.add(negative + options.mu, positive, alpha=-options.lambda_pos))
     if options.negative_queries == "matched":
         terms = violation * queries.any(-1)
     else:
@@ -167,7 +167,7 @@ def clove_loss(
     options = LossOptions.from_numbers(numbers)
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
-    total, pairs, statistics = None, 0, {}
+    all_terms, pairs, statistics = [], 0, {}
     for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
         of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
@@ -177,11 +177,11 @@ def clove_loss(
         student_cells = maps.flatten(3).transpose(2, 3).index_select(0, of_student)
         terms, group_statistics = ranking_terms(
             student_cells, teacher_cells.index_select(0, of_teacher), positives, options, watch)
-        total = terms.sum() if total is None else total + terms.sum()
+        all_terms.append(terms)
         pairs += len(of_student)
         for name, value in group_statistics.items():
             statistics[name] = statistics.get(name, 0.0) + value * len(of_student)
-    loss = total / (pairs * teacher_maps.shape[1])
+    loss = torch.cat(all_terms).sum() / (pairs * teacher_maps.shape[1])
     return loss, {name: value / pairs for name, value in statistics.items()}
 
 

@@ -38,8 +38,11 @@ def _shares(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 
 
 def cell_diagonal(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     """(...,) length of a cell's diagonal in the unit of `boxes` (..., 4); mirrored views have the same diagonal."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.hypot((x1 - x0) / grid[1], (y1 - y0) / grid[0])
+    first, last = boxes.unflatten(-1, (2, 2)).unbind(-2)
+    if grid[0] == grid[1]:
+        return torch.linalg.vector_norm(last - first, dim=-1) / grid[0]
+    width, height = (last - first).unbind(-1)
+    return torch.hypot(width / grid[1], height / grid[0])
 
 
 def match(

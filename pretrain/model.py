@@ -57,7 +57,7 @@ class Teacher(nn.Module):
 def normalise(pixels: Tensor) -> Tensor:
     """(..., 3, S, S) uint8 RGB -> float in the same memory format, ImageNet mean and standard deviation removed."""
     mean, std = _mean_and_deviation(pixels.device, torch.get_default_dtype())
-    return pixels.float().sub_(mean).div_(std)
+    return pixels.to(mean.dtype).sub_(mean).div_(std)
 
 
 @lru_cache

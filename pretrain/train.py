@@ -148,13 +148,12 @@ class Trainer:
             wait = contextlib.nullcontext() if last or self.process.world == 1 else self.forward.no_sync()
             with wait:
                 loss, statistics = self.loss(batch, watch)
-                self.scaler.scale(loss / self.accumulation).backward()
+                self.scaler.scale(loss / self.accumulation if self.accumulation > 1 else loss).backward()
             names = ["loss", *statistics]
             values = torch.stack([value.float() for value in (loss.detach(), *statistics.values())])
             totals = values if totals is None else totals + values
-        means = distributed.mean_over_processes(totals / self.accumulation)
-        overflow = self._unscale()
-        *values, overflowed = torch.cat([means, overflow]).tolist()  # the one place where the host waits
+        means = distributed.mean_over_processes(totals / self.accumulation if self.accumulation > 1 else totals)
+        *values, overflowed = self._fetch(means)
         result = dict(zip(names, values, strict=True))
         result["lr"], result["teacher_momentum"] = self.lr(step), self.momentum(step)
         if math.isfinite(result["loss"]):
@@ -178,13 +177,14 @@ class Trainer:
                 self.scaler.update(self.scaler._scale)  # forgets this step's gradients, keeps the scale
         return result
 
-    def _unscale(self) -> torch.Tensor:
-        """Gradients in their true scale; (1,) above 0 when fp16 overflowed. GradScaler.step does the same, but makes
-        the host wait once more."""
+    def _fetch(self, means: torch.Tensor) -> list[float]:
+        """The values of `means`, and last whether gradients overflowed (fp16), which are in their true scale after
+        this. Here the host waits; GradScaler.step would make it wait once more."""
         if not self.scaler.is_enabled():
-            return torch.zeros(1, device=self.process.device)
+            return [*means.tolist(), 0.0]
         self.scaler.unscale_(self.optimizer)
-        return sum(self.scaler._found_inf_per_device(self.optimizer).values()).reshape(1)
+        overflow, = self.scaler._found_inf_per_device(self.optimizer).values()
+        return torch.cat([means, overflow.reshape(1)]).tolist()
 
     def state(self) -> dict[str, Any]:
         return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(),

@@ -102,7 +102,7 @@ class ReferenceStep:
     def loss(self, views: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, float]:
         """Mean over all ordered pairs of a student view and another, global, view; and the mean positive cosine."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        groups = [(group.float() / 255 - mean) / std for group in views]
+        groups = [(group.to(mean.dtype) / 255 - mean) / std for group in views]
         teacher = self.networks.projected(groups[0].flatten(0, 1)).unflatten(0, groups[0].shape[:2])
         student = [maps for group in groups
                    for maps in self.networks.contextualized(group.flatten(0, 1)).unflatten(0, group.shape[:2])]
