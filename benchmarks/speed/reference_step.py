@@ -78,12 +78,12 @@ def pair_loss(student: Tensor, teacher: Tensor, student_boxes: Tensor, teacher_b
     mask = positives(student_boxes, teacher_boxes, student.shape[-1], teacher.shape[-1]).to(student.dtype)
     cosine = torch.einsum("bcq,bcl->bql", student.flatten(2), teacher.flatten(2))
     logits = -2 * cosine
-    positive = (logits * mask).sum((1, 2)) / (mask.sum((1, 2)) + 1e-6)
+    positive = (logits * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
     rest = logits.masked_fill(mask.bool(), float("inf"))
     nearest = rest.topk(NEAREST, dim=-1, largest=False).values[..., 1:]
     negative = nearest.mean(-1).mean(-1)
     loss = torch.clamp(MARGIN - negative + LAMBDA * positive, min=0).mean()
-    return loss, ((cosine * mask).sum() / (mask.sum() + 1e-6)).item()
+    return loss, ((cosine * mask).sum() / mask.sum().clamp(min=1)).item()
 
 
 class ReferenceStep:
