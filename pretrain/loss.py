@@ -76,16 +76,15 @@ def ranking_terms(
 
 def _negative(
     cosine: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """cos(C_i, F_neg_i) (P, B, Q); whether a query has enough candidates (P, B, Q) bool; the cells that F_neg is made
-    of (P, B, Q, L) bool."""
+    of, as indices into L and which of these count, both (P, B, Q, k-1)."""
     candidates = cosine
     if options.negatives_exclude == "positives_and_top1":
         candidates = cosine.masked_fill(positives, -torch.inf)
     top, index = candidates.topk(min(options.k, cosine.shape[-1]), dim=-1)
     top, index = top[..., 1:], index[..., 1:]
     found = top > -torch.inf
-    picked = torch.zeros_like(positives).scatter(-1, index, found)
     count = found.sum(-1)
     if options.too_few_negatives == "zero":
         usable = count == options.k - 1
@@ -93,9 +92,10 @@ def _negative(
         usable = count > 0
     total = top.masked_fill(~found, 0.0).sum(-1)
     if options.negative_similarity == "mean_cosine":
-        return total / count.clamp(min=1), usable, picked
-    length = (picked.to(teacher.dtype) @ teacher).norm(dim=-1)  # of the sum: the count cancels in the cosine
-    return total / length.clamp(min=1e-12), usable, picked
+        return total / count.clamp(min=1), usable, (index, found)
+    picked = torch.zeros_like(cosine, requires_grad=False).scatter(-1, index, found.to(cosine.dtype))
+    length = (picked @ teacher).norm(dim=-1)  # of the sum: the count cancels in the cosine
+    return total / length.clamp(min=1e-12), usable, (index, found)
 
 
 def _image_hinge(
@@ -121,8 +121,8 @@ def _image_hinge(
 
 @torch.no_grad()
 def _statistics(
-    cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: Tensor, violation: Tensor,
-    counted: Tensor,
+    cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: tuple[Tensor, Tensor],
+    violation: Tensor, counted: Tensor,
 ) -> dict[str, Tensor]:
     """What is watched while training; shares are 0..1.
 
@@ -131,6 +131,7 @@ def _statistics(
     query. positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
     """
     matched = positives.any(-1)
+    index, found = picked
     pairs = positives.sum().clamp(min=1)
     active = violation > 0
     if violation.dim() == counted.dim():
@@ -141,7 +142,7 @@ def _statistics(
         "positive_cosine": (cosine * positives).sum() / pairs,
         "negative_cosine": (negative * usable).sum() / usable.sum().clamp(min=1),
         "hinge_active": hinge_active,
-        "negative_is_positive": (picked & positives).sum() / picked.sum().clamp(min=1),
+        "negative_is_positive": (positives.gather(-1, index) & found).sum() / found.sum().clamp(min=1),
         "positives_per_query": positives.sum() / matched.numel(),
         "no_overlap": 1.0 - matched.any(-1).float().mean(),
     }

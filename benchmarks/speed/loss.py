@@ -27,7 +27,9 @@ def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[
     rng = torch.Generator().manual_seed(seed)
 
     def maps(views: int, side: int) -> Tensor:
-        return F.normalize(torch.randn(views, images, channels, side, side, generator=rng), dim=2)
+        """(V, B, C, H, W), the channels of a cell side by side in memory: so the networks give them."""
+        cells = F.normalize(torch.randn(views, images, side, side, channels, generator=rng), dim=-1)
+        return cells.permute(0, 1, 4, 2, 3)
 
     def boxes(views: int, low: float, high: float) -> Tensor:
         size = low + (high - low) * torch.rand(views, images, 2, generator=rng)
