@@ -26,6 +26,9 @@ from pretrain.train import Trainer
 from transfer.provenance import hardware
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# Of the processes whose memory is compared, all alike: large blocks go back to the system when they are freed, so that
+# the peak is that of living tensors and not of the holes between them, which differ by 10 % from run to run.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2 ** 20), "MALLOC_TRIM_THRESHOLD_": str(2 ** 20)}
 STEPS, PER_EPOCH = 100_000, 1000  # of the schedule that the measured steps are the first of
 SIDES = ("reference", "fp32", "bf16")
 
@@ -106,7 +109,8 @@ def peak_memory(options: argparse.Namespace, side: str) -> float:
     words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in
              ("architecture", "batch", "local_views", "global_size", "local_size", "hidden", "threads")]
     done = subprocess.run([sys.executable, "-P", "-m", "benchmarks.speed.step", "--peak-of", side, *words],
-                          env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+                          env=os.environ | ALLOCATOR | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          check=False)
     if done.returncode:
         raise UserError(f"the process that measures the memory of {side} failed: "
                         f"{' '.join(done.stderr.split())[-300:] or 'it was killed, the memory may be too small'}; "
