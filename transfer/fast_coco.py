@@ -64,7 +64,8 @@ class CheckedCOCOeval(COCOeval):
         for name, expected, found in zip(names, plain.stats, fast.stats, strict=True):
             if not abs(expected - found) <= TOLERANCE:
                 raise UserError(f"hotcoco differs from pycocotools on {len(sample)} images: {self.params.iouType} "
-                                f"{name} is {float(found)!r}, expected {float(expected)!r}; evaluate with --evaluator pycocotools")
+                                f"{name} is {float(found)!r}, expected {float(expected)!r}; evaluate with "
+                                "--evaluator pycocotools")
 
     def _fast(self, images: list[int]) -> dict[str, Any]:
         """precision [T, R, K, A, M], recall [T, K, A, M] and scores of hotcoco on `images`."""

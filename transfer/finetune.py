@@ -260,7 +260,8 @@ def _train_and_evaluate(cfg: CfgNode, dataset: datasets.Dataset, title: str, eva
         picture.draw(model, cfg, output / "predictions.png")
         official = "cityscapesscripts" if dataset.task == "cityscapes" else evaluator
         measured = {"metrics": metrics, "details": details, "evaluator": official,
-                    "wall_seconds": round(clock.seconds, 1), "started": clock.started, "peak_memory_mb": _peak_memory_mb(cfg.MODEL.DEVICE)}
+                    "wall_seconds": round(clock.seconds, 1), "started": clock.started,
+                    "peak_memory_mb": _peak_memory_mb(cfg.MODEL.DEVICE)}
         write_text(output / "measured.json", json.dumps(measured, indent=1, allow_nan=False) + "\n")
 
 
