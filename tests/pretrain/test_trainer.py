@@ -131,6 +131,15 @@ def test_step__counts_the_batches_of_batch_norm_and_none_of_a_nan(tiny: Callable
     assert int(trainer.teacher.encoder.bn1.num_batches_tracked) == 2
 
 
+def test_trainer__compiles_both_networks_when_asked(tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    Trainer(tiny(), ALONE, 6, 2)
+    assert compiled == []
+    Trainer(tiny(compile=True), ALONE, 6, 2)
+    assert compiled == ["Student", "Teacher"]
+
+
 def test_step__statistics_come_with_logged_steps_only(tiny: Callable, batches: Callable) -> None:
     config = tiny(log_every=2)
     trainer, groups = Trainer(config, ALONE, 6, 2), batches(config)
