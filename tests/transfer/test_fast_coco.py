@@ -1,6 +1,7 @@
 """hotcoco in the place of pycocotools: the same figures, and refused where they differ."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.speed.evaluation import detections
 from pretrain.errors import UserError
-from transfer import fast_coco
+from transfer import fast_coco, finetune
 
 
 @pytest.fixture
@@ -74,3 +75,10 @@ def test_require__says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     with pytest.raises(UserError, match=r'not installed; run `pip install "hotcoco>=1\.3"`'):
         fast_coco.require()
+
+
+def test_finetune__cityscapes_has_no_other_evaluator(tmp_path: Path) -> None:
+    request = finetune.Request("cityscapes", "random", tmp_path, tmp_path / "out", evaluator="hotcoco")
+    with pytest.raises(UserError, match="Cityscapes figures come from cityscapesscripts alone"):
+        finetune.finetune(request)
+    assert not (tmp_path / "out").exists()
