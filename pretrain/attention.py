@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def unit_length(maps: Tensor) -> Tensor:
+    """(N, C, H, W) -> the same divided by its length over C, at least in fp32."""
+    return F.normalize(maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps, dim=1)
+
+
 class NMHSA(nn.Module):
     """Self-attention over the cells of one view, its output L2-normalised over the channels.
 
@@ -48,9 +53,8 @@ class NMHSA(nn.Module):
         if self.kind != "none":
             query, key, value, scale = self._query_key_value(maps)
             mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
-            mixed = self.out_proj(mixed.transpose(1, 2).flatten(2))
-            maps = mixed.transpose(1, 2).unflatten(2, maps.shape[2:])
-        return F.normalize(maps.to(torch.promote_types(maps.dtype, torch.float32)), dim=1)
+            maps = self.out_proj(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, maps.shape[2:])
+        return unit_length(maps)
 
     def weights(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, heads, L, L): how much each cell (row) attends to each other one; rows sum to 1."""

@@ -113,6 +113,7 @@ class Machine:
     knn_images: int = _value(0, "labelled images (CLASS/IMAGE) of the k-NN probe; 0: none. Each process holds them, "
                                 "150 kB an image at 224 pixels")
     channels_last: bool = _value(True, "memory format of the encoder")
+    compile: bool = _value(False, "torch.compile for student and teacher: minutes at the start, faster steps on a GPU")
     nonfinite_limit: int = _value(5, "NaN or inf losses in a row that end the run; each is skipped and counted")
 
 

@@ -5,6 +5,7 @@ Legend: N views, C channels, H W feature grid (7 x 7 for a 224-pixel view, 3 x 3
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -13,6 +14,17 @@ BLOCKS: dict[str, tuple[type[nn.Module], list[int]]] = {
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that does not count its batches: the trainer does, in one operation for all layers and not one each.
+
+    Nothing in a network reads the count while the momentum is a number.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+                            self.momentum, self.eps)
 
 
 class Encoder(ResNet):
@@ -27,7 +39,7 @@ class Encoder(ResNet):
         self, architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet50", last_stage_stride: int = 2
     ) -> None:
         block, layers = BLOCKS[architecture]
-        super().__init__(block, layers, zero_init_residual=True)
+        super().__init__(block, layers, zero_init_residual=True, norm_layer=BatchNorm)
         self.channels = self.fc.in_features
         del self.fc, self.avgpool
         if last_stage_stride == 1:
@@ -47,8 +59,8 @@ class Projector(nn.Sequential):
     def __init__(self, channels: int, hidden: int, dim: int) -> None:
         super().__init__(
             nn.Conv2d(channels, hidden, 1, bias=False),
-            nn.BatchNorm2d(hidden),
+            BatchNorm(hidden),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, dim, 1, bias=False),
-            nn.BatchNorm2d(dim, affine=False),
+            BatchNorm(dim, affine=False),
         )

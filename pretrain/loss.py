@@ -11,6 +11,7 @@ the released code's mean of cosines is the same without the division by |m|.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -42,7 +43,7 @@ class LossOptions:
 
 
 def ranking_terms(
-    student: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
+    student: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions, watch: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss term of each image and view pair.
 
@@ -50,6 +51,7 @@ def ranking_terms(
         student: (P, B, Q, C) contextualized vectors of unit length.
         teacher: (P, B, L, C) projected vectors of unit length, without gradient.
         positives: (P, B, Q, L) bool, M of eq. 1.
+        watch: False leaves the statistics out.
     Returns:
         (P, B) terms, and detached statistics, each a scalar tensor: see `_statistics`.
     """
@@ -57,7 +59,7 @@ def ranking_terms(
     negative, usable, picked = _negative(cosine, teacher, positives, options)
     counted = positives & usable.unsqueeze(-1)
     if options.hinge == "pair":
-        violation = F.relu(options.mu - options.lambda_pos * cosine + negative.unsqueeze(-1))
+        violation = F.relu(torch.add((negative + options.mu).unsqueeze(-1), cosine, alpha=-options.lambda_pos))
         terms = (violation * counted).sum((-1, -2))
         if options.reduction == "mean":
             terms = terms / counted.sum((-1, -2)).clamp(min=1)
@@ -65,21 +67,24 @@ def ranking_terms(
         violation, terms = _image_hinge(cosine, negative, positives, usable, options)
     if options.too_few_negatives == "zero":
         terms = terms.masked_fill(~usable.all(-1), 0.0)
-    return options.loss_scale * terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
+    if options.loss_scale != 1:
+        terms = options.loss_scale * terms
+    if not watch:
+        return terms, {}
+    return terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
 
 
 def _negative(
     cosine: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """cos(C_i, F_neg_i) (P, B, Q); whether a query has enough candidates (P, B, Q) bool; the cells that F_neg is made
-    of (P, B, Q, L) bool."""
+    of, as indices into L and which of these count, both (P, B, Q, k-1)."""
     candidates = cosine
     if options.negatives_exclude == "positives_and_top1":
         candidates = cosine.masked_fill(positives, -torch.inf)
     top, index = candidates.topk(min(options.k, cosine.shape[-1]), dim=-1)
     top, index = top[..., 1:], index[..., 1:]
     found = top > -torch.inf
-    picked = torch.zeros_like(positives).scatter(-1, index, found)
     count = found.sum(-1)
     if options.too_few_negatives == "zero":
         usable = count == options.k - 1
@@ -87,9 +92,10 @@ def _negative(
         usable = count > 0
     total = top.masked_fill(~found, 0.0).sum(-1)
     if options.negative_similarity == "mean_cosine":
-        return total / count.clamp(min=1), usable, picked
-    length = (picked.to(teacher.dtype) @ teacher).norm(dim=-1)  # of the sum: the count cancels in the cosine
-    return total / length.clamp(min=1e-12), usable, picked
+        return total / count.clamp(min=1), usable, (index, found)
+    picked = torch.zeros_like(cosine, requires_grad=False).scatter(-1, index, found.to(cosine.dtype))
+    length = (picked @ teacher).norm(dim=-1)  # of the sum: the count cancels in the cosine
+    return total / length.clamp(min=1e-12), usable, (index, found)
 
 
 def _image_hinge(
@@ -103,7 +109,7 @@ def _image_hinge(
     else:
         queries = usable & positives.any(-1)
     negative = (negative * queries).sum(-1) / queries.sum(-1).clamp(min=1)
-    violation = F.relu(options.mu - options.lambda_pos * positive + negative)
+    violation = F.relu(torch.add(negative + options.mu, positive, alpha=-options.lambda_pos))
     if options.negative_queries == "matched":
         terms = violation * queries.any(-1)
     else:
@@ -115,8 +121,8 @@ def _image_hinge(
 
 @torch.no_grad()
 def _statistics(
-    cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: Tensor, violation: Tensor,
-    counted: Tensor,
+    cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: tuple[Tensor, Tensor],
+    violation: Tensor, counted: Tensor,
 ) -> dict[str, Tensor]:
     """What is watched while training; shares are 0..1.
 
@@ -125,6 +131,7 @@ def _statistics(
     query. positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
     """
     matched = positives.any(-1)
+    index, found = picked
     pairs = positives.sum().clamp(min=1)
     active = violation > 0
     if violation.dim() == counted.dim():
@@ -135,14 +142,15 @@ def _statistics(
         "positive_cosine": (cosine * positives).sum() / pairs,
         "negative_cosine": (negative * usable).sum() / usable.sum().clamp(min=1),
         "hinge_active": hinge_active,
-        "negative_is_positive": (picked & positives).sum() / picked.sum().clamp(min=1),
+        "negative_is_positive": (positives.gather(-1, index) & found).sum() / found.sum().clamp(min=1),
         "positives_per_query": positives.sum() / matched.numel(),
         "no_overlap": 1.0 - matched.any(-1).float().mean(),
     }
 
 
 def clove_loss(
-    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, numbers: Numbers
+    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, numbers: Numbers,
+    watch: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss: every ordered pair of a student view and a different global teacher view, with equal weight.
 
@@ -151,6 +159,7 @@ def clove_loss(
         teacher_maps: (V_global, B, C, H, W) of unit length over C, of the same views as the first group.
         boxes: for each group (V, B, 4), fractions of the source image.
         image_sizes: (B, 2) width and height in source-image pixels.
+        watch: False leaves the statistics out.
     Returns:
         The mean over images and view pairs with a fixed denominator, so that the mean over processes or accumulated
         micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
@@ -159,19 +168,29 @@ def clove_loss(
     options = LossOptions.from_numbers(numbers)
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
-    total, pairs, statistics = None, 0, {}
+    all_terms, pairs, statistics = [], 0, {}
     for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
-        index = [(i, j) for i in range(maps.shape[0]) for j in range(global_views) if group > 0 or i != j]
-        of_student, of_teacher = torch.tensor(index, device=maps.device).unbind(1)
+        of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
-            group_boxes[of_student], boxes[0][of_teacher], tuple(maps.shape[-2:]), tuple(teacher_maps.shape[-2:]),
-            numbers.t_pos, numbers.t_pos_unit, image_sizes,
+            group_boxes.index_select(0, of_student), boxes[0].index_select(0, of_teacher), tuple(maps.shape[-2:]),
+            tuple(teacher_maps.shape[-2:]), numbers.t_pos, numbers.t_pos_unit, image_sizes,
         )
-        student_cells = maps.flatten(3).transpose(2, 3)[of_student]
-        terms, group_statistics = ranking_terms(student_cells, teacher_cells[of_teacher], positives, options)
-        total = terms.sum() if total is None else total + terms.sum()
-        pairs += len(index)
+        student_cells = maps.flatten(3).transpose(2, 3).index_select(0, of_student)
+        terms, group_statistics = ranking_terms(
+            student_cells, teacher_cells.index_select(0, of_teacher), positives, options, watch)
+        all_terms.append(terms)
+        pairs += len(of_student)
         for name, value in group_statistics.items():
-            statistics[name] = statistics.get(name, 0.0) + value * len(index)
-    loss = total / (pairs * teacher_maps.shape[1])
+            statistics[name] = statistics.get(name, 0.0) + value * len(of_student)
+    loss = torch.cat(all_terms).sum() / (pairs * teacher_maps.shape[1])
     return loss, {name: value / pairs for name, value in statistics.items()}
+
+
+@lru_cache
+def _view_pairs(student_views: int, global_views: int, same: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Student views i and teacher views j of all ordered pairs, without i = j where both are the `same` views.
+
+    Kept: a copy from the host at every step would make the host wait for the GPU.
+    """
+    index = [(i, j) for i in range(student_views) for j in range(global_views) if not same or i != j]
+    return torch.tensor(index, device=device).unbind(1)

@@ -5,6 +5,7 @@ Boxes are (x0, y0, x1, y1) as fractions of the source image; a mirrored view has
 cell to place needs no separate flip flag.
 """
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -22,23 +23,26 @@ def cell_centres(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         (..., L, 2) x and y of the centres in the unit of `boxes`, row-major.
     """
+    first, last = boxes.unsqueeze(-2).unflatten(-1, (2, 2)).unbind(-2)  # (..., 1, 2) corners
+    return torch.lerp(first, last, _shares(grid, boxes.dtype, boxes.device))
+
+
+@lru_cache
+def _shares(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(L, 2) how far along x and y of its view each cell's centre lies, 0..1; the same at every step."""
     height, width = grid
-    x0, y0, x1, y1 = boxes.unsqueeze(-2).unbind(-1)  # (..., 1) each
-    along_x = (torch.arange(width, dtype=boxes.dtype, device=boxes.device) + 0.5) / width
-    along_y = (torch.arange(height, dtype=boxes.dtype, device=boxes.device) + 0.5) / height
-    x = x0 + (x1 - x0) * along_x  # (..., W)
-    y = y0 + (y1 - y0) * along_y  # (..., H)
-    shape = (*boxes.shape[:-1], height, width)
-    x = x.unsqueeze(-2).expand(shape)
-    y = y.unsqueeze(-1).expand(shape)
-    return torch.stack([x, y], dim=-1).flatten(-3, -2)
+    along_x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
+    along_y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
+    return torch.stack([along_x.repeat(height), along_y.repeat_interleave(width)], dim=-1)
 
 
 def cell_diagonal(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     """(...,) length of a cell's diagonal in the unit of `boxes` (..., 4); mirrored views have the same diagonal."""
-    width = (boxes[..., 2] - boxes[..., 0]) / grid[1]
-    height = (boxes[..., 3] - boxes[..., 1]) / grid[0]
-    return torch.hypot(width, height)
+    first, last = boxes.unflatten(-1, (2, 2)).unbind(-2)
+    if grid[0] == grid[1]:
+        return torch.linalg.vector_norm(last - first, dim=-1) / grid[0]
+    width, height = (last - first).unbind(-1)
+    return torch.hypot(width / grid[1], height / grid[0])
 
 
 def match(

@@ -3,11 +3,12 @@
 Legend: V views of one size, B images, C channels, S side in pixels, H W feature grid.
 """
 
+from functools import lru_cache
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.attention import NMHSA
+from pretrain.attention import NMHSA, unit_length
 from pretrain.backbone_file import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.config import Numbers
 from pretrain.encoder import Encoder, Projector
@@ -43,9 +44,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
         """(V, B, 3, S, S) normalised global views -> (V, B, C, H, W) projected maps of unit length over C."""
-        maps = self.projector(self.encoder(views.flatten(0, 1)))
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-        return F.normalize(maps, dim=1).unflatten(0, views.shape[:2])
+        return unit_length(self.projector(self.encoder(views.flatten(0, 1)))).unflatten(0, views.shape[:2])
 
     @torch.no_grad()
     def follow(self, student: Student, momentum: float) -> None:
@@ -56,7 +55,13 @@ class Teacher(nn.Module):
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(..., 3, S, S) uint8 RGB -> float, ImageNet mean and standard deviation removed."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
+    """(..., 3, S, S) uint8 RGB -> float in the same memory format, ImageNet mean and standard deviation removed."""
+    mean, std = _mean_and_deviation(pixels.device, torch.get_default_dtype())
+    return pixels.to(mean.dtype).sub_(mean).div_(std)
+
+
+@lru_cache
+def _mean_and_deviation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) each, of values 0..255; kept, because every copy of host values to a GPU makes the host wait."""
+    both = 255 * torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=dtype).view(2, 3, 1, 1)
+    return both.to(device).unbind()

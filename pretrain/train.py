@@ -1,40 +1,31 @@
 """The loop, top to bottom: probe -> save -> stop? -> one step -> log -> advance."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import sys
 import time
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from pretrain import checkpoint, distributed
 from pretrain.atomic import write_text
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import Config, Numbers
-from pretrain.data import Batch, images_at_once, list_images, make_loader, steps_per_epoch
+from pretrain.data import Batch, list_images, make_loader, steps_per_epoch
 from pretrain.distributed import Process
 from pretrain.errors import UserError
-from pretrain.gpu_augment import finished_views
 from pretrain.images import ImageList
-from pretrain.loss import clove_loss
 from pretrain.metrics import MetricsLog
-from pretrain.model import Student, Teacher, normalise
-from pretrain.optim import LARS, cosine_schedule, peak_lr
+from pretrain.optim import peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import Probe
 from pretrain.signals import Stop, never
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from pretrain.trainer import Trainer
 
 
 class Stopped(Exception):
@@ -47,99 +38,6 @@ class Stopped(Exception):
 
 class TrainingFailed(Exception):
     """The run cannot go on; the message is one line."""
-
-
-class Trainer:
-    """Everything one process holds: networks, optimizer and scaler, and how they take a step."""
-
-    def __init__(self, config: Config, process: Process, steps: int, per_epoch: int) -> None:
-        self.config, self.process, self.steps = config, process, steps
-        numbers = config.numbers
-        self.numbers = numbers
-        self.warmup_steps = round(numbers.warmup_epochs * per_epoch)
-        torch.manual_seed(numbers.seed)
-        self.student = Student(numbers).to(process.device)
-        self.teacher = Teacher(self.student, numbers).to(process.device)
-        if config.machine.channels_last:
-            self.student.encoder.to(memory_format=torch.channels_last)
-            self.teacher.encoder.to(memory_format=torch.channels_last)
-        self.student = distributed.synchronise_batch_norm(self.student, process)
-        self.teacher = distributed.synchronise_batch_norm(self.teacher, process).train()
-        self.forward: nn.Module = self.student
-        if process.world > 1:
-            with warnings.catch_warnings():
-                # torch 2.14 renames the argument to one that older versions do not know.
-                warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-                self.forward = DistributedDataParallel(
-                    self.student, device_ids=[process.device.index] if process.device.type == "cuda" else None,
-                    broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=numbers.sgd_momentum,
-                              weight_decay=numbers.weight_decay, trust=numbers.trust)
-        self.scaler = torch.amp.GradScaler(process.device.type, enabled=numbers.precision == "fp16")
-        self.micro_batch = process.world * images_at_once(
-            numbers.batch_size, config.machine.device_batch, process.world)
-        self.accumulation = numbers.batch_size // self.micro_batch
-
-    def lr(self, step: int) -> float:
-        peak = peak_lr(self.numbers.base_lr, self.numbers.batch_size)
-        return cosine_schedule(step, self.steps, peak, peak * self.numbers.final_lr, self.warmup_steps, peak / 100)
-
-    def momentum(self, step: int) -> float:
-        return cosine_schedule(step, self.steps, self.numbers.teacher_momentum, 1.0)
-
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of one micro-batch of this process, in fp32."""
-        device, dtype = self.process.device, AUTOCAST[self.numbers.precision]
-        groups = [normalise(views) for views in finished_views(batch, device)]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            teacher_maps = self.teacher(groups[0])
-            student_maps = self.forward(groups)
-        boxes = [boxes.to(device, non_blocking=True) for boxes in batch.boxes]
-        return clove_loss(student_maps, teacher_maps, boxes, batch.sizes.to(device), self.numbers)
-
-    def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; returns loss and statistics, means over processes. When the loss is not finite nothing
-        changes: no update, and batch norm's running statistics are put back."""
-        totals: dict[str, torch.Tensor] = {}
-        buffers = [*self.student.buffers(), *self.teacher.buffers()]
-        before = [buffer.clone() for buffer in buffers]
-        self.optimizer.zero_grad(set_to_none=True)
-        for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            wait = contextlib.nullcontext() if last or self.process.world == 1 else self.forward.no_sync()
-            with wait:
-                loss, statistics = self.loss(batch)
-                self.scaler.scale(loss / self.accumulation).backward()
-            for name, value in {"loss": loss.detach(), **statistics}.items():
-                totals[name] = totals.get(name, 0.0) + value.float() / self.accumulation
-        means = distributed.mean_over_processes(torch.stack(list(totals.values())))
-        result = dict(zip(totals, means.tolist(), strict=True))
-        result["lr"], result["teacher_momentum"] = self.lr(step), self.momentum(step)
-        if math.isfinite(result["loss"]):
-            for group in self.optimizer.param_groups:
-                group["lr"] = result["lr"]
-            if self.numbers.ema_timing == "before_step":
-                self.teacher.follow(self.student, result["teacher_momentum"])
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if self.numbers.ema_timing == "after_step":
-                self.teacher.follow(self.student, result["teacher_momentum"])
-        else:
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
-        return result
-
-    def state(self) -> dict[str, Any]:
-        return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                "rng": torch.get_rng_state()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.student.load_state_dict(state["student"])
-        self.teacher.load_state_dict(state["teacher"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
 
 
 def train(config: Config, folder: Path, output: Path, process: Process, stop: Stop = never) -> Path:
@@ -206,11 +104,11 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
                 skipped_in_a_row += 1
                 _not_finite(result["loss"], step, skipped_in_a_row, micro_batches, machine.nonfinite_limit)
             step += 1
-            if step % machine.log_every == 0 or step in (1, steps):
+            if trainer.is_logged(step - 1):
                 log.step(step, result, numbers.batch_size / took, waited / took)
+                bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
+                                negative=f"{result['negative_cosine']:.3f}", refresh=False)
             bar.update()
-            bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
-                            negative=f"{result['negative_cosine']:.3f}", refresh=False)
         bar.close()
 
     if process.is_main:

@@ -1,7 +1,7 @@
 """Metrics of a model on a validation set, under the names that the tables use, in percent.
 
 COCO boxes, masks and keypoints by pycocotools, Cityscapes instances by cityscapesscripts: the official code both
-times, never detectron2's faster re-implementation.
+times, never detectron2's faster re-implementation. hotcoco computes where it is asked for: see `fast_coco`.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from detectron2.evaluation import CityscapesInstanceEvaluator, COCOEvaluator, Da
 from torch import nn
 
 from pretrain.errors import UserError
+from transfer import fast_coco
 
 TABLES = {
     "coco": "coco_detection_segmentation",
@@ -81,8 +82,10 @@ class NamingMapper:
                             "it and start again") from None
 
 
-def evaluate(model: nn.Module, cfg: CfgNode, task: str) -> tuple[dict, dict]:
+def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools") -> tuple[dict, dict]:
     """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
+
+    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks.
 
     With several processes each takes its share; the figures come back on the first one, the others get nothing.
     What the official code prints goes to the log.
@@ -91,7 +94,7 @@ def evaluate(model: nn.Module, cfg: CfgNode, task: str) -> tuple[dict, dict]:
     evaluator = build_evaluator(task, name, tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS))
     loader = build_detection_test_loader(cfg, name, mapper=NamingMapper(cfg))
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
         raw = inference_on_dataset(model, loader, evaluator)
     logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
     if not raw:

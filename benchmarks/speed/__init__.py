@@ -1,1 +1,1 @@
-"""How fast our own code is, each part against a plain reference in the same process."""
+"""How fast this code is, each part beside a plain reference in the same process: `python -m benchmarks.speed`."""

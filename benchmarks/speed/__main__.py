@@ -1,11 +1,11 @@
-"""python -m benchmarks.speed loader|step|loss|eval [options]: our speed beside a plain reference's; --help of each."""
+"""python -m benchmarks.speed loader|step|loss|eval|gpu [options]: our speed beside a plain reference's."""
 
 import importlib
 import sys
 
 from pretrain.errors import UserError, run_cli
 
-MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation"}
+MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation", "gpu": "gpu"}
 
 
 def main() -> int:

@@ -99,7 +99,7 @@ def in_process(images: ImageList) -> dict[str, Callable[[], float]]:
 def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
     """For each side: seconds that one loader process takes for `LOADER_BATCHES` batches after the first."""
     batch = min(BATCH, len(images))
-    numbers = replace(Numbers(), batch_size=batch, micro_batch=batch)
+    numbers = replace(Numbers(), batch_size=batch)
 
     def reference() -> Iterable:
         paths = [images.folder / name for name in images]
@@ -108,7 +108,7 @@ def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
                           collate_fn=reference_loader.collate)
 
     def ours(place: str) -> Iterable:
-        config = Config(replace(numbers, colour_on=place), Machine(workers=1))
+        config = Config(replace(numbers, colour_on=place), Machine(workers=1, device_batch=batch))
         return make_loader(images, config, 0, LOADER_BATCHES + 1, 0, 1, pin=False)
 
     def seconds(make: Callable[[], Iterable]) -> float:
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> int:
 def text(record: dict[str, Any]) -> str:
     """The record as people read it."""
     described, photos = record["machine"], record["photographs"]
-    lines = [f"{described['processor']}, {described['cores']} cores, Python {described['python']}, "
+    lines = [f"{described['cpu']}, {described['cores']} cores, Python {described['python']}, "
              + ", ".join(f"{name} {version or 'absent'}" for name, version in described["versions"].items()),
              f"{photos['count']} photographs of {photos['mean_kilobytes']} kB on average, 2 views of 224 and 6 of 96 "
              f"pixels; our JPEG decoder: {record['jpeg_decoder']}"]

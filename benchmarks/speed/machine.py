@@ -1,29 +1,19 @@
 """What a figure was measured on."""
 
-import os
+import importlib.metadata
 import platform
-from pathlib import Path
+
+from transfer.provenance import hardware
+
+LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores that this process may use, Python and the libraries' versions."""
-    import importlib.metadata as metadata
-
-    versions = {}
-    for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg"):
+    """Processor, cores that this process may use, GPUs, Python and the libraries' versions (None: not installed)."""
+    installed = dict.fromkeys(LIBRARIES)
+    for name in LIBRARIES:
         try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
-            "system": platform.system(), "versions": versions}
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**hardware(), "python": platform.python_version(), "system": platform.system(), "versions": installed}

@@ -139,7 +139,7 @@ def test_recipe__empty_file_is_the_default(tmp_path: Path) -> None:
 def test_hash__follows_the_numbers_half_only() -> None:
     base = load_config("demo")
     for field in fields(HALVES["machine"]):
-        value = {bool: False, int: 3, str: "cpu"}[type(field.default)]
+        value = {bool: not field.default, int: 3, str: "cpu"}[type(field.default)]
         changed = dataclasses.replace(base, machine=dataclasses.replace(base.machine, **{field.name: value}))
         assert changed != base and changed.hash() == base.hash(), field.name
     others = {"epochs": "11", "seed": "1", "variant": "released", "local_scale": "0.1 0.3", "t_pos": "0.71"}

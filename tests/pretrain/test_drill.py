@@ -107,7 +107,7 @@ def test_drill__finds_a_run_that_forgets_something(
     """The code in a copy whose checkpoints lose the optimizer's momentum."""
     root = Path(drill.__file__).resolve().parent
     shutil.copytree(root, tmp_path / "code" / "pretrain")
-    source = tmp_path / "code" / "pretrain" / "train.py"
+    source = tmp_path / "code" / "pretrain" / "trainer.py"
     text = source.read_text()
     line = '        self.optimizer.load_state_dict(state["optimizer"])\n'
     assert text.count(line) == 1

@@ -141,11 +141,12 @@ def negative_without(dropped: int) -> Callable:
     """The released negative written again, leaving out the `dropped` most similar ones of the k."""
 
     def negative(cosine: Tensor, teacher: Tensor, positives: Tensor,
-                 options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
+                 options: LossOptions) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         ranked = cosine.masked_fill(positives, -9.0).sort(-1, descending=True)
         value = ranked.values[..., dropped:options.k].mean(-1)
         usable = (~positives).sum(-1) >= options.k
-        return value, usable, torch.zeros_like(positives)
+        index = ranked.indices[..., dropped:options.k]
+        return value, usable, (index, torch.ones_like(index, dtype=torch.bool))
 
     return negative
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import pretrain.train
+import pretrain.trainer
 from pretrain.config import Config
 from pretrain.data import Batch, list_images, make_loader
 from pretrain.distributed import Process
-from pretrain.train import Trainer
+from pretrain.trainer import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
 # The children of a process get the signal too, as with Ctrl-C and with Slurm; the loader is busy all the time.
@@ -84,14 +85,67 @@ def test_step__nan_changes_nothing_at_all(tiny: Callable, batches: Callable, mon
     trainer, (first, second, *_) = Trainer(config, ALONE, 6, 2), batches(config)
     trainer.step(0, [first])
     before = copied(trainer.state())
-    true_normalise = pretrain.train.normalise
-    monkeypatch.setattr(pretrain.train, "normalise", lambda pixels: true_normalise(pixels) * float("nan"))
+    true_normalise = pretrain.trainer.normalise
+    monkeypatch.setattr(pretrain.trainer, "normalise", lambda pixels: true_normalise(pixels) * float("nan"))
     result = trainer.step(1, [second])
     assert math.isnan(result["loss"])
     assert same(trainer.state(), before)
-    monkeypatch.setattr(pretrain.train, "normalise", true_normalise)
+    monkeypatch.setattr(pretrain.trainer, "normalise", true_normalise)
     assert math.isfinite(trainer.step(1, [second])["loss"])
     assert not same(trainer.state(), before)
+
+
+def test_step__fp16_overflow_skips_the_update_and_halves_the_scale(tiny: Callable, batches: Callable) -> None:
+    """A loss that is not finite leaves the scale alone: it is not the scale's fault."""
+    config = tiny(precision="fp16")
+    trainer, (first, second, *_) = Trainer(config, ALONE, 6, 2), batches(config)
+    trainer.step(0, [first])
+    trainer.scaler.update(2.0 ** 120)  # gradients of this loss do not fit
+    before = copied(trainer.state())
+    assert math.isfinite(trainer.step(1, [second])["loss"])
+    after = copied(trainer.state())
+    assert after["scaler"]["scale"] == 2.0 ** 119
+    assert same(after["optimizer"]["state"], before["optimizer"]["state"])
+    parameters = dict(trainer.student.named_parameters())
+    assert all(torch.equal(value, before["student"][name]) for name, value in parameters.items())
+    with torch.no_grad():
+        trainer.student.attention.in_proj_bias.fill_(float("nan"))
+    assert math.isnan(trainer.step(2, [second])["loss"])
+    with torch.no_grad():
+        trainer.student.attention.in_proj_bias.zero_()
+    assert trainer.state()["scaler"] == after["scaler"]
+    trainer.scaler.update(1024.0)
+    trainer.step(3, [first])
+    assert not same(trainer.state()["optimizer"]["state"], after["optimizer"]["state"])
+
+
+def test_step__counts_the_batches_of_batch_norm_and_none_of_a_nan(tiny: Callable, batches: Callable) -> None:
+    """Student: two sizes of views; teacher: one."""
+    config = tiny(device_batch=2)
+    trainer, groups = Trainer(config, ALONE, 6, 2), batches(config)
+    trainer.step(0, groups[:2])
+    with torch.no_grad():
+        trainer.student.attention.in_proj_bias.fill_(float("nan"))
+    trainer.step(1, groups[:2])
+    assert int(trainer.student.encoder.bn1.num_batches_tracked) == 4
+    assert int(trainer.student.projector[1].num_batches_tracked) == 4
+    assert int(trainer.teacher.encoder.bn1.num_batches_tracked) == 2
+
+
+def test_trainer__compiles_both_networks_when_asked(tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    Trainer(tiny(), ALONE, 6, 2)
+    assert compiled == []
+    Trainer(tiny(compile=True), ALONE, 6, 2)
+    assert compiled == ["Student", "Teacher"]
+
+
+def test_step__statistics_come_with_logged_steps_only(tiny: Callable, batches: Callable) -> None:
+    config = tiny(log_every=2)
+    trainer, groups = Trainer(config, ALONE, 6, 2), batches(config)
+    with_statistics = ["positive_cosine" in trainer.step(step, groups[:1]) for step in range(6)]
+    assert with_statistics == [True, True, False, True, False, True]
 
 
 @pytest.mark.parametrize("timing", ["after_step", "before_step"])

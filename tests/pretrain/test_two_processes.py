@@ -12,10 +12,11 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import pretrain.train
+import pretrain.trainer
 from pretrain.config import load_config
 from pretrain.data import Batch
 from pretrain.distributed import CPUSyncBatchNorm2d, Process
-from pretrain.train import Trainer
+from pretrain.trainer import Trainer
 
 TINY = {"architecture": "resnet18", "projector_hidden": 32, "projector_dim": 16, "heads": 2, "global_size": 64,
         "local_size": 32, "local_views": 2, "last_stage_stride": 1, "precision": "fp32", "epochs": 2,
@@ -59,15 +60,15 @@ def part(whole: Batch, start: int, stop: int) -> Batch:
 
 def one_step(config, process: Process, micro_batches: list[Batch]) -> dict:
     """A whole step in float64, so that equality is not a matter of tolerance."""
-    original = pretrain.train.normalise
-    pretrain.train.normalise = lambda pixels: original(pixels).double()
+    original = pretrain.trainer.normalise
+    pretrain.trainer.normalise = lambda pixels: original(pixels).double()
     torch.set_default_dtype(torch.float64)
     try:
         trainer = Trainer(config, process, steps=10, per_epoch=5)
         result = trainer.step(3, micro_batches)
     finally:
         torch.set_default_dtype(torch.float32)
-        pretrain.train.normalise = original
+        pretrain.trainer.normalise = original
     gradients = {name: p.grad for name, p in trainer.student.named_parameters() if p.grad is not None}
     return {"loss": result["loss"], "gradients": gradients, "student": trainer.student.state_dict(),
             "teacher": trainer.teacher.state_dict()}
@@ -115,7 +116,7 @@ def _without_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def test_step__two_micro_batches_of_four_equal_one_of_eight_without_batch_norm(monkeypatch):
-    monkeypatch.setattr(pretrain.train.distributed, "synchronise_batch_norm",
+    monkeypatch.setattr(pretrain.trainer.distributed, "synchronise_batch_norm",
                         lambda module, process: _without_batch_norm(module))
     results = []
     for micro in (4, 8):

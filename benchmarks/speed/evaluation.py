@@ -1,0 +1,107 @@
+"""pycocotools beside hotcoco on generated detections: `python -m benchmarks.speed eval`.
+
+Every summary figure must agree. 5,000 images and 80 classes are the size of COCO's validation set.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import sys
+import time
+
+import numpy as np
+import pycocotools.mask as mask_util
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pretrain.errors import UserError
+from transfer import fast_coco
+from transfer.provenance import hardware
+
+WIDTH, HEIGHT = 640, 480  # pixels
+OBJECTS, DETECTIONS = 7, 60  # an image: mean objects as in COCO, detections as a detector gives
+
+
+def detections(images: int, iou_type: str, classes: int = 80, seed: int = 0) -> tuple[COCO, COCO]:
+    """(ground truth, detections): boxes or masks (ellipses) of all sizes, some crowds, moved and mistaken ones."""
+    rng = np.random.default_rng(seed)
+    rows, found = [], []
+    for image in range(images):
+        objects = [(_box(rng), int(rng.integers(classes)) + 1) for _ in range(1 + rng.poisson(OBJECTS - 1))]
+        for box, category in objects:
+            rows.append({"id": len(rows) + 1, "image_id": image, "category_id": category, "area": box[2] * box[3],
+                         "iscrowd": int(rng.random() < 0.02), "bbox": box, **_mask(box, iou_type)})
+        for _ in range(DETECTIONS):
+            box, category = objects[rng.integers(len(objects))] if rng.random() < 0.5 else (
+                _box(rng), int(rng.integers(classes)) + 1)
+            moved = [float(np.clip(value + rng.normal(0, 0.1) * box[2 + place % 2], 0 if place < 2 else 2, 600))
+                     for place, value in enumerate(box)]
+            found.append({"image_id": image, "category_id": category, "score": round(float(rng.random()), 3),
+                          **({"bbox": moved} if iou_type == "bbox" else _mask(moved, iou_type))})
+    truth = COCO()
+    truth.dataset = {"images": [{"id": image, "width": WIDTH, "height": HEIGHT} for image in range(images)],
+                     "annotations": rows, "categories": [{"id": c + 1, "name": str(c)} for c in range(classes)]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        return truth, truth.loadRes(found)
+
+
+def _box(rng: np.random.Generator) -> list[float]:
+    width, height = np.exp(rng.uniform(np.log(8), np.log(300), 2))
+    return [float(rng.uniform(0, WIDTH - width)), float(rng.uniform(0, HEIGHT - height)), float(width), float(height)]
+
+
+def _mask(box: list[float], iou_type: str) -> dict:
+    if iou_type == "bbox":
+        return {}
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    x, y = box[0] + box[2] * (1 + np.cos(angles)) / 2, box[1] + box[3] * (1 + np.sin(angles)) / 2
+    runs = mask_util.merge(mask_util.frPyObjects([np.stack([x, y], 1).ravel().tolist()], HEIGHT, WIDTH))
+    return {"segmentation": {"size": runs["size"], "counts": runs["counts"].decode()}}
+
+
+def timed(kind: type[COCOeval], truth: COCO, found: COCO, iou_type: str) -> tuple[float, np.ndarray]:
+    """(seconds, summary figures) of one evaluation; the check of `CheckedCOCOeval` is not part of it."""
+    evaluation = kind(truth, found, iou_type)
+    evaluation.check = lambda: None
+    with contextlib.redirect_stdout(io.StringIO()):
+        started = time.perf_counter()
+        evaluation.evaluate()
+        evaluation.accumulate()
+        seconds = time.perf_counter() - started
+        evaluation.summarize()
+    return seconds, evaluation.stats
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser("python -m benchmarks.speed eval", description=__doc__)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=3, help="timed evaluations of each side, alternated")
+    options = parser.parse_args(argv)
+    if min(options.images, options.classes, options.rounds) < 1:
+        raise UserError("expected --images, --classes and --rounds of at least 1, found less")
+    fast_coco.require()
+    machine = hardware()
+    print(f"{machine['cpu']}, {machine['cores']} cores; {options.images} images, {options.images * DETECTIONS} "
+          f"detections, {options.classes} classes")
+    for iou_type, word in (("bbox", "boxes"), ("segm", "masks")):
+        truth, found = detections(options.images, iou_type, options.classes)
+        ratios, plain_seconds, fast_seconds = [], [], []
+        for _ in range(options.rounds):
+            plain, expected = timed(COCOeval, truth, found, iou_type)
+            fast, figures = timed(fast_coco.CheckedCOCOeval, truth, found, iou_type)
+            if np.abs(expected - figures).max() > fast_coco.TOLERANCE:
+                raise UserError(f"hotcoco differs from pycocotools on {word}: {figures}, expected {expected}")
+            plain_seconds.append(plain)
+            fast_seconds.append(fast)
+            ratios.append(plain / fast)
+        print(f"{word}: pycocotools {statistics.median(plain_seconds):.2f} s, hotcoco (with handing the data over) "
+              f"{statistics.median(fast_seconds):.2f} s: {statistics.median(ratios):.1f} times; all figures agree")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
