@@ -221,13 +221,18 @@ def _original_name(member_name: str) -> str:
     return unquote(member_name.removeprefix("./"), errors="surrogateescape")
 
 
-def main() -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m pretrain.shards", description="Pack images into tar shards.")
     command = parser.add_subparsers(dest="command", required=True).add_parser("pack", help="folder of images -> shards")
     command.add_argument("folder", type=Path, help="images, nested or flat")
     command.add_argument("output", type=Path, help="new folder for the shards")
     command.add_argument("--shard-mb", type=float, default=500.0, help="million bytes in one shard (default 500)")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = build_parser().parse_args()
     images, shards = pack(args.folder, args.output, args.shard_mb)
     print(f"{images} images in {shards} shards: {args.output}")
     return 0

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.options import build_parser
-from pretrain import drill, show
+from benchmarks.speed.__main__ import MODULES
+from pretrain import drill, shards, show
 from pretrain.__main__ import build_parser as pretrain_parser
 from pretrain.config import load_config, recipe_names
 from transfer.__main__ import _parser as transfer_parser
@@ -22,7 +23,7 @@ def commands() -> list[tuple[str, list[str]]]:
     found = []
     for path in TEXTS:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"(?:\./run_all\.sh|python -m (?:pretrain|transfer)|torchrun)[^\n`)]*", text):
+        for line in re.findall(r"(?:\./run_all\.sh|python -m (?:pretrain|transfer|benchmarks)|torchrun)[^\n`)]*", text):
             words = shlex.split(line.split("  ")[0], comments=True)
             if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or "-m ruff" in line:
                 continue  # stands for other words; another program
@@ -45,6 +46,12 @@ def test_command__is_understood_by_the_real_parser(words):
             return
     module = words[words.index("-m") + 1]
     rest = words[words.index("-m") + 2:]
+    if module == "pretrain.shards":
+        assert shards.build_parser().parse_args(rest)
+        return
+    if module == "benchmarks.speed":
+        assert rest[0] in MODULES
+        return
     if rest[0] in OTHERS:
         args = OTHERS[rest[0]]().parse_args(rest[1:])
         assert load_config(args.recipe) if args.recipe else True
