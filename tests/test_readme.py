@@ -23,7 +23,7 @@ def commands() -> list[tuple[str, list[str]]]:
     found = []
     for path in TEXTS:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"(?:\./run_all\.sh|python -m (?:pretrain|transfer|benchmarks)|torchrun)[^\n`)]*", text):
+        for line in re.findall(r"(?:\./run_all\.sh|python -m (?:pretrain|transfer|benchmarks\.speed)|torchrun)[^\n`)]*", text):
             words = shlex.split(line.split("  ")[0], comments=True)
             if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or "-m ruff" in line:
                 continue  # stands for other words; another program
