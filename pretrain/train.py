@@ -68,6 +68,8 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
                   f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
                   f"{peak_lr(numbers.base_lr, numbers.batch_size):g}, {numbers.precision} on {process.device} x "
                   f"{process.world}")
+    if numbers.precision == "fp16" and process.device.type == "cpu":
+        _say(process, "fp16 is many times slower than fp32 on a CPU: --precision bf16 or fp32 suits it")
     loader = make_loader(names, config, first_step, steps, process.rank, process.world,
                          process.device.type == "cuda")
     log = MetricsLog(output, first_step, process)

@@ -13,6 +13,7 @@ from pretrain.__main__ import build_parser as pretrain_parser
 from pretrain.config import load_config, recipe_names
 from transfer.__main__ import _parser as transfer_parser
 
+PROGRAMS = r"(?:\./run_all\.sh|python -m (?:pretrain|transfer|benchmarks\.speed)|torchrun)"
 OTHERS = {"show": show.build_parser, "drill": drill.build_parser}
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -23,7 +24,7 @@ def commands() -> list[tuple[str, list[str]]]:
     found = []
     for path in TEXTS:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"(?:\./run_all\.sh|python -m (?:pretrain|transfer|benchmarks\.speed)|torchrun)[^\n`)]*", text):
+        for line in re.findall(PROGRAMS + r"[^\n`)]*", text):
             words = shlex.split(line.split("  ")[0], comments=True)
             if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or "-m ruff" in line:
                 continue  # stands for other words; another program

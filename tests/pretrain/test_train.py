@@ -204,3 +204,24 @@ def test_command_line__a_signal_from_outside_is_obeyed(photos, environment, tiny
     _, error = child.communicate(timeout=300)
     assert child.returncode == 143
     assert "start again with the same words to go on" in error
+
+
+@pytest.mark.slow
+def test_train__goes_on_with_another_number_of_processes(whole, photos, tiny_words, environment, tmp_path):
+    """The step stays the same images: up to rounding the same weights, and the change is said."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for name in ("done.json", "backbone.safetensors"):
+        (tmp_path / name).unlink()
+    for path in (tmp_path / "checkpoints").glob("step_00000006.*"):
+        path.unlink()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain",
+         "--data", str(photos), "--output", str(tmp_path), *tiny_words()],
+        env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step 4 of 6" in done.stdout
+    assert "processes 1 -> 2, images at once 4 -> 4 (batch norm sees these together); a step stays 4 images" \
+        in done.stdout
+    one, two = final_state(whole)["student"], final_state(tmp_path)["student"]
+    for name, value in one.items():
+        assert torch.allclose(two[name].float(), value.float(), rtol=1e-3, atol=1e-4), name
