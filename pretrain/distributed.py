@@ -40,7 +40,8 @@ def start(device: str = "auto") -> Process:
                             f"{torch.cuda.device_count()} GPUs: start one process for each GPU")
         torch.cuda.set_device(local_rank)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        # Words between the hosts go by gloo, so that no one waits for a GPU because of them.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return Process(rank, world, torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"))
 
 
@@ -60,6 +61,15 @@ def mean_over_processes(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values /= world_size()
     return values
+
+
+def largest_over_processes(value: int) -> int:
+    """The largest of all processes' values; the hosts talk to each other, the devices go on."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor([value])
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
 
 
 def barrier() -> None:

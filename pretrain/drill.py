@@ -28,10 +28,12 @@ import torch
 from pretrain.config import HALVES, add_options, given_options, load_config
 from pretrain.data import list_images, steps_per_epoch
 from pretrain.errors import UserError
+from pretrain.shards import ShardList
 
 TIMES = ("images_per_second", "loader_wait")  # of the machine's mood, not of the run
 SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "probe_images": 4}
 CHECKPOINTS = 9  # in a whole run
+IMAGES = 96  # taken from a larger folder
 DIFFERENT = 3  # checkpoints that must be resumed from
 PATIENCE = 1800.0  # seconds that one part of a run may take
 
@@ -140,9 +142,6 @@ def drill(data: Path, output: Path, words: list[str], number: int = 6, seed: int
     `words`: of `python -m pretrain`, without data and output; they must log every step.
     """
     whole, killed = output / "whole", output / "killed"
-    for folder in (whole, killed):
-        if folder.exists():
-            raise UserError(f"{folder} exists: expected a new folder for --output, which the drill fills")
     command = [sys.executable, "-P", "-m", "pretrain", "--data", str(data), *words, "--output"]
     whole.mkdir(parents=True)
     start = time.monotonic()
@@ -172,6 +171,18 @@ def drill(data: Path, output: Path, words: list[str], number: int = 6, seed: int
         return [f"expected at least {DIFFERENT} different checkpoints to be resumed from, found {shown}: give more "
                 "--kills, or --epochs"]
     return compare(whole, killed, steps)
+
+
+def few_images(data: Path, folder: Path) -> Path:
+    """`data`, or when it is a larger folder of images a new `folder` with links to some of them, evenly spaced."""
+    names = list_images(data)
+    if len(names) <= IMAGES or isinstance(names, ShardList):
+        return data
+    folder.mkdir(parents=True)
+    for number in np.linspace(0, len(names) - 1, IMAGES).astype(int).tolist():
+        source = data / names[number]
+        (folder / f"{number:08d}{source.suffix}").symlink_to(source.resolve())
+    return folder
 
 
 def small_words(recipe: str, data: Path, given: dict[str, Any]) -> list[str]:
@@ -211,7 +222,15 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--kills must be at least 3, found {args.kills}: before the first save, in a save, in the "
                         "last step")
     given = given_options(args, *HALVES.values())
-    problems = drill(args.data, args.output, small_words(args.recipe, args.data, given), args.kills, args.moments)
+    if args.output.exists():
+        raise UserError(f"{args.output} exists: expected a new folder for --output, which the drill fills and removes")
+    data = few_images(args.data, args.output / "photos")
+    try:
+        words = small_words(args.recipe, data, given)
+    except UserError:
+        shutil.rmtree(args.output, ignore_errors=True)
+        raise
+    problems = drill(data, args.output, words, args.kills, args.moments)
     for line in problems:
         print(f"error: {line}", file=sys.stderr)
     if problems:

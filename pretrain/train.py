@@ -84,7 +84,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
             probing = step in (0, steps) or (machine.probe_every and step % machine.probe_every == 0)
             if probing and not log.has_probe(step):
                 log.probe(step, probe(trainer.student, trainer.teacher))
-            asked_to_stop = _agree(stop(), process)
+            asked_to_stop = distributed.largest_over_processes(stop())  # all stop after the same step
             if step > first_step and (step % machine.checkpoint_every == 0 or step == steps or asked_to_stop):
                 _save(trainer, output, step, config, process)
             if step == steps:
@@ -173,15 +173,6 @@ def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) ->
     draw_curves(output / "metrics.jsonl", output / "curves.png")
     draw_views(names, config.numbers, output / "views.png")
     write_text(output / "done.json", json.dumps({"steps": trainer.steps, "backbone_sha256": digest}) + "\n")
-
-
-def _agree(asked: int, process: Process) -> int:
-    """The largest exit code any process is asked for, 0 for none: all of them must stop after the same step."""
-    if process.world == 1:
-        return asked
-    flag = torch.tensor([float(asked)], device=process.device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return int(flag.item())
 
 
 def _note_unreadable(

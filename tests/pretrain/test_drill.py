@@ -73,13 +73,23 @@ def test_kills__special_moments_and_random_ones_that_move_on(tmp_path: Path) -> 
     assert [kill.name for kill in drill.kills(7, 40, 0.1, 2)] != [kill.name for kill in planned]
 
 
+def test_few_images__of_a_larger_folder(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drill.few_images(photos, tmp_path / "few") == photos
+    monkeypatch.setattr(drill, "IMAGES", 4)
+    few = drill.few_images(photos, tmp_path / "few")
+    names = sorted(path.name for path in few.iterdir())
+    assert names == ["00000000.png", "00000002.png", "00000005.png", "00000008.png"]
+    assert (few / names[1]).read_bytes() == (photos / "02.png").read_bytes()
+
+
 def test_main__mistakes(photos: Path, tmp_path: Path, tiny_words: Callable) -> None:
     with pytest.raises(UserError, match="--kills must be at least 3, found 2"):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--kills", "2"])
     with pytest.raises(UserError, match="the drill needs at least 18 steps, found 6: give more --epochs"):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words()])
-    (tmp_path / "out" / "whole").mkdir(parents=True)
-    with pytest.raises(UserError, match="whole exists: expected a new folder for --output"):
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out exists: expected a new folder for --output"):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words(epochs=9)])
 
 
