@@ -104,11 +104,11 @@ def _image_hinge(
     """Released code: positives averaged over pairs, negatives over queries, then one hinge for each image."""
     pairs = positives.sum((-1, -2))
     positive = (cosine * positives).sum((-1, -2)) / pairs.clamp(min=1)
-    if options.negative_queries == "all":
-        queries = usable
+    queries = usable if options.negative_queries == "all" else usable & positives.any(-1)
+    if options.negative_queries == "all" and options.too_few_negatives == "zero":
+        negative = negative.mean(-1)  # where not all are usable the image's term becomes 0
     else:
-        queries = usable & positives.any(-1)
-    negative = (negative * queries).sum(-1) / queries.sum(-1).clamp(min=1)
+        negative = (negative * queries).sum(-1) / queries.sum(-1).clamp(min=1)
     violation = F.relu(torch.add(negative + options.mu, positive, alpha=-options.lambda_pos))
     if options.negative_queries == "matched":
         terms = violation * queries.any(-1)

@@ -52,7 +52,8 @@ def test_reference__gives_our_losses_and_weights(options: Callable, float64: Non
     assert moved > 0.9 * len(initial)
 
 
-@pytest.mark.parametrize(("precision", "variant"), [("fp32", "paper"), ("fp32", "released"), ("bf16", "paper")])
+@pytest.mark.parametrize(("precision", "variant"), [("fp32", "paper"), ("fp32", "released"), ("bf16", "paper"),
+                                                    ("bf16", "released")])
 def test_step__few_operations_and_one_wait(precision: str, variant: str) -> None:
     """Two global and six local views through a ResNet-50, forward, backward, LARS and teacher."""
     config = load_config(None, {
