@@ -51,7 +51,9 @@ def test_command__is_understood_by_the_real_parser(words):
         assert shards.build_parser().parse_args(rest)
         return
     if module == "benchmarks.speed":
-        assert rest[0] in MODULES
+        assert set(rest[0].split("|")) <= set(MODULES)
+        return
+    if "--help" in rest:
         return
     if rest[0] in OTHERS:
         args = OTHERS[rest[0]]().parse_args(rest[1:])
