@@ -23,6 +23,7 @@ from typing import Any
 
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
+from pretrain.signals import EXIT_CODES
 
 STAMP = "stage.json"
 PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
@@ -119,7 +120,7 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
         if process is not None:
             process.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in EXIT_CODES}
     try:
         process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
         if received:  # between the handler and the child's start
@@ -132,7 +133,7 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
         if received[0] == signal.SIGINT:
             raise KeyboardInterrupt
         print("stopped: the same words go on from here", file=sys.stderr)
-        sys.exit(128 + received[0])
+        sys.exit(EXIT_CODES[signal.Signals(received[0])])
     return code
 
 

@@ -11,6 +11,7 @@ import argparse
 import difflib
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 from pretrain.config import Config, Numbers, add_options, given_options, load_config, recipe_names
@@ -112,6 +113,10 @@ def _config(args: argparse.Namespace) -> Config:
         raise UserError(f"no run.json in {args.run}: expected the --output of a run") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{args.run / 'run.json'} is damaged: expected the values of a run") from None
+    unknown = sorted(set(numbers) - {field.name for field in fields(Numbers)})
+    if unknown:
+        raise UserError(f"{args.run / 'run.json'} has values that this version does not know: {', '.join(unknown)}; "
+                        "it was made by another version")
     return load_config(None, numbers | overrides)
 
 

@@ -90,6 +90,7 @@ def stop(number, _):
     sys.exit(128 + number)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGUSR2, stop)
 (folder / "ready").touch()
 time.sleep(60)
 """
@@ -103,7 +104,8 @@ def wait_for(path, seconds=60.0):
 
 
 @pytest.mark.parametrize("number, sent_to_group, code", [
-    (signal.SIGINT, True, -signal.SIGINT), (signal.SIGINT, False, -signal.SIGINT), (signal.SIGTERM, False, 143)])
+    (signal.SIGINT, True, -signal.SIGINT), (signal.SIGINT, False, -signal.SIGINT), (signal.SIGTERM, False, 143),
+    (signal.SIGUSR2, False, 75)])
 def test_run_command__passes_a_stop_signal_on_once_and_waits(tmp_path, number, sent_to_group, code):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), CHILD], process_group=0,
                               stderr=subprocess.DEVNULL)

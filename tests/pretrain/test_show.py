@@ -168,6 +168,10 @@ def test_show__run_without_a_whole_checkpoint(show: Show, photos: Path, finished
     (tmp_path / "run.json").write_text("{")
     done = show("--data", photos, "--run", tmp_path)
     assert done.returncode == 2 and "run.json is damaged" in done.stderr
+    (tmp_path / "run.json").write_text('{"numbers": {"seed": 0, "margin": 100}}')
+    done = show("--data", photos, "--run", tmp_path)
+    assert done.returncode == 2 and "values that this version does not know: margin; it was made by another version" \
+        in done.stderr
 
 
 def test_show__image_that_cannot_be_read(show: Show, make_photos: Callable, tmp_path: Path) -> None:
