@@ -48,16 +48,9 @@ def read_photos(folder: Path) -> Photos:
     """List a folder of images; names and sizes make its hash (contents of a million files would take hours)."""
     from pretrain.data import list_images  # imports torch: only when there is something to list
 
-    names = list_images(folder)
-    lines = (f"{name} {_size(folder / name)}" for name in names)
-    return Photos(folder, len(names), hashlib.sha256("\n".join(lines).encode()).hexdigest())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # a dangling link: the loader will name it
-        return -1
+    images = list_images(folder)
+    lines = (f"{name} {images.size(number)}" for number, name in enumerate(images))
+    return Photos(folder, len(images), hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def task_folder(task: str, given: dict[str, Path | None]) -> Path:

@@ -35,6 +35,7 @@ class BackboneInfo:
     channel_order: str = "RGB"
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
+    stride_in_1x1: bool = False  # where a bottleneck strides: torchvision in its 3x3, MSRA's Caffe networks in its 1x1
     source_name: str = ""
     source_sha256: str = ""
     tool_version: str = __version__

@@ -113,9 +113,11 @@ def difference(one: Any, other: Any, place: str = "") -> str:
             return f"{place}: {len(one)} and {len(other)} entries"
         found = (difference(a, b, f"{place}/{index}") for index, (a, b) in enumerate(zip(one, other, strict=True)))
         return next((text for text in found if text), "")
-    equal = torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) \
-        else one == other
-    return "" if equal else place
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        equal = one.dtype == other.dtype and torch.equal(one, other)
+    else:
+        equal = one == other
+    return "" if equal else place or "the value itself"
 
 
 def compare(whole: Path, killed: Path, steps: int) -> list[str]:

@@ -111,6 +111,13 @@ class ImageList(Sequence[str]):
         at = range(len(self))[number]  # IndexError and negative numbers as for a list
         return self._text[self._ends[at]:self._ends[at + 1]].tobytes().decode("utf-8", "surrogateescape")
 
+    def size(self, number: int) -> int:
+        """Bytes of the file of image `number`; -1 when it cannot be reached."""
+        try:
+            return (self.folder / self[number]).stat().st_size
+        except OSError:  # a dangling link: reading it will name it
+            return -1
+
     def read(self, number: int) -> bytes:
         """The file of image `number`; raises `UnreadableImage`."""
         return _read(self.folder / self[number])

@@ -60,6 +60,10 @@ class ShardList(ImageList):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}
 
+    def size(self, number: int) -> int:
+        """Bytes of the file of image `number`."""
+        return int(self._places[number, 2])
+
     def read(self, number: int) -> bytes:
         """The file of image `number`; `UserError` when its shard is gone, cannot be read or has become shorter."""
         shard, offset, size = self._places[number].tolist()

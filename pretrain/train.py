@@ -121,8 +121,9 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
 
 def _claim(output: Path, config: Config, names: ImageList) -> None:
     """Bind the output folder to this configuration and these images; a folder of another run is refused."""
+    listed = "\n".join(names).encode("utf-8", "surrogateescape")  # file names need not be UTF-8
     record = {"numbers": json.loads(json.dumps(dataclasses.asdict(config.numbers))), "config_hash": config.hash(),
-              "images": len(names), "images_hash": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+              "images": len(names), "images_hash": hashlib.sha256(listed).hexdigest()}
     path = output / "run.json"
     if not path.is_file():
         write_text(path, json.dumps(record, indent=2) + "\n")
@@ -184,7 +185,7 @@ def _note_unreadable(
         return
     known |= new
     log = output / ("unreadable.log" if process.is_main else f"unreadable-{process.rank}.log")
-    with open(log, "a", encoding="utf-8") as file:
+    with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(f"{name}: {why}\n" for name, why in new.items())
     if len(known) > max(numbers.max_corrupt_share * images / process.world, 1):
         name, why = next(iter(known.items()))

@@ -74,7 +74,7 @@ class Trainer:
     def loss(self, batch: Batch, watch: bool = True) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of one micro-batch of this process, in fp32; with `watch` the statistics of `clove_loss` too."""
         device, dtype = self.process.device, AUTOCAST[self.numbers.precision]
-        groups = [normalise(self._views(views)) for views in finished_views(batch, device)]
+        groups = [normalise(self._in_memory_format(views)) for views in finished_views(batch, device)]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             teacher_maps = self.teacher(groups[0])
             student_maps = self.forward(groups)
@@ -82,9 +82,8 @@ class Trainer:
         sizes = batch.sizes.to(device, non_blocking=True)
         return clove_loss(student_maps, teacher_maps, boxes, sizes, self.numbers, watch)
 
-    def _views(self, views: torch.Tensor) -> torch.Tensor:
-        """(V, B, 3, S, S) uint8 on this process's device, in the memory format of the encoder."""
-        views = views.to(self.process.device, non_blocking=True)
+    def _in_memory_format(self, views: torch.Tensor) -> torch.Tensor:
+        """(V, B, 3, S, S) uint8, laid out as the encoder wants them."""
         if not self.config.machine.channels_last:
             return views
         return views.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, views.shape[:2])

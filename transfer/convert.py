@@ -52,7 +52,8 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
     Raises `UserError` when the file cannot be read or what detectron2 loaded is not the same network.
     """
     source, output = Path(source), Path(output)
-    state, info, left_over, family = read_checkpoint(source, branch, trust)
+    reading = read_checkpoint(source, branch, trust)
+    state, info = reading.state, reading.info
     if method:
         info = replace(info, method=method)
     _check_output(source, output)
@@ -67,7 +68,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
         "source_sha256": source_sha256,
         "canonical_sha256": canonical_sha256,
         "pkl_sha256": sha256_file(output / WEIGHTS),
-        "family": family,
+        "family": reading.family,
         "method": info.method,
         "architecture": info.architecture,
         "standard": info.architecture == "resnet50",
@@ -75,7 +76,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
         "epochs": info.epochs,
         "consumed": len(state),
         "expected": len(expected_shapes(info.architecture)),
-        "left_over": left_over,
+        "left_over": reading.left_over,
         "pixel_format": {"channel_order": info.channel_order, "mean": info.pixel_mean, "std": info.pixel_std},
         "largest_difference": differences,
         "tolerance": TOLERANCE,

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,25 @@ FAMILIES = (
 )
 
 
-def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = False
-                    ) -> tuple[dict[str, torch.Tensor], BackboneInfo, list[str], str]:
+@dataclass(frozen=True)
+class Reading:
+    """A checkpoint file, read.
+
+    `state`: torchvision names, float32, without the classifier and batch norm's counters. `left_over`: names in the
+    file that were not used, counters left out. `fpn`: tensors of a pretrained FPN under detectron2's names
+    (`fpn_lateral5.weight`), empty for methods that have none.
+    """
+
+    state: dict[str, torch.Tensor]
+    info: BackboneInfo
+    left_over: list[str]
+    family: str
+    fpn: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = False) -> Reading:
     """Read any known checkpoint file.
 
-    Returns the state dict (torchvision names, float32, without the classifier and batch norm's counters), what is known
-    about it, the names in the file that were not used (counters left out), and the family's name.
     `branch` picks the student or the teacher where a file holds both (default: the one the method's authors transfer).
     `trust` lets the file run its own code while it is read; without it only tensors and plain values are built.
     Raises `UserError` when the file is unreadable, of an unknown layout or architecture, incomplete or degenerate.
@@ -116,7 +129,7 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
     used = {prefix + name for name in state}
     left_over = [name for name in tensors if name not in used and not name.endswith(_COUNTER)]
     source = {} if info.source_sha256 else {"source_name": path.name, "source_sha256": sha256_file(path)}
-    return state, replace(info, architecture=architecture, **source), left_over, family
+    return Reading(state, replace(info, architecture=architecture, **source), left_over, family)
 
 
 @lru_cache

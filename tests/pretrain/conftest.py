@@ -25,6 +25,17 @@ TINY: dict[str, Any] = {
 }
 
 
+AT_STEP = """
+import os, signal, pretrain.trainer
+original_step = pretrain.trainer.Trainer.step
+def step(self, number, batches):
+    if number == {}:
+        {}
+    return original_step(self, number, batches)
+pretrain.trainer.Trainer.step = step
+"""
+
+
 @pytest.fixture(autouse=True)
 def _no_checkpoints_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """pytest keeps the temporary folders of some sessions; a checkpoint here has 130 MB."""
@@ -84,16 +95,21 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def run_pretrain(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess]:
-    """run_pretrain(photos, output, prelude="", **changes): the command line in a child process of its own group.
+def run_pretrain(
+    environment: dict[str, str], tiny_words: Callable[..., list[str]]
+) -> Callable[..., subprocess.CompletedProcess]:
+    """run_pretrain(photos, output, prelude="", at_step=None, **changes): the command line in a child process of its
+    own group.
 
     `prelude`: statements run before the command line takes over, to make something go wrong at a known place.
+    `at_step`: (number, statement), run when that step begins; it knows `os` and `signal`.
     """
 
-    def run(photos: Path, output: Path, prelude: str = "", **changes: Any) -> subprocess.CompletedProcess:
-        words = ["--data", str(photos), "--output", str(output)]
-        for key, value in (TINY | changes).items():
-            words += [f"--{key.replace('_', '-')}", *str(value).split()]
+    def run(photos: Path, output: Path, prelude: str = "", at_step: tuple[int, str] | None = None,
+            **changes: Any) -> subprocess.CompletedProcess:
+        words = ["--data", str(photos), "--output", str(output), *tiny_words(**changes)]
+        if at_step:
+            prelude += AT_STEP.format(*at_step)
         start = ["-m", "pretrain"]
         if prelude:
             start = ["-c", f"{prelude}\nfrom pretrain.__main__ import main\nfrom pretrain.errors import run_cli\n"

@@ -43,6 +43,13 @@ def test_compare__a_difference_is_named(tmp_path: Path, change: dict, problem: s
     assert drill.compare(finished(tmp_path / "a", STATE), finished(tmp_path / "b", STATE | change), 3) == [problem]
 
 
+def test_difference__of_bare_values_and_of_types() -> None:
+    assert drill.difference(torch.ones(2), torch.ones(2)) == drill.difference((1, [2]), (1, [2])) == ""
+    assert drill.difference(torch.ones(2), torch.zeros(2)) == "the value itself"
+    assert drill.difference([torch.ones(2)], [torch.ones(2).double()]) == "/0"
+    assert drill.difference([1, 2], [1]) == ": 2 and 1 entries"
+
+
 @pytest.mark.parametrize("steps", [(1, 2, 2, 3), (1, 3)])
 def test_compare__a_doubled_or_missing_step(tmp_path: Path, steps: tuple[int, ...]) -> None:
     found = drill.compare(finished(tmp_path / "a", STATE), finished(tmp_path / "b", STATE, steps), 3)

@@ -15,18 +15,10 @@ import torch
 import pretrain.train
 import pretrain.trainer
 from pretrain.backbone_file import load_backbone
+from pretrain.drill import difference
 
 TIMING = ("images_per_second", "loader_wait")
-# Statements run in the child before the command line: kill the process when step N begins.
-KILL = """
-import os, signal, pretrain.train
-original = pretrain.train.Trainer.step
-def step(self, number, batches):
-    if number == {step}:
-        os.kill(os.getpid(), signal.{name})
-    return original(self, number, batches)
-pretrain.train.Trainer.step = step
-"""
+KILL = "os.kill(os.getpid(), signal.{})"
 KILL_IN_SAVE = """
 import os, pathlib, signal
 original = pathlib.Path.write_bytes
@@ -48,14 +40,6 @@ def final_state(output):
     return torch.load(output / "checkpoints" / "step_00000006.pt", weights_only=True)
 
 
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 @pytest.fixture(scope="module")
 def whole(photos, run_pretrain, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
@@ -75,15 +59,15 @@ def test_train__leaves_backbone_metrics_and_pictures(whole):
     assert lines[1]["lr"] == pytest.approx(16 * 4 / 256 / 100)
 
 
-@pytest.mark.parametrize("prelude, code", [
-    pytest.param(KILL.format(step=1, name="SIGKILL"), -9, id="before-first-save", marks=pytest.mark.slow),
-    pytest.param(KILL.format(step=3, name="SIGKILL"), -9, id="middle"),
-    pytest.param(KILL.format(step=5, name="SIGKILL"), -9, id="last-step", marks=pytest.mark.slow),
-    pytest.param(KILL_IN_SAVE, -9, id="inside-save", marks=pytest.mark.slow),
-    pytest.param(KILL.format(step=3, name="SIGTERM"), 143, id="SIGTERM"),
-    pytest.param(KILL.format(step=2, name="SIGINT"), 130, id="SIGINT", marks=pytest.mark.slow)])
-def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretrain, tmp_path, prelude, code):
-    killed = run_pretrain(photos, tmp_path, prelude=prelude)
+@pytest.mark.parametrize("how, code", [
+    pytest.param({"at_step": (1, KILL.format("SIGKILL"))}, -9, id="before-first-save", marks=pytest.mark.slow),
+    pytest.param({"at_step": (3, KILL.format("SIGKILL"))}, -9, id="middle"),
+    pytest.param({"at_step": (5, KILL.format("SIGKILL"))}, -9, id="last-step", marks=pytest.mark.slow),
+    pytest.param({"prelude": KILL_IN_SAVE}, -9, id="inside-save", marks=pytest.mark.slow),
+    pytest.param({"at_step": (3, KILL.format("SIGTERM"))}, 143, id="SIGTERM"),
+    pytest.param({"at_step": (2, KILL.format("SIGINT"))}, 130, id="SIGINT", marks=pytest.mark.slow)])
+def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretrain, tmp_path, how, code):
+    killed = run_pretrain(photos, tmp_path, **how)
     assert killed.returncode == code, killed.stderr
     assert not (tmp_path / "backbone.safetensors").exists()
     if code > 0:
@@ -91,7 +75,7 @@ def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretr
     again = run_pretrain(photos, tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
-    assert same(final_state(tmp_path), final_state(whole))
+    assert difference(final_state(tmp_path), final_state(whole)) == ""
     assert metrics(tmp_path) == metrics(whole)
 
 
@@ -225,3 +209,13 @@ def test_train__goes_on_with_another_number_of_processes(whole, photos, tiny_wor
     one, two = final_state(whole)["student"], final_state(tmp_path)["student"]
     for name, value in one.items():
         assert torch.allclose(two[name].float(), value.float(), rtol=1e-3, atol=1e-4), name
+
+
+def test_train__names_that_are_not_utf8(make_photos, cli, tmp_path):
+    folder = make_photos(tmp_path / "photos", 9)
+    (folder / "03.png").rename(str(folder / "caf\udce9.png"))
+    (folder / "04.png").rename(str(folder / "th\udce9.png"))
+    (folder / "th\udce9.png").write_bytes(b"no image")
+    done = cli(folder, tmp_path / "out", epochs=2, max_corrupt_share=0.5, probe_images=2)
+    assert done.returncode == 0, done.stderr
+    assert b"th\xe9.png: cannot be decoded" in (tmp_path / "out" / "unreadable.log").read_bytes()

@@ -12,19 +12,10 @@ import pretrain.trainer
 from pretrain.config import Config
 from pretrain.data import Batch, list_images, make_loader
 from pretrain.distributed import Process
+from pretrain.drill import difference
 from pretrain.trainer import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
-# The children of a process get the signal too, as with Ctrl-C and with Slurm; the loader is busy all the time.
-SIGNAL_TO_ALL = """
-import os, signal, pretrain.train
-original = pretrain.train.Trainer.step
-def step(self, number, batches):
-    if number == 1:
-        os.killpg(0, signal.{name})
-    return original(self, number, batches)
-pretrain.train.Trainer.step = step
-"""
 DISK_FULL = """
 import errno, pathlib
 original = pathlib.Path.write_bytes
@@ -48,16 +39,6 @@ def copied(state: object) -> object:
     if isinstance(state, dict):
         return {key: copied(value) for key, value in state.items()}
     return [copied(value) for value in state] if isinstance(state, list | tuple) else state
-
-
-def same(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @pytest.mark.parametrize("changes", [
@@ -89,10 +70,10 @@ def test_step__nan_changes_nothing_at_all(tiny: Callable, batches: Callable, mon
     monkeypatch.setattr(pretrain.trainer, "normalise", lambda pixels: true_normalise(pixels) * float("nan"))
     result = trainer.step(1, [second])
     assert math.isnan(result["loss"])
-    assert same(trainer.state(), before)
+    assert difference(trainer.state(), before) == ""
     monkeypatch.setattr(pretrain.trainer, "normalise", true_normalise)
     assert math.isfinite(trainer.step(1, [second])["loss"])
-    assert not same(trainer.state(), before)
+    assert difference(trainer.state(), before) != ""
 
 
 def test_step__fp16_overflow_skips_the_update_and_halves_the_scale(tiny: Callable, batches: Callable) -> None:
@@ -105,7 +86,7 @@ def test_step__fp16_overflow_skips_the_update_and_halves_the_scale(tiny: Callabl
     assert math.isfinite(trainer.step(1, [second])["loss"])
     after = copied(trainer.state())
     assert after["scaler"]["scale"] == 2.0 ** 119
-    assert same(after["optimizer"]["state"], before["optimizer"]["state"])
+    assert difference(after["optimizer"]["state"], before["optimizer"]["state"]) == ""
     parameters = dict(trainer.student.named_parameters())
     assert all(torch.equal(value, before["student"][name]) for name, value in parameters.items())
     with torch.no_grad():
@@ -116,7 +97,7 @@ def test_step__fp16_overflow_skips_the_update_and_halves_the_scale(tiny: Callabl
     assert trainer.state()["scaler"] == after["scaler"]
     trainer.scaler.update(1024.0)
     trainer.step(3, [first])
-    assert not same(trainer.state()["optimizer"]["state"], after["optimizer"]["state"])
+    assert difference(trainer.state()["optimizer"]["state"], after["optimizer"]["state"]) != ""
 
 
 def test_step__counts_the_batches_of_batch_norm_and_none_of_a_nan(tiny: Callable, batches: Callable) -> None:
@@ -176,19 +157,19 @@ def test_state__two_trainers_go_on_alike(tiny: Callable, batches: Callable) -> N
     config = tiny()
     one, other, groups = Trainer(config, ALONE, 6, 2), Trainer(tiny(seed=7), ALONE, 6, 2), batches(config)
     one.step(0, groups[:1])
-    assert not same(one.state()["student"], other.state()["student"])
+    assert difference(one.state()["student"], other.state()["student"]) != ""
     other.load(copied(one.state()))
     assert one.step(1, groups[1:2]) == other.step(1, groups[1:2])
-    assert same(one.state(), other.state())
+    assert difference(one.state(), other.state()) == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR2", 75)])
 def test_command_line__signal_to_the_whole_group(photos: Path, run_pretrain: Callable, tmp_path: Path, name: str,
                                                  code: int) -> None:
-    """Loader processes leave the decision to the training process: it finishes its step, whose micro-batches they
-    still have to deliver, and saves."""
-    done = run_pretrain(photos, tmp_path, prelude=SIGNAL_TO_ALL.format(name=name), workers=2, device_batch=1)
+    """As with Ctrl-C and with Slurm, while the loader is busy: its processes leave the decision to the training one.
+    The training one finishes its step, whose micro-batches they still have to deliver, and saves."""
+    done = run_pretrain(photos, tmp_path, at_step=(1, f"os.killpg(0, signal.{name})"), workers=2, device_batch=1)
     assert done.returncode == code, done.stderr
     assert "stopped after step 2, saved" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "checkpoints" / "step_00000002.json").is_file()

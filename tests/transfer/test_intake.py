@@ -41,7 +41,8 @@ def refusal(path, **options):
 def test_read_checkpoint__clove_student(tmp_path, random_state, clove_content):
     student, teacher = random_state("resnet50"), random_state("resnet50", 1)
     path = save(clove_content(student, teacher, epoch=200), tmp_path / "ckpt_epoch_200.pth")
-    state, info, left_over, family = read_checkpoint(path)
+    reading = read_checkpoint(path)
+    state, info, left_over, family = reading.state, reading.info, reading.left_over, reading.family
     assert_same(state, student)
     assert family == "CLoVE"
     assert info == BackboneInfo(method="CLoVE", architecture="resnet50", epochs=200, branch="student",
@@ -56,7 +57,8 @@ def test_read_checkpoint__clove_student(tmp_path, random_state, clove_content):
 def test_read_checkpoint__clove_teacher_on_request(tmp_path, random_state, clove_content):
     student, teacher = random_state("resnet18"), random_state("resnet18", 1)
     path = save(clove_content(student, teacher), tmp_path / "current.pth")
-    state, info, left_over, _ = read_checkpoint(path, branch="teacher")
+    reading = read_checkpoint(path, branch="teacher")
+    state, info, left_over = reading.state, reading.info, reading.left_over
     assert_same(state, teacher)
     assert (info.branch, info.architecture) == ("teacher", "resnet18")
     assert "module.encoder.conv1.weight" in left_over
@@ -82,7 +84,8 @@ def test_read_checkpoint__clove_without_its_attention_is_not_called_clove(tmp_pa
 def test_read_checkpoint__torchvision_file(tmp_path, architecture, count):
     network = torchvision.models.get_model(architecture, weights=None)
     path = save(network.state_dict(), tmp_path / f"{architecture}-0676ba61.pth")
-    state, info, left_over, family = read_checkpoint(path)
+    reading = read_checkpoint(path)
+    state, info, left_over, family = reading.state, reading.info, reading.left_over, reading.family
     own = network.state_dict()
     assert len(state) == count
     assert_same(state, {name: own[name] for name in expected_shapes(architecture)})
@@ -92,31 +95,32 @@ def test_read_checkpoint__torchvision_file(tmp_path, architecture, count):
 
 def test_read_checkpoint__other_head_or_none_takes_the_name_of_the_file(tmp_path, small):
     path = save(small, tmp_path / "my-network.pth")
-    state, info, left_over, family = read_checkpoint(path)
+    reading = read_checkpoint(path)
+    state, info, left_over, family = reading.state, reading.info, reading.left_over, reading.family
     assert_same(state, small)
     assert (info.method, left_over, family) == ("my-network", [], "torchvision")
     path = save(small | {"fc.weight": torch.zeros(5, 512), "fc.bias": torch.zeros(5)}, tmp_path / "five-classes.pth")
-    assert read_checkpoint(path)[1].method == "five-classes"
+    assert read_checkpoint(path).info.method == "five-classes"
 
 
 def test_read_checkpoint__old_container_and_parameters(tmp_path, small):
     content = {name: torch.nn.Parameter(value) for name, value in small.items()}
     path = save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    state = read_checkpoint(path)[0]
+    state = read_checkpoint(path).state
     assert_same(state, small)
     assert not any(value.requires_grad for value in state.values())
 
 
 def test_read_checkpoint__numpy_arrays_need_no_trust(tmp_path, small):
     content = {name: value.numpy() for name, value in small.items()} | {"fc.bias": np.float64(2)}
-    assert_same(read_checkpoint(save(content, tmp_path / "arrays.pth"))[0], small)
+    assert_same(read_checkpoint(save(content, tmp_path / "arrays.pth")).state, small)
 
 
 def test_read_checkpoint__views_of_one_buffer_become_tensors_of_their_own(tmp_path, small):
     flat = torch.cat([value.flatten() for value in small.values()])
     parts = flat.split([value.numel() for value in small.values()])
     content = {name: part.view(value.shape) for part, (name, value) in zip(parts, small.items(), strict=True)}
-    state = read_checkpoint(save(content, tmp_path / "flat.pth"))[0]
+    state = read_checkpoint(save(content, tmp_path / "flat.pth")).state
     assert_same(state, small)
     assert len({value.untyped_storage().data_ptr() for value in state.values()}) == len(small)
 
@@ -125,7 +129,8 @@ def test_read_checkpoint__own_backbone_keeps_its_header(tmp_path, small):
     info = BackboneInfo(method="CLoVE", architecture="resnet18", epochs=3, branch="student")
     path = tmp_path / "backbone.safetensors"
     sha256 = save_backbone(path, small, info)
-    state, found, left_over, family = read_checkpoint(path, branch="student")
+    reading = read_checkpoint(path, branch="student")
+    state, found, left_over, family = reading.state, reading.info, reading.left_over, reading.family
     assert_same(state, small)
     assert (found.method, found.epochs, found.branch) == ("CLoVE", 3, "student")
     assert (found.source_name, found.source_sha256) == ("backbone.safetensors", sha256)
@@ -136,14 +141,14 @@ def test_read_checkpoint__own_backbone_keeps_its_header(tmp_path, small):
 def test_read_checkpoint__own_backbone_keeps_its_first_source(tmp_path, small):
     path = tmp_path / "renamed.bin"  # known by its first bytes
     save_backbone(path, small, BackboneInfo("M", "resnet18", source_name="first.pth", source_sha256="ab"))
-    found = read_checkpoint(path)[1]
+    found = read_checkpoint(path).info
     assert (found.source_name, found.source_sha256) == ("first.pth", "ab")
 
 
 @pytest.mark.parametrize("kind, title", [(torch.float16, "float16"), (torch.bfloat16, "bfloat16")])
 def test_read_checkpoint__half_precision_becomes_float32_with_a_note(tmp_path, small, kind, title, capsys):
     path = save({name: value.to(kind) for name, value in small.items()}, tmp_path / "half.pth")
-    assert_same(read_checkpoint(path)[0], {name: value.to(kind).float() for name, value in small.items()})
+    assert_same(read_checkpoint(path).state, {name: value.to(kind).float() for name, value in small.items()})
     assert f"note: half.pth stores 100 tensors as {title}; all are converted to float32" in capsys.readouterr().err
 
 

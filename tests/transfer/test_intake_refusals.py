@@ -55,7 +55,8 @@ def test_read_checkpoint__every_single_missing_tensor_is_noticed(tmp_path, small
 def test_read_checkpoint__counters_are_not_counted(tmp_path, small):
     content = small | {f"{name.removesuffix('running_var')}num_batches_tracked": torch.tensor(7)
                        for name in small if name.endswith("running_var")}
-    state, _, left_over, _ = read_checkpoint(save(content, tmp_path / "counters.pth"))
+    reading = read_checkpoint(save(content, tmp_path / "counters.pth"))
+    state, left_over = reading.state, reading.left_over
     assert (len(state), left_over) == (100, [])
     del content["layer1.0.bn1.bias"]
     assert "expected 100 tensors of ResNet-18" in refusal(save(content, tmp_path / "counters.pth"))
@@ -120,7 +121,7 @@ def test_read_checkpoint__variance_that_underflowed_in_float16_is_borne(tmp_path
     small["bn1.running_var"] = small["bn1.running_var"].clone()
     small["bn1.running_var"][5] = 1e-12
     half = {name: value.half() for name, value in small.items()}
-    state = read_checkpoint(save(half, tmp_path / "half.pth"))[0]
+    state = read_checkpoint(save(half, tmp_path / "half.pth")).state
     assert state["bn1.running_var"][5] == 0
     half["bn1.running_var"] = torch.zeros(64, dtype=torch.float16)
     assert "found zero or negative ones in bn1.running_var" in refusal(save(half, tmp_path / "half.pth"))
@@ -184,7 +185,8 @@ def test_read_checkpoint__code_in_a_file_is_not_run(tmp_path, small):
 def test_read_checkpoint__trust_reads_the_rest_and_warns(tmp_path, small, capsys):
     path = save(small | {"where": pathlib.PurePosixPath("a")}, tmp_path / "paths.pth")
     assert "of the class pathlib.PurePosixPath" in refusal(path)
-    state, _, left_over, _ = read_checkpoint(path, trust=True)
+    reading = read_checkpoint(path, trust=True)
+    state, left_over = reading.state, reading.left_over
     assert all(torch.equal(state[name], value) for name, value in small.items())
     assert left_over == ["where"]
     assert capsys.readouterr().err == f"warning: --trust: {path} may run any code while it is read\n"
@@ -194,7 +196,7 @@ def test_read_checkpoint__trust_takes_a_whole_pickled_network(tmp_path):
     network = torchvision.models.resnet18()
     path = save(network, tmp_path / "network.pth")
     assert "of the class torchvision.models.resnet.ResNet" in refusal(path)
-    assert torch.equal(read_checkpoint(path, trust=True)[0]["conv1.weight"], network.conv1.weight)
+    assert torch.equal(read_checkpoint(path, trust=True).state["conv1.weight"], network.conv1.weight)
 
 
 def test_read_checkpoint__namespace_with_other_classes_is_refused(tmp_path, small, clove_content):
