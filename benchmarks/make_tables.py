@@ -21,9 +21,12 @@ if __package__ in (None, ""):  # run as a file: the packages are found from the 
 from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
 from benchmarks.results import each_result  # noqa: E402
+from benchmarks.sentinels import RANDOM, Expectations, below_random, outside, read_expected  # noqa: E402
 from pretrain.atomic import write_text  # noqa: E402
 from pretrain.errors import UserError, run_cli  # noqa: E402
 
+EXPECTED = ROOT / "results" / "expected.csv"
+LOOK_AGAIN = "(!)"
 REPORTED_COLUMNS = ["table", "method", "epochs", "metric", "value", "source"]
 MISSING = "-"
 BLOCK_NOTES = {
@@ -87,28 +90,53 @@ def _read_reported_file(path: Path) -> list[ReportedRow]:
     return list(rows.values())
 
 
-def table_text(name: str, reported: list[ReportedRow], groups: list[Group]) -> str:
+def table_text(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations) -> str:
     """One table in markdown: the paper's rows, measured ones under them, then a block per other kind of result."""
     table = TABLES[name]
-    rows = [[row.method, _epochs(row.epochs), *[_percent(row.values.get(metric)) for metric in table.metrics],
-             f"paper ({row.source})"] for row in reported]
+    rows, remarks = _reported_rows(name, reported)
     blocks: dict[tuple, list[Group]] = {}
     for group in groups:
         blocks.setdefault(group.block, []).append(group)
-    measured = _measured_rows(blocks.pop((PAPER, ""), []), reported, table.metrics)
+    measured, more = _measured_rows(name, blocks.pop((PAPER, ""), []), reported, expectations)
     if measured:
         rows += [["**measured here**", *[""] * (len(table.metrics) + 2)], *measured]
-    parts = [f"## {table.title}", _markdown(rows, table.metrics)]
+    parts = [f"## {table.title}", _markdown(rows, table.metrics), *_remarks(remarks + more)]
     parts += [table.note] if table.note else []
     if groups:
         parts.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else "") + (DIFFERENCE if measured else ""))
     for (kind, heading), members in sorted(blocks.items(), key=lambda item: item[0]):
-        parts += [f"### {_plain(heading)}", BLOCK_NOTES[kind],
-                  _markdown(_measured_rows(members, reported, table.metrics), table.metrics)]
+        rows, remarks = _measured_rows(name, members, reported, {})
+        parts += [f"### {_plain(heading)}", BLOCK_NOTES[kind], _markdown(rows, table.metrics), *_remarks(remarks)]
     return "\n\n".join(parts) + "\n"
 
 
-def _measured_rows(groups: list[Group], reported: list[ReportedRow], metrics: tuple[str, ...]) -> list[list[str]]:
+def _remarks(remarks: list[str]) -> list[str]:
+    """The paragraph under a table that names the rows which need a second look."""
+    return ["\n".join(f"- {LOOK_AGAIN} {remark}" for remark in remarks)] if remarks else []
+
+
+def _reported_rows(name: str, reported: list[ReportedRow]) -> tuple[list[list[str]], list[str]]:
+    rows, remarks = [], []
+    random = _printed(reported, RANDOM, None)
+    for row in reported:
+        found = below_random(_printed(reported, row.method, row.epochs), random, TABLES[name].metrics)
+        remarks += [f"{row.method} {_epochs(row.epochs)} as printed: {text}" for text in found]
+        rows.append([row.method, _epochs(row.epochs),
+                     *[_percent(row.values.get(metric)) for metric in TABLES[name].metrics],
+                     f"paper ({row.source})" + (f" {LOOK_AGAIN}" if found else "")])
+    return rows, remarks
+
+
+def _printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dict[str, float]:
+    """The values of a paper's row; empty when it has none."""
+    rows = [row for row in reported if (row.method, row.epochs) == (method, epochs)]
+    return {metric: float(value) for row in rows for metric, value in row.values.items()}
+
+
+def _measured_rows(name: str, groups: list[Group], reported: list[ReportedRow], expectations: Expectations
+                   ) -> tuple[list[list[str]], list[str]]:
+    """(rows, remarks on those that need a second look) of the results in one block."""
+    metrics = TABLES[name].metrics
     places = {(row.method, row.epochs): place for place, row in reversed(list(enumerate(reported)))}
     first = {row.method: place for place, row in reversed(list(enumerate(reported)))}
     alike: dict[tuple, list[Group]] = {}
@@ -117,7 +145,7 @@ def _measured_rows(groups: list[Group], reported: list[ReportedRow], metrics: tu
         alike.setdefault((
             first.get(example["method"], len(reported)), example["method"],
             -1 if example["epochs"] is None else example["epochs"], _setting(group)), []).append(group)
-    rows = []
+    rows, remarks = [], []
     for key in sorted(alike):
         named = zip(distinctions(alike[key]), alike[key], strict=True)
         for distinction, group in sorted(named, key=lambda pair: pair[0]):
@@ -126,14 +154,33 @@ def _measured_rows(groups: list[Group], reported: list[ReportedRow], metrics: tu
             cells = [group.cell(metric) for metric in metrics]
             source = f"{'demo' if kind == DEMO else 'measured'}, n={n}; " + _setting(group)
             source += f", {distinction}" if distinction else ""
+            found = [] if kind == DEMO else _doubts(name, group, groups, reported, expectations)
+            remarks += [_plain(f"{method} {_epochs(epochs)}, {source}: {text}") for text in found]
             rows.append([f"{'DEMO ' if kind == DEMO else ''}{_plain(method)}", _epochs(epochs),
-                         *[_mean(cell, n) for cell in cells], _plain(source)])
+                         *[_mean(cell, n) for cell in cells], _plain(source) + (f" {LOOK_AGAIN}" if found else "")])
             place = places.get((method, epochs))
             if kind == PAPER and place is not None:
                 differences = [_difference(cell, reported[place].values.get(metric))
                                for cell, metric in zip(cells, metrics, strict=True)]
                 rows.append([f"{_plain(method)}: measured - paper", _epochs(epochs), *differences, "difference"])
-    return rows
+    return rows, remarks
+
+
+def _doubts(name: str, group: Group, groups: list[Group], reported: list[ReportedRow], expectations: Expectations
+            ) -> list[str]:
+    """What the literature and random initialisation under the same setting say against a row."""
+    metrics, method = TABLES[name].metrics, group.example["method"]
+    values = group.means(metrics)
+    found = outside(expectations, name, method, group.example["epochs"], group.example["heads"], values)
+    if not method.startswith(RANDOM):
+        same = [other for other in groups if other.example["method"] == RANDOM and _setting(other) == _setting(group)
+                and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
+        if not same and group.block[0] == PAPER:
+            printed = _printed(reported, RANDOM, None)
+            found += [f"{text}, as the paper prints it" for text in below_random(values, printed, metrics)]
+        for other in same:
+            found += below_random(values, other.means(metrics), metrics)
+    return found
 
 
 def _setting(group: Group) -> str:
@@ -212,7 +259,8 @@ def make_tables(
     by_table: dict[str, list[Group]] = {}
     for group in groups:
         by_table.setdefault(group.example["table"], []).append(group)
-    texts = {name: table_text(name, rows.get(name, []), by_table.get(name, []))
+    expectations = read_expected(EXPECTED)
+    texts = {name: table_text(name, rows.get(name, []), by_table.get(name, []), expectations)
              for name in TABLES if name in rows or name in by_table}
     tables = tables or results / "tables"
     for name, text in texts.items():

@@ -29,6 +29,11 @@ class Group:
     trials: dict[tuple[int, int], tuple[str, str, dict]] = field(default_factory=dict)
     # (trial, seed) -> (ended, file name, metrics)
 
+    def means(self, metrics: Iterable[str]) -> dict[str, float | None]:
+        """The mean of each metric over the trials that have it, in percent."""
+        cells = {metric: self.cell(metric) for metric in metrics}
+        return {metric: cell[0] if cell else None for metric, cell in cells.items()}
+
     def cell(self, metric: str) -> tuple[float, float | None, int] | None:
         """(mean, sample standard deviation or None, trials with a value); None when no trial has a value."""
         values = [metrics[metric] for _, _, metrics in self.trials.values() if metrics[metric] is not None]

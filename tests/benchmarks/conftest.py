@@ -10,6 +10,11 @@ METRICS = {
     "coco_keypoints": ("AP_kp", "AP50_kp", "AP75_kp"),
     "cityscapes_instance_segmentation": ("AP", "AP50"),
 }
+NEAR_THE_PAPER = {  # within what is expected of CLoVE 200
+    "coco_detection_segmentation": [40.5, 60.0, 45.0, 36.5, 57.0, 39.0],
+    "coco_keypoints": [66.5, 87.0, 73.0],
+    "cityscapes_instance_segmentation": [35.5, 64.0],
+}
 FULL = {  # task, train and val images, classes, iterations, batch, learning rate
     "coco_detection_segmentation": ("coco", 118287, 5000, 80, 90000, 16, 0.02),
     "coco_keypoints": ("keypoints", 118287, 5000, 1, 180000, 16, 0.02),
@@ -23,7 +28,7 @@ def make_result() -> Callable[..., dict]:
 
     def make(table: str = "coco_detection_segmentation", values: list | None = None, **changes) -> dict:
         task, train, val, classes, iterations, batch, rate = FULL[table]
-        values = values or [40.0 + place for place in range(len(METRICS[table]))]
+        values = values or NEAR_THE_PAPER[table]
         result = {
             "schema": 1, "method": "CLoVE", "epochs": 200, "demo": False,
             "stage": {"name": f"finetune-{task}", "key": "ab" * 32}, "task": task, "table": table,

@@ -1,5 +1,6 @@
 """Measured rows: averaged only where they may be, in the block where they belong, with what is left out named."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -55,10 +56,10 @@ def test_tables__one_trial_says_so_and_has_no_deviation(make_result, tables_of, 
 
 
 def test_tables__a_metric_that_some_trials_lack_tells_its_own_n(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, *[make_result(CITYSCAPES, [30.0 + trial, None if trial else 60.0], trial=trial)
+    write_all(tmp_path, *[make_result(CITYSCAPES, [35.0 + trial, None if trial else 60.0], trial=trial)
                           for trial in range(3)])
     [table], _, _ = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][:5] == ["CLoVE", "200", "31.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
+    assert table[10][:5] == ["CLoVE", "200", "36.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
 
 
 def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make_result, tables_of, tmp_path) -> None:
@@ -94,7 +95,8 @@ def test_tables__other_annotations_are_not_averaged(make_result, tables_of, tmp_
 
 def test_tables__random_weights_of_each_trial_are_averaged(make_result, tables_of, tmp_path: Path) -> None:
     write_all(tmp_path, *[make_result(method="Rand init", epochs=None, weights__method="Rand init", trial=trial,
-                                      weights__pkl_sha256=None if trial else "ef" * 32) for trial in range(2)])
+                                      weights__pkl_sha256=None if trial else "ef" * 32,
+                                      values=[32.8, 51.0, 35.3, 29.9, 46.8, 30.4]) for trial in range(2)])
     [table], _, _ = tables_of(tmp_path)
     assert table[11][-1] == "measured, n=2; 4conv1fc heads"
 
@@ -112,7 +114,7 @@ def test_tables__another_protocol_stands_apart_and_says_how(make_result, tables_
     [paper, other], text, _ = tables_of(tmp_path)
     assert len(paper) == 10
     assert "### COCO train2017 / val2017, not under the paper's protocol" in text
-    assert other[1:] == [["CLoVE", "200", "40.0", "41.0", "42.0", "43.0", "44.0", "45.0",
+    assert other[1:] == [["CLoVE", "200", "40.5", "60.0", "45.0", "36.5", "57.0", "39.0",
                           f"measured, n=1; 4conv1fc heads, {said}"]]
 
 
@@ -154,10 +156,10 @@ def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, ta
 
 def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tables_of, tmp_path: Path) -> None:
     old = write_result(tmp_path / "runs", make_result(CITYSCAPES, [10.0, 20.0], stage__key="a" * 64))
-    new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [30.0, 60.0], stage__key="b" * 64,
+    new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [35.0, 60.0], stage__key="b" * 64,
                                                       ended="2026-01-01T02:00:00+00:00"))
     [table], _, problems = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][2:] == ["30.0", "60.0", "measured, n=1; 4conv1fc heads"]
+    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
     assert problems == [f"{old.name}: the same trial ran again; {new.name} counts instead"]
 
 
@@ -242,3 +244,63 @@ def test_read_reported__broken_files_are_explained(tmp_path: Path, old: str, new
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=told):
         make_tables.read_reported(tmp_path)
+
+
+def random_row(make_result, values: list[float], **changes) -> dict:
+    changes = {"stage__key": hashlib.sha256(repr(changes).encode()).hexdigest()} | changes  # a stage for each setting
+    return make_result(method="Rand init", epochs=None, weights__method="Rand init", values=values, **changes)
+
+
+def test_tables__a_row_below_random_initialisation_is_marked_and_named(make_result, tables_of, tmp_path: Path) -> None:
+    low = [20.0, 40.0, 20.0, 29.0, 40.0, 20.0]
+    write_all(tmp_path, make_result(method="Odd", values=low), random_row(make_result, [32.5, 51, 35, 28.9, 47, 30]),
+              random_row(make_result, [31.0, 50, 34, 28.4, 46, 30], heads="2fc"),
+              make_result(method="Fine", values=[34.0, 52.0, 36.0, 31.0, 48.0, 32.0]))
+    [table], text, _ = tables_of(tmp_path)
+    assert [row[0] for row in table if row[-1].endswith("(!)")] == ["Odd"]
+    assert text.count("below random") == 1
+    assert ("- (!) Odd 200, measured, n=1; 4conv1fc heads: AP bb 20.0 is below random initialisation (32.5)"
+            in text.splitlines())
+
+
+def test_tables__without_a_measured_random_row_the_printed_one_counts(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(method="Odd", values=[20.0, 40, 20, 29, 40, 20]))
+    assert "AP bb 20.0 is below random initialisation (32.8), as the paper prints it" in tables_of(tmp_path)[1]
+
+
+def test_tables__below_random_in_another_block_is_compared_with_that_block_only(make_result, tables_of, tmp_path):
+    write_all(tmp_path, make_result(values=[20.0] * 6, scale="mini"), random_row(make_result, [25.0] * 6, scale="mini"),
+              random_row(make_result, [10.0] * 6, scale="mini", heads="2fc"))
+    _, text, _ = tables_of(tmp_path)
+    assert text.count("(!)") == 3 and "AP bb 20.0 is below random initialisation (25.0)" in text
+    assert "AP mb 20.0 is below random initialisation (25.0)" in text
+
+
+def test_tables__outside_the_literature_is_marked_under_the_papers_protocol_only(make_result, tables_of, tmp_path):
+    values = [36.0, 60.0, 45.0, 36.5, 57.0, 39.0]
+    write_all(tmp_path, make_result(values=values), make_result(values=values, scale="mini", stage__key="ef" * 32))
+    [paper, other], text, _ = tables_of(tmp_path)
+    assert [row[-1] for row in paper if "(!)" in row[-1]] == ["measured, n=1; 4conv1fc heads (!)"]
+    assert not [row for row in other if "(!)" in row[-1]]
+    assert ("- (!) CLoVE 200, measured, n=1; 4conv1fc heads: AP bb 36.0 is outside 40.8 ± 1.0 (poster)"
+            in text.splitlines())
+
+
+def test_tables__the_head_family_decides_what_is_expected(make_result, tables_of, tmp_path: Path) -> None:
+    same = [31.0, 49.0, 33.0, 28.5, 46.0, 30.0]
+    write_all(tmp_path, random_row(make_result, same), random_row(make_result, same, heads="2fc"))
+    [table], text, _ = tables_of(tmp_path)
+    assert [row[-1] for row in table if "(!)" in row[-1]] == ["measured, n=1; 4conv1fc heads (!)"]
+    assert "AP bb 31.0 is outside 32.8 ± 1.0 (PixPro's README)" in text
+
+
+def test_tables__a_printed_row_below_random_is_marked_too(make_result, tables_of, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    [table], text, _ = tables_of(tmp_path, "lvis_detection_segmentation")
+    assert [row[0] for row in table if row[-1].endswith("(!)")] == ["VICRegL"]
+    assert "- (!) VICRegL 200 as printed: AP bb 7.0 is below random initialisation (12.4)" in text.splitlines()
+
+
+def test_tables__demo_rows_carry_no_doubts(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(demo=True, values=[1.0] * 6), random_row(make_result, [2.0] * 6, demo=True))
+    assert "(!)" not in tables_of(tmp_path, include_demo=True)[1]
