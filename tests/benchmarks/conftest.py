@@ -1,6 +1,7 @@
 """What the tests of results and tables share: a valid result to vary, and a reader of markdown tables."""
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -60,7 +61,7 @@ def make_result() -> Callable[..., dict]:
 
 @pytest.fixture
 def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
-    """`markdown_tables(text)`: every table in it as rows of cells, header first."""
+    """`markdown_tables(text)`: every table in it as rows of cells without their looks, header first."""
 
     def parse(text: str) -> list[list[list[str]]]:
         """All markdown tables in `text`: rows of cells, header first, without the line of dashes."""
@@ -70,7 +71,8 @@ def markdown_tables() -> Callable[[str], list[list[list[str]]]]:
                 tables.append([])
             inside = line.startswith("|")
             if inside and not line.startswith("|:"):
-                tables[-1].append([cell.strip() for cell in line.strip("|").split(" |")])
+                cells = [cell.strip() for cell in line.strip("|").split(" |")]
+                tables[-1].append([re.sub(r"(?<!\\)\*|</?u>", "", cell) for cell in cells])
         return tables
 
     return parse
