@@ -61,13 +61,13 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     groups: dict[str, Group] = {}
     problems = []
     for path, result in results:
-        config, weights = _compared(result["config"]), weights_sha256(result)
+        weights = weights_sha256(result)
         key = canonical([[result[name] for name in SAME_FIELDS], result["weights"]["architecture"], weights,
-                         _data(result), config])
+                         _data(result), _with_effect(result["config"])])
         key = hashlib.sha256(key.encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
-            groups[key] = Group(example, _block(result), config, departures(result), weights)
+            groups[key] = Group(example, _block(result), _compared(result["config"]), departures(result), weights)
         trials = groups[key].trials
         place = (result["trial"], result["seed"])
         new = Trial(result["ended"], path.name, result["metrics"], result["code"].get("transfer_sha256"))
@@ -124,6 +124,14 @@ def _describe(result: dict) -> str:
     name = f"{data['name']}, " if "name" in data else ""
     return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training and "
             f"{data['val']['images']} evaluation images, annotations {_hash_of_data(result)}")
+
+
+def _with_effect(config: dict, prefix: str = "") -> dict:
+    """A nested config without what changes no figure; copies only the mappings on the way, for there are many files."""
+    inside = {name.removeprefix(prefix) for name in WITHOUT_EFFECT if name.startswith(prefix)}
+    return {key: _with_effect(value, f"{prefix}{key}.")
+            if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in inside) else value
+            for key, value in config.items() if key not in inside}
 
 
 def _compared(config: dict, prefix: str = "") -> dict[str, object]:
