@@ -12,7 +12,7 @@ from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
 from benchmarks.suite import count_gpus, plan
 from pretrain.errors import UserError, run_cli
 
-COMMANDS = ("report",)  # each a module with its own parser; everything else is a run
+COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results"}  # word -> module with its own parser
 PICTURES = ("views.png", "curves.png", "predictions.png")
 
 
@@ -46,7 +46,7 @@ class Progress:
 def main() -> int:
     words = sys.argv[1:]
     if words and words[0] in COMMANDS:
-        return import_module(f"benchmarks.{words[0]}").main(words[1:])
+        return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
     options = parse(words)
     stages = plan(options)
     for name in options.rerun:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from benchmarks.measured import Trial
-from benchmarks.rows import MEASURED, PRINTED, Row, TableModel, row_name
+from benchmarks.rows import DIFFERENCE, Row, TableModel, row_name
 from pretrain.errors import UserError
 
 
@@ -22,7 +22,7 @@ def why(question: str, tables: list[TableModel], runs: Path) -> str:
     metric = parts[2].strip().replace(" ", "_")
     if metric not in table.metrics:
         raise UserError(f"--why {question}: {table.name} has no column {parts[2]}; it has {', '.join(table.metrics)}")
-    rows = [(block, row) for block in table.blocks for row in block.rows if row.kind in (PRINTED, MEASURED)]
+    rows = [(block, row) for block in table.blocks for row in block.rows if row.kind != DIFFERENCE]
     wanted = parts[1].strip().casefold()
     found = [(block, row) for block, row in rows if wanted in (_name(row).casefold(), row.method.casefold())]
     if not found:
@@ -50,7 +50,7 @@ def _told(table: TableModel, row: Row, metric: str, heading: str, runs: Path) ->
     lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}"]
     lines += [f"  block: {heading}"] if heading else []
     if row.group is None:
-        return "\n".join([*lines, f"  printed, not measured here: {row.source}"])
+        return "\n".join([*lines, f"  not measured here: {row.source}"])
     lines.append(f"  {row.source}")
     for key, trial in sorted(row.group.trials.items(), key=lambda item: item[0]):
         lines.append(trial_provenance(runs, key, trial, metric))
