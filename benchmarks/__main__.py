@@ -12,7 +12,8 @@ from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
 from benchmarks.suite import count_gpus, plan
 from pretrain.errors import UserError, run_cli
 
-COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results"}  # word -> module with its own parser
+COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
+            "bootstrap": "bootstrap"}  # word -> module with its own parser
 PICTURES = ("views.png", "curves.png", "predictions.png")
 
 

@@ -77,8 +77,12 @@ class TableModel:
 
 
 def build_table(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
-                code: str | None = None, imported: Sequence[Imported] = ()) -> TableModel:
-    """One table of printed, measured and imported rows. `code`: hash of today's fine-tuning; others' rows are stale."""
+                code: str | None = None, imported: Sequence[Imported] = (),
+                comparisons: Sequence[str] = ()) -> TableModel:
+    """One table of printed, measured and imported rows.
+
+    `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons`: sentences under the table.
+    """
     table = TABLES[name]
     by_block: dict[tuple, list[Group]] = {}
     for group in groups:
@@ -97,6 +101,7 @@ def build_table(name: str, reported: list[ReportedRow], groups: list[Group], exp
         notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
         if any(row.kind == DIFFERENCE for block in blocks for row in block.rows):
             notes[-1] += DIFFERENCES
+        notes += comparisons
         if any(STALE in row.source for block in blocks for row in block.rows):
             notes.append(STALE_MEANS)
     if reported:
