@@ -12,8 +12,8 @@ def sentence(record: dict) -> str:
     parts = [f"{metric.replace('_', ' ')} {found['difference']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
              for metric, found in record["outcome"].items()]
     first, second = record["names"]
-    return (f"Paired bootstrap over the evaluation images ({record['samples']} samples, 95 % interval; it knows nothing "
-            f"of other trainings): {first} minus {second}: {', '.join(parts)}.")
+    return (f"Paired bootstrap over the evaluation images ({record['samples']} samples, 95 % interval; it knows "
+            f"nothing of other trainings): {first} minus {second}: {', '.join(parts)}.")
 
 
 def read_comparisons(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
