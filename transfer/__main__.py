@@ -9,6 +9,7 @@ from pretrain.errors import run_cli
 _EPILOG = """\
 examples:
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
+  python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
 """
@@ -22,12 +23,17 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
                     "and fine-tunes it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     convert = commands.add_parser(
-        "convert", help="checkpoint file -> detectron2 weights, with a certificate",
-        description="Reads a checkpoint (our backbone.safetensors, CLoVE's released layout, or a state dict under "
-                    "torchvision's names; ResNet-18, -34 or -50) and writes backbone.safetensors, detectron2.pkl and "
-                    "conversion.json. Every tensor must be there, and detectron2's maps must equal torchvision's.")
-    convert.add_argument("file", metavar="FILE", help="the checkpoint")
-    convert.add_argument("--output", required=True, metavar="DIR", help="folder for the three files")
+        "convert", help="checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
+        description="Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
+                    "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
+                    "conversion.json. Every tensor must be there, and the target's maps must equal torchvision's.")
+    convert.add_argument("file", metavar="FILE", help="the checkpoint, or the backbone.safetensors of a conversion")
+    convert.add_argument("--output", required=True, metavar="DIR",
+                         help="folder for the files; those of an earlier conversion there are replaced")
+    convert.add_argument("--to", action="append", metavar="TARGET", dest="targets",
+                         help="detectron2 (default), torchvision, timm or mmdet; several with commas or another --to")
+    convert.add_argument("--fpn", action="store_true",
+                         help="take a pretrained FPN over too (ReSim); without it the backbone alone, as for the others")
     convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
     convert.add_argument("--branch", choices=("student", "teacher"),
                          help="which network, where the file holds both (default: the one the authors transfer)")
@@ -50,7 +56,9 @@ def main() -> int:
         from transfer.finetune import run
         return run(arguments)
     from transfer.convert import convert, describe
-    certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust)
+    targets = ",".join(arguments.targets or ["detectron2"]).split(",")
+    certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust,
+                          targets=[target.strip() for target in targets], fpn=arguments.fpn)
     print(describe(certificate, arguments.output))
     return 0
 
