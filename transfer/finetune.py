@@ -25,19 +25,19 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
-from pretrain.atomic import sha256_file, write_text
+from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from transfer import datasets, detectron2_compat, evaluate, fast_coco, picture, settings, trainer
 from transfer.provenance import code_version, hardware, versions
+from transfer.weights import ZERO_GAMMA_INIT, read_weights, zero_last_gammas
 
-RANDOM = "random"
 SCHEMA = 1
 FAILED = 3  # exit code of a training whose loss stopped being a number
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to fine-tune. `weights` is a folder that `python -m transfer convert` wrote, or "random"."""
+    """What to fine-tune. `weights` is a folder that `python -m transfer convert` wrote, or a word of `RANDOM`."""
 
     task: str
     weights: str
@@ -53,30 +53,13 @@ class Request:
     evaluator: str = "pycocotools"  # or hotcoco, checked against it
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The starting point, as result.json records it; `pkl` is empty for random initialisation."""
-
-    method: str
-    architecture: str
-    epochs: int | None = None
-    branch: str | None = None
-    pkl: str = ""
-    pkl_sha256: str | None = None
-    conversion: dict | None = None
-
-    def record(self) -> dict:
-        """The entry of result.json."""
-        return {"method": self.method, "epochs": self.epochs, "branch": self.branch,
-                "architecture": self.architecture, "standard": self.architecture == "resnet50",
-                "pkl_sha256": self.pkl_sha256, "conversion": self.conversion}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer finetune`."""
     parser.add_argument("--task", required=True, choices=datasets.TASKS)
     parser.add_argument("--weights", required=True, metavar="DIR",
-                        help="folder that `convert` wrote, or the word random")
+                        help="folder that `convert` wrote, or random (the pixels of the self-supervised methods), "
+                             "random-msra (BGR, std 1, stride in the 1x1: the literature's), random-zero-gamma (the "
+                             "last batch-norm gamma of each block 0)")
     parser.add_argument("--data", required=True, metavar="DIR",
                         help="COCO's or Cityscapes' layout, or images/ beside annotations/*train*.json and *val*.json")
     parser.add_argument("--output", required=True, metavar="DIR",
@@ -127,12 +110,12 @@ def finetune(request: Request) -> dict:
             raise UserError("--evaluator hotcoco: Cityscapes figures come from cityscapesscripts alone; leave it out")
         fast_coco.require()
     output = Path(request.output)
-    weights = read_weights(request)
+    weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
     heads = request.heads or settings.default_heads(request.task)
     cfg = settings.resolve(dataset, heads, request.scale, request.overrides, architecture=weights.architecture,
                            trial=request.trial, device=_device(request), num_gpus=request.num_gpus,
-                           weights=weights.pkl, output=str(output))
+                           weights=weights.pkl, output=str(output), pixel_format=weights.pixel_format)
     words = {"task": request.task, "heads": heads, "scale": request.scale, "trial": request.trial,
              "weights": {key: value for key, value in weights.record().items() if key != "conversion"},
              "dataset": datasets.describe(dataset)}
@@ -142,7 +125,9 @@ def finetune(request: Request) -> dict:
         return json.loads((output / "result.json").read_text(encoding="utf-8"))
     write_text(output / "config.yaml", cfg.dump())
     write_text(output / "request.json", json.dumps(words, indent=1) + "\n")
-    _launch(request.num_gpus, cfg, dataset, f"{request.task} from {weights.method}", request.evaluator)
+    job = Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
+              zero_gamma=weights.init == ZERO_GAMMA_INIT)
+    _launch(request.num_gpus, job)
     measured = json.loads((output / "measured.json").read_text(encoding="utf-8"))
     config = settings.plain(cfg)
     result = {
@@ -158,29 +143,6 @@ def finetune(request: Request) -> dict:
     }
     write_text(output / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
-
-
-def read_weights(request: Request) -> Weights:
-    """The starting weights of `request`, checked against their certificate."""
-    if request.weights == RANDOM:
-        # detectron2's own initialisation: He normal (fan out) in the backbone, its heads' own; batch norm 1 and 0.
-        return Weights("Rand init", request.architecture)
-    folder = Path(request.weights)
-    certificate, pkl = folder / "conversion.json", folder / "detectron2.pkl"
-    if not certificate.is_file() or not pkl.is_file():
-        raise UserError(f"{folder} is no converted checkpoint: expected conversion.json and detectron2.pkl in it; run "
-                        f"`python -m transfer convert FILE --output {folder}`, or give the word random")
-    conversion, sha256 = json.loads(certificate.read_text(encoding="utf-8")), sha256_file(pkl)
-    if conversion.get("pkl_sha256") != sha256:
-        raise UserError(f"{pkl} is not the file that {certificate} certifies (its SHA-256 is {sha256[:12]}...): "
-                        "convert the checkpoint again")
-    if conversion["architecture"] not in settings.DEPTHS:
-        raise UserError(f"{folder} holds a {conversion['architecture']}: expected {', '.join(settings.DEPTHS)}")
-    order = conversion["pixel_format"]["channel_order"]
-    if order != "RGB":
-        raise UserError(f"{folder} wants {order} images: the configs here feed RGB, expected weights trained on RGB")
-    return Weights(conversion["method"], conversion["architecture"], conversion["epochs"], conversion["branch"],
-                   str(pkl), sha256, conversion)
 
 
 def _device(request: Request) -> str:
@@ -213,9 +175,20 @@ def _check_same(output: Path, words: dict, cfg: CfgNode) -> None:
                         "or another --output")
 
 
-def _launch(processes: int, cfg: CfgNode, dataset: datasets.Dataset, title: str, evaluator: str) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What each process is handed."""
+
+    cfg: CfgNode
+    dataset: datasets.Dataset
+    title: str
+    evaluator: str
+    zero_gamma: bool = False
+
+
+def _launch(processes: int, job: Job) -> None:
     try:
-        launch(_work, processes, dist_url="auto", args=(cfg, dataset, title, evaluator))
+        launch(_work, processes, dist_url="auto", args=(job,))
     except ProcessRaisedException as error:  # the traceback of a process, as text
         last = str(error).strip().splitlines()[-1]
         for kind in (trainer.TrainingFailed, UserError):
@@ -225,40 +198,43 @@ def _launch(processes: int, cfg: CfgNode, dataset: datasets.Dataset, title: str,
         raise
 
 
-def _work(cfg: CfgNode, dataset: datasets.Dataset, title: str, evaluator: str) -> None:
+def _work(job: Job) -> None:
     """What each process does; the first one writes measured.json for the parent."""
     try:
-        _train_and_evaluate(cfg, dataset, title, evaluator)
+        _train_and_evaluate(job)
     except UserError as error:  # from a data loader's worker it comes wrapped in that worker's traceback
         raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
 
 
-def _train_and_evaluate(cfg: CfgNode, dataset: datasets.Dataset, title: str, evaluator: str) -> None:
+def _train_and_evaluate(job: Job) -> None:
     from transfer.convert import assert_loaded
 
     detectron2_compat.apply()
+    cfg, task = job.cfg, job.dataset.task
     output = Path(cfg.OUTPUT_DIR)
     with logged(output / "log.txt"):
-        datasets.register(dataset)
+        datasets.register(job.dataset)
         seed_all_rng(cfg.SEED + 1000 * comm.get_rank())
         model = build_model(cfg)
+        if job.zero_gamma:
+            zero_last_gammas(model)
 
         def check_start(started: nn.Module) -> None:
             if cfg.MODEL.WEIGHTS:
                 assert_loaded(started, cfg.MODEL.WEIGHTS)
 
         def early(current: nn.Module) -> dict[str, float]:
-            metrics, _ = evaluate.evaluate(current, cfg, dataset.task)
+            metrics, _ = evaluate.evaluate(current, cfg, task)
             return {f"early/{name}": value for name, value in metrics.items() if value is not None}
 
-        clock = trainer.train(cfg, model, title, check_start, early)
+        clock = trainer.train(cfg, model, job.title, check_start, early)
         if comm.is_main_process():
-            print(f"evaluating on {dataset.val.images} images", file=sys.stderr)
-        metrics, details = evaluate.evaluate(model, cfg, dataset.task, evaluator)
+            print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
+        metrics, details = evaluate.evaluate(model, cfg, task, job.evaluator)
         if not comm.is_main_process():
             return
         picture.draw(model, cfg, output / "predictions.png")
-        official = "cityscapesscripts" if dataset.task == "cityscapes" else evaluator
+        official = "cityscapesscripts" if task == "cityscapes" else job.evaluator
         measured = {"metrics": metrics, "details": details, "evaluator": official,
                     "wall_seconds": round(clock.seconds, 1), "started": clock.started,
                     "peak_memory_mb": _peak_memory_mb(cfg.MODEL.DEVICE)}

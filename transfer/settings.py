@@ -45,16 +45,21 @@ def layers(task: str, heads: str, scale: str) -> CfgNode:
 
 def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
             architecture: str = "resnet50", trial: int = 0, device: str = "cpu", num_gpus: int = 1,
-            weights: str = "", output: str = "") -> CfgNode:
+            weights: str = "", output: str = "", pixel_format: dict | None = None) -> CfgNode:
     """The frozen config of one run.
 
-    `weights` is the detectron2 pickle, empty for random initialisation; `overrides` are KEY=VALUE, applied last but
+    `weights` is the detectron2 pickle, empty for random initialisation; `pixel_format` is what they want to see, as in
+    the certificate (None: the base file's RGB); `overrides` are KEY=VALUE, applied last but
     for the three that follow from the machine (device, places, batch norm of one process).
     """
     cfg = layers(dataset.task, heads, scale)
     cfg.MODEL.RESNETS.DEPTH = DEPTHS[architecture]
     if architecture != "resnet50":
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # two 3x3 convolutions a block instead of a bottleneck
+    if pixel_format is not None:
+        cfg.INPUT.FORMAT = pixel_format["channel_order"]
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixel_format["mean"]), list(pixel_format["std"])
+        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = pixel_format["stride_in_1x1"]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{dataset.task}_train",), (f"{dataset.task}_val",)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(dataset.classes)
     if dataset.has_rle:

@@ -222,7 +222,7 @@ def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = 
 @pytest.mark.parametrize(("certificate", "drop", "text"), [
     ({"pkl_sha256": "0" * 64}, None, "is not the file that .*conversion.json certifies"),
     ({"architecture": "resnet101"}, None, "holds a resnet101: expected resnet18, resnet34, resnet50"),
-    ({"pixel_format": {"channel_order": "BGR"}}, None, "wants BGR images"),
+    ({"pixel_format": {"channel_order": "GRAY", "mean": [0.5], "std": [1]}}, None, "expected channel_order RGB or BGR"),
     ({}, "res3.0.conv1.weight", r"1 missing in the file \(res3.0.conv1.weight\)"),
     ({"architecture": "resnet34"}, None, "missing in the file"),
 ])
@@ -232,11 +232,6 @@ def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, 
     with pytest.raises(UserError, match=text):
         finetune.finetune(request(generated, tmp_path / "out", overrides=START, weights=str(spoiled)))
     assert not (tmp_path / "out/result.json").exists()
-
-
-def test_read_weights__folder_that_is_no_conversion(generated: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no converted checkpoint: expected conversion.json and detectron2.pkl"):
-        finetune.read_weights(request(generated, tmp_path, weights=str(tmp_path)))
 
 
 def test_device__cuda_where_there_is_none(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
