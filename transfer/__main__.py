@@ -33,7 +33,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     convert.add_argument("--to", action="append", metavar="TARGET", dest="targets",
                          help="detectron2 (default), torchvision, timm or mmdet; several with commas or another --to")
     convert.add_argument("--fpn", action="store_true",
-                         help="take a pretrained FPN over too (ReSim); without it the backbone alone, as for the others")
+                         help="take a pretrained FPN over too (ReSim); default: the backbone alone, as for the others")
     convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
     convert.add_argument("--branch", choices=("student", "teacher"),
                          help="which network, where the file holds both (default: the one the authors transfer)")
