@@ -188,7 +188,11 @@ def _require_equal(expected: State, found: Mapping[str, np.ndarray], what: str, 
 def _same(tensor: torch.Tensor, array: np.ndarray) -> bool:
     """Bit for bit: shape, type and bytes (-0.0 and nan included)."""
     own = tensor.detach().cpu().numpy()
-    return own.shape == array.shape and own.dtype == array.dtype and own.tobytes() == array.tobytes()
+    return own.shape == array.shape and own.dtype == array.dtype and np.array_equal(_bytes(own), _bytes(array))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 @contextmanager
