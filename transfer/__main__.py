@@ -37,6 +37,9 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
     convert.add_argument("--branch", choices=("student", "teacher"),
                          help="which network, where the file holds both (default: the one the authors transfer)")
+    convert.add_argument("--prefix", metavar="P",
+                         help="what stands before the network's names in a file of an unknown layout; PLACE:P names "
+                              "the dictionary too")
     convert.add_argument("--trust", action="store_true",
                          help="let the file run its own code while it is read; only for files you know")
     finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
@@ -58,7 +61,7 @@ def main() -> int:
     from transfer.convert import convert, describe
     targets = ",".join(arguments.targets or ["detectron2"]).split(",")
     certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust,
-                          targets=[target.strip() for target in targets], fpn=arguments.fpn)
+                          arguments.prefix, targets=[target.strip() for target in targets], fpn=arguments.fpn)
     print(describe(certificate, arguments.output))
     return 0
 

@@ -137,8 +137,9 @@ def _read_own(path: Path, branch: str | None, prefix: str | None) -> Reading:
     architecture = _architecture(tensors, tensors, "", path)
     state = checked(tensors, architecture, "", path)
     source = {} if info.source_sha256 else {"source_name": path.name, "source_sha256": sha256_file(path)}
-    left_over = [name for name in tensors if name not in state and not name.endswith(COUNTER)]
-    return Reading(state, replace(info, architecture=architecture, **source), left_over, OWN_FAMILY,
+    fpn, fpn_names = _fpn(tensors, "", path)
+    left_over = [name for name in tensors if name not in state and name not in fpn_names and not name.endswith(COUNTER)]
+    return Reading(state, replace(info, architecture=architecture, **source), left_over, OWN_FAMILY, fpn,
                    branches={info.branch: ":"})
 
 
