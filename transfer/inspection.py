@@ -138,8 +138,8 @@ def parts_text(parts: list[Choice], most: int = 12) -> str:
     networks = [part for part in parts if part.title]
     others = [part for part in parts if not part.title]
     width = max((len(part.address) for part in parts), default=0)
-    lines = [f"  --prefix {part.address!r:<{width + 2}}  {part.tensors} tensors, {part.title}" for part in networks]
-    lines += [f"  beside it {part.address!r:<{width + 2}} {part.tensors} tensors" for part in others[:most]]
+    lines = [f"  --prefix {part.address!r:<{width + 2}}  {part.tensors:>5} tensors, {part.title}" for part in networks]
+    lines += [f"  no ResNet {part.address!r:<{width + 2}} {part.tensors:>5}" for part in others[:most]]
     lines += [f"  and {len(others) - most} smaller parts"] if len(others) > most else []
     if networks:
         lines.append("Name a network with --prefix; --branch student|teacher then says what it is.")

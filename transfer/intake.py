@@ -104,7 +104,7 @@ def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str,
     method = family and family.method
     pixels = MSRA_PIXELS if dialect == "Caffe2" else family.pixels if family else {}
     epoch, notes = _epoch(content, family), _notes(state, prefix, family, branch, fpn, origins, dialect)
-    if family and not family.epochs and "epoch" in content:
+    if not (family and family.epochs) and "epoch" in content:
         notes.append(f"The stored epoch is {content['epoch']}, counted from 0 or 1 by version: epochs are left open.")
     if (author := content.get("__author__")) is not None:
         notes.append(f"The file says __author__ {author!r}" + (f", as converters of {AUTHORS[author]} do."
@@ -233,7 +233,7 @@ def _epoch(content: Mapping[Any, Any], family: Family | None) -> int | None:
     """Finished epochs, where the layout's stored number is that."""
     meta = content.get("meta")
     stored = content.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
-    return stored if type(stored) is int and (family is None or family.epochs) else None
+    return stored if type(stored) is int and family and family.epochs else None
 
 
 def _notes(state: Mapping[str, Any], prefix: str, family: Family | None, branch: str, fpn: Mapping[str, torch.Tensor],
