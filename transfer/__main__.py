@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer convert ...` and `python -m transfer finetune ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|finetune ...`."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from pretrain.errors import run_cli
 
 _EPILOG = """\
 examples:
+  python -m transfer inspect ckpt_epoch_200.pth
+  python -m transfer fetch --list
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
   python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
@@ -42,6 +44,14 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
                               "the dictionary too")
     convert.add_argument("--trust", action="store_true",
                          help="let the file run its own code while it is read; only for files you know")
+    inspect = commands.add_parser("inspect", help="checkpoint file -> what it is")
+    if command == "inspect":
+        from transfer.inspection import add_arguments
+        add_arguments(inspect)
+    fetch = commands.add_parser("fetch", help="name of a method -> its published checkpoint, or how to get it")
+    if command == "fetch":
+        from transfer.fetch import add_arguments
+        add_arguments(fetch)
     finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
     if command == "finetune":
         from transfer.finetune import add_arguments
@@ -55,6 +65,12 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = sys.argv[1:]
     arguments = _parser(words[0] if words else None).parse_args(words)
+    if arguments.command == "inspect":
+        from transfer.inspection import run
+        return run(arguments)
+    if arguments.command == "fetch":
+        from transfer.fetch import run
+        return run(arguments)
     if arguments.command == "finetune":
         from transfer.finetune import run
         return run(arguments)
