@@ -33,6 +33,14 @@ def require() -> ModuleType:
                         "or leave the option out") from None
 
 
+def check_task(name: str, task: str) -> None:
+    """`UserError` when the evaluator `name` cannot evaluate `task`."""
+    if name == "hotcoco":
+        if task == "cityscapes":
+            raise UserError("--evaluator hotcoco: Cityscapes figures come from cityscapesscripts alone; leave it out")
+        require()
+
+
 class CheckedCOCOeval(COCOeval):
     """pycocotools' class with hotcoco's matching and accumulation; `UserError` where the two differ on the sample."""
 

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from pretrain.errors import UserError
 from transfer.datasets import Dataset
+from transfer.fit import Fit, fitted, settle
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 HEADS = ("4conv1fc", "2fc")
@@ -45,12 +46,14 @@ def layers(task: str, heads: str, scale: str) -> CfgNode:
 
 def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
             architecture: str = "resnet50", trial: int = 0, device: str = "cpu", num_gpus: int = 1,
-            weights: str = "", output: str = "", pixel_format: dict | None = None) -> CfgNode:
+            weights: str = "", output: str = "", pixel_format: dict | None = None,
+            fit: Fit | None = None, eval_every: int = 0) -> CfgNode:
     """The frozen config of one run.
 
     `weights` is the detectron2 pickle, empty for random initialisation; `pixel_format` is what they want to see, as in
-    the certificate (None: the base file's RGB); `overrides` are KEY=VALUE, applied last but
-    for the three that follow from the machine (device, places, batch norm of one process).
+    the certificate (None: the base file's RGB); `fit` says how the batch fits the machine; `eval_every` is in
+    iterations; `overrides` are KEY=VALUE, applied last but for the three that follow from the machine (device, places,
+    batch norm of one process).
     """
     cfg = layers(dataset.task, heads, scale)
     cfg.MODEL.RESNETS.DEPTH = DEPTHS[architecture]
@@ -70,11 +73,11 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
         if number != COCO_KEYPOINTS:
             cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
     cfg.SEED = trial  # shared by all methods: head initialisation and data order
+    cfg.TEST.EVAL_PERIOD = eval_every
+    fit = fitted(cfg, fit)
     _override(cfg, overrides)
+    settle(cfg, fit, num_gpus)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, weights, output
-    if cfg.SOLVER.IMS_PER_BATCH % num_gpus:
-        raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {num_gpus} processes: "
-                        "expected a multiple")
     for key in NORM_KEYS:
         _fit_norm(cfg, key, num_gpus, device)
     cfg.freeze()
