@@ -45,6 +45,8 @@ class Request:
     output: str | Path
     scale: str = "full"
     heads: str | None = None  # None: what the task's file names
+    schedule: str | None = None  # None: the task's published one, or the scale's own length
+    solver: str | None = None  # None: the one that all methods share
     trial: int = 0  # varies head initialisation and data order, the same way for every method
     overrides: tuple[str, ...] = ()  # KEY=VALUE of detectron2's config
     device: str | None = None  # None: cuda where there is one
@@ -84,7 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
                         help="full is the published protocol (default); mini and demo are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,
-                        help="head family (default: 4conv1fc for coco, 2fc for keypoints and cityscapes)")
+                        help="head family (default: 4conv1fc for coco and lvis, 2fc for keypoints and cityscapes; "
+                             "coco-c4 and voc have none)")
+    parser.add_argument("--schedule", metavar="NAME",
+                        help="length (default: 2x for keypoints, 24k for cityscapes and voc, 1x for the others)")
+    parser.add_argument("--solver", choices=(settings.COMMON, "vicreg"),
+                        help="common to all methods (default), or VICReg's own for coco and voc, noted in the result")
     parser.add_argument("--trial", type=int, default=0, metavar="N",
                         help="seed of head initialisation and data order, shared by all methods (default: 0)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
@@ -102,8 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     request = Request(task=args.task, weights=args.weights, data=args.data, output=args.output, scale=args.scale,
-                      heads=args.heads, trial=args.trial, overrides=tuple(args.overrides), device=args.device,
-                      num_gpus=args.num_gpus, architecture=args.architecture, evaluator=args.evaluator)
+                      heads=args.heads, schedule=args.schedule, solver=args.solver, trial=args.trial,
+                      overrides=tuple(args.overrides), device=args.device, num_gpus=args.num_gpus,
+                      architecture=args.architecture, evaluator=args.evaluator)
     try:
         result = finetune(request)
     except trainer.TrainingFailed as error:
@@ -123,17 +131,20 @@ def finetune(request: Request) -> dict:
     """
     detectron2_compat.apply()
     if request.evaluator == "hotcoco":
-        if request.task == "cityscapes":
-            raise UserError("--evaluator hotcoco: Cityscapes figures come from cityscapesscripts alone; leave it out")
+        if evaluate.OFFICIAL[request.task] != "pycocotools":
+            raise UserError(f"--evaluator hotcoco: {request.task} figures come from {evaluate.OFFICIAL[request.task]} "
+                            "alone; leave it out")
         fast_coco.require()
     output = Path(request.output)
     weights = read_weights(request)
     dataset = datasets.find(request.data, request.task)
     heads = request.heads or settings.default_heads(request.task)
-    cfg = settings.resolve(dataset, heads, request.scale, request.overrides, architecture=weights.architecture,
-                           trial=request.trial, device=_device(request), num_gpus=request.num_gpus,
-                           weights=weights.pkl, output=str(output))
-    words = {"task": request.task, "heads": heads, "scale": request.scale, "trial": request.trial,
+    cfg = settings.resolve(dataset, heads, request.scale, request.overrides, schedule=request.schedule,
+                           solver=request.solver, architecture=weights.architecture, trial=request.trial,
+                           device=_device(request), num_gpus=request.num_gpus, weights=weights.pkl, output=str(output))
+    protocol = {"heads": heads, "scale": request.scale, "schedule": _schedule(request),
+                "solver": request.solver or settings.COMMON}
+    words = {"task": request.task, **protocol, "trial": request.trial,
              "weights": {key: value for key, value in weights.record().items() if key != "conversion"},
              "dataset": datasets.describe(dataset)}
     _check_same(output, words, cfg)
@@ -148,7 +159,7 @@ def finetune(request: Request) -> dict:
     result = {
         "schema": SCHEMA, "task": request.task, "table": evaluate.TABLES[request.task],
         "metrics": measured["metrics"], "details": measured["details"], "evaluator": measured["evaluator"],
-        "trial": request.trial, "seed": cfg.SEED, "heads": heads, "scale": request.scale,
+        "trial": request.trial, "seed": cfg.SEED, **protocol,
         "weights": weights.record(), "dataset": words["dataset"], "iterations": cfg.SOLVER.MAX_ITER,
         "overrides": list(request.overrides), "processes": request.num_gpus,
         "config": config, "config_sha256": settings.sha256(config),
@@ -158,6 +169,13 @@ def finetune(request: Request) -> dict:
     }
     write_text(output / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
+
+
+def _schedule(request: Request) -> str | None:
+    """The name of the schedule; None for a small scale, which has a length of its own."""
+    if request.scale != "full":
+        return None
+    return request.schedule or settings.default_schedule(request.task)
 
 
 def read_weights(request: Request) -> Weights:
@@ -258,8 +276,8 @@ def _train_and_evaluate(cfg: CfgNode, dataset: datasets.Dataset, title: str, eva
         if not comm.is_main_process():
             return
         picture.draw(model, cfg, output / "predictions.png")
-        official = "cityscapesscripts" if dataset.task == "cityscapes" else evaluator
-        measured = {"metrics": metrics, "details": details, "evaluator": official,
+        own = evaluate.OFFICIAL[dataset.task]
+        measured = {"metrics": metrics, "details": details, "evaluator": evaluator if own == "pycocotools" else own,
                     "wall_seconds": round(clock.seconds, 1), "started": clock.started,
                     "peak_memory_mb": _peak_memory_mb(cfg.MODEL.DEVICE)}
         write_text(output / "measured.json", json.dumps(measured, indent=1, allow_nan=False) + "\n")
