@@ -18,7 +18,10 @@ from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from transfer import coco_json
 
-TASKS = ("coco", "keypoints", "cityscapes")
+# What the annotations of each task look like.
+KINDS = {"coco": "coco", "coco-c4": "coco", "keypoints": "keypoints", "cityscapes": "cityscapes", "voc": "voc",
+         "lvis": "lvis"}
+TASKS = tuple(KINDS)
 SPLITS = ("train", "val")
 PREFIX = {"coco": "instances", "keypoints": "person_keypoints"}
 OTHER_PREFIXES = ("instances", "person_keypoints", "captions", "image_info", "stuff", "panoptic")
@@ -59,6 +62,16 @@ class Dataset:
     skeleton: tuple[tuple[int, int], ...] = ()
     has_rle: bool = False  # masks as run lengths: detectron2 must then keep masks as bitmaps
 
+    @property
+    def kind(self) -> str:
+        """What the annotations look like, see KINDS."""
+        return KINDS[self.task]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of train and val in detectron2's catalog."""
+        return f"{self.kind}_train", f"{self.kind}_val"
+
 
 def find(data: str | Path, task: str) -> Dataset:
     """The dataset of `task` in folder `data`, checked; raises `UserError` saying what is wrong and what is expected."""
@@ -72,7 +85,7 @@ def find(data: str | Path, task: str) -> Dataset:
 
 def layout(task: str) -> str:
     """The folder layout that `task` expects, for messages."""
-    return CITYSCAPES_LAYOUT if task == "cityscapes" else COCO_LAYOUT.format(prefix=PREFIX[task])
+    return CITYSCAPES_LAYOUT if task == "cityscapes" else COCO_LAYOUT.format(prefix=PREFIX[KINDS[task]])
 
 
 def describe(data: str | Path | Dataset, task: str | None = None) -> dict:
@@ -84,9 +97,10 @@ def describe(data: str | Path | Dataset, task: str | None = None) -> dict:
 
 
 def _find_coco(folder: Path, task: str) -> Dataset:
+    kind = KINDS[task]
     if not (folder / "annotations").is_dir() and (folder / "coco" / "annotations").is_dir():
         folder = folder / "coco"
-    files = {split: coco_json.read(_annotation_file(folder, task, split), task) for split in SPLITS}
+    files = {split: coco_json.read(_annotation_file(folder, task, split), kind) for split in SPLITS}
     train, val = files["train"], files["val"]
     if train.categories != val.categories:
         only = [f"{name} has {', '.join(f'{number} {label}' for number, label in sorted(extra))}"
@@ -105,12 +119,12 @@ def _find_coco(folder: Path, task: str) -> Dataset:
 
 def _annotation_file(folder: Path, task: str, split: str) -> Path:
     """The one file in `folder`/annotations that is meant; COCO's own name wins, doubt is an error that names them."""
-    own = folder / "annotations" / f"{PREFIX[task]}_{split}2017.json"
+    own = folder / "annotations" / f"{PREFIX[KINDS[task]]}_{split}2017.json"
     if own.is_file():
         return own
     found = sorted(path for path in folder.glob("annotations/*.json") if split in path.name.lower()
                    and not (split == "val" and "trainval" in path.name.lower()))
-    mine = [path for path in found if path.name.startswith(PREFIX[task])]
+    mine = [path for path in found if path.name.startswith(PREFIX[KINDS[task]])]
     candidates = mine or [path for path in found if not path.name.startswith(OTHER_PREFIXES)] or \
         [path for path in found if path.name.startswith("instances")]
     if not candidates:
@@ -198,13 +212,12 @@ def register(dataset: Dataset) -> tuple[str, str]:
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    names = (f"{dataset.task}_train", f"{dataset.task}_val")
-    for name, split in zip(names, (dataset.train, dataset.val), strict=True):
+    for name, split in zip(dataset.names, (dataset.train, dataset.val), strict=True):
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         meta = MetadataCatalog.get(name)
-        if dataset.task == "cityscapes":
+        if dataset.kind == "cityscapes":
             from transfer import cityscapes
 
             load = functools.partial(cityscapes.load, split.image_root, split.annotations)
@@ -220,7 +233,7 @@ def register(dataset: Dataset) -> tuple[str, str]:
                                                 for a, b in dataset.skeleton])
         # The training, precise batch norm and the picture each ask for the list: it is read once.
         DatasetCatalog.register(name, functools.cache(load))
-    return names
+    return dataset.names
 
 
 def _load_coco(split: Split, name: str) -> list[dict]:

@@ -21,17 +21,27 @@ from transfer import fast_coco
 
 TABLES = {
     "coco": "coco_detection_segmentation",
+    "coco-c4": "coco_detection_segmentation_c4",
     "keypoints": "coco_keypoints",
     "cityscapes": "cityscapes_instance_segmentation",
+    "voc": "voc_detection",
+    "lvis": "lvis_detection_segmentation",
 }
+# Whose code computes the figures; hotcoco may stand in for pycocotools alone.
+OFFICIAL = {"coco": "pycocotools", "coco-c4": "pycocotools", "keypoints": "pycocotools",
+            "cityscapes": "cityscapesscripts", "voc": "detectron2", "lvis": "lvis"}
 # {name in the tables: (evaluator's group, evaluator's name)}
+BOX_AND_MASK = {f"{metric}_{short}": (group, metric) for (group, short), metric
+                in itertools.product((("bbox", "bb"), ("segm", "mb")), ("AP", "AP50", "AP75"))}
 METRICS = {
-    "coco": {f"{metric}_{short}": (group, metric)
-             for (group, short), metric in itertools.product((("bbox", "bb"), ("segm", "mb")), ("AP", "AP50", "AP75"))},
+    "coco": BOX_AND_MASK,
+    "coco-c4": BOX_AND_MASK,
     "keypoints": {f"{metric}_kp": ("keypoints", metric) for metric in ("AP", "AP50", "AP75")},
     "cityscapes": {"AP": ("segm", "AP"), "AP50": ("segm", "AP50")},
+    "voc": {metric: ("bbox", metric) for metric in ("AP", "AP50", "AP75")},
+    "lvis": BOX_AND_MASK,
 }
-GROUPS = {"coco": ("bbox", "segm"), "keypoints": ("bbox", "keypoints")}
+GROUPS = {"coco": ("bbox", "segm"), "coco-c4": ("bbox", "segm"), "keypoints": ("bbox", "keypoints")}
 
 
 class CityscapesEvaluator(CityscapesInstanceEvaluator):

@@ -33,11 +33,11 @@ def require() -> ModuleType:
                         "or leave the option out") from None
 
 
-def check_task(name: str, task: str) -> None:
-    """`UserError` when the evaluator `name` cannot evaluate `task`."""
+def check_task(name: str, task: str, official: str) -> None:
+    """`UserError` when the evaluator `name` cannot stand in for the `official` one of `task`, or is not there."""
     if name == "hotcoco":
-        if task == "cityscapes":
-            raise UserError("--evaluator hotcoco: Cityscapes figures come from cityscapesscripts alone; leave it out")
+        if official != "pycocotools":
+            raise UserError(f"--evaluator hotcoco: {task} figures come from {official} alone; leave it out")
         require()
 
 

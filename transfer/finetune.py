@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer import datasets, detectron2_compat, fast_coco, result, settings, trainer
-from transfer.fit import parse
+from transfer import datasets, detectron2_compat, evaluate, fast_coco, result, settings, trainer
+from transfer.fit import chosen
 from transfer.processes import choose_device, start
 from transfer.weights import ZERO_GAMMA_INIT, read_weights
 from transfer.work import MEASURED, Job, work
@@ -29,6 +29,8 @@ class Request:
     output: str | Path
     scale: str = "full"
     heads: str | None = None  # None: what the task's file names
+    schedule: str | None = None  # None: the task's published one, or the scale's own length; see `fit.PRESETS`
+    solver: str | None = None  # None: the one that all methods share
     trial: int = 0  # varies head initialisation and data order, the same way for every method
     overrides: tuple[str, ...] = ()  # KEY=VALUE of detectron2's config
     device: str | None = None  # None: cuda where there is one
@@ -53,7 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
                         help="full is the published protocol (default); mini and demo are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,
-                        help="head family (default: 4conv1fc for coco, 2fc for keypoints and cityscapes)")
+                        help="head family (default: 4conv1fc for coco and lvis, 2fc for keypoints and cityscapes; "
+                             "coco-c4 and voc have none)")
+    parser.add_argument("--schedule", metavar="NAME",
+                        help="length (default: 2x for keypoints, 24k for cityscapes and voc, 1x for the others). For one "
+                             "GPU NAME_1gpu is --fit accumulate=N and NAME_1gpu_linear is --fit linear=N, with a "
+                             "quarter of the batch as N")
+    parser.add_argument("--solver", choices=(settings.COMMON, "vicreg"),
+                        help="common to all methods (default), or VICReg's own for coco and voc, noted in the result")
     parser.add_argument("--trial", type=int, default=0, metavar="N",
                         help="seed of head initialisation and data order, shared by all methods (default: 0)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
@@ -78,8 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     request = Request(task=args.task, weights=args.weights, data=args.data, output=args.output, scale=args.scale,
-                      heads=args.heads, trial=args.trial, overrides=tuple(args.overrides), device=args.device,
-                      num_gpus=args.num_gpus, architecture=args.architecture, evaluator=args.evaluator,
+                      heads=args.heads, schedule=args.schedule, solver=args.solver, trial=args.trial,
+                      overrides=tuple(args.overrides), device=args.device, num_gpus=args.num_gpus,
+                      architecture=args.architecture, evaluator=args.evaluator,
                       fit=args.fit, eval_every=args.eval_every)
     try:
         found = finetune(request)
@@ -100,17 +110,21 @@ def finetune(request: Request) -> dict:
     SystemExit when a signal asks it to stop.
     """
     detectron2_compat.apply()
-    fast_coco.check_task(request.evaluator, request.task)
+    fast_coco.check_task(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
     heads = request.heads or settings.default_heads(request.task)
-    fit = parse(request.fit) if request.fit else None
-    cfg = settings.resolve(dataset, heads, request.scale, request.overrides, architecture=weights.architecture,
-                           trial=request.trial, device=choose_device(request.device, request.num_gpus),
-                           num_gpus=request.num_gpus, weights=weights.pkl, output=str(output),
-                           pixel_format=weights.pixel_format, fit=fit, eval_every=request.eval_every)
-    words = {"task": request.task, "heads": heads, "scale": request.scale, "trial": request.trial,
+    schedule, fit = chosen(request.schedule, request.fit)
+    cfg = settings.resolve(dataset, heads, request.scale, request.overrides, schedule=schedule, solver=request.solver,
+                           architecture=weights.architecture, trial=request.trial,
+                           device=choose_device(request.device, request.num_gpus), num_gpus=request.num_gpus,
+                           weights=weights.pkl, output=str(output), pixel_format=weights.pixel_format, fit=fit,
+                           eval_every=request.eval_every)
+    if schedule is None and request.scale == "full":  # a small scale has a length of its own
+        schedule = settings.default_schedule(request.task)
+    words = {"task": request.task, "heads": heads, "scale": request.scale, "schedule": schedule,
+             "solver": request.solver or settings.COMMON, "fit": fit and fit.kind, "trial": request.trial,
              "weights": {key: value for key, value in weights.record().items() if key != "conversion"},
              "dataset": datasets.describe(dataset)}
     result.check_same(output, words, cfg)
@@ -123,5 +137,5 @@ def finetune(request: Request) -> dict:
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
     return result.write(output, {
         "kind": result.FINETUNING, **words, **result.about_measurement(request.task, measured),
-        **result.about_config(cfg, request.num_gpus), "weights": weights.record(), "fit": request.fit,
+        **result.about_config(cfg, request.num_gpus), "weights": weights.record(),
         "overrides": list(request.overrides)})

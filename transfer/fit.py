@@ -46,12 +46,18 @@ def parse(text: str) -> Fit:
     return Fit(match[1], int(match[2]))
 
 
-def split_schedule(schedule: str) -> tuple[str, Fit | None]:
-    """"1x_1gpu" as ("1x", Fit("accumulate")); a schedule without such an ending comes back as it is."""
+def chosen(schedule: str | None, fit: str | None) -> tuple[str | None, Fit | None]:
+    """(schedule, fit) of the words of --schedule and --fit: "1x_1gpu" is "1x" and Fit("accumulate").
+
+    Raises `UserError` when both say how the batch fits.
+    """
     for ending, kind in PRESETS.items():
-        if schedule.endswith(ending):
+        if schedule is not None and schedule.endswith(ending):
+            if fit is not None:
+                raise UserError(f"--schedule {schedule} and --fit {fit} both say how the batch fits the GPU: leave out "
+                                f"one, such as --schedule {schedule.removesuffix(ending)} --fit {fit}")
             return schedule.removesuffix(ending), Fit(kind)
-    return schedule, None
+    return schedule, parse(fit) if fit is not None else None
 
 
 def fitted(cfg: CfgNode, fit: Fit | None) -> Fit | None:

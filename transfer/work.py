@@ -78,8 +78,8 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
     if not comm.is_main_process():
         return {}
     picture.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
-    official = "cityscapesscripts" if task == "cityscapes" else job.evaluator
-    return {"metrics": metrics, "details": details, "evaluator": official,
+    own = evaluate.OFFICIAL[task]
+    return {"metrics": metrics, "details": details, "evaluator": job.evaluator if own == "pycocotools" else own,
             "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
 
 
