@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="head family (default: 4conv1fc for coco and lvis, 2fc for keypoints and cityscapes; "
                              "coco-c4 and voc have none)")
     parser.add_argument("--schedule", metavar="NAME",
-                        help="length (default: 2x for keypoints, 24k for cityscapes and voc, 1x for the others). For one "
-                             "GPU NAME_1gpu is --fit accumulate=N and NAME_1gpu_linear is --fit linear=N, with a "
-                             "quarter of the batch as N")
+                        help="length (default: 2x for keypoints, 24k for cityscapes and voc, 1x for the others); "
+                             "NAME_1gpu adds --fit accumulate=N and NAME_1gpu_linear --fit linear=N, for one GPU, with "
+                             "a quarter of the batch as N")
     parser.add_argument("--solver", choices=(settings.COMMON, "vicreg"),
                         help="common to all methods (default), or VICReg's own for coco and voc, noted in the result")
     parser.add_argument("--trial", type=int, default=0, metavar="N",
