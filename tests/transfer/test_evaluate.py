@@ -50,6 +50,8 @@ def truth(task: str, record: dict) -> Instances:
     """The annotations of one image as if a model had predicted them, all with score 1; groups and crowds left out."""
     instances = Instances((record["height"], record["width"]))
     rows = [row for row in record["annotations"] if not row.get("iscrowd")]
+    if task == "keypoints":  # persons without a labelled keypoint are not counted: nobody knows what to predict
+        rows = [row for row in rows if any(row["keypoints"][2::3])]
     if task == "cityscapes":
         masks, classes = _street_masks(record)
         instances.pred_masks = torch.stack(masks) if masks else torch.zeros((0, *instances.image_size), dtype=bool)
