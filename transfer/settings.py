@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from pretrain.errors import UserError
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
 from transfer.datasets import TASKS, Dataset
+from transfer.fit import Fit, fitted, settle
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 HEADS = ("4conv1fc", "2fc")  # families of heads on an FPN
@@ -93,16 +94,23 @@ def _read(name: str) -> dict:
 
 def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
             schedule: str | None = None, solver: str | None = None, architecture: str = "resnet50", trial: int = 0,
-            device: str = "cpu", num_gpus: int = 1, weights: str = "", output: str = "") -> CfgNode:
+            device: str = "cpu", num_gpus: int = 1, weights: str = "", output: str = "",
+            pixel_format: dict | None = None, fit: Fit | None = None, eval_every: int = 0) -> CfgNode:
     """The frozen config of one run.
 
-    `weights` is the detectron2 pickle, empty for random initialisation; `overrides` are KEY=VALUE, applied last but
-    for the three that follow from the machine (device, places, batch norm of one process).
+    `weights` is the detectron2 pickle, empty for random initialisation; `pixel_format` is what they want to see, as in
+    the certificate (None: the base file's RGB); `fit` says how the batch fits the machine; `eval_every` is in
+    iterations; `overrides` are KEY=VALUE, applied last but for the three that follow from the machine (device, places,
+    batch norm of one process).
     """
     cfg = layers(dataset.task, heads, scale, schedule, solver)
     cfg.MODEL.RESNETS.DEPTH = DEPTHS[architecture]
     if architecture != "resnet50":
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # two 3x3 convolutions a block instead of a bottleneck
+    if pixel_format is not None:
+        cfg.INPUT.FORMAT = pixel_format["channel_order"]
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixel_format["mean"]), list(pixel_format["std"])
+        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = pixel_format["stride_in_1x1"]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = dataset.names[:1], dataset.names[1:]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(dataset.classes)
     if dataset.has_rle:
@@ -113,11 +121,11 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
         if number != COCO_KEYPOINTS:
             cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
     cfg.SEED = trial  # shared by all methods: head initialisation and data order
+    cfg.TEST.EVAL_PERIOD = eval_every
+    fit = fitted(cfg, fit)
     _override(cfg, overrides)
+    settle(cfg, fit, num_gpus)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, weights, output
-    if cfg.SOLVER.IMS_PER_BATCH % num_gpus:
-        raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {num_gpus} processes: "
-                        "expected a multiple")
     for key in NORM_KEYS:
         _fit_norm(cfg, key, num_gpus, device)
     cfg.freeze()

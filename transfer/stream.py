@@ -7,6 +7,7 @@ uninterrupted one would have had, with any number of loader processes.
 import itertools
 import logging
 import random
+import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.errors import UserError
 
 UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
+TERM_GRACE = 300  # seconds that a loader process lives on after SIGTERM, for the step in progress
 Draw = tuple[int, int]  # place in the order of this process, index of the record
 
 
@@ -100,5 +102,12 @@ def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterab
         repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             records, cfg.DATALOADER.REPEAT_THRESHOLD)
     return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
-                      num_workers=workers, collate_fn=list,
+                      num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
                       generator=torch.Generator())  # its own: starting a loader must not move the global state
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))
