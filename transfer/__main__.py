@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer convert ...` and `python -m transfer finetune ...`."""
+"""Entry point: `python -m transfer convert ...`, `finetune ...` and `diff ...`."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ examples:
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
+  python -m transfer diff runs/clove-coco runs/random-coco
 """
 
 
@@ -37,6 +38,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "finetune":
         from transfer.finetune import add_arguments
         add_arguments(finetune)
+    diff = commands.add_parser("diff", help="what differs between two runs; exit code 0: nothing, 1: something")
+    if command == "diff":
+        from transfer.diff import add_arguments
+        add_arguments(diff)
     return parser
 
 
@@ -48,6 +53,9 @@ def main() -> int:
     arguments = _parser(words[0] if words else None).parse_args(words)
     if arguments.command == "finetune":
         from transfer.finetune import run
+        return run(arguments)
+    if arguments.command == "diff":
+        from transfer.diff import run
         return run(arguments)
     from transfer.convert import convert, describe
     certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust)

@@ -1,7 +1,8 @@
 """Metrics of a model on a validation set, under the names that the tables use, in percent.
 
-COCO boxes, masks and keypoints by pycocotools, Cityscapes instances by cityscapesscripts: the official code both
-times, never detectron2's faster re-implementation. hotcoco computes where it is asked for: see `fast_coco`.
+COCO boxes, masks and keypoints by pycocotools, Cityscapes instances by cityscapesscripts, LVIS by lvis: the official
+code each time, never detectron2's faster re-implementation. VOC by detectron2's own code, as in the literature.
+hotcoco computes where it is asked for: see `fast_coco`.
 """
 
 import contextlib
@@ -13,11 +14,18 @@ import math
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.evaluation import CityscapesInstanceEvaluator, COCOEvaluator, DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+    inference_on_dataset,
+)
 from torch import nn
 
 from pretrain.errors import UserError
 from transfer import fast_coco
+from transfer.voc_evaluation import VocEvaluator
 
 TABLES = {
     "coco": "coco_detection_segmentation",
@@ -73,6 +81,10 @@ def build_evaluator(task: str, dataset_name: str, oks_sigmas: tuple[float, ...] 
     """The evaluator of `task` on a registered dataset."""
     if task == "cityscapes":
         return CityscapesEvaluator(dataset_name)
+    if task == "voc":
+        return VocEvaluator(dataset_name)
+    if task == "lvis":
+        return LVISEvaluator(dataset_name, tasks=("bbox", "segm"))
     return COCOEvaluator(dataset_name, tasks=GROUPS[task], use_fast_impl=False, kpt_oks_sigmas=oks_sigmas)
 
 

@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, get_detection_dataset_dicts
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,12 +29,14 @@ Draw = tuple[int, int]  # place in the order of this process, index of the recor
 class Batches:
     """Endless batches of this process: detectron2's shuffled order, put together by wide and tall images.
 
-    `wide[i]`: whether image i is wider than tall. `skip`: batches that this process has already had.
+    `wide[i]`: whether image i is wider than tall. `skip`: batches that this process has already had. `repeats[i]`: how
+    often image i comes in one round of all images, on average; None for once.
     """
 
-    def __init__(self, wide: list[bool], size: int, seed: int, skip: int) -> None:
+    def __init__(self, wide: list[bool], size: int, seed: int, skip: int, repeats: torch.Tensor | None = None) -> None:
         self.wide, self.size, self.skip = wide, size, skip
-        self.order = TrainingSampler(len(wide), seed=seed)
+        self.order = (TrainingSampler(len(wide), seed=seed) if repeats is None
+                      else RepeatFactorTrainingSampler(repeats, seed=seed))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return itertools.islice(self._all(), self.skip, None)
@@ -95,7 +97,11 @@ def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterab
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [grouped and record["width"] > record["height"] for record in records]
     size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip),
+    repeats = None
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, cfg.DATALOADER.REPEAT_THRESHOLD)
+    return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
                       num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
                       generator=torch.Generator())  # its own: starting a loader must not move the global state
 
