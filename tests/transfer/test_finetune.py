@@ -16,6 +16,7 @@ from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
 from transfer import evaluate, finetune, trainer, work
+from transfer.certificate import write_certificate
 from transfer.convert import convert
 from transfer.finetune import Request
 
@@ -213,18 +214,19 @@ def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = 
     if drop:
         del content["model"][drop]
     (output / "detectron2.pkl").write_bytes(pickle.dumps(content))
-    values = {**json.loads((converted / "conversion.json").read_text()),
-              "pkl_sha256": sha256_file(output / "detectron2.pkl"), **certificate}
-    (output / "conversion.json").write_text(json.dumps(values))
+    values = json.loads((converted / "conversion.json").read_text())
+    values["targets"]["detectron2"]["sha256"] = sha256_file(output / "detectron2.pkl")
+    write_certificate(output, {**values, **certificate})
     return output
 
 
 @pytest.mark.parametrize(("certificate", "drop", "text"), [
-    ({"pkl_sha256": "0" * 64}, None, "is not the file that .*conversion.json certifies"),
-    ({"architecture": "resnet101"}, None, "holds a resnet101: expected resnet18, resnet34, resnet50"),
+    ({"targets": {"detectron2": {"sha256": "0" * 64}}}, None, "is not the file that .*conversion.json certifies"),
+    ({"architecture": "resnet101"}, None, "is of a resnet101: expected resnet18, resnet34, resnet50"),
+    ({"consumed": 99}, None, "expected all 100 tensors .* found 99 of 100 consumed"),
     ({"pixel_format": {"channel_order": "GRAY", "mean": [0.5], "std": [1]}}, None, "expected channel_order RGB or BGR"),
     ({}, "res3.0.conv1.weight", r"1 missing in the file \(res3.0.conv1.weight\)"),
-    ({"architecture": "resnet34"}, None, "missing in the file"),
+    ({"architecture": "resnet34", "consumed": 180, "expected": 180}, None, "missing in the file"),
 ])
 def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, drop: str | None, text: str,
                                                              generated: Path, converted: Path, tmp_path: Path) -> None:
