@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="also evaluate every N iterations, into metrics.json and TensorBoard as early/NAME; it "
                              "changes no weight (default: only at the end)")
     parser.add_argument("--keep-predictions", action="store_true",
-                        help=f"write {predictions.NAME} too: of a run that is finished it is made from its last weights")
+                        help=f"write {predictions.NAME} too, of a finished run from its last weights")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     print(f"{found['weights']['method']} on {found['task']}, trial {found['trial']}, {found['iterations']} "
-          f"iterations: {evaluate.in_words(found['metrics'])}\nwrote {Path(request.output) / 'result.json'} and predictions.png")
+          f"iterations: {evaluate.in_words(found['metrics'])}\nwrote {Path(request.output) / result.RESULT} and "
+          "predictions.png")
     return 0
 
 

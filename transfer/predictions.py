@@ -68,8 +68,8 @@ def category_ids(task: str, dataset_name: str) -> list[tuple[int, str]]:
 
 def write(path: Path, content: dict) -> None:
     """Write the file, whole or not at all; the same content gives the same bytes."""
-    with atomic_path(path) as sibling, gzip.GzipFile(sibling, "wb", mtime=0) as file:
-        file.write(json.dumps(content, allow_nan=False).encode())
+    with atomic_path(path) as sibling:
+        Path(sibling).write_bytes(gzip.compress(json.dumps(content, allow_nan=False).encode(), mtime=0))
 
 
 def read(path: str | Path) -> dict:
