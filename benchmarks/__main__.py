@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.make_tables import make_tables
+from benchmarks.make_tables import read_tables, write_tables
 from benchmarks.options import ROOT, Options, parse
 from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
 from benchmarks.suite import count_gpus, plan
@@ -119,12 +119,13 @@ def print_summary(options: Options, progress: Progress, times: list[tuple[str, s
     options.results.mkdir(parents=True, exist_ok=True)
     # The demo's own tables go beside the main ones, which it never enters.
     tables = options.results / "tables" / ("demo" if options.demo else "")
-    shown, problems, hidden = make_tables(options.results, ROOT / "results" / "reported", options.include_demo, tables)
-    print(f"\n{shown}")
-    for problem in problems:
+    found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
+    write_tables(found.tables, tables)
+    print(f"\n{found.shown()}")
+    for problem in found.problems:
         print(f"warning: left out {problem}", file=sys.stderr)
-    if hidden:
-        print(f"{hidden} demo results left out; --include-demo shows them")
+    if found.hidden:
+        print(f"{found.hidden} demo results left out; --include-demo shows them")
     print("Time of each stage")
     for name, time in times:
         print(f"  {name:<32} {time}")

@@ -17,6 +17,16 @@ SAME_FIELDS = ("table", "method", "epochs", "demo", "scale", "iterations", "head
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of a group: when it ended, its file, its figures (percent), the hash of the code that made it."""
+
+    ended: str
+    file: str
+    metrics: dict[str, float | None]
+    code: str | None
+
+
 @dataclass
 class Group:
     """Trials that may be averaged. `example` is one of their results without its bulky parts."""
@@ -26,12 +36,21 @@ class Group:
     config: dict[str, object]
     departures: list[str]
     weights: str | None
-    trials: dict[tuple[int, int], tuple[str, str, dict]] = field(default_factory=dict)
-    # (trial, seed) -> (ended, file name, metrics)
+    trials: dict[tuple[int, int], "Trial"] = field(default_factory=dict)  # (trial, seed) -> what it gave
+
+    def means(self, metrics: Iterable[str]) -> dict[str, float | None]:
+        """The mean of each metric over the trials that have it, in percent."""
+        cells = {metric: self.cell(metric) for metric in metrics}
+        return {metric: cell[0] if cell else None for metric, cell in cells.items()}
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each trial that has it, in percent, in the order of the trials."""
+        return [trial.metrics[metric] for _, trial in sorted(self.trials.items(), key=lambda item: item[0])
+                if trial.metrics[metric] is not None]
 
     def cell(self, metric: str) -> tuple[float, float | None, int] | None:
         """(mean, sample standard deviation or None, trials with a value); None when no trial has a value."""
-        values = [metrics[metric] for _, _, metrics in self.trials.values() if metrics[metric] is not None]
+        values = self.values(metric)
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
@@ -42,21 +61,21 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     groups: dict[str, Group] = {}
     problems = []
     for path, result in results:
-        config, weights = _compared(result["config"]), weights_sha256(result)
+        weights = weights_sha256(result)
         key = canonical([[result[name] for name in SAME_FIELDS], result["weights"]["architecture"], weights,
-                         _data(result), config])
+                         _data(result), _with_effect(result["config"])])
         key = hashlib.sha256(key.encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
-            groups[key] = Group(example, _block(result), config, departures(result), weights)
+            groups[key] = Group(example, _block(result), _compared(result["config"]), departures(result), weights)
         trials = groups[key].trials
-        trial = (result["trial"], result["seed"])
-        new = (result["ended"], path.name, result["metrics"])
-        if trial in trials:
-            older, newer = sorted([trials[trial], new], key=lambda entry: entry[:2])
-            problems.append(f"{older[1]}: the same trial ran again; {newer[1]} counts instead")
+        place = (result["trial"], result["seed"])
+        new = Trial(result["ended"], path.name, result["metrics"], result["code"].get("transfer_sha256"))
+        if place in trials:
+            older, newer = sorted([trials[place], new], key=lambda trial: (trial.ended, trial.file))
+            problems.append(f"{older.file}: the same trial ran again; {newer.file} counts instead")
             new = newer
-        trials[trial] = new
+        trials[place] = new
     return list(groups.values()), problems
 
 
@@ -105,6 +124,14 @@ def _describe(result: dict) -> str:
     name = f"{data['name']}, " if "name" in data else ""
     return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training and "
             f"{data['val']['images']} evaluation images, annotations {_hash_of_data(result)}")
+
+
+def _with_effect(config: dict, prefix: str = "") -> dict:
+    """A nested config without what changes no figure; copies only the mappings on the way, for there are many files."""
+    inside = {name.removeprefix(prefix) for name in WITHOUT_EFFECT if name.startswith(prefix)}
+    return {key: _with_effect(value, f"{prefix}{key}.")
+            if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in inside) else value
+            for key, value in config.items() if key not in inside}
 
 
 def _compared(config: dict, prefix: str = "") -> dict[str, object]:

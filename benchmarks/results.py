@@ -121,6 +121,10 @@ def weights_sha256(result: dict) -> str | None:
 
 def validate(result: dict) -> list[str]:
     """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
+    return _field_problems(result) or _digest_or_problem(result)[1]
+
+
+def _field_problems(result: dict) -> list[str]:
     if not isinstance(result, dict):
         return [f"expected a mapping, found {_short(result)}"]
     problems = []
@@ -136,7 +140,7 @@ def validate(result: dict) -> list[str]:
                 problems.append(f"{name}: missing, expected {expected}")
         elif not holds(place[key]):
             problems.append(f"{name}: expected {expected}, found {_short(place[key])}")
-    for check in (_validate_metrics, _validate_weights, _validate_numbers):
+    for check in (_validate_metrics, _validate_weights):
         problems = problems or check(result)
     return problems
 
@@ -197,12 +201,13 @@ def _read(path: Path) -> tuple[dict | None, str]:
         return None, f"cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:
         return None, f"not whole JSON ({error})"
-    problems = validate(result)
-    if problems:
-        return None, "; ".join(problems)
+    problems = _field_problems(result)
+    found, more = ("", []) if problems else _digest_or_problem(result)
+    if problems or more:
+        return None, "; ".join(problems or more)
     if "digest" not in result:
         return None, "no digest: not written by benchmarks.results.write_result"
-    if result["digest"] != digest(result):
+    if result["digest"] != found:
         return None, "changed after it was written (its digest does not match); restore it or run the stage again"
     return result, ""
 
@@ -222,12 +227,12 @@ def _validate_weights(result: dict) -> list[str]:
     return []
 
 
-def _validate_numbers(result: dict) -> list[str]:
+def _digest_or_problem(result: dict) -> tuple[str, list[str]]:
+    """(digest, []), or ("", what is wrong): one pass over the whole result, most of the time that reading one takes."""
     try:
-        canonical(result)
+        return digest(result), []
     except (TypeError, ValueError, RecursionError) as error:
-        return [f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})"]
-    return []
+        return "", [f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})"]
 
 
 def _slug(text: str) -> str:

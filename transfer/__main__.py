@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer inspect|fetch|convert|finetune ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|finetune|evaluate|diff ...`."""
 
 import argparse
 import sys
@@ -14,6 +14,8 @@ examples:
   python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
+  python -m transfer evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
+  python -m transfer diff runs/clove-coco runs/random-coco
 """
 
 
@@ -56,6 +58,14 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "finetune":
         from transfer.finetune import add_arguments
         add_arguments(finetune)
+    evaluate = commands.add_parser("evaluate", help="evaluation of a finished model alone")
+    if command == "evaluate":
+        from transfer.evaluate_model import add_arguments
+        add_arguments(evaluate)
+    diff = commands.add_parser("diff", help="what differs between two runs; exit code 0: nothing, 1: something")
+    if command == "diff":
+        from transfer.diff import add_arguments
+        add_arguments(diff)
     return parser
 
 
@@ -73,6 +83,12 @@ def main() -> int:
         return run(arguments)
     if arguments.command == "finetune":
         from transfer.finetune import run
+        return run(arguments)
+    if arguments.command == "evaluate":
+        from transfer.evaluate_model import run
+        return run(arguments)
+    if arguments.command == "diff":
+        from transfer.diff import run
         return run(arguments)
     from transfer.convert import convert, describe
     targets = ",".join(arguments.targets or ["detectron2"]).split(",")

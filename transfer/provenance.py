@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from transfer.code_hash import finetuning_sha256
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torchvision", "pycocotools", "numpy", "cityscapesscripts")
 
@@ -42,12 +44,17 @@ def _cpu_name() -> str:
 
 
 def code_version() -> dict[str, str | bool | None]:
-    """{"git_sha", "dirty"} of this checkout; both None when it is none or git is not there."""
+    """{"git_sha", "dirty", "transfer_sha256"} of this checkout.
+
+    The first two are None when it is none or git is not there; results/ does not make it dirty. The third is the hash
+    of the fine-tuning's own code: when it changes, results are shown as stale.
+    """
+    own = {"transfer_sha256": finetuning_sha256()}
     try:
         sha = _git("rev-parse", "HEAD")
-        return {"git_sha": sha, "dirty": bool(_git("status", "--porcelain"))}
+        return {"git_sha": sha, "dirty": bool(_git("status", "--porcelain", "--", ".", ":!results")), **own}
     except (OSError, subprocess.CalledProcessError):
-        return {"git_sha": None, "dirty": None}
+        return {"git_sha": None, "dirty": None, **own}
 
 
 def _git(*words: str) -> str:

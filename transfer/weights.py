@@ -48,9 +48,11 @@ class Weights:
 
     def record(self) -> dict:
         """The entry of result.json."""
+        fpn = bool(self.conversion and self.conversion["fpn"]["transferred"])
         return {"method": self.method, "epochs": self.epochs, "branch": self.branch, "init": self.init,
                 "architecture": self.architecture, "standard": self.architecture == "resnet50",
-                "pixel_format": self.pixel_format, "pkl_sha256": self.pkl_sha256, "conversion": self.conversion}
+                "pixel_format": self.pixel_format, "fpn": fpn, "pkl_sha256": self.pkl_sha256,
+                "conversion": self.conversion}
 
 
 def read_weights(weights: str, architecture: str = "resnet50") -> Weights:

@@ -1,7 +1,9 @@
 """Measured rows: averaged only where they may be, in the block where they belong, with what is left out named."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +24,10 @@ def tables_of(markdown_tables) -> Callable[..., tuple[list[list[list[str]]], str
     """`tables_of(results, name)`: tables in the file of `name`, its text, and the problems."""
 
     def make(results: Path, name: str = COCO, **options) -> tuple[list[list[list[str]]], str, list[str]]:
-        _, problems, _ = make_tables.make_tables(results, ROOT / "results" / "reported", **options)
+        found = make_tables.read_tables(results, ROOT / "results" / "reported", **options)
+        make_tables.write_tables(found.tables, results / "tables")
         text = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
-        return markdown_tables(text), text, problems
+        return markdown_tables(text), text, found.problems
 
     return make
 
@@ -40,7 +43,7 @@ def test_tables__two_trials_give_mean_sample_deviation_and_difference(make_resul
               make_result(values=[41.0, 42.0, 45.2, 36.8, 57.8, 40.04], trial=1, seed=7, config__SEED=7,
                           config__OUTPUT_DIR="elsewhere", config__MODEL__WEIGHTS="other/place.pkl"))
     [table], text, _ = tables_of(tmp_path)
-    assert [row[0] for row in table[10:]] == ["**measured here**", "CLoVE", "CLoVE: measured - paper"]
+    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE", "CLoVE: measured - paper"]
     assert table[11] == ["CLoVE", "200", "40.5 ± 0.7", "41.0 ± 1.4", "45.1 ± 0.1", "36.8 ± 0.0", "57.5 ± 0.4",
                          "40.0 ± 0.1", "measured, n=2; 4conv1fc heads"]
     assert table[12] == ["CLoVE: measured - paper", "200", "-0.3", "-19.5", "+0.1", "0.0", "-0.1", "+0.2", "difference"]
@@ -55,20 +58,22 @@ def test_tables__one_trial_says_so_and_has_no_deviation(make_result, tables_of, 
 
 
 def test_tables__a_metric_that_some_trials_lack_tells_its_own_n(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, *[make_result(CITYSCAPES, [30.0 + trial, None if trial else 60.0], trial=trial)
+    write_all(tmp_path, *[make_result(CITYSCAPES, [35.0 + trial, None if trial else 60.0], trial=trial)
                           for trial in range(3)])
     [table], _, _ = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][:5] == ["CLoVE", "200", "31.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
+    assert table[10][:5] == ["CLoVE", "200", "36.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
 
 
 def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make_result, tables_of, tmp_path) -> None:
     rows = [("Another", None), ("CLoVE", 400), ("aaa", 100), ("CLoVE", 200), ("Rand init", None), ("CLoVE", 100)]
     write_all(tmp_path, *[make_result(method=method, epochs=epochs) for method, epochs in rows])
     [table], _, _ = tables_of(tmp_path)
-    assert [row[:2] for row in table[11:]] == [
+    assert [row[:2] for row in table[11:] if "random" not in row[0]] == [
         ["Rand init", "-"], ["Rand init: measured - paper", "-"], ["CLoVE", "100"], ["CLoVE", "200"],
         ["CLoVE: measured - paper", "200"], ["CLoVE", "400"], ["CLoVE: measured - paper", "400"], ["Another", "-"],
         ["aaa", "100"]]
+    assert [row[0] for row in table if "random" in row[0]] == [
+        f"{name}: measured - random init" for name in ("CLoVE", "CLoVE", "CLoVE", "Another", "aaa")]
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -94,7 +99,8 @@ def test_tables__other_annotations_are_not_averaged(make_result, tables_of, tmp_
 
 def test_tables__random_weights_of_each_trial_are_averaged(make_result, tables_of, tmp_path: Path) -> None:
     write_all(tmp_path, *[make_result(method="Rand init", epochs=None, weights__method="Rand init", trial=trial,
-                                      weights__pkl_sha256=None if trial else "ef" * 32) for trial in range(2)])
+                                      weights__pkl_sha256=None if trial else "ef" * 32,
+                                      values=[32.8, 51.0, 35.3, 29.9, 46.8, 30.4]) for trial in range(2)])
     [table], _, _ = tables_of(tmp_path)
     assert table[11][-1] == "measured, n=2; 4conv1fc heads"
 
@@ -112,7 +118,7 @@ def test_tables__another_protocol_stands_apart_and_says_how(make_result, tables_
     [paper, other], text, _ = tables_of(tmp_path)
     assert len(paper) == 10
     assert "### COCO train2017 / val2017, not under the paper's protocol" in text
-    assert other[1:] == [["CLoVE", "200", "40.0", "41.0", "42.0", "43.0", "44.0", "45.0",
+    assert other[1:] == [["CLoVE", "200", "40.5", "60.0", "45.0", "36.5", "57.0", "39.0",
                           f"measured, n=1; 4conv1fc heads, {said}"]]
 
 
@@ -120,7 +126,7 @@ def test_tables__half_the_batch_and_twice_the_iterations_count_as_the_papers(mak
     write_all(tmp_path, make_result(iterations=180000, config__SOLVER={"IMS_PER_BATCH": 8, "BASE_LR": 0.01},
                                     overrides=["SOLVER.IMS_PER_BATCH=8", "DATALOADER.NUM_WORKERS=2"]))
     [table], _, _ = tables_of(tmp_path)
-    assert [row[0] for row in table[10:]] == ["**measured here**", "CLoVE", "CLoVE: measured - paper"]
+    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE", "CLoVE: measured - paper"]
 
 
 @pytest.mark.parametrize("change", [
@@ -140,9 +146,9 @@ def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, ta
     small = {"dataset__val__images": 8, "dataset__train__images": 16, "dataset__classes": ["disc", "star"]}
     write_all(tmp_path, make_result(demo=True, scale="demo", **small), make_result(demo=True, method="B"),
               make_result(scale="demo", method="C", iterations=25, **small))
-    shown, problems, hidden = make_tables.make_tables(tmp_path, ROOT / "results" / "reported")
-    assert (hidden, problems) == (3, [])
-    assert "demo" not in shown.lower()
+    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    assert (found.hidden, found.problems) == (3, [])
+    assert "demo" not in found.shown().lower()
     [paper, *demo], text, _ = tables_of(tmp_path, include_demo=True)
     assert len(paper) == 10
     rows = [row for table in demo for row in table[1:]]
@@ -154,10 +160,10 @@ def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, ta
 
 def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tables_of, tmp_path: Path) -> None:
     old = write_result(tmp_path / "runs", make_result(CITYSCAPES, [10.0, 20.0], stage__key="a" * 64))
-    new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [30.0, 60.0], stage__key="b" * 64,
+    new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [35.0, 60.0], stage__key="b" * 64,
                                                       ended="2026-01-01T02:00:00+00:00"))
     [table], _, problems = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][2:] == ["30.0", "60.0", "measured, n=1; 4conv1fc heads"]
+    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
     assert problems == [f"{old.name}: the same trial ran again; {new.name} counts instead"]
 
 
@@ -179,8 +185,11 @@ def test_tables__same_results_give_the_same_bytes_whatever_the_order(make_result
             written.rename(written.with_name(f"{number}.json"))
     texts = []
     for place in (first, second, first):
-        make_tables.make_tables(place, ROOT / "results" / "reported", include_demo=True)
+        found = make_tables.read_tables(place, ROOT / "results" / "reported", include_demo=True)
+        make_tables.write_tables(found.tables, place / "tables")
         texts.append({path.name: path.read_bytes() for path in sorted((place / "tables").iterdir())})
+        # The names of the files are the one thing that differs here.
+        texts[-1]["tables.csv"] = re.sub(rb"\d+\.json(;\d+\.json)*", b"", texts[-1]["tables.csv"])
     assert texts[0] == texts[1] == texts[2]
     assert "n=3" in texts[0]["tables.md"].decode()
 
@@ -216,14 +225,14 @@ def test_main__says_how_many_demo_results_are_left_out(make_result, tmp_path: Pa
 def test_make_tables__wrong_folders_are_explained(make_result, tmp_path: Path) -> None:
     reported = ROOT / "results" / "reported"
     with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --results DIR"):
-        make_tables.make_tables(tmp_path / "absent", reported)
+        make_tables.read_tables(tmp_path / "absent", reported)
     with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --reported DIR"):
-        make_tables.make_tables(tmp_path, tmp_path / "absent")
+        make_tables.read_tables(tmp_path, tmp_path / "absent")
     with pytest.raises(UserError, match=r"expected coco_detection_segmentation.csv, .*found no CSV file"):
-        make_tables.make_tables(tmp_path, tmp_path)
+        make_tables.read_tables(tmp_path, tmp_path)
     write_all(tmp_path, make_result())
     with pytest.raises(UserError, match="expected a folder that holds runs/, found result files directly"):
-        make_tables.make_tables(tmp_path / "runs", reported)
+        make_tables.read_tables(tmp_path / "runs", reported)
     assert sorted(os.listdir(tmp_path)) == ["runs"]
 
 
@@ -242,3 +251,63 @@ def test_read_reported__broken_files_are_explained(tmp_path: Path, old: str, new
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=told):
         make_tables.read_reported(tmp_path)
+
+
+def random_row(make_result, values: list[float], **changes) -> dict:
+    changes = {"stage__key": hashlib.sha256(repr(changes).encode()).hexdigest()} | changes  # a stage for each setting
+    return make_result(method="Rand init", epochs=None, weights__method="Rand init", values=values, **changes)
+
+
+def test_tables__a_row_below_random_initialisation_is_marked_and_named(make_result, tables_of, tmp_path: Path) -> None:
+    low = [20.0, 40.0, 20.0, 29.0, 40.0, 20.0]
+    write_all(tmp_path, make_result(method="Odd", values=low), random_row(make_result, [32.5, 51, 35, 28.9, 47, 30]),
+              random_row(make_result, [31.0, 50, 34, 28.4, 46, 30], heads="2fc"),
+              make_result(method="Fine", values=[34.0, 52.0, 36.0, 31.0, 48.0, 32.0]))
+    [table], text, _ = tables_of(tmp_path)
+    assert [row[0] for row in table if row[-1].endswith("(!)")] == ["Odd"]
+    assert text.count("below random") == 1
+    assert ("- (!) Odd 200, measured, n=1; 4conv1fc heads: AP bb 20.0 is below random initialisation (32.5)"
+            in text.splitlines())
+
+
+def test_tables__without_a_measured_random_row_the_printed_one_counts(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(method="Odd", values=[20.0, 40, 20, 29, 40, 20]))
+    assert "AP bb 20.0 is below random initialisation (32.8), as the paper prints it" in tables_of(tmp_path)[1]
+
+
+def test_tables__below_random_in_another_block_is_compared_with_that_block_only(make_result, tables_of, tmp_path):
+    write_all(tmp_path, make_result(values=[20.0] * 6, scale="mini"), random_row(make_result, [25.0] * 6, scale="mini"),
+              random_row(make_result, [10.0] * 6, scale="mini", heads="2fc"))
+    _, text, _ = tables_of(tmp_path)
+    assert text.count("(!)") == 3 and "AP bb 20.0 is below random initialisation (25.0)" in text
+    assert "AP mb 20.0 is below random initialisation (25.0)" in text
+
+
+def test_tables__outside_the_literature_is_marked_under_the_papers_protocol_only(make_result, tables_of, tmp_path):
+    values = [36.0, 60.0, 45.0, 36.5, 57.0, 39.0]
+    write_all(tmp_path, make_result(values=values), make_result(values=values, scale="mini", stage__key="ef" * 32))
+    [paper, other], text, _ = tables_of(tmp_path)
+    assert [row[-1] for row in paper if "(!)" in row[-1]] == ["measured, n=1; 4conv1fc heads (!)"]
+    assert not [row for row in other if "(!)" in row[-1]]
+    assert ("- (!) CLoVE 200, measured, n=1; 4conv1fc heads: AP bb 36.0 is outside 40.8 ± 1.0 (poster)"
+            in text.splitlines())
+
+
+def test_tables__the_head_family_decides_what_is_expected(make_result, tables_of, tmp_path: Path) -> None:
+    same = [31.0, 49.0, 33.0, 28.5, 46.0, 30.0]
+    write_all(tmp_path, random_row(make_result, same), random_row(make_result, same, heads="2fc"))
+    [table], text, _ = tables_of(tmp_path)
+    assert [row[-1] for row in table if "(!)" in row[-1]] == ["measured, n=1; 4conv1fc heads (!)"]
+    assert "AP bb 31.0 is outside 32.8 ± 1.0 (PixPro's README)" in text
+
+
+def test_tables__a_printed_row_below_random_is_marked_too(make_result, tables_of, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    [table], text, _ = tables_of(tmp_path, "lvis_detection_segmentation")
+    assert [row[0] for row in table if row[-1].endswith("(!)")] == ["VICRegL"]
+    assert "- (!) VICRegL 200 as printed: AP bb 7.0 is below random initialisation (12.4)" in text.splitlines()
+
+
+def test_tables__demo_rows_carry_no_doubts(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, make_result(demo=True, values=[1.0] * 6), random_row(make_result, [2.0] * 6, demo=True))
+    assert "(!)" not in tables_of(tmp_path, include_demo=True)[1]

@@ -17,7 +17,7 @@ BLOCKER = """
 import sys
 
 class Blocker:
-    allowed = {"pandas", "numpy", "tabulate", "dateutil", "six", "pytz", "tzdata", "benchmarks", "pretrain",
+    allowed = {"pandas", "numpy", "tabulate", "dateutil", "six", "pytz", "tzdata", "benchmarks", "pretrain", "transfer",
                "usercustomize"} - set(REMOVED)
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
@@ -32,9 +32,10 @@ sys.meta_path.insert(0, Blocker())
 def clone(tmp_path: Path) -> Path:
     """What a plain clone holds of the parts concerned, in a folder with an awkward name."""
     place = tmp_path / "a clone of 'mine' é中"
-    for name in ("benchmarks", "pretrain"):
+    for name in ("benchmarks", "pretrain", "transfer"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "results" / "reported", place / "results" / "reported")
+    shutil.copy(ROOT / "results" / "expected.csv", place / "results")
     return place
 
 

@@ -98,19 +98,22 @@ def test_reported__holds_the_five_tables() -> None:
 
 @pytest.mark.parametrize("name", POSTER)
 def test_tables__are_the_posters_cell_for_cell_with_one_decimal(name: str, tmp_path: Path, markdown_tables) -> None:
-    _, problems, _ = make_tables.make_tables(tmp_path, ROOT / "results" / "reported")
+    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    make_tables.write_tables(found.tables, tmp_path / "tables")
     [[header, *rows]] = markdown_tables((tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8"))
-    assert problems == []
+    assert found.problems == []
     assert header == HEADERS[name]
     assert rows == [[method, epochs, *[value if "." in value else f"{value}.0" for value in values], "paper (poster)"]
                     for method, epochs, *values in printed(POSTER[name])]
 
 
 def test_tables__one_file_each_and_one_with_all_and_the_posters_are_shown(tmp_path: Path, markdown_tables) -> None:
-    shown, _, _ = make_tables.make_tables(tmp_path, ROOT / "results" / "reported")
-    assert set(os.listdir(tmp_path / "tables")) == {"tables.md", *[f"{name}.md" for name in [*POSTER, *WIDER]]}
+    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    make_tables.write_tables(found.tables, tmp_path / "tables")
+    assert set(os.listdir(tmp_path / "tables")) == {
+        "tables.md", "tables.csv", *[f"{name}.{end}" for name in [*POSTER, *WIDER] for end in ("md", "tex", "html")]}
     together = (tmp_path / "tables" / "tables.md").read_text(encoding="utf-8")
     assert len(markdown_tables(together)) == 5
     for name in [*POSTER, *WIDER]:
         assert (tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8") in together
-    assert [table[0] for table in markdown_tables(shown)] == list(HEADERS.values())
+    assert [table[0] for table in markdown_tables(found.shown())] == list(HEADERS.values())

@@ -119,9 +119,9 @@ def test_read_results__names_each_broken_file_and_reads_the_others(make_result, 
     text = good.read_text()
     (tmp_path / "a_half.json").write_text(text[: len(text) // 2])
     (tmp_path / "b_empty.json").write_text("")
-    (tmp_path / "c_edited.json").write_text(text.replace('"AP_bb": 40.0', '"AP_bb": 48.0'))
+    (tmp_path / "c_edited.json").write_text(text.replace('"AP_bb": 40.5', '"AP_bb": 48.0'))
     (tmp_path / "d_no_digest.json").write_text(json.dumps(make_result()))
-    (tmp_path / "e_nan.json").write_text(text.replace('"AP_bb": 40.0', '"AP_bb": NaN'))
+    (tmp_path / "e_nan.json").write_text(text.replace('"AP_bb": 40.5', '"AP_bb": NaN'))
     (tmp_path / "f_huge.json").write_text(text.replace('"APs": 20.5', '"APs": 1e999'))
     (tmp_path / "g_binary.json").write_bytes(b"\xff\xfe\xfa\x00\x81")
     (tmp_path / "h_deep.json").write_text("[" * 100_000)
@@ -130,7 +130,7 @@ def test_read_results__names_each_broken_file_and_reads_the_others(make_result, 
     (tmp_path / ".writing.1.part.json").write_text("{")
     (tmp_path / "notes.txt").write_text("{")
     found, problems = read_results(tmp_path)
-    assert [result["metrics"]["AP_bb"] for result in found] == [40.0]
+    assert [result["metrics"]["AP_bb"] for result in found] == [40.5]
     reasons = dict(problem.split(": ", 1) for problem in problems)
     assert [name[0] for name in reasons] == list("abcdefghij")
     assert reasons["a_half.json"].startswith("not whole JSON (")

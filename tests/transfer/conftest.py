@@ -52,3 +52,34 @@ def resnet50_folder(tmp_path_factory, random_state, clove_content) -> tuple[Path
     source = folder / "ckpt_epoch_200.pth"
     torch.save(clove_content(random_state("resnet50"), random_state("resnet50", 1)), source)
     return folder / "out", convert(source, folder / "out"), source
+
+
+# Thin heads and small images: a whole fine-tuning of a ResNet-18 in seconds.
+THIN = (
+    "SOLVER.MAX_ITER=4", "SOLVER.STEPS=3,", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.PRECISE_BN.NUM_ITER=2",
+    "MODEL.FPN.OUT_CHANNELS=16", "MODEL.ROI_BOX_HEAD.CONV_DIM=16", "MODEL.ROI_BOX_HEAD.FC_DIM=32",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=16", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS=16,", "INPUT.MIN_SIZE_TRAIN=64,",
+    "INPUT.MIN_SIZE_TEST=64",
+)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated data of every task: three images to train on, two to validate."""
+    from benchmarks import demo_data
+
+    folder = tmp_path_factory.mktemp("small_data") / "demo"
+    demo_data.generate(folder, photos=1, train=3, val=2)
+    return folder
+
+
+@pytest.fixture
+def thin_request(small_data: Path) -> Callable:
+    """`thin_request(output, task="coco", *overrides, **words)`: a `Request` of four iterations of two images."""
+    from transfer.finetune import Request
+
+    def build(output: Path, task: str = "coco", *overrides: str, **words: object) -> Request:
+        values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}
+        return Request(task=task, data=small_data / task, output=output, overrides=(*THIN, *overrides), **values)
+
+    return build

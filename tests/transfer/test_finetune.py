@@ -15,7 +15,7 @@ from benchmarks import demo_data
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
-from transfer import evaluate, finetune, trainer
+from transfer import evaluate, finetune, trainer, work
 from transfer.certificate import write_certificate
 from transfer.convert import convert
 from transfer.finetune import Request
@@ -92,7 +92,7 @@ def test_finetune__other_tasks_and_their_heads(task: str, heads: str, norms: int
 def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     first = finetune.finetune(request(generated, tmp_path, overrides=START))
-    monkeypatch.setattr(finetune, "launch", None)  # nothing may be started
+    monkeypatch.setattr(finetune, "start", None)  # nothing may be started
     assert finetune.finetune(request(generated, tmp_path, overrides=START)) == first
     assert f"{tmp_path} is finished: nothing to do" in capsys.readouterr().err
 
@@ -105,7 +105,7 @@ def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys
 def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, text: str, generated: Path,
                                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                  ) -> None:
-    monkeypatch.setattr(finetune, "_launch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # killed before the first iteration
         finetune.finetune(request(generated, tmp_path, overrides=START))
     with pytest.raises(UserError, match=text):
@@ -257,7 +257,7 @@ def test_finetune__a_broken_validation_image_is_named(tmp_path: Path) -> None:
 
 
 def test_logged__to_the_file_and_not_to_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with finetune.logged(tmp_path / "log.txt"):
+    with work.logged(tmp_path / "log.txt"):
         logging.getLogger("detectron2.engine").info("a line")
     logging.getLogger("detectron2.engine").info("after")
     text = (tmp_path / "log.txt").read_text()

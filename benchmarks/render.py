@@ -1,0 +1,155 @@
+"""A table as markdown, LaTeX (booktabs), HTML and CSV. pandas and tabulate format; here is what they are given.
+
+Printed figures are in italics and measured ones upright; the best of a column is bold, the second underlined.
+"""
+
+import html
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from benchmarks.ranking import BEST, SECOND
+from benchmarks.rows import LOOK_AGAIN, PRINTED, Block, Cell, Row, TableModel, epochs_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURED_HERE = "measured here"
+LATEX_PREAMBLE = "% needs \\usepackage{booktabs}\n"
+_LATEX_ESCAPES = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+                  "<": r"\textless{}", ">": r"\textgreater{}",
+                  "|": r"\textbar{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"}}
+Style = Callable[[str, str], str]  # (text already escaped, one of "italic", "bold", "underline") -> marked text
+Escape = Callable[[str], str]
+
+
+def markdown(table: TableModel) -> str:
+    """The table with its notes as markdown."""
+    parts = [f"## {table.title}"]
+    for number, block in enumerate(table.blocks):
+        if block.heading:
+            parts += [f"### {escape_markdown(block.heading)}"]
+        parts += [block.note] if block.note else []
+        parts.append(_frame(table, block, escape_markdown, _markdown_style, bool(number)).to_markdown(
+            index=False, tablefmt="pipe", disable_numparse=True, colalign=_alignment(table)))
+        if block.remarks:
+            parts.append("\n".join(f"- {LOOK_AGAIN} {escape_markdown(remark)}" for remark in block.remarks))
+        parts += [escape_markdown(test) for test in block.tests]
+        parts += table.notes if number == 0 else []
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(table: TableModel) -> str:
+    """The table as one LaTeX table a block, with booktabs' rules; the notes stand in the captions."""
+    from tabulate import tabulate
+
+    parts = [LATEX_PREAMBLE]
+    for number, block in enumerate(table.blocks):
+        frame = _frame(table, block, escape_latex, _latex_style, bool(number))
+        text = tabulate(frame.values.tolist(), headers=[escape_latex(name) for name in frame.columns],
+                        tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(table))
+        rules = iter(["\\toprule", "\\midrule", "\\bottomrule"])
+        text = re.sub(r"\\hline", lambda _, rules=rules: next(rules), text)
+        said = [table.title, block.heading, block.note, *(table.notes if number == 0 else []),
+                *(f"{LOOK_AGAIN} {remark}." for remark in block.remarks), *block.tests]
+        caption = " ".join(escape_latex(sentence if sentence.endswith(".") else f"{sentence}.")
+                           for sentence in said if sentence)
+        parts.append(f"\\begin{{table}}\n\\centering\n\\scriptsize\n\\caption{{{caption}}}\n{text}\n\\end{{table}}\n")
+    return "\n".join(parts)
+
+
+def html_text(table: TableModel) -> str:
+    """The table as a piece of HTML: classes `printed`, `measured`, `difference` on rows, no style of its own."""
+    parts = [f"<section id=\"{html.escape(table.name)}\">", f"<h2>{html.escape(table.title)}</h2>"]
+    for number, block in enumerate(table.blocks):
+        parts += [f"<h3>{html.escape(block.heading)}</h3>"] if block.heading else []
+        parts += [f"<p>{html.escape(block.note)}</p>"] if block.note else []
+        frame = _frame(table, block, html.escape, _html_style, bool(number))
+        text = frame.to_html(index=False, escape=False, border=0, justify="left")
+        kinds = iter(["head", *_kinds(block, bool(number))])
+        parts.append(re.sub(r"<tr( style=\"[^\"]*\")?>", lambda _, kinds=kinds: f"<tr class=\"{next(kinds)}\">", text))
+        if block.remarks:
+            items = "".join(f"<li>{LOOK_AGAIN} {html.escape(remark)}</li>" for remark in block.remarks)
+            parts.append(f"<ul class=\"doubts\">{items}</ul>")
+        parts += [f"<p>{html.escape(test)}</p>" for test in block.tests]
+        parts += [f"<p>{html.escape(note)}</p>" for note in (table.notes if number == 0 else [])]
+    return "\n".join([*parts, "</section>"]) + "\n"
+
+
+def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
+    """Every figure of every table, one a line, unrounded, with what it was made of."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [{"table": table.name, "block": block.heading, "kind": row.kind, "method": row.method, "epochs": row.epochs,
+          "metric": metric, "value": cell.mean, "deviation": cell.deviation, "n": cell.n, "source": row.source,
+          "files": ";".join(sorted(trial.file for trial in row.group.trials.values())) if row.group else ""}
+         for table in tables for block in table.blocks for row in block.rows for metric, cell in row.cells.items()],
+        columns=["table", "block", "kind", "method", "epochs", "metric", "value", "deviation", "n", "source", "files"],
+    ).astype({"epochs": "Int64", "n": "Int64"})
+
+
+def escape_markdown(text: str) -> str:
+    """Text that markdown shows as it is: names come from users."""
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # inside a word it is no markup
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in text)
+
+
+def _frame(table: TableModel, block: Block, escape: Escape, style: Style, all_measured: bool) -> "pd.DataFrame":
+    import pandas as pd
+
+    columns = ["Method", "Epochs", *[metric.replace("_", " ") for metric in table.metrics], "Source"]
+    rows = []
+    for row in _with_divider(block, all_measured):
+        if row is None:
+            rows.append([style(MEASURED_HERE, "bold"), *[""] * (len(columns) - 1)])
+        else:
+            rows.append([escape(row.method), epochs_text(row.epochs),
+                         *[_shown(row, row.cells[metric], escape, style) for metric in table.metrics],
+                         escape(row.source)])
+    return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+def _with_divider(block: Block, all_measured: bool) -> list[Row | None]:
+    """The rows, with None between printed and measured ones."""
+    printed = [row for row in block.rows if row.kind == PRINTED]
+    others = [row for row in block.rows if row.kind != PRINTED]
+    return [*printed, *([None] if others and not all_measured else []), *others]
+
+
+def _kinds(block: Block, all_measured: bool) -> list[str]:
+    return ["divider" if row is None else row.kind for row in _with_divider(block, all_measured)]
+
+
+def _shown(row: Row, cell: Cell, escape: Escape, style: Style) -> str:
+    text = escape(cell.text)
+    if cell.mean is None:
+        return text
+    if cell.place == SECOND:
+        text = style(text, "underline")
+    elif cell.place == BEST:
+        text = style(text, "bold")
+    return style(text, "italic") if row.kind == PRINTED else text
+
+
+def _alignment(table: TableModel) -> list[str]:
+    return ["left", *["right"] * (len(table.metrics) + 1), "left"]
+
+
+def _markdown_style(text: str, look: str) -> str:
+    return {"italic": f"*{text}*", "bold": f"**{text}**", "underline": f"<u>{text}</u>"}[look]
+
+
+def _latex_style(text: str, look: str) -> str:
+    return {"italic": f"\\textit{{{text}}}", "bold": f"\\textbf{{{text}}}",
+            "underline": f"\\underline{{{text}}}"}[look]
+
+
+def _html_style(text: str, look: str) -> str:
+    return {"italic": f"<i>{text}</i>", "bold": f"<b>{text}</b>", "underline": f"<u>{text}</u>"}[look]

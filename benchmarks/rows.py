@@ -1,0 +1,233 @@
+"""The rows of a table before anybody formats them: printed ones, measured ones, differences, and what is said of them.
+
+Printed and measured rows never look alike: `Row.kind` decides the look, and every format knows it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions
+from benchmarks.paper_tables import TABLES
+from benchmarks.ranking import compare, places
+from benchmarks.reported import ReportedRow, printed
+from benchmarks.sentinels import RANDOM, Expectations, below_random, outside
+
+MISSING = "-"
+LOOK_AGAIN, STALE = "(!)", "(stale)"
+PRINTED, MEASURED, DIFFERENCE = "printed", "measured", "difference"  # the kinds of rows
+BLOCK_NOTES = {
+    OTHER_PROTOCOL: "Measured here on the paper's data, but not as the paper did it: not comparable with its rows.",
+    OWN_DATA: "Measured here on other data than the paper's: not comparable with its rows.",
+    DEMO: "A few iterations, as a rule on small generated images: these rows show that the pipeline runs "
+          "and say nothing about quality.",
+}
+HOW_MEASURED = "Measured rows: mean ± sample standard deviation over n trials; n=1 is a single run, no error bar."
+KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
+HOW_PRINTED = "Figures in italics are printed in papers; upright ones were measured here."
+DIFFERENCES = (" \"Measured - paper\" and \"measured - random init\" are differences of unrounded means: to the "
+               "paper's row of the same method and epochs, and to random initialisation under the same setting.")
+STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; run the stage again to be sure."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure as it is shown. `place`: best, second or neither in its column."""
+
+    text: str
+    place: str = ""
+    mean: float | None = None
+    deviation: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `group` has the trials behind a measured one."""
+
+    kind: str
+    method: str
+    epochs: int | None
+    cells: dict[str, Cell]
+    source: str
+    group: Group | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that may be compared, under a heading (none: the table itself), with the lines that stand under them."""
+
+    heading: str
+    note: str
+    rows: list[Row]
+    remarks: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A whole table: its first block is the paper's, with what was measured under its protocol."""
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    blocks: list[Block]
+    notes: list[str]
+
+
+def build_table(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
+                code: str | None = None) -> TableModel:
+    """One table of printed rows and measured groups. `code`: hash of today's fine-tuning; others' rows are stale."""
+    table = TABLES[name]
+    by_block: dict[tuple, list[Group]] = {}
+    for group in groups:
+        by_block.setdefault(group.block, []).append(group)
+    rows, remarks = _printed_rows(name, reported)
+    under_protocol = by_block.pop((PAPER, ""), [])
+    measured = _measured(name, under_protocol, reported, expectations, code)
+    blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, measured.tests)]
+    for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
+        block = _measured(name, members, reported, {}, code)
+        blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, block.tests))
+    notes = [table.note] if table.note else []
+    if groups:
+        notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
+        if any(row.kind == DIFFERENCE for block in blocks for row in block.rows):
+            notes[-1] += DIFFERENCES
+        if any(STALE in row.source for block in blocks for row in block.rows):
+            notes.append(STALE_MEANS)
+    if reported:
+        notes.append(HOW_PRINTED)
+    return TableModel(name, table.title, table.metrics, blocks, notes)
+
+
+def epochs_text(epochs: int | None) -> str:
+    """Epochs as they are shown."""
+    return MISSING if epochs is None else str(epochs)
+
+
+def row_name(method: str, epochs: int | None) -> str:
+    """What a row is called: its method and epochs, if it has any."""
+    return method if epochs is None else f"{method} {epochs}"
+
+
+def _printed_rows(name: str, reported: list[ReportedRow]) -> tuple[list[Row], list[str]]:
+    metrics, random = TABLES[name].metrics, printed(reported, RANDOM, None)
+    column = {metric: places([float(row.values[metric]) if metric in row.values else None for row in reported])
+              for metric in metrics}
+    rows, remarks = [], []
+    for number, row in enumerate(reported):
+        found = below_random(printed(reported, row.method, row.epochs), random, metrics)
+        remarks += [f"{row.method} {epochs_text(row.epochs)} as printed: {text}" for text in found]
+        cells = {metric: Cell(f"{row.values[metric]:.1f}", column[metric][number], float(row.values[metric]))
+                 if metric in row.values else Cell(MISSING) for metric in metrics}
+        rows.append(Row(PRINTED, row.method, row.epochs, cells,
+                        f"paper ({row.source})" + (f" {LOOK_AGAIN}" if found else "")))
+    return rows, remarks
+
+
+def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expectations: Expectations,
+              code: str | None) -> Block:
+    """The measured rows of one block in the paper's order, the others after them."""
+    metrics = TABLES[name].metrics
+    first = {row.method: place for place, row in reversed(list(enumerate(reported)))}
+    alike: dict[tuple, list[Group]] = {}
+    for group in groups:
+        example = group.example
+        alike.setdefault((
+            first.get(example["method"], len(reported)), example["method"],
+            -1 if example["epochs"] is None else example["epochs"], _setting(group)), []).append(group)
+    ordered = []
+    for key in sorted(alike):
+        named = zip(distinctions(alike[key]), alike[key], strict=True)
+        ordered += sorted(named, key=lambda pair: pair[0])
+    ranks, tests = _ranks(metrics, [group for _, group in ordered])
+    rows, remarks = [], []
+    for number, (distinction, group) in enumerate(ordered):
+        demo, n = group.block[0] == DEMO, len(group.trials)
+        method, epochs = group.example["method"], group.example["epochs"]
+        source = f"{'demo' if demo else 'measured'}, n={n}; " + _setting(group)
+        source += f", {distinction}" if distinction else ""
+        doubts = [] if demo else _doubts(name, group, groups, reported, expectations)
+        remarks += [f"{method} {epochs_text(epochs)}, {source}: {text}" for text in doubts]
+        source += f" {LOOK_AGAIN}" if doubts else ""
+        source += f" {STALE}" if _is_stale(group, code) else ""
+        cells = {metric: _mean_cell(group.cell(metric), n, ranks[number][metric]) for metric in metrics}
+        rows.append(Row(MEASURED, f"{'DEMO ' if demo else ''}{method}", epochs, cells, source, group))
+        means = group.means(metrics)
+        if group.block[0] == PAPER and (paper := printed(reported, method, epochs)):
+            rows.append(_difference_row(f"{method}: measured - paper", epochs, means, paper, metrics))
+        if not demo and method != RANDOM:
+            rows += [_difference_row(f"{method}: measured - random init", epochs, means, other.means(metrics), metrics)
+                     for other in _random_rows(group, groups)[:1]]
+    return Block("", "", rows, remarks, tests)
+
+
+def _ranks(metrics: tuple[str, ...], groups: list[Group]) -> tuple[list[dict[str, str]], list[str]]:
+    """For each group the place of each cell among the groups of the same setting, and what the tests said."""
+    ranks = [dict.fromkeys(metrics, "") for _ in groups]
+    tests = []
+    settings: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        if group.block[0] != DEMO:
+            settings.setdefault(_setting(group), []).append(number)
+    for setting, members in sorted(settings.items()):
+        if len(members) < 2:
+            continue
+        names = [row_name(groups[number].example["method"], groups[number].example["epochs"]) for number in members]
+        found, sentence = compare({metric: [groups[number].values(metric) for number in members] for metric in metrics},
+                                  names)
+        for metric in metrics:
+            for number, place in zip(members, found[metric], strict=True):
+                ranks[number][metric] = place
+        if sentence:
+            tests.append(f"{setting}: {sentence}")
+    return ranks, tests
+
+
+def _random_rows(group: Group, groups: list[Group]) -> list[Group]:
+    """The measured random initialisation under the same setting as `group`."""
+    return [other for other in groups if other.example["method"] == RANDOM and _setting(other) == _setting(group)
+            and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
+
+
+def _doubts(name: str, group: Group, groups: list[Group], reported: list[ReportedRow], expectations: Expectations
+            ) -> list[str]:
+    """What the literature and random initialisation under the same setting say against a row."""
+    metrics, method = TABLES[name].metrics, group.example["method"]
+    values = group.means(metrics)
+    found = outside(expectations, name, method, group.example["epochs"], group.example["heads"], values)
+    if method.startswith(RANDOM):
+        return found
+    same = _random_rows(group, groups)
+    if not same and group.block[0] == PAPER:
+        found += [f"{text}, as the paper prints it"
+                  for text in below_random(values, printed(reported, RANDOM, None), metrics)]
+    return found + [text for other in same for text in below_random(values, other.means(metrics), metrics)]
+
+
+def _is_stale(group: Group, code: str | None) -> bool:
+    return code is not None and any(trial.code not in (None, code) for trial in group.trials.values())
+
+
+def _setting(group: Group) -> str:
+    return ", ".join([f"{group.example['heads']} heads", *group.departures])
+
+
+def _mean_cell(cell: tuple[float, float | None, int] | None, n: int, place: str) -> Cell:
+    if cell is None:
+        return Cell(MISSING)
+    mean, deviation, defined = cell
+    text = f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+    return Cell(text if defined == n else f"{text} (n={defined})", place, mean, deviation, defined)
+
+
+def _difference_row(method: str, epochs: int | None, means: Mapping[str, float | None],
+                    other: Mapping[str, float | None], metrics: tuple[str, ...]) -> Row:
+    def cell(metric: str) -> Cell:
+        if means[metric] is None or other.get(metric) is None:
+            return Cell(MISSING)
+        difference = means[metric] - other[metric]
+        text = f"{difference:+.1f}"
+        return Cell("0.0" if text in ("+0.0", "-0.0") else text, mean=difference)
+
+    return Row(DIFFERENCE, method, epochs, {metric: cell(metric) for metric in metrics}, "difference")

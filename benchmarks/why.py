@@ -1,0 +1,87 @@
+"""Where one cell of a table comes from: `make_tables.py --why TABLE:ROW:COLUMN`."""
+
+import difflib
+import json
+from pathlib import Path
+
+from benchmarks.rows import MEASURED, PRINTED, Row, TableModel, row_name
+from pretrain.errors import UserError
+
+
+def why(question: str, tables: list[TableModel], runs: Path) -> str:
+    """The provenance of the cells that `question` names, as text.
+
+    TABLE is a table's name or a part of it that fits one, ROW a method with or without its epochs ("CLoVE 200"), COLUMN
+    a metric (AP_bb or "AP bb"). Several rows can have that name: each is told. UserError when nothing fits.
+    """
+    parts = question.rsplit(":", 2) if question.count(":") >= 2 else []
+    if len(parts) != 3:
+        raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")
+    table = _table(parts[0].strip(), tables)
+    metric = parts[2].strip().replace(" ", "_")
+    if metric not in table.metrics:
+        raise UserError(f"--why {question}: {table.name} has no column {parts[2]}; it has {', '.join(table.metrics)}")
+    rows = [(block, row) for block in table.blocks for row in block.rows if row.kind in (PRINTED, MEASURED)]
+    wanted = parts[1].strip().casefold()
+    found = [(block, row) for block, row in rows if wanted in (_name(row).casefold(), row.method.casefold())]
+    if not found:
+        names = list(dict.fromkeys(_name(row) for _, row in rows))
+        near = difflib.get_close_matches(parts[1], names, n=1, cutoff=0.0)
+        raise UserError(f"--why {question}: {table.name} has no row {parts[1]}; the nearest is "
+                        f"{near[0] if near else '-'}, all: {', '.join(names)}")
+    return "\n\n".join(_told(table, row, metric, block.heading, runs) for block, row in found)
+
+
+def _table(word: str, tables: list[TableModel]) -> TableModel:
+    exact = [table for table in tables if table.name == word]
+    fitting = exact or [table for table in tables if word and word in table.name]
+    if len(fitting) != 1:
+        names = ", ".join(table.name for table in fitting or tables)
+        raise UserError(f"--why: expected one table, found {len(fitting)} for {word!r}; name one of {names}")
+    return fitting[0]
+
+
+def _name(row: Row) -> str:
+    return row_name(row.method, row.epochs)
+
+
+def _told(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:
+    lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}"]
+    lines += [f"  block: {heading}"] if heading else []
+    if row.group is None:
+        return "\n".join([*lines, f"  printed, not measured here: {row.source}"])
+    lines.append(f"  {row.source}")
+    for (trial, seed), entry in sorted(row.group.trials.items()):
+        result = json.loads((runs / entry.file).read_bytes())
+        weights, data, code = result["weights"], result["dataset"], result["code"]
+        sha = weights.get("pkl_sha256") or weights.get("path_sha256")
+        conversion = weights.get("conversion") or {}
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+        told = {
+            "file": f"{runs / entry.file}, digest {result['digest'][:12]}",
+            "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
+                       f"{'sha256 ' + sha[:12] if sha else 'random'}",
+            "certificate": f"{conversion.get('source', 'unnamed')}, {conversion['consumed']} tensors, source sha256 "
+                           f"{str(conversion.get('source_sha256'))[:12]}" if conversion.get("consumed") else "none",
+            "data": f"{data['train']['images']} training and {data['val']['images']} evaluation images, annotations "
+                    f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
+            "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
+                        f"{result['config_sha256'][:12]}",
+            "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
+            "code": f"git {str(code.get('git_sha'))[:12]}{', with uncommitted changes' if code.get('dirty') else ''}",
+            "versions": versions,
+            "hardware": _hardware(result["hardware"]),
+            "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
+                    f"{result['peak_memory_mb']} MB",
+        }
+        lines.append(f"  trial {trial}, seed {seed}: {_figure(entry.metrics[metric])}")
+        lines += [f"    {name:<12} {text}" for name, text in told.items()]
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _hardware(found: str | dict) -> str:
+    return found if isinstance(found, str) else ", ".join(f"{name} {value}" for name, value in sorted(found.items()))

@@ -1,0 +1,46 @@
+"""Best and second of a column, and when the best may be bold."""
+
+import math
+
+import pytest
+
+from benchmarks.ranking import compare, places, welch
+
+
+@pytest.mark.parametrize(("values", "found"), [
+    ([1.0, 3.0, 2.0], ["", "best", "second"]), ([3.0, 3.0, 2.0], ["best", "best", "second"]),
+    ([None, 2.0, 1.0], ["", "best", "second"]), ([2.0], [""]), ([2.0, 2.0], ["", ""]), ([None, None], ["", ""])])
+def test_places(values: list, found: list[str]) -> None:
+    assert places(values) == found
+
+
+def test_welch__equals_the_formula_worked_by_hand() -> None:
+    # Means 2 and 5, variances 1 and 4, n 3 and 3: t = -3 / sqrt(1/3 + 4/3) = -2.3238, and by Welch and Satterthwaite
+    # (5/3)^2 / ((1/3)^2 / 2 + (4/3)^2 / 2) = 2.941 degrees of freedom. P by integrating Student's density.
+    t, freedom = 3 / math.sqrt(5 / 3), (5 / 3) ** 2 / ((1 / 9 + 16 / 9) / 2)
+    scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    steps = 200_000
+    inside = sum(scale * (1 + ((place + 0.5) * t / steps) ** 2 / freedom) ** (-(freedom + 1) / 2)
+                 for place in range(steps)) * t / steps
+    p, why = welch([1.0, 2.0, 3.0], [3.0, 5.0, 7.0])
+    assert why == "" and p == pytest.approx(1 - 2 * inside, abs=1e-6)
+    assert welch([3.0, 5.0, 7.0], [1.0, 2.0, 3.0])[0] == pytest.approx(p)
+
+
+@pytest.mark.parametrize(("one", "other", "why"), [([1.0], [2.0, 3.0], "not tested (n=1)"),
+                                                   ([1.0, 1.0], [2.0, 2.0], "not tested (trials without any spread)")])
+def test_welch__says_why_there_is_no_test(one: list[float], other: list[float], why: str) -> None:
+    assert welch(one, other) == (None, why)
+
+
+def test_compare__only_a_significant_best_keeps_its_place() -> None:
+    far, near = [[40.0, 40.1, 40.2], [39.0, 39.1, 39.2]], [[40.0, 40.4, 39.8], [39.9, 40.1, 40.0]]
+    found, said = compare({"AP_bb": far, "AP_mb": near, "AP": [[1.0], [2.0]]}, ["one", "two"])
+    assert found == {"AP_bb": ["best", "second"], "AP_mb": ["", "second"], "AP": ["second", ""]}
+    assert said.startswith("Best over runner-up (Welch's t-test over trials, bold below 0.05): "
+                           "AP bb one over two p = 0.0")
+    assert "AP two over one not tested (n=1)" in said
+
+
+def test_compare__a_tie_is_no_best() -> None:
+    assert compare({"AP": [[1.0, 2.0], [1.0, 2.0], [0.0, 1.0]]}, ["a", "b", "c"])[0] == {"AP": ["", "", "second"]}

@@ -1,0 +1,58 @@
+"""Where a cell comes from, told for printed and measured ones; what cannot be found is explained."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import make_tables
+from benchmarks.results import write_result
+from pretrain.errors import UserError
+
+
+@pytest.fixture
+def asked(make_result, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """`asked(question)`: what the command prints for two trials of CLoVE 200 and one of CLoVE 400."""
+    for number in range(2):
+        write_result(tmp_path / "runs", make_result(trial=number, seed=number, values=[40.0 + number] * 6,
+                                                    overrides=["SEED=3"]))
+    write_result(tmp_path / "runs", make_result(epochs=400))
+
+    def ask(question: str) -> str:
+        assert make_tables.main(["--results", str(tmp_path), "--why", question]) == 0
+        assert not (tmp_path / "tables").exists()
+        return capsys.readouterr().out
+
+    return ask
+
+
+def test_why__a_measured_cell_names_each_trial_and_all_it_is_made_of(asked) -> None:
+    told = asked("coco_detection_segmentation:CLoVE 200:AP_bb")
+    assert "trial 0, seed 0: 40.000" in told and "trial 1, seed 1: 41.000" in told
+    for text in ("digest ", "sha256 cdcdcdcdcdcd", "118287 training and 5000 evaluation", "annotations 121212121212",
+                 "config 565656565656", "SEED=3", "git 787878787878", "python 3.11.0", "8 GPUs", "265 tensors",
+                 "2026-01-01T00:00:00+00:00 to 2026-01-01T01:00:00+00:00"):
+        assert text in told, text
+
+
+def test_why__a_printed_cell_names_its_source(asked) -> None:
+    told = asked("keypoints:clove 400:AP kp")
+    assert told.strip() == ("Keypoint detection on COCO (R50-FPN), CLoVE 400, AP kp: 67.0\n"
+                            "  printed, not measured here: paper (poster)")
+
+
+def test_why__printed_and_measured_rows_of_one_name_are_both_told(asked) -> None:
+    told = asked("coco_detection_segmentation:CLoVE 400:AP_bb")
+    assert "printed, not measured here" in told and "trial 0" in told
+    assert asked("coco_detection_segmentation:CLoVE:AP_bb").count("Object detection") == 4
+
+
+@pytest.mark.parametrize(("question", "said"), [
+    ("coco_keypoints", "expected TABLE:ROW:COLUMN, such as"),
+    ("coco:CLoVE 200:AP_bb", "expected one table, found 3 for 'coco'; name one of coco_detection_segmentation, "),
+    ("keypoints:CLoVE 200:AP_bb", "coco_keypoints has no column AP_bb; it has AP_kp, AP50_kp, AP75_kp"),
+    ("keypoints:CLoVE 300:AP_kp", "coco_keypoints has no row CLoVE 300; the nearest is CLoVE 400, all: Supervised"),
+])
+def test_why__what_is_not_there_is_explained(asked, question: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        asked(question)
+    assert said in str(caught.value)

@@ -1,0 +1,22 @@
+"""One hash of all that decides a fine-tuning's figures in this code. Standard library only."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+# Everything else in this package can change a figure; these only look, fetch or describe.
+WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetch.py", "inspect.py", "picture.py",
+                  "provenance.py", "show.py"}
+
+
+@cache
+def finetuning_sha256() -> str:
+    """SHA-256 over the fine-tuning's sources and configs, without blank lines and lines that are only a comment."""
+    total = hashlib.sha256()
+    for path in sorted([*FOLDER.glob("*.py"), *FOLDER.glob("configs/*.yaml")]):
+        if path.name not in WITHOUT_EFFECT:
+            lines = [line.rstrip() for line in path.read_text(encoding="utf-8").splitlines()]
+            code = "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
+            total.update(f"{path.name}\n{code}\n".encode())
+    return total.hexdigest()
