@@ -40,7 +40,7 @@ def small(tmp_path, random_state):
 @pytest.fixture
 def unproved(monkeypatch):
     """For tests about files and folders: detectron2 is not asked, which takes most of a conversion's time."""
-    proof = {"loader": "none", "tensors": 0, "largest_difference": {"stem": 0.0}}
+    proof = {"loader": "none", "tensors": 0, "largest_difference": dict.fromkeys(STAGES, 0.0)}
     monkeypatch.setitem(PROOFS, "detectron2", lambda *_: proof)
 
 
@@ -261,7 +261,7 @@ def test_convert__a_source_whose_name_is_no_text(tmp_path, small, unproved):
     name = os.fsdecode(b"caf\xe9.pth")
     small.rename(tmp_path / name)
     certificate = convert(tmp_path / name, tmp_path / "out")
-    assert describe(certificate, tmp_path / "out").encode().startswith(b"caf\\udce9.pth: plain torchvision names layout")
+    assert describe(certificate, tmp_path / "out").encode().startswith(b"caf\\udce9.pth: plain torchvision names")
     assert read_certificate(tmp_path / "out")["source"] == name
 
 
