@@ -5,10 +5,11 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.inputs import TASKS
+from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
 from pretrain.config import Config, load_config, recipe_names
 from pretrain.errors import UserError
 
+DATA = tuple(dict.fromkeys(option for options in DATA_OPTIONS.values() for option in options))
 SCALES = ("full", "mini", "demo")
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """\
@@ -62,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
                       help=f"pretraining recipe: {', '.join(recipe_names())}, or a file")
     what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
                       help="fine-tune this checkpoint, no pretraining; NAME is its row; may be repeated")
-    what.add_argument("--tasks", default=",".join(TASKS), metavar="A,B", help=f"of {', '.join(TASKS)} (default: all)")
+    what.add_argument("--tasks", default=",".join(POSTER_TASKS), metavar="A,B",
+                      help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's)")
     what.add_argument("--methods", metavar="A,B",
                       help="clove (pretrained here), rand (random init), names of checkpoints; "
                            "default: clove,rand, or the checkpoints alone")
@@ -76,9 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--imagenet", type=Path, metavar="DIR", help="ImageNet, or IMAGENET_DIR")
     data.add_argument("--photos", type=Path, metavar="DIR", help="any folder of images, instead of ImageNet")
-    layouts = {"coco": "COCO", "keypoints": "COCO keypoints, default: --coco", "cityscapes": "Cityscapes"}
-    for task, layout in layouts.items():
-        data.add_argument(f"--{task}", type=Path, metavar="DIR", help=f"{layout}; or DETECTRON2_DATASETS")
+    layouts = {"coco": "COCO, for coco-c4 too", "keypoints": "COCO keypoints, default: --coco",
+               "cityscapes": "Cityscapes", "voc": "Pascal VOC: VOC2007/ and VOC2012/", "lvis": "LVIS v1"}
+    for option, layout in layouts.items():
+        data.add_argument(f"--{option}", type=Path, metavar="DIR", help=f"{layout}; or DETECTRON2_DATASETS")
     how = parser.add_argument_group("how")
     how.add_argument("--output", type=Path, metavar="DIR",
                      help="folder for everything (default: work in output/, results in results/)")
@@ -99,8 +102,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
         raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
                         "--imagenet and --scale")
-    if args.demo and any(getattr(args, task) for task in TASKS):
-        raise UserError("--demo brings its own data: leave out --coco, --keypoints and --cityscapes")
+    if args.demo and any(getattr(args, option) for option in DATA):
+        raise UserError(f"--demo brings its own data: leave out {', '.join(f'--{option}' for option in DATA)}")
     if args.demo and args.checkpoint:
         raise UserError("--demo pretrains its own checkpoint: leave out --checkpoint or --demo")
     checkpoints = _checkpoints(args.checkpoint)
@@ -132,7 +135,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     return Options(
         demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale="demo" if args.demo else args.scale or
         "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
-        data={task: getattr(args, task) for task in TASKS}, recipe=recipe, pretrain=config, overrides=task_values,
+        data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus, dry_run=args.dry_run, rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo,
         said=tuple(said))

@@ -54,6 +54,10 @@ TABLES: dict[str, Table] = {
     "lvis_detection_segmentation": Table(
         "Object detection and segmentation on LVIS (R50-FPN)", BOX_AND_MASK, data="LVIS v1 train / val", classes=1203,
         train_images=99_000, val_images=19_809, iterations=90_000, batch=16, in_poster=False),
+    "voc_detection": Table(
+        "Object detection on Pascal VOC (R50-C4)", ("AP", "AP50", "AP75"), data="VOC 2007+2012 trainval / 2007 test",
+        classes=20, train_images=16_551, val_images=4952, iterations=24_000, batch=16, in_poster=False,
+        note="The literature prints the mean of five trials; average precision by the 11 points of VOC 2007."),
 }
 
 
@@ -77,7 +81,9 @@ def departures(result: dict) -> list[str]:
         found.append(f"scale {result['scale']}")
     if result["iterations"] * batch != table.iterations * table.batch:
         found.append(f"{result['iterations']} iterations of {batch} images")
-    if not math.isclose(rate, LEARNING_RATE_PER_IMAGE * batch, rel_tol=0.01):
+    if result.get("solver", "common") != "common":
+        found.append(f"solver {result['solver']}")
+    elif not math.isclose(rate, LEARNING_RATE_PER_IMAGE * batch, rel_tol=0.01):
         found.append(f"learning rate {rate:g}")
     if result["weights"]["architecture"] != "resnet50":
         found.append(f"{result['weights']['architecture']}, not the paper's network")

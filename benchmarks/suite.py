@@ -20,7 +20,9 @@ from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 
 DISPLAY = {"clove": "CLoVE", "rand": "Rand init"}
+C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
 CONFIGS = ROOT / "transfer" / "configs"
+DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
 DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
@@ -59,7 +61,12 @@ def _check_overrides(options: Options) -> None:
 
 
 def _heads(options: Options, task: str) -> str:
-    return options.heads or _config(task)["DEFAULT_HEADS"]
+    words = _config(task)
+    own = words.get("DEFAULT_HEADS") or _config(words["_BASE_"].removesuffix(".yaml"))["DEFAULT_HEADS"]
+    if own == C4 and options.heads:
+        raise UserError(f"--heads {options.heads}: task {task} has a C4 backbone and no head family to choose; leave "
+                        "out the option or the task")
+    return options.heads or own
 
 
 def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
@@ -137,19 +144,20 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
     overrides = options.overrides.get(task, {})
     heads = _heads(options, task)
     architecture = options.pretrain.numbers.architecture if options.pretrain else "resnet50"
-    files = ["base", task, f"heads-{heads}"] + ([] if options.scale == "full" else [f"scale-{options.scale}"])
     numbers: dict[str, Any] = {
-        "configs": {name: _config(name) for name in files},
+        "configs": _configs(task, heads, options.scale),
         "overrides": overrides, "trial": trial, "scale": options.scale}
     if method == "rand":
         numbers["architecture"] = architecture
     converted = None if method == "rand" else f"convert-{_slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        place = parents["data"] / "data" / task if options.demo else data.folder
+        place = parents["data"] / "data" / DEMO_FOLDERS.get(task, task) if options.demo else data.folder
         words: list[object] = ["--task", task, "--weights", parents[converted] if converted else "random",
-                               "--data", place, "--output", folder, "--scale", options.scale, "--heads", heads,
-                               "--trial", trial, "--num-gpus", max(count_gpus(options), 1)]
+                               "--data", place, "--output", folder, "--scale", options.scale, "--trial", trial,
+                               "--num-gpus", max(count_gpus(options), 1)]
+        if heads != C4:
+            words += ["--heads", heads]
         if method == "rand":
             words += ["--architecture", architecture]
         if options.device != "auto":
@@ -200,9 +208,25 @@ def _config(name: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def _configs(task: str, heads: str, scale: str) -> dict[str, dict[str, Any]]:
+    """The files that make a fine-tuning's config, bases included, as transfer/settings.py lays them."""
+    own = [] if heads == C4 else [f"heads-{heads}"]
+    small = [] if scale == "full" else [f"scale-{scale}-c4" if heads == C4 else f"scale-{scale}"]
+    found: dict[str, dict[str, Any]] = {}
+    for name in [task, *own, *small]:
+        while name:
+            found[name] = _config(name)
+            name = found[name].get("_BASE_", "").removesuffix(".yaml")
+    return found
+
+
 def _iterations(task: str, scale: str, overrides: dict[str, str]) -> int:
-    source = _config(task) if scale == "full" else _config(f"scale-{scale}")
-    return int(overrides.get("SOLVER.MAX_ITER", source["SOLVER"]["MAX_ITER"]))
+    if scale == "full":
+        words = _config(task)
+        length = words["SCHEDULES"][words["DEFAULT_SCHEDULE"]]["MAX_ITER"]
+    else:
+        length = _config(f"scale-{scale}")["SOLVER"]["MAX_ITER"]
+    return int(overrides.get("SOLVER.MAX_ITER", length))
 
 
 def _slug(name: str) -> str:

@@ -69,8 +69,9 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words, text", [
     ([], "nothing to do: expected --demo, --epochs N, --recipe NAME, --photos DIR or --checkpoint NAME=FILE"),
-    (["--demo", "--tasks", "coko"], "--tasks coko: expected some of coco, keypoints, cityscapes; the nearest is coco"),
-    (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, keypoints, cityscapes"),
+    (["--demo", "--tasks", "coko"],
+     "--tasks coko: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis; the nearest is coco"),
+    (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
     (["--demo", "--epochs", "3"], "--demo brings its own pictures, recipe and scale"),
     (["--demo", "--coco", "x"], "--demo brings its own data"),
     (["--demo", "--methods", "rand"], "--methods rand leaves nothing to pretrain: add clove"),

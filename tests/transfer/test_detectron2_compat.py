@@ -37,7 +37,7 @@ def test_apply__leaves_numpy_itself_alone() -> None:
 
 
 def test_repair__in1d_is_numpys_old_one() -> None:
-    own = detectron2_compat._NumpyWithIn1d()
+    own = detectron2_compat._OldNumpy()
     values = np.array([[1, 2], [3, 4]])
     assert own.in1d(values, [2, 4]).tolist() == [False, True, False, True]  # flat, as numpy 2.3 gave it
     assert own.arange is np.arange

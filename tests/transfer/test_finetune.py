@@ -15,7 +15,8 @@ from benchmarks import demo_data
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
-from transfer import evaluate, finetune, trainer
+from transfer import evaluate, finetune, trainer, work
+from transfer.certificate import write_certificate
 from transfer.convert import convert
 from transfer.finetune import Request
 
@@ -91,7 +92,7 @@ def test_finetune__other_tasks_and_their_heads(task: str, heads: str, norms: int
 def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     first = finetune.finetune(request(generated, tmp_path, overrides=START))
-    monkeypatch.setattr(finetune, "launch", None)  # nothing may be started
+    monkeypatch.setattr(finetune, "start", None)  # nothing may be started
     assert finetune.finetune(request(generated, tmp_path, overrides=START)) == first
     assert f"{tmp_path} is finished: nothing to do" in capsys.readouterr().err
 
@@ -104,7 +105,7 @@ def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys
 def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, text: str, generated: Path,
                                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                  ) -> None:
-    monkeypatch.setattr(finetune, "_launch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # killed before the first iteration
         finetune.finetune(request(generated, tmp_path, overrides=START))
     with pytest.raises(UserError, match=text):
@@ -213,18 +214,19 @@ def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = 
     if drop:
         del content["model"][drop]
     (output / "detectron2.pkl").write_bytes(pickle.dumps(content))
-    values = {**json.loads((converted / "conversion.json").read_text()),
-              "pkl_sha256": sha256_file(output / "detectron2.pkl"), **certificate}
-    (output / "conversion.json").write_text(json.dumps(values))
+    values = json.loads((converted / "conversion.json").read_text())
+    values["targets"]["detectron2"]["sha256"] = sha256_file(output / "detectron2.pkl")
+    write_certificate(output, {**values, **certificate})
     return output
 
 
 @pytest.mark.parametrize(("certificate", "drop", "text"), [
-    ({"pkl_sha256": "0" * 64}, None, "is not the file that .*conversion.json certifies"),
-    ({"architecture": "resnet101"}, None, "holds a resnet101: expected resnet18, resnet34, resnet50"),
-    ({"pixel_format": {"channel_order": "BGR"}}, None, "wants BGR images"),
+    ({"targets": {"detectron2": {"sha256": "0" * 64}}}, None, "is not the file that .*conversion.json certifies"),
+    ({"architecture": "resnet101"}, None, "is of a resnet101: expected resnet18, resnet34, resnet50"),
+    ({"consumed": 99}, None, "expected all 100 tensors .* found 99 of 100 consumed"),
+    ({"pixel_format": {"channel_order": "GRAY", "mean": [0.5], "std": [1]}}, None, "expected channel_order RGB or BGR"),
     ({}, "res3.0.conv1.weight", r"1 missing in the file \(res3.0.conv1.weight\)"),
-    ({"architecture": "resnet34"}, None, "missing in the file"),
+    ({"architecture": "resnet34", "consumed": 180, "expected": 180}, None, "missing in the file"),
 ])
 def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, drop: str | None, text: str,
                                                              generated: Path, converted: Path, tmp_path: Path) -> None:
@@ -232,11 +234,6 @@ def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, 
     with pytest.raises(UserError, match=text):
         finetune.finetune(request(generated, tmp_path / "out", overrides=START, weights=str(spoiled)))
     assert not (tmp_path / "out/result.json").exists()
-
-
-def test_read_weights__folder_that_is_no_conversion(generated: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no converted checkpoint: expected conversion.json and detectron2.pkl"):
-        finetune.read_weights(request(generated, tmp_path, weights=str(tmp_path)))
 
 
 def test_device__cuda_where_there_is_none(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +257,7 @@ def test_finetune__a_broken_validation_image_is_named(tmp_path: Path) -> None:
 
 
 def test_logged__to_the_file_and_not_to_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with finetune.logged(tmp_path / "log.txt"):
+    with work.logged(tmp_path / "log.txt"):
         logging.getLogger("detectron2.engine").info("a line")
     logging.getLogger("detectron2.engine").info("after")
     text = (tmp_path / "log.txt").read_text()
