@@ -9,14 +9,14 @@ import torch
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from tests.transfer import family_files
-from tests.transfer.family_files import FILES, FamilyFile
+from tests.transfer.family_table import FILES, FamilyFile, write
 from transfer.families import FAMILIES
 from transfer.intake import OWN_FAMILY, read_checkpoint
 from transfer.layout import LayoutError
 
 
 def assert_reads(file: FamilyFile, folder, architecture: str) -> None:
-    path, states = family_files.write(file, folder, architecture)
+    path, states = write(file, folder, architecture)
     for branch, state in states.items():
         reading = read_checkpoint(path, None if branch == file.branches[0] else branch)
         assert list(reading.state) == list(state)
