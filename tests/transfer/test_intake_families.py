@@ -271,8 +271,8 @@ def test_read_checkpoint__only_latin1_bytes_are_decoded(tmp_path):
     assert "is a Python pickle, but not a whole one" in refusal(path)
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_read_checkpoint__arrays_of_every_pickle_protocol(tmp_path, small, other, protocol):
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_read_checkpoint__arrays_of_old_and_new_pickles(tmp_path, small, other, protocol):
     path = tmp_path / "R-18.pkl"
     path.write_bytes(pickle.dumps(family_files.msra(small, other), protocol=protocol))
     assert torch.equal(read_checkpoint(path).state["layer1.0.bn1.bias"], small["layer1.0.bn1.bias"])
