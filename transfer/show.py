@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def load_model(folder: Path, cfg: CfgNode, device: str | None = None) -> nn.Modu
     model = build_model(cfg)
     try:
         model.load_state_dict(torch.load(folder / FINAL, map_location="cpu", weights_only=True)["model"])
-    except (RuntimeError, KeyError, OSError, EOFError) as error:
+    except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder / FINAL} is not the model of {folder / 'config.yaml'} ({reason}): fine-tune again in "
                         "a new folder") from None
