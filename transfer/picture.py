@@ -75,7 +75,8 @@ def draw_records(model: nn.Module, cfg: CfgNode, records: list[dict], meta: Meta
         columns = []
         if "annotations" in record:
             canvas = _Canvas(pixels, meta, len(record["annotations"]))
-            text = f"ground truth: {len(record['annotations'])} objects{kind}"
+            count = len(record["annotations"])
+            text = f"ground truth: {count} object{'' if count == 1 else 's'}{kind}"
             columns.append(_captioned(canvas.draw_dataset_dict(record).get_image(), text))
         canvas = _Canvas(pixels, meta, len(shown))
         columns.append(_captioned(canvas.draw_instance_predictions(shown).get_image(), rule + kind))

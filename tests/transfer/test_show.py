@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from benchmarks import demo_data
@@ -70,6 +71,39 @@ def test_show__photographs_need_no_annotations(
                 "--output", tmp_path / "a.png") == 0
     with Image.open(tmp_path / "a.png") as image:
         assert image.width == picture.WIDTH
+
+
+class Perfect(torch.nn.Module):
+    """Predicts the ground truth of the one image it is asked about, with full confidence."""
+
+    def __init__(self, record: dict) -> None:
+        super().__init__()
+        self.record = record
+
+    def forward(self, batch: list[dict]) -> list[dict]:
+        rows = [row for row in self.record["annotations"] if not row["iscrowd"]]
+        boxes = [BoxMode.convert(row["bbox"], row["bbox_mode"], BoxMode.XYXY_ABS) for row in rows]
+        points = torch.tensor([row["keypoints"] for row in rows], dtype=torch.float32).view(len(rows), -1, 3)
+        return [{"instances": Instances(
+            (self.record["height"], self.record["width"]), pred_boxes=Boxes(torch.tensor(boxes)),
+            scores=torch.ones(len(rows)), pred_classes=torch.zeros(len(rows), dtype=torch.long),
+            pred_keypoints=points)}]
+
+
+def orange(image: np.ndarray) -> int:
+    """Pixels of the skeletons' colour, (255, 160, 0)."""
+    return int((np.abs(image[..., :3].astype(int) - (255, 160, 0)).max(-1) < 12).sum())
+
+
+def test_draw_records__skeletons_of_predictions_too(generated: Path, tmp_path: Path) -> None:
+    dataset = datasets.find(generated / "keypoints", "keypoints")
+    cfg = settings.resolve(dataset, "2fc", "demo", THIN, architecture="resnet18")
+    _, name = datasets.register(dataset)
+    record = max(DatasetCatalog.get(name), key=lambda record: sum(map(len, record["annotations"])))
+    picture.draw_records(Perfect(record), cfg, [record], MetadataCatalog.get(name), tmp_path / "a.png")
+    image = np.asarray(Image.open(tmp_path / "a.png"))
+    left, right = image[:, :picture.WIDTH], image[:, picture.WIDTH:]
+    assert orange(left) > 100 and 0.5 < orange(right) / orange(left) < 2
 
 
 @pytest.mark.slow
