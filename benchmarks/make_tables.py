@@ -3,7 +3,8 @@
     python benchmarks/make_tables.py [--results DIR] [--reported DIR] [--include-demo] [--strict] [--why CELL]
 
 Reads results/reported/*.csv (what papers print), results/runs/*.json (what was measured here) and
-results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same bytes. Works from any folder.
+results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same
+bytes. Works from any folder.
 """
 
 import argparse

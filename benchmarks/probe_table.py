@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.render import escape_markdown
 from benchmarks.results import FIELDS as RUN_FIELDS
 from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, digest
-from benchmarks.render import escape_markdown
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import probe_table, suite
-from benchmarks.make_tables import ROOT, make_tables
+from benchmarks.make_tables import ROOT, read_tables, write_tables
 from benchmarks.options import parse
 from pretrain.errors import UserError
 
@@ -41,7 +41,7 @@ def make_probe(value: float = 30.0, **changes: object) -> dict:
 
 
 def shown(probes: list[dict]) -> str:
-    return probe_table.table_text(probes, str)
+    return probe_table.probes_text(probes)
 
 
 def test_write_and_read__the_same_again_and_a_changed_figure_is_found(tmp_path: Path) -> None:
@@ -121,18 +121,22 @@ def test_table__the_same_weights_again_the_later_one_counts(markdown_tables: Cal
 
 
 def test_make_tables__a_table_of_its_own_and_demo_only_when_asked(tmp_path: Path) -> None:
+    reported = ROOT / "results" / "reported"
     probe_table.write_probe(tmp_path / "probes", make_probe())
     probe_table.write_probe(tmp_path / "probes", make_probe(20.0, demo=True, stage__key="demo"))
-    text, problems, hidden = make_tables(tmp_path, ROOT / "results" / "reported")
-    assert "## Frozen-backbone probes" in text and problems == [] and hidden == 1 and "DEMO" not in text
-    assert "mini, coco, 2 classes, 48 training and 20 evaluation images" in text
-    assert (tmp_path / "tables" / "frozen_backbone_probes.md").is_file()
+    (tmp_path / "probes" / "bad.json").write_text("{}")
+    found = read_tables(tmp_path, reported)
+    assert "## Frozen-backbone probes" in found.shown() and found.hidden == 1 and "DEMO" not in found.shown()
+    assert len(found.problems) == 1 and found.problems[0].startswith("bad.json: ")
+    assert "mini, coco, 2 classes, 48 training and 20 evaluation images" in found.shown()
+    write_tables(found.tables, tmp_path / "tables", found.probes)
+    assert (tmp_path / "tables" / "frozen_backbone_probes.md").read_text() == found.probes
     assert "## Frozen-backbone probes" in (tmp_path / "tables" / "tables.md").read_text()
-    text, _, hidden = make_tables(tmp_path, ROOT / "results" / "reported", include_demo=True)
-    assert "DEMO CLoVE" in text and hidden == 0
+    found = read_tables(tmp_path, reported, include_demo=True)
+    assert "DEMO CLoVE" in found.shown() and found.hidden == 0
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "Frozen-backbone" not in make_tables(empty, ROOT / "results" / "reported")[0]
+    assert read_tables(empty, reported).probes == ""
 
 
 def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -> None:
