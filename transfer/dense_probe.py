@@ -131,7 +131,7 @@ def probe(request: Request) -> tuple[dict, Pictures]:
     baselines = {frozen.RAND_INIT: frozen.random_weights(architecture, protocol.seed),
                  LAST_GAMMA_0: frozen.random_weights(architecture, protocol.seed, last_gamma=0.0), PIXELS: None}
     sources = {own: weights, **{name: source for name, source in baselines.items() if name != own}}
-    views = RetrievalProbe(data.val.images, RETRIEVAL_IMAGES, Numbers(), device)
+    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Numbers(), device)
     pictures = Pictures(data, protocol)
     measured = {}
     for name, source in sources.items():

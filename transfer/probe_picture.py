@@ -14,6 +14,8 @@ from transfer.dense_measure import Pictures
 
 matplotlib.use("Agg")
 DPI = 100
+INCHES = 3.1  # width of a column
+TALLEST = 1.3  # height of a row in widths; a taller image becomes narrower than its column
 NAMED = 6  # classes of an image that its legend names, largest first
 VISIBLE = 0.005  # share of an image below which a predicted class is not named
 
@@ -24,8 +26,9 @@ def draw(pictures: Pictures, path: str | Path) -> None:
     rows, columns = len(pictures.images), 2 + len(names)
     if not rows:
         return
-    figure = Figure(figsize=(3.1 * columns, 3.0 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    heights = [min(TALLEST, pixels.shape[0] / pixels.shape[1]) for pixels, _ in pictures.images]
+    figure = Figure(figsize=(INCHES * columns, INCHES * sum(heights) + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     colours = palette(pictures)
     for number, ((pixels, labels), axes) in enumerate(zip(pictures.images, grid, strict=True)):
         predictions = [pictures.predictions[name][number] for name in names]
