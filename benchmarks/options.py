@@ -125,8 +125,8 @@ def parse(arguments: list[str] | None = None) -> Options:
                         "--epochs, --recipe and --photos")
     if args.trials < 1:
         raise UserError(f"--trials must be at least 1, found {args.trials}")
-    if args.probes and tasks == ("keypoints",):
-        raise UserError("--probes: keypoints have no labels for every pixel; add coco or cityscapes to --tasks")
+    if args.probes and not {"coco", "cityscapes"} & set(tasks):
+        raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add coco or cityscapes to --tasks")
     if args.probes and methods == ("rand",):
         raise UserError("--probes: random weights stand in every probe as a baseline; add another method")
     pretrain_values, task_values = _assignments(args.assignments, tasks)

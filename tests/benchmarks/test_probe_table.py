@@ -159,7 +159,7 @@ def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("words", "text"), [
-    (["--demo", "--probes", "--tasks", "keypoints"], "--probes: keypoints have no labels for every pixel"),
+    (["--demo", "--probes", "--tasks", "keypoints"], "--probes: no pixel labels for keypoints; add coco or"),
     (["--methods", "rand", "--probes"], "--probes: random weights stand in every probe"),
 ])
 def test_options__probes_that_cannot_be(words: list[str], text: str) -> None:
