@@ -14,7 +14,7 @@ from pretrain.errors import UserError, run_cli
 
 COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
             "bootstrap": "bootstrap"}  # word -> module with its own parser
-PICTURES = ("views.png", "curves.png", "predictions.png")
+PICTURES = ("views.png", "curves.png", "predictions.png", "probe.png")
 
 
 class Progress:
@@ -126,7 +126,7 @@ def print_summary(options: Options, progress: Progress, times: list[tuple[str, s
     # The demo's own tables go beside the main ones, which it never enters.
     tables = options.results / "tables" / ("demo" if options.demo else "")
     found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
-    write_tables(found.tables, tables)
+    write_tables(found.tables, tables, found.probes)
     print(f"\n{found.shown()}")
     for problem in found.problems:
         print(f"warning: left out {problem}", file=sys.stderr)

@@ -46,6 +46,7 @@ class Options:
     dry_run: bool = False
     rerun: tuple[str, ...] = ()
     include_demo: bool = False
+    probes: bool = False
     said: tuple[str, ...] = ()  # decisions the user should know of
 
 
@@ -70,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
                            "default: clove,rand, or the checkpoints alone")
     what.add_argument("--trials", type=int, default=1, metavar="N",
                       help="fine-tunings of each method and task, each with another seed (default 1)")
+    what.add_argument("--probes", action="store_true",
+                      help="probe each frozen backbone too, on coco and cityscapes: minutes, a table of its own")
     what.add_argument("--scale", choices=SCALES, help="of the fine-tuning: full is the published protocol (default)")
     what.add_argument("--heads", choices=("4conv1fc", "2fc"), help="head family of the detectors (default: the task's)")
     what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
@@ -122,6 +125,10 @@ def parse(arguments: list[str] | None = None) -> Options:
                         "--epochs, --recipe and --photos")
     if args.trials < 1:
         raise UserError(f"--trials must be at least 1, found {args.trials}")
+    if args.probes and not {"coco", "cityscapes"} & set(tasks):
+        raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add coco or cityscapes to --tasks")
+    if args.probes and methods == ("rand",):
+        raise UserError("--probes: random weights stand in every probe as a baseline; add another method")
     pretrain_values, task_values = _assignments(args.assignments, tasks)
     if pretrain_values and "clove" not in methods:
         raise UserError("--set pretrain.... changes nothing here: clove is not among the methods")
@@ -138,7 +145,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus, dry_run=args.dry_run, rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo,
-        said=tuple(said))
+        probes=args.probes,        said=tuple(said))
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import estimate, results
+from benchmarks import estimate, probe_table, results
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
 from benchmarks.options import ROOT, Options
 from benchmarks.stage import Stage
@@ -23,6 +23,7 @@ DISPLAY = {"clove": "CLoVE", "rand": "Rand init"}
 C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
 CONFIGS = ROOT / "transfer" / "configs"
 DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
+PROBED = ("coco", "cityscapes")  # tasks with labels for every pixel
 DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
@@ -42,6 +43,8 @@ def plan(options: Options) -> list[Stage]:
             stages.append(_pretrain(options, photos))
         if method != "rand":
             stages.append(_convert(options, method))
+            if options.probes:
+                stages += [_probe(options, method, task, data.get(task)) for task in options.tasks if task in PROBED]
         stages += [_finetune(options, method, task, trial, data.get(task))
                    for task in options.tasks for trial in range(options.trials)]
     return stages
@@ -186,6 +189,31 @@ def publish(
     if data is not None:
         result["dataset"] |= {"name": data.folder.absolute().name}
     return results.write_result(options.results / "runs", result)
+
+
+def _probe(options: Options, method: str, task: str, data: TaskData | None) -> Stage:
+    converted = f"convert-{_slug(method)}"
+
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        place = parents["data"] / "data" / task if options.demo else data.folder
+        words: list[object] = ["--weights", parents[converted], "--data", place, "--task", task, "--output", folder]
+        if options.device != "auto":
+            words += ["--device", options.device]
+        return _python("transfer", "probe", *words)
+
+    def finish(folder: Path, key: str) -> Path:
+        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        probe |= {"method": DISPLAY.get(method, method), "demo": options.demo,
+                  "stage": {"name": stage.name, "key": key}}
+        if data is not None:
+            probe["dataset"] |= {"name": data.folder.absolute().name}
+        return probe_table.write_probe(options.results / "probes", probe)
+
+    stage = Stage(
+        f"probe-{_slug(method)}-{task}", {"task": task}, command, product="probe.json",
+        inputs={} if options.demo else {"data": data.digest}, parents=(*(("data",) if options.demo else ()), converted),
+        cost="minutes", disk_gb=0.01, finish=finish)
+    return stage
 
 
 def count_gpus(options: Options) -> int:
