@@ -17,8 +17,9 @@ class ClusterOptions:
     """`cluster`: slurm, or local for the same job on this machine. `minutes`: time limit of one start of the job.
 
     `signal_delay`: seconds before the time limit at which the job is told to save. `sbatch`: further options of sbatch,
-    by name. `setup`: shell lines before the job starts, such as `module load`. None leaves the choice to Slurm; for
-    `tasks_per_node` to one task a GPU, for `cpus_per_task` to the loader's workers and one more.
+    by name; True for one without a value. `setup`: shell lines before the job starts, such as `module load`. None
+    leaves the choice to Slurm; for `tasks_per_node` it means one process a GPU, for `cpus_per_task` the loader's
+    workers and one more.
     """
 
     cluster: str = "local"
@@ -31,7 +32,7 @@ class ClusterOptions:
     mem_gb: int | None = None
     minutes: int | None = None
     signal_delay: int = 120
-    sbatch: tuple[tuple[str, str], ...] = ()
+    sbatch: tuple[tuple[str, str | bool], ...] = ()
     setup: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -114,8 +115,8 @@ def add_options(group: argparse._ActionsContainer) -> None:
                                                    "saves, comes back and goes on")
     group.add_argument("--signal-delay", type=int, default=120, metavar="S",
                        help="seconds before the limit at which the run begins to save (default 120)")
-    group.add_argument("--sbatch", action="append", default=[], metavar="NAME=VALUE",
-                       help="any other option of sbatch, such as constraint=a100; may be repeated")
+    group.add_argument("--sbatch", action="append", default=[], metavar="NAME[=VALUE]",
+                       help="any other option of sbatch, such as constraint=a100 or exclusive; may be repeated")
     group.add_argument("--setup", action="append", default=[], metavar="LINE",
                        help="a shell line before the job starts, such as 'module load cuda'; may be repeated")
 
@@ -125,9 +126,9 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
     further = []
     for text in args.sbatch:
         name, sign, value = text.partition("=")
-        if not sign or not re.fullmatch(r"[a-z][a-z-]*", name):
-            raise UserError(f"--sbatch: expected NAME=VALUE with a long option of sbatch, found {text!r}")
-        further.append((name, value))
+        if not re.fullmatch(r"[a-z][a-z-]*", name):
+            raise UserError(f"--sbatch: expected NAME=VALUE or NAME with a long option of sbatch, found {text!r}")
+        further.append((name, value if sign else True))
     given = {one.name: getattr(args, one.name) for one in fields(ClusterOptions) if one.name in vars(args)}
     return ClusterOptions(**given | {"minutes": minutes(args.time) if args.time else None,
                                      "sbatch": tuple(further), "setup": tuple(args.setup)})

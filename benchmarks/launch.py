@@ -63,6 +63,8 @@ class JobSignals:
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         self.received.add(number)
+        # Not print: the handler may have interrupted one.
+        os.write(sys.stderr.fileno(), f"{signal.Signals(number).name} received\n".encode())
 
     def stop(self) -> int:
         """`pretrain.signals.Stop`: 75 after SIGUSR2, 143 after SIGTERM, else 0."""
