@@ -81,7 +81,8 @@ class ClusterOptions:
             # sbatch's --cpus-per-task since Slurm 22.05.
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
             "additional_parameters": {"requeue": True, **dict(self.sbatch)},
-        } | ({"mem": self.mem_gb} if self.mem_gb else {})
+            "mem": f"{self.mem_gb}GB" if self.mem_gb else None,
+        }
 
     def for_local(self) -> dict[str, Any]:
         """Parameters of submitit's LocalExecutor."""

@@ -305,11 +305,13 @@ def main() -> int:
         return 0
     with stop_signals() as stop:
         ending = wait(submission, stop, lambda: options.cluster == "slurm" or _end(submission))
+        asked = stop()
     if ending.exit_code:
         print(f"error: job {submission.job_id}: {ending.message}", file=sys.stderr)
     else:
         print(ending.message)
-    return ending.exit_code
+    # A local job is told to save by SIGTERM, whatever we were told.
+    return asked if asked and ending.exit_code == 128 + signal.SIGTERM else ending.exit_code
 
 
 def _end(submission: Submission) -> bool:

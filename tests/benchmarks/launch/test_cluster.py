@@ -15,7 +15,8 @@ def parse(*words: str) -> ClusterOptions:
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("90", 90), ("1:30:00", 90), ("01:30:01", 91), ("0:00:01", 1), ("2-12", 3600), ("1-0:30", 1470), ("1-00:00:30", 1441),
+    ("90", 90), ("1:30:00", 90), ("01:30:01", 91), ("0:00:01", 1), ("2-12", 3600), ("1-0:30", 1470),
+    ("1-00:00:30", 1441),
 ])
 def test_minutes__slurms_notations(text, expected):
     assert minutes(text) == expected
