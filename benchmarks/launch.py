@@ -46,6 +46,8 @@ from pretrain.errors import UserError, run_cli
 from pretrain.signals import COME_BACK, stop_signals
 
 GRACE = 600.0  # seconds that a stopped job waits to be killed; Slurm's KillWait is 30, GraceTime what a site likes
+# Until a process has its handlers, a signal must not end it: Slurm would take that for a failure and not requeue.
+DEAF = """sh -c 'trap "" USR2 TERM; exec "$0" "$@"'"""
 REQUEUE_TRIES, REQUEUE_PAUSE = 5, 10.0  # a controller that restarts is away for a while
 
 
@@ -234,12 +236,13 @@ def _executor(
     cpus = options.cpus_per_task or config.machine.workers + 1
     environment = {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+    python = f"{DEAF} {shlex.quote(sys.executable)}"
     if options.cluster == "local":
-        executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS)
+        executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS, python=python)
         executor.update_parameters(**options.for_local())
         return executor, environment
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=python)
     except RuntimeError:
         raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, or use "
                         "--cluster local") from None

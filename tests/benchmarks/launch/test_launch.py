@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +141,13 @@ def test_job__meets_the_others_at_a_port_of_its_own_number(in_job, submitits, ma
         make_job(data=tmp_path / "absent")()
     assert {name: os.environ[name] for name in ("MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")} == {
         "MASTER_PORT": "14711", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def test_deaf__a_process_without_handlers_outlives_the_jobs_signals_and_then_hears_them():
+    program = ("import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGUSR2, signal.SIGTERM)]; "
+               "signal.signal(signal.SIGUSR2, lambda *_: print('heard')); os.kill(os.getpid(), signal.SIGUSR2)")
+    command = [*shlex.split(launch.DEAF), sys.executable, "-c", program, "a 'word'"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "heard\n"
 
 
 def leave(job: PretrainJob, code: int, rank: int = 0, cluster: str = "slurm", received: tuple[int, ...] = ()):

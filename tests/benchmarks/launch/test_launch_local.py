@@ -30,7 +30,7 @@ def process_of(submission: Submission, rank: int) -> int:
 
 def test_one_process_is_told_to_save__both_do_come_back_and_end_equal(photos, tiny, tmp_path, gate, same, resumed):
     output = tmp_path / "out"
-    submission = submit(tiny(epochs=1), photos, output, ClusterOptions(tasks_per_node=2))
+    submission = submit(tiny(epochs=2), photos, output, ClusterOptions(tasks_per_node=2))
     gate.pass_to(1, output)
     os.kill(process_of(submission, 1), signal.SIGUSR2)
     until(lambda: "SIGUSR2 received" in submission.log(1).read_text(), "the signal")
@@ -39,14 +39,14 @@ def test_one_process_is_told_to_save__both_do_come_back_and_end_equal(photos, ti
     (gate.root / "pretrain" / "train.py").write_text("raise SystemExit('edited after the submission')")
     gate.open_to(100)
     assert wait(submission) == Ending(0, str(output / "backbone.safetensors"))
-    assert resumed(submission) == [1] and "SIGUSR2 received" not in submission.log(0).read_text()
-    same(output, 2, 1)
+    assert resumed(submission) == [2] and "SIGUSR2 received" not in submission.log(0).read_text()
+    same(output, 2, 2)
 
 
 def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_path, same):
     output = tmp_path / "out"
     command = [sys.executable, "-P", "-m", "benchmarks.launch", "pretrain", "--",
-               *words(photos, output, epochs=6, checkpoint_every=100)]
+               *words(photos, output, epochs=3, checkpoint_every=100)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         until(lambda: logged_steps(output), "the first step")
@@ -60,7 +60,7 @@ def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 0, second.stderr
     assert second.stdout.splitlines()[-1] == str(output / "backbone.safetensors")
-    same(output, 1, 6)
+    same(output, 1, 3)
 
 
 def test_command_line__a_failing_job_gives_one_line_and_its_code(words, tmp_path):

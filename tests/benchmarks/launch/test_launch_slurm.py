@@ -130,7 +130,7 @@ def test_second_job_in_a_folder__is_refused_while_the_first_one_waits(slurm, pho
     ({"partition": "nope"}, "invalid partition specified: nope; Batch job submission failed: Invalid partition name "
                             "specified"),
     ({"gpus_per_node": 3}, "Batch job submission failed: Requested node configuration is not available"),
-    ({"nodes": 3}, "Batch job submission failed: "),
+    ({"mem_gb": 9999}, "Batch job submission failed: "),
 ])
 def test_what_slurm_refuses__arrives_as_one_line_and_leaves_nothing(slurm, photos, tiny, tmp_path, options, why):
     with pytest.raises(UserError) as refused:
