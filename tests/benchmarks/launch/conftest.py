@@ -31,7 +31,7 @@ Trainer.step = _gated
 """
 
 
-def until(ready: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+def until(ready: Callable[[], object], what: str, seconds: float = 400.0) -> None:
     """Wait for something that has to happen."""
     end = time.monotonic() + seconds
     while not ready():

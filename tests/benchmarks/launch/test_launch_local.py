@@ -12,7 +12,7 @@ from benchmarks.cluster import ClusterOptions
 from benchmarks.follow import Ending, Submission, read_submission, state, wait
 from benchmarks.launch import submit
 from benchmarks.options import ROOT
-from pretrain.drill import logged_steps, saved_steps
+from pretrain.drill import saved_steps
 from tests.benchmarks.launch.conftest import until
 
 pytestmark = pytest.mark.slow
@@ -43,20 +43,23 @@ def test_one_process_is_told_to_save__both_do_come_back_and_end_equal(photos, ti
     same(output, 2, 2)
 
 
-def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_path, same):
+def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_path, gate, same):
     output = tmp_path / "out"
     command = [sys.executable, "-P", "-m", "benchmarks.launch", "pretrain", "--",
                *words(photos, output, epochs=3, checkpoint_every=100)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(gate.root)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        until(lambda: logged_steps(output), "the first step")
-        first.send_signal(signal.SIGINT)  # as Ctrl-C, but to the command alone
+        gate.pass_to(1, output)
+        submission = read_submission(output)
+        os.kill(process_of(submission, 0), signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        first.send_signal(signal.SIGINT)
+        until(lambda: "SIGTERM received" in submission.log().read_text(), "the signal, passed on")
+        gate.open_to(100)
         printed, said = first.communicate(timeout=120)
-    (step,) = saved_steps(output)
-    assert first.returncode == 130
-    assert said == (f"error: job {read_submission(output).job_id}: stopped after step {step}, saved; start again with "
+    assert saved_steps(output) == [2] and first.returncode == 130
+    assert said == (f"error: job {submission.job_id}: stopped after step 2, saved; start again with "
                     "the same words to go on\n")
-    assert "its log is" in printed
+    assert f"its log is {submission.log()}" in printed
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 0, second.stderr
     assert second.stdout.splitlines()[-1] == str(output / "backbone.safetensors")

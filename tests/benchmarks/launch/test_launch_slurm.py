@@ -16,7 +16,7 @@ from tests.benchmarks.launch.conftest import until
 pytestmark = pytest.mark.slow
 
 
-def end_of(submission: Submission, seconds: float = 150.0) -> Ending:
+def end_of(submission: Submission, seconds: float = 400.0) -> Ending:
     """How the job ended; the test fails when it does not."""
     late = time.monotonic() + seconds
     ending = wait(submission, lambda: int(time.monotonic() > late))
