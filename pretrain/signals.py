@@ -1,6 +1,6 @@
 """How a run is asked to stop, and the exit codes it then leaves with. One owner for each signal.
 
-Stand-alone, `stop_signals` owns SIGINT, SIGTERM and SIGUSR2. In a job of a cluster benchmarks/job_signals.py owns them and
+Stand-alone, `stop_signals` owns SIGINT, SIGTERM and SIGUSR2. Inside a job of a cluster the job's own code owns them and
 hands `train` a function of its own instead.
 """
 
