@@ -130,7 +130,7 @@ def same(alone: Callable[[int, int], Path]) -> Callable[..., None]:
 def _tidy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread for every process, as for the runs alone; no checkpoints stay, and no local job runs on."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("benchmarks.follow.ASK_EVERY", 0.2)
+    monkeypatch.setattr("benchmarks.follow.ASK_EVERY", {"slurm": 0.2, "local": 0.2})
     monkeypatch.delenv("MASTER_PORT", raising=False)
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
