@@ -31,7 +31,7 @@ def process_of(submission: Submission, rank: int) -> int:
 def test_one_process_is_told_to_save__both_do_come_back_and_end_equal(photos, tiny, tmp_path, gate, same, resumed):
     output = tmp_path / "out"
     submission = submit(tiny(epochs=2), photos, output, ClusterOptions(tasks_per_node=2))
-    gate.pass_to(1, output)
+    gate.hold_after(1, output, processes=2)
     os.kill(process_of(submission, 1), signal.SIGUSR2)
     until(lambda: "SIGUSR2 received" in submission.log(1).read_text(), "the signal")
     assert state(submission) == "RUNNING" and saved_steps(output) == []
@@ -49,7 +49,7 @@ def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_
                *words(photos, output, epochs=3, checkpoint_every=100)]
     environment = os.environ | {"PYTHONPATH": str(gate.root)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        gate.pass_to(1, output)
+        gate.hold_after(1, output)
         submission = read_submission(output)
         os.kill(process_of(submission, 0), signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
         first.send_signal(signal.SIGINT)
