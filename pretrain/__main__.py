@@ -17,6 +17,7 @@ from pathlib import Path
 from pretrain import show
 from pretrain.config import HALVES, Config, add_options, given_options, load_config, recipe_names
 from pretrain.errors import UserError, run_cli
+from pretrain.signals import Stop, stop_signals
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,16 +52,20 @@ def main() -> int:
 
         return drill.main(sys.argv[2:])
     args, config = parse()
+    with stop_signals() as stop:  # before the seconds that importing torch takes
+        return run(args, config, stop)
+
+
+def run(args: argparse.Namespace, config: Config, stop: Stop) -> int:
+    """Pretrain; returns the exit code."""
     import torch  # only now: --help and a wrong option should not wait for it
 
     from pretrain import distributed
-    from pretrain.signals import stop_signals
     from pretrain.train import Stopped, TrainingFailed, train
 
     process = distributed.start(config.machine.device)
     try:
-        with stop_signals() as stop:
-            print(train(config, args.data, args.output, process, stop))
+        print(train(config, args.data, args.output, process, stop))
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code

@@ -31,12 +31,20 @@ def find_images(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
-    found = []
+    found, above = [], {str(folder): frozenset[tuple[int, int]]()}
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = above.pop(root) | {_identity(root)}
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and _identity(os.path.join(root, name)) not in here)  # else a link that leads back up
+        above |= {os.path.join(root, name): here for name in folders}
         found += [os.path.relpath(os.path.join(root, name), folder) for name in files
                   if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     return sorted(found)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def decode(data: bytes) -> np.ndarray:

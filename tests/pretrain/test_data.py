@@ -52,6 +52,15 @@ def test_list_images__follows_links_to_folders(tmp_path: Path) -> None:
     assert list(list_images(tmp_path / "data")) == ["link/x.png"]
 
 
+def test_list_images__links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
+    """Up to the folder itself, and two folders that link to each other; a second way to a folder is no circle."""
+    touch(tmp_path / "data", "x.png", "a/y.png", "b/z.png")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "a" / "other").symlink_to(tmp_path / "data" / "b")
+    (tmp_path / "data" / "b" / "other").symlink_to(tmp_path / "data" / "a")
+    assert list(list_images(tmp_path / "data")) == ["a/other/z.png", "a/y.png", "b/other/y.png", "b/z.png", "x.png"]
+
+
 def test_list_images__missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none does not exist: expected a folder of images, nested or flat"):
         list_images(tmp_path / "none")
