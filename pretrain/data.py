@@ -207,16 +207,10 @@ def make_loader(
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
-    try:
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small for "
-                        f"{loader.num_workers} (--workers); start again with the same words to go on") from None
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def _start_worker(_: int) -> None:

@@ -57,7 +57,13 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
         if (output / "done.json").is_file() and backbone.is_file():
             _say(process, f"pretraining in {output} is finished already")
         else:
-            _run(config, names, per_epoch, output, process, stop)
+            try:
+                _run(config, names, per_epoch, output, process, stop)
+            except RuntimeError as error:  # of torch's signal handler, wherever the run is just then
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small "
+                                f"for {config.machine.workers} (--workers); the same words go on") from None
     return backbone
 
 
