@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pretrain.errors import UserError
 
@@ -53,10 +53,14 @@ def decode(data: bytes) -> np.ndarray:
     if rgb is None:
         try:
             with Image.open(io.BytesIO(data)) as image:
-                # 16-bit grey ("I" in older Pillow): PIL would clip to white instead of scaling.
-                if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+                # 16-bit grey ("I" in PGM and in older Pillow): PIL would clip to white instead of scaling.
+                if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                elif image.mode in ("I", "F"):
+                    raise UnreadableImage("32-bit pixels, whose white is not known: convert it to 8 or 16 bits")
                 rgb = np.array(image.convert("RGB"))
+        except UnidentifiedImageError:  # its own words would show an address in memory
+            raise UnreadableImage("cannot be decoded: no image of a known format") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
     height, width = rgb.shape[:2]

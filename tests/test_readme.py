@@ -100,7 +100,7 @@ def test_commands__are_found():
     names = [name for name, _ in commands()]
     assert len(names) > 30
     for place in ("README.md", "pretraining.md", "run_all.sh", "mini.yaml", "photos.yaml", "pretrain/__main__.py",
-                  "pretrain/show.py", "benchmarks/options.py"):
+                  "pretrain/show.py"):
         assert any(name.startswith(place) for name in names), place
 
 
