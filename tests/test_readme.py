@@ -1,7 +1,11 @@
 """What README and docs say is what the code does: their commands parse, their links and their map are true."""
 
+import argparse
+import ast
+import importlib
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ OTHERS = {"show": show.build_parser, "drill": drill.build_parser}
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / "pretrain" / "recipes").glob("*.yaml")), ROOT / "run_all.sh", ROOT / ".ci" / "run"]
+SOURCES = sorted(path for package in ("pretrain", "transfer", "benchmarks") for path in (ROOT / package).rglob("*.py"))
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -29,11 +34,34 @@ def commands() -> list[tuple[str, list[str]]]:
             if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or "-m ruff" in line:
                 continue  # stands for other words; another program
             found.append((f"{path.name}: {line}", words))
+    for path in SOURCES:  # what --help shows: the lines of a module's docstring that are commands
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for line in re.findall(rf"^ +({PROGRAMS}.*)", text, re.MULTILINE):
+            line = line.split("  ")[0]
+            if "[" not in line and "|" not in line:  # describes words instead of giving them
+                found.append((f"{path.relative_to(ROOT)}: {line}", shlex.split(line)))
     return found
 
 
+class Parsed(Exception):
+    """A parser took the words."""
+
+
+def parse_and_stop(main: Callable, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give `words` to a program whose parser is made inside `main`, and stop when it has taken them."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse(self: argparse.ArgumentParser, *given: object) -> None:
+        parse_args(self, *given)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    with pytest.raises(Parsed):
+        main(words)
+
+
 @pytest.mark.parametrize("words", [words for _, words in commands()], ids=[name for name, _ in commands()])
-def test_command__is_understood_by_the_real_parser(words):
+def test_command__is_understood_by_the_real_parser(words, monkeypatch):
     if "..." in words or words[-1].endswith("..."):
         assert words[0] == "./run_all.sh"
         return
@@ -51,7 +79,9 @@ def test_command__is_understood_by_the_real_parser(words):
         assert shards.build_parser().parse_args(rest)
         return
     if module == "benchmarks.speed":
-        assert set(rest[0].split("|")) <= set(MODULES)
+        for name in rest[0].split("|"):
+            main = importlib.import_module(f"benchmarks.speed.{MODULES[name]}").main
+            parse_and_stop(main, rest[1:], monkeypatch)
         return
     if "--help" in rest:
         return
@@ -67,7 +97,17 @@ def test_command__is_understood_by_the_real_parser(words):
 
 
 def test_commands__are_found():
-    assert len(commands()) > 12
+    names = [name for name, _ in commands()]
+    assert len(names) > 30
+    for place in ("README.md", "pretraining.md", "run_all.sh", "mini.yaml", "photos.yaml", "pretrain/__main__.py",
+                  "pretrain/show.py"):
+        assert any(name.startswith(place) for name in names), place
+
+
+def test_command__a_wrong_option_is_not_understood(monkeypatch):
+    main = importlib.import_module("benchmarks.speed.loader").main
+    with pytest.raises(SystemExit):
+        parse_and_stop(main, ["--photo-folder", "X"], monkeypatch)
 
 
 @pytest.mark.parametrize("path", [path for path in TEXTS if path.suffix == ".md"], ids=lambda path: path.name)
