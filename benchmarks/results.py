@@ -216,9 +216,15 @@ def read_results(folder: Path) -> tuple[list[dict], list[str]]:
 
 def _read(path: Path) -> tuple[dict | None, str]:
     try:
-        result = json.loads(path.read_bytes())
+        return parse_result(path.read_bytes())
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
+
+
+def parse_result(content: bytes) -> tuple[dict | None, str]:
+    """(result, "") of a result file's content, or (None, why it is none)."""
+    try:
+        result = json.loads(content)
     except (ValueError, RecursionError) as error:
         return None, f"not whole JSON ({error})"
     problems = _field_problems(result)
