@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer convert ...`, `finetune ...` and `diff ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|finetune|evaluate|diff ...`."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from pretrain.errors import run_cli
 
 _EPILOG = """\
 examples:
+  python -m transfer inspect ckpt_epoch_200.pth
+  python -m transfer fetch --list
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
   python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
@@ -39,8 +41,19 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
     convert.add_argument("--branch", choices=("student", "teacher"),
                          help="which network, where the file holds both (default: the one the authors transfer)")
+    convert.add_argument("--prefix", metavar="P",
+                         help="what stands before the network's names in a file of an unknown layout; PLACE:P names "
+                              "the dictionary too")
     convert.add_argument("--trust", action="store_true",
                          help="let the file run its own code while it is read; only for files you know")
+    inspect = commands.add_parser("inspect", help="checkpoint file -> what it is")
+    if command == "inspect":
+        from transfer.inspection import add_arguments
+        add_arguments(inspect)
+    fetch = commands.add_parser("fetch", help="name of a method -> its published checkpoint, or how to get it")
+    if command == "fetch":
+        from transfer.fetch import add_arguments
+        add_arguments(fetch)
     finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
     if command == "finetune":
         from transfer.finetune import add_arguments
@@ -62,6 +75,12 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = sys.argv[1:]
     arguments = _parser(words[0] if words else None).parse_args(words)
+    if arguments.command == "inspect":
+        from transfer.inspection import run
+        return run(arguments)
+    if arguments.command == "fetch":
+        from transfer.fetch import run
+        return run(arguments)
     if arguments.command == "finetune":
         from transfer.finetune import run
         return run(arguments)
@@ -74,7 +93,7 @@ def main() -> int:
     from transfer.convert import convert, describe
     targets = ",".join(arguments.targets or ["detectron2"]).split(",")
     certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust,
-                          targets=[target.strip() for target in targets], fpn=arguments.fpn)
+                          arguments.prefix, targets=[target.strip() for target in targets], fpn=arguments.fpn)
     print(describe(certificate, arguments.output))
     return 0
 

@@ -39,7 +39,9 @@ def nearest(inside: Mapping[str, torch.Tensor]) -> str | None:
         expected = set(expected_shapes(architecture).items())
         return len(found & expected) / len(found | expected)
 
-    best = max(TITLES, key=likeness)
+    best = max(ARCHITECTURES, key=likeness)
+    if likeness(best) < 0.95:  # the others take a moment to build
+        best = max(TITLES, key=likeness)
     return best if likeness(best) >= 0.5 else None
 
 

@@ -39,7 +39,7 @@ class Certificate(TypedDict):
     architecture: str
     standard: bool  # a ResNet-50, as in the published protocols
     branch: str
-    prefix: str | None  # when it was named by hand
+    address: str  # "PLACE:PREFIX" of the network in the input
     epochs: int | None
     consumed: int
     expected: int
@@ -48,11 +48,12 @@ class Certificate(TypedDict):
     shapes: dict  # torchvision's name: "64x3x7x7"
     batch_norm: dict
     pixel_format: dict  # channel_order, mean and std of 0..255 values in that order, stride_in_1x1
-    fpn: dict  # transferred, dropped: names; both empty without --fpn
+    fpn: dict  # transferred, dropped: names of a pretrained FPN's tensors; all are dropped without --fpn
     reference: str  # the network that the maps were compared with
     targets: dict  # name: file, sha256, loader, tensors, largest_difference, usage
     tolerance: float
     warnings: list
+    notes: list  # what the reader of the checkpoint had to say
     versions: dict
     digest: str  # SHA-256 of all the rest
 

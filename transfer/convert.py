@@ -32,7 +32,7 @@ from transfer.certificate import (
 from transfer.intake import ARCHITECTURES, Reading, expected_shapes, read_checkpoint
 from transfer.maps import STAGES
 from transfer.proof import PROOFS, assert_loaded
-from transfer.writers import WRITERS, State, fpn_parts, pixel_format
+from transfer.writers import WRITERS, State, pixel_format, without_biases
 
 __all__ = ["CANONICAL", "assert_loaded", "convert", "describe"]  # the fine-tuning checks what it loaded
 
@@ -41,18 +41,20 @@ FPN_PREFIX = "fpn_"  # every name of a pretrained FPN begins so, and no name of 
 
 
 def convert(source: str | Path, output: str | Path, method: str | None = None, branch: str | None = None,
-            trust: bool = False, *, targets: Sequence[str] = ("detectron2",), fpn: bool = False) -> Certificate:
+            trust: bool = False, prefix: str | None = None, *, targets: Sequence[str] = ("detectron2",),
+            fpn: bool = False) -> Certificate:
     """Write `source` into the folder `output`: backbone.safetensors, a file for each target, conversion.json.
 
     conversion.json, returned as a dictionary, is written last: a folder without it is not a finished conversion, and a
     file that fails its proof does not stay. What an earlier conversion left in the folder is taken away first.
-    `method` names the row of the tables (default: what the file says). `branch` and `trust` as in `read_checkpoint`.
+    `method` names the row of the tables (default: what the file says). `branch`, `trust` and `prefix` as in
+    `read_checkpoint`.
     `fpn` also takes over a pretrained FPN (ReSim), into detectron2's file and the canonical one.
     Raises `UserError` when the file cannot be read or what the target loaded is not the same network.
     """
     source, output = Path(source), Path(output)
     _check_targets(targets, fpn)
-    reading = read_checkpoint(source, branch, trust)
+    reading = read_checkpoint(source, branch, trust, prefix)
     _check_fits(reading, source, targets, fpn)
     _prepare_output(source, output, targets)
     info = replace(reading.info, method=method or reading.info.method, family=reading.info.family or reading.family)
@@ -61,7 +63,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
     state, kept_fpn = split_fpn(load_backbone(output / CANONICAL)[0])
     written = {target: _write(target, output, state, info, kept_fpn) for target in dict.fromkeys(targets)}
     statistics = batch_norm_summary(state)
-    transferred, dropped = fpn_parts(kept_fpn)
+    transferred = sorted(without_biases(kept_fpn))
     return write_certificate(output, {
         "schema": SCHEMA,
         "source": info.source_name,
@@ -74,7 +76,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
         "architecture": info.architecture,
         "standard": info.architecture == "resnet50",
         "branch": info.branch,
-        "prefix": None,
+        "address": reading.address,
         "epochs": info.epochs,
         "consumed": len(state),
         "expected": len(expected_shapes(info.architecture)),
@@ -83,11 +85,12 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
         "shapes": {name: "x".join(map(str, value.shape)) for name, value in state.items()},
         "batch_norm": statistics,
         "pixel_format": pixel_format(info),
-        "fpn": {"transferred": sorted(transferred), "dropped": dropped},
+        "fpn": {"transferred": transferred, "dropped": sorted(reading.fpn.keys() - set(transferred))},
         "reference": _reference(info),
         "targets": written,
         "tolerance": TOLERANCE,
         "warnings": batch_norm_warnings(statistics),
+        "notes": list(reading.notes),
         "versions": {"tool": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
                      "detectron2": detectron2.__version__, "numpy": np.__version__},
     })
@@ -113,9 +116,12 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
              f"means {_range(statistics['running_mean'])}",
              f"feed {form['channel_order']} images, mean {form['mean']}, std {form['std']} of 0..255; "
              f"stride in the {'1x1' if form['stride_in_1x1'] else '3x3'} convolution"]
-    if c["fpn"]["transferred"]:
-        lines.append(f"pretrained FPN: {len(c['fpn']['transferred'])} tensors taken over, {len(c['fpn']['dropped'])} "
-                     "biases dropped (detectron2's FPN normalises instead)")
+    taken, dropped = len(c["fpn"]["transferred"]), len(c["fpn"]["dropped"])
+    if taken:
+        lines.append(f"pretrained FPN: {taken} convolutions taken over, {dropped} biases dropped (detectron2's FPN "
+                     "normalises instead, and has none)")
+    elif dropped:
+        lines.append(f"pretrained FPN: its {dropped} tensors left out; --fpn takes it over")
     for target, written in c["targets"].items():
         differences = written["largest_difference"]
         lines.append(f"{target}: {written['tensors']} tensors equal bit for bit; loader: {written['loader']}")
@@ -123,7 +129,7 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
             lines.append(f"  largest difference to {c['reference']}, in standard deviations of each map: "
                          + ", ".join(f"{stage} {differences[stage]:.1e}" for stage in STAGES))
         lines.append(f"  {written['usage']}")
-    lines += [f"warning: {warning}" for warning in c["warnings"]]
+    lines += [f"note: {note}" for note in c["notes"]] + [f"warning: {warning}" for warning in c["warnings"]]
     if not c["standard"]:
         lines.append("note: not a ResNet-50: the transfer is not the published protocol, and its rows say so")
     files = [CANONICAL, *(written["file"] for written in c["targets"].values()), CERTIFICATE]
@@ -151,20 +157,24 @@ def _check_fits(reading: Reading, source: Path, targets: Sequence[str], fpn: boo
 
 def _prepare_output(source: Path, output: Path, targets: Sequence[str]) -> None:
     """Make the folder, refuse what cannot be used, and take away what an earlier conversion left, certificate first."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"expected a folder for --output, found the file {output}: name another one")
-    where = str(output.resolve())
+    where = str(output.absolute())
     # detectron2 takes every path for an address: what it would drop from one must not be in it.
     if "detectron2" in targets and urlparse(where)._replace(query="").geturl() != where:
         raise UserError(f"detectron2 cannot read a path with a question mark or a line break ({output}): "
                         "choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-    except NotADirectoryError:
-        raise UserError(f"expected a folder for --output, found that {output} would lie in a file: "
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"expected a folder for --output, found that {output} is a file or would lie in one: "
                         "name another one") from None
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise UserError(f"the folder {output} cannot be made ({error.strerror}): name another --output") from None
     products = [output / name for name in (CERTIFICATE, CANONICAL, *(writer.file for writer in WRITERS.values()))]
     present = [path for path in products if path.exists()]
+    if folders := [path for path in present if path.is_dir()]:
+        raise UserError(f"expected room for a file, found the folder {folders[0]}: choose another --output")
     if any(path.samefile(source) for path in present):
         raise UserError(f"{source} would be overwritten by its own conversion: choose another --output")
     stale = [writer.file for target, writer in WRITERS.items()

@@ -76,6 +76,12 @@ MSRA_PIXELS = {"channel_order": "BGR", "pixel_mean": (103.53 / 255, 116.28 / 255
                "pixel_std": (1 / 255, 1 / 255, 1 / 255), "stride_in_1x1": True}
 
 
+# What the methods' converters for detectron2 write into "__author__".
+AUTHORS = {"PixPro": "PixPro and CLoVE", "lalala": "SlotCon", "OpenSelfSup": "DenseCL", "MMSelfSup": "mmselfsup",
+           "MOCO": "MoCo, ReSim and SetSim", "torchvision": "torchvision's networks", "Yue": "SoCo",
+           "clove-suite": "this program"}
+
+
 def _plain(place: str) -> list[Family]:
     """Torchvision's own names, in the file itself or under "state_dict" or "model"."""
     labelled = _labelled(place)

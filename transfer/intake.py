@@ -19,7 +19,7 @@ from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, load_backbone
 from pretrain.errors import UserError
 from transfer.architecture import ARCHITECTURES, TITLES, checked, expected_shapes, nearest
-from transfer.families import FAMILIES, MSRA_PIXELS, Family, begins
+from transfer.families import AUTHORS, FAMILIES, MSRA_PIXELS, Family, begins
 from transfer.layout import LayoutError, Places, choices, inside, listed, places
 from transfer.loading import SAFETENSORS, kind_of, load
 from transfer.naming import COUNTER
@@ -104,11 +104,13 @@ def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str,
     method = family and family.method
     pixels = MSRA_PIXELS if dialect == "Caffe2" else family.pixels if family else {}
     epoch, notes = _epoch(content, family), _notes(state, prefix, family, branch, fpn, origins, dialect)
-    if family and not family.epochs and "epoch" in content:
-        notes.append(f"The stored epoch is {content['epoch']}; whether this program counts from 0 or 1 depends on its "
-                     "version, so that epochs are left open.")
-    info = BackboneInfo(method=method or path.stem, architecture=architecture, branch=branch, epochs=epoch,
-                        source_name=path.name, source_sha256=sha256_file(path), **pixels)
+    if not (family and family.epochs) and "epoch" in content:
+        notes.append(f"The stored epoch is {content['epoch']}, counted from 0 or 1 by version: epochs are left open.")
+    if (author := content.get("__author__")) is not None:
+        notes.append(f"The file says __author__ {author!r}" + (f", as converters of {AUTHORS[author]} do."
+                                                              if author in AUTHORS else "."))
+    info = BackboneInfo(method=method or path.stem.removesuffix(".pth"), architecture=architecture, branch=branch,
+                        epochs=epoch, source_name=path.name, source_sha256=sha256_file(path), **pixels)
     return Reading(used, info, left_over, family.name if family else NO_FAMILY, fpn, container, address, dict(branches),
                    "layout" if method else "file name", family.candidates if family else (), tuple(notes))
 
@@ -137,8 +139,9 @@ def _read_own(path: Path, branch: str | None, prefix: str | None) -> Reading:
     architecture = _architecture(tensors, tensors, "", path)
     state = checked(tensors, architecture, "", path)
     source = {} if info.source_sha256 else {"source_name": path.name, "source_sha256": sha256_file(path)}
-    left_over = [name for name in tensors if name not in state and not name.endswith(COUNTER)]
-    return Reading(state, replace(info, architecture=architecture, **source), left_over, OWN_FAMILY,
+    fpn, fpn_names = _fpn(tensors, "", path)
+    left_over = [name for name in tensors if name not in state and name not in fpn_names and not name.endswith(COUNTER)]
+    return Reading(state, replace(info, architecture=architecture, **source), left_over, OWN_FAMILY, fpn,
                    branches={info.branch: ":"})
 
 
@@ -231,7 +234,7 @@ def _epoch(content: Mapping[Any, Any], family: Family | None) -> int | None:
     """Finished epochs, where the layout's stored number is that."""
     meta = content.get("meta")
     stored = content.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
-    return stored if type(stored) is int and (family is None or family.epochs) else None
+    return stored if type(stored) is int and family and family.epochs else None
 
 
 def _notes(state: Mapping[str, Any], prefix: str, family: Family | None, branch: str, fpn: Mapping[str, torch.Tensor],

@@ -114,11 +114,11 @@ def listed(found: Places, most: int = 5) -> str:
 
 def _group(name: str) -> str:
     before = _BEFORE_A_RESNET.match(name)
-    if before and before[1] != "module.":
+    if before:
         return before[1]
     words = name.split(".")
-    if before or len(words) == 1:
-        return before[1] if before else name
+    if len(words) == 1:
+        return name
     return ".".join(words[:2 if words[0] == "module" and len(words) > 2 else 1]) + "."
 
 

@@ -35,7 +35,7 @@ from transfer.maps import (
     stage_maps,
     torchvision_maps,
 )
-from transfer.writers import State, detectron2_name, fpn_parts, read_detectron2
+from transfer.writers import State, detectron2_name, read_detectron2, without_biases
 
 # From the stem or a stage on, after any prefix; heads have none of these names.
 _RESNET_TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)")
@@ -87,11 +87,11 @@ def prove_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -
     Raises `UserError` when a tensor of the file or of detectron2's network differs from `state` in a bit, or a map by
     over `TOLERANCE` of its standard deviation.
     """
-    source = {detectron2_name(name): value for name, value in state.items()} | fpn_parts(fpn)[0]
+    source = {detectron2_name(name): value for name, value in state.items()} | without_biases(fpn)
     _require_equal(source, read_detectron2(path), f"tensors of the source to equal those in {path}", _AGAIN)
     backbone = build_backbone(backbone_config(info.architecture, info.stride_in_1x1))
     with _quiet():  # the checkpointer lists the FPN's own layers as missing, as they must be
-        DetectionCheckpointer(backbone).load(str(path.resolve()))
+        DetectionCheckpointer(backbone).load(str(path.absolute()))
     tensors = assert_loaded(backbone, path)
     differences = _map_differences(state, info, detectron2_maps(backbone.bottom_up.double(), fixed_images()), path)
     return {"loader": "detectron2's DetectionCheckpointer, into an FPN backbone", "tensors": tensors,

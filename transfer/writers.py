@@ -57,14 +57,13 @@ def detectron2_name(name: str) -> str:
     return f"{place}.{_LAYERS[part]}.{kind}"
 
 
-def fpn_parts(fpn: State) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """What of a pretrained FPN goes to detectron2, and the names of what does not.
+def without_biases(fpn: State) -> dict[str, torch.Tensor]:
+    """What of a pretrained FPN goes to detectron2.
 
     The configs here normalise in the FPN (FPN.NORM SyncBN), and detectron2's convolutions then have no bias
     (modeling/backbone/fpn.py): the weights go over, the biases do not, and the norms start anew.
     """
-    taken = {name: value for name, value in fpn.items() if not name.endswith(".bias")}
-    return taken, sorted(fpn.keys() - taken.keys())
+    return {name: value for name, value in fpn.items() if not name.endswith(".bias")}
 
 
 def pixel_format(info: BackboneInfo) -> dict[str, Any]:
@@ -100,7 +99,7 @@ class _ArraysOnly(pickle.Unpickler):
 def _write_detectron2(path: Path, state: State, _info: BackboneInfo, fpn: State) -> None:
     """detectron2's model-zoo format. Matching by name endings puts stem... and fpn_... where the model has them."""
     model = {detectron2_name(name): value.numpy() for name, value in state.items()}
-    model |= {name: value.numpy() for name, value in fpn_parts(fpn)[0].items()}
+    model |= {name: value.numpy() for name, value in without_biases(fpn).items()}
     # Anything but the author "Caffe2", which would make detectron2 rename the tensors.
     content = {"model": model, "__author__": "clove-suite", "matching_heuristics": True}
     with atomic_path(path) as sibling, open(sibling, "wb") as file:

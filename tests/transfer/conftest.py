@@ -1,6 +1,5 @@
 """Generated networks and checkpoint files that the transfer tests share."""
 
-import argparse
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.transfer.family_files import clove
 from transfer.intake import expected_shapes
 
 State = dict[str, torch.Tensor]
@@ -40,33 +40,7 @@ def random_state() -> Callable[..., State]:
 @pytest.fixture(scope="session")
 def clove_content() -> Callable[..., dict]:
     """`clove_content(student, teacher, epoch=200)`: what the authors' training script saves, name for name."""
-
-    def build(student: State, teacher: State, epoch: int = 200) -> dict:
-        width = student["layer4.0.bn2.weight"].numel() * (4 if "layer4.0.conv3.weight" in student else 1)
-        model = {}
-        for suffix, encoder in (("", student), ("_k", teacher)):
-            for name, value in encoder.items():
-                model[f"module.encoder{suffix}.{name}"] = value
-                if name.endswith("running_var"):
-                    model[f"module.encoder{suffix}.{name.removesuffix('running_var')}num_batches_tracked"] = \
-                        torch.tensor(1000)
-            projector = f"module.projector{suffix}."
-            model |= {projector + "linear1.weight": torch.zeros(4096, width, 1, 1),
-                      projector + "linear2.weight": torch.zeros(256, 4096, 1, 1)}
-            for layer, size, kinds in (("bn1", 4096, ("weight", "bias", "running_mean", "running_var")),
-                                       ("bn2", 256, ("running_mean", "running_var"))):  # the last one has no affine
-                model |= {f"{projector}{layer}.{kind}": torch.ones(size) for kind in kinds}
-                model[f"{projector}{layer}.num_batches_tracked"] = torch.tensor(1000)
-        attention = "module.self_attn."
-        model |= {attention + "in_proj_weight": torch.zeros(768, 256), attention + "in_proj_bias": torch.zeros(768),
-                  attention + "out_proj.weight": torch.zeros(256, 256), attention + "out_proj.bias": torch.zeros(256)}
-        return {"opt": argparse.Namespace(arch="resnet50", lr=8.0, pos_ratio=0.7, crop=0.2, amp=True),
-                "model": model,
-                "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
-                "scaler": {"scale": 65536.0, "growth_factor": 2.0},
-                "epoch": epoch}
-
-    return build
+    return clove
 
 
 @pytest.fixture(scope="session")

@@ -395,8 +395,8 @@ FILES = (
         "args": argparse.Namespace(model="resnet50"), "metric": 77.0}, "timm checkpoint", None, _SINGLE),
     FamilyFile("step_00000100.pt", own_checkpoint, "our pretraining checkpoint", "CLoVE"),
     FamilyFile("backbone.safetensors", lambda s, _t: s, "backbone.safetensors", "CLoVE", ("student",), 200,
-               save=lambda content, path: save_backbone(path, content, BackboneInfo("CLoVE", "resnet50", 200,
-                                                                                    "student"))),
+               save=lambda content, path: save_backbone(
+                   path, content, BackboneInfo("CLoVE", "resnet50", 200, "student"))),
 )
 
 
