@@ -64,7 +64,7 @@ def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path
     assert result["dataset"]["train"]["images"] == 3 and result["iterations"] == 4
     assert result["config"]["MODEL"]["ROI_BOX_HEAD"]["NUM_CONV"] == 4 and len(result["config_sha256"]) == 64
     assert result["overrides"] == list(THIN)
-    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts",
+    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts", "lvis",
             "cuda"} == set(result["versions"])
     assert result["wall_seconds"] > 0 and result["peak_memory_mb"] > 50 and result["hardware"]["cores"] >= 1
     assert set(result["code"]) == {"git_sha", "dirty"} and result["started"] <= result["ended"]
