@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.make_tables import read_tables, write_tables
@@ -11,6 +12,8 @@ from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
 from benchmarks.suite import count_gpus, plan
 from pretrain.errors import UserError, run_cli
 
+COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
+            "bootstrap": "bootstrap"}  # word -> module with its own parser
 PICTURES = ("views.png", "curves.png", "predictions.png")
 
 
@@ -42,7 +45,10 @@ class Progress:
 
 
 def main() -> int:
-    options = parse()
+    words = sys.argv[1:]
+    if words and words[0] in COMMANDS:
+        return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
+    options = parse(words)
     stages = plan(options)
     for name in options.rerun:
         if name not in [stage.name for stage in stages]:

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):  # run as a file: the packages are found from the root, not from this folder
     sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
 
+from benchmarks.comparisons import read_comparisons  # noqa: E402
+from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
@@ -74,10 +76,13 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     by_table: dict[str, list[Group]] = {}
     for group in groups:
         by_table.setdefault(group.example["table"], []).append(group)
+    imported, more = read_imported(results / "imported")
     expectations, code = read_expected(EXPECTED), finetuning_sha256()
-    tables = [build_table(name, rows.get(name, []), by_table.get(name, []), expectations, code)
+    compared, others = read_comparisons(results / "comparisons")
+    tables = [build_table(name, rows.get(name, []), by_table.get(name, []), expectations, code,
+                          [row for row in imported if row.table == name], compared.get(name, ()))
               for name in TABLES if name in rows or name in by_table]
-    return Tables(tables, problems + replaced, hidden)
+    return Tables(tables, problems + replaced + more + others, hidden)
 
 
 def write_tables(tables: list[TableModel], folder: Path) -> None:

@@ -58,14 +58,25 @@ def latex(table: TableModel) -> str:
     return "\n".join(parts)
 
 
-def html_text(table: TableModel) -> str:
-    """The table as a piece of HTML: classes `printed`, `measured`, `difference` on rows, no style of its own."""
+def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None) -> str:
+    """The table as a piece of HTML: classes `printed`, `measured`, `difference` on rows, no style of its own.
+
+    `provenance(row)` is what opens behind a measured row's source.
+    """
+    import pandas as pd
+
     parts = [f"<section id=\"{html.escape(table.name)}\">", f"<h2>{html.escape(table.title)}</h2>"]
     for number, block in enumerate(table.blocks):
         parts += [f"<h3>{html.escape(block.heading)}</h3>"] if block.heading else []
         parts += [f"<p>{html.escape(block.note)}</p>"] if block.note else []
         frame = _frame(table, block, html.escape, _html_style, bool(number))
-        text = frame.to_html(index=False, escape=False, border=0, justify="left")
+        if provenance is not None:
+            frame["Source"] = [
+                source if row is None or row.group is None else
+                f"<details><summary>{source}</summary><pre>{html.escape(provenance(row))}</pre></details>"
+                for source, row in zip(frame["Source"], _with_divider(block, bool(number)), strict=True)]
+        with pd.option_context("display.max_colwidth", None):  # the default cuts texts at 50 letters
+            text = frame.to_html(index=False, escape=False, border=0, justify="left")
         kinds = iter(["head", *_kinds(block, bool(number))])
         parts.append(re.sub(r"<tr( style=\"[^\"]*\")?>", lambda _, kinds=kinds: f"<tr class=\"{next(kinds)}\">", text))
         if block.remarks:

@@ -3,18 +3,20 @@
 Printed and measured rows never look alike: `Row.kind` decides the look, and every format knows it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.imported import Imported
 from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions
-from benchmarks.paper_tables import TABLES
+from benchmarks.paper_tables import TABLES, remarks
 from benchmarks.ranking import compare, places
 from benchmarks.reported import ReportedRow, printed
 from benchmarks.sentinels import RANDOM, Expectations, below_random, outside
 
 MISSING = "-"
 LOOK_AGAIN, STALE = "(!)", "(stale)"
-PRINTED, MEASURED, DIFFERENCE = "printed", "measured", "difference"  # the kinds of rows
+PRINTED, MEASURED, DIFFERENCE, IMPORTED = "printed", "measured", "difference", "imported"  # the kinds of rows
+IMPORTED_NOTE = "Made elsewhere and imported: nothing here vouches for how; each row names its file."
 BLOCK_NOTES = {
     OTHER_PROTOCOL: "Measured here on the paper's data, but not as the paper did it: not comparable with its rows.",
     OWN_DATA: "Measured here on other data than the paper's: not comparable with its rows.",
@@ -75,8 +77,12 @@ class TableModel:
 
 
 def build_table(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
-                code: str | None = None) -> TableModel:
-    """One table of printed rows and measured groups. `code`: hash of today's fine-tuning; others' rows are stale."""
+                code: str | None = None, imported: Sequence[Imported] = (),
+                comparisons: Sequence[str] = ()) -> TableModel:
+    """One table of printed, measured and imported rows.
+
+    `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons`: sentences under the table.
+    """
     table = TABLES[name]
     by_block: dict[tuple, list[Group]] = {}
     for group in groups:
@@ -88,11 +94,14 @@ def build_table(name: str, reported: list[ReportedRow], groups: list[Group], exp
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
         block = _measured(name, members, reported, {}, code)
         blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, block.tests))
+    if imported:
+        blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, table.metrics) for row in imported]))
     notes = [table.note] if table.note else []
     if groups:
         notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
         if any(row.kind == DIFFERENCE for block in blocks for row in block.rows):
             notes[-1] += DIFFERENCES
+        notes += comparisons
         if any(STALE in row.source for block in blocks for row in block.rows):
             notes.append(STALE_MEANS)
     if reported:
@@ -210,7 +219,14 @@ def _is_stale(group: Group, code: str | None) -> bool:
 
 
 def _setting(group: Group) -> str:
-    return ", ".join([f"{group.example['heads']} heads", *group.departures])
+    return ", ".join([f"{group.example['heads']} heads", *remarks(group.example), *group.departures])
+
+
+def _imported_row(row: Imported, metrics: tuple[str, ...]) -> Row:
+    values = {metric: row.metrics[metric] for metric in metrics}
+    cells = {metric: Cell(MISSING) if value is None else Cell(f"{value:.1f}", mean=value)
+             for metric, value in values.items()}
+    return Row(IMPORTED, row.method, row.epochs, cells, row.source)
 
 
 def _mean_cell(cell: tuple[float, float | None, int] | None, n: int, place: str) -> Cell:

@@ -4,7 +4,8 @@ import difflib
 import json
 from pathlib import Path
 
-from benchmarks.rows import MEASURED, PRINTED, Row, TableModel, row_name
+from benchmarks.measured import Trial
+from benchmarks.rows import DIFFERENCE, Row, TableModel, row_name
 from pretrain.errors import UserError
 
 
@@ -21,7 +22,7 @@ def why(question: str, tables: list[TableModel], runs: Path) -> str:
     metric = parts[2].strip().replace(" ", "_")
     if metric not in table.metrics:
         raise UserError(f"--why {question}: {table.name} has no column {parts[2]}; it has {', '.join(table.metrics)}")
-    rows = [(block, row) for block in table.blocks for row in block.rows if row.kind in (PRINTED, MEASURED)]
+    rows = [(block, row) for block in table.blocks for row in block.rows if row.kind != DIFFERENCE]
     wanted = parts[1].strip().casefold()
     found = [(block, row) for block, row in rows if wanted in (_name(row).casefold(), row.method.casefold())]
     if not found:
@@ -49,33 +50,39 @@ def _told(table: TableModel, row: Row, metric: str, heading: str, runs: Path) ->
     lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}"]
     lines += [f"  block: {heading}"] if heading else []
     if row.group is None:
-        return "\n".join([*lines, f"  printed, not measured here: {row.source}"])
+        return "\n".join([*lines, f"  not measured here: {row.source}"])
     lines.append(f"  {row.source}")
-    for (trial, seed), entry in sorted(row.group.trials.items()):
-        result = json.loads((runs / entry.file).read_bytes())
-        weights, data, code = result["weights"], result["dataset"], result["code"]
-        sha = weights.get("pkl_sha256") or weights.get("path_sha256")
-        conversion = weights.get("conversion") or {}
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
-        told = {
-            "file": f"{runs / entry.file}, digest {result['digest'][:12]}",
-            "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
-                       f"{'sha256 ' + sha[:12] if sha else 'random'}",
-            "certificate": f"{conversion.get('source', 'unnamed')}, {conversion['consumed']} tensors, source sha256 "
-                           f"{str(conversion.get('source_sha256'))[:12]}" if conversion.get("consumed") else "none",
-            "data": f"{data['train']['images']} training and {data['val']['images']} evaluation images, annotations "
-                    f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
-            "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
-                        f"{result['config_sha256'][:12]}",
-            "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
-            "code": f"git {str(code.get('git_sha'))[:12]}{', with uncommitted changes' if code.get('dirty') else ''}",
-            "versions": versions,
-            "hardware": _hardware(result["hardware"]),
-            "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
-                    f"{result['peak_memory_mb']} MB",
-        }
-        lines.append(f"  trial {trial}, seed {seed}: {_figure(entry.metrics[metric])}")
-        lines += [f"    {name:<12} {text}" for name, text in told.items()]
+    for key, trial in sorted(row.group.trials.items(), key=lambda item: item[0]):
+        lines.append(trial_provenance(runs, key, trial, metric))
+    return "\n".join(lines)
+
+
+def trial_provenance(runs: Path, key: tuple[int, int], trial: Trial, metric: str | None = None) -> str:
+    """All that one evaluation is made of, as text; its file lies in `runs`. `metric`: the figure to begin with."""
+    result = json.loads((runs / trial.file).read_bytes())
+    weights, data, code = result["weights"], result["dataset"], result["code"]
+    sha = weights.get("pkl_sha256") or weights.get("path_sha256")
+    conversion = weights.get("conversion") or {}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+    told = {
+        "file": f"{runs / trial.file}, digest {result['digest'][:12]}",
+        "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
+                   f"{'sha256 ' + sha[:12] if sha else 'random'}",
+        "certificate": f"{conversion.get('source', 'unnamed')}, {conversion['consumed']} tensors, source sha256 "
+                       f"{str(conversion.get('source_sha256'))[:12]}" if conversion.get("consumed") else "none",
+        "data": f"{data['train']['images']} training and {data['val']['images']} evaluation images, annotations "
+                f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
+        "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
+                    f"{result['config_sha256'][:12]}",
+        "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
+        "code": f"git {str(code.get('git_sha'))[:12]}{', with uncommitted changes' if code.get('dirty') else ''}",
+        "versions": versions,
+        "hardware": hardware_text(result["hardware"]),
+        "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
+                f"{result['peak_memory_mb']} MB",
+    }
+    figure = "" if metric is None else f": {_figure(trial.metrics[metric])}"
+    lines = [f"  trial {key[0]}, seed {key[1]}{figure}", *(f"    {name:<12} {text}" for name, text in told.items())]
     return "\n".join(lines)
 
 
@@ -83,5 +90,6 @@ def _figure(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _hardware(found: str | dict) -> str:
+def hardware_text(found: str | dict) -> str:
+    """Hardware as a result records it, in one line."""
     return found if isinstance(found, str) else ", ".join(f"{name} {value}" for name, value in sorted(found.items()))

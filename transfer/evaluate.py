@@ -104,10 +104,12 @@ class NamingMapper:
                             "it and start again") from None
 
 
-def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools") -> tuple[dict, dict]:
+def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools",
+             beside: DatasetEvaluator | None = None) -> tuple[dict, dict]:
     """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
 
-    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks.
+    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks. `beside` sees the same predictions and has no
+    figures of its own (`predictions.Keeper`).
 
     With several processes each takes its share; the figures come back on the first one, the others get nothing.
     What the official code prints goes to the log.
@@ -117,7 +119,7 @@ def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "p
     loader = build_detection_test_loader(cfg, name, mapper=NamingMapper(cfg))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
-        raw = inference_on_dataset(model, loader, evaluator)
+        raw = inference_on_dataset(model, loader, [evaluator, *([beside] if beside else [])])
     logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
     if not raw:
         return {}, {}
@@ -144,6 +146,11 @@ def _zero_without_detections(figures: dict[str, float]) -> dict[str, float]:
     if all(math.isnan(value) for value in figures.values()):
         return {name: 0.0 if name in ("AP", "AP50", "AP75") else value for name, value in figures.items()}
     return figures
+
+
+def in_words(metrics: dict[str, float | None]) -> str:
+    """The figures in one line."""
+    return ", ".join(f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in metrics.items())
 
 
 def percent(value: float | None) -> float | None:

@@ -10,7 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfer import datasets, detectron2_compat, evaluate, fast_coco, result, settings, trainer
+from pretrain.errors import UserError
+from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings, trainer
 from transfer.fit import chosen
 from transfer.processes import choose_device, start
 from transfer.weights import ZERO_GAMMA_INIT, read_weights
@@ -38,6 +39,7 @@ class Request:
     architecture: str = "resnet50"  # of random weights; others say themselves what they are
     evaluator: str = "pycocotools"  # or hotcoco, checked against it
     fit: str | None = None  # accumulate=N or linear=N; None: the whole batch at once
+    keep_predictions: bool = False
     eval_every: int = 0  # iterations between early evaluations; 0: only one, at the end
 
 
@@ -82,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-every", type=int, default=0, metavar="N",
                         help="also evaluate every N iterations, into metrics.json and TensorBoard as early/NAME; it "
                              "changes no weight (default: only at the end)")
+    parser.add_argument("--keep-predictions", action="store_true",
+                        help=f"write {predictions.NAME} too, of a finished run from its last weights")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,16 +94,15 @@ def run(args: argparse.Namespace) -> int:
                       heads=args.heads, schedule=args.schedule, solver=args.solver, trial=args.trial,
                       overrides=tuple(args.overrides), device=args.device, num_gpus=args.num_gpus,
                       architecture=args.architecture, evaluator=args.evaluator,
-                      fit=args.fit, eval_every=args.eval_every)
+                      fit=args.fit, eval_every=args.eval_every, keep_predictions=args.keep_predictions)
     try:
         found = finetune(request)
     except trainer.TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    figures = ", ".join(f"{name} {'-' if value is None else f'{value:.1f}'}"
-                        for name, value in found["metrics"].items())
     print(f"{found['weights']['method']} on {found['task']}, trial {found['trial']}, {found['iterations']} "
-          f"iterations: {figures}\nwrote {Path(request.output) / 'result.json'} and predictions.png")
+          f"iterations: {evaluate.in_words(found['metrics'])}\nwrote {Path(request.output) / result.RESULT} and "
+          "predictions.png")
     return 0
 
 
@@ -111,6 +114,8 @@ def finetune(request: Request) -> dict:
     """
     detectron2_compat.apply()
     fast_coco.check_task(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
+    if request.eval_every < 0:
+        raise UserError(f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none")
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
@@ -128,12 +133,13 @@ def finetune(request: Request) -> dict:
              "weights": {key: value for key, value in weights.record().items() if key != "conversion"},
              "dataset": datasets.describe(dataset)}
     result.check_same(output, words, cfg)
-    if (found := result.read(output)) is not None:
+    kept = output / predictions.NAME
+    if (found := result.read(output)) is not None and (kept.is_file() or not request.keep_predictions):
         print(f"{output} is finished: nothing to do", file=sys.stderr)
         return found
     result.begin(output, words, cfg)
     start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
-                                      zero_gamma=weights.init == ZERO_GAMMA_INIT))
+                                      weights.init == ZERO_GAMMA_INIT, request.keep_predictions))
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
     return result.write(output, {
         "kind": result.FINETUNING, **words, **result.about_measurement(request.task, measured),

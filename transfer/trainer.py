@@ -167,6 +167,8 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
         raise TrainingFailed(f"the loss became infinite or NaN at iteration {trainer.iter} of {cfg.SOLVER.MAX_ITER}; "
                              f"no result is written. Lower SOLVER.BASE_LR ({cfg.SOLVER.BASE_LR}) or lengthen "
                              f"SOLVER.WARMUP_ITERS; log.txt says more ({str(error).splitlines()[0]})") from None
+    finally:
+        trainer.close()
     comm.synchronize()
     checkpoints.load(checkpoints.get_checkpoint_file(), [])
     return clock

@@ -7,16 +7,14 @@ last one of a block to 0 is commented out in its modeling/backbone/resnet.py. It
 for all methods.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import nn
 
-from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
-from transfer import settings
+from transfer.certificate import CERTIFICATE, read_certificate
 
 # In 0..255 and in the order of the channels. RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo,
 # SlotCon, SetSim); BGR: MSRA's Caffe weights, and the random rows of configs that inherit their base (DenseCL, ORL).
@@ -50,9 +48,11 @@ class Weights:
 
     def record(self) -> dict:
         """The entry of result.json."""
+        fpn = bool(self.conversion and self.conversion["fpn"]["transferred"])
         return {"method": self.method, "epochs": self.epochs, "branch": self.branch, "init": self.init,
                 "architecture": self.architecture, "standard": self.architecture == "resnet50",
-                "pixel_format": self.pixel_format, "pkl_sha256": self.pkl_sha256, "conversion": self.conversion}
+                "pixel_format": self.pixel_format, "fpn": fpn, "pkl_sha256": self.pkl_sha256,
+                "conversion": self.conversion}
 
 
 def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
@@ -62,33 +62,15 @@ def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
         method, pixels, init = RANDOM[weights]
         return Weights(method, architecture, pixels, init)
     folder = Path(weights)
-    certificate, pkl = folder / "conversion.json", folder / "detectron2.pkl"
-    if not certificate.is_file() or not pkl.is_file():
+    pkl = folder / "detectron2.pkl"
+    if not (folder / CERTIFICATE).is_file() or not pkl.is_file():
         raise UserError(f"{folder} is no converted checkpoint: expected conversion.json and detectron2.pkl in it; run "
                         f"`python -m transfer convert FILE --output {folder}`, or give one of the words "
                         f"{', '.join(RANDOM)}")
-    conversion, sha256 = json.loads(certificate.read_text(encoding="utf-8")), sha256_file(pkl)
-    if conversion.get("pkl_sha256") != sha256:
-        raise UserError(f"{pkl} is not the file that {certificate} certifies (its SHA-256 is {sha256[:12]}...): "
-                        "convert the checkpoint again")
-    if conversion["architecture"] not in settings.DEPTHS:
-        raise UserError(f"{folder} holds a {conversion['architecture']}: expected {', '.join(settings.DEPTHS)}")
-    return Weights(conversion["method"], conversion["architecture"], pixel_format(conversion),
-                   epochs=conversion["epochs"], branch=conversion["branch"], pkl=str(pkl), pkl_sha256=sha256,
-                   conversion=conversion)
-
-
-def pixel_format(conversion: dict) -> dict:
-    """The pixels that a certificate asks for, in 0..255; one of schema 1 has mean and std in 0..1 and no stride."""
-    stated = conversion["pixel_format"]
-    scale = 255 if conversion["schema"] == 1 else 1
-    pixels = {"channel_order": stated["channel_order"], "stride_in_1x1": bool(stated.get("stride_in_1x1", False)),
-              # Rounded: 255 * 0.485 shall be the protocol's 123.675, not a neighbour of it.
-              **{key: [round(scale * value, 4) for value in stated[key]] for key in ("mean", "std")}}
-    if pixels["channel_order"] not in ("RGB", "BGR") or not all(len(pixels[key]) == 3 for key in ("mean", "std")):
-        raise UserError(f"the certificate asks for {stated}: expected channel_order RGB or BGR, and mean and std of "
-                        "three channels; convert the checkpoint again")
-    return pixels
+    conversion = read_certificate(folder)
+    return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"],
+                   epochs=conversion["epochs"], branch=conversion["branch"], pkl=str(pkl),
+                   pkl_sha256=conversion["targets"]["detectron2"]["sha256"], conversion=conversion)
 
 
 def zero_last_gammas(model: nn.Module) -> int:

@@ -19,7 +19,7 @@ from torch import nn
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.signals import stop_signals
-from transfer import datasets, detectron2_compat, evaluate, picture, trainer
+from transfer import datasets, detectron2_compat, evaluate, picture, predictions, trainer
 from transfer.convert import assert_loaded
 from transfer.processes import leaving
 from transfer.weights import zero_last_gammas
@@ -36,6 +36,7 @@ class Job:
     title: str
     evaluator: str
     zero_gamma: bool = False
+    keep_predictions: bool = False
 
 
 def work(job: Job) -> None:
@@ -73,13 +74,16 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
     """Figures of `model` on the validation set, and a picture; what result.json wants to know of both."""
     if comm.is_main_process():
         print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
-    task = job.dataset.task
-    metrics, details = evaluate.evaluate(model, cfg, task, job.evaluator)
+    task, kept = job.dataset.task, Path(cfg.OUTPUT_DIR, predictions.NAME)
+    keeper = (predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
+              if job.keep_predictions else None)
+    metrics, details = evaluate.evaluate(model, cfg, task, job.evaluator, keeper)
     if not comm.is_main_process():
         return {}
     picture.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
     own = evaluate.OFFICIAL[task]
     return {"metrics": metrics, "details": details, "evaluator": job.evaluator if own == "pycocotools" else own,
+            "predictions": predictions.record(kept) if keeper else None,
             "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks import __main__ as command
-from benchmarks import estimate, suite
+from benchmarks import estimate, results, suite
 from benchmarks.inputs import TASKS, TaskData
 from benchmarks.options import parse
 from benchmarks.stage import Stage
@@ -252,3 +252,58 @@ def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
 def test_plan__a_wrong_value_of_a_task_is_told_before_anything_runs(tmp_path, word, text):
     with pytest.raises(UserError, match=text):
         suite.plan(parse(["--demo", "--output", str(tmp_path), "--set", word]))
+
+
+def finetune_words(arguments, name="finetune-rand-coco-0"):
+    """What `python -m transfer finetune` is told, without its folders."""
+    stage = next(stage for stage in suite.plan(parse(arguments)) if stage.name == name)
+    folders = {parent: Path(f"of-{parent}") for parent in stage.parents}
+    return [str(word) for word in stage.command(Path("here"), folders)[5:]]
+
+
+@pytest.mark.parametrize(("method", "word"), [("rand", "random"), ("rand_msra", "random-msra"),
+                                              ("rand_zero_gamma", "random-zero-gamma")])
+def test_command__each_random_method_has_its_word_and_its_row(method, word):
+    from transfer.weights import RANDOM
+
+    words = finetune_words(["--demo", "--methods", f"clove,{method}"], f"finetune-{method}-coco-0")
+    assert words[words.index("--weights") + 1] == word
+    assert RANDOM[word][0] == suite.DISPLAY[method] and RANDOM[word][0] in results.RANDOM
+    assert len(RANDOM) == len(results.RANDOM)
+
+
+def test_command__fit_early_numbers_and_predictions_reach_the_fine_tuning():
+    import argparse
+
+    from transfer.finetune import add_arguments
+
+    words = finetune_words(["--demo", "--fit", "accumulate=1", "--eval-every", "5", "--keep-predictions"])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(words)
+    assert (args.fit, args.eval_every, args.keep_predictions, args.weights) == ("accumulate=1", 5, True, "random")
+    assert not {"--fit", "--eval-every", "--keep-predictions"} & set(finetune_words(["--demo"]))
+
+
+def test_key__follows_what_changes_the_figures_and_not_what_only_looks():
+    keys = [key(["--demo"]), key(["--demo", "--fit", "accumulate=1"]), key(["--demo", "--fit", "linear=1"]),
+            key(["--demo", "--methods", "clove,rand_msra"], "finetune-rand_msra-coco-0")]
+    assert len(set(keys)) == 4
+    assert key(["--demo", "--eval-every", "5", "--keep-predictions"]) == keys[0]
+
+
+def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"weights")
+    made = []
+    for words in ([], ["--branch", "teacher"]):
+        options = parse(["--checkpoint", f"mine={file}", *words])
+        stage = suite._convert(options, "mine")
+        made.append((stage.key({}), stage.command(tmp_path, {})))
+    assert made[0][0] != made[1][0]
+    assert made[1][1][-2:] == ["--branch", "teacher"] and "--branch" not in made[0][1]
+
+
+def test_plan__a_fit_that_does_not_divide_is_told_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match="task coco: accumulate=3 does not fit a batch of 2: expected a number that"):
+        suite.plan(parse(["--demo", "--output", str(tmp_path), "--fit", "accumulate=3"]))

@@ -37,12 +37,12 @@ def test_why__a_measured_cell_names_each_trial_and_all_it_is_made_of(asked) -> N
 def test_why__a_printed_cell_names_its_source(asked) -> None:
     told = asked("keypoints:clove 400:AP kp")
     assert told.strip() == ("Keypoint detection on COCO (R50-FPN), CLoVE 400, AP kp: 67.0\n"
-                            "  printed, not measured here: paper (poster)")
+                            "  not measured here: paper (poster)")
 
 
 def test_why__printed_and_measured_rows_of_one_name_are_both_told(asked) -> None:
     told = asked("coco_detection_segmentation:CLoVE 400:AP_bb")
-    assert "printed, not measured here" in told and "trial 0" in told
+    assert "not measured here" in told and "trial 0" in told
     assert asked("coco_detection_segmentation:CLoVE:AP_bb").count("Object detection") == 4
 
 

@@ -1,22 +1,14 @@
 """Early numbers leave no trace; exact statistics are those of the pieces that a step takes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import demo_data
-from tests.transfer.test_finetune import THIN, request
 from transfer import early, finetune
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generated") / "demo"
-    demo_data.generate(folder, photos=1, train=3, val=2)
-    return folder
 
 
 def last_model(output: Path) -> dict[str, torch.Tensor]:
@@ -25,10 +17,9 @@ def last_model(output: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precise", [True, False])
-def test_early_numbers__are_written_and_change_no_weight(precise: bool, generated: Path, tmp_path: Path) -> None:
-    overrides = (*THIN, f"TEST.PRECISE_BN.ENABLED={precise}")
-    results = [finetune.finetune(request(generated, tmp_path / str(every), eval_every=every, overrides=overrides))
-               for every in (0, 1)]
+def test_early_numbers__are_written_and_change_no_weight(precise: bool, thin_request: Callable, tmp_path: Path) -> None:
+    results = [finetune.finetune(thin_request(tmp_path / str(every), "coco", f"TEST.PRECISE_BN.ENABLED={precise}",
+                                              eval_every=every)) for every in (0, 1)]
     without, with_them = (last_model(tmp_path / name) for name in ("0", "1"))
     assert without.keys() == with_them.keys()
     assert all(torch.equal(value, with_them[name]) for name, value in without.items())  # buffers too
@@ -55,8 +46,17 @@ def test_kept_statistics__come_back_also_after_an_error() -> None:
 
 def test_precise_statistics__are_those_of_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: means of the pieces weighed alike, and the variance of all that went through."""
-    model, seen = nn.BatchNorm1d(2, dtype=torch.float64), []
-    model.forward = lambda rows, own=model.forward: (seen.append(len(rows)), own(torch.stack(rows)))[1]
+    norm, seen = nn.BatchNorm1d(2, dtype=torch.float64), []
+
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, rows: list[torch.Tensor]) -> torch.Tensor:
+            seen.append(len(rows))
+            return self.norm(torch.stack(rows))
+
     rows = list(torch.randn(24, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     asked = []
 
@@ -70,12 +70,12 @@ def test_precise_statistics__are_those_of_the_pieces(monkeypatch: pytest.MonkeyP
     for at_once, sizes in ((8, [8, 8]), (4, [4, 4, 4, 4])):
         cfg.SOLVER.IMAGES_AT_ONCE = at_once
         seen.clear()
-        early.set_precise_statistics(cfg, model)
+        early.set_precise_statistics(cfg, Stacked())
         assert seen == sizes and asked[-1] == (0, 6)
         used = torch.stack(rows[:16])
-        torch.testing.assert_close(model.running_mean, used.mean(0))
-        torch.testing.assert_close(model.running_var, used.var(0, correction=0))
-    before = model.running_mean.clone()
+        torch.testing.assert_close(norm.running_mean, used.mean(0))
+        torch.testing.assert_close(norm.running_var, used.var(0, correction=0))
+    before = norm.running_mean.clone()
     cfg.TEST.PRECISE_BN.ENABLED = False
-    early.set_precise_statistics(cfg, model)
-    assert len(asked) == 2 and torch.equal(model.running_mean, before)
+    early.set_precise_statistics(cfg, Stacked())
+    assert len(asked) == 2 and torch.equal(norm.running_mean, before)

@@ -40,7 +40,7 @@ def test_linear__is_detectron2s_own_rule(images: int) -> None:
     own = resolved(Fit("linear", images))
     assert settings.differences(settings.plain(expected), settings.plain(own)) == {}
     assert own.SOLVER.IMS_PER_BATCH * own.SOLVER.MAX_ITER == 16 * 90_000
-    assert (own.SOLVER.BASE_LR, own.SOLVER.WARMUP_ITERS) == (0.02 * images / 16, 1000 * 16 // images)
+    assert (0.02 * images / 16, 1000 * 16 // images) == (own.SOLVER.BASE_LR, own.SOLVER.WARMUP_ITERS)
 
 
 @pytest.mark.parametrize(("schedule", "fit", "expected"), [

@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from transfer import settings
 from transfer.convert import convert
 from transfer.datasets import Dataset, Split
-from transfer.weights import RANDOM, pixel_format, read_weights, zero_last_gammas
+from transfer.weights import read_weights, zero_last_gammas
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 DATASET = Dataset("coco", SPLIT, SPLIT, ("disc", "star"))
@@ -43,7 +43,7 @@ def pixels_of(cfg: settings.CfgNode) -> dict:
 def test_random__has_the_pixels_of_the_self_supervised_methods(random_state: Callable, tmp_path: Path) -> None:
     certificate = json.loads((converted(tmp_path, random_state("resnet18")) / "conversion.json").read_text())
     start, method = read_weights("random", "resnet18"), read_weights(str(tmp_path / "out"))
-    assert start.pixel_format == method.pixel_format == pixel_format(certificate)
+    assert start.pixel_format == method.pixel_format == certificate["pixel_format"]
     assert pixels_of(resolved(start.pixel_format)) == pixels_of(resolved(None)) == RGB  # exactly, and the base file's
     one, other = (settings.plain(resolved(weights.pixel_format, "resnet18")) for weights in (start, method))
     assert one == other  # rows differ in their weights and in nothing else
@@ -72,13 +72,6 @@ def test_pixels__the_network_sees_what_the_certificate_says(random_state: Callab
     assert cfg.INPUT.FORMAT == "BGR"
     seen = build_model(cfg).preprocess_image([{"image": torch.full((3, 32, 32), 153.0)}]).tensor[0, :, 0, 0]
     assert torch.allclose(seen, torch.tensor([1.0, 0.6, 0.1]))
-
-
-@pytest.mark.parametrize(("schema", "scale"), [(1, 1 / 255), (2, 1)])
-def test_pixel_format__of_both_schemas_of_the_certificate(schema: int, scale: float) -> None:
-    stated = {"channel_order": "RGB", "mean": [scale * 123.675, scale * 116.28, scale * 103.53],
-              "std": [scale * 58.395, scale * 57.12, scale * 57.375], "stride_in_1x1": False}
-    assert pixel_format({"schema": schema, "pixel_format": stated}) == RANDOM["random"][1]
 
 
 def test_random__detectron2_leaves_the_last_gamma_at_one() -> None:
