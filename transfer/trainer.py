@@ -189,10 +189,11 @@ def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: C
     parts = [SeededSteps(cfg.SEED), clock, hooks.IterationTimer(),
              hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)), PreciseStatistics(cfg, parallel),
              SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock, stop)]
+    writers = ([JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+               if comm.is_main_process() else [])
     if cfg.TEST.EVAL_PERIOD:
-        parts.append(EarlyNumbers(cfg, parallel, early))
-    if comm.is_main_process():
-        writers = [JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+        parts.append(EarlyNumbers(cfg, parallel, early, writers))
+    if writers:
         parts += [hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)]
     trainer.register_hooks(parts)
     return trainer
