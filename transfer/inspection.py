@@ -4,7 +4,7 @@ The JSON object of --json has these keys, of which none will change its meaning 
 
 schema, file, bytes, sha256: the file. container: kind of file. family: the published layout, or "unknown layout".
 method, method_from ("layout", "header" or "file name"), candidates: methods known to write a layout that names none.
-branch ("student", "teacher", "single"), branches (branch -> "PLACE:PREFIX", the authors' choice first), address.
+branch ("student", "teacher", "single"), branches (branch -> "PLACE:PREFIX", the default first), address.
 epochs (null: not stored). architecture, standard (true for ResNet-50 alone). read, expected: numbers of tensors.
 left_over (prefix -> number), fpn (names). pixels (channel_order; mean and std of intensities from 0 to 1).
 stride_in_1x1. notes.
@@ -130,7 +130,7 @@ def _network(report: dict[str, Any], branch: str, address: str) -> str:
     if address != report["address"] or len(report["branches"]) == 1:
         return f"{branch}  {where.removeprefix(': (').removesuffix(')') if address == ':' else where}"
     usual = branch == next(iter(report["branches"]))
-    return f"{branch}  {where}  <- read" + (", as its authors do" if usual else ", on request")
+    return f"{branch}  {where}  <- read" + (" by default" if usual else " on request")
 
 
 def parts_text(parts: list[Choice], most: int = 12) -> str:

@@ -40,7 +40,7 @@ class Reading:
     `state`: torchvision names, float32, without the classifier and batch norm's counters. `left_over`: names in the
     file that were not used, counters left out. `fpn`: tensors of a pretrained FPN under detectron2's names
     (`fpn_lateral5.weight`), empty for methods that have none. `container`: the kind of file. `address`: "PLACE:PREFIX"
-    of the network. `branches`: the address of each network that the layout names, the authors' choice first.
+    of the network. `branches`: the address of each network that the layout names, the default first.
     `method_from`: "layout", "header", or "file name" when the layout tells no method; then `candidates` are methods
     known to write it.
     """
@@ -243,6 +243,8 @@ def _notes(state: Mapping[str, Any], prefix: str, family: Family | None, branch:
     notes = []
     if family is None:
         notes.append("The layout is unknown: the pixel format is an assumption.")
+    elif family.note:
+        notes.append(family.note)
     if fpn:
         norms = [name for name in state if name.startswith(prefix) and re.search(r"fpn_\w+\.1\.", name)
                  and not name.endswith(COUNTER)]

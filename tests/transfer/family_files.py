@@ -1,4 +1,4 @@
-"""A small file of every published layout: its container, its names, its shapes.
+"""What a checkpoint of every published layout holds: its container, its names, its shapes.
 
 Written from what the methods' own code writes (repositories in transfer/families.py). Tensors are one number stretched
 to their shape, so that files stay small, and every tensor has a number of its own, so that none can take another's
@@ -6,20 +6,15 @@ place unseen. Where files must hold dense arrays (numpy), they are as large as t
 """
 
 import argparse
-import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from pretrain.backbone_file import BackboneInfo, save_backbone
 from transfer.architecture import expected_shapes
 
 State = dict[str, torch.Tensor]
@@ -76,7 +71,7 @@ def indexed(state: State) -> State:
     return {f"{index[name.split('.')[0]]}.{name.split('.', 1)[1]}": value for name, value in state.items()}
 
 
-_OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
 
 
 def _two(state_a: State, state_b: State, first: str, second: str) -> State:
@@ -94,7 +89,7 @@ def clove(student: State, teacher: State, epoch: int = 200) -> dict[str, Any]:
     model |= {"module.self_attn.in_proj_weight": flat(768, 256), "module.self_attn.in_proj_bias": flat(768)}
     model |= layer("module.self_attn.out_proj", 256, 256)
     return {"opt": argparse.Namespace(arch="resnet50", lr=8.0, pos_ratio=0.7, crop=0.2, amp=True), "model": model,
-            "optimizer": _OPTIMIZER, "scaler": {"scale": 65536.0, "growth_factor": 2.0}, "epoch": epoch}
+            "optimizer": OPTIMIZER, "scaler": {"scale": 65536.0, "growth_factor": 2.0}, "epoch": epoch}
 
 
 def pixpro(student: State, teacher: State) -> dict[str, Any]:
@@ -103,7 +98,7 @@ def pixpro(student: State, teacher: State) -> dict[str, Any]:
         model |= layer(f"{projector}.linear1", 4096, 2048, 1, 1) | batch_norm(f"{projector}.bn1", 4096)
         model |= layer(f"{projector}.linear2", 256, 4096, 1, 1)
     model |= layer("module.value_transform", 256, 256, 1, 1)
-    return {"opt": argparse.Namespace(arch="resnet50", pixpro_p=2.0), "model": model, "optimizer": _OPTIMIZER,
+    return {"opt": argparse.Namespace(arch="resnet50", pixpro_p=2.0), "model": model, "optimizer": OPTIMIZER,
             "scheduler": {"last_epoch": 7}, "epoch": 100, "amp": {"loss_scaler0": {"loss_scale": 65536.0}}}
 
 
@@ -119,7 +114,7 @@ def slotcon(student: State, teacher: State) -> dict[str, Any]:
         model |= batch_norm(f"module.projector_{side}.mlp.1", 4096) | batch_norm(f"module.projector_{side}.mlp.4", 4096)
         model[f"module.grouping_{side}.slot_embed.weight"] = flat(2048, 256)
     model |= mlp("module.predictor_slot.mlp", 256, 4096, 4096, 256) | {"module.center": flat(1, 2048)}
-    return {"args": argparse.Namespace(arch="resnet50"), "model": model, "optimizer": _OPTIMIZER,
+    return {"args": argparse.Namespace(arch="resnet50"), "model": model, "optimizer": OPTIMIZER,
             "scheduler": {"last_epoch": 7}, "epoch": 200, "scaler": {"scale": 65536.0}}
 
 
@@ -133,7 +128,7 @@ def densecl_raw(student: State, teacher: State) -> dict[str, Any]:
     for queue in ("queue", "queue2"):
         state |= {queue: flat(128, 65536), f"{queue}_ptr": torch.zeros(1, dtype=torch.long)}
     return {"meta": {"epoch": 200, "iter": 1000, "mmcv_version": "0.3.1", "config": "model = dict(...)"},
-            "state_dict": OrderedDict(state), "optimizer": _OPTIMIZER}
+            "state_dict": OrderedDict(state), "optimizer": OPTIMIZER}
 
 
 def mmselfsup_byol(student: State, teacher: State) -> dict[str, Any]:
@@ -153,7 +148,7 @@ def _moco_heads(mlp_head: bool) -> State:
 
 
 def moco(student: State, teacher: State, v2: bool = True) -> dict[str, Any]:
-    return {"epoch": 200, "arch": "resnet50", "optimizer": _OPTIMIZER,
+    return {"epoch": 200, "arch": "resnet50", "optimizer": OPTIMIZER,
             "state_dict": _two(student, teacher, "module.encoder_q.", "module.encoder_k.") | _moco_heads(v2)}
 
 
@@ -228,7 +223,7 @@ def setsim(student: State, teacher: State) -> dict[str, Any]:
         name = f"module.encoder_{side}"
         state |= layer(f"{name}.0.fc.0", 2048, 2048) | layer(f"{name}.0.fc.2", 128, 2048)
         state |= layer(f"{name}.1.0", 2048, 2048, 1, 1) | layer(f"{name}.1.2", 128, 2048, 1, 1)
-    return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": _OPTIMIZER}
+    return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": OPTIMIZER}
 
 
 def redundancy(student: State, *heads: State, epoch: int) -> dict[str, Any]:
@@ -236,13 +231,13 @@ def redundancy(student: State, *heads: State, epoch: int) -> dict[str, Any]:
     model = prefixed("module.backbone.", with_counters(student))
     for head in heads:
         model |= prefixed("module.", head)
-    return {"epoch": epoch, "model": model, "optimizer": _OPTIMIZER}
+    return {"epoch": epoch, "model": model, "optimizer": OPTIMIZER}
 
 
 def simsiam(student: State, _teacher: State) -> dict[str, Any]:
     state = prefixed("module.encoder.", with_counters(student)) | mlp("module.encoder.fc", 2048, 2048, 2048, 2048)
     state |= batch_norm("module.encoder.fc.7", 2048, affine=False) | mlp("module.predictor", 2048, 512, 2048)
-    return {"epoch": 100, "arch": "resnet50", "state_dict": state, "optimizer": _OPTIMIZER}
+    return {"epoch": 100, "arch": "resnet50", "state_dict": state, "optimizer": OPTIMIZER}
 
 
 def swav(student: State, _teacher: State) -> dict[str, Any]:
@@ -254,7 +249,7 @@ def dino(student: State, teacher: State) -> dict[str, Any]:
     def branch(state: State) -> State:
         head = mlp("module.head.mlp", 2048, 2048, 256) | {"module.head.last_layer.weight_v": flat(60000, 256)}
         return prefixed("module.backbone.", with_counters(state)) | head
-    return {"student": branch(student), "teacher": branch(teacher), "optimizer": _OPTIMIZER, "epoch": 800,
+    return {"student": branch(student), "teacher": branch(teacher), "optimizer": OPTIMIZER, "epoch": 800,
             "args": argparse.Namespace(arch="resnet50"), "dino_loss": {"center": flat(1, 60000)}}
 
 
@@ -263,7 +258,7 @@ def byol(student: State, teacher: State) -> dict[str, Any]:
     for side, state in (("online", student), ("target", teacher)):
         model |= prefixed(f"module.{side}_network.encoder.", indexed(with_counters(state)))
         model |= layer(f"module.{side}_network.projetion.l1", 4096, 2048)
-    return {"epoch": 300, "steps": 9, "model": model, "optimizer": _OPTIMIZER}
+    return {"epoch": 300, "steps": 9, "model": model, "optimizer": OPTIMIZER}
 
 
 def byol_published(student: State, teacher: State) -> dict[str, Any]:
@@ -274,7 +269,7 @@ def byol_published(student: State, teacher: State) -> dict[str, Any]:
 
 def _lightning(state: State) -> dict[str, Any]:
     return {"epoch": 99, "global_step": 5, "pytorch-lightning_version": "1.6.4", "state_dict": OrderedDict(state),
-            "callbacks": {}, "optimizer_states": [_OPTIMIZER], "lr_schedulers": [], "hyper_parameters": {"lr": 0.1}}
+            "callbacks": {}, "optimizer_states": [OPTIMIZER], "lr_schedulers": [], "hyper_parameters": {"lr": 0.1}}
 
 
 def lightly_byol(student: State, teacher: State) -> dict[str, Any]:
@@ -306,103 +301,4 @@ def own_checkpoint(student: State, teacher: State) -> dict[str, Any]:
     return {"student": prefixed("encoder.", with_counters(student)) | projector
             | {"attention.in_proj_weight": flat(768, 256)},
             "teacher": prefixed("encoder.", with_counters(teacher)) | projector,
-            "optimizer": _OPTIMIZER, "scaler": {}, "rng": torch.get_rng_state()}
-
-
-def _torch(content: Any, path: Path) -> None:
-    torch.save(content, path)
-
-
-def _old_torch(content: Any, path: Path) -> None:
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-
-
-def _pickle(content: Any, path: Path) -> None:
-    path.write_bytes(pickle.dumps(content, protocol=2))
-
-
-@dataclass(frozen=True)
-class FamilyFile:
-    """A file, and what a reader should say of it. `branches`: the default one first; each is the state of that name,
-    and "single" is the student's. `method` None: the file's name."""
-
-    name: str
-    build: Callable[[State, State], Any]
-    family: str
-    method: str | None
-    branches: tuple[str, ...] = ("student", "teacher")
-    epochs: int | None = None
-    save: Callable[[Any, Path], None] = _torch
-    fpn: int = 0
-
-
-def _plain(student: State, _teacher: State) -> State:
-    return with_counters(student)
-
-
-_HEAD = layer("fc", 1000, 2048)
-_SINGLE = ("single",)
-FILES = (
-    FamilyFile("ckpt_epoch_200.pth", clove, "CLoVE", "CLoVE", epochs=200),
-    FamilyFile("clove_old.pth", clove, "CLoVE", "CLoVE", epochs=200, save=_old_torch),
-    FamilyFile("ckpt_epoch_100.pth", pixpro, "PixPro", "PixPro", epochs=100),
-    FamilyFile("pixpro_base_r50_400ep_md5_919c6612.pth", pixpro_published, "PixPro", "PixPro"),
-    FamilyFile("slotcon_full.pth", slotcon, "SlotCon", "SlotCon", ("teacher", "student"), 200),
-    FamilyFile("slotcon_imagenet_200ep.pth", lambda s, t: {"state_dict": _plain(s, t)}, "plain torchvision names", None,
-               _SINGLE),
-    FamilyFile("densecl_r50_imagenet_200ep.pth", lambda s, t: {"state_dict": _plain(s, t), "author": "DenseCL"},
-               "DenseCL published", "DenseCL", ("student",)),
-    FamilyFile("epoch_200.pth", densecl_raw, "DenseCL raw", "DenseCL", epochs=200),
-    FamilyFile("byol_resnet50_8xb32-accum16-coslr-300e_in1k.pth", mmselfsup_byol, "mmselfsup", None, epochs=300),
-    FamilyFile("resim_fpn_200ep.pth.tar", resim, "ReSim", "ReSim", epochs=200, fpn=10),
-    FamilyFile("resim_fpn_bn.pth.tar", lambda s, t: resim(s, t, norm=True), "ReSim", "ReSim", epochs=200, fpn=5),
-    FamilyFile("resim_fpn_backbone_200ep.pth.tar", resim_converted, "ReSim converted", "ReSim", ("student",), fpn=10),
-    FamilyFile("setsim.pth.tar", setsim, "SetSim", "SetSim", epochs=200),
-    FamilyFile("resnet50_alpha0.9.pth", _plain, "plain torchvision names", None, _SINGLE),
-    FamilyFile("resnet50_alpha0.9_fullckpt.pth", lambda s, _t: redundancy(
-        s, mlp("maps_projector", 2048, 512, 512, 512, last_bias=False),
-        mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), layer("classifier", 1000, 2048), epoch=300),
-        "VICRegL", "VICRegL", _SINGLE, 300),
-    FamilyFile("moco_v1_200ep_pretrain.pth.tar", lambda s, t: moco(s, t, v2=False), "MoCo v1", "MoCo v1", epochs=200),
-    FamilyFile("moco_v2_200ep_pretrain.pth.tar", moco, "MoCo v2", "MoCo v2", epochs=200),
-    FamilyFile("resnet50-0676ba61.pth", lambda s, t: _plain(s, t) | _HEAD, "torchvision", "Supervised", _SINGLE),
-    FamilyFile("R-50.pkl", msra, "MSRA", "Supervised", _SINGLE, save=_pickle),
-    FamilyFile("R-50_t.pkl", lambda s, _t: detectron2_pickle(s, "torchvision"), "detectron2 names", "Supervised",
-               _SINGLE, save=_pickle),
-    FamilyFile("pixpro_100.pkl", lambda s, _t: detectron2_pickle(s, "PixPro"), "detectron2 names", None, _SINGLE,
-               save=_pickle),
-    FamilyFile("dino_resnet50_pretrain_full_checkpoint.pth", dino, "DINO", "DINO", ("teacher", "student"), 800),
-    FamilyFile("byol_300.pth.tar", byol, "BYOL", "BYOL", epochs=300),
-    FamilyFile("byol_resnet50.pth.tar", byol_published, "BYOL", "BYOL", epochs=300),
-    FamilyFile("checkpoint_0099.pth.tar", simsiam, "SimSiam", "SimSiam", _SINGLE, 100),
-    FamilyFile("barlow_checkpoint.pth", lambda s, _t: redundancy(
-        s, mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), batch_norm("bn", 8192, affine=False),
-        epoch=1000), "Barlow Twins", "Barlow Twins", _SINGLE, 1000),
-    FamilyFile("vicreg_fullckpt.pth", lambda s, _t: redundancy(
-        s, mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), epoch=1000), "VICReg", "VICReg", _SINGLE, 1000),
-    FamilyFile("swav_800ep_pretrain.pth.tar", swav, "SwAV", "SwAV", _SINGLE),
-    FamilyFile("swav_checkpoint.pth.tar", lambda s, t: {"epoch": 800, "state_dict": swav(s, t),
-                                                        "optimizer": _OPTIMIZER}, "SwAV", "SwAV", _SINGLE, 800),
-    FamilyFile("lightly_byol.ckpt", lightly_byol, "lightly", None),
-    FamilyFile("lightly_dino.ckpt", lightly_dino, "lightly", None, ("teacher", "student")),
-    FamilyFile("lightly_example.pth", lightly_example, "lightly", None),
-    FamilyFile("solo_byol.ckpt", solo_learn, "solo-learn", None),
-    FamilyFile("solo_old.ckpt", lambda s, t: solo_learn(s, t, old=True), "solo-learn", None),
-    FamilyFile("timm_resnet50.safetensors", lambda s, t: _plain(s, t) | _HEAD, "torchvision", "Supervised", _SINGLE,
-               save=lambda content, path: save_file({k: v.contiguous() for k, v in content.items()}, path)),
-    FamilyFile("timm_last.pth.tar", lambda s, t: {
-        "epoch": 299, "arch": "resnet50", "state_dict": _plain(s, t) | _HEAD, "optimizer": _OPTIMIZER, "version": 2,
-        "args": argparse.Namespace(model="resnet50"), "metric": 77.0}, "timm checkpoint", None, _SINGLE),
-    FamilyFile("step_00000100.pt", own_checkpoint, "our pretraining checkpoint", "CLoVE"),
-    FamilyFile("backbone.safetensors", lambda s, _t: s, "backbone.safetensors", "CLoVE", ("student",), 200,
-               save=lambda content, path: save_backbone(
-                   path, content, BackboneInfo("CLoVE", "resnet50", 200, "student"))),
-)
-
-
-def write(file: FamilyFile, folder: Path, architecture: str = "resnet50") -> tuple[Path, dict[str, State]]:
-    """Write the file into a folder; returns its path and the state of each branch."""
-    student, teacher = resnet(architecture), resnet(architecture, 2000)
-    path = folder / file.name
-    file.save(file.build(student, teacher), path)
-    return path, {branch: teacher if branch == "teacher" else student for branch in file.branches}
+            "optimizer": OPTIMIZER, "scaler": {}, "rng": torch.get_rng_state()}

@@ -40,7 +40,7 @@ def small(tmp_path, random_state):
 @pytest.fixture
 def unproved(monkeypatch):
     """For tests about files and folders: detectron2 is not asked, which takes most of a conversion's time."""
-    proof = {"loader": "none", "tensors": 0, "largest_difference": {"stem": 0.0}}
+    proof = {"loader": "none", "tensors": 0, "largest_difference": dict.fromkeys(STAGES, 0.0)}
     monkeypatch.setitem(PROOFS, "detectron2", lambda *_: proof)
 
 
@@ -208,6 +208,8 @@ def test_convert__odd_outputs(tmp_path, small, unproved):
             convert(small, output)
     with pytest.raises(UserError, match=r"cannot be made \(File name too long\): name another --output"):
         convert(small, tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match=r"only paths that are UTF-8, found '.*o\\udce9': choose another --output"):
+        convert(small, tmp_path / os.fsdecode(b"o\xe9"))
     (tmp_path / "full" / "conversion.json").mkdir(parents=True)
     with pytest.raises(UserError, match="found the folder .*conversion.json: choose another --output"):
         convert(small, tmp_path / "full")
@@ -253,6 +255,14 @@ def test_convert__a_folder_of_an_older_version_is_made_anew(tmp_path, small, unp
     convert(small, output)
     assert read_certificate(output)["schema"] == 2
     assert (output / "notes.txt").read_text() == "the user's own"
+
+
+def test_convert__a_source_whose_name_is_no_text(tmp_path, small, unproved):
+    name = os.fsdecode(b"caf\xe9.pth")
+    small.rename(tmp_path / name)
+    certificate = convert(tmp_path / name, tmp_path / "out")
+    assert describe(certificate, tmp_path / "out").encode().startswith(b"caf\\udce9.pth: plain torchvision names")
+    assert read_certificate(tmp_path / "out")["source"] == name
 
 
 # Command line

@@ -155,8 +155,8 @@ def test_proof__a_changed_file_is_refused_by_every_target(target, change, small,
 
 
 @pytest.mark.parametrize("targets, text", [
-    (("caffe",), "expected --to to name some of detectron2, torchvision, timm, mmdet, found caffe"),
-    ((), "found nothing"), (("timm", ""), "found "),
+    (("caffe",), "expected --to to name some of detectron2, torchvision, timm, mmdet, found 'caffe'"),
+    ((), "found ''"), (("timm", ""), "found ''"),
 ])
 def test_convert__unknown_targets(targets, text, tmp_path):
     with pytest.raises(UserError, match=text):

@@ -62,7 +62,7 @@ def test_run__text(clove, capsys):
         f"  layout     CLoVE (torch, {clove.stat().st_size / 1e6:.1f} MB)",
         "  method     CLoVE",
         "  network    student  model:module.encoder.",
-        "             teacher  model:module.encoder_k.  <- read, on request",
+        "             teacher  model:module.encoder_k.  <- read on request",
         "  epochs     200",
         "  is a       ResNet-18, not standard: the published protocols have a ResNet-50",
         "  pixels     RGB of 0..255, mean 123.675 116.28 103.53, deviation 58.395 57.12 57.375",
@@ -75,7 +75,7 @@ def test_run__text(clove, capsys):
 def test_run__text_of_resim_and_of_bare_names(tmp_path, states, capsys):
     torch.save(family_files.resim(*states), tmp_path / "resim.pth.tar")
     printed = inspect(capsys, tmp_path / "resim.pth.tar")[1]
-    assert "  network    student  state_dict:module.encoder_q.  <- read, as its authors do\n" in printed
+    assert "  network    student  state_dict:module.encoder_q.  <- read by default\n" in printed
     assert "  tensors    100 of 100 read, 10 of a pretrained FPN\n" in printed
     # The teacher as a whole, with its head and FPN; the student's own head by its name.
     assert "module.encoder_k. (114), module.encoder_q.fc. (4)" in printed

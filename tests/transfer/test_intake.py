@@ -77,7 +77,7 @@ def test_read_checkpoint__clove_without_its_attention_is_not_called_clove(tmp_pa
     content["model"] = {name: value for name, value in content["model"].items() if "self_attn" not in name}
     message = refusal(save(content, tmp_path / "pixpro.pth"))
     assert "expected a checkpoint of a known layout" in message
-    assert "under 'model': 'module.encoder.' (120), 'module.encoder_k.' (120)" in message
+    assert "under 'model': 'module.encoder.' (100), 'module.encoder_k.' (100)" in message
 
 
 @pytest.mark.parametrize("architecture, count", [("resnet18", 100), ("resnet34", 180), ("resnet50", 265)])
