@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.inputs import task_folder
 from benchmarks.options import parse
 from pretrain.errors import UserError
 
@@ -56,6 +57,15 @@ def test_set__reaches_the_recipe_one_task_or_all():
         "keypoints": {"SOLVER.BASE_LR": "0.01"}, "cityscapes": {"SOLVER.BASE_LR": "0.01"}}
 
 
+def test_tasks__beyond_the_posters_are_run_when_they_are_named(tmp_path):
+    options = parse(["--epochs", "200", "--tasks", "voc,coco-c4,lvis", "--voc", "a", "--lvis", "b", "--coco", "c",
+                     "--set", "coco-c4.SOLVER.MAX_ITER=5"])
+    assert options.tasks == ("coco-c4", "voc", "lvis")
+    assert options.overrides == {"coco-c4": {"SOLVER.MAX_ITER": "5"}, "voc": {}, "lvis": {}}
+    folders = [task_folder(task, options.data) for task in options.tasks]
+    assert folders == [Path("c"), Path("a"), Path("b")]
+
+
 def test_output__takes_the_results_along(tmp_path):
     options = parse(["--demo", "--output", str(tmp_path / "here")])
     assert options.output == tmp_path / "here"
@@ -73,7 +83,9 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
      "--tasks coko: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis; the nearest is coco"),
     (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
     (["--demo", "--epochs", "3"], "--demo brings its own pictures, recipe and scale"),
-    (["--demo", "--coco", "x"], "--demo brings its own data"),
+    (["--demo", "--coco", "x"], "--demo brings its own data: leave out --coco, --keypoints, --cityscapes, --voc, "
+                                "--lvis"),
+    (["--demo", "--voc", "x"], "--demo brings its own data"),
     (["--demo", "--methods", "rand"], "--methods rand leaves nothing to pretrain: add clove"),
     (["--demo", "--methods", "moco"], "--methods moco: expected some of clove, rand, rand_msra, rand_zero_gamma;"),
     (["--demo", "--trials", "0"], "--trials must be at least 1, found 0"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_tables
-from benchmarks.paper_tables import departures, remarks
+from benchmarks.paper_tables import TABLES, departures, remarks
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
 COCO, CITYSCAPES, KEYPOINTS = (
@@ -118,6 +118,18 @@ def test_tables__one_file_each_and_one_with_all_and_the_posters_are_shown(tmp_pa
     for name in [*POSTER, *WIDER]:
         assert (tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8") in together
     assert [table[0] for table in markdown_tables(found.shown())] == list(HEADERS.values())
+
+
+def test_departures__another_solver_is_named(make_result):
+    plain = make_result(solver="common", schedule="1x")
+    assert departures(plain) == []
+    assert departures(make_result(solver="vicreg", config__SOLVER__BASE_LR=0.04)) == ["solver vicreg"]
+
+
+def test_voc__is_a_table_beside_the_posters():
+    table = TABLES["voc_detection"]
+    assert table.metrics == ("AP", "AP50", "AP75") and not table.in_poster and "five trials" in table.note
+    assert (table.classes, table.train_images, table.val_images) == (20, 5011 + 11540, 4952)
 
 
 @pytest.mark.parametrize(("changes", "expected"), [

@@ -1,6 +1,7 @@
 """The graph and how it is run: keys, what is missing, failures, second runs."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 
 from benchmarks import __main__ as command
-from benchmarks import results, suite
-from benchmarks.inputs import TaskData
+from benchmarks import estimate, results, suite
+from benchmarks.inputs import TASKS, TaskData
 from benchmarks.options import parse
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
@@ -41,6 +42,53 @@ def test_plan__missing_inputs_are_told_all_at_once(monkeypatch, tmp_path):
     for words in ("IMAGENET_DIR/train/CLASS", "task coco", "task keypoints", "task cityscapes: give --cityscapes DIR",
                   "leftImg8bit", "annotations/instances_train*.json"):
         assert words in text
+
+
+def test_plan__tasks_beyond_the_posters(monkeypatch, tmp_path):
+    assert names(["--demo", "--tasks", "coco-c4,voc"])[3:] == [
+        "finetune-clove-coco-c4-0", "finetune-clove-voc-0", "finetune-rand-coco-c4-0", "finetune-rand-voc-0"]
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        suite.plan(parse(["--methods", "rand", "--tasks", "coco-c4,voc,lvis"]))
+    for words in ("task coco-c4: ", f"{tmp_path / 'coco'} is not a folder", "task voc: ", f"{tmp_path / 'voc'} is not",
+                  "VOC2007/ and DIR/VOC2012/", f"{tmp_path / 'lvis'} is not", "lvis_v1_train.json"):
+        assert words in str(error.value)
+
+
+def test_plan__head_families_are_for_fpn_tasks():
+    with pytest.raises(UserError, match="--heads 2fc: task voc has a C4 backbone and no head family to choose"):
+        suite.plan(parse(["--demo", "--tasks", "coco,voc", "--heads", "2fc"]))
+
+
+@pytest.mark.parametrize("task, files", [
+    ("coco", {"coco", "base", "heads-4conv1fc", "scale-demo"}),
+    ("voc", {"voc", "base-c4", "base", "scale-demo-c4", "scale-demo"})])
+def test_numbers__hold_every_file_of_the_config(task, files):
+    stage = next(stage for stage in suite.plan(parse(["--demo", "--tasks", task])) if stage.name.startswith("finetune"))
+    assert set(stage.numbers["configs"]) == files
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cost__of_every_task_at_full_scale(task):
+    from transfer import settings
+
+    length = settings.layers(task, settings.default_heads(task), "full").SOLVER.MAX_ITER
+    assert suite._iterations(task, "full", {}) == length
+    assert suite._iterations(task, "full", {"SOLVER.MAX_ITER": "7"}) == 7
+    assert suite._heads(parse(["--demo"]), task) == settings.default_heads(task)
+    assert re.fullmatch(r"about \d+ V100-hours \(model zoo's speed\)", estimate.finetuning(task, length, "full"))
+
+
+def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
+    from transfer.__main__ import _parser
+
+    for stage in suite.plan(parse(["--demo", "--tasks", ",".join(TASKS), "--device", "cpu"])):
+        if stage.name.startswith("finetune"):
+            words = stage.command(tmp_path, {name: tmp_path / name for name in stage.parents})
+            args = _parser("finetune").parse_args(words[4:])
+            folder = {"coco-c4": "coco"}.get(args.task, args.task)
+            assert args.data == str(tmp_path / "data" / "data" / folder)
+            assert (args.heads is None) == (args.task in ("coco-c4", "voc"))
 
 
 def test_plan__environment_variables_name_the_folders(monkeypatch, tmp_path):

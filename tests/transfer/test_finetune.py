@@ -73,7 +73,7 @@ def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path
                                        "std": [58.395, 57.12, 57.375], "stride_in_1x1": False}
     assert {f"{group}/{name}" for group in ("bbox", "segm") for name in ("APs", "APm", "APl", "AP-star")} <= set(
         result["details"])
-    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts",
+    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts", "lvis",
             "cuda"} == set(result["versions"])
     assert result["wall_seconds"] > 0 and result["peak_memory_mb"] > 50 and result["hardware"]["cores"] >= 1
     assert set(result["code"]) == {"git_sha", "dirty", "transfer_sha256"} and result["started"] <= result["ended"]
