@@ -1,8 +1,8 @@
 """Small made-up data in the layouts of the real one, so that the whole pipeline can run anywhere in minutes.
 
-`photos/` (unlabelled pictures), `coco/` (objects), `keypoints/` (people), `cityscapes/` (street scenes), `voc/` (other
-pictures of objects) and `lvis/` (another file for the pictures of `coco/`). Every picture comes from its own random
-generator, so the same seed gives the same bytes.
+`photos/` (unlabelled pictures), `coco/` (objects), `keypoints/` (people) and `cityscapes/` (street scenes); `voc/` and
+`lvis/` are the pictures of `coco/` in those layouts. Every picture comes from its own random generator, so the same
+seed gives the same bytes.
 
     python -m benchmarks.demo_data --output DIR [--seed S --photos N --train N --val N]
 """
@@ -24,7 +24,7 @@ from pretrain.errors import UserError, run_cli
 MANIFEST = "demo_data.json"
 SPLITS = ("train", "val")
 CITIES = {"train": ("ashmere", "brookfield"), "val": ("cedarhaven",)}  # not real ones
-PHOTOS, COCO, KEYPOINTS, CITYSCAPES, VOC = range(5)
+PHOTOS, COCO, KEYPOINTS, CITYSCAPES = range(4)
 
 
 def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, val: int = 8) -> None:
@@ -55,7 +55,7 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
         people = "person_keypoints"
         _coco(making / "keypoints", (seed, KEYPOINTS), counts, figures.group, people, [figures.CATEGORY])
         _cityscapes(making / "cityscapes", seed, counts)
-        _voc(making / "voc", seed, counts)
+        _voc(making / "voc", making / "coco")
         _lvis(making / "lvis", making / "coco")
         made = {"made_by": "benchmarks.demo_data", "seed": seed, "photos": photos, **counts}
         _write_json(making / MANIFEST, {**made, "files": _files(making)})
@@ -122,21 +122,23 @@ def _cityscapes(folder: Path, seed: int, counts: dict[str, int]) -> None:
             })
 
 
-def _voc(folder: Path, seed: int, counts: dict[str, int]) -> None:
-    """The training pictures are dealt to both years in turn, at least one to each."""
+def _voc(folder: Path, coco: Path) -> None:
+    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to each."""
     for split in SPLITS:
+        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
         lists = voc_files.LISTS[split]
-        ids: dict[tuple[str, str], list[str]] = {key: [] for key in lists}
-        for index in range(max(counts[split], len(lists))):
-            year, listed = lists[index % len(lists)]
-            picture, found = scenes.scene(_rng(seed, VOC, split, index), index)
-            name = f"{1 + index + 100_000 * SPLITS.index(split):06}"
-            _save(picture, folder / year / "JPEGImages" / f"{name}.jpg")
-            _write(folder / year / "Annotations" / f"{name}.xml",
-                   voc_files.annotation(f"{name}.jpg", year, picture.size, found))
-            ids[year, listed].append(name)
-        for (year, listed), names in ids.items():
-            _write(folder / year / "ImageSets" / "Main" / f"{listed}.txt", "\n".join(names) + "\n")
+        for number, (year, listed) in enumerate(lists):
+            ids = []
+            for image in content["images"][number::len(lists)] or content["images"][:1]:
+                name = Path(image["file_name"]).stem[-6:]  # six digits, as in VOC
+                rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
+                picture = folder / year / "JPEGImages" / f"{name}.jpg"
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(coco / "images" / image["file_name"], picture)
+                _write(folder / year / "Annotations" / f"{name}.xml",
+                       voc_files.annotation(picture.name, year, (image["width"], image["height"]), rows))
+                ids.append(name)
+            _write(folder / year / "ImageSets" / "Main" / f"{listed}.txt", "\n".join(ids) + "\n")
 
 
 def _lvis(folder: Path, coco: Path) -> None:

@@ -14,12 +14,13 @@ import yaml
 
 from benchmarks import estimate, probe_table, results
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
-from benchmarks.options import ROOT, Options
+from benchmarks.options import RANDOM, ROOT, Options
 from benchmarks.stage import Stage
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 
-DISPLAY = {"clove": "CLoVE", "rand": "Rand init"}
+DISPLAY = {"clove": "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
+           "rand_zero_gamma": "Rand init (zero gamma)"}
 C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
 CONFIGS = ROOT / "transfer" / "configs"
 DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
@@ -41,7 +42,7 @@ def plan(options: Options) -> list[Stage]:
     for method in options.methods:
         if method == "clove":
             stages.append(_pretrain(options, photos))
-        if method != "rand":
+        if method not in RANDOM:
             stages.append(_convert(options, method))
             if options.probes:
                 stages += [_probe(options, method, task, data.get(task)) for task in options.tasks if task in PROBED]
@@ -51,14 +52,15 @@ def plan(options: Options) -> list[Stage]:
 
 
 def _check_overrides(options: Options) -> None:
-    """A wrong --set is told now, not when the pretraining is done."""
+    """A wrong --set or --fit is told now, not when the pretraining is done."""
     for task, overrides in options.overrides.items():
-        if overrides:
-            from transfer import settings  # imports detectron2: only when there is something to check
+        if overrides or options.fit:
+            from transfer import fit, settings  # imports detectron2: only when there is something to check
 
             try:
-                settings.check_overrides(task, _heads(options, task), options.scale,
-                                         tuple(f"{key}={value}" for key, value in overrides.items()))
+                protocol = task, _heads(options, task), options.scale
+                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()))
+                fit.fitted(settings.layers(*protocol), fit.chosen(None, options.fit)[1])
             except UserError as error:
                 raise UserError(f"task {task}: {error}") from None
 
@@ -132,13 +134,16 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
 def _convert(options: Options, method: str) -> Stage:
     words: list[object] = ["--method", DISPLAY.get(method, method)]
     source = options.checkpoints.get(method)
+    branch = {"branch": options.branch} if source and options.branch else {}
+    words += ["--branch", options.branch] if branch else []
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         file = source or parents["pretrain"] / "backbone.safetensors"
         return _python("transfer", "convert", file, "--output", folder, *words)
 
     return Stage(
-        f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method)}, command, product="detectron2.pkl",
+        f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method), **branch}, command,
+        product="detectron2.pkl",
         inputs={"checkpoint": sha256_file(source)} if source else {}, parents=() if source else ("pretrain",),
         cost="under a minute", disk_gb=0.25)
 
@@ -150,21 +155,29 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
     numbers: dict[str, Any] = {
         "configs": _configs(task, heads, options.scale),
         "overrides": overrides, "trial": trial, "scale": options.scale}
-    if method == "rand":
+    start = RANDOM.get(method)
+    if start:
         numbers["architecture"] = architecture
-    converted = None if method == "rand" else f"convert-{_slug(method)}"
+    if start not in (None, "random"):
+        numbers["weights"] = start
+    if options.fit:
+        numbers["fit"] = options.fit
+    converted = None if start else f"convert-{_slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         place = parents["data"] / "data" / DEMO_FOLDERS.get(task, task) if options.demo else data.folder
-        words: list[object] = ["--task", task, "--weights", parents[converted] if converted else "random",
+        words: list[object] = ["--task", task, "--weights", start or parents[converted],
                                "--data", place, "--output", folder, "--scale", options.scale, "--trial", trial,
                                "--num-gpus", max(count_gpus(options), 1)]
         if heads != C4:
             words += ["--heads", heads]
-        if method == "rand":
+        if start:
             words += ["--architecture", architecture]
         if options.device != "auto":
             words += ["--device", options.device]
+        for option, value in (("--fit", options.fit), ("--eval-every", options.eval_every)):
+            words += [option, value] if value else []
+        words += ["--keep-predictions"] if options.keep_predictions else []
         for key, value in overrides.items():
             words += ["--set", f"{key}={value}"]
         return _python("transfer", "finetune", *words)

@@ -54,6 +54,10 @@ class AccumulatingTrainer(SimpleTrainer):
         with self.model.no_sync() if quiet else contextlib.nullcontext():
             yield
 
+    def close(self) -> None:
+        """Let the loader processes go: those that ignore a stop signal would be waited for at the exit."""
+        self._data_loader_iter_obj = None
+
     def state_dict(self) -> dict:
         """What a checkpoint keeps."""
         return super().state_dict() | ({"grad_scaler": self.scaler.state_dict()} if self.half else {})

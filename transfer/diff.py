@@ -32,7 +32,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Differences:
-    """{key: (value in A, value in B)}; `unrecorded`: names that only one side records, with the side that has them."""
+    """{key: (value in A, value in B)}; `unrecorded`: what only one side records ("versions" when the other has none of
+    versions.*), with the side that has it."""
 
     config: dict[str, tuple[Any, Any]]
     provenance: dict[str, tuple[Any, Any]]
@@ -79,8 +80,12 @@ def compare(a: Run, b: Run) -> Differences:
     from transfer.settings import differences  # imports detectron2, which the help does not need
 
     both = sorted(a.provenance.keys() & b.provenance.keys())
-    only = dict.fromkeys(a.provenance.keys() - b.provenance.keys(), "A")
-    only |= dict.fromkeys(b.provenance.keys() - a.provenance.keys(), "B")
+    only = {}
+    for side, own, other in (("A", a.provenance, b.provenance), ("B", b.provenance, a.provenance)):
+        groups = {name.partition(".")[0] for name in other}
+        for name in own.keys() - other.keys():
+            group = name.partition(".")[0]
+            only[name if group in groups else group] = side
     return Differences(differences(a.config, b.config),
                        {name: (a.provenance[name], b.provenance[name]) for name in both
                         if a.provenance[name] != b.provenance[name]}, dict(sorted(only.items())))
@@ -94,7 +99,7 @@ def describe(found: Differences) -> str:
             parts.append(tabulate([(key, _short(a), _short(b)) for key, (a, b) in rows.items()],
                                   headers=(title, "A", "B"), disable_numparse=True))
     for side in ("A", "B"):
-        names = sorted({name.partition(".")[0] for name, which in found.unrecorded.items() if which == side})
+        names = [name for name, which in found.unrecorded.items() if which == side]
         if names:
             parts.append(f"recorded in {side} alone, not compared: {', '.join(names)}")
     if not found.config and not found.provenance:

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
@@ -49,10 +49,12 @@ class PreciseStatistics(HookBase):
 
 
 class EarlyNumbers(HookBase):
-    """An evaluation every TEST.EVAL_PERIOD steps (not after the last one, which has its own), written as early/NAME."""
+    """An evaluation every TEST.EVAL_PERIOD steps (not after the last one, which has its own), written as early/NAME
+    by `writers` at once: at their own time they would write the latest of several only."""
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
-        self.cfg, self.model, self.evaluate = cfg, model, evaluate
+    def __init__(self, cfg: CfgNode, model: nn.Module, evaluate: Callable[[nn.Module], dict[str, float]],
+                 writers: list[EventWriter]) -> None:
+        self.cfg, self.model, self.evaluate, self.writers = cfg, model, evaluate, writers
 
     def after_step(self) -> None:
         """Evaluate when it is time."""
@@ -66,6 +68,8 @@ class EarlyNumbers(HookBase):
         if comm.is_main_process():
             self.trainer.storage.put_scalars(smoothing_hint=False, **{f"early/{name}": value
                                                                       for name, value in figures.items()})
+            for writer in self.writers:
+                writer.write()
         comm.synchronize()
 
 

@@ -105,11 +105,11 @@ class NamingMapper:
 
 
 def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools",
-             beside: DatasetEvaluator | None = None) -> tuple[dict, dict]:
+             before: DatasetEvaluator | None = None) -> tuple[dict, dict]:
     """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
 
-    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks. `beside` sees the same predictions and has no
-    figures of its own (`predictions.Keeper`).
+    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks. `before` sees the same predictions, before
+    the evaluator does, and has no figures of its own (`predictions.Keeper`).
 
     With several processes each takes its share; the figures come back on the first one, the others get nothing.
     What the official code prints goes to the log.
@@ -119,7 +119,7 @@ def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "p
     loader = build_detection_test_loader(cfg, name, mapper=NamingMapper(cfg))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
-        raw = inference_on_dataset(model, loader, [evaluator, *([beside] if beside else [])])
+        raw = inference_on_dataset(model, loader, [*([before] if before else []), evaluator])
     logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
     if not raw:
         return {}, {}

@@ -63,13 +63,12 @@ def evaluate_model(model: str | Path, task: str, data: str | Path, output: str |
     if output.resolve() == read.file.parent.resolve():
         raise UserError(f"{output} is where the model lies: expected another folder for --output")
     dataset = datasets.find(data, task)
-    cfg = fitted_to(read.cfg, dataset, output, place)
+    known = read.found or _about_stranger(read, method, dataset)
+    cfg, halves = fitted_to(read.cfg, dataset, output, place), both_halves(known, dataset)
     output.mkdir(parents=True, exist_ok=True)
     (output / result.RESULT).unlink(missing_ok=True)
     start(_work, num_gpus, Job(cfg, dataset, "", evaluator, keep_predictions=keep_predictions), read.file, trust)
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
-    known = read.found or _about_stranger(read, method, dataset)
-    halves = result_dataset(known, dataset)
     return result.write(output, {
         **known, "kind": result.EVALUATION, **result.about_measurement(task, measured), "dataset": halves,
         "evaluated": {"model": read.file.name, "sha256": sha256_file(read.file), "processes": num_gpus}})
@@ -104,10 +103,14 @@ def fitted_to(cfg: CfgNode, dataset: Dataset, output: Path, device: str) -> CfgN
     return cfg
 
 
-def result_dataset(known: dict, dataset: Dataset) -> dict:
-    """The dataset entry: trained on what the run was trained on, evaluated on this validation set."""
-    now = datasets.describe(dataset)
-    return {**now, "train": known["dataset"]["train"]}
+def both_halves(known: dict, dataset: Dataset) -> dict:
+    """The dataset entry: trained on what the run was trained on, evaluated on this validation set; `UserError` when
+    the two have other classes."""
+    before, now = known["dataset"], datasets.describe(dataset)
+    if before["classes"] != now["classes"]:
+        raise UserError(f"the data has the classes {', '.join(now['classes'][:5])}, the model was trained for "
+                        f"{', '.join(before['classes'][:5])}: expected the same, in the same order")
+    return {**now, "train": before["train"]}
 
 
 def _about_stranger(read: Model, method: str | None, dataset: Dataset) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "random-msra (BGR, std 1, stride in the 1x1: the literature's), random-zero-gamma (the "
                              "last batch-norm gamma of each block 0)")
     parser.add_argument("--data", required=True, metavar="DIR",
-                        help="COCO's or Cityscapes' layout, or images/ beside annotations/*train*.json and *val*.json")
+                        help="the task's own layout (COCO, Cityscapes, VOC, LVIS), or images/ beside "
+                             "annotations/*train*.json and *val*.json")
     parser.add_argument("--output", required=True, metavar="DIR",
                         help="for result.json, predictions.png, checkpoints and logs; the same folder again goes on")
     parser.add_argument("--scale", default="full", choices=settings.SCALES,

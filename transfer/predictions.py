@@ -8,6 +8,7 @@ Cityscapes category has its label id; its masks are kept as run lengths too and 
 official evaluation reads, which are made anew from the model for each evaluation.
 """
 
+import copy
 import gzip
 import hashlib
 import itertools
@@ -26,7 +27,7 @@ SCHEMA = 1
 
 
 class Keeper(DatasetEvaluator):
-    """Stands beside an evaluator and writes what the model predicted for a registered dataset; has no figures."""
+    """Stands before an evaluator and writes what the model predicted for a registered dataset; has no figures."""
 
     def __init__(self, path: Path, task: str, dataset_name: str, annotations_sha256: str) -> None:
         self.path, self.task, self.dataset_name, self.sha256 = path, task, dataset_name, annotations_sha256
@@ -37,9 +38,9 @@ class Keeper(DatasetEvaluator):
         self.rows = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Note the instances of a batch."""
+        """Note the instances of a batch, of a copy: detectron2 moves the keypoints it is given by half a pixel."""
         for record, output in zip(inputs, outputs, strict=True):
-            self.rows += instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
+            self.rows += instances_to_coco_json(copy.deepcopy(output["instances"].to("cpu")), record["image_id"])
 
     def evaluate(self) -> dict:
         """Write the file on the first process."""

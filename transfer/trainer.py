@@ -167,6 +167,8 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
         raise TrainingFailed(f"the loss became infinite or NaN at iteration {trainer.iter} of {cfg.SOLVER.MAX_ITER}; "
                              f"no result is written. Lower SOLVER.BASE_LR ({cfg.SOLVER.BASE_LR}) or lengthen "
                              f"SOLVER.WARMUP_ITERS; log.txt says more ({str(error).splitlines()[0]})") from None
+    finally:
+        trainer.close()
     comm.synchronize()
     checkpoints.load(checkpoints.get_checkpoint_file(), [])
     return clock
@@ -187,10 +189,11 @@ def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: C
     parts = [SeededSteps(cfg.SEED), clock, hooks.IterationTimer(),
              hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)), PreciseStatistics(cfg, parallel),
              SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock, stop)]
+    writers = ([JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+               if comm.is_main_process() else [])
     if cfg.TEST.EVAL_PERIOD:
-        parts.append(EarlyNumbers(cfg, parallel, early))
-    if comm.is_main_process():
-        writers = [JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+        parts.append(EarlyNumbers(cfg, parallel, early, writers))
+    if writers:
         parts += [hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)]
     trainer.register_hooks(parts)
     return trainer

@@ -7,7 +7,6 @@ said in one line. A box of the files counts pixels from 1 and includes its last 
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -66,9 +65,9 @@ def load(root: Path, split: str) -> list[dict]:
             label = (element.findtext("name") or "").strip()
             if label not in CLASS_NAMES:
                 raise UserError(f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})")
+            box = _box(where, element, width, height)
             if split == "val":
                 counted += _check_evaluated(where, element)
-            box = list(_box(where, element, width, height))
             rows.append({"category_id": CLASS_NAMES.index(label), "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
         records.append({"file_name": str(image), "image_id": image.stem, "width": int(width), "height": int(height),
                         "annotations": rows})
@@ -102,14 +101,14 @@ def _number(element: ElementTree.Element, name: str, where: object) -> float:
         raise UserError(f"{where}: {name} is {found}: expected a number, as in Pascal VOC's annotations") from None
 
 
-def _box(where: str, element: ElementTree.Element, width: float, height: float) -> Iterator[float]:
+def _box(where: str, element: ElementTree.Element, width: float, height: float) -> list[float]:
     x0, y0, x1, y1 = (_number(element, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
     inside = (1 - OUTSIDE_PIXELS <= x0 <= x1 <= width + OUTSIDE_PIXELS
               and 1 - OUTSIDE_PIXELS <= y0 <= y1 <= height + OUTSIDE_PIXELS)
     if not inside:  # written so that NaN fails too
         raise UserError(f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} "
                         "pixels: expected xmin, ymin, xmax, ymax inside it, counted from 1")
-    return iter((x0 - 1, y0 - 1, x1, y1))
+    return [x0 - 1, y0 - 1, x1, y1]
 
 
 def _check_evaluated(where: str, element: ElementTree.Element) -> bool:
@@ -119,7 +118,7 @@ def _check_evaluated(where: str, element: ElementTree.Element) -> bool:
             raise UserError(f"{where} has no '{name}': expected {', '.join(EVALUATED)} in each object of the test set")
     flags = [_number(element, name, where) for name in EVALUATED[1:]]
     sides = [_number(element, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax")]
-    if any(value != int(value) for value in (*flags, *sides)):
+    if not all(value.is_integer() for value in (*flags, *sides)):
         raise UserError(f"{where}: expected whole numbers in the box and the flags of the test set, found "
                         f"{', '.join(f'{value:g}' for value in (*flags, *sides))}")
     return flags[1] == 0

@@ -1,5 +1,6 @@
 """The config files against the protocols they state, and the layers that are laid over them."""
 
+import itertools
 from pathlib import Path
 
 import detectron2
@@ -231,15 +232,61 @@ def test_sha256__ignores_places_and_nothing_else() -> None:
     assert hashed() != hashed("SOLVER.BASE_LR=0.04")
 
 
-@pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("coco", "2fc"), ("keypoints", "2fc")])
+def heads_of(task: str) -> tuple[str, ...]:
+    return (settings.C4,) if task in C4 else settings.HEADS
+
+
+@pytest.mark.parametrize(("task", "heads"), [(task, heads) for task in TASKS for heads in heads_of(task)])
 def test_resolve__builds_the_stated_heads(task: str, heads: str) -> None:
     cfg = settings.resolve(DATASETS[task], heads, "full", architecture="resnet18")
     model = build_model(cfg)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.roi_heads.num_classes == len(DATASETS[task].classes)
+    if task in C4:
+        assert [type(model.roi_heads).__name__, list(model.backbone.output_shape())] == ["NormedRes5ROIHeads", ["res4"]]
+        return
     box = model.roi_heads.box_head
     kinds = [sum(isinstance(part, kind) for part in box.modules()) for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)]
     assert kinds == ([4, 1, 4] if heads == "4conv1fc" else [0, 2, 0])
-    assert all(parameter.requires_grad for parameter in model.parameters())
     if task == "keypoints":
         head = model.roi_heads.keypoint_head
         assert [part.out_channels for part in head.modules() if type(part).__name__ == "Conv2d"] == [512] * 8
         assert not any(isinstance(part, nn.BatchNorm2d) for part in head.modules())
+
+
+def test_configs__every_file_is_a_layer_of_some_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = set()
+    monkeypatch.setattr(CfgNode, "_open_cfg", classmethod(
+        lambda cls, name, own=CfgNode._open_cfg: (read.add(Path(name).name), own(name))[1]))
+    for task in TASKS:
+        for heads, scale in itertools.product(heads_of(task), settings.SCALES):
+            assert settings.layers(task, heads, scale)
+        for schedule, solver in itertools.product(settings.schedules(task), settings.solvers(task)):
+            assert settings.layers(task, settings.default_heads(task), "full", schedule, solver)
+    assert read == {path.name for path in settings.CONFIGS.glob("*.yaml")}
+
+
+RGB = {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+       "stride_in_1x1": False}
+METHODS = {  # what a certificate may ask for
+    "Rand init": None, "CLoVE": RGB, "DenseCL": RGB, "VICRegL": {**RGB, "std": [58.14, 57.12, 57.375]},
+    "MSRA": {"channel_order": "BGR", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "stride_in_1x1": True},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_resolve__two_methods_differ_in_their_weights_and_pixels_only(task: str) -> None:
+    flat = {}
+    for method, pixels in METHODS.items():
+        cfg = settings.resolve(DATASETS[task], settings.default_heads(task), "full", weights=f"{method}.pkl",
+                               output=method, pixel_format=pixels)
+        flat[method] = settings.flatten(settings.plain(cfg))
+    assert flat["MSRA"]["MODEL.RESNETS.STRIDE_IN_1X1"] and flat["MSRA"]["INPUT.FORMAT"] == "BGR"
+    for a, b in itertools.combinations(METHODS, 2):
+        assert flat[a].keys() == flat[b].keys()
+        changed = {key for key in flat[a] if flat[a][key] != flat[b][key]} - {"OUTPUT_DIR"}
+        allowed = {"MODEL.WEIGHTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}
+        if "MSRA" in (a, b):
+            assert changed == {*allowed, "MODEL.RESNETS.STRIDE_IN_1X1"}
+        else:
+            assert changed == {"MODEL.WEIGHTS"} | ({"MODEL.PIXEL_STD"} if "VICRegL" in (a, b) else set())

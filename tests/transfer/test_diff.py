@@ -67,6 +67,9 @@ def test_diff__an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path, caps
     assert [line.split() for line in shown.splitlines() if line[:4] in ("SEED", "tria", "task")] == [
         ["SEED", "3", "0"], ["trial", "3", "0"]]
     assert shown.endswith("recorded in B alone, not compared: versions, weights\n")
+    (tmp_path / "request.json").write_text(json.dumps({"weights": {"method": "CLoVE", "init": "random"}, "fit": None}))
+    assert diff.compare(diff.read(tmp_path / "b.json"), diff.read(tmp_path)).unrecorded == {
+        "fit": "B", "task": "A", "trial": "A", "versions": "A", "weights.init": "B"}
     (tmp_path / "request.json").unlink()
     assert set(diff.read(tmp_path).config) == set(yaml.safe_load(cfg.dump())) and diff.read(tmp_path).provenance == {}
 

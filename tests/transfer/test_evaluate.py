@@ -14,7 +14,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from benchmarks import demo_data
-from transfer import datasets, detectron2_compat, evaluate
+from benchmarks.paper_tables import TABLES
+from transfer import datasets, detectron2_compat, evaluate, settings
 
 detectron2_compat.apply()
 
@@ -94,6 +95,19 @@ def test_evaluate__ground_truth_against_itself_is_100(task: str, generated: Path
     assert metrics == pytest.approx(dict.fromkeys(metrics, 100.0))
     defined = [value for value in details.values() if value is not None]
     assert defined == pytest.approx([100.0] * len(defined)) and defined
+
+
+@pytest.mark.parametrize("task", datasets.TASKS)
+def test_evaluate__every_dataset_that_a_config_names_has_a_loader_and_an_evaluator(task: str, generated: Path) -> None:
+    if task == "lvis":
+        pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
+    dataset = datasets.find(generated / datasets.KINDS[task], task)
+    datasets.register(dataset)
+    cfg = settings.resolve(dataset, settings.default_heads(task), "full")
+    for name, split in zip((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), (dataset.train, dataset.val), strict=True):
+        assert len(DatasetCatalog.get(name)) == split.images > 0
+    assert hasattr(evaluate.build_evaluator(task, cfg.DATASETS.TEST[0]), "evaluate")
+    assert set(evaluate.METRICS[task]) == set(TABLES[evaluate.TABLES[task]].metrics)  # the suite's columns
 
 
 @pytest.mark.parametrize("task", datasets.TASKS)

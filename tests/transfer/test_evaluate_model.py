@@ -12,7 +12,7 @@ import torch
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from transfer import datasets, finetune, model_file, predictions, settings
-from transfer.evaluate_model import evaluate_model, fitted_to
+from transfer.evaluate_model import both_halves, evaluate_model, fitted_to
 
 SAME = ("metrics", "details", "evaluator", "weights", "heads", "scale", "trial", "seed", "config", "config_sha256",
         "iterations", "dataset", "batch_norm_images", "table", "predictions")
@@ -100,6 +100,17 @@ def test_fitted_to__another_model_than_the_task_wants(small_data: Path, tmp_path
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON = 4, False
     with pytest.raises(UserError, match="task coco wants masks, and the model has no mask head"):
         fitted_to(cfg, coco, tmp_path, "cpu")
+
+
+def test_both_halves__trained_there_evaluated_here(small_data: Path) -> None:
+    here = datasets.find(small_data / "coco", "coco")
+    there = {**datasets.describe(here), "train": {"images": 9, "annotations_sha256": "ab"}, "val": {"images": 1}}
+    found = both_halves({"dataset": there}, here)
+    assert found["train"]["images"] == 9 and found["val"] == datasets.describe(here)["val"]
+    there["classes"] = there["classes"][::-1]
+    with pytest.raises(UserError, match="the data has the classes disc, plank, triangle, star, the model was trained "
+                                        "for star, triangle, plank, disc: expected the same, in the same order"):
+        both_halves({"dataset": there}, here)
 
 
 class Evil:

@@ -65,10 +65,18 @@ def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path
     assert result["dataset"]["train"]["images"] == 3 and result["iterations"] == 4
     assert result["config"]["MODEL"]["ROI_BOX_HEAD"]["NUM_CONV"] == 4 and len(result["config_sha256"]) == 64
     assert result["overrides"] == list(THIN)
-    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts",
+    assert (result["kind"], result["schedule"], result["solver"], result["fit"]) == ("finetuning", None, "common", None)
+    assert (result["images_at_once"], result["batch_norm_images"], result["processes"]) == (2, 2, 1)
+    assert (result["eval_every"], result["predictions"]) == (None, None)
+    assert weights["init"] == "converted checkpoint" and weights["fpn"] is False
+    assert weights["pixel_format"] == {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53],
+                                       "std": [58.395, 57.12, 57.375], "stride_in_1x1": False}
+    assert {f"{group}/{name}" for group in ("bbox", "segm") for name in ("APs", "APm", "APl", "AP-star")} <= set(
+        result["details"])
+    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts", "lvis",
             "cuda"} == set(result["versions"])
     assert result["wall_seconds"] > 0 and result["peak_memory_mb"] > 50 and result["hardware"]["cores"] >= 1
-    assert set(result["code"]) == {"git_sha", "dirty"} and result["started"] <= result["ended"]
+    assert set(result["code"]) == {"git_sha", "dirty", "transfer_sha256"} and result["started"] <= result["ended"]
     files = {path.name for path in tmp_path.iterdir()}
     assert {"config.yaml", "metrics.json", "log.txt", "predictions.png", "model_final.pth"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
@@ -188,23 +196,33 @@ def test_finetune__two_processes_give_an_error_as_one_line(generated: Path, tmp_
         finetune.finetune(request(generated, tmp_path, num_gpus=2, overrides=(*THIN, "SOLVER.BASE_LR=1e30")))
 
 
-def test_finetune__trial_draws_the_heads_whatever_the_method(generated: Path, converted: Path, tmp_path: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    states = []
+def test_finetune__trial_draws_heads_and_images_whatever_the_method(generated: Path, converted: Path, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
 
-    def keep(model: torch.nn.Module, *_: object) -> tuple[dict, dict]:
-        states.append({name: value.clone() for name, value in model.state_dict().items()})
-        return {}, {}
+    def look(trainer: trainer.AccumulatingTrainer) -> None:
+        """In the place of a step: what it would have started from, and seen."""
+        if trainer.iter == 0:
+            runs.append(({name: value.clone() for name, value in trainer.model.state_dict().items()}, []))
+        runs[-1][1].extend((row["file_name"], row["image"].clone()) for row in next(trainer._data_loader_iter))
 
-    monkeypatch.setattr(evaluate, "evaluate", keep)
-    for number, (weights, trial) in enumerate([("random", 0), (str(converted), 0), ("random", 1)]):
-        finetune.finetune(request(generated, tmp_path / str(number), overrides=START, weights=weights, trial=trial))
-    random, method, other = states
+    monkeypatch.setattr(trainer.AccumulatingTrainer, "run_step", look)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: ({}, {}))
+    overrides = (*THIN, "TEST.PRECISE_BN.ENABLED=False", "INPUT.MIN_SIZE_TRAIN=48,64,80")
+    for number, (weights, trial) in enumerate([("random", 0), (str(converted), 0), ("random-msra", 0), ("random", 1)]):
+        finetune.finetune(request(generated, tmp_path / str(number), overrides=overrides, weights=weights, trial=trial))
+    (random, seen), (method, same), (_, turned), (other, others) = runs
     heads = [name for name in random if "bottom_up" not in name and name.endswith("weight") and "norm" not in name]
     assert len(heads) > 10 and all(torch.equal(random[name], method[name]) for name in heads)
     assert not any(torch.equal(random[name], other[name]) for name in heads)
     backbone = [name for name in random if "bottom_up" in name and "conv" in name and random[name].ndim == 4]
     assert not any(torch.equal(random[name], method[name]) for name in backbone)
+    assert len(seen) == len(same) == 8  # four steps of two images: names, sizes, flips and pixels
+    assert all(a == c and torch.equal(b, d) for (a, b), (c, d) in zip(seen, same, strict=True))
+    # The same pictures for the weights that want blue first.
+    assert all(a == c and torch.equal(b, d.flip(0)) for (a, b), (c, d) in zip(seen, turned, strict=True))
+    assert not all(a == c and b.shape == d.shape and torch.equal(b, d)
+                   for (a, b), (c, d) in zip(seen, others, strict=True))
 
 
 def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = None) -> Path:

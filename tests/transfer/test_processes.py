@@ -1,5 +1,6 @@
 """Asked to stop, a fine-tuning saves and leaves; killed in any way, it ends as if nothing had been."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -84,12 +85,16 @@ def test_sigterm__to_two_accumulating_processes(thin_request: Callable, tmp_path
 def test_stop__saves_after_the_step_and_goes_on_from_there(
     number: int, thin_request: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture) -> None:
-    request = thin_request(tmp_path, "coco", "TEST.PRECISE_BN.ENABLED=False")
+    request = thin_request(tmp_path, "coco", "TEST.PRECISE_BN.ENABLED=False", "DATALOADER.NUM_WORKERS=1")
+    children = []
 
     class Signal(trainer.Progress):
         def before_step(self) -> None:
             if self.trainer.iter == 2:
+                children.extend(multiprocessing.active_children())
                 signal.raise_signal(number)
+                for child in children:
+                    os.kill(child.pid, number)  # as when a whole group is told
 
     before = [signal.getsignal(each) for each in EXIT_CODES]
     with monkeypatch.context() as patch:
@@ -97,6 +102,7 @@ def test_stop__saves_after_the_step_and_goes_on_from_there(
         with pytest.raises(SystemExit) as left:
             finetune.finetune(request)
     assert left.value.code == EXIT_CODES[number]
+    assert len(children) == 1 and not multiprocessing.active_children()
     assert [signal.getsignal(each) for each in EXIT_CODES] == before
     assert "stopped after iteration 3 of 4, saved; start again with the same words to go on" in capsys.readouterr().err
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
