@@ -52,15 +52,18 @@ def plan(options: Options) -> list[Stage]:
 
 
 def _check_overrides(options: Options) -> None:
-    """A wrong --set or --fit is told now, not when the pretraining is done."""
+    """A wrong --set, --fit, --schedule or --solver is told now, not when the pretraining is done."""
     for task, overrides in options.overrides.items():
-        if overrides or options.fit:
+        schedule, solver = options.schedules.get(task), options.solvers.get(task)
+        if overrides or options.fit or schedule or solver:
             from transfer import fit, settings  # imports detectron2: only when there is something to check
 
             try:
                 protocol = task, _heads(options, task), options.scale
-                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()))
-                fit.fitted(settings.layers(*protocol), fit.chosen(None, options.fit)[1])
+                length, fitting = fit.chosen(schedule, options.fit)
+                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()), length,
+                                         solver)
+                fit.fitted(settings.layers(*protocol, length, solver), fitting)
             except UserError as error:
                 raise UserError(f"task {task}: {error}") from None
 
@@ -160,8 +163,8 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
         numbers["architecture"] = architecture
     if start not in (None, "random"):
         numbers["weights"] = start
-    if options.fit:
-        numbers["fit"] = options.fit
+    chosen = {"schedule": options.schedules.get(task), "solver": options.solvers.get(task), "fit": options.fit}
+    numbers |= {name: value for name, value in chosen.items() if value}
     converted = None if start else f"convert-{_slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
@@ -175,7 +178,8 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
             words += ["--architecture", architecture]
         if options.device != "auto":
             words += ["--device", options.device]
-        for option, value in (("--fit", options.fit), ("--eval-every", options.eval_every)):
+        for option, value in (*((f"--{name}", value) for name, value in chosen.items()),
+                              ("--eval-every", options.eval_every)):
             words += [option, value] if value else []
         words += ["--keep-predictions"] if options.keep_predictions else []
         for key, value in overrides.items():
@@ -186,7 +190,7 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
     stage = Stage(
         f"finetune-{_slug(method)}-{task}-{trial}", numbers, command, product="result.json",
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
-        cost=estimate.finetuning(task, _iterations(task, options.scale, overrides), options.scale),
+        cost=estimate.finetuning(task, _iterations(task, options.scale, overrides, chosen["schedule"]), options.scale),
         disk_gb=estimate.FINETUNE_GB)
     stage.finish = lambda folder, key: publish(folder, key, stage.name, method, data, options)
     return stage
@@ -261,10 +265,11 @@ def _configs(task: str, heads: str, scale: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _iterations(task: str, scale: str, overrides: dict[str, str]) -> int:
+def _iterations(task: str, scale: str, overrides: dict[str, str], schedule: str | None = None) -> int:
     if scale == "full":
         words = _config(task)
-        length = words["SCHEDULES"][words["DEFAULT_SCHEDULE"]]["MAX_ITER"]
+        name = (schedule or words["DEFAULT_SCHEDULE"]).partition("_")[0]  # without a preset for one GPU
+        length = words["SCHEDULES"][name]["MAX_ITER"]
     else:
         length = _config(f"scale-{scale}")["SOLVER"]["MAX_ITER"]
     return int(overrides.get("SOLVER.MAX_ITER", length))
