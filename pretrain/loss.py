@@ -11,7 +11,7 @@ the released code's mean of cosines is the same without the division by |m|.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Literal
 
 import torch
@@ -130,21 +130,21 @@ def _statistics(
     hinge_active: share of counted hinges above 0. negative_is_positive: share of F_neg's cells that are in M for their
     query. positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
     """
-    matched = positives.any(-1)
     index, found = picked
-    pairs = positives.sum().clamp(min=1)
+    pairs = positives.sum()
+    some_pairs = pairs.clamp(min=1)
     active = violation > 0
     if violation.dim() == counted.dim():
         hinge_active = (active & counted).sum() / counted.sum().clamp(min=1)
     else:
-        hinge_active = active.float().mean()
+        hinge_active = active.mean(dtype=cosine.dtype)
     return {
-        "positive_cosine": (cosine * positives).sum() / pairs,
+        "positive_cosine": (cosine * positives).sum() / some_pairs,
         "negative_cosine": (negative * usable).sum() / usable.sum().clamp(min=1),
         "hinge_active": hinge_active,
         "negative_is_positive": (positives.gather(-1, index) & found).sum() / found.sum().clamp(min=1),
-        "positives_per_query": positives.sum() / matched.numel(),
-        "no_overlap": 1.0 - matched.any(-1).float().mean(),
+        "positives_per_query": pairs / usable.numel(),
+        "no_overlap": 1.0 - positives.flatten(-2).any(-1).mean(dtype=cosine.dtype),
     }
 
 
@@ -168,7 +168,7 @@ def clove_loss(
     options = LossOptions.from_numbers(numbers)
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
-    all_terms, pairs, statistics = [], 0, {}
+    all_terms, pairs, names, watched = [], 0, [], []
     for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
         of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
@@ -180,10 +180,12 @@ def clove_loss(
             student_cells, teacher_cells.index_select(0, of_teacher), positives, options, watch)
         all_terms.append(terms)
         pairs += len(of_student)
-        for name, value in group_statistics.items():
-            statistics[name] = statistics.get(name, 0.0) + value * len(of_student)
+        if watch:
+            names = list(group_statistics)
+            watched.append(torch.stack(list(group_statistics.values())) * len(of_student))
     loss = torch.cat(all_terms).sum() / (pairs * teacher_maps.shape[1])
-    return loss, {name: value / pairs for name, value in statistics.items()}
+    means = (reduce(torch.add, watched) / pairs).unbind() if watch else ()
+    return loss, dict(zip(names, means, strict=True))
 
 
 @lru_cache

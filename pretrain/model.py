@@ -40,6 +40,19 @@ class Teacher(nn.Module):
         self.encoder.load_state_dict(student.encoder.state_dict())
         self.projector.load_state_dict(student.projector.state_dict())
         self.requires_grad_(False)
+        self.cast: dict[str, Tensor] = {}
+
+    def keep_cast(self, dtype: torch.dtype) -> None:
+        """Keep the convolutions' weights in `dtype` too, for `torch.func.functional_call`: autocast would cast each of
+        them anew in every step, to the same values, bit for bit."""
+        self.cast = {name: weight.to(dtype) for name, weight in self.named_parameters() if weight.dim() == 4}
+        self._cast_from = [self.get_parameter(name) for name in self.cast]
+
+    @torch.no_grad()
+    def renew_cast(self) -> None:
+        """To be called when the weights have changed otherwise than by `follow`."""
+        if self.cast:
+            torch._foreach_copy_(list(self.cast.values()), self._cast_from)
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
@@ -52,6 +65,7 @@ class Teacher(nn.Module):
         own = list(self.parameters())
         other = [*student.encoder.parameters(), *student.projector.parameters()]
         torch._foreach_lerp_(own, other, 1.0 - momentum)
+        self.renew_cast()
 
 
 def normalise(pixels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import distributed
@@ -49,6 +50,8 @@ class Trainer:
         if config.machine.compile:
             self.student.compile()
             self.teacher.compile()
+        elif dtype := AUTOCAST[numbers.precision]:
+            self.teacher.keep_cast(dtype)
         self.forward: nn.Module = self.student
         if process.world > 1:
             with warnings.catch_warnings():
@@ -77,7 +80,7 @@ class Trainer:
         device, dtype = self.process.device, AUTOCAST[self.numbers.precision]
         groups = [normalise(self._in_memory_format(views)) for views in finished_views(batch, device)]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            teacher_maps = self.teacher(groups[0])
+            teacher_maps = functional_call(self.teacher, self.teacher.cast, (groups[0],))
             student_maps = self.forward(groups)
         boxes = [boxes.to(device, non_blocking=True) for boxes in batch.boxes]
         sizes = batch.sizes.to(device, non_blocking=True)
@@ -155,6 +158,7 @@ class Trainer:
     def load(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
+        self.teacher.renew_cast()
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])

@@ -52,18 +52,19 @@ def test_reference__gives_our_losses_and_weights(options: Callable, float64: Non
     assert moved > 0.9 * len(initial)
 
 
+@pytest.mark.parametrize("logged", [False, True])
 @pytest.mark.parametrize(("precision", "variant"), [("fp32", "paper"), ("fp32", "released"), ("bf16", "paper"),
                                                     ("bf16", "released")])
-def test_step__few_operations_and_one_wait(precision: str, variant: str) -> None:
+def test_step__few_operations_and_one_wait(precision: str, variant: str, logged: bool) -> None:
     """Two global and six local views through a ResNet-50, forward, backward, LARS and teacher."""
     config = load_config(None, {
         "variant": variant, "precision": precision, "batch_size": 2, "device_batch": 2, "global_size": 128,
-        "local_size": 32, "projector_hidden": 64, "device": "cpu", "log_every": 1000})
+        "local_size": 32, "projector_hidden": 64, "device": "cpu", "log_every": 1 if logged else 1000})
     trainer, batch = Trainer(config, Process(0, 1, torch.device("cpu")), 100, 10), made_batch(config)
     trainer.step(0, [batch])
     results = []
     found = count(lambda: results.append(trainer.step(1, [batch])))
-    assert set(results[0]) == {"loss", "lr", "teacher_momentum"}
+    assert (set(results[0]) == {"loss", "lr", "teacher_momentum"}) != logged
     assert 1000 < found.operations <= 1450
     assert found.waits == 1
 

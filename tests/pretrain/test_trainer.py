@@ -208,3 +208,30 @@ def test_command_line__a_probe_at_every_step_changes_no_weight(cli: Callable, ph
     assert with_probes.count("retrieval_backbone") == 5
     assert ((tmp_path / "with" / "backbone.safetensors").read_bytes()
             == (tmp_path / "without" / "backbone.safetensors").read_bytes())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_loss__teachers_kept_casts_are_what_autocast_makes(tiny: Callable, batches: Callable, precision: str) -> None:
+    """Bit for bit: at the start, after steps of the moving average, and after a checkpoint was loaded."""
+    config = tiny(precision=precision)
+    trainer, other, (first, second, *_) = Trainer(config, ALONE, 6, 2), Trainer(config, ALONE, 6, 2), batches(config)
+    assert len(trainer.teacher.cast) > 15
+
+    def without_casts(one: Trainer) -> float:
+        kept, one.teacher.cast = one.teacher.cast, {}
+        loss, _ = one.loss(first)
+        one.teacher.cast = kept
+        return float(loss)
+
+    assert float(trainer.loss(first)[0]) == without_casts(trainer)
+    for number, batch in enumerate((first, second)):
+        trainer.step(number, [batch])
+    assert float(trainer.loss(first)[0]) == without_casts(trainer) != without_casts(other)
+    other.load(copied(trainer.state()))
+    assert float(other.loss(first)[0]) == without_casts(other)
+    assert not any("cast" in name for name in trainer.teacher.state_dict())
+
+
+def test_loss__without_autocast_or_compiled_nothing_is_kept(tiny: Callable) -> None:
+    assert not Trainer(tiny(), ALONE, 6, 2).teacher.cast
+    assert not Trainer(tiny(precision="bf16", compile=True), ALONE, 6, 2).teacher.cast
