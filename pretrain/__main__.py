@@ -12,11 +12,13 @@ tensorboard/, curves.png and views.png. Started again with the same words it goe
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pretrain import show
 from pretrain.config import HALVES, Config, add_options, given_options, load_config, recipe_names
 from pretrain.errors import UserError, run_cli
+from pretrain.signals import stop_signals
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,6 +45,23 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     return args, load_config(args.recipe, given_options(args, *HALVES.values()))
 
 
+def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Path:
+    """One process's whole run, from joining the group to leaving it; as `pretrain.train.train`."""
+    import torch
+
+    from pretrain import distributed
+    from pretrain.train import train
+
+    process = distributed.start(config.machine.device)
+    try:
+        return train(config, data, output, process, stop)
+    except torch.cuda.OutOfMemoryError:
+        raise UserError(f"the GPU has too little memory for {config.machine.device_batch} images at once: use a "
+                        "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
+    finally:
+        distributed.stop()
+
+
 def main() -> int:
     if sys.argv[1:2] == ["show"]:
         return show.main(sys.argv[2:])
@@ -51,27 +70,17 @@ def main() -> int:
 
         return drill.main(sys.argv[2:])
     args, config = parse()
-    import torch  # only now: --help and a wrong option should not wait for it
+    from pretrain.train import Stopped, TrainingFailed  # with torch: --help and a wrong option should not wait for it
 
-    from pretrain import distributed
-    from pretrain.signals import stop_signals
-    from pretrain.train import Stopped, TrainingFailed, train
-
-    process = distributed.start(config.machine.device)
     try:
         with stop_signals() as stop:
-            print(train(config, args.data, args.output, process, stop))
+            print(run(config, args.data, args.output, stop))
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
     except TrainingFailed as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 3
-    except torch.cuda.OutOfMemoryError:
-        raise UserError(f"the GPU has too little memory for {config.machine.device_batch} images at once: use a "
-                        "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
-    finally:
-        distributed.stop()
     return 0
 
 
