@@ -6,10 +6,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.make_tables import read_tables, write_tables
 from benchmarks.options import ROOT, Options, parse
 from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
 from benchmarks.suite import count_gpus, plan
+from benchmarks.tables import print_tables
 from pretrain.errors import UserError, run_cli
 
 COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
@@ -122,16 +122,7 @@ def run(options: Options, stages: list[Stage]) -> int:
 
 def print_summary(options: Options, progress: Progress, times: list[tuple[str, str]]) -> None:
     """Tables, the time of each stage, where files and pictures are."""
-    options.results.mkdir(parents=True, exist_ok=True)
-    # The demo's own tables go beside the main ones, which it never enters.
-    tables = options.results / "tables" / ("demo" if options.demo else "")
-    found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
-    write_tables(found.tables, tables)
-    print(f"\n{found.shown()}")
-    for problem in found.problems:
-        print(f"warning: left out {problem}", file=sys.stderr)
-    if found.hidden:
-        print(f"{found.hidden} demo results left out; --include-demo shows them")
+    tables = print_tables(options, ROOT)
     print("Time of each stage")
     for name, time in times:
         print(f"  {name:<32} {time}")

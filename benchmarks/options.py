@@ -5,6 +5,8 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import cluster, cluster_file
+from benchmarks.cluster import ClusterOptions
 from benchmarks.inputs import TASKS
 from pretrain.config import Config, load_config, recipe_names
 from pretrain.errors import UserError
@@ -17,6 +19,7 @@ examples:
   ./run_all.sh --epochs 200 --imagenet IMAGENET --coco COCO --cityscapes CITYSCAPES
   ./run_all.sh --checkpoint mine=FILE --tasks coco,keypoints --coco COCO
   ./run_all.sh --photos PHOTOS --recipe mini --coco DIR --tasks coco --scale mini
+  ./run_all.sh --epochs 200 ... --cluster slurm --partition P --nodes 2 --gpus-per-node 8 --time 24:00:00 --trials 5
 Started again with the same words, a run goes on where it was; what is done is not done again.
 """
 
@@ -45,6 +48,8 @@ class Options:
     dry_run: bool = False
     rerun: tuple[str, ...] = ()
     include_demo: bool = False
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    max_jobs: int | None = None  # of Slurm, at once
     said: tuple[str, ...] = ()  # decisions the user should know of
 
 
@@ -89,13 +94,21 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--rerun", action="append", default=[], metavar="STAGE",
                      help="do this stage again (and what follows if its output changes); may be repeated")
     how.add_argument("--include-demo", action="store_true", help="show demo results in the printed tables too")
+    jobs = parser.add_argument_group("cluster", "every stage as a Slurm job; python -m benchmarks status, cancel, "
+                                                "retry and logs then show and steer them")
+    cluster.add_options(jobs)
+    jobs.add_argument("--max-jobs", type=int, metavar="N", help="jobs at once (default: as many as Slurm starts)")
+    jobs.add_argument("--cluster-file", type=Path, metavar="FILE",
+                      help="these options from a file; the command line wins (default: cluster.yaml, if it is here; "
+                           "benchmarks/cluster.example.yaml is one)")
     return parser
 
 
 def parse(arguments: list[str] | None = None) -> Options:
     """Arguments to options; raises `UserError` for what does not fit together."""
-    args = build_parser().parse_args(arguments)
     said: list[str] = []
+    args = _with_cluster_file(arguments, said)
+    options = _cluster(args)
     if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
         raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
                         "--imagenet and --scale")
@@ -134,8 +147,46 @@ def parse(arguments: list[str] | None = None) -> Options:
         "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={task: getattr(args, task) for task in TASKS}, recipe=recipe, pretrain=config, overrides=task_values,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
-        gpus=args.gpus, dry_run=args.dry_run, rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo,
+        gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
+        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, cluster=options, max_jobs=args.max_jobs,
         said=tuple(said))
+
+
+def _with_cluster_file(arguments: list[str] | None, said: list[str]) -> argparse.Namespace:
+    """The arguments, with a cluster file's values where the command line says nothing."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    path = args.cluster_file or (cluster_file.DEFAULT if cluster_file.DEFAULT.is_file() else None)
+    if path is None:
+        return args
+    values = cluster_file.read(path, parser)
+    parser.set_defaults(**values)
+    merged = parser.parse_args(arguments)
+    if merged.cluster == "slurm":
+        said.append(f"settings of the cluster from {path}: {', '.join(values) or 'none'}")
+        return merged
+    if args.cluster_file is not None:
+        raise UserError(f"--cluster-file {path} needs --cluster slurm, on the command line or as a line of it")
+    return args
+
+
+def _cluster(args: argparse.Namespace) -> ClusterOptions:
+    """The cluster's options; none of them is for a run on this machine."""
+    options = cluster.read_options(args)
+    if options.cluster == "slurm" and args.gpus is not None:
+        raise UserError(f"--gpus {args.gpus} is for this machine: with --cluster slurm say --gpus-per-node N")
+    if options.cluster == "local":
+        unused = {name: getattr(options, name) for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task",
+                                                            "minutes")} | {"max_jobs": args.max_jobs}
+        for name, value in unused.items():
+            if value:
+                option = "--time" if name == "minutes" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)")
+    if args.max_jobs is not None and args.max_jobs < 1:
+        raise UserError(f"--max-jobs must be at least 1, found {args.max_jobs}")
+    if "dependency" in dict(options.sbatch) or "array" in dict(options.sbatch):
+        raise UserError("--sbatch dependency and array are what the graph itself sets: leave them out")
+    return options
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
@@ -34,7 +34,9 @@ class Stage:
     """`command(folder, parents)` is the argument list of the work: `parents` maps a parent's name to its folder.
 
     `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
-    `finish(folder)` runs after the command, in this process.
+    `finish(folder, key)` runs after the command, in this process. `kind` says what a job of it asks of a cluster;
+    `task` is a fine-tuning's.
+    `gpu_hours` maps a kind of GPU to the estimated hours on one of them.
     """
 
     name: str
@@ -46,6 +48,14 @@ class Stage:
     finish: Callable[[Path, str], None] | None = None
     cost: str = ""
     disk_gb: float = 0.0
+    kind: Literal["small", "pretrain", "finetune"] = "small"
+    task: str = ""
+    gpu_hours: dict[str, float] = field(default_factory=dict)
+
+    def identity(self) -> str:
+        """Hash of what can be told before the parents are done: numbers and inputs."""
+        content = {"numbers": self.numbers, "inputs": self.inputs, "parents": sorted(self.parents)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def key(self, parent_outputs: dict[str, str]) -> str:
         """Identity of the result, as a SHA-256."""
@@ -87,14 +97,25 @@ def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     return stamp
 
 
-def run_stage(stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str]) -> dict:
-    """Run the stage's command to its end; returns its stamp. Raises `StageFailed`."""
+def run_stage(
+    stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str],
+    run: Callable[[list[str], dict[str, str]], int] | None = None
+) -> dict:
+    """Run the stage's command to its end, by `run` (default: `run_command`); returns its stamp.
+
+    Raises `StageFailed`.
+    """
     folder = stage.folder(output, key)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    code = run_command(stage.command(folder, parents), environment)
+    code = (run or run_command)(stage.command(folder, parents), environment)
     if code:
         raise StageFailed(stage, code, folder)
+    return finish_stage(stage, folder, key, started)
+
+
+def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
+    """After the command, which began at `started` of the monotonic clock: finish, then write and return the stamp."""
     if not (folder / stage.product).exists():
         raise StageFailed(stage, 1, folder)
     if stage.finish is not None:
@@ -122,7 +143,7 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in EXIT_CODES}
     try:
-        process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
+        process = start_command(command, environment)
         if received:  # between the handler and the child's start
             process.send_signal(received[0])
         code = process.wait()
@@ -135,6 +156,11 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
         print("stopped: the same words go on from here", file=sys.stderr)
         sys.exit(EXIT_CODES[signal.Signals(received[0])])
     return code
+
+
+def start_command(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """A child in a process group of its own, which is told to stop when we die."""
+    return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
 
 
 def _stop_with_parent() -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,43 @@ CONFIGS = ROOT / "transfer" / "configs"
 DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What was found on the disk: pretraining images, each task's data, SHA-256 of each checkpoint."""
+
+    photos: Photos | None = None
+    data: dict[str, TaskData] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
+
+
 def plan(options: Options) -> list[Stage]:
     """All stages in an order in which each one's parents come before it. Raises one `UserError` naming all that is
     missing."""
+    return build(options, find_inputs(options))
+
+
+def find_inputs(options: Options) -> Inputs:
+    """Look at everything that the stages read, which can take minutes. Raises one `UserError` naming all that is
+    missing, or a wrong --set."""
     _check_overrides(options)
+    photos, data = (None, {}) if options.demo else _find_inputs(options)
+    # Absolute: what is planned here may run in a job that starts elsewhere.
+    return Inputs(photos and replace(photos, folder=photos.folder.absolute()),
+                  {task: replace(one, folder=one.folder.absolute()) for task, one in data.items()},
+                  {name: sha256_file(path) for name, path in options.checkpoints.items()})
+
+
+def build(options: Options, inputs: Inputs) -> list[Stage]:
+    """The stages, without a look at the disk."""
     stages: list[Stage] = []
-    data: dict[str, TaskData] = {}
-    photos: Photos | None = None
     if options.demo:
         stages.append(_demo_data())
-    else:
-        photos, data = _find_inputs(options)
     for method in options.methods:
         if method == "clove":
-            stages.append(_pretrain(options, photos))
+            stages.append(_pretrain(options, inputs.photos))
         if method != "rand":
-            stages.append(_convert(options, method))
-        stages += [_finetune(options, method, task, trial, data.get(task))
+            stages.append(_convert(options, method, inputs))
+        stages += [_finetune(options, method, task, trial, inputs.data.get(task))
                    for task in options.tasks for trial in range(options.trials)]
     return stages
 
@@ -116,10 +136,11 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
     return Stage(
         "pretrain", asdict(config.numbers), command, product="backbone.safetensors",
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
-        cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB)
+        cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB, kind="pretrain",
+        gpu_hours=estimate.pretraining_hours(images, config))
 
 
-def _convert(options: Options, method: str) -> Stage:
+def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
     words: list[object] = ["--method", DISPLAY.get(method, method)]
     source = options.checkpoints.get(method)
 
@@ -129,7 +150,7 @@ def _convert(options: Options, method: str) -> Stage:
 
     return Stage(
         f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method)}, command, product="detectron2.pkl",
-        inputs={"checkpoint": sha256_file(source)} if source else {}, parents=() if source else ("pretrain",),
+        inputs={"checkpoint": inputs.checkpoints[method]} if source else {}, parents=() if source else ("pretrain",),
         cost="under a minute", disk_gb=0.25)
 
 
@@ -162,8 +183,8 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
     stage = Stage(
         f"finetune-{_slug(method)}-{task}-{trial}", numbers, command, product="result.json",
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
-        cost=estimate.finetuning(task, _iterations(task, options.scale, overrides), options.scale),
-        disk_gb=estimate.FINETUNE_GB)
+        cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
+        kind="finetune", task=task, gpu_hours=estimate.finetuning_hours(task, iterations(options, task), options.scale))
     stage.finish = lambda folder, key: publish(folder, key, stage.name, method, data, options)
     return stage
 
@@ -200,9 +221,17 @@ def _config(name: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def _iterations(task: str, scale: str, overrides: dict[str, str]) -> int:
-    source = _config(task) if scale == "full" else _config(f"scale-{scale}")
-    return int(overrides.get("SOLVER.MAX_ITER", source["SOLVER"]["MAX_ITER"]))
+def iterations(options: Options, task: str) -> int:
+    """Length of a fine-tuning."""
+    return int(solver_value(options, task, "MAX_ITER"))
+
+
+def solver_value(options: Options, task: str, name: str) -> str:
+    """A value of detectron2's SOLVER, as overrides, scale, task and base say, in this order."""
+    if f"SOLVER.{name}" in options.overrides.get(task, {}):
+        return options.overrides[task][f"SOLVER.{name}"]
+    files = ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task, "base"]
+    return next(str(values[name]) for file in files if name in (values := _config(file).get("SOLVER", {})))
 
 
 def _slug(name: str) -> str:
