@@ -6,15 +6,18 @@ for each stage a folder of notes: started.json, cancelled.json, and follow.py's 
 
 import json
 import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.follow import GONE, NO_ANSWER, OVER, Ending
 from pretrain.atomic import write_text
+from pretrain.errors import UserError
 
 RECORD = "submitted.json"
 STARTED, CANCELLED = "started.json", "cancelled.json"
+TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph: no stage, for it is never done for good
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,21 @@ def ask(job_ids: list[str]) -> dict[str, State]:
     lines = [line.strip().split("|") for line in asked.stdout.splitlines() if line.count("|") == 2]
     told = {job_id: State(word, reason) for job_id, word, reason in lines}
     return {job_id: told.get(job_id, State(GONE)) for job_id in job_ids}
+
+
+def refuse_beside_jobs(output: Path) -> None:
+    """A run on this machine does not begin while jobs work in the same folder."""
+    records = newest(output)
+    states = ask([record.job_id for record in records.values()])
+    for name, record in records.items():
+        state = states[record.job_id]
+        if state.word == NO_ANSWER:
+            print(f"warning: jobs were submitted from {output}, and Slurm does not answer: see that none goes on",
+                  file=sys.stderr)
+            return
+        if not state.is_over:
+            raise UserError(f"job {record.job_id} (stage {name}) works in {output}: `python -m benchmarks cancel` ends "
+                            "the jobs, --cluster slurm goes on with them, another --output is apart from them")
 
 
 def note_start(notes: Path, job_id: str, host: str) -> None:

@@ -191,7 +191,7 @@ def submit(config: Config, data: Path, output: Path, options: ClusterOptions) ->
     _check(config, output, options)
     stamp = datetime.now(UTC)
     folder = output / "jobs" / f"{stamp:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"  # new: submitit finds old results
-    code = snapshot.take(ROOT, output / "jobs", _version())
+    code = snapshot.take(ROOT, output / "jobs", code_version())
     try:
         folder.mkdir()
         executor, environment = _executor(config, output, folder, code, options)
@@ -237,7 +237,7 @@ def _check(config: Config, output: Path, options: ClusterOptions) -> None:
                         "another --output")
 
 
-def _version() -> dict[str, str | bool | None]:
+def code_version() -> dict[str, str | bool | None]:
     from transfer.provenance import code_version  # imports torch
 
     return code_version()

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from pretrain.errors import UserError
 from pretrain.signals import EXIT_CODES
 
 STAMP = "stage.json"
+FAILED = "failed.json"  # of the last start, when it was on this machine
 PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
 
 
@@ -74,6 +75,7 @@ class StageFailed(Exception):
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
         self.code = code if code > 0 else 1
+        self.folder = folder
 
 
 def hash_product(path: Path) -> str:
@@ -87,14 +89,34 @@ def hash_product(path: Path) -> str:
 
 def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     """The note of a finished stage whose product is still what it was, else None."""
+    stamp = glance(stage, folder, key)
+    if stamp is None or hash_product(folder / stage.product) != stamp["output_sha256"]:
+        return None
+    return stamp
+
+
+def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
+    """As `read_stamp`, without reading the product: what is only shown need not wait for that."""
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    product = folder / stage.product
-    if stamp.get("key") != key or not product.exists() or hash_product(product) != stamp["output_sha256"]:
-        return None
-    return stamp
+    return stamp if stamp.get("key") == key and (folder / stage.product).exists() else None
+
+
+def finished(
+    stages: Iterable[Stage], output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders and output hashes of the stages that are done, by name; parents must come before their children."""
+    folders: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for stage in stages:
+        if all(name in hashes for name in stage.parents):
+            key = stage.key(hashes)
+            stamp = read(stage, stage.folder(output, key), key)
+            if stamp is not None:
+                folders[stage.name], hashes[stage.name] = stage.folder(output, key), stamp["output_sha256"]
+    return folders, hashes
 
 
 def run_stage(
@@ -107,6 +129,7 @@ def run_stage(
     """
     folder = stage.folder(output, key)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED).unlink(missing_ok=True)
     started = time.monotonic()
     code = (run or run_command)(stage.command(folder, parents), environment)
     if code:

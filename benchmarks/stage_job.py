@@ -1,5 +1,6 @@
 """One stage as a job. Its key follows from its parents' outputs, so that it is worked out here, when they are done."""
 
+import json
 import os
 import signal
 import socket
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import jobs, launch
-from benchmarks.follow import Ending
+from benchmarks.follow import GONE, Ending
 from benchmarks.launch import JobSignals, PretrainJob
 from benchmarks.saved_plan import Plan, read_plan
-from benchmarks.stage import Stage, StageFailed, finish_stage, read_stamp, run_stage, start_command
+from benchmarks.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage, start_command
+from benchmarks.tables import print_tables
+from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.signals import COME_BACK
 
-TABLES = "tables"  # the last job of a graph: no stage, for it is never done
 PATIENCE = 60.0  # seconds until a network file system shows on one node what another one has written
 
 
@@ -29,7 +31,6 @@ class StageJob(launch.Job):
     plan: Path
     folder: Path
     code: Path
-    checkout: Path  # where the submission was made: its results/reported are what the tables show beside ours
 
     def work(self, job: Any, signals: JobSignals) -> Ending:
         """Do the stage, unless it is done; the first process writes its stamp."""
@@ -37,7 +38,7 @@ class StageJob(launch.Job):
         if job.global_rank == 0:
             (self.folder / jobs.CANCELLED).unlink(missing_ok=True)
             jobs.note_start(self.folder, job.job_id, socket.gethostname())
-        if self.name == TABLES:
+        if self.name == jobs.TABLES:
             return self._tables(plan)
         stages = {stage.name: stage for stage in plan.stages()}
         stage = stages[self.name]
@@ -92,47 +93,36 @@ class StageJob(launch.Job):
 
     def _tables(self, plan: Plan) -> Ending:
         """Tables of all results so far, and how the graph ended."""
-        from benchmarks.status import Row, look, verdict
-        from benchmarks.tables import print_tables
+        from benchmarks.status import look, verdict
 
-        print_tables(plan.options, self.checkout)
-        rows: list[Row] = [row for row in look(plan, {}) if row.stage != TABLES]
-        code, line = verdict(rows)
-        print(line, file=sys.stderr if code else sys.stdout)
-        # Tables were made: this job itself has done its work, whatever the others did.
-        return Ending(0, line)
+        print_tables(plan.options)
+        output = plan.options.output
+        over = {record.job_id: jobs.State(GONE) for record in jobs.newest(output).values()}  # it was waited for
+        code, line = verdict([row for row in look(plan, over) if row.stage != jobs.TABLES])
+        print(line, file=sys.stderr if code else sys.stdout, flush=True)
+        write_text(self.folder / jobs.TABLES_DONE, json.dumps({"exit_code": code, "message": line}) + "\n")
+        return Ending(0, line)  # this job has done its work, whatever the others did
+
+
+def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
+    """All that `stage` builds on, in the order of `stages`."""
+    names, above = set(), list(stage.parents)
+    while above:
+        name = above.pop()
+        names.add(name)
+        above += stages[name].parents
+    return [one for name, one in stages.items() if name in names]
 
 
 def _parents(stage: Stage, stages: dict[str, Stage], output: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Folders and output hashes of the parents; waits a little for a slow file system. Raises `UserError`."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        folders, hashes, absent = _done(stage, stages, output)
+        folders, hashes = finished(ancestors(stage, stages), output)
+        absent = [name for name in stage.parents if name not in hashes]
         if not absent:
             return folders, hashes
         if time.monotonic() > deadline:
-            raise UserError(f"stage {stage.name} needs {', '.join(absent)}, found no stamp of a whole result in "
-                            f"{output}; `python -m benchmarks retry --failed` does that first")
+            raise UserError(f"stage {stage.name} needs {', '.join(absent)}, found no whole result of it in {output}; "
+                            "`python -m benchmarks retry --failed` makes that first")
         time.sleep(2)
-
-
-def _done(
-    stage: Stage, stages: dict[str, Stage], output: Path
-) -> tuple[dict[str, Path], dict[str, str], list[str]]:
-    """Of the finished parents folders and output hashes; the names of the others."""
-    folders: dict[str, Path] = {}
-    hashes: dict[str, str] = {}
-    absent: list[str] = []
-    for name in stage.parents:
-        parent = stages[name]
-        _, above, missing = _done(parent, stages, output)
-        if missing:
-            absent.append(name)
-            continue
-        key = parent.key(above)
-        stamp = read_stamp(parent, parent.folder(output, key), key)
-        if stamp is None:
-            absent.append(name)
-        else:
-            folders[name], hashes[name] = parent.folder(output, key), stamp["output_sha256"]
-    return folders, hashes, absent

@@ -4,17 +4,17 @@ import sys
 from pathlib import Path
 
 from benchmarks.make_tables import read_tables, write_tables
-from benchmarks.options import Options
+from benchmarks.options import ROOT, Options
 
 
-def print_tables(options: Options, checkout: Path) -> Path:
-    """Write the tables of `options.results` beside the reported figures of `checkout`, print them, return the folder.
+def print_tables(options: Options) -> Path:
+    """Write the tables of `options.results` beside the papers' figures, print them, return the folder.
 
     The demo's own tables go beside the main ones, which it never enters.
     """
     options.results.mkdir(parents=True, exist_ok=True)
     folder = options.results / "tables" / ("demo" if options.demo else "")
-    found = read_tables(options.results, checkout / "results" / "reported", options.include_demo)
+    found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
     write_tables(found.tables, folder)
     print(f"\n{found.shown()}")
     for problem in found.problems:
