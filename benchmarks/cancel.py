@@ -12,7 +12,7 @@ from pretrain.errors import UserError
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks cancel", description=__doc__, allow_abbrev=False)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only these, and what depends on them (default: all)")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="these, and what depends on them (default: all)")
     add_output(parser)
     args = parser.parse_args(words)
     output = args.output.absolute()

@@ -33,7 +33,7 @@ LOADERS = 4  # detectron2's default number of loader workers of a process
 class Unit:
     """What sbatch gets at once: a job, or an array of jobs that ask for the same.
 
-    `after`: stages, or names of units, that must be over first, however they ended. `limit`: of the array, jobs at once.
+    `after`: stages that must be over first, however they ended. `limit`: jobs of the array at once.
     """
 
     name: str
@@ -111,8 +111,8 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
     alive = {name: record for name, record in records.items() if not states[record.job_id].is_over}
     for name, record in alive.items():
         if name in identities and record.identity != identities[name]:
-            raise UserError(f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end it "
-                            f"with `python -m benchmarks cancel {name}`, or choose another --output")
+            raise UserError(f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end "
+                            f"it with `python -m benchmarks cancel {name}`, or choose another --output")
     return alive
 
 
@@ -159,7 +159,7 @@ def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
         return 0
     for record in submitted.records:
         print(f"job {record.job_id}: {record.stage}")
-    where = "" if plan.options.output == launch.ROOT / "output" else f" --output {shlex.quote(str(plan.options.output))}"
+    where = f" --output {shlex.quote(str(plan.options.output))}"
     print("\n".join(f"{what}: python -m benchmarks {word}{where}" for what, word in (
         ("see them", "status --watch"), ("end them", "cancel"), ("read one", "logs STAGE"))))
     return 0

@@ -1,7 +1,7 @@
 """Which job does which stage: the records of submissions, and what squeue says of them.
 
-Each submission has a folder OUTPUT/jobs/TIME-XXXX with its scripts and logs (submitit's), plan.json, submitted.json, and
-for each stage a folder of notes: started.json, cancelled.json, and follow.py's ended_RANK.json.
+Each submission has a folder OUTPUT/jobs/TIME-XXXX with its scripts and logs (submitit's), plan.json, submitted.json,
+and for each stage a folder of notes: started.json, cancelled.json, and follow.py's ended_RANK.json.
 """
 
 import json

@@ -147,7 +147,7 @@ def verdict(rows: list[Row]) -> tuple[int, str]:
     named = {state: [row for row in rows if row.state == state] for state in {row.state for row in rows}}
     done = f"{len(named.get('done', []))} of {len(rows)} stages done"
     parts = [f"{state}: {', '.join(row.stage for row in named[state])}"
-             for state in ("running", "running?", "waiting", "waiting?", "failed", "lost", "stopped", "cancelled", "to do")
+             for state in (*ALIVE, "failed", "lost", "stopped", "cancelled", "to do")
              if state in named]
     if any(state in named for state in ALIVE):
         return GOING, "; ".join([done, *parts])
