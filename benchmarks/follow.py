@@ -22,7 +22,7 @@ OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"
 GONE = "GONE"  # Slurm forgets a job that is over after MinJobAge, 5 minutes by default
 NO_ANSWER = "NO ANSWER"
 PATIENCE = 900.0  # seconds without an answer of Slurm's controller
-ASK_EVERY = 5.0  # seconds
+ASK_EVERY = {"slurm": 15.0, "local": 0.5}  # seconds; a controller has many to answer
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ def wait(
             told = True
             if on_stop():
                 return Ending(code, f"no longer waited for; the job goes on, `scancel {submission.job_id}` ends it")
-        _pause(stop, told)
+        _pause(ASK_EVERY[submission.cluster], stop, told)
 
 
-def _pause(stop: Stop, told: bool) -> None:
+def _pause(seconds: float, stop: Stop, told: bool) -> None:
     """Until it is time to ask again, or somebody asks to stop."""
-    until = time.monotonic() + ASK_EVERY
+    until = time.monotonic() + seconds
     while time.monotonic() < until and (told or not stop()):
         time.sleep(0.2)

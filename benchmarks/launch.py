@@ -6,15 +6,9 @@
 The words after -- are those of `python -m pretrain`. The job's files go to OUT/jobs, what was submitted to
 OUT/submission.json.
 
-Who owns the signals. `python -m pretrain` owns its own (pretrain/signals.py). In a job this file does, and hands the
-loop a function that says when to stop; the loop's processes agree on it, so that all stop and save after the same step:
-
-  SIGUSR2  time limit or preemption, sent by Slurm as submitit asked: save, then submitit requeues the job.
-  SIGTERM  a bare `scontrol requeue`, a failed node, `scancel`, the start of a preemption: save, then wait for what was
-           announced: SIGKILL, or a SIGUSR2 after all. Whether the job comes back is Slurm's decision.
-
-A job that comes back, by whatever way, starts this file's pickled `PretrainJob` again, which looks for the newest whole
-checkpoint on disk. Nothing here waits for submitit's result(), which without accounting never comes.
+In a job, benchmarks/job_signals.py owns the signals and hands the loop a function that says when to stop. A job that
+comes back, by whatever way, starts this file's pickled `PretrainJob` again, which looks for the newest whole checkpoint
+on disk. Nothing here waits for submitit's result(), which without accounting never comes.
 """
 
 import argparse
@@ -27,12 +21,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_env, environment_variables
@@ -40,56 +31,11 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_
 from benchmarks import cluster, snapshot
 from benchmarks.cluster import TIMEOUTS, ClusterOptions
 from benchmarks.follow import Ending, Submission, is_over, read_submission, state, wait
+from benchmarks.job_signals import DEAF, GRACE, JobSignals
 from benchmarks.options import ROOT
 from pretrain.config import Config
 from pretrain.errors import UserError, run_cli
 from pretrain.signals import COME_BACK, stop_signals
-
-GRACE = 600.0  # seconds that a stopped job waits to be killed; Slurm's KillWait is 30, GraceTime what a site likes
-REQUEUE_TRIES, REQUEUE_PAUSE = 5, 10.0  # a controller that restarts is away for a while
-
-
-class JobSignals:
-    """Owns SIGUSR2 and SIGTERM of a job's process: both are remembered, and the loop asks for them by `stop`."""
-
-    def __enter__(self) -> "JobSignals":
-        self.received: set[int] = set()
-        self.submitits = {number: signal.signal(number, self._remember) for number in (signal.SIGUSR2, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.submitits.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        self.received.add(number)
-        # Not print: the handler may have interrupted one.
-        os.write(sys.stderr.fileno(), f"{signal.Signals(number).name} received\n".encode())
-
-    def stop(self) -> int:
-        """`pretrain.signals.Stop`: 75 after SIGUSR2, 143 after SIGTERM, else 0."""
-        if signal.SIGUSR2 in self.received:
-            return COME_BACK
-        return 128 + signal.SIGTERM if signal.SIGTERM in self.received else 0
-
-    def wait_for_usr2(self, seconds: float) -> bool:
-        """Whether SIGUSR2 is there, or comes within `seconds`."""
-        until = time.monotonic() + seconds
-        while signal.SIGUSR2 not in self.received and time.monotonic() < until:
-            time.sleep(0.1)
-        return signal.SIGUSR2 in self.received
-
-    def requeue(self) -> None:
-        """Let submitit do what it does at SIGUSR2: the first process calls checkpoint() and requeues the job, which
-        ends this process; in the others it returns. Raises what submitit raises when the job cannot come back."""
-        handler: Callable = self.submitits[signal.SIGUSR2]
-        for left in reversed(range(REQUEUE_TRIES)):
-            try:
-                return handler(signal.SIGUSR2, None)
-            except (subprocess.SubprocessError, OSError):
-                if not left:
-                    raise
-                time.sleep(REQUEUE_PAUSE)
 
 
 class Job(Checkpointable):
@@ -137,11 +83,11 @@ class Job(Checkpointable):
 
     def _leave(self, job: submitit.JobEnvironment, signals: JobSignals, ending: Ending) -> Ending:
         """After a save: come back if that is wanted; returns how it ended if not."""
-        print(ending.message, flush=True)
         ending.write(self.folder)  # now: what follows may be SIGKILL
         grace = GRACE if job.cluster == "slurm" else 0.0
         if ending.exit_code != COME_BACK and not signals.wait_for_usr2(grace):
             return ending
+        print(ending.message, flush=True)
         try:
             (self.folder / f"ended_{job.global_rank}.json").unlink()
             signals.requeue()
@@ -259,7 +205,7 @@ def _executor(
     """submitit's executor, and the environment that its job needs."""
     cpus = options.cpus_per_task or config.machine.workers + 1
     if options.cluster == "local":
-        executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS)
+        executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS, python=_python())
         executor.update_parameters(**options.for_local())
         return executor, _environment(code, cpus)
     return slurm_executor(f"pretrain-{output.name}", folder, code, cpus, options)
@@ -269,6 +215,10 @@ def _environment(code: Path, cpus: int) -> dict[str, str]:
     others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != str(ROOT)]
     return {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+
+
+def _python() -> str:
+    return f"{DEAF} {shlex.quote(sys.executable)}"
 
 
 def slurm_executor(
@@ -282,7 +232,7 @@ def slurm_executor(
     """
     environment = _environment(code, threads or cpus)
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=_python())
     except RuntimeError:
         raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, or use "
                         "--cluster local") from None

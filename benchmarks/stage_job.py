@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks import jobs, launch
 from benchmarks.follow import GONE, Ending
-from benchmarks.launch import JobSignals, PretrainJob
+from benchmarks.job_signals import JobSignals
+from benchmarks.launch import PretrainJob
 from benchmarks.saved_plan import Plan, read_plan
 from benchmarks.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage, start_command
 from benchmarks.tables import print_tables
@@ -20,6 +21,7 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.signals import COME_BACK
 
+ENDED_BY_SIGNAL = (COME_BACK, 128 + signal.SIGTERM, -signal.SIGUSR2, -signal.SIGTERM)
 PATIENCE = 60.0  # seconds until a network file system shows on one node what another one has written
 
 
@@ -79,6 +81,8 @@ class StageJob(launch.Job):
                     process.send_signal(signal.SIGUSR2 if signals.stop() == COME_BACK else signal.SIGTERM)
                     told = True
                 time.sleep(0.1)
+            if process.returncode in ENDED_BY_SIGNAL:
+                time.sleep(1)  # Slurm tells child and us: ours may come a moment later
             return process.returncode
 
         environment = {"GOMP_SPINCOUNT": "3000"} | os.environ

@@ -21,9 +21,11 @@ from tests.pretrain.conftest import TINY, write_photos
 
 GATE = """
 
-import time as _time
+import os as _os, time as _time
 _step = Trainer.step
 def _gated(self, number, batches):
+    if number >= int(open({gate!r}).read()):
+        open({gate!r} + f"-{{number}}-{{_os.environ.get('RANK', '0')}}", "w").close()
     while number >= int(open({gate!r}).read()):
         _time.sleep(0.02)
     return _step(self, number, batches)
@@ -31,7 +33,7 @@ Trainer.step = _gated
 """
 
 
-def until(ready: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+def until(ready: Callable[[], object], what: str, seconds: float = 400.0) -> None:
     """Wait for something that has to happen."""
     end = time.monotonic() + seconds
     while not ready():
@@ -58,9 +60,15 @@ class Gate:
         part.replace(self.file)
 
     def pass_to(self, steps: int, output: Path) -> None:
-        """Open, and wait until the run stands before the gate again."""
+        """Open, and wait until the run has taken these steps."""
         self.open_to(steps)
         until(lambda: steps in logged_steps(output), f"step {steps} of {output.name}")
+
+    def hold_after(self, steps: int, output: Path, processes: int = 1) -> None:
+        """The same, until every process stands before the gate: what it is told now it hears in the next step."""
+        self.pass_to(steps, output)
+        marks = [Path(f"{self.file}-{steps}-{rank}") for rank in range(processes)]
+        until(lambda: all(mark.exists() for mark in marks), f"all before step {steps + 1}")
 
 
 @pytest.fixture
@@ -130,7 +138,7 @@ def same(alone: Callable[[int, int], Path]) -> Callable[..., None]:
 def _tidy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread for every process, as for the runs alone; no checkpoints stay, and no local job runs on."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("benchmarks.follow.ASK_EVERY", 0.2)
+    monkeypatch.setattr("benchmarks.follow.ASK_EVERY", {"slurm": 0.2, "local": 0.2})
     monkeypatch.delenv("MASTER_PORT", raising=False)
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield

@@ -143,7 +143,7 @@ class Cluster:
             "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
             "StateSaveLocation": self.folder / "state", "SlurmdSpoolDir": self.folder / "spool" / "%n",
             "SlurmctldPidFile": self.folder / "slurmctld.pid", "SlurmdPidFile": self.folder / "slurmd.%n.pid",
-            "FirstJobId": int(time.time()) % 10_000_000,
+            "FirstJobId": 1 + secrets.randbelow(10_000_000),  # two clusters at once: ports come from job numbers
             "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none", "MpiDefault": "none",
             "SwitchType": "switch/none", "MailProg": "/bin/true",
             "JobAcctGatherType": "jobacct_gather/none", "AccountingStorageType": "accounting_storage/none",

@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +14,11 @@ from types import SimpleNamespace
 import pytest
 import submitit
 
-from benchmarks import launch
+from benchmarks import job_signals
 from benchmarks.cluster import ClusterOptions
 from benchmarks.follow import Ending
-from benchmarks.launch import JobSignals, PretrainJob, main, sbatch_file, submit
+from benchmarks.job_signals import JobSignals
+from benchmarks.launch import PretrainJob, main, sbatch_file, submit
 from benchmarks.options import ROOT
 from pretrain.drill import logged_steps, saved_steps
 from pretrain.errors import UserError
@@ -141,6 +144,13 @@ def test_job__meets_the_others_at_a_port_of_its_own_number(in_job, submitits, ma
         "MASTER_PORT": "14711", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
+def test_deaf__a_process_without_handlers_outlives_the_jobs_signals_and_then_hears_them():
+    program = ("import os, signal; [os.kill(os.getpid(), s) for s in (signal.SIGUSR2, signal.SIGTERM)]; "
+               "signal.signal(signal.SIGUSR2, lambda *_: print('heard')); os.kill(os.getpid(), signal.SIGUSR2)")
+    command = [*shlex.split(job_signals.DEAF), sys.executable, "-c", program, "a 'word'"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "heard\n"
+
+
 def leave(job: PretrainJob, code: int, rank: int = 0, cluster: str = "slurm", received: tuple[int, ...] = ()):
     """The end of a process that has saved: its `Ending`, or the code that it exits with."""
     with JobSignals() as signals:
@@ -158,11 +168,11 @@ def test_leave__other_processes_than_the_first_end_without_a_result(submitits, m
 
 
 def test_leave__a_controller_that_was_away_is_asked_again(submitits, make_job, monkeypatch):
-    monkeypatch.setattr(launch, "REQUEUE_PAUSE", 0.0)
+    monkeypatch.setattr(job_signals, "REQUEUE_PAUSE", 0.0)
     away = subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
     submitits.answers = [away, subprocess.TimeoutExpired("scontrol", 60), SystemExit(255)]
     assert leave(make_job(), 75) == 255
-    submitits.answers = [away] * launch.REQUEUE_TRIES
+    submitits.answers = [away] * job_signals.REQUEUE_TRIES
     assert leave(make_job(), 75) == Ending(
         75, f"saved, but the job could not be requeued ({away}); submitted again with the same words it goes on")
 
@@ -185,11 +195,11 @@ def test_leave__after_sigterm_a_preemption_may_still_say_so(submitits, make_job,
 
 def test_leave__after_sigterm_alone_the_note_is_there_before_the_kill(submitits, make_job, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(launch.JobSignals, "wait_for_usr2",
+    monkeypatch.setattr(job_signals.JobSignals, "wait_for_usr2",
                         lambda _, seconds: seen.append((seconds, (tmp_path / "jobs" / "ended_0.json").is_file())))
     assert leave(make_job(), 143) == Ending(143, "saved")
     assert leave(make_job(), 143, cluster="local") == Ending(143, "saved")
-    assert seen == [(launch.GRACE, True), (0.0, True)] and submitits.calls == 0
+    assert seen == [(job_signals.GRACE, True), (0.0, True)] and submitits.calls == 0
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from benchmarks.cluster import ClusterOptions
 from benchmarks.follow import Ending, Submission, read_submission, state, wait
 from benchmarks.launch import submit
 from benchmarks.options import ROOT
-from pretrain.drill import logged_steps, saved_steps
+from pretrain.drill import saved_steps
 from tests.benchmarks.launch.conftest import until
 
 pytestmark = pytest.mark.slow
@@ -30,8 +30,8 @@ def process_of(submission: Submission, rank: int) -> int:
 
 def test_one_process_is_told_to_save__both_do_come_back_and_end_equal(photos, tiny, tmp_path, gate, same, resumed):
     output = tmp_path / "out"
-    submission = submit(tiny(epochs=1), photos, output, ClusterOptions(tasks_per_node=2))
-    gate.pass_to(1, output)
+    submission = submit(tiny(epochs=2), photos, output, ClusterOptions(tasks_per_node=2))
+    gate.hold_after(1, output, processes=2)
     os.kill(process_of(submission, 1), signal.SIGUSR2)
     until(lambda: "SIGUSR2 received" in submission.log(1).read_text(), "the signal")
     assert state(submission) == "RUNNING" and saved_steps(output) == []
@@ -39,28 +39,31 @@ def test_one_process_is_told_to_save__both_do_come_back_and_end_equal(photos, ti
     (gate.root / "pretrain" / "train.py").write_text("raise SystemExit('edited after the submission')")
     gate.open_to(100)
     assert wait(submission) == Ending(0, str(output / "backbone.safetensors"))
-    assert resumed(submission) == [1] and "SIGUSR2 received" not in submission.log(0).read_text()
-    same(output, 2, 1)
+    assert resumed(submission) == [2] and "SIGUSR2 received" not in submission.log(0).read_text()
+    same(output, 2, 2)
 
 
-def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_path, same):
+def test_command_line__ctrl_c_saves_and_the_same_words_go_on(photos, words, tmp_path, gate, same):
     output = tmp_path / "out"
     command = [sys.executable, "-P", "-m", "benchmarks.launch", "pretrain", "--",
-               *words(photos, output, epochs=6, checkpoint_every=100)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+               *words(photos, output, epochs=3, checkpoint_every=100)]
+    environment = os.environ | {"PYTHONPATH": str(gate.root)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        until(lambda: logged_steps(output), "the first step")
-        first.send_signal(signal.SIGINT)  # as Ctrl-C, but to the command alone
+        gate.hold_after(1, output)
+        submission = read_submission(output)
+        os.kill(process_of(submission, 0), signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        first.send_signal(signal.SIGINT)
+        until(lambda: "SIGTERM received" in submission.log().read_text(), "the signal, passed on")
+        gate.open_to(100)
         printed, said = first.communicate(timeout=120)
-    (step,) = saved_steps(output)
-    assert first.returncode == 130
-    assert said == (f"error: job {read_submission(output).job_id}: stopped after step {step}, saved; start again with "
+    assert saved_steps(output) == [2] and first.returncode == 130
+    assert said == (f"error: job {submission.job_id}: stopped after step 2, saved; start again with "
                     "the same words to go on\n")
-    assert "its log is" in printed
+    assert f"its log is {submission.log()}" in printed
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 0, second.stderr
     assert second.stdout.splitlines()[-1] == str(output / "backbone.safetensors")
-    same(output, 1, 6)
+    same(output, 1, 3)
 
 
 def test_command_line__a_failing_job_gives_one_line_and_its_code(words, tmp_path):
