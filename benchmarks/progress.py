@@ -61,7 +61,8 @@ def _finetuning(plan: Plan, stage: Stage, folder: Path) -> Progress:
     early = [line for line in _lines(folder / "metrics.json") if any(key.startswith("early/") for key in line)]
     if early:
         name, value = next((key, value) for key, value in early[-1].items() if key.startswith("early/"))
-        return Progress(done, total, left, f"{_figure('loss', last['total_loss'])}, {_figure(name, value)}")
+        named = _figure(name.removeprefix("early/"), value)
+        return Progress(done, total, left, f"{_figure('loss', last['total_loss'])}, {named}")
     return Progress(done, total, left, _figure("loss", last["total_loss"]))
 
 

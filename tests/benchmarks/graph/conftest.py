@@ -37,10 +37,10 @@ def words(pictures: Path, tmp_path: Path) -> Callable[..., list[str]]:
         sets = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
         if "clove" not in methods:
             sets = {name: value for name, value in sets.items() if not name.startswith("pretrain.")}
-        return [*(["--photos", str(pictures / "photos"), "--recipe", "demo"] if "clove" in methods else []),
-                "--coco", str(pictures / "coco"), "--tasks", "coco", "--scale", "demo", "--device", "cpu", "--methods",
-                methods, "--output", str(output), *(word for item in sets.items() for word in ("--set", "=".join(item))),
-                *more]
+        photos = ["--photos", str(pictures / "photos"), "--recipe", "demo"] if "clove" in methods else []
+        return [*photos, "--coco", str(pictures / "coco"), "--tasks", "coco", "--scale", "demo", "--device", "cpu",
+                "--methods", methods, "--output", str(output),
+                *(word for item in sets.items() for word in ("--set", "=".join(item))), *more]
 
     return make
 

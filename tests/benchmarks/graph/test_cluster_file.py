@@ -56,7 +56,7 @@ def test_mistakes__are_named(here, text, why):
 
 @pytest.mark.parametrize(("words", "why"), [
     ("--cluster-file no.yaml", "--cluster-file no.yaml: no such file; benchmarks/cluster.example.yaml is one"),
-    ("--gpus-per-node 2", "--gpus-per-node needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
+    ("--gpus-per-node 2", "--gpus-per-node needs --cluster slurm, found --cluster local (GPUs of this machine: --gpu"),
     ("--time 60", "--time needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
     ("--max-jobs 2", "--max-jobs needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
     ("--cluster slurm --time 60 --gpus 2", "--gpus 2 is for this machine: with --cluster slurm say --gpus-per-node N"),

@@ -161,7 +161,8 @@ def test_what_slurm_refuses__is_one_line_and_leaves_nothing(slurm, words, run_al
     with pytest.raises(UserError, match=r"^sbatch refused the job: .*Requested node configuration is not available"):
         run_all(words(*ON_SLURM, "--checkpoint", f"mine={file}", "--cpus-per-task", "9", methods="mine"))
     new = set(slurm.run("squeue", "--noheader", "--states=all", "--format=%i").split()) - before
-    assert len(new) == 1 and slurm.show(new.pop(), "JobState") == "CANCELLED"  # the conversion, handed over before
+    ended = sorted(slurm.show(job, "JobState") for job in new)
+    assert ended == ["CANCELLED", "FAILED"]  # the conversion, handed over before, and the one that was refused
     assert not output.exists()
 
 
