@@ -90,7 +90,8 @@ def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
                     _set_aside(stage.folder(options.output, stage.key(hashes)))
             return graph.submit_and_say(planned)
     finally:
-        if new and [path.name for path in options.output.iterdir()] == [".lock"]:  # refused: nothing stays
+        # Refused: nothing stays.
+        if new and options.output.is_dir() and [path.name for path in options.output.iterdir()] == [".lock"]:
             shutil.rmtree(options.output)
 
 

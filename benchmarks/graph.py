@@ -65,7 +65,7 @@ def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> None:
     """No more than `max_jobs` at once: each method's chain gets its share, and one that gets none waits for another.
 
     Of a chain (pretraining, conversion, fine-tunings) only the last part has several jobs at once. The demo's data come
-    before all chains.
+    before all chains. Jobs of an earlier submission that still go on are not counted.
     """
     by_name = {stage.name: stage for stage in stages}
     chains: list[list[Unit]] = []

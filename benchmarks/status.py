@@ -50,7 +50,7 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
     folders, hashes = finished(stages, output, glance)
     records = jobs.newest(output)
     rows: dict[str, Row] = {}
-    local = not records and _is_locked(output)
+    local = _is_locked(output)
     for stage in stages:
         record = records.get(stage.name)
         folder = folders.get(stage.name) or (
@@ -58,7 +58,7 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
         bad_parents = [name for name in stage.parents if rows[name].state not in (*ALIVE, "done", "to do")]
         if stage.name in folders:
             state, detail = "done", ""
-        elif record is not None:
+        elif record is not None and not (local and states.get(record.job_id, State(NO_ANSWER)).is_over):
             state, detail = _of_job(record, states.get(record.job_id, State(NO_ANSWER)), bad_parents, folder)
         else:
             state, detail = _of_local(folder, local)
