@@ -72,7 +72,7 @@ def collect(folder: Path, results: list[dict], anonymous: bool) -> dict[str, byt
         members[f"configs/{result['config_sha256'][:16]}.json"] = _json(result["config"])
         conversion = result["weights"].get("conversion")
         if conversion:
-            members[f"certificates/{str(conversion.get('pkl_sha256'))[:16]}.json"] = _json(conversion)
+            members[f"certificates/{result['weights']['pkl_sha256'][:16]}.json"] = _json(conversion)
     tables = read_tables(folder, ROOT / "results" / "reported").tables
     members["tables/tables.md"] = "\n".join(map(markdown, tables)).encode()
     members["tables/tables.csv"] = csv_frame(tables).to_csv(index=False).encode()

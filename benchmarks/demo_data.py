@@ -1,7 +1,8 @@
 """Small made-up data in the layouts of the real one, so that the whole pipeline can run anywhere in minutes.
 
-`photos/` (unlabelled pictures), `coco/` (objects), `keypoints/` (people) and `cityscapes/` (street scenes). Every
-picture comes from its own random generator, so the same seed gives the same bytes.
+`photos/` (unlabelled pictures), `coco/` (objects), `keypoints/` (people) and `cityscapes/` (street scenes); `voc/` and
+`lvis/` are the pictures of `coco/` in those layouts. Every picture comes from its own random generator, so the same
+seed gives the same bytes.
 
     python -m benchmarks.demo_data --output DIR [--seed S --photos N --train N --val N]
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.demo import figures, photos, scenes, streets
+from benchmarks.demo import figures, lvis_files, photos, scenes, streets, voc_files
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError, run_cli
 
@@ -29,7 +30,7 @@ PHOTOS, COCO, KEYPOINTS, CITYSCAPES = range(4)
 def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, val: int = 8) -> None:
     """Write the demo data to the folder `output`, whole or not at all.
 
-    `photos` counts the unlabelled pictures, `train` and `val` those of each of the three labelled sets. Each split has
+    `photos` counts the unlabelled pictures, `train` and `val` those of each labelled set. Each split has
     a crowd and, from two pictures on, all eight Cityscapes things; from four on, a picture without objects too.
     A folder that an earlier call wrote is replaced; `UserError` for any other one, and for counts below 1.
     """
@@ -54,6 +55,8 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
         people = "person_keypoints"
         _coco(making / "keypoints", (seed, KEYPOINTS), counts, figures.group, people, [figures.CATEGORY])
         _cityscapes(making / "cityscapes", seed, counts)
+        _voc(making / "voc", making / "coco")
+        _lvis(making / "lvis", making / "coco")
         made = {"made_by": "benchmarks.demo_data", "seed": seed, "photos": photos, **counts}
         _write_json(making / MANIFEST, {**made, "files": _files(making)})
         if output.exists():
@@ -119,14 +122,43 @@ def _cityscapes(folder: Path, seed: int, counts: dict[str, int]) -> None:
             })
 
 
+def _voc(folder: Path, coco: Path) -> None:
+    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to each."""
+    for split in SPLITS:
+        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
+        lists = voc_files.LISTS[split]
+        for number, (year, listed) in enumerate(lists):
+            ids = []
+            for image in content["images"][number::len(lists)] or content["images"][:1]:
+                name = Path(image["file_name"]).stem[-6:]  # six digits, as in VOC
+                rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
+                picture = folder / year / "JPEGImages" / f"{name}.jpg"
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(coco / "images" / image["file_name"], picture)
+                _write(folder / year / "Annotations" / f"{name}.xml",
+                       voc_files.annotation(picture.name, year, (image["width"], image["height"]), rows))
+                ids.append(name)
+            _write(folder / year / "ImageSets" / "Main" / f"{listed}.txt", "\n".join(ids) + "\n")
+
+
+def _lvis(folder: Path, coco: Path) -> None:
+    for split in SPLITS:
+        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
+        _write_json(folder / f"lvis_v1_{split}.json", lvis_files.from_coco(content))
+
+
 def _save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
 
 
 def _write_json(path: Path, content: dict) -> None:
+    _write(path, json.dumps(content))
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def _files(folder: Path) -> dict[str, str]:

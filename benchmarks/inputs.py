@@ -9,6 +9,10 @@ from pretrain.errors import UserError
 from transfer import datasets
 
 TASKS = datasets.TASKS
+POSTER_TASKS = ("coco", "keypoints", "cityscapes")  # run when none are named
+# Options that name a task's data, the first that was given wins; the last is its folder in DETECTRON2_DATASETS too.
+DATA_OPTIONS = {"coco": ("coco",), "coco-c4": ("coco",), "keypoints": ("keypoints", "coco"),
+                "cityscapes": ("cityscapes",), "voc": ("voc",), "lvis": ("lvis",)}
 IMAGENET_LAYOUT = "IMAGENET_DIR/train/CLASS/*.JPEG (only the images are read, no labels)"
 
 
@@ -54,8 +58,8 @@ def read_photos(folder: Path) -> Photos:
 
 
 def task_folder(task: str, given: dict[str, Path | None]) -> Path:
-    """Folder of a task's data: its own option (keypoints falls back on --coco), else $DETECTRON2_DATASETS."""
-    options = {"coco": ("coco",), "keypoints": ("keypoints", "coco"), "cityscapes": ("cityscapes",)}[task]
+    """Folder of a task's data: its option (see DATA_OPTIONS), else $DETECTRON2_DATASETS."""
+    options = DATA_OPTIONS[task]
     for option in options:
         if given.get(option) is not None:
             return Path(given[option])

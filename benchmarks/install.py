@@ -169,7 +169,8 @@ class Maker:
         self.step("an empty environment", [str(base), "-I", "-m", "venv", str(self.venv)])
         self.pip("torch and torchvision (the long one)", *pinned, "torch", "torchvision", "setuptools", "wheel")
         self.pip("the other packages", *pinned, "--no-build-isolation", "-e", ".[test]")
-        self.pip("cityscapesscripts", *pinned, "--no-deps", "cityscapesscripts")
+        # lvis, for the task of that name alone, would bring opencv-python over opencv-python-headless.
+        self.pip("cityscapesscripts and lvis", *pinned, "--no-deps", "cityscapesscripts", "lvis")
         self.detectron2(self.venv / "lib" / "python{}.{}".format(*version) / "site-packages")
 
     def detectron2(self, purelib: Path) -> None:

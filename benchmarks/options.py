@@ -7,10 +7,14 @@ from pathlib import Path
 
 from benchmarks import cluster, cluster_file
 from benchmarks.cluster import ClusterOptions
-from benchmarks.inputs import TASKS
+from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
 from pretrain.config import Config, load_config, recipe_names
 from pretrain.errors import UserError
 
+# Methods that start from random weights: their word of `python -m transfer finetune --weights`.
+RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
+OWN = ("clove", *RANDOM)
+DATA = tuple(dict.fromkeys(option for options in DATA_OPTIONS.values() for option in options))
 SCALES = ("full", "mini", "demo")
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """\
@@ -41,6 +45,10 @@ class Options:
     recipe: str
     pretrain: Config | None
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
+    branch: str | None = None  # of checkpoints that hold two networks
+    fit: str | None = None  # how a batch fits the GPUs, in the words of transfer/fit.py
+    eval_every: int = 0
+    keep_predictions: bool = False
     output: Path = ROOT / "output"
     results: Path = ROOT / "results"
     device: str = "auto"
@@ -67,10 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
                       help=f"pretraining recipe: {', '.join(recipe_names())}, or a file")
     what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
                       help="fine-tune this checkpoint, no pretraining; NAME is its row; may be repeated")
-    what.add_argument("--tasks", default=",".join(TASKS), metavar="A,B", help=f"of {', '.join(TASKS)} (default: all)")
+    what.add_argument("--tasks", default=",".join(POSTER_TASKS), metavar="A,B",
+                      help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's)")
     what.add_argument("--methods", metavar="A,B",
-                      help="clove (pretrained here), rand (random init), names of checkpoints; "
-                           "default: clove,rand, or the checkpoints alone")
+                      help="clove (pretrained here), rand (random init), rand_msra (the pixels of the literature's "
+                           "random rows), rand_zero_gamma (last batch-norm gamma of each block 0), names of "
+                           "checkpoints; default: clove,rand, or the checkpoints alone")
+    what.add_argument("--branch", choices=("student", "teacher"),
+                      help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--trials", type=int, default=1, metavar="N",
                       help="fine-tunings of each method and task, each with another seed (default 1)")
     what.add_argument("--scale", choices=SCALES, help="of the fine-tuning: full is the published protocol (default)")
@@ -81,14 +93,22 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--imagenet", type=Path, metavar="DIR", help="ImageNet, or IMAGENET_DIR")
     data.add_argument("--photos", type=Path, metavar="DIR", help="any folder of images, instead of ImageNet")
-    layouts = {"coco": "COCO", "keypoints": "COCO keypoints, default: --coco", "cityscapes": "Cityscapes"}
-    for task, layout in layouts.items():
-        data.add_argument(f"--{task}", type=Path, metavar="DIR", help=f"{layout}; or DETECTRON2_DATASETS")
+    layouts = {"coco": "COCO, for coco-c4 too", "keypoints": "COCO keypoints, default: --coco",
+               "cityscapes": "Cityscapes", "voc": "Pascal VOC: VOC2007/ and VOC2012/", "lvis": "LVIS v1"}
+    for option, layout in layouts.items():
+        data.add_argument(f"--{option}", type=Path, metavar="DIR", help=f"{layout}; or DETECTRON2_DATASETS")
     how = parser.add_argument_group("how")
     how.add_argument("--output", type=Path, metavar="DIR",
                      help="folder for everything (default: work in output/, results in results/)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that are visible)")
+    how.add_argument("--fit", metavar="KIND=N",
+                     help="N images at once in the fine-tuning, over all GPUs: accumulate=N keeps batch and schedule, "
+                          "linear=N makes the batch smaller and the schedule longer (default: the whole batch)")
+    how.add_argument("--eval-every", type=int, default=0, metavar="N",
+                     help="early figures of the fine-tunings every N iterations; they change nothing")
+    how.add_argument("--keep-predictions", action="store_true",
+                     help="keep the predictions of the fine-tunings that are still to run")
     how.add_argument("--dry-run", action="store_true",
                      help="print the plan (stages, needs, what is done, cost) and run nothing")
     how.add_argument("--rerun", action="append", default=[], metavar="STAGE",
@@ -112,8 +132,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
         raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
                         "--imagenet and --scale")
-    if args.demo and any(getattr(args, task) for task in TASKS):
-        raise UserError("--demo brings its own data: leave out --coco, --keypoints and --cityscapes")
+    if args.demo and any(getattr(args, option) for option in DATA):
+        raise UserError(f"--demo brings its own data: leave out {', '.join(f'--{option}' for option in DATA)}")
     if args.demo and args.checkpoint:
         raise UserError("--demo pretrains its own checkpoint: leave out --checkpoint or --demo")
     checkpoints = _checkpoints(args.checkpoint)
@@ -123,7 +143,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         raise UserError("nothing to do: expected --demo, --epochs N, --recipe NAME, --photos DIR or "
                         "--checkpoint NAME=FILE; ./run_all.sh --help explains them")
     default = (["clove", "rand"] if wants_pretraining else []) + list(checkpoints)
-    methods = _subset("--methods", args.methods, ("clove", "rand", *checkpoints)) if args.methods else tuple(default)
+    methods = _subset("--methods", args.methods, (*OWN, *checkpoints)) if args.methods else tuple(default)
     unused = [name for name in checkpoints if name not in methods]
     if unused:
         raise UserError(f"--checkpoint {unused[0]} is not among --methods {args.methods}: leave it out or add it")
@@ -132,6 +152,10 @@ def parse(arguments: list[str] | None = None) -> Options:
                         "--epochs, --recipe and --photos")
     if args.trials < 1:
         raise UserError(f"--trials must be at least 1, found {args.trials}")
+    if args.eval_every < 0:
+        raise UserError(f"--eval-every must be at least 0, found {args.eval_every}")
+    if args.branch and not checkpoints:
+        raise UserError(f"--branch {args.branch} changes nothing here: there is no --checkpoint")
     pretrain_values, task_values = _assignments(args.assignments, tasks)
     if pretrain_values and "clove" not in methods:
         raise UserError("--set pretrain.... changes nothing here: clove is not among the methods")
@@ -145,7 +169,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     return Options(
         demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale="demo" if args.demo else args.scale or
         "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
-        data={task: getattr(args, task) for task in TASKS}, recipe=recipe, pretrain=config, overrides=task_values,
+        data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
+        branch=args.branch, fit=args.fit, eval_every=args.eval_every, keep_predictions=args.keep_predictions,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, cluster=options, max_jobs=args.max_jobs,
@@ -214,7 +239,7 @@ def _checkpoints(given: list[str]) -> dict[str, Path]:
         name, equals, file = word.partition("=")
         if not equals or not name.strip() or not file:
             raise UserError(f"--checkpoint {word}: expected NAME=FILE, such as --checkpoint mine=ckpt_epoch_200.pth")
-        if name in ("clove", "rand"):
+        if name in OWN:
             raise UserError(f"--checkpoint {word}: the name {name} is taken by the suite's own method, choose another")
         if name in found:
             raise UserError(f"--checkpoint {name} is given twice")

@@ -9,10 +9,12 @@ import math
 from dataclasses import dataclass
 
 LEARNING_RATE_PER_IMAGE = 0.02 / 16
+EVALUATION, UNKNOWN_INIT = "evaluation", "not known"  # what transfer's evaluation of somebody's model file records
 # Configuration that differs between trials, machines and folders without changing what is measured. Data and starting
 # weights are compared by their hashes instead of their places.
 WITHOUT_EFFECT = {"SEED", "VERSION", "OUTPUT_DIR", "CUDNN_BENCHMARK", "VIS_PERIOD", "DATALOADER.NUM_WORKERS",
-                  "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.DEVICE", "MODEL.WEIGHTS", "SOLVER.CHECKPOINT_PERIOD"}
+                  "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.DEVICE", "MODEL.WEIGHTS", "SOLVER.CHECKPOINT_PERIOD",
+                  "TEST.EVAL_PERIOD"}
 # What a smaller batch must change; `departures` checks the outcome instead.
 SCHEDULE = {"SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS"}
 
@@ -54,6 +56,10 @@ TABLES: dict[str, Table] = {
     "lvis_detection_segmentation": Table(
         "Object detection and segmentation on LVIS (R50-FPN)", BOX_AND_MASK, data="LVIS v1 train / val", classes=1203,
         train_images=99_000, val_images=19_809, iterations=90_000, batch=16, in_poster=False),
+    "voc_detection": Table(
+        "Object detection on Pascal VOC (R50-C4)", ("AP", "AP50", "AP75"), data="VOC 2007+2012 trainval / 2007 test",
+        classes=20, train_images=16_551, val_images=4952, iterations=24_000, batch=16, in_poster=False,
+        note="The literature prints the mean of five trials; average precision by the 11 points of VOC 2007."),
 }
 
 
@@ -77,11 +83,32 @@ def departures(result: dict) -> list[str]:
         found.append(f"scale {result['scale']}")
     if result["iterations"] * batch != table.iterations * table.batch:
         found.append(f"{result['iterations']} iterations of {batch} images")
-    if not math.isclose(rate, LEARNING_RATE_PER_IMAGE * batch, rel_tol=0.01):
+    if result.get("solver", "common") != "common":
+        found.append(f"solver {result['solver']}")
+    elif not math.isclose(rate, LEARNING_RATE_PER_IMAGE * batch, rel_tol=0.01):
         found.append(f"learning rate {rate:g}")
     if result["weights"]["architecture"] != "resnet50":
         found.append(f"{result['weights']['architecture']}, not the paper's network")
+    if result.get("kind") == EVALUATION and result["weights"].get("init") == UNKNOWN_INIT:
+        found.append("a model file whose training is not known")
     for override in result.get("overrides", []):
         if override.partition("=")[0].strip() not in WITHOUT_EFFECT | SCHEDULE:
             found.append(override)
+    return found
+
+
+def remarks(result: dict) -> list[str]:
+    """What is the protocol's in the images seen but not in how they went through the network, for the row's footnote.
+
+    Smaller batches by the linear rule, or gradients accumulated over pieces of the batch: both leave batch norm fewer
+    images than the protocol's batch. A result of before these were recorded has none.
+    """
+    found, at_once = [], result.get("images_at_once")
+    if result.get("fit") == "accumulate":
+        found.append(f"gradients accumulated, {at_once} images at once")
+    elif result.get("fit") == "linear":
+        found.append(f"batches of {at_once} by the linear rule")
+    seen = result.get("batch_norm_images")
+    if result["scale"] == "full" and seen not in (None, TABLES[result["table"]].batch):
+        found.append(f"batch norm of {seen} images")
     return found

@@ -18,7 +18,8 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 
 SCHEMA = 1
-RANDOM = "Rand init"
+# Rows whose weights each trial draws anew, as `python -m transfer finetune` names them.
+RANDOM = ("Rand init", "Rand init (MSRA pixels)", "Rand init (zero gamma)")
 Check = tuple[str, Callable[[Any], bool]]
 
 
@@ -44,9 +45,11 @@ def _is_sha256(value: Any) -> bool:
 
 TEXT: Check = ("a printable text that is not empty",
                lambda v: isinstance(v, str) and v.strip() != "" and v.isprintable())
+TEXT_OR_NULL: Check = ("a printable text that is not empty, or null", lambda v: v is None or TEXT[1](v))
 MAPPING: Check = ("a mapping", lambda v: isinstance(v, dict))
 NATURAL: Check = ("an integer from 0", lambda v: _whole(v, 0))
 POSITIVE: Check = ("an integer from 1", lambda v: _whole(v, 1))
+POSITIVE_OR_NULL: Check = ("an integer from 1 or null", lambda v: v is None or _whole(v, 1))
 EPOCHS: Check = ("an integer from 0 or null", lambda v: v is None or _whole(v, 0))
 SHA256: Check = ("64 hexadecimal digits", _is_sha256)
 MOMENT: Check = ("a time in ISO 8601 with its zone", _moment)
@@ -54,7 +57,9 @@ PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or _numb
 TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
 
 # Dotted names reach into mappings. Keys beyond these are welcome and kept.
-OPTIONAL = {"dataset.name", "overrides"}
+OPTIONAL = {"dataset.name", "overrides", "kind", "schedule", "solver", "fit", "processes", "images_at_once",
+            "batch_norm_images", "eval_every", "predictions", "weights.init", "weights.branch", "weights.fpn",
+            "weights.pixel_format"}
 FIELDS: dict[str, Check] = {
     "schema": (f"{SCHEMA}", lambda v: _whole(v) and v == SCHEMA),
     "method": TEXT,
@@ -88,6 +93,21 @@ FIELDS: dict[str, Check] = {
     "iterations": POSITIVE,
     "overrides": ("a list of KEY=VALUE texts",
                   lambda v: isinstance(v, list) and all(isinstance(text, str) and text.isprintable() for text in v)),
+    "kind": ("finetuning or evaluation", lambda v: v in ("finetuning", "evaluation")),
+    "schedule": TEXT_OR_NULL,
+    "solver": TEXT_OR_NULL,
+    "fit": ("accumulate, linear or null", lambda v: v in ("accumulate", "linear", None)),
+    "processes": POSITIVE_OR_NULL,
+    "images_at_once": POSITIVE,
+    "batch_norm_images": POSITIVE_OR_NULL,
+    "eval_every": POSITIVE_OR_NULL,
+    "predictions": ("a mapping of file and sha256, or null",
+                    lambda v: v is None or (isinstance(v, dict) and _is_sha256(v.get("sha256")))),
+    "weights.init": TEXT,
+    "weights.branch": TEXT_OR_NULL,
+    "weights.fpn": TRUTH,
+    "weights.pixel_format": ("a mapping of channel_order, mean, std and stride_in_1x1", lambda v: isinstance(v, dict)
+                             and set(v) == {"channel_order", "mean", "std", "stride_in_1x1"}),
     "config": MAPPING,
     "config_sha256": SHA256,
     "versions": MAPPING,
@@ -114,7 +134,7 @@ def digest(result: dict) -> str:
 def weights_sha256(result: dict) -> str | None:
     """Hash of the weights that a result started from; None for random ones, which each trial draws anew."""
     weights = result["weights"]
-    if weights["method"] == RANDOM:
+    if weights["method"] in RANDOM:
         return None
     return weights.get("pkl_sha256") or weights.get("path_sha256")
 
@@ -228,7 +248,7 @@ def _validate_metrics(result: dict) -> list[str]:
 
 
 def _validate_weights(result: dict) -> list[str]:
-    if result["weights"]["method"] != RANDOM and not _is_sha256(weights_sha256(result)):
+    if result["weights"]["method"] not in RANDOM and not _is_sha256(weights_sha256(result)):
         return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
     return []
 

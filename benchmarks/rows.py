@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.imported import Imported
 from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions
-from benchmarks.paper_tables import TABLES
+from benchmarks.paper_tables import TABLES, remarks
 from benchmarks.ranking import compare, places
 from benchmarks.reported import ReportedRow, printed
 from benchmarks.sentinels import RANDOM, Expectations, below_random, outside
@@ -219,7 +219,7 @@ def _is_stale(group: Group, code: str | None) -> bool:
 
 
 def _setting(group: Group) -> str:
-    return ", ".join([f"{group.example['heads']} heads", *group.departures])
+    return ", ".join([f"{group.example['heads']} heads", *remarks(group.example), *group.departures])
 
 
 def _imported_row(row: Imported, metrics: tuple[str, ...]) -> Row:

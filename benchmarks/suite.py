@@ -14,13 +14,16 @@ import yaml
 
 from benchmarks import estimate, results
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
-from benchmarks.options import ROOT, Options
+from benchmarks.options import RANDOM, ROOT, Options
 from benchmarks.stage import Stage
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 
-DISPLAY = {"clove": "CLoVE", "rand": "Rand init"}
+DISPLAY = {"clove": "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
+           "rand_zero_gamma": "Rand init (zero gamma)"}
+C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
 CONFIGS = ROOT / "transfer" / "configs"
+DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
 DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
@@ -58,7 +61,7 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
     for method in options.methods:
         if method == "clove":
             stages.append(_pretrain(options, inputs.photos))
-        if method != "rand":
+        if method not in RANDOM:
             stages.append(_convert(options, method, inputs))
         stages += [_finetune(options, method, task, trial, inputs.data.get(task))
                    for task in options.tasks for trial in range(options.trials)]
@@ -66,20 +69,26 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
 
 
 def _check_overrides(options: Options) -> None:
-    """A wrong --set is told now, not when the pretraining is done."""
+    """A wrong --set or --fit is told now, not when the pretraining is done."""
     for task, overrides in options.overrides.items():
-        if overrides:
-            from transfer import settings  # imports detectron2: only when there is something to check
+        if overrides or options.fit:
+            from transfer import fit, settings  # imports detectron2: only when there is something to check
 
             try:
-                settings.check_overrides(task, _heads(options, task), options.scale,
-                                         tuple(f"{key}={value}" for key, value in overrides.items()))
+                protocol = task, _heads(options, task), options.scale
+                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()))
+                fit.fitted(settings.layers(*protocol), fit.chosen(None, options.fit)[1])
             except UserError as error:
                 raise UserError(f"task {task}: {error}") from None
 
 
 def _heads(options: Options, task: str) -> str:
-    return options.heads or _config(task)["DEFAULT_HEADS"]
+    words = _config(task)
+    own = words.get("DEFAULT_HEADS") or _config(words["_BASE_"].removesuffix(".yaml"))["DEFAULT_HEADS"]
+    if own == C4 and options.heads:
+        raise UserError(f"--heads {options.heads}: task {task} has a C4 backbone and no head family to choose; leave "
+                        "out the option or the task")
+    return options.heads or own
 
 
 def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
@@ -143,14 +152,17 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
 def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
     words: list[object] = ["--method", DISPLAY.get(method, method)]
     source = options.checkpoints.get(method)
+    branch = {"branch": options.branch} if source and options.branch else {}
+    words += ["--branch", options.branch] if branch else []
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         file = source or parents["pretrain"] / "backbone.safetensors"
         return _python("transfer", "convert", file, "--output", folder, *words)
 
     return Stage(
-        f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method)}, command, product="detectron2.pkl",
-        inputs={"checkpoint": inputs.checkpoints[method]} if source else {}, parents=() if source else ("pretrain",),
+        f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method), **branch}, command,
+        product="detectron2.pkl", inputs={"checkpoint": inputs.checkpoints[method]} if source else {},
+        parents=() if source else ("pretrain",),
         cost="under a minute", disk_gb=0.25)
 
 
@@ -158,23 +170,32 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
     overrides = options.overrides.get(task, {})
     heads = _heads(options, task)
     architecture = options.pretrain.numbers.architecture if options.pretrain else "resnet50"
-    files = ["base", task, f"heads-{heads}"] + ([] if options.scale == "full" else [f"scale-{options.scale}"])
     numbers: dict[str, Any] = {
-        "configs": {name: _config(name) for name in files},
+        "configs": _configs(task, heads, options.scale),
         "overrides": overrides, "trial": trial, "scale": options.scale}
-    if method == "rand":
+    start = RANDOM.get(method)
+    if start:
         numbers["architecture"] = architecture
-    converted = None if method == "rand" else f"convert-{_slug(method)}"
+    if start not in (None, "random"):
+        numbers["weights"] = start
+    if options.fit:
+        numbers["fit"] = options.fit
+    converted = None if start else f"convert-{_slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        place = parents["data"] / "data" / task if options.demo else data.folder
-        words: list[object] = ["--task", task, "--weights", parents[converted] if converted else "random",
-                               "--data", place, "--output", folder, "--scale", options.scale, "--heads", heads,
-                               "--trial", trial, "--num-gpus", max(count_gpus(options), 1)]
-        if method == "rand":
+        place = parents["data"] / "data" / DEMO_FOLDERS.get(task, task) if options.demo else data.folder
+        words: list[object] = ["--task", task, "--weights", start or parents[converted],
+                               "--data", place, "--output", folder, "--scale", options.scale, "--trial", trial,
+                               "--num-gpus", max(count_gpus(options), 1)]
+        if heads != C4:
+            words += ["--heads", heads]
+        if start:
             words += ["--architecture", architecture]
         if options.device != "auto":
             words += ["--device", options.device]
+        for option, value in (("--fit", options.fit), ("--eval-every", options.eval_every)):
+            words += [option, value] if value else []
+        words += ["--keep-predictions"] if options.keep_predictions else []
         for key, value in overrides.items():
             words += ["--set", f"{key}={value}"]
         return _python("transfer", "finetune", *words)
@@ -221,17 +242,36 @@ def _config(name: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def _configs(task: str, heads: str, scale: str) -> dict[str, dict[str, Any]]:
+    """The files that make a fine-tuning's config, bases included, as transfer/settings.py lays them."""
+    own = [] if heads == C4 else [f"heads-{heads}"]
+    small = [] if scale == "full" else [f"scale-{scale}-c4" if heads == C4 else f"scale-{scale}"]
+    found: dict[str, dict[str, Any]] = {}
+    for name in [task, *own, *small]:
+        while name:
+            found[name] = _config(name)
+            name = found[name].get("_BASE_", "").removesuffix(".yaml")
+    return found
+
+
 def iterations(options: Options, task: str) -> int:
     """Length of a fine-tuning."""
     return int(solver_value(options, task, "MAX_ITER"))
 
 
 def solver_value(options: Options, task: str, name: str) -> str:
-    """A value of detectron2's SOLVER, as overrides, scale, task and base say, in this order."""
+    """A value of detectron2's SOLVER, as overrides, scale, schedule, task and base say, in this order."""
     if f"SOLVER.{name}" in options.overrides.get(task, {}):
         return options.overrides[task][f"SOLVER.{name}"]
-    files = ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task, "base"]
-    return next(str(values[name]) for file in files if name in (values := _config(file).get("SOLVER", {})))
+    for file in ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task]:
+        while file:
+            values = _config(file)
+            schedule = values.get("SCHEDULES", {}).get(values.get("DEFAULT_SCHEDULE"), {})
+            for place in (schedule, values.get("SOLVER", {})):
+                if name in place:
+                    return str(place[name])
+            file = values.get("_BASE_", "").removesuffix(".yaml")
+    raise KeyError(name)
 
 
 def _slug(name: str) -> str:

@@ -38,6 +38,7 @@ class BackboneInfo:
     stride_in_1x1: bool = False  # where a bottleneck strides: torchvision in its 3x3, MSRA's Caffe networks in its 1x1
     source_name: str = ""
     source_sha256: str = ""
+    family: str = ""  # layout of the source, as intake names it
     tool_version: str = __version__
 
 

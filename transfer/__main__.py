@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer convert ...` and `python -m transfer finetune ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|finetune|evaluate|diff ...`."""
 
 import argparse
 import sys
@@ -8,9 +8,14 @@ from pretrain.errors import run_cli
 
 _EPILOG = """\
 examples:
+  python -m transfer inspect ckpt_epoch_200.pth
+  python -m transfer fetch --list
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
+  python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
+  python -m transfer evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
+  python -m transfer diff runs/clove-coco runs/random-coco
 """
 
 
@@ -22,21 +27,45 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
                     "and fine-tunes it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     convert = commands.add_parser(
-        "convert", help="checkpoint file -> detectron2 weights, with a certificate",
-        description="Reads a checkpoint (our backbone.safetensors, CLoVE's released layout, or a state dict under "
-                    "torchvision's names; ResNet-18, -34 or -50) and writes backbone.safetensors, detectron2.pkl and "
-                    "conversion.json. Every tensor must be there, and detectron2's maps must equal torchvision's.")
-    convert.add_argument("file", metavar="FILE", help="the checkpoint")
-    convert.add_argument("--output", required=True, metavar="DIR", help="folder for the three files")
+        "convert", help="checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
+        description="Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
+                    "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
+                    "conversion.json. Every tensor must be there, and the target's maps must equal torchvision's.")
+    convert.add_argument("file", metavar="FILE", help="the checkpoint, or the backbone.safetensors of a conversion")
+    convert.add_argument("--output", required=True, metavar="DIR",
+                         help="folder for the files; those of an earlier conversion there are replaced")
+    convert.add_argument("--to", action="append", metavar="TARGET", dest="targets",
+                         help="detectron2 (default), torchvision, timm or mmdet; several with commas or another --to")
+    convert.add_argument("--fpn", action="store_true",
+                         help="take a pretrained FPN over too (ReSim); default: the backbone alone, as for the others")
     convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
     convert.add_argument("--branch", choices=("student", "teacher"),
                          help="which network, where the file holds both (default: the one the authors transfer)")
+    convert.add_argument("--prefix", metavar="P",
+                         help="what stands before the network's names in a file of an unknown layout; PLACE:P names "
+                              "the dictionary too")
     convert.add_argument("--trust", action="store_true",
                          help="let the file run its own code while it is read; only for files you know")
+    inspect = commands.add_parser("inspect", help="checkpoint file -> what it is")
+    if command == "inspect":
+        from transfer.inspection import add_arguments
+        add_arguments(inspect)
+    fetch = commands.add_parser("fetch", help="name of a method -> its published checkpoint, or how to get it")
+    if command == "fetch":
+        from transfer.fetch import add_arguments
+        add_arguments(fetch)
     finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
     if command == "finetune":
         from transfer.finetune import add_arguments
         add_arguments(finetune)
+    evaluate = commands.add_parser("evaluate", help="evaluation of a finished model alone")
+    if command == "evaluate":
+        from transfer.evaluate_model import add_arguments
+        add_arguments(evaluate)
+    diff = commands.add_parser("diff", help="what differs between two runs; exit code 0: nothing, 1: something")
+    if command == "diff":
+        from transfer.diff import add_arguments
+        add_arguments(diff)
     return parser
 
 
@@ -46,11 +75,25 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = sys.argv[1:]
     arguments = _parser(words[0] if words else None).parse_args(words)
+    if arguments.command == "inspect":
+        from transfer.inspection import run
+        return run(arguments)
+    if arguments.command == "fetch":
+        from transfer.fetch import run
+        return run(arguments)
     if arguments.command == "finetune":
         from transfer.finetune import run
         return run(arguments)
+    if arguments.command == "evaluate":
+        from transfer.evaluate_model import run
+        return run(arguments)
+    if arguments.command == "diff":
+        from transfer.diff import run
+        return run(arguments)
     from transfer.convert import convert, describe
-    certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust)
+    targets = ",".join(arguments.targets or ["detectron2"]).split(",")
+    certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust,
+                          arguments.prefix, targets=[target.strip() for target in targets], fpn=arguments.fpn)
     print(describe(certificate, arguments.output))
     return 0
 

@@ -36,25 +36,22 @@ def read(path: Path, task: str) -> CocoFile:
 
     Raises `UserError` naming the file and the first thing that is wrong with it.
     """
-    content = _load(path)
+    content = load(path)
     for key, wanted in (("images", IMAGE_KEYS), ("annotations", ANNOTATION_KEYS), ("categories", ("id", "name"))):
-        _check_rows(path, key, content[key], wanted)
+        check_rows(path, key, content[key], wanted)
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"]: category for category in content["categories"]}
-    _check_unique(path, "images", len(images), content["images"])
-    _check_unique(path, "categories", len(categories), content["categories"])
-    _check_unique(path, "annotations", len({row["id"] for row in content["annotations"]}), content["annotations"])
+    check_unique(path, "images", len(images), content["images"])
+    check_unique(path, "categories", len(categories), content["categories"])
+    check_unique(path, "annotations", len({row["id"] for row in content["annotations"]}), content["annotations"])
     names = _keypoint_names(path, content["categories"]) if task == "keypoints" else ()
     has_rle, usable = False, 0
     for row in content["annotations"]:
         where = f"{path}: annotation {row['id']}"
-        if row["image_id"] not in images:
-            raise UserError(f"{where} has image_id {row['image_id']}, which no entry of 'images' has")
-        if row["category_id"] not in categories:
-            raise UserError(f"{where} has category_id {row['category_id']}, which no entry of 'categories' has")
+        check_links(where, row, images, categories)
         if row.get("ignore"):
             raise UserError(f"{where} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it")
-        _check_box(where, row["bbox"], images[row["image_id"]])
+        check_box(where, row["bbox"], images[row["image_id"]])
         if row["iscrowd"]:
             continue
         if task == "keypoints":
@@ -79,23 +76,25 @@ def read(path: Path, task: str) -> CocoFile:
     )
 
 
-def _load(path: Path) -> dict:
+def load(path: Path, kind: str = "COCO") -> dict:
+    """The JSON object at `path` with its three lists, which are there and not empty; `kind` names the format."""
     try:
         content = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}): expected a COCO annotation file") from None
+        raise UserError(f"{path} is not JSON ({error}): expected a {kind} annotation file") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}: expected a COCO annotation file, a JSON object with "
-                        "the lists 'images', 'annotations' and 'categories' (a list alone is COCO's result format)")
+        raise UserError(f"{path} holds a {type(content).__name__}: expected a {kind} annotation file, a JSON object "
+                        "with the lists 'images', 'annotations' and 'categories' (a list alone is a file of results)")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list) or not content[key]:
             found = ", ".join(sorted(map(str, content))) or "nothing"
-            raise UserError(f"{path} has no '{key}': expected a COCO annotation file with the non-empty lists "
+            raise UserError(f"{path} has no '{key}': expected a {kind} annotation file with the non-empty lists "
                             f"'images', 'annotations' and 'categories', found {found}")
     return content
 
 
-def _check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
+def check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
+    """Raise unless each entry of the list `kind` is an object with `keys`."""
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{path}: entry {number} of '{kind}' is a {type(row).__name__}: expected an object")
@@ -106,12 +105,22 @@ def _check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
                                 f"expected {', '.join(keys)} in each")
 
 
-def _check_unique(path: Path, kind: str, unique: int, rows: list) -> None:
+def check_unique(path: Path, kind: str, unique: int, rows: list) -> None:
+    """Raise unless the `unique` ids of the list `kind` are as many as its entries."""
     if unique < len(rows):
         raise UserError(f"{path}: ids in '{kind}' are not unique ({len(rows)} entries, {unique} ids)")
 
 
-def _check_box(where: str, box: object, image: dict) -> None:
+def check_links(where: str, row: dict, images: dict, categories: dict) -> None:
+    """Raise unless the image and the category of an annotation are there."""
+    if row["image_id"] not in images:
+        raise UserError(f"{where} has image_id {row['image_id']}, which no entry of 'images' has")
+    if row["category_id"] not in categories:
+        raise UserError(f"{where} has category_id {row['category_id']}, which no entry of 'categories' has")
+
+
+def check_box(where: str, box: object, image: dict) -> None:
+    """Raise unless `box` is [x, y, width, height] inside its image."""
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
         raise UserError(f"{where} has bbox {box}: expected [x, y, width, height] in pixels")
     x, y, width, height = box

@@ -1,7 +1,8 @@
 """Every work-around that detectron2 and what it stands on need, in one place, each with its reason and a test.
 
-Call `apply()` once before anything of detectron2 is used; calling it again changes nothing. Nothing here changes
-a number: the work-arounds make old code run on new libraries, no more.
+Call `apply()` once before anything of detectron2 is used, and `import_lvis()` for lvis, which is optional and slow to
+import; calling them again changes nothing. Nothing here changes a number: the work-arounds make old code run on new
+libraries, no more.
 
 Two things need no work-around and are kept that way by a test. `detectron2.model_zoo` imports pkg_resources, which
 setuptools 81 removed: this package has its own configs and never imports the model zoo. The compiled extension
@@ -87,8 +88,10 @@ def alias_internal_cityscapes() -> None:
             parent.cityscapesscripts = public
 
 
-class _NumpyWithIn1d:
-    """numpy as one module sees it, with the `in1d` that numpy 2.4 removed; numpy itself is left alone."""
+class _OldNumpy:
+    """numpy as one module sees it, with what newer ones removed (in1d, float); numpy itself is left alone."""
+
+    float = float
 
     def __getattr__(self, name: str) -> object:
         return getattr(np, name)
@@ -116,5 +119,20 @@ def repair_cityscapes_evaluation() -> None:
     module = importlib.import_module(CITYSCAPES_EVAL)
     module.args.quiet = True
     if not hasattr(np, "in1d"):
-        module.np = _NumpyWithIn1d()
+        module.np = _OldNumpy()
     module.writeDict2JSON = _write_json
+
+
+def import_lvis() -> None:
+    """Import lvis 0.5.3 so that it evaluates on today's numpy, quietly; ImportError without it.
+
+    It calls `np.float`, which numpy 1.24 removed. On import it gives the whole program a log handler that writes to
+    the screen, and its own classes warn at every use.
+    """
+    handlers = list(logging.root.handlers)
+    module = importlib.import_module("lvis.eval")
+    for handler in set(logging.root.handlers) - set(handlers):
+        logging.root.removeHandler(handler)
+    logging.getLogger("lvis").setLevel(logging.ERROR)
+    if not hasattr(np, "float"):
+        module.np = _OldNumpy()

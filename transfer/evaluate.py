@@ -1,7 +1,8 @@
 """Metrics of a model on a validation set, under the names that the tables use, in percent.
 
-COCO boxes, masks and keypoints by pycocotools, Cityscapes instances by cityscapesscripts: the official code both
-times, never detectron2's faster re-implementation. hotcoco computes where it is asked for: see `fast_coco`.
+COCO boxes, masks and keypoints by pycocotools, Cityscapes instances by cityscapesscripts, LVIS by lvis: the official
+code each time, never detectron2's faster re-implementation. VOC by detectron2's own code, as in the literature.
+hotcoco computes where it is asked for: see `fast_coco`.
 """
 
 import contextlib
@@ -13,25 +14,42 @@ import math
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.evaluation import CityscapesInstanceEvaluator, COCOEvaluator, DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+    inference_on_dataset,
+)
 from torch import nn
 
 from pretrain.errors import UserError
 from transfer import fast_coco
+from transfer.voc_evaluation import VocEvaluator
 
 TABLES = {
     "coco": "coco_detection_segmentation",
+    "coco-c4": "coco_detection_segmentation_c4",
     "keypoints": "coco_keypoints",
     "cityscapes": "cityscapes_instance_segmentation",
+    "voc": "voc_detection",
+    "lvis": "lvis_detection_segmentation",
 }
+# Whose code computes the figures; hotcoco may stand in for pycocotools alone.
+OFFICIAL = {"coco": "pycocotools", "coco-c4": "pycocotools", "keypoints": "pycocotools",
+            "cityscapes": "cityscapesscripts", "voc": "detectron2", "lvis": "lvis"}
 # {name in the tables: (evaluator's group, evaluator's name)}
+BOX_AND_MASK = {f"{metric}_{short}": (group, metric) for (group, short), metric
+                in itertools.product((("bbox", "bb"), ("segm", "mb")), ("AP", "AP50", "AP75"))}
 METRICS = {
-    "coco": {f"{metric}_{short}": (group, metric)
-             for (group, short), metric in itertools.product((("bbox", "bb"), ("segm", "mb")), ("AP", "AP50", "AP75"))},
+    "coco": BOX_AND_MASK,
+    "coco-c4": BOX_AND_MASK,
     "keypoints": {f"{metric}_kp": ("keypoints", metric) for metric in ("AP", "AP50", "AP75")},
     "cityscapes": {"AP": ("segm", "AP"), "AP50": ("segm", "AP50")},
+    "voc": {metric: ("bbox", metric) for metric in ("AP", "AP50", "AP75")},
+    "lvis": BOX_AND_MASK,
 }
-GROUPS = {"coco": ("bbox", "segm"), "keypoints": ("bbox", "keypoints")}
+GROUPS = {"coco": ("bbox", "segm"), "coco-c4": ("bbox", "segm"), "keypoints": ("bbox", "keypoints")}
 
 
 class CityscapesEvaluator(CityscapesInstanceEvaluator):
@@ -63,6 +81,10 @@ def build_evaluator(task: str, dataset_name: str, oks_sigmas: tuple[float, ...] 
     """The evaluator of `task` on a registered dataset."""
     if task == "cityscapes":
         return CityscapesEvaluator(dataset_name)
+    if task == "voc":
+        return VocEvaluator(dataset_name)
+    if task == "lvis":
+        return LVISEvaluator(dataset_name, tasks=("bbox", "segm"))
     return COCOEvaluator(dataset_name, tasks=GROUPS[task], use_fast_impl=False, kpt_oks_sigmas=oks_sigmas)
 
 
@@ -82,10 +104,12 @@ class NamingMapper:
                             "it and start again") from None
 
 
-def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools") -> tuple[dict, dict]:
+def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools",
+             before: DatasetEvaluator | None = None) -> tuple[dict, dict]:
     """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
 
-    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks.
+    `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks. `before` sees the same predictions, before
+    the evaluator does, and has no figures of its own (`predictions.Keeper`).
 
     With several processes each takes its share; the figures come back on the first one, the others get nothing.
     What the official code prints goes to the log.
@@ -95,7 +119,7 @@ def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "p
     loader = build_detection_test_loader(cfg, name, mapper=NamingMapper(cfg))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
-        raw = inference_on_dataset(model, loader, evaluator)
+        raw = inference_on_dataset(model, loader, [*([before] if before else []), evaluator])
     logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
     if not raw:
         return {}, {}
@@ -122,6 +146,11 @@ def _zero_without_detections(figures: dict[str, float]) -> dict[str, float]:
     if all(math.isnan(value) for value in figures.values()):
         return {name: 0.0 if name in ("AP", "AP50", "AP75") else value for name, value in figures.items()}
     return figures
+
+
+def in_words(metrics: dict[str, float | None]) -> str:
+    """The figures in one line."""
+    return ", ".join(f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in metrics.items())
 
 
 def percent(value: float | None) -> float | None:

@@ -33,6 +33,14 @@ def require() -> ModuleType:
                         "or leave the option out") from None
 
 
+def check_task(name: str, task: str, official: str) -> None:
+    """`UserError` when the evaluator `name` cannot stand in for the `official` one of `task`, or is not there."""
+    if name == "hotcoco":
+        if official != "pycocotools":
+            raise UserError(f"--evaluator hotcoco: {task} figures come from {official} alone; leave it out")
+        require()
+
+
 class CheckedCOCOeval(COCOeval):
     """pycocotools' class with hotcoco's matching and accumulation; `UserError` where the two differ on the sample."""
 

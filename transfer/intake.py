@@ -1,85 +1,36 @@
 """Recognises a checkpoint file and reads its ResNet into torchvision names.
 
-Each published layout is one row of `FAMILIES`: where its state dict lies, which names give it away, and under which
-prefix each network is kept. Everything after the row is the same for all: the architecture is found from names and
-shapes, and every one of its tensors must be there, have the right shape and hold sane numbers.
-Layouts are those that the methods' own code writes (for CLoVE: sthalles/CLoVE, main_pretrain.py).
+`loading.py` opens the file, `families.py` knows the published layouts, `naming.py` the dialects of names; everything
+after that is the same for all: the architecture is found from names and shapes, and every one of its tensors must be
+there, have the right shape and hold sane numbers (`architecture.py`).
 """
 
-import argparse
-import codecs
 import json
 import re
-import sys
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
-from numpy._core import multiarray
-from torch.serialization import safe_globals
+from safetensors import SafetensorError, safe_open
 
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, load_backbone
 from pretrain.errors import UserError
+from transfer.architecture import ARCHITECTURES, TITLES, checked, expected_shapes, nearest
+from transfer.families import AUTHORS, FAMILIES, MSRA_PIXELS, Family, begins
+from transfer.layout import LayoutError, Places, choices, inside, listed, places
+from transfer.loading import SAFETENSORS, kind_of, load
+from transfer.naming import COUNTER
 
-ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
-# Known so that they can be named when somebody brings one.
-_OTHER_ARCHITECTURES = {"resnet101": "ResNet-101", "resnet152": "ResNet-152", "wide_resnet50_2": "Wide ResNet-50-2",
-                        "wide_resnet101_2": "Wide ResNet-101-2", "resnext50_32x4d": "ResNeXt-50 32x4d",
-                        "resnext101_32x8d": "ResNeXt-101 32x8d"}
-_ALL_NAMES = ARCHITECTURES | _OTHER_ARCHITECTURES
+__all__ = ["ARCHITECTURES", "Reading", "expected_shapes", "read_checkpoint"]
 
-# What weights_only loading may build beside tensors. Both numpy spellings: files of numpy 1 say numpy.core.
-_ALLOWED = [argparse.Namespace, np.ndarray, np.dtype, codecs.encode,
-            multiarray._reconstruct, (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-            multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"),
-            *(type(np.dtype(code)) for code in "?bBhilqefd")]
+OWN_FAMILY, NO_FAMILY = "backbone.safetensors", "unknown layout"
 
-_COUNTER = "num_batches_tracked"  # of batch norm: says nothing about the network in use, never counted
-_OWN_FAMILY = "backbone.safetensors"
-
-
-def _torchvision_method(tensors: Mapping[str, Any], path: Path) -> str:
-    """A 1000-class head means ImageNet labels; any other torchvision-named file only has its own name to go by."""
-    head = tensors.get("fc.weight")
-    return "Supervised" if isinstance(head, torch.Tensor) and head.shape[0] == 1000 else path.stem
-
-
-@dataclass(frozen=True)
-class Family:
-    """One published checkpoint layout.
-
-    `container`: key of the state dict in the file, or None when the file is the state dict.
-    `marks`: beginnings of names that must all be present; `branches`: prefix of each network, the default one first.
-    """
-
-    name: str
-    container: str | None
-    marks: tuple[str, ...]
-    branches: Mapping[str, str]
-    method: Callable[[Mapping[str, Any], Path], str]
-
-    def tensors(self, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The state dict of a file of this family, or None when `content` is not of this family."""
-        state = content if self.container is None else content.get(self.container)
-        if not isinstance(state, Mapping):
-            return None
-        fits = all(any(str(name).startswith(mark) for name in state) for mark in self.marks)
-        return state if fits else None
-
-
-FAMILIES = (
-    Family("CLoVE", "model", ("module.self_attn.", "module.encoder."),
-           {"student": "module.encoder.", "teacher": "module.encoder_k."}, lambda _tensors, _path: "CLoVE"),
-    Family("torchvision", None, ("layer1.",), {"single": ""}, _torchvision_method),
-)
+# detectron2's names (modeling/backbone/fpn.py) are ReSim's too; with its --fpn-bn the convolution is child 0.
+_FPN = re.compile(r"(?:backbone\.)?(fpn_(?:lateral|output)[2-5])(?:\.0)?\.(weight|bias)")
+_FPN_INPUTS = {"5": 2048, "4": 1024, "3": 512, "2": 256}
 
 
 @dataclass(frozen=True)
@@ -88,7 +39,10 @@ class Reading:
 
     `state`: torchvision names, float32, without the classifier and batch norm's counters. `left_over`: names in the
     file that were not used, counters left out. `fpn`: tensors of a pretrained FPN under detectron2's names
-    (`fpn_lateral5.weight`), empty for methods that have none.
+    (`fpn_lateral5.weight`), empty for methods that have none. `container`: the kind of file. `address`: "PLACE:PREFIX"
+    of the network. `branches`: the address of each network that the layout names, the default first.
+    `method_from`: "layout", "header", or "file name" when the layout tells no method; then `candidates` are methods
+    known to write it.
     """
 
     state: dict[str, torch.Tensor]
@@ -96,208 +50,217 @@ class Reading:
     left_over: list[str]
     family: str
     fpn: dict[str, torch.Tensor] = field(default_factory=dict)
+    container: str = SAFETENSORS
+    address: str = ":"
+    branches: Mapping[str, str] = field(default_factory=dict)
+    method_from: str = "header"
+    candidates: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = False) -> Reading:
+def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = False,
+                    prefix: str | None = None) -> Reading:
     """Read any known checkpoint file.
 
     `branch` picks the student or the teacher where a file holds both (default: the one the method's authors transfer).
     `trust` lets the file run its own code while it is read; without it only tensors and plain values are built.
-    Raises `UserError` when the file is unreadable, of an unknown layout or architecture, incomplete or degenerate.
+    `prefix` names the network in a file of an unknown layout, as "PREFIX" or "PLACE:PREFIX"; `branch` then says what
+    it is. Raises `UserError` when the file is unreadable, of an unknown layout or architecture, incomplete or
+    degenerate; `LayoutError`, with the parts of the file, when it is not clear which network is meant.
     """
     path = Path(path)
-    if _is_safetensors(path):
-        tensors, info = _read_own(path)
-        family, prefix = _OWN_FAMILY, ""
-        if branch not in (None, info.branch):
-            raise UserError(f"{path} holds the branch {info.branch!r}, asked for {branch!r}: leave --branch out")
+    if _is_own(path):
+        return _read_own(path, branch, prefix)
+    content, container = load(path, trust)
+    found = places(content)
+    family = _recognise(content, found, path, needed=prefix is None)
+    branches = _branches(family, found) if family else {}
+    if prefix is None:
+        branch = _choose(branch, branches, family, found, path)
+        address = branches[branch]
     else:
-        content = _read_torch(path, trust)
-        row, tensors = _recognise(content, path)
-        branch = branch or next(iter(row.branches))
-        if branch not in row.branches:
-            raise UserError(f"expected one of the branches of a {row.name} file ({', '.join(row.branches)}), "
-                            f"found {branch!r}: choose one of these, or leave --branch out")
-        family, prefix = row.name, row.branches[branch]
-        epoch = content.get("epoch")
-        info = BackboneInfo(method=row.method(tensors, path), architecture="", branch=branch,
-                            epochs=epoch if type(epoch) is int else None)
-    inside = {name.removeprefix(prefix): value for name, value in tensors.items()
-              if name.startswith(prefix) and isinstance(value, torch.Tensor)}
-    architecture = _architecture(inside, prefix, path)
-    state = _checked(inside, architecture, prefix, path)
-    used = {prefix + name for name in state}
-    left_over = [name for name in tensors if name not in used and not name.endswith(_COUNTER)]
-    source = {} if info.source_sha256 else {"source_name": path.name, "source_sha256": sha256_file(path)}
-    return Reading(state, replace(info, architecture=architecture, **source), left_over, family)
+        address = _find(prefix, found, path)
+        named = [name for name, other in branches.items() if other == address]
+        if branch and named and branch not in named:
+            raise LayoutError(f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, found that it "
+                              f"is the {named[0]}: leave --branch or --prefix out", choices(found))
+        branch = branch or (named[0] if named else "single")
+        family = family if named else None
+    return _read(path, content, found, container, family, branch, branches if family else {branch: address}, address)
 
 
-@lru_cache
-def expected_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a torchvision ResNet, without classifier and counters (265 for ResNet-50)."""
-    with torch.device("meta"):
-        network = torchvision.models.get_model(architecture, weights=None)
-    return {name: tuple(value.shape) for name, value in network.state_dict().items()
-            if not name.startswith("fc.") and not name.endswith(_COUNTER)}
+def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str, family: Family | None, branch: str,
+          branches: Mapping[str, str], address: str) -> Reading:
+    place, prefix = address.split(":", 1)
+    state = found[place]
+    tensors, origins, dialect = inside(state, prefix)
+    architecture = _architecture(tensors, state, prefix, path)
+    used = checked(tensors, architecture, prefix, path)
+    fpn, fpn_names = _fpn(state, prefix, path)
+    taken = {(place, origins[name]) for name in used} | {(place, name) for name in fpn_names}
+    everywhere = list(dict.fromkeys([place, *(other.split(":")[0] for other in branches.values())]))
+    left_over = [name if where == place else f"{where}/{name}" for where in everywhere for name in found[where]
+                 if (where, name) not in taken and not name.endswith(COUNTER)]
+    method = family and family.method
+    pixels = MSRA_PIXELS if dialect == "Caffe2" else family.pixels if family else {}
+    epoch, notes = _epoch(content, family), _notes(state, prefix, family, branch, fpn, origins, dialect)
+    if not (family and family.epochs) and "epoch" in content:
+        notes.append(f"The stored epoch is {content['epoch']}, counted from 0 or 1 by version: epochs are left open.")
+    if (author := content.get("__author__")) is not None:
+        notes.append(f"The file says __author__ {author!r}" + (f", as converters of {AUTHORS[author]} do."
+                                                              if author in AUTHORS else "."))
+    info = BackboneInfo(method=method or path.stem.removesuffix(".pth"), architecture=architecture, branch=branch,
+                        epochs=epoch, source_name=path.name, source_sha256=sha256_file(path), **pixels)
+    return Reading(used, info, left_over, family.name if family else NO_FAMILY, fpn, container, address, dict(branches),
+                   "layout" if method else "file name", family.candidates if family else (), tuple(notes))
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Look at the first bytes; the name alone decides only when they say nothing. Missing and odd files end here."""
-    if path.is_dir():
-        raise UserError(f"expected a checkpoint file, found the folder {path}: name the file in it")
+def _is_own(path: Path) -> bool:
+    """Whether it is our own backbone file: safetensors with our header."""
+    if kind_of(path) != SAFETENSORS:
+        return False
     try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    if not head:
-        raise UserError(f"{path} is empty (0 bytes): download or copy it again")
-    return path.suffix == ".safetensors" or head[8:] == b"{"  # eight bytes of length, then JSON
+        with safe_open(path, framework="pt") as file:
+            return "backbone" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
 
 
-def _read_own(path: Path) -> tuple[dict[str, torch.Tensor], BackboneInfo]:
+def _read_own(path: Path, branch: str | None, prefix: str | None) -> Reading:
     try:
-        return load_backbone(path)
+        tensors, info = load_backbone(path)
     except (TypeError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path} has a backbone header that cannot be read ({error}): make it again "
                         "with this version") from None
+    if branch not in (None, info.branch):
+        raise UserError(f"{path} holds the branch {info.branch!r}, asked for {branch!r}: leave --branch out")
+    if prefix:
+        raise UserError(f"{path} holds one network, without a prefix, asked for {prefix!r}: leave --prefix out")
+    architecture = _architecture(tensors, tensors, "", path)
+    state = checked(tensors, architecture, "", path)
+    source = {} if info.source_sha256 else {"source_name": path.name, "source_sha256": sha256_file(path)}
+    fpn, fpn_names = _fpn(tensors, "", path)
+    left_over = [name for name in tensors if name not in state and name not in fpn_names and not name.endswith(COUNTER)]
+    return Reading(state, replace(info, architecture=architecture, **source), left_over, OWN_FAMILY, fpn,
+                   branches={info.branch: ":"})
 
 
-def _read_torch(path: Path, trust: bool) -> dict[str, Any]:
-    """The dictionary in a torch.save file, on the CPU."""
-    if trust:
-        print(f"warning: --trust: {path} may run any code while it is read", file=sys.stderr)
-    try:
-        with safe_globals(_ALLOWED), warnings.catch_warnings(action="ignore"):  # about pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, ImportError | AttributeError):  # only with trust: the file's own code is not installed
-            raise UserError(f"{path} needs code that is not here ({error}): install it, or save the state dict "
-                            "alone with torch.save") from None
-        raise UserError(_why_unreadable(path, error)) from None
-    if isinstance(content, torch.nn.Module):  # a whole network, pickled: only reached with trust
-        content = content.state_dict()
-    if not isinstance(content, dict):
-        raise UserError(f"expected a dictionary in {path}, found {type(content).__name__}: "
-                        "save the network's state_dict with torch.save")
-    return content
+def _recognise(content: Mapping[Any, Any], found: Places, path: Path, needed: bool) -> Family | None:
+    """The one family that the file is of. None only if it is not `needed`."""
+    fitting = [family for family in FAMILIES if family.fits(content, found)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not needed:
+        return None
+    parts = choices(found)
+    holds = listed(found) + ("" if parts else f" (keys: {', '.join(map(str, list(content)[:6])) or 'none'})")
+    how = (f"name the network with --prefix, for example --prefix {parts[0].address!r}" if parts and parts[0].title else
+           "save the network as a state dict under torchvision's names (conv1.weight, ...)")
+    if fitting:
+        raise LayoutError(f"{path} fits more than one layout ({', '.join(family.name for family in fitting)}): "
+                          f"it holds {holds}; {how}", parts)
+    raise LayoutError("expected a checkpoint of a known layout (`python -m transfer inspect --help` names them), found "
+                      f"in {path} {holds}; {how}", parts)
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if refused:
-        return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers and text, because "
-                "anything else can run code: add --trust if you know where the file comes from")
-    with open(path, "rb") as file:
-        head = file.read(40)
-    if head.startswith(b"PK"):
-        return (f"{path} begins like a PyTorch file but is damaged or cut off ({path.stat().st_size} bytes): "
-                "download or copy it again")
-    if head.startswith(b"\x80"):
-        return (f"{path} is a Python pickle, but not a whole file of torch.save: "
-                "download it again, or save the state dict with torch.save")
-    shown = head.decode("ascii", "replace").split("\n")[0]
-    begins = f" (it begins with {shown!r})" if shown.isprintable() and shown.isascii() else ""
-    return f"{path} is neither a PyTorch nor a safetensors file{begins}: download it again or name another file"
+def _branches(family: Family, found: Places) -> dict[str, str]:
+    """The address of each branch that is in the file: some published files leave one out."""
+    there = {}
+    for branch, addresses in family.branches.items():
+        for address in addresses:
+            if begins(found, address):
+                there[branch] = address
+                break
+    return there
 
 
-def _recognise(content: dict[str, Any], path: Path) -> tuple[Family, Mapping[str, Any]]:
-    """The one family whose marks are in the file, and its state dict."""
-    found = [(family, state) for family in FAMILIES if (state := family.tensors(content)) is not None]
-    if len(found) == 1:
-        family, state = found[0]
-        return family, {str(name): _as_tensor(value) for name, value in state.items()}
-    places = [f"{where}{_prefixes(names)}" for where, names in _tensor_names(content).items()]
-    holds = "; ".join(places) or f"no tensors (keys: {', '.join(map(str, list(content)[:6])) or 'none'})"
-    if found:
-        raise UserError(f"{path} fits more than one layout ({', '.join(family.name for family, _ in found)}): it holds "
-                        f"{holds}; save the one network as a state dict under torchvision's names")
-    known = ", ".join(family.name for family in FAMILIES)
-    raise UserError(f"expected a checkpoint of a known layout ({known}, or our own backbone.safetensors), found in "
-                    f"{path} {holds}; save the network as a state dict under torchvision's names (conv1.weight, ...)")
+def _choose(branch: str | None, branches: Mapping[str, str], family: Family, found: Places, path: Path) -> str:
+    usual = next(iter(family.branches))
+    if branch is None and usual not in branches:
+        raise LayoutError(f"expected the {usual}, which the authors of {family.name} transfer, in {path}, found only "
+                          f"{', '.join(branches) or 'other tensors'}: add --branch if that is the one you mean",
+                          choices(found))
+    branch = branch or usual
+    if branch not in branches:
+        raise LayoutError(f"expected one of the branches of {path} ({', '.join(branches)}; {family.name}), "
+                          f"found {branch!r}: choose one of these, or leave --branch out", choices(found))
+    return branch
 
 
-def _as_tensor(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" else value
+def _find(prefix: str, found: Places, path: Path) -> str:
+    """The address that a user means by "PREFIX" or "PLACE:PREFIX"."""
+    place, _, rest = prefix.partition(":")
+    if ":" in prefix and place in found and inside(found[place], rest)[0]:
+        return prefix
+    there = [f"{where}:{prefix}" for where in found if ":" not in prefix and inside(found[where], prefix)[0]]
+    if len(there) == 1:
+        return there[0]
+    if there:
+        raise LayoutError(f"expected one network under the prefix {prefix!r} of {path}, found {len(there)}: choose "
+                          f"between --prefix {' and --prefix '.join(map(repr, there))}", choices(found))
+    raise LayoutError(f"expected a ResNet under the prefix {prefix!r} of {path}, found none; it holds {listed(found)}: "
+                      "choose one of these prefixes", choices(found))
 
 
-def _tensor_names(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names of the tensors directly in the file and in each dictionary of it, by place."""
-    nested = {f"under {key!r}: ": value for key, value in content.items() if isinstance(value, Mapping)}
-    places = {"": content, **nested}
-    names = {where: [str(name) for name, value in place.items() if isinstance(value, torch.Tensor | np.ndarray)]
-             for where, place in places.items()}
-    return {where: found for where, found in names.items() if found}
-
-
-def _prefixes(names: Iterable[str], most: int = 5) -> str:
-    """The commonest prefixes with their counts: what stands before a ResNet's own names, else the first word."""
-    def prefix(name: str) -> str:
-        before = re.match(r"(.*?)(?:conv1|bn1|layer[1-4]|fc)\.", name)
-        return before[1] if before else name.split(".")[0] + "." * ("." in name)
-    counts = Counter(map(prefix, names)).most_common()
-    shown = ", ".join(f"{name!r} ({count})" for name, count in counts[:most])
-    return shown + (f" and {len(counts) - most} more" if len(counts) > most else "")
-
-
-def _architecture(inside: Mapping[str, torch.Tensor], prefix: str, path: Path) -> str:
-    """The nearest known ResNet by names and shapes together, so that a damaged one is still called by its name."""
-    found = {(name, tuple(value.shape)) for name, value in inside.items()
-             if not name.startswith("fc.") and not name.endswith(_COUNTER)}
-
-    def likeness(architecture: str) -> float:
-        expected = set(expected_shapes(architecture).items())
-        return len(found & expected) / len(found | expected)
-
-    best = max(_ALL_NAMES, key=likeness)
-    if likeness(best) >= 0.5 and best in ARCHITECTURES:
+def _architecture(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], prefix: str, path: Path) -> str:
+    best = nearest(tensors)
+    if best in ARCHITECTURES:
         return best
-    is_another = f"a {_ALL_NAMES[best]}" if likeness(best) >= 0.5 else f"another network ({_prefixes(inside)})"
+    under = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    what = f"a {TITLES[best]}" if best else f"another network ({listed({'': under})})"
     raise UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 under prefix {prefix!r} of {path}, found "
-                    f"{is_another if found else 'no tensors'}: other architectures cannot be converted")
+                    f"{what}: other architectures cannot be converted")
 
 
-def _checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, path: Path) -> dict[str, torch.Tensor]:
-    """Every expected tensor as float32, in torchvision's order; errors name the tensors at fault."""
-    expected, title = expected_shapes(architecture), ARCHITECTURES[architecture]
-    present = [name for name in expected if name in inside]
-    of_network = f"expected {len(expected)} tensors of {title} under prefix {prefix!r} of {path}"
-    if missing := [name for name in expected if name not in inside]:
-        raise UserError(f"{of_network}, found {len(present)}; missing: {_some(missing)}: use the whole file")
-    # fc, projectors and the like may be left over; another conv or batch norm in the body means another network.
-    surplus = [name for name in inside if name not in expected and not name.endswith(_COUNTER)
-               and re.match(r"(conv1|bn1|layer\d+)\.", name)]
-    if surplus:
-        raise UserError(f"{of_network}, found {len(present) + len(surplus)}; a {title} has no {_some(surplus)}: "
-                        "this is another network and cannot be converted")
-    wrong = [f"{name} is {list(inside[name].shape)}, not {list(shape)}" for name, shape in expected.items()
-             if tuple(inside[name].shape) != shape]
-    if wrong:
-        raise UserError(f"{of_network}, found other shapes: {_some(wrong)}: this is another network")
-    odd = [f"{name} ({inside[name].dtype})" for name in expected if not inside[name].is_floating_point()]
-    if odd:
-        raise UserError(f"expected floating-point tensors in {path}, found {_some(odd)}: save the network unquantized")
-    stored = Counter(str(inside[name].dtype).removeprefix("torch.") for name in expected)
-    if set(stored) != {"float32"}:
-        print(f"note: {path.name} stores {', '.join(f'{count} tensors as {kind}' for kind, count in stored.items())}; "
-              "all are converted to float32", file=sys.stderr)
-    state = {name: inside[name].detach().to(torch.float32, copy=True).contiguous() for name in expected}
-    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise UserError(f"expected finite numbers in {path}, found NaN or infinity in {_some(broken)}: "
-                        "the training diverged or the file is damaged; use an earlier checkpoint")
-    if flat := [name for name in state if name.endswith("running_var") and _degenerate(inside[name])]:
-        raise UserError(f"expected positive batch-norm variances in {path}, found zero or negative ones in "
-                        f"{_some(flat)}: the statistics are damaged; use another checkpoint")
-    return state
+def _fpn(state: Mapping[str, Any], prefix: str, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """A pretrained FPN's convolutions by detectron2's names, and their names in the file."""
+    fpn, names = {}, []
+    for name, value in state.items():
+        match = _FPN.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if match is None or not isinstance(value, torch.Tensor):
+            continue
+        layer, kind = match.groups()
+        shape = ([256] if kind == "bias" else [256, 256, 3, 3] if "output" in layer else
+                 [256, _FPN_INPUTS[layer[-1]], 1, 1])
+        if list(value.shape) != shape or not value.isfinite().all():
+            raise UserError(f"expected finite numbers of the shape {shape} in {name} of {path}, found "
+                            f"{list(value.shape)}: this is not the FPN of a ResNet-50, or the file is damaged")
+        fpn[f"{layer}.{kind}"] = value.detach().to(torch.float32, copy=True).contiguous()
+        names.append(name)
+    return fpn, names
 
 
-def _degenerate(variance: torch.Tensor) -> bool:
-    """Not positive. In float16 a dead channel's variance underflows to 0, which the network bears (epsilon)."""
-    underflow = variance.dtype == torch.float16 and bool(variance.max() > 0)
-    return bool((variance < 0).any() if underflow else (variance <= 0).any())
+def _epoch(content: Mapping[Any, Any], family: Family | None) -> int | None:
+    """Finished epochs, where the layout's stored number is that."""
+    meta = content.get("meta")
+    stored = content.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
+    return stored if type(stored) is int and family and family.epochs else None
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _notes(state: Mapping[str, Any], prefix: str, family: Family | None, branch: str, fpn: Mapping[str, torch.Tensor],
+           origins: Mapping[str, str], dialect: str) -> list[str]:
+    """What a user should know about the reading, in whole sentences."""
+    notes = []
+    if family is None:
+        notes.append("The layout is unknown: the pixel format is an assumption.")
+    elif family.note:
+        notes.append(family.note)
+    if fpn:
+        norms = [name for name in state if name.startswith(prefix) and re.search(r"fpn_\w+\.1\.", name)
+                 and not name.endswith(COUNTER)]
+        notes.append(f"A pretrained FPN is in the file: {len(fpn)} tensors of its convolutions read"
+                     + (f", {len(norms)} of its batch norm left (pretraining with --fpn-bn)." if norms else "."))
+    for alias in family.aliases if family else ():
+        if branch != next(iter(family.branches)):
+            break
+        pairs = [(state[name], state[alias + name.removeprefix(prefix)]) for name in origins.values()
+                 if alias + name.removeprefix(prefix) in state]
+        if pairs:
+            different = sum(not torch.equal(one, other) for one, other in pairs)
+            notes.append(f"{alias} repeats the tensors of {prefix}" if not different else
+                         f"{alias} should repeat the tensors of {prefix} and differs in {different} of {len(pairs)}: "
+                         "another program has changed the file.")
+    bias = state.get(f"{prefix}conv1_b")
+    if dialect == "Caffe2" and isinstance(bias, torch.Tensor) and bias.any():
+        notes.append("conv1_b is not zero and is left out, as detectron2 leaves it out.")
+    return notes

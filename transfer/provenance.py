@@ -12,7 +12,7 @@ import torch
 from transfer.code_hash import finetuning_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torchvision", "pycocotools", "numpy", "cityscapesscripts")
+PACKAGES = ("torchvision", "pycocotools", "numpy", "cityscapesscripts", "lvis")
 
 
 def versions() -> dict[str, str | None]:

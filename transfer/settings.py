@@ -1,4 +1,4 @@
-"""The resolved detectron2 config of one fine-tuning: task file over base, then heads, scale, data, `--set`.
+"""The resolved detectron2 config of one fine-tuning: base, task, schedule, solver, heads, scale, data, `--set`.
 
 The order is fixed and every layer is a file or an argument, so that two runs differ only where their words differ.
 """
@@ -11,10 +11,14 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from pretrain.errors import UserError
-from transfer.datasets import Dataset
+from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
+from transfer.datasets import TASKS, Dataset
+from transfer.fit import Fit, fitted, settle
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-HEADS = ("4conv1fc", "2fc")
+HEADS = ("4conv1fc", "2fc")  # families of heads on an FPN
+C4 = "c4"  # the one head of a C4 backbone
+COMMON = "common"  # the solver that all methods share
 SCALES = ("full", "mini", "demo")
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
@@ -25,37 +29,89 @@ OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's 
 
 
 def default_heads(task: str) -> str:
-    """The head family that the task's file names."""
-    return CfgNode.load_yaml_with_base(str(CONFIGS / f"{task}.yaml"))["DEFAULT_HEADS"]
+    """The head family that the task's file names: one of HEADS, or C4."""
+    return _words(task)["DEFAULT_HEADS"]
 
 
-def layers(task: str, heads: str, scale: str) -> CfgNode:
-    """The protocol's config from its files alone: no data, no weights, no machine."""
-    for value, allowed, option in ((heads, HEADS, "--heads"), (scale, SCALES, "--scale")):
+def default_schedule(task: str) -> str:
+    """The schedule of the task's published protocol."""
+    return _words(task)["DEFAULT_SCHEDULE"]
+
+
+def schedules(task: str) -> tuple[str, ...]:
+    """The names that `--schedule` knows for this task."""
+    return tuple(_words(task)["SCHEDULES"])
+
+
+def solvers(task: str) -> tuple[str, ...]:
+    """The names that `--solver` knows for this task; the first is the default."""
+    return (COMMON, *_words(task).get("SOLVERS", ()))
+
+
+def layers(task: str, heads: str, scale: str, schedule: str | None = None, solver: str | None = None) -> CfgNode:
+    """The protocol's config from its files alone: no data, no weights, no machine.
+
+    `schedule` and `solver`: None for the task's default and for COMMON. The small scales have a length and a solver
+    of their own: with them another one than None (COMMON for the solver) is refused, as is whatever the task has not.
+    """
+    words = _words(task)
+    own = words.pop("DEFAULT_HEADS")
+    allowed_heads = (C4,) if own == C4 else HEADS
+    known, default = words.pop("SCHEDULES"), words.pop("DEFAULT_SCHEDULE")
+    changed = {COMMON: {}, **words.pop("SOLVERS", {})}
+    if own == C4 and heads != C4:
+        raise UserError(f"--heads {heads}: task {task} has a C4 backbone, whose head is res5 itself; there is no head "
+                        "family to choose, leave the option out")
+    for value, allowed, option in ((heads, allowed_heads, "--heads"), (scale, SCALES, "--scale"),
+                                   (schedule or default, known, "--schedule"), (solver or COMMON, changed, "--solver")):
         if value not in allowed:
-            raise UserError(f"unknown {option} '{value}': expected one of {', '.join(allowed)}")
+            raise UserError(f"unknown {option} '{value}' for task {task}: expected one of {', '.join(allowed)}")
+    for value, option in ((schedule, "--schedule"), (None if solver == COMMON else solver, "--solver")):
+        if value is not None and scale != "full":
+            raise UserError(f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of "
+                            f"{option} and --scale")
     cfg = get_cfg()
-    names = [task, f"heads-{heads}"] + ([] if scale == "full" else [f"scale-{scale}"])
-    for name in names:
-        values = CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
-        values.pop("DEFAULT_HEADS", None)
+    parts = [words, {"SOLVER": known[schedule or default]}, changed[solver or COMMON]]
+    if heads != C4:
+        parts.append(_read(f"heads-{heads}"))
+    if scale != "full":
+        parts.append(_read(f"scale-{scale}-c4" if heads == C4 else f"scale-{scale}"))
+    for values in parts:
         cfg.merge_from_other_cfg(CfgNode(values))
     return cfg
 
 
+def _words(task: str) -> dict:
+    """The task's file over its bases: detectron2's keys beside those that only this module reads."""
+    if task not in TASKS:
+        raise UserError(f"unknown task '{task}': expected one of {', '.join(TASKS)}")
+    return _read(task)
+
+
+def _read(name: str) -> dict:
+    return CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
+
+
 def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
-            architecture: str = "resnet50", trial: int = 0, device: str = "cpu", num_gpus: int = 1,
-            weights: str = "", output: str = "") -> CfgNode:
+            schedule: str | None = None, solver: str | None = None, architecture: str = "resnet50", trial: int = 0,
+            device: str = "cpu", num_gpus: int = 1, weights: str = "", output: str = "",
+            pixel_format: dict | None = None, fit: Fit | None = None, eval_every: int = 0) -> CfgNode:
     """The frozen config of one run.
 
-    `weights` is the detectron2 pickle, empty for random initialisation; `overrides` are KEY=VALUE, applied last but
-    for the three that follow from the machine (device, places, batch norm of one process).
+    `weights` is the detectron2 pickle, empty for random initialisation; `pixel_format` is what they want to see, as in
+    the certificate (None: the base file's RGB); `fit` says how the batch fits the machine; `eval_every` is in
+    iterations; `overrides` are KEY=VALUE, applied last but for the three that follow from the machine (device, places,
+    batch norm of one process).
     """
-    cfg = layers(dataset.task, heads, scale)
+    cfg = layers(dataset.task, heads, scale, schedule, solver)
     cfg.MODEL.RESNETS.DEPTH = DEPTHS[architecture]
     if architecture != "resnet50":
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # two 3x3 convolutions a block instead of a bottleneck
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"{dataset.task}_train",), (f"{dataset.task}_val",)
+    if pixel_format is not None:
+        cfg.INPUT.FORMAT = pixel_format["channel_order"]
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixel_format["mean"]), list(pixel_format["std"])
+        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = pixel_format["stride_in_1x1"]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = dataset.names[:1], dataset.names[1:]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(dataset.classes)
     if dataset.has_rle:
         cfg.INPUT.MASK_FORMAT = "bitmask"  # the polygon reader refuses run lengths; bitmaps read both
@@ -65,20 +121,21 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
         if number != COCO_KEYPOINTS:
             cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
     cfg.SEED = trial  # shared by all methods: head initialisation and data order
+    cfg.TEST.EVAL_PERIOD = eval_every
+    fit = fitted(cfg, fit)
     _override(cfg, overrides)
+    settle(cfg, fit, num_gpus)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, weights, output
-    if cfg.SOLVER.IMS_PER_BATCH % num_gpus:
-        raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {num_gpus} processes: "
-                        "expected a multiple")
     for key in NORM_KEYS:
         _fit_norm(cfg, key, num_gpus, device)
     cfg.freeze()
     return cfg
 
 
-def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...]) -> None:
+def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...], schedule: str | None = None,
+                    solver: str | None = None) -> None:
     """Raise what `resolve` would raise for these KEY=VALUE, without data."""
-    _override(layers(task, heads, scale), overrides)
+    _override(layers(task, heads, scale, schedule, solver), overrides)
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ uninterrupted one would have had, with any number of loader processes.
 import itertools
 import logging
 import random
+import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,25 +15,28 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, get_detection_dataset_dicts
 from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.errors import UserError
 
 UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
+TERM_GRACE = 300  # seconds that a loader process lives on after SIGTERM, for the step in progress
 Draw = tuple[int, int]  # place in the order of this process, index of the record
 
 
 class Batches:
     """Endless batches of this process: detectron2's shuffled order, put together by wide and tall images.
 
-    `wide[i]`: whether image i is wider than tall. `skip`: batches that this process has already had.
+    `wide[i]`: whether image i is wider than tall. `skip`: batches that this process has already had. `repeats[i]`: how
+    often image i comes in one round of all images, on average; None for once.
     """
 
-    def __init__(self, wide: list[bool], size: int, seed: int, skip: int) -> None:
+    def __init__(self, wide: list[bool], size: int, seed: int, skip: int, repeats: torch.Tensor | None = None) -> None:
         self.wide, self.size, self.skip = wide, size, skip
-        self.order = TrainingSampler(len(wide), seed=seed)
+        self.order = (TrainingSampler(len(wide), seed=seed) if repeats is None
+                      else RepeatFactorTrainingSampler(repeats, seed=seed))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return itertools.islice(self._all(), self.skip, None)
@@ -93,6 +97,17 @@ def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterab
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [grouped and record["width"] > record["height"] for record in records]
     size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip),
-                      num_workers=workers, collate_fn=list,
+    repeats = None
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, cfg.DATALOADER.REPEAT_THRESHOLD)
+    return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
+                      num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
                       generator=torch.Generator())  # its own: starting a loader must not move the global state
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

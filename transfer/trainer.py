@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine import HookBase, create_ddp_model, hooks
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
@@ -23,6 +23,11 @@ from torch import nn
 from tqdm import tqdm
 
 from pretrain.atomic import atomic_path, write_text
+from pretrain.errors import UserError
+from pretrain.signals import Stop, never
+from transfer.accumulate import AccumulatingTrainer
+from transfer.early import EarlyNumbers, PreciseStatistics
+from transfer.fit import images_at_once
 from transfer.stream import train_loader
 
 FINAL = "model_final.pth"
@@ -74,18 +79,24 @@ class Clock(HookBase):
 
 
 class SaveHook(HookBase):
-    """A checkpoint every `period` iterations and at the end."""
+    """A checkpoint every `period` iterations, at the end, and when `stop` asks to leave: then the process does."""
 
-    def __init__(self, checkpoints: Checkpoints, period: int, clock: Clock) -> None:
-        self.checkpoints, self.period, self.clock = checkpoints, period, clock
+    def __init__(self, checkpoints: Checkpoints, period: int, clock: Clock, stop: Stop) -> None:
+        self.checkpoints, self.period, self.clock, self.stop = checkpoints, period, clock, stop
 
     def after_step(self) -> None:
         """Save when it is time."""
-        done = self.trainer.iter + 1
+        done, code = self.trainer.iter + 1, max(comm.all_gather(self.stop()))  # all stop after the same step
         if done == self.trainer.max_iter:
             self.checkpoints.save(Path(FINAL).stem, iteration=self.trainer.iter, clock=self.clock.state_dict())
-        elif done % self.period == 0:
+        elif done % self.period == 0 or code:
             self.checkpoints.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        if code:
+            comm.synchronize()  # the first process has saved
+            if comm.is_main_process():
+                print(f"stopped after iteration {done} of {self.trainer.max_iter}, saved; start again with the same "
+                      "words to go on", file=sys.stderr)
+            sys.exit(code)
 
 
 class Progress(HookBase):
@@ -125,13 +136,14 @@ class SeededSteps(HookBase):
 
 
 def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Module], None],
-          early: Callable[[nn.Module], dict[str, float]]) -> Clock:
+          early: Callable[[nn.Module], dict[str, float]], stop: Stop = never) -> Clock:
     """Train `model` to the end of the schedule, from the newest checkpoint in `cfg.OUTPUT_DIR` or from its weights.
 
     `on_start(model)` is called when the starting weights have been loaded, not when going on; `early(model)` is
-    evaluated every TEST.EVAL_PERIOD iterations. Afterwards the model holds what the final checkpoint holds: with
-    several processes the batch norm statistics of the first one. Raises `TrainingFailed` naming the iteration when
-    the loss is not finite.
+    evaluated every TEST.EVAL_PERIOD iterations. `stop` is asked after each iteration, on every process: when any of
+    them answers an exit code, all leave with it (SystemExit), saved. Afterwards the model holds what the final
+    checkpoint holds: with several processes the batch norm statistics of the first one. Raises `TrainingFailed` naming
+    the iteration when the loss is not finite.
     """
     clock, checkpoints = Clock(), Checkpoints(model, cfg.OUTPUT_DIR)
     newest = checkpoints.get_checkpoint_file()
@@ -143,7 +155,7 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
         on_start(model)
     if cfg.SOLVER.MAX_ITER == 0:  # the start itself is evaluated
         return clock
-    trainer = _assemble(cfg, model, checkpoints, clock, title, early)
+    trainer = _assemble(cfg, model, checkpoints, clock, title, early, stop)
     done = 0
     if newest:
         checkpoints.load(newest)
@@ -155,30 +167,33 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
         raise TrainingFailed(f"the loss became infinite or NaN at iteration {trainer.iter} of {cfg.SOLVER.MAX_ITER}; "
                              f"no result is written. Lower SOLVER.BASE_LR ({cfg.SOLVER.BASE_LR}) or lengthen "
                              f"SOLVER.WARMUP_ITERS; log.txt says more ({str(error).splitlines()[0]})") from None
+    finally:
+        trainer.close()
     comm.synchronize()
     checkpoints.load(checkpoints.get_checkpoint_file(), [])
     return clock
 
 
 def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: Clock, title: str,
-              early: Callable[[nn.Module], dict[str, float]]) -> SimpleTrainer:
+              early: Callable[[nn.Module], dict[str, float]], stop: Stop) -> AccumulatingTrainer:
     """The trainer with its hooks, still without data; it is what `checkpoints` saves and loads beside the model."""
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE != "cuda":
+        raise UserError(f"SOLVER.AMP.ENABLED True with device {cfg.MODEL.DEVICE}: half precision wants a GPU, set it "
+                        "to False")
     optimizer = build_optimizer(cfg, model)
     devices = {} if cfg.MODEL.DEVICE == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
-    trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(parallel, None, optimizer)
+    trainer = AccumulatingTrainer(parallel, optimizer, images_at_once(cfg) // comm.get_world_size(),
+                                  half=cfg.SOLVER.AMP.ENABLED)
     checkpoints.add_checkpointable("trainer", trainer)
     parts = [SeededSteps(cfg.SEED), clock, hooks.IterationTimer(),
-             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))]
-    if cfg.TEST.PRECISE_BN.ENABLED:
-        # In the main process and in an order of its own; before the checkpoint, which must hold what it finds.
-        parts.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, parallel, train_loader(cfg, 0, cfg.SEED + 1),
-                                     cfg.TEST.PRECISE_BN.NUM_ITER))
-    parts.append(SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock))
+             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)), PreciseStatistics(cfg, parallel),
+             SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock, stop)]
+    writers = ([JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+               if comm.is_main_process() else [])
     if cfg.TEST.EVAL_PERIOD:
-        parts.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: early(parallel), eval_after_train=False))
-    if comm.is_main_process():
-        writers = [JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
+        parts.append(EarlyNumbers(cfg, parallel, early, writers))
+    if writers:
         parts += [hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)]
     trainer.register_hooks(parts)
     return trainer

@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks import demo_data
-from benchmarks.demo import painting, street_things, streets
+from benchmarks.demo import painting, street_things, streets, voc_files
 from pretrain.errors import UserError
 from transfer import detectron2_compat
 
@@ -299,6 +300,54 @@ def test_cityscapes__official_evaluation_gives_itself_full_marks(made: Path, tmp
         averages = official.evaluateImgLists(prediction_files, truth_files, arguments)["averages"]
     assert averages["allAp"] == averages["allAp50%"] == 1.0
     assert all(np.isfinite(one["ap"]) for one in averages["classes"].values())
+
+
+# Pascal VOC and LVIS
+
+
+def test_voc__boxes_hold_the_objects_and_crowds_are_difficult(made: Path) -> None:
+    difficult = 0
+    for split, lists in voc_files.LISTS.items():
+        listed = [made / "voc" / year / "ImageSets/Main" / f"{name}.txt" for year, name in lists]
+        ids = [path.read_text().split() for path in listed]
+        assert sum(map(len, ids)) == COUNTS[split] and max(map(len, ids)) - min(map(len, ids)) <= 1
+        seen = set()
+        for (year, _), names in zip(lists, ids, strict=True):
+            for name in names:
+                root = ElementTree.parse(made / "voc" / year / "Annotations" / f"{name}.xml").getroot()
+                with Image.open(made / "voc" / year / "JPEGImages" / f"{name}.jpg") as image:
+                    assert image.size == tuple(int(root.findtext(f"size/{side}")) for side in ("width", "height"))
+                for element in root.iter("object"):
+                    x0, y0, x1, y1 = (int(element.findtext(f"bndbox/{side}"))
+                                      for side in ("xmin", "ymin", "xmax", "ymax"))
+                    assert 1 <= x0 < x1 <= image.width and 1 <= y0 < y1 <= image.height
+                    seen.add(element.findtext("name"))
+                    difficult += int(element.findtext("difficult"))
+        assert len(seen) >= 3 and seen <= set(voc_files.NAMES.values())
+    assert difficult == 3  # images 0 and 8 of train, 0 of val
+
+
+def test_voc__box_counts_from_one_and_holds_its_last_pixel() -> None:
+    found = {"category_id": 44, "bbox": [0.0, 4.0, 10.0, 6.0], "iscrowd": 0}
+    root = ElementTree.fromstring(voc_files.annotation("a.jpg", "VOC2007", (20, 10), [found]))
+    assert [root.findtext(f"object/bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")] == [
+        "1", "5", "10", "10"]
+    assert root.findtext("object/name") == "bird"
+
+
+def test_lvis__is_the_coco_file_without_its_crowds(made: Path) -> None:
+    for split in ("train", "val"):
+        own = json.loads((made / "coco/annotations" / f"instances_{split}.json").read_text())
+        content = json.loads((made / "lvis" / f"lvis_v1_{split}.json").read_text())
+        assert [row["area"] for row in content["annotations"]] == [
+            row["area"] for row in own["annotations"] if not row["iscrowd"]]
+        assert [image["coco_url"].split("/")[-1] for image in content["images"]] == [
+            image["file_name"] for image in own["images"]]
+        assert [row["frequency"] for row in content["categories"]] == ["f", "f", "c", "r"]
+        for image in content["images"]:
+            classes = {row["category_id"] for row in content["annotations"] if row["image_id"] == image["id"]}
+            assert not classes & set(image["neg_category_ids"])
+        assert content["images"][0]["not_exhaustive_category_ids"] == [1]  # the crowd of discs
 
 
 # detectron2

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.inputs import task_folder
 from benchmarks.options import parse
 from pretrain.errors import UserError
 
@@ -56,6 +57,15 @@ def test_set__reaches_the_recipe_one_task_or_all():
         "keypoints": {"SOLVER.BASE_LR": "0.01"}, "cityscapes": {"SOLVER.BASE_LR": "0.01"}}
 
 
+def test_tasks__beyond_the_posters_are_run_when_they_are_named(tmp_path):
+    options = parse(["--epochs", "200", "--tasks", "voc,coco-c4,lvis", "--voc", "a", "--lvis", "b", "--coco", "c",
+                     "--set", "coco-c4.SOLVER.MAX_ITER=5"])
+    assert options.tasks == ("coco-c4", "voc", "lvis")
+    assert options.overrides == {"coco-c4": {"SOLVER.MAX_ITER": "5"}, "voc": {}, "lvis": {}}
+    folders = [task_folder(task, options.data) for task in options.tasks]
+    assert folders == [Path("c"), Path("a"), Path("b")]
+
+
 def test_output__takes_the_results_along(tmp_path):
     options = parse(["--demo", "--output", str(tmp_path / "here")])
     assert options.output == tmp_path / "here"
@@ -69,12 +79,15 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words, text", [
     ([], "nothing to do: expected --demo, --epochs N, --recipe NAME, --photos DIR or --checkpoint NAME=FILE"),
-    (["--demo", "--tasks", "coko"], "--tasks coko: expected some of coco, keypoints, cityscapes; the nearest is coco"),
-    (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, keypoints, cityscapes"),
+    (["--demo", "--tasks", "coko"],
+     "--tasks coko: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis; the nearest is coco"),
+    (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
     (["--demo", "--epochs", "3"], "--demo brings its own pictures, recipe and scale"),
-    (["--demo", "--coco", "x"], "--demo brings its own data"),
+    (["--demo", "--coco", "x"], "--demo brings its own data: leave out --coco, --keypoints, --cityscapes, --voc, "
+                                "--lvis"),
+    (["--demo", "--voc", "x"], "--demo brings its own data"),
     (["--demo", "--methods", "rand"], "--methods rand leaves nothing to pretrain: add clove"),
-    (["--demo", "--methods", "moco"], "--methods moco: expected some of clove, rand; the nearest is"),
+    (["--demo", "--methods", "moco"], "--methods moco: expected some of clove, rand, rand_msra, rand_zero_gamma;"),
     (["--demo", "--trials", "0"], "--trials must be at least 1, found 0"),
     (["--demo", "--set", "pretrain.epoch=3"],
      "unknown key 'epoch' on the command line; the nearest valid key is 'epochs'"),
@@ -86,6 +99,9 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
     (["--checkpoint", "mine"], "--checkpoint mine: expected NAME=FILE"),
     (["--checkpoint", "mine=/no/such.pth"], "--checkpoint mine: no such file /no/such.pth"),
     (["--checkpoint", "rand=/etc/hostname"], "the name rand is taken by the suite's own method"),
+    (["--checkpoint", "rand_msra=/etc/hostname"], "the name rand_msra is taken by the suite's own method"),
+    (["--demo", "--branch", "teacher"], "--branch teacher changes nothing here: there is no --checkpoint"),
+    (["--demo", "--eval-every", "-2"], "--eval-every must be at least 0, found -2"),
     (["--recipe", "demmo"], "no recipe 'demmo': expected a YAML file or one of demo"),
     (["--methods", "rand", "--set", "pretrain.seed=1"], "--set pretrain.... changes nothing here"),
     (["--epochs", "2"], "warmup_epochs must not exceed epochs, found 5.0 and 2"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_tables
+from benchmarks.paper_tables import TABLES, departures, remarks
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
 COCO, CITYSCAPES, KEYPOINTS = (
@@ -117,3 +118,42 @@ def test_tables__one_file_each_and_one_with_all_and_the_posters_are_shown(tmp_pa
     for name in [*POSTER, *WIDER]:
         assert (tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8") in together
     assert [table[0] for table in markdown_tables(found.shown())] == list(HEADERS.values())
+
+
+def test_departures__another_solver_is_named(make_result):
+    plain = make_result(solver="common", schedule="1x")
+    assert departures(plain) == []
+    assert departures(make_result(solver="vicreg", config__SOLVER__BASE_LR=0.04)) == ["solver vicreg"]
+
+
+def test_voc__is_a_table_beside_the_posters():
+    table = TABLES["voc_detection"]
+    assert table.metrics == ("AP", "AP50", "AP75") and not table.in_poster and "five trials" in table.note
+    assert (table.classes, table.train_images, table.val_images) == (20, 5011 + 11540, 4952)
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, []),  # of before these were recorded
+    ({"fit": None, "images_at_once": 16, "batch_norm_images": 16}, []),
+    ({"fit": "accumulate", "images_at_once": 4, "batch_norm_images": 4},
+     ["gradients accumulated, 4 images at once", "batch norm of 4 images"]),
+    ({"fit": "linear", "images_at_once": 2, "batch_norm_images": 2, "iterations": 720_000,
+      "config__SOLVER": {"IMS_PER_BATCH": 2, "BASE_LR": 0.0025}},
+     ["batches of 2 by the linear rule", "batch norm of 2 images"]),
+    ({"fit": None, "images_at_once": 16, "batch_norm_images": None}, []),
+])
+def test_remarks__the_same_images_seen_is_the_protocol_with_a_footnote(changes: dict, expected: list, make_result
+                                                                      ) -> None:
+    result = make_result(**changes)
+    assert remarks(result) == expected and departures(result) == []
+
+
+def test_departures__a_model_file_whose_training_is_not_known(make_result) -> None:
+    known = make_result(kind="evaluation", weights__init="converted checkpoint")
+    assert departures(known) == []
+    stranger = make_result(kind="evaluation", weights__init="not known")
+    assert departures(stranger) == ["a model file whose training is not known"]
+
+
+def test_departures__an_early_look_changes_nothing(make_result) -> None:
+    assert departures(make_result(overrides=["TEST.EVAL_PERIOD=500"])) == []

@@ -177,3 +177,26 @@ def test_readme__documents_every_field() -> None:
     parents = {name.rsplit(".", 1)[0] for name in FIELDS if "." in name}
     assert set(FIELDS) - parents <= set(keys)
     assert "digest" in keys
+
+
+NEW_KEYS = {
+    "kind": "evaluation", "schedule": "1x", "solver": "common", "fit": "accumulate", "processes": 2,
+    "images_at_once": 4, "batch_norm_images": 4, "eval_every": 1000, "predictions": {"file": "p", "sha256": "ab" * 32},
+    "weights__init": "converted checkpoint", "weights__branch": "teacher", "weights__fpn": False,
+    "weights__pixel_format": {"channel_order": "BGR", "mean": [1, 2, 3], "std": [1, 1, 1], "stride_in_1x1": True},
+}
+MAY_BE_NULL = {"schedule", "solver", "fit", "processes", "batch_norm_images", "eval_every", "predictions",
+               "weights__branch"}
+
+
+@pytest.mark.parametrize("name", list(NEW_KEYS))
+def test_validate__what_the_fine_tuning_also_records_is_checked_when_it_is_there(name: str, make_result) -> None:
+    assert validate(make_result(**{name: NEW_KEYS[name]})) == []
+    problems = validate(make_result(**{name: [0.5]}))
+    assert len(problems) == 1 and problems[0].startswith(f"{name.replace('__', '.')}: expected")
+    assert (validate(make_result(**{name: None})) == []) == (name in MAY_BE_NULL)
+
+
+@pytest.mark.parametrize("method", results.RANDOM)
+def test_validate__random_weights_need_no_hash(method: str, make_result) -> None:
+    assert validate(make_result(method=method, weights__method=method, weights__pkl_sha256=None)) == []

@@ -1,6 +1,7 @@
 """The graph and how it is run: keys, what is missing, failures, second runs."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 
 from benchmarks import __main__ as command
-from benchmarks import suite
-from benchmarks.inputs import TaskData
+from benchmarks import estimate, results, suite
+from benchmarks.inputs import TASKS, TaskData
 from benchmarks.options import parse
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
@@ -41,6 +42,60 @@ def test_plan__missing_inputs_are_told_all_at_once(monkeypatch, tmp_path):
     for words in ("IMAGENET_DIR/train/CLASS", "task coco", "task keypoints", "task cityscapes: give --cityscapes DIR",
                   "leftImg8bit", "annotations/instances_train*.json"):
         assert words in text
+
+
+def test_plan__tasks_beyond_the_posters(monkeypatch, tmp_path):
+    assert names(["--demo", "--tasks", "coco-c4,voc"])[3:] == [
+        "finetune-clove-coco-c4-0", "finetune-clove-voc-0", "finetune-rand-coco-c4-0", "finetune-rand-voc-0"]
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        suite.plan(parse(["--methods", "rand", "--tasks", "coco-c4,voc,lvis"]))
+    for words in ("task coco-c4: ", f"{tmp_path / 'coco'} is not a folder", "task voc: ", f"{tmp_path / 'voc'} is not",
+                  "VOC2007/ and DIR/VOC2012/", f"{tmp_path / 'lvis'} is not", "lvis_v1_train.json"):
+        assert words in str(error.value)
+
+
+def test_plan__head_families_are_for_fpn_tasks():
+    with pytest.raises(UserError, match="--heads 2fc: task voc has a C4 backbone and no head family to choose"):
+        suite.plan(parse(["--demo", "--tasks", "coco,voc", "--heads", "2fc"]))
+
+
+@pytest.mark.parametrize("task, files", [
+    ("coco", {"coco", "base", "heads-4conv1fc", "scale-demo"}),
+    ("voc", {"voc", "base-c4", "base", "scale-demo-c4", "scale-demo"})])
+def test_numbers__hold_every_file_of_the_config(task, files):
+    stage = next(stage for stage in suite.plan(parse(["--demo", "--tasks", task])) if stage.name.startswith("finetune"))
+    assert set(stage.numbers["configs"]) == files
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cost__of_every_task_at_full_scale(task):
+    from transfer import settings
+
+    length = settings.layers(task, settings.default_heads(task), "full").SOLVER.MAX_ITER
+    options = parse(["--epochs", "200", "--tasks", task])
+    assert suite.iterations(options, task) == length
+    shorter = parse(["--epochs", "200", "--tasks", task, "--set", f"{task}.SOLVER.MAX_ITER=7"])
+    assert suite.iterations(shorter, task) == 7
+    for scale in ("full", "mini", "demo"):
+        resolved = settings.layers(task, settings.default_heads(task), scale).SOLVER
+        scaled = parse(["--epochs", "200", "--tasks", task, "--scale", scale])
+        assert suite.solver_value(scaled, task, "IMS_PER_BATCH") == str(resolved.IMS_PER_BATCH)
+        assert suite.iterations(scaled, task) == resolved.MAX_ITER
+    assert suite._heads(parse(["--demo"]), task) == settings.default_heads(task)
+    assert re.fullmatch(r"about \d+ V100-hours \(model zoo's speed\)", estimate.finetuning(task, length, "full"))
+
+
+def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
+    from transfer.__main__ import _parser
+
+    for stage in suite.plan(parse(["--demo", "--tasks", ",".join(TASKS), "--device", "cpu"])):
+        if stage.name.startswith("finetune"):
+            words = stage.command(tmp_path, {name: tmp_path / name for name in stage.parents})
+            args = _parser("finetune").parse_args(words[4:])
+            folder = {"coco-c4": "coco"}.get(args.task, args.task)
+            assert args.data == str(tmp_path / "data" / "data" / folder)
+            assert (args.heads is None) == (args.task in ("coco-c4", "voc"))
 
 
 def test_plan__environment_variables_name_the_folders(monkeypatch, tmp_path):
@@ -204,3 +259,58 @@ def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
 def test_plan__a_wrong_value_of_a_task_is_told_before_anything_runs(tmp_path, word, text):
     with pytest.raises(UserError, match=text):
         suite.plan(parse(["--demo", "--output", str(tmp_path), "--set", word]))
+
+
+def finetune_words(arguments, name="finetune-rand-coco-0"):
+    """What `python -m transfer finetune` is told, without its folders."""
+    stage = next(stage for stage in suite.plan(parse(arguments)) if stage.name == name)
+    folders = {parent: Path(f"of-{parent}") for parent in stage.parents}
+    return [str(word) for word in stage.command(Path("here"), folders)[5:]]
+
+
+@pytest.mark.parametrize(("method", "word"), [("rand", "random"), ("rand_msra", "random-msra"),
+                                              ("rand_zero_gamma", "random-zero-gamma")])
+def test_command__each_random_method_has_its_word_and_its_row(method, word):
+    from transfer.weights import RANDOM
+
+    words = finetune_words(["--demo", "--methods", f"clove,{method}"], f"finetune-{method}-coco-0")
+    assert words[words.index("--weights") + 1] == word
+    assert RANDOM[word][0] == suite.DISPLAY[method] and RANDOM[word][0] in results.RANDOM
+    assert len(RANDOM) == len(results.RANDOM)
+
+
+def test_command__fit_early_numbers_and_predictions_reach_the_fine_tuning():
+    import argparse
+
+    from transfer.finetune import add_arguments
+
+    words = finetune_words(["--demo", "--fit", "accumulate=1", "--eval-every", "5", "--keep-predictions"])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(words)
+    assert (args.fit, args.eval_every, args.keep_predictions, args.weights) == ("accumulate=1", 5, True, "random")
+    assert not {"--fit", "--eval-every", "--keep-predictions"} & set(finetune_words(["--demo"]))
+
+
+def test_key__follows_what_changes_the_figures_and_not_what_only_looks():
+    keys = [key(["--demo"]), key(["--demo", "--fit", "accumulate=1"]), key(["--demo", "--fit", "linear=1"]),
+            key(["--demo", "--methods", "clove,rand_msra"], "finetune-rand_msra-coco-0")]
+    assert len(set(keys)) == 4
+    assert key(["--demo", "--eval-every", "5", "--keep-predictions"]) == keys[0]
+
+
+def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"weights")
+    made = []
+    for words in ([], ["--branch", "teacher"]):
+        options = parse(["--checkpoint", f"mine={file}", *words])
+        stage = suite._convert(options, "mine", suite.Inputs(checkpoints={"mine": "ab" * 32}))
+        made.append((stage.key({}), stage.command(tmp_path, {})))
+    assert made[0][0] != made[1][0]
+    assert made[1][1][-2:] == ["--branch", "teacher"] and "--branch" not in made[0][1]
+
+
+def test_plan__a_fit_that_does_not_divide_is_told_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match="task coco: accumulate=3 does not fit a batch of 2: expected a number that"):
+        suite.plan(parse(["--demo", "--output", str(tmp_path), "--fit", "accumulate=3"]))

@@ -1,6 +1,5 @@
 """Generated networks and checkpoint files that the transfer tests share."""
 
-import argparse
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.transfer.family_files import clove
 from transfer.intake import expected_shapes
 
 State = dict[str, torch.Tensor]
@@ -40,33 +40,7 @@ def random_state() -> Callable[..., State]:
 @pytest.fixture(scope="session")
 def clove_content() -> Callable[..., dict]:
     """`clove_content(student, teacher, epoch=200)`: what the authors' training script saves, name for name."""
-
-    def build(student: State, teacher: State, epoch: int = 200) -> dict:
-        width = student["layer4.0.bn2.weight"].numel() * (4 if "layer4.0.conv3.weight" in student else 1)
-        model = {}
-        for suffix, encoder in (("", student), ("_k", teacher)):
-            for name, value in encoder.items():
-                model[f"module.encoder{suffix}.{name}"] = value
-                if name.endswith("running_var"):
-                    model[f"module.encoder{suffix}.{name.removesuffix('running_var')}num_batches_tracked"] = \
-                        torch.tensor(1000)
-            projector = f"module.projector{suffix}."
-            model |= {projector + "linear1.weight": torch.zeros(4096, width, 1, 1),
-                      projector + "linear2.weight": torch.zeros(256, 4096, 1, 1)}
-            for layer, size, kinds in (("bn1", 4096, ("weight", "bias", "running_mean", "running_var")),
-                                       ("bn2", 256, ("running_mean", "running_var"))):  # the last one has no affine
-                model |= {f"{projector}{layer}.{kind}": torch.ones(size) for kind in kinds}
-                model[f"{projector}{layer}.num_batches_tracked"] = torch.tensor(1000)
-        attention = "module.self_attn."
-        model |= {attention + "in_proj_weight": torch.zeros(768, 256), attention + "in_proj_bias": torch.zeros(768),
-                  attention + "out_proj.weight": torch.zeros(256, 256), attention + "out_proj.bias": torch.zeros(256)}
-        return {"opt": argparse.Namespace(arch="resnet50", lr=8.0, pos_ratio=0.7, crop=0.2, amp=True),
-                "model": model,
-                "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
-                "scaler": {"scale": 65536.0, "growth_factor": 2.0},
-                "epoch": epoch}
-
-    return build
+    return clove
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +52,34 @@ def resnet50_folder(tmp_path_factory, random_state, clove_content) -> tuple[Path
     source = folder / "ckpt_epoch_200.pth"
     torch.save(clove_content(random_state("resnet50"), random_state("resnet50", 1)), source)
     return folder / "out", convert(source, folder / "out"), source
+
+
+# Thin heads and small images: a whole fine-tuning of a ResNet-18 in seconds.
+THIN = (
+    "SOLVER.MAX_ITER=4", "SOLVER.STEPS=3,", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.PRECISE_BN.NUM_ITER=2",
+    "MODEL.FPN.OUT_CHANNELS=16", "MODEL.ROI_BOX_HEAD.CONV_DIM=16", "MODEL.ROI_BOX_HEAD.FC_DIM=32",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM=16", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS=16,", "INPUT.MIN_SIZE_TRAIN=64,",
+    "INPUT.MIN_SIZE_TEST=64",
+)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated data of every task: three images to train on, two to validate."""
+    from benchmarks import demo_data
+
+    folder = tmp_path_factory.mktemp("small_data") / "demo"
+    demo_data.generate(folder, photos=1, train=3, val=2)
+    return folder
+
+
+@pytest.fixture
+def thin_request(small_data: Path) -> Callable:
+    """`thin_request(output, task="coco", *overrides, **words)`: a `Request` of four iterations of two images."""
+    from transfer.finetune import Request
+
+    def build(output: Path, task: str = "coco", *overrides: str, **words: object) -> Request:
+        values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}
+        return Request(task=task, data=small_data / task, output=output, overrides=(*THIN, *overrides), **values)
+
+    return build

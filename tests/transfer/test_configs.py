@@ -1,70 +1,116 @@
 """The config files against the protocols they state, and the layers that are laid over them."""
 
+import itertools
 from pathlib import Path
 
 import detectron2
 import pytest
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 
 from pretrain.errors import UserError
 from transfer import settings
-from transfer.datasets import Dataset, Split
+from transfer.datasets import TASKS, Dataset, Split
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 DATASETS = {
     "coco": Dataset("coco", SPLIT, SPLIT, ("disc", "star", "plank")),
+    "coco-c4": Dataset("coco-c4", SPLIT, SPLIT, ("disc", "star", "plank")),
     "keypoints": Dataset("keypoints", SPLIT, SPLIT, ("person",), tuple(f"point_{n}" for n in range(17))),
     "cityscapes": Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh")),
+    "voc": Dataset("voc", SPLIT, SPLIT, tuple("abcdefghijklmnopqrst")),
+    "lvis": Dataset("lvis", SPLIT, SPLIT, tuple(f"class_{n}" for n in range(1203))),
 }
-SOLVERS = {  # protocols: 1x, 2x, and Cityscapes' 24k
-    "coco": {"MAX_ITER": 90_000, "STEPS": (60_000, 80_000), "IMS_PER_BATCH": 16, "BASE_LR": 0.02},
-    "keypoints": {"MAX_ITER": 180_000, "STEPS": (120_000, 160_000), "IMS_PER_BATCH": 16, "BASE_LR": 0.02},
-    "cityscapes": {"MAX_ITER": 24_000, "STEPS": (18_000,), "IMS_PER_BATCH": 8, "BASE_LR": 0.01},
+ONE = {"MAX_ITER": 90_000, "STEPS": (60_000, 80_000), "IMS_PER_BATCH": 16, "BASE_LR": 0.02, "WARMUP_ITERS": 1000}
+TWO = {**ONE, "MAX_ITER": 180_000, "STEPS": (120_000, 160_000)}
+STREETS = {**ONE, "MAX_ITER": 24_000, "STEPS": (18_000,), "IMS_PER_BATCH": 8, "BASE_LR": 0.01}
+VOC = {**ONE, "MAX_ITER": 24_000, "STEPS": (18_000, 22_000), "WARMUP_ITERS": 100}
+SOLVERS = {  # the published protocols, the default of each task first
+    "coco": {"1x": ONE, "2x": TWO}, "coco-c4": {"1x": ONE, "2x": TWO}, "keypoints": {"2x": TWO, "1x": ONE},
+    "cityscapes": {"24k": STREETS}, "voc": {"24k": VOC}, "lvis": {"1x": ONE, "2x": TWO},
 }
+SCHEDULES = [(task, schedule) for task, known in SOLVERS.items() for schedule in known]
+COCO_SIZES = ((640, 672, 704, 736, 768, 800), 1333, 800, 1333)
 SIZES = {
-    "coco": ((640, 672, 704, 736, 768, 800), 1333, 800, 1333),
-    "keypoints": ((640, 672, 704, 736, 768, 800), 1333, 800, 1333),
+    "coco": COCO_SIZES, "coco-c4": COCO_SIZES, "keypoints": COCO_SIZES, "lvis": COCO_SIZES,
     "cityscapes": ((800, 832, 864, 896, 928, 960, 992, 1024), 2048, 1024, 2048),
+    "voc": ((480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), 1333, 800, 1333),
 }
+C4 = ("coco-c4", "voc")
 F1 = {"NUM_CONV": 0, "NUM_FC": 2, "NORM": ""}
 F2 = {"NUM_CONV": 4, "NUM_FC": 1, "NORM": "SyncBN"}
 
 
-@pytest.mark.parametrize("task", list(SOLVERS))
+def solver_of(cfg: CfgNode) -> dict:
+    return {key: cfg.SOLVER[key] if not isinstance(cfg.SOLVER[key], list) else tuple(cfg.SOLVER[key]) for key in ONE}
+
+
+@pytest.mark.parametrize(("task", "schedule"), SCHEDULES)
+def test_schedule__has_the_protocols_length_and_changes_nothing_else(task: str, schedule: str) -> None:
+    heads = settings.default_heads(task)
+    cfg, default = settings.layers(task, heads, "full", schedule), settings.layers(task, heads, "full")
+    assert solver_of(cfg) == SOLVERS[task][schedule]
+    changed = settings.differences(settings.plain(cfg), settings.plain(default))
+    first = schedule == next(iter(SOLVERS[task]))
+    assert set(changed) == (set() if first else {"SOLVER.MAX_ITER", "SOLVER.STEPS"})
+
+
+def test_schedules__of_every_task_are_tested() -> None:
+    assert {task: (settings.default_schedule(task), set(settings.schedules(task))) for task in TASKS} == {
+        task: (next(iter(known)), set(known)) for task, known in SOLVERS.items()}
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_full__has_the_protocols_values(task: str) -> None:
     cfg = settings.layers(task, settings.default_heads(task), "full")
-    assert {key: cfg.SOLVER[key] if not isinstance(cfg.SOLVER[key], list) else tuple(cfg.SOLVER[key])
-            for key in SOLVERS[task]} == SOLVERS[task]
     assert (tuple(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST,
             cfg.INPUT.MAX_SIZE_TEST) == SIZES[task]
     assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice" and cfg.INPUT.FORMAT == "RGB"
     assert list(cfg.MODEL.PIXEL_MEAN) == [123.675, 116.280, 103.530]
     assert list(cfg.MODEL.PIXEL_STD) == [58.395, 57.120, 57.375]
-    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "SyncBN"
+    assert cfg.MODEL.RESNETS.NORM == "SyncBN" and (cfg.MODEL.FPN.NORM == "SyncBN") == (task not in C4)
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0 and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     assert cfg.TEST.PRECISE_BN.ENABLED and cfg.TEST.PRECISE_BN.NUM_ITER == 200
     assert (cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM) == (0.9, 1e-4, 0.0)
-    assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.GAMMA) == (1000, 1e-3, 0.1)
+    assert (cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.GAMMA) == (1e-3, 0.1)
     assert not cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.REFERENCE_WORLD_SIZE == 0
-    assert (task != "keypoints", task == "keypoints") == (cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON)
-    assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 512 and cfg.TEST.DETECTIONS_PER_IMAGE == 100
+    assert (task not in ("keypoints", "voc"), task == "keypoints") == (cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON)
+    assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 512
+    long_tail = (cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.DATALOADER.SAMPLER_TRAIN,
+                 cfg.DATALOADER.REPEAT_THRESHOLD)
+    lvis, others = (300, 1e-4, "RepeatFactorTrainingSampler", 0.001), (100, 0.05, "TrainingSampler", 0.0)
+    assert long_tail == (lvis if task == "lvis" else others)
 
 
-@pytest.mark.parametrize("task", list(SOLVERS))
-def test_full__rpn_and_fpn_are_those_of_detectron2s_own_base(task: str) -> None:
+STOCK = {
+    "coco": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+    "coco-c4": "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
+    "keypoints": "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
+    "cityscapes": "Cityscapes/mask_rcnn_R_50_FPN.yaml",
+    "voc": "PascalVOC-Detection/faster_rcnn_R_50_C4.yaml",
+    "lvis": "LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_full__what_differs_from_detectron2s_own_file_is_what_the_literature_changed(task: str) -> None:
     stock = get_cfg()
-    name = "Base-Keypoint-RCNN-FPN.yaml" if task == "keypoints" else "../Base-RCNN-FPN.yaml"
-    stock.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo/configs/COCO-Keypoints" / name))
-    expected, own = (settings.flatten(settings.plain(cfg.MODEL))
-                     for cfg in (stock, settings.layers(task, "2fc", "full")))
-    groups = ("RPN.", "ANCHOR_GENERATOR.", "ROI_HEADS.", "ROI_BOX_HEAD.", "ROI_MASK_HEAD.", "ROI_KEYPOINT_HEAD.")
-    keys = {key for key in expected if key.startswith(groups)} - {"ROI_HEADS.NUM_CLASSES"}  # classes: the data's
-    assert {key: own[key] for key in keys} == {key: expected[key] for key in keys}
+    stock.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo/configs" / STOCK[task]))
+    own = settings.layers(task, "c4" if task in C4 else "2fc", "full")
+    found = settings.differences(settings.plain(stock), settings.plain(own))
+    place = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES")  # follow from the data
+    local = ("SOLVER.CHECKPOINT_PERIOD",)
+    norm = ("MODEL.BACKBONE.FREEZE_AT", "MODEL.RESNETS.NORM", "TEST.PRECISE_BN.ENABLED")
+    norm += ("MODEL.ROI_HEADS.NAME",) if task in C4 else ("MODEL.FPN.NORM",)
+    pixels = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
+    length = {"voc": ("SOLVER.MAX_ITER", "SOLVER.STEPS"), "lvis": ("SOLVER.MAX_ITER", "SOLVER.STEPS"),
+              "keypoints": ("SOLVER.MAX_ITER", "SOLVER.STEPS"), "cityscapes": ("TEST.EVAL_PERIOD",)}.get(task, ())
+    assert set(found) - {*place, *local} == {*norm, *pixels, *length}
 
 
-@pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("keypoints", "2fc"), ("cityscapes", "2fc")])
+@pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("keypoints", "2fc"), ("cityscapes", "2fc"),
+                                             ("lvis", "4conv1fc"), ("coco-c4", "c4"), ("voc", "c4")])
 def test_default_heads__are_those_of_the_literature(task: str, heads: str) -> None:
     assert settings.default_heads(task) == heads
 
@@ -80,7 +126,36 @@ def test_heads__differ_in_the_heads_only(heads: str, box: dict) -> None:
                             "MODEL.ROI_MASK_HEAD.NORM"}
 
 
-@pytest.mark.parametrize("task", list(SOLVERS))
+def test_solver__vicreg_is_its_papers() -> None:
+    for task, expected in (("coco", {"SOLVER.BASE_LR": 0.04, "SOLVER.WARMUP_ITERS": 50}),
+                           ("voc", {"SOLVER.BASE_LR": 0.1, "SOLVER.WARMUP_ITERS": 1000, "SOLVER.WARMUP_FACTOR": 0.333,
+                                    "MODEL.RPN.LOSS_WEIGHT": 0.2})):
+        heads = settings.default_heads(task)
+        changed = settings.differences(settings.plain(settings.layers(task, heads, "full", solver="common")),
+                                       settings.plain(settings.layers(task, heads, "full", solver="vicreg")))
+        assert {key: new for key, (_, new) in changed.items()} == expected
+    assert [task for task in TASKS if "vicreg" in settings.solvers(task)] == ["coco", "voc"]
+    assert all(settings.solvers(task)[0] == "common" for task in TASKS)
+
+
+@pytest.mark.parametrize(("task", "words", "text"), [
+    ("voc", {"heads": "2fc"}, "--heads 2fc: task voc has a C4 backbone, whose head is res5 itself; there is no head "
+                              "family to choose, leave the option out"),
+    ("coco", {"heads": "c4"}, "unknown --heads 'c4' for task coco: expected one of 4conv1fc, 2fc"),
+    ("cityscapes", {"schedule": "1x"}, "unknown --schedule '1x' for task cityscapes: expected one of 24k"),
+    ("lvis", {"solver": "vicreg"}, "unknown --solver 'vicreg' for task lvis: expected one of common"),
+    ("coco", {"schedule": "2x", "scale": "demo"}, "--schedule 2x: scale demo has a length and a solver of its own"),
+    ("coco", {"solver": "vicreg", "scale": "mini"}, "--solver vicreg: scale mini has a length and a solver of its own"),
+    ("densepose", {}, "unknown task 'densepose': expected one of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
+])
+def test_layers__refuses_what_a_task_has_not(task: str, words: dict, text: str) -> None:
+    values = {"heads": "c4" if task in C4 else "2fc", "scale": "full", **words}
+    with pytest.raises(UserError) as caught:
+        settings.layers(task, **values)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("scale", ["mini", "demo"])
 def test_scale__changes_sizes_and_lengths_never_the_kind_of_model(task: str, scale: str) -> None:
     heads = settings.default_heads(task)
@@ -157,15 +232,61 @@ def test_sha256__ignores_places_and_nothing_else() -> None:
     assert hashed() != hashed("SOLVER.BASE_LR=0.04")
 
 
-@pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("coco", "2fc"), ("keypoints", "2fc")])
+def heads_of(task: str) -> tuple[str, ...]:
+    return (settings.C4,) if task in C4 else settings.HEADS
+
+
+@pytest.mark.parametrize(("task", "heads"), [(task, heads) for task in TASKS for heads in heads_of(task)])
 def test_resolve__builds_the_stated_heads(task: str, heads: str) -> None:
     cfg = settings.resolve(DATASETS[task], heads, "full", architecture="resnet18")
     model = build_model(cfg)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.roi_heads.num_classes == len(DATASETS[task].classes)
+    if task in C4:
+        assert [type(model.roi_heads).__name__, list(model.backbone.output_shape())] == ["NormedRes5ROIHeads", ["res4"]]
+        return
     box = model.roi_heads.box_head
     kinds = [sum(isinstance(part, kind) for part in box.modules()) for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d)]
     assert kinds == ([4, 1, 4] if heads == "4conv1fc" else [0, 2, 0])
-    assert all(parameter.requires_grad for parameter in model.parameters())
     if task == "keypoints":
         head = model.roi_heads.keypoint_head
         assert [part.out_channels for part in head.modules() if type(part).__name__ == "Conv2d"] == [512] * 8
         assert not any(isinstance(part, nn.BatchNorm2d) for part in head.modules())
+
+
+def test_configs__every_file_is_a_layer_of_some_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = set()
+    monkeypatch.setattr(CfgNode, "_open_cfg", classmethod(
+        lambda cls, name, own=CfgNode._open_cfg: (read.add(Path(name).name), own(name))[1]))
+    for task in TASKS:
+        for heads, scale in itertools.product(heads_of(task), settings.SCALES):
+            assert settings.layers(task, heads, scale)
+        for schedule, solver in itertools.product(settings.schedules(task), settings.solvers(task)):
+            assert settings.layers(task, settings.default_heads(task), "full", schedule, solver)
+    assert read == {path.name for path in settings.CONFIGS.glob("*.yaml")}
+
+
+RGB = {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+       "stride_in_1x1": False}
+METHODS = {  # what a certificate may ask for
+    "Rand init": None, "CLoVE": RGB, "DenseCL": RGB, "VICRegL": {**RGB, "std": [58.14, 57.12, 57.375]},
+    "MSRA": {"channel_order": "BGR", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "stride_in_1x1": True},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_resolve__two_methods_differ_in_their_weights_and_pixels_only(task: str) -> None:
+    flat = {}
+    for method, pixels in METHODS.items():
+        cfg = settings.resolve(DATASETS[task], settings.default_heads(task), "full", weights=f"{method}.pkl",
+                               output=method, pixel_format=pixels)
+        flat[method] = settings.flatten(settings.plain(cfg))
+    assert flat["MSRA"]["MODEL.RESNETS.STRIDE_IN_1X1"] and flat["MSRA"]["INPUT.FORMAT"] == "BGR"
+    for a, b in itertools.combinations(METHODS, 2):
+        assert flat[a].keys() == flat[b].keys()
+        changed = {key for key in flat[a] if flat[a][key] != flat[b][key]} - {"OUTPUT_DIR"}
+        allowed = {"MODEL.WEIGHTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}
+        if "MSRA" in (a, b):
+            assert changed == {*allowed, "MODEL.RESNETS.STRIDE_IN_1X1"}
+        else:
+            assert changed == {"MODEL.WEIGHTS"} | ({"MODEL.PIXEL_STD"} if "VICRegL" in (a, b) else set())

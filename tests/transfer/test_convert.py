@@ -1,5 +1,6 @@
 """What a conversion writes and says; that it is the same network is in test_convert_proof.py."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,11 +14,14 @@ import torch
 import torchvision
 from detectron2.modeling import build_backbone
 
-import transfer.convert as convert_module
 from pretrain.backbone_file import load_backbone
 from pretrain.errors import UserError
-from transfer.convert import STAGES, backbone_config, convert, describe, detectron2_name
+from transfer.certificate import read_certificate
+from transfer.convert import convert, describe
 from transfer.intake import expected_shapes
+from transfer.maps import STAGES
+from transfer.proof import PROOFS, backbone_config
+from transfer.writers import detectron2_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +35,13 @@ def small(tmp_path, random_state):
     """A ResNet-18 as a plain torchvision file."""
     torch.save(random_state("resnet18"), tmp_path / "small.pth")
     return tmp_path / "small.pth"
+
+
+@pytest.fixture
+def unproved(monkeypatch):
+    """For tests about files and folders: detectron2 is not asked, which takes most of a conversion's time."""
+    proof = {"loader": "none", "tensors": 0, "largest_difference": dict.fromkeys(STAGES, 0.0)}
+    monkeypatch.setitem(PROOFS, "detectron2", lambda *_: proof)
 
 
 # Names
@@ -68,16 +79,23 @@ def test_convert__certificate_says_what_was_done(resnet50_folder):
     assert json.loads((output / "conversion.json").read_text()) == certificate
     assert (certificate["source"], certificate["source_sha256"]) == ("ckpt_epoch_200.pth", sha256(source))
     assert certificate["canonical_sha256"] == sha256(output / "backbone.safetensors")
-    assert certificate["pkl_sha256"] == sha256(output / "detectron2.pkl")
+    assert certificate["targets"].keys() == {"detectron2"}
+    written = certificate["targets"]["detectron2"]
+    assert written["sha256"] == sha256(output / "detectron2.pkl")
+    assert written["file"] == "detectron2.pkl" and written["tensors"] == 265
     assert (certificate["family"], certificate["method"]) == ("CLoVE", "CLoVE")
     assert (certificate["architecture"], certificate["standard"]) == ("resnet50", True)
     assert (certificate["branch"], certificate["epochs"]) == ("student", 200)
-    assert (certificate["consumed"], certificate["expected"]) == (265, 265)
+    assert (certificate["input"], certificate["input_sha256"]) == (source.name, sha256(source))
+    assert certificate["address"] == "model:module.encoder."
+    assert (certificate["consumed"], certificate["expected"], certificate["missing"]) == (265, 265, [])
+    assert len(certificate["shapes"]) == 265 and certificate["shapes"]["conv1.weight"] == "64x3x7x7"
     assert len(certificate["left_over"]) == 285
-    assert certificate["pixel_format"] == {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406],
-                                           "std": [0.229, 0.224, 0.225]}
-    assert set(certificate["largest_difference"]) == set(STAGES)
-    assert max(certificate["largest_difference"].values()) < 1e-12
+    assert certificate["pixel_format"] == {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53],
+                                           "std": [58.395, 57.12, 57.375], "stride_in_1x1": False}
+    assert set(written["largest_difference"]) == set(STAGES)
+    assert max(written["largest_difference"].values()) < 1e-12
+    assert certificate["fpn"] == {"transferred": [], "dropped": []} and certificate["warnings"] == []
 
 
 def test_convert__files_hold_the_tensors_bit_for_bit(resnet50_folder, random_state):
@@ -107,10 +125,13 @@ def test_convert__same_source_gives_same_bytes(tmp_path, small):
 def test_convert__its_own_backbone_gives_the_same_weights(tmp_path, small):
     first = convert(small, tmp_path / "first", method="Mine")
     again = convert(tmp_path / "first" / "backbone.safetensors", tmp_path / "again")
-    assert again["pkl_sha256"] == first["pkl_sha256"]
-    assert (again["family"], again["method"]) == ("backbone.safetensors", "Mine")
-    assert again["source_sha256"] == first["canonical_sha256"]
-    assert (again["header"]["source_name"], again["header"]["source_sha256"]) == ("small.pth", first["source_sha256"])
+    assert again["targets"]["detectron2"]["sha256"] == first["targets"]["detectron2"]["sha256"]
+    assert again["canonical_sha256"] == first["canonical_sha256"] == again["input_sha256"]
+    kept = ("family", "method", "source", "source_sha256", "epochs", "branch", "pixel_format", "shapes", "batch_norm")
+    assert [again[key] for key in kept] == [first[key] for key in kept]
+    assert (first["source"], first["source_sha256"]) == ("small.pth", sha256(small))
+    text = describe(again, tmp_path / "again")
+    assert text.startswith(f"backbone.safetensors (from small.pth, {first['source_sha256'][:12]}...): plain ")
 
 
 def test_convert__method_and_branch(tmp_path, random_state, clove_content):
@@ -134,7 +155,12 @@ def test_convert__small_resnets_are_marked_as_not_standard(tmp_path, random_stat
 def test_describe__resnet50(resnet50_folder):
     text = describe(resnet50_folder[1], "out")
     assert text.startswith("ckpt_epoch_200.pth: CLoVE layout, ResNet-50, student, 200 epochs; method CLoVE\n"
-                           "265 of 265 tensors converted and found again in detectron2; 285 left over")
+                           "265 of 265 tensors converted, none missing; 285 left over (module.encoder_k 265, "
+                           "module.projector 8, module.projector_k 8, module.self_attn 4), named in conversion.json\n"
+                           "batch norm: 53 layers, variances 0.5 to 1.5, ")
+    assert "feed RGB images, mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375] of 0..255; " in text
+    assert "detectron2: 265 tensors equal bit for bit; loader: detectron2's DetectionCheckpointer" in text
+    assert "warning" not in text
     assert "not the published protocol" not in text
 
 
@@ -143,20 +169,23 @@ def test_convert__published_torchvision_layout(tmp_path):
     torch.save(network.state_dict(), tmp_path / "resnet18.pth")
     certificate = convert(tmp_path / "resnet18.pth", tmp_path / "out")
     assert (certificate["method"], certificate["left_over"]) == ("Supervised", ["fc.weight", "fc.bias"])
+    assert "warning: 20 of 20 batch-norm layers have all means 0 and all variances 1" in describe(certificate, "out")
 
 
 def test_convert__no_certificate_when_the_check_fails(tmp_path, small, monkeypatch):
-    output = tmp_path / "out"
+    output = tmp_path / "sharp # and;semi%20colon"  # what an address could be cut at, and detectron2 reads
     convert(small, output)
     assert (output / "conversion.json").exists()
 
-    def fail(*_):
+    def fail(path, *_):
+        assert path.exists()
         raise UserError("maps differ")
 
-    monkeypatch.setattr(convert_module, "verify", fail)
+    monkeypatch.setitem(PROOFS, "detectron2", fail)
     with pytest.raises(UserError, match="maps differ"):
         convert(small, output)
-    assert not (output / "conversion.json").exists()
+    # What was not proved does not stay, and what was proved before is not mixed with it.
+    assert [path.name for path in output.iterdir()] == ["backbone.safetensors"]
 
 
 def test_convert__an_unreadable_source_leaves_the_folder_alone(tmp_path, small):
@@ -172,14 +201,68 @@ def test_convert__an_unreadable_source_leaves_the_folder_alone(tmp_path, small):
     assert {path.name: sha256(path) for path in output.iterdir()} == before
 
 
-def test_convert__odd_outputs(tmp_path, small):
-    with pytest.raises(UserError, match="expected a folder for --output, found the file"):
-        convert(small, small)
-    with pytest.raises(UserError, match="cannot read a path with a question mark"):
-        convert(small, tmp_path / "what?")
-    convert(small, tmp_path / "out")
-    with pytest.raises(UserError, match="would be overwritten by its own conversion"):
-        convert(tmp_path / "out" / "backbone.safetensors", tmp_path / "out")
+def test_convert__odd_outputs(tmp_path, small, unproved):
+    (tmp_path / "loose").symlink_to(tmp_path / "nowhere")
+    for output in (small, small / "deeper" / "out", tmp_path / "loose"):
+        with pytest.raises(UserError, match="expected a folder for --output, found that .* is a file or would lie in "):
+            convert(small, output)
+    with pytest.raises(UserError, match=r"cannot be made \(File name too long\): name another --output"):
+        convert(small, tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match=r"only paths that are UTF-8, found '.*o\\udce9': choose another --output"):
+        convert(small, tmp_path / os.fsdecode(b"o\xe9"))
+    (tmp_path / "full" / "conversion.json").mkdir(parents=True)
+    with pytest.raises(UserError, match="found the folder .*conversion.json: choose another --output"):
+        convert(small, tmp_path / "full")
+    for name in ("what?", "two\nlines"):
+        with pytest.raises(UserError, match="detectron2 cannot read a path with a question mark or a line break"):
+            convert(small, tmp_path / name)
+        assert not (tmp_path / name).exists()
+    output = tmp_path / "out"
+    convert(small, output)
+    before = {path.name: sha256(path) for path in output.iterdir()}
+    (tmp_path / "link.safetensors").symlink_to(output / "backbone.safetensors")
+    for source in (output / "backbone.safetensors", tmp_path / "link.safetensors"):
+        with pytest.raises(UserError, match="would be overwritten by its own conversion"):
+            convert(source, output)
+    assert {path.name: sha256(path) for path in output.iterdir()} == before
+
+
+def test_convert__a_full_disk_or_a_kill_between_the_files_leaves_no_certificate(tmp_path, small, monkeypatch, unproved):
+    output = tmp_path / "out"
+    convert(small, output, targets=("detectron2", "timm"))
+    for number, error in enumerate((OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt())):
+        def broken(*_, error=error):
+            raise error
+        with monkeypatch.context() as patch:
+            patch.setitem(PROOFS, "timm", broken)
+            with pytest.raises(type(error)):
+                convert(small, output, targets=("detectron2", "timm"))
+        assert sorted(path.name for path in output.iterdir()) == ["backbone.safetensors", "detectron2.pkl"], number
+        with pytest.raises(UserError, match="is no converted checkpoint"):
+            read_certificate(output)
+    convert(small, output)  # the same words go on from there
+    assert read_certificate(output)["consumed"] == 100
+
+
+def test_convert__a_folder_of_an_older_version_is_made_anew(tmp_path, small, unproved):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "conversion.json").write_text('{"schema": 1, "pkl_sha256": "00"}')
+    (output / "detectron2.pkl").write_bytes(b"half")
+    (output / "notes.txt").write_text("the user's own")
+    with pytest.raises(UserError, match="expected a certificate of schema 2 .*, found schema 1, of another version"):
+        read_certificate(output)
+    convert(small, output)
+    assert read_certificate(output)["schema"] == 2
+    assert (output / "notes.txt").read_text() == "the user's own"
+
+
+def test_convert__a_source_whose_name_is_no_text(tmp_path, small, unproved):
+    name = os.fsdecode(b"caf\xe9.pth")
+    small.rename(tmp_path / name)
+    certificate = convert(tmp_path / name, tmp_path / "out")
+    assert describe(certificate, tmp_path / "out").encode().startswith(b"caf\\udce9.pth: plain torchvision names")
+    assert read_certificate(tmp_path / "out")["source"] == name
 
 
 # Command line
@@ -193,7 +276,7 @@ def run(*words, cwd):
 def test_command__convert_writes_and_says_so(tmp_path, small):
     done = run("convert", "small.pth", "--output", "out", "--method", "Mine", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "small.pth: torchvision layout, ResNet-18, single, epochs not stored; method Mine" in done.stdout
+    assert "small.pth: plain torchvision names layout, ResNet-18, single, epochs not stored; method Mine" in done.stdout
     assert "100 of 100 tensors converted" in done.stdout
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["method"] == "Mine"
 

@@ -1,27 +1,26 @@
 """The converted backbone is the same network inside detectron2, and nothing else passes for it."""
 
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
 
-import transfer.convert as convert_module
+import transfer.proof as proof_module
+import transfer.writers as writers_module
+from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
-from transfer.convert import (
-    STAGES,
-    assert_loaded,
-    backbone_config,
-    detectron2_maps,
-    relative_differences,
-    torchvision_maps,
-    verify,
-)
+from transfer.maps import STAGES, detectron2_maps, reference_network, relative_differences, torchvision_maps
+from transfer.proof import assert_loaded, backbone_config, prove_detectron2
+from transfer.writers import WRITERS, detectron2_name, read_detectron2
 
 BOUND = 1e-5  # of each map's standard deviation: what counts as the same network
+INFO = BackboneInfo(method="CLoVE", architecture="resnet50")
 
 
 def images(size, count=1, kind=torch.float64):
@@ -142,12 +141,24 @@ def neighbours(tensors):
     return [pair for names in by_shape.values() if len(names) > 1 for pair in pairwise([*names, names[0]])]
 
 
+# The eight tensors of a ResNet-50 with no other of their shape. Whatever is put in their place has another shape, and
+# detectron2 then warns and keeps what it initialised: for the maps that is a dropped tensor, which is tested for all.
+ALONE = ["stem.conv1.weight", "res2.0.conv1.weight", "res3.0.conv1.weight", "res3.0.shortcut.weight",
+         "res4.0.conv1.weight", "res4.0.shortcut.weight", "res5.0.conv1.weight", "res5.0.shortcut.weight"]
+
+
+def alone(tensors):
+    """Names of the tensors whose shape no other has."""
+    paired = {name for pair in neighbours(tensors) for name in pair}
+    return [name for name in tensors if name not in paired]
+
+
 def test_comparison__passes_untouched_and_covers_all(comparison):
     assert len(comparison.tensors) == 265
     assert all(comparison.same(stage) for stage in STAGES)
     pairs = neighbours(comparison.tensors)
-    # Eight have no other of their shape: the stem's convolution, three shortcuts, first convolutions of the stages.
     assert len(pairs) == len({name for name, _ in pairs}) == 265 - 8
+    assert sorted(alone(comparison.tensors)) == sorted(ALONE)
 
 
 def test_comparison__fails_when_any_tensor_is_perturbed(comparison):
@@ -156,15 +167,48 @@ def test_comparison__fails_when_any_tensor_is_perturbed(comparison):
     assert all(comparison.same(stage) for stage in STAGES)  # everything is as it was
 
 
+@pytest.mark.slow
 def test_comparison__fails_when_any_tensor_is_dropped(comparison):
     # A dropped tensor keeps what detectron2 initialised it with.
     assert [name for name in comparison.tensors if comparison.same_with(name, comparison.initial[name])] == []
 
 
+@pytest.mark.slow
 def test_comparison__fails_when_any_tensor_is_swapped_with_its_neighbours(comparison):
     pairs = neighbours(comparison.tensors)
     pairs += [(second, first) for first, second in pairs]
     assert [pair for pair in pairs if comparison.same_with(pair[0], comparison.tensors[pair[1]])] == []
+
+
+# The file: every change of one tensor is refused, and by whom
+
+def swaps(tensors):
+    """A pair for each of the 265: of the same shape where there is one, else with the next tensor of another shape."""
+    names = list(tensors)
+    return neighbours(tensors) + [(name, names[names.index(name) - 1]) for name in alone(tensors)]
+
+
+def test_proof__every_perturbed_swapped_or_dropped_tensor_of_the_file_is_refused(resnet50_weights, random_state):
+    source = {detectron2_name(name): value for name, value in random_state("resnet50").items()}
+    found = read_detectron2(resnet50_weights)
+    require_equal = proof_module._require_equal
+    require_equal(source, found, "tensors", "")
+
+    def refused(name, content):  # of one tensor: what the whole file's comparison does with each
+        with pytest.raises(UserError, match="found 0 equal, 1 (different|missing)"):
+            require_equal({name: source[name]}, content, "tensors", "")
+
+    pairs = swaps(found)
+    assert {name for name, _ in pairs} == set(found) and len(pairs) == len(found) == 265
+    for first, second in pairs:
+        refused(first, {first: found[second]})
+        refused(second, {second: found[first]})
+    for name, value in found.items():
+        refused(name, {})
+        flipped = value.copy()
+        flipped.reshape(-1).view(np.uint32)[-1] ^= 1  # the last bit of one number
+        refused(name, {name: flipped})
+    assert sorted(alone(found)) == sorted(ALONE)
 
 
 def spoiled(weights, folder, change):
@@ -176,38 +220,88 @@ def spoiled(weights, folder, change):
     return path
 
 
-def swap(model):
-    model["res3.1.conv1.norm.bias"], model["res3.2.conv1.norm.bias"] = \
-        model["res3.2.conv1.norm.bias"], model["res3.1.conv1.norm.bias"]
+def exchange(first, second):
+    def change(model):
+        model[first], model[second] = model[second], model[first]
+    return change
 
 
-def test_verify__a_spoiled_file_is_refused_by_its_maps(resnet50_weights, random_state, tmp_path):
-    state = random_state("resnet50")
-    with pytest.raises(UserError, match=r"within 1e-09 standard deviations of torchvision's, found res3 \S+, res4"):
-        verify(spoiled(resnet50_weights, tmp_path, swap), state, "resnet50")
-
-    def nudge(model):
-        model["stem.conv1.weight"].flat[3] += 1e-4
-
-    with pytest.raises(UserError, match="found stem "):
-        verify(spoiled(resnet50_weights, tmp_path, nudge), state, "resnet50")
+def nudge(model):
+    model["stem.conv1.weight"].flat[3] += 1e-4
 
 
-def test_verify__a_file_with_a_tensor_missing_is_refused(resnet50_weights, random_state, tmp_path):
-    path = spoiled(resnet50_weights, tmp_path, lambda model: model.pop("res5.0.shortcut.weight"))
-    with pytest.raises(UserError, match=r"expected all 265 .*\(264 tensors\), found 264 equal, 1 missing in the file "
-                                        r"\(res5.0.shortcut.weight\)"):
-        verify(path, random_state("resnet50"), "resnet50")
+@pytest.mark.parametrize("change, text", [
+    (exchange("res3.1.conv1.norm.bias", "res3.2.conv1.norm.bias"),
+     r"expected all 265 tensors of the source .* found 263 equal, 2 different \(res3.1.conv1.norm.bias, res3.2"),
+    (nudge, r"found 264 equal, 1 different \(stem.conv1.weight\)"),
+    (lambda model: model.pop("res5.0.shortcut.weight"),
+     r"found 264 equal, 1 missing in the file \(res5.0.shortcut.weight\): convert the checkpoint again"),
+])
+def test_prove_detectron2__a_spoiled_file_is_refused(change, text, resnet50_weights, random_state, tmp_path):
+    with pytest.raises(UserError, match=text):
+        prove_detectron2(spoiled(resnet50_weights, tmp_path, change), random_state("resnet50"), INFO, {})
+
+
+def test_prove_detectron2__a_wrong_rule_of_names_is_found_by_the_maps(random_state, tmp_path, monkeypatch):
+    # Writer and proof share the rule, so that every tensor is equal; only the network's maps can tell.
+    turned = {"res3.1.conv1.norm.bias": "res3.1.conv2.norm.bias", "res3.1.conv2.norm.bias": "res3.1.conv1.norm.bias"}
+
+    def wrong(name):
+        return turned.get(detectron2_name(name), detectron2_name(name))
+
+    monkeypatch.setattr(writers_module, "detectron2_name", wrong)
+    monkeypatch.setattr(proof_module, "detectron2_name", wrong)
+    info = BackboneInfo(method="", architecture="resnet18")
+    WRITERS["detectron2"].write(tmp_path / "net.pkl", random_state("resnet18"), info, {})
+    with pytest.raises(UserError, match=r"within 1e-09 standard deviations of torchvision's, found res3 \S+, res4 \S+, "
+                                        r"res5 \S+: the file is not a conversion"):
+        prove_detectron2(tmp_path / "net.pkl", random_state("resnet18"), info, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_detectron2__does_not_load_a_tensor_of_another_shape(name, resnet50_weights, tmp_path):
+    # The swaps that the maps above cannot play: detectron2 keeps its own values, and the check after loading says so.
+    names = list(read_detectron2(resnet50_weights))
+    path = spoiled(resnet50_weights, tmp_path, exchange(name, names[names.index(name) - 1]))
+    backbone = build_backbone(backbone_config("resnet50"))
+    with proof_module._quiet():
+        DetectionCheckpointer(backbone).load(str(path))
+    with pytest.raises(UserError, match=rf"found 263 equal, 2 different \(.*{name}"):
+        assert_loaded(backbone, path)
+
+
+# MSRA's stride
+
+def test_reference_network__stride_in_the_1x1_convolution_as_detectron2_has_it(random_state):
+    ours = reference_network(random_state("resnet50"), "resnet50", stride_in_1x1=True)
+    bottom_up = build_backbone(backbone_config("resnet50", stride_in_1x1=True)).bottom_up
+    strides = {detectron2_name(f"{name}.weight").removesuffix(".weight"): module.stride
+               for name, module in ours.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    theirs = {name: module.stride for name, module in bottom_up.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    assert strides == theirs
+    assert [name for name, stride in strides.items() if stride == (2, 2) and "shortcut" not in name] == [
+        "stem.conv1", "res3.0.conv1", "res4.0.conv1", "res5.0.conv1"]
+
+
+def test_prove_detectron2__the_stride_of_the_source_is_the_one_compared(resnet50_weights, random_state, monkeypatch):
+    msra = replace(INFO, stride_in_1x1=True)
+    proof = prove_detectron2(resnet50_weights, random_state("resnet50"), msra, {})
+    assert proof["tensors"] == 265 and max(proof["largest_difference"].values()) < 1e-12
+    # A detectron2 network that strides elsewhere is another network, with every tensor equal.
+    monkeypatch.setattr(proof_module, "backbone_config", lambda architecture, _stride: backbone_config(architecture))
+    with pytest.raises(UserError, match=r"torchvision's, found res3 \S+, res4 \S+, res5"):
+        prove_detectron2(resnet50_weights, random_state("resnet50"), msra, {})
 
 
 # What detectron2 loaded
 
 def test_assert_loaded__every_missing_tensor_is_noticed(mask_rcnn, resnet50_weights, monkeypatch):
     whole = pickle.loads(resnet50_weights.read_bytes())["model"]
-    monkeypatch.setattr(convert_module, "_same", lambda tensor, array: True)  # names only: quick enough for all
+    monkeypatch.setattr(proof_module, "_same", lambda tensor, array: True)  # names only: quick enough for all
     for name in whole:
         rest = {other: value for other, value in whole.items() if other != name}
-        monkeypatch.setattr(convert_module, "_read_weights", lambda _path, rest=rest: rest)
+        monkeypatch.setattr(proof_module, "read_detectron2", lambda _path, rest=rest: rest)
         with pytest.raises(UserError, match=rf"1 missing in the file \({name}\)"):
             assert_loaded(mask_rcnn, resnet50_weights)
 

@@ -37,7 +37,7 @@ def test_apply__leaves_numpy_itself_alone() -> None:
 
 
 def test_repair__in1d_is_numpys_old_one() -> None:
-    own = detectron2_compat._NumpyWithIn1d()
+    own = detectron2_compat._OldNumpy()
     values = np.array([[1, 2], [3, 4]])
     assert own.in1d(values, [2, 4]).tolist() == [False, True, False, True]  # flat, as numpy 2.3 gave it
     assert own.arange is np.arange
@@ -113,3 +113,12 @@ def test_imports__need_no_model_zoo_and_no_pkg_resources() -> None:
     shown = subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True,
                            text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_import_lvis__numpys_old_float_and_no_handler_for_the_whole_program() -> None:
+    pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
+    code = ("import logging, numpy; from transfer import detectron2_compat; detectron2_compat.import_lvis();"
+            "import lvis.eval; print(logging.root.handlers, lvis.eval.np.float is float, hasattr(numpy, 'float'));"
+            "logging.getLogger('lvis.results').warning('noise')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True False\n" and "noise" not in done.stderr

@@ -9,11 +9,13 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from benchmarks import demo_data
-from transfer import datasets, detectron2_compat, evaluate
+from benchmarks.paper_tables import TABLES
+from transfer import datasets, detectron2_compat, evaluate, settings
 
 detectron2_compat.apply()
 
@@ -49,6 +51,8 @@ def truth(task: str, record: dict) -> Instances:
     """The annotations of one image as if a model had predicted them, all with score 1; groups and crowds left out."""
     instances = Instances((record["height"], record["width"]))
     rows = [row for row in record["annotations"] if not row.get("iscrowd")]
+    if task == "keypoints":  # persons without a labelled keypoint are not counted: nobody knows what to predict
+        rows = [row for row in rows if any(row["keypoints"][2::3])]
     if task == "cityscapes":
         masks, classes = _street_masks(record)
         instances.pred_masks = torch.stack(masks) if masks else torch.zeros((0, *instances.image_size), dtype=bool)
@@ -59,7 +63,7 @@ def truth(task: str, record: dict) -> Instances:
         if task == "keypoints":
             points = torch.tensor([row["keypoints"] for row in rows], dtype=torch.float32)
             instances.pred_keypoints = points.reshape(len(rows), -1, 3)
-        else:
+        elif task != "voc":
             masks = [_mask(record, row) for row in rows]
             instances.pred_masks = torch.stack(masks) if masks else torch.zeros((0, *instances.image_size), dtype=bool)
     instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
@@ -69,7 +73,10 @@ def truth(task: str, record: dict) -> Instances:
 
 def score(task: str, generated: Path, keep: float = 1.0, shift: int = 0) -> tuple[dict, dict]:
     """Metrics of the ground truth as predictions: the first `keep` of each image, masks and boxes `shift`ed right."""
-    _, name = datasets.register(datasets.find(generated / task, task))
+    if task == "lvis":
+        pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
+    own = generated / datasets.KINDS[task]
+    _, name = datasets.register(datasets.find(own if own.is_dir() else generated, task))
     evaluator = evaluate.build_evaluator(task, name)
     evaluator.reset()
     for record in DatasetCatalog.get(name):
@@ -91,12 +98,25 @@ def test_evaluate__ground_truth_against_itself_is_100(task: str, generated: Path
 
 
 @pytest.mark.parametrize("task", datasets.TASKS)
+def test_evaluate__every_dataset_that_a_config_names_has_a_loader_and_an_evaluator(task: str, generated: Path) -> None:
+    if task == "lvis":
+        pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
+    dataset = datasets.find(generated / datasets.KINDS[task], task)
+    datasets.register(dataset)
+    cfg = settings.resolve(dataset, settings.default_heads(task), "full")
+    for name, split in zip((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), (dataset.train, dataset.val), strict=True):
+        assert len(DatasetCatalog.get(name)) == split.images > 0
+    assert hasattr(evaluate.build_evaluator(task, cfg.DATASETS.TEST[0]), "evaluate")
+    assert set(evaluate.METRICS[task]) == set(TABLES[evaluate.TABLES[task]].metrics)  # the suite's columns
+
+
+@pytest.mark.parametrize("task", datasets.TASKS)
 def test_evaluate__half_of_the_ground_truth_is_less(task: str, generated: Path) -> None:
     metrics, _ = score(task, generated, keep=0.5)
     assert all(0 < value < 100 for value in metrics.values())
 
 
-@pytest.mark.parametrize(("task", "name"), [("coco", "AP_mb"), ("cityscapes", "AP")])
+@pytest.mark.parametrize(("task", "name"), [("coco", "AP_mb"), ("cityscapes", "AP"), ("lvis", "AP_mb")])
 def test_evaluate__masks_elsewhere_are_worth_nothing(task: str, name: str, generated: Path) -> None:
     metrics, _ = score(task, generated, shift=60)
     assert metrics[name] < 5
@@ -116,6 +136,49 @@ def test_evaluate__details_have_sizes_and_classes(generated: Path) -> None:
     assert {"bbox/AP", "bbox/AP50", "keypoints/APm"} <= set(people)
     _, streets = score("cityscapes", generated)
     assert {"segm/AP-car", "segm/AP50-bicycle"} <= set(streets)
+    _, voc = score("voc", generated)
+    assert len(voc) == 40 and voc["bbox/AP-sofa"] is voc["bbox/AP50-sofa"] is None  # shapes borrow four other names
+    assert voc["bbox/AP-train"] == voc["bbox/AP50-train"] == pytest.approx(100)
+
+
+def test_evaluate__lvis_details_have_sizes_and_frequencies(generated: Path) -> None:
+    _, details = score("lvis", generated)
+    assert set(details) == {f"{group}/AP{kind}" for group in ("bbox", "segm") for kind in "smlrcf"}
+    assert details["bbox/APc"] == details["segm/APf"] == details["segm/APm"] == pytest.approx(100)
+
+
+def test_evaluate__voc_is_detectron2s_own_mean_over_the_classes_that_are_there(generated: Path) -> None:
+    metrics, details = score("voc", generated, keep=0.5)
+    present = sum(value is not None for name, value in details.items() if name.startswith("bbox/AP-"))
+    evaluator = PascalVOCDetectionEvaluator("voc_val")
+    evaluator.reset()
+    for record in DatasetCatalog.get("voc_val"):
+        instances = truth("voc", record)
+        evaluator.process([record], [{"instances": instances[:math.ceil(0.5 * len(instances))]}])
+    own = evaluator.evaluate()["bbox"]  # a class without objects counts as 0 there
+    assert 1 < present < 20 and 0 < metrics["AP"] < 100
+    assert metrics == pytest.approx({name: value * 20 / present for name, value in own.items()})
+
+
+def test_evaluate__voc_takes_the_11_points_of_2007(tmp_path: Path) -> None:
+    objects = "".join(
+        f"<object><name>dog</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult><bndbox><xmin>{x}"
+        f"</xmin><ymin>1</ymin><xmax>{x + 9}</xmax><ymax>10</ymax></bndbox></object>" for x in (1, 21))
+    for year in ("VOC2007", "VOC2012"):
+        for name in ("ImageSets/Main", "Annotations", "JPEGImages"):
+            (tmp_path / year / name).mkdir(parents=True)
+        for listed in ("trainval", "test"):
+            (tmp_path / year / "ImageSets/Main" / f"{listed}.txt").write_text("1\n")
+        Image.new("RGB", (40, 20)).save(tmp_path / year / "JPEGImages/1.jpg")
+        (tmp_path / year / "Annotations/1.xml").write_text(
+            f"<annotation><size><width>40</width><height>20</height></size>{objects}</annotation>")
+    _, name = datasets.register(datasets.find(tmp_path, "voc"))
+    evaluator = evaluate.build_evaluator("voc", name)
+    evaluator.reset()
+    record = DatasetCatalog.get(name)[0]
+    evaluator.process([record], [{"instances": truth("voc", record)[:1]}])
+    # Precision 1 up to a recall of 1/2: six of the points 0, 0.1, ..., 1 are reached; the area would be 1/2.
+    assert evaluate.name_metrics("voc", evaluator.evaluate())[0]["AP50"] == pytest.approx(100 * 6 / 11)
 
 
 def test_evaluate__cityscapes_leaves_no_file_behind(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -140,6 +203,13 @@ def test_name_metrics__persons_boxes_are_details_of_keypoints() -> None:
     metrics, details = evaluate.name_metrics("keypoints", {"bbox": figures, "keypoints": figures})
     assert metrics == {"AP_kp": 1.0, "AP50_kp": 2.0, "AP75_kp": 3.0}
     assert details == {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0}
+
+
+@pytest.mark.parametrize(("task", "folder"), [("coco", "coco_mini"), ("keypoints", "keypoints_mini"),
+                                              ("coco", "nuclei")])
+def test_evaluate__ground_truth_of_real_images_is_100(task: str, folder: str, shared_data: Path) -> None:
+    metrics, _ = score(task, shared_data / folder)
+    assert metrics == pytest.approx(dict.fromkeys(metrics, 100.0), abs=1e-6)
 
 
 @pytest.mark.parametrize(("value", "recorded"), [(None, None), (float("nan"), None), (-1.0, None), (0.0, 0.0),

@@ -15,7 +15,8 @@ from benchmarks import demo_data
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
-from transfer import evaluate, finetune, trainer
+from transfer import evaluate, finetune, trainer, work
+from transfer.certificate import write_certificate
 from transfer.convert import convert
 from transfer.finetune import Request
 
@@ -64,10 +65,18 @@ def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path
     assert result["dataset"]["train"]["images"] == 3 and result["iterations"] == 4
     assert result["config"]["MODEL"]["ROI_BOX_HEAD"]["NUM_CONV"] == 4 and len(result["config_sha256"]) == 64
     assert result["overrides"] == list(THIN)
-    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts",
+    assert (result["kind"], result["schedule"], result["solver"], result["fit"]) == ("finetuning", None, "common", None)
+    assert (result["images_at_once"], result["batch_norm_images"], result["processes"]) == (2, 2, 1)
+    assert (result["eval_every"], result["predictions"]) == (None, None)
+    assert weights["init"] == "converted checkpoint" and weights["fpn"] is False
+    assert weights["pixel_format"] == {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53],
+                                       "std": [58.395, 57.12, 57.375], "stride_in_1x1": False}
+    assert {f"{group}/{name}" for group in ("bbox", "segm") for name in ("APs", "APm", "APl", "AP-star")} <= set(
+        result["details"])
+    assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts", "lvis",
             "cuda"} == set(result["versions"])
     assert result["wall_seconds"] > 0 and result["peak_memory_mb"] > 50 and result["hardware"]["cores"] >= 1
-    assert set(result["code"]) == {"git_sha", "dirty"} and result["started"] <= result["ended"]
+    assert set(result["code"]) == {"git_sha", "dirty", "transfer_sha256"} and result["started"] <= result["ended"]
     files = {path.name for path in tmp_path.iterdir()}
     assert {"config.yaml", "metrics.json", "log.txt", "predictions.png", "model_final.pth"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
@@ -91,7 +100,7 @@ def test_finetune__other_tasks_and_their_heads(task: str, heads: str, norms: int
 def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     first = finetune.finetune(request(generated, tmp_path, overrides=START))
-    monkeypatch.setattr(finetune, "launch", None)  # nothing may be started
+    monkeypatch.setattr(finetune, "start", None)  # nothing may be started
     assert finetune.finetune(request(generated, tmp_path, overrides=START)) == first
     assert f"{tmp_path} is finished: nothing to do" in capsys.readouterr().err
 
@@ -104,7 +113,7 @@ def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys
 def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, text: str, generated: Path,
                                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                  ) -> None:
-    monkeypatch.setattr(finetune, "_launch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # killed before the first iteration
         finetune.finetune(request(generated, tmp_path, overrides=START))
     with pytest.raises(UserError, match=text):
@@ -187,23 +196,33 @@ def test_finetune__two_processes_give_an_error_as_one_line(generated: Path, tmp_
         finetune.finetune(request(generated, tmp_path, num_gpus=2, overrides=(*THIN, "SOLVER.BASE_LR=1e30")))
 
 
-def test_finetune__trial_draws_the_heads_whatever_the_method(generated: Path, converted: Path, tmp_path: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    states = []
+def test_finetune__trial_draws_heads_and_images_whatever_the_method(generated: Path, converted: Path, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
 
-    def keep(model: torch.nn.Module, *_: object) -> tuple[dict, dict]:
-        states.append({name: value.clone() for name, value in model.state_dict().items()})
-        return {}, {}
+    def look(trainer: trainer.AccumulatingTrainer) -> None:
+        """In the place of a step: what it would have started from, and seen."""
+        if trainer.iter == 0:
+            runs.append(({name: value.clone() for name, value in trainer.model.state_dict().items()}, []))
+        runs[-1][1].extend((row["file_name"], row["image"].clone()) for row in next(trainer._data_loader_iter))
 
-    monkeypatch.setattr(evaluate, "evaluate", keep)
-    for number, (weights, trial) in enumerate([("random", 0), (str(converted), 0), ("random", 1)]):
-        finetune.finetune(request(generated, tmp_path / str(number), overrides=START, weights=weights, trial=trial))
-    random, method, other = states
+    monkeypatch.setattr(trainer.AccumulatingTrainer, "run_step", look)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: ({}, {}))
+    overrides = (*THIN, "TEST.PRECISE_BN.ENABLED=False", "INPUT.MIN_SIZE_TRAIN=48,64,80")
+    for number, (weights, trial) in enumerate([("random", 0), (str(converted), 0), ("random-msra", 0), ("random", 1)]):
+        finetune.finetune(request(generated, tmp_path / str(number), overrides=overrides, weights=weights, trial=trial))
+    (random, seen), (method, same), (_, turned), (other, others) = runs
     heads = [name for name in random if "bottom_up" not in name and name.endswith("weight") and "norm" not in name]
     assert len(heads) > 10 and all(torch.equal(random[name], method[name]) for name in heads)
     assert not any(torch.equal(random[name], other[name]) for name in heads)
     backbone = [name for name in random if "bottom_up" in name and "conv" in name and random[name].ndim == 4]
     assert not any(torch.equal(random[name], method[name]) for name in backbone)
+    assert len(seen) == len(same) == 8  # four steps of two images: names, sizes, flips and pixels
+    assert all(a == c and torch.equal(b, d) for (a, b), (c, d) in zip(seen, same, strict=True))
+    # The same pictures for the weights that want blue first.
+    assert all(a == c and torch.equal(b, d.flip(0)) for (a, b), (c, d) in zip(seen, turned, strict=True))
+    assert not all(a == c and b.shape == d.shape and torch.equal(b, d)
+                   for (a, b), (c, d) in zip(seen, others, strict=True))
 
 
 def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = None) -> Path:
@@ -213,18 +232,19 @@ def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = 
     if drop:
         del content["model"][drop]
     (output / "detectron2.pkl").write_bytes(pickle.dumps(content))
-    values = {**json.loads((converted / "conversion.json").read_text()),
-              "pkl_sha256": sha256_file(output / "detectron2.pkl"), **certificate}
-    (output / "conversion.json").write_text(json.dumps(values))
+    values = json.loads((converted / "conversion.json").read_text())
+    values["targets"]["detectron2"]["sha256"] = sha256_file(output / "detectron2.pkl")
+    write_certificate(output, {**values, **certificate})
     return output
 
 
 @pytest.mark.parametrize(("certificate", "drop", "text"), [
-    ({"pkl_sha256": "0" * 64}, None, "is not the file that .*conversion.json certifies"),
-    ({"architecture": "resnet101"}, None, "holds a resnet101: expected resnet18, resnet34, resnet50"),
-    ({"pixel_format": {"channel_order": "BGR"}}, None, "wants BGR images"),
+    ({"targets": {"detectron2": {"sha256": "0" * 64}}}, None, "is not the file that .*conversion.json certifies"),
+    ({"architecture": "resnet101"}, None, "is of a resnet101: expected resnet18, resnet34, resnet50"),
+    ({"consumed": 99}, None, "expected all 100 tensors .* found 99 of 100 consumed"),
+    ({"pixel_format": {"channel_order": "GRAY", "mean": [0.5], "std": [1]}}, None, "expected channel_order RGB or BGR"),
     ({}, "res3.0.conv1.weight", r"1 missing in the file \(res3.0.conv1.weight\)"),
-    ({"architecture": "resnet34"}, None, "missing in the file"),
+    ({"architecture": "resnet34", "consumed": 180, "expected": 180}, None, "missing in the file"),
 ])
 def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, drop: str | None, text: str,
                                                              generated: Path, converted: Path, tmp_path: Path) -> None:
@@ -232,11 +252,6 @@ def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, 
     with pytest.raises(UserError, match=text):
         finetune.finetune(request(generated, tmp_path / "out", overrides=START, weights=str(spoiled)))
     assert not (tmp_path / "out/result.json").exists()
-
-
-def test_read_weights__folder_that_is_no_conversion(generated: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no converted checkpoint: expected conversion.json and detectron2.pkl"):
-        finetune.read_weights(request(generated, tmp_path, weights=str(tmp_path)))
 
 
 def test_device__cuda_where_there_is_none(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +275,7 @@ def test_finetune__a_broken_validation_image_is_named(tmp_path: Path) -> None:
 
 
 def test_logged__to_the_file_and_not_to_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with finetune.logged(tmp_path / "log.txt"):
+    with work.logged(tmp_path / "log.txt"):
         logging.getLogger("detectron2.engine").info("a line")
     logging.getLogger("detectron2.engine").info("after")
     text = (tmp_path / "log.txt").read_text()

@@ -67,17 +67,17 @@ def test_read_checkpoint__clove_teacher_on_request(tmp_path, random_state, clove
 
 def test_read_checkpoint__unknown_branch_names_the_choices(tmp_path, small, clove_content):
     path = save(clove_content(small, small), tmp_path / "current.pth")
-    assert "branches of a CLoVE file (student, teacher), found 'single'" in refusal(path, branch="single")
+    assert f"one of the branches of {path} (student, teacher; CLoVE), found 'single'" in refusal(path, branch="single")
     plain = save(small, tmp_path / "plain.pth")
-    assert "branches of a torchvision file (single), found 'teacher'" in refusal(plain, branch="teacher")
+    assert "(single; plain torchvision names), found 'teacher'" in refusal(plain, branch="teacher")
 
 
 def test_read_checkpoint__clove_without_its_attention_is_not_called_clove(tmp_path, small, clove_content):
     content = clove_content(small, small)
     content["model"] = {name: value for name, value in content["model"].items() if "self_attn" not in name}
     message = refusal(save(content, tmp_path / "pixpro.pth"))
-    assert "known layout (CLoVE, torchvision" in message
-    assert "under 'model': 'module.encoder.' (120), 'module.encoder_k.' (120)" in message
+    assert "expected a checkpoint of a known layout" in message
+    assert "under 'model': 'module.encoder.' (100), 'module.encoder_k.' (100)" in message
 
 
 @pytest.mark.parametrize("architecture, count", [("resnet18", 100), ("resnet34", 180), ("resnet50", 265)])
@@ -98,7 +98,7 @@ def test_read_checkpoint__other_head_or_none_takes_the_name_of_the_file(tmp_path
     reading = read_checkpoint(path)
     state, info, left_over, family = reading.state, reading.info, reading.left_over, reading.family
     assert_same(state, small)
-    assert (info.method, left_over, family) == ("my-network", [], "torchvision")
+    assert (info.method, left_over, family) == ("my-network", [], "plain torchvision names")
     path = save(small | {"fc.weight": torch.zeros(5, 512), "fc.bias": torch.zeros(5)}, tmp_path / "five-classes.pth")
     assert read_checkpoint(path).info.method == "five-classes"
 

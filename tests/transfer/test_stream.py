@@ -45,6 +45,28 @@ def test_batches__go_on_exactly_where_they_were_left() -> None:
     assert take(3, seed=2) != take(3)  # a trial is another order
 
 
+def test_batches__images_with_rare_classes_come_as_often_as_their_factor_says() -> None:
+    repeats = torch.tensor([1.0, 1, 1, 4, 1, 1, 2.5])
+    batches = itertools.islice(stream.Batches(WIDE, 1, 0, 0, repeats), 2000)
+    counts = torch.bincount(torch.tensor([index for [(_, index)] in batches]), minlength=7)
+    assert torch.allclose(counts / counts.sum(), repeats / repeats.sum(), atol=0.02)
+
+
+def test_train_loader__repeats_what_the_config_says(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(stream, "Batches", lambda *words: seen.append(words[4]) or [])
+    stream.train_loader(cfg, 0, 0)
+    rare = cfg.clone()
+    rare.defrost()
+    rare.DATALOADER.SAMPLER_TRAIN, rare.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 4.0
+    stream.train_loader(rare, 0, 0)
+    records = [{row["category_id"] for row in record["annotations"]} for record in DatasetCatalog.get("coco_train")]
+    records = [classes for classes in records if classes]
+    share = {number: sum(number in classes for classes in records) / len(records) for number in set.union(*records)}
+    expected = [max((4.0 / share[number]) ** 0.5 for number in classes) for classes in records]
+    assert seen[0] is None and seen[1].tolist() == pytest.approx(expected) and max(expected) > 2
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_train_loader__resumed_equals_uninterrupted_with_any_number_of_workers(cfg: CfgNode, workers: int) -> None:
     def pictures(workers: int, seed: int, skip: int, number: int) -> list[torch.Tensor]:

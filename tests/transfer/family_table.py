@@ -1,0 +1,144 @@
+"""Every published layout as a file, and what a reader should say of it."""
+
+import argparse
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pretrain.backbone_file import BackboneInfo, save_backbone
+from tests.transfer.family_files import (
+    OPTIMIZER,
+    State,
+    batch_norm,
+    byol,
+    byol_published,
+    clove,
+    densecl_raw,
+    detectron2_pickle,
+    dino,
+    layer,
+    lightly_byol,
+    lightly_dino,
+    lightly_example,
+    mlp,
+    mmselfsup_byol,
+    moco,
+    msra,
+    own_checkpoint,
+    pixpro,
+    pixpro_published,
+    redundancy,
+    resim,
+    resim_converted,
+    resnet,
+    setsim,
+    simsiam,
+    slotcon,
+    solo_learn,
+    swav,
+    with_counters,
+)
+
+
+def _torch(content: Any, path: Path) -> None:
+    torch.save(content, path)
+
+
+def _old_torch(content: Any, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def _pickle(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+@dataclass(frozen=True)
+class FamilyFile:
+    """A file, and what a reader should say of it. `branches`: the default one first; each is the state of that name,
+    and "single" is the student's. `method` None: the file's name."""
+
+    name: str
+    build: Callable[[State, State], Any]
+    family: str
+    method: str | None
+    branches: tuple[str, ...] = ("student", "teacher")
+    epochs: int | None = None
+    save: Callable[[Any, Path], None] = _torch
+    fpn: int = 0
+
+
+def _plain(student: State, _teacher: State) -> State:
+    return with_counters(student)
+
+
+_HEAD = layer("fc", 1000, 2048)
+_SINGLE = ("single",)
+FILES = (
+    FamilyFile("ckpt_epoch_200.pth", clove, "CLoVE", "CLoVE", epochs=200),
+    FamilyFile("clove_old.pth", clove, "CLoVE", "CLoVE", epochs=200, save=_old_torch),
+    FamilyFile("ckpt_epoch_100.pth", pixpro, "PixPro", "PixPro", epochs=100),
+    FamilyFile("pixpro_base_r50_400ep_md5_919c6612.pth", pixpro_published, "PixPro", "PixPro"),
+    FamilyFile("slotcon_full.pth", slotcon, "SlotCon", "SlotCon", ("teacher", "student"), 200),
+    FamilyFile("slotcon_imagenet_200ep.pth", lambda s, t: {"state_dict": _plain(s, t)}, "plain torchvision names", None,
+               _SINGLE),
+    FamilyFile("densecl_r50_imagenet_200ep.pth", lambda s, t: {"state_dict": _plain(s, t), "author": "DenseCL"},
+               "DenseCL published", "DenseCL", ("student",)),
+    FamilyFile("epoch_200.pth", densecl_raw, "DenseCL raw", "DenseCL", epochs=200),
+    FamilyFile("byol_resnet50_8xb32-accum16-coslr-300e_in1k.pth", mmselfsup_byol, "mmselfsup", None, epochs=300),
+    FamilyFile("resim_fpn_200ep.pth.tar", resim, "ReSim", "ReSim", epochs=200, fpn=10),
+    FamilyFile("resim_fpn_bn.pth.tar", lambda s, t: resim(s, t, norm=True), "ReSim", "ReSim", epochs=200, fpn=5),
+    FamilyFile("resim_fpn_backbone_200ep.pth.tar", resim_converted, "ReSim converted", "ReSim", ("student",), fpn=10),
+    FamilyFile("setsim.pth.tar", setsim, "SetSim", "SetSim", epochs=200),
+    FamilyFile("resnet50_alpha0.9.pth", _plain, "plain torchvision names", None, _SINGLE),
+    FamilyFile("resnet50_alpha0.9_fullckpt.pth", lambda s, _t: redundancy(
+        s, mlp("maps_projector", 2048, 512, 512, 512, last_bias=False),
+        mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), layer("classifier", 1000, 2048), epoch=300),
+        "VICRegL", "VICRegL", _SINGLE, 300),
+    FamilyFile("moco_v1_200ep_pretrain.pth.tar", lambda s, t: moco(s, t, v2=False), "MoCo v1", "MoCo v1", epochs=200),
+    FamilyFile("moco_v2_200ep_pretrain.pth.tar", moco, "MoCo v2", "MoCo v2", epochs=200),
+    FamilyFile("resnet50-0676ba61.pth", lambda s, t: _plain(s, t) | _HEAD, "torchvision", "Supervised", _SINGLE),
+    FamilyFile("R-50.pkl", msra, "MSRA", "Supervised", _SINGLE, save=_pickle),
+    FamilyFile("R-50_t.pkl", lambda s, _t: detectron2_pickle(s, "torchvision"), "detectron2 names", "Supervised",
+               _SINGLE, save=_pickle),
+    FamilyFile("pixpro_100.pkl", lambda s, _t: detectron2_pickle(s, "PixPro"), "detectron2 names", None, _SINGLE,
+               save=_pickle),
+    FamilyFile("dino_resnet50_pretrain_full_checkpoint.pth", dino, "DINO", "DINO", ("teacher", "student"), 800),
+    FamilyFile("byol_300.pth.tar", byol, "BYOL", "BYOL", epochs=300),
+    FamilyFile("byol_resnet50.pth.tar", byol_published, "BYOL", "BYOL", epochs=300),
+    FamilyFile("checkpoint_0099.pth.tar", simsiam, "SimSiam", "SimSiam", _SINGLE, 100),
+    FamilyFile("barlow_checkpoint.pth", lambda s, _t: redundancy(
+        s, mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), batch_norm("bn", 8192, affine=False),
+        epoch=1000), "Barlow Twins", "Barlow Twins", _SINGLE, 1000),
+    FamilyFile("vicreg_fullckpt.pth", lambda s, _t: redundancy(
+        s, mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), epoch=1000), "VICReg", "VICReg", _SINGLE, 1000),
+    FamilyFile("swav_800ep_pretrain.pth.tar", swav, "SwAV", "SwAV", _SINGLE),
+    FamilyFile("swav_checkpoint.pth.tar", lambda s, t: {"epoch": 800, "state_dict": swav(s, t),
+                                                        "optimizer": OPTIMIZER}, "SwAV", "SwAV", _SINGLE, 800),
+    FamilyFile("lightly_byol.ckpt", lightly_byol, "lightly", None),
+    FamilyFile("lightly_dino.ckpt", lightly_dino, "lightly", None, ("teacher", "student")),
+    FamilyFile("lightly_example.pth", lightly_example, "lightly", None),
+    FamilyFile("solo_byol.ckpt", solo_learn, "solo-learn", None),
+    FamilyFile("solo_old.ckpt", lambda s, t: solo_learn(s, t, old=True), "solo-learn", None),
+    FamilyFile("timm_resnet50.safetensors", lambda s, t: _plain(s, t) | _HEAD, "torchvision", "Supervised", _SINGLE,
+               save=lambda content, path: save_file({k: v.contiguous() for k, v in content.items()}, path)),
+    FamilyFile("timm_last.pth.tar", lambda s, t: {
+        "epoch": 299, "arch": "resnet50", "state_dict": _plain(s, t) | _HEAD, "optimizer": OPTIMIZER, "version": 2,
+        "args": argparse.Namespace(model="resnet50"), "metric": 77.0}, "timm checkpoint", None, _SINGLE),
+    FamilyFile("step_00000100.pt", own_checkpoint, "our pretraining checkpoint", "CLoVE"),
+    FamilyFile("backbone.safetensors", lambda s, _t: s, "backbone.safetensors", "CLoVE", ("student",), 200,
+               save=lambda content, path: save_backbone(
+                   path, content, BackboneInfo("CLoVE", "resnet50", 200, "student"))),
+)
+
+
+def write(file: FamilyFile, folder: Path, architecture: str = "resnet50") -> tuple[Path, dict[str, State]]:
+    """Write the file into a folder; returns its path and the state of each branch."""
+    student, teacher = resnet(architecture), resnet(architecture, 2000)
+    path = folder / file.name
+    file.save(file.build(student, teacher), path)
+    return path, {branch: teacher if branch == "teacher" else student for branch in file.branches}

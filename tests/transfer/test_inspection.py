@@ -1,0 +1,124 @@
+"""What `python -m transfer inspect` says, to people and to programs."""
+
+import json
+
+import pytest
+import torch
+
+from pretrain.atomic import sha256_file
+from tests.transfer import family_files
+from transfer.__main__ import _parser
+from transfer.families import FAMILIES
+from transfer.inspection import run
+
+KEYS = {"schema", "file", "bytes", "sha256", "container", "family", "method", "method_from", "candidates", "branch",
+        "branches", "address", "epochs", "architecture", "standard", "read", "expected", "left_over", "fpn", "pixels",
+        "stride_in_1x1", "notes"}
+
+
+def inspect(capsys, *words) -> tuple[int, str, str]:
+    code = run(_parser("inspect").parse_args(["inspect", *map(str, words)]))
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def states():
+    return family_files.resnet("resnet18"), family_files.resnet("resnet18", 2000)
+
+
+@pytest.fixture
+def clove(tmp_path, states):
+    torch.save(family_files.clove(*states), tmp_path / "ckpt_epoch_200.pth")
+    return tmp_path / "ckpt_epoch_200.pth"
+
+
+def test_run__json_has_every_documented_key(clove, capsys):
+    code, printed, errors = inspect(capsys, clove, "--json")
+    report = json.loads(printed)
+    assert (code, errors) == (0, "")
+    assert set(report) == KEYS
+    assert report == report | {
+        "schema": 1, "file": "ckpt_epoch_200.pth", "bytes": clove.stat().st_size, "sha256": sha256_file(clove),
+        "container": "torch", "family": "CLoVE", "method": "CLoVE", "method_from": "layout", "candidates": [],
+        "branch": "student", "branches": {"student": "model:module.encoder.", "teacher": "model:module.encoder_k."},
+        "address": "model:module.encoder.", "epochs": 200, "architecture": "resnet18", "standard": False, "read": 100,
+        "expected": 100, "fpn": [], "stride_in_1x1": False, "notes": [],
+        "left_over": {"module.encoder_k.": 100, "module.projector.": 8, "module.projector_k.": 8,
+                      "module.self_attn.": 4},
+        "pixels": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+
+
+def test_run__documented_keys_are_the_keys():
+    from transfer import inspection
+    words = set(inspection.__doc__.replace(",", " ").replace(".", " ").replace(":", " ").replace("(", " ").split())
+    assert words >= KEYS
+
+
+def test_run__text(clove, capsys):
+    code, printed, _ = inspect(capsys, clove, "--branch", "teacher")
+    assert code == 0
+    assert printed.splitlines() == [
+        "ckpt_epoch_200.pth",
+        f"  layout     CLoVE (torch, {clove.stat().st_size / 1e6:.1f} MB)",
+        "  method     CLoVE",
+        "  network    student  model:module.encoder.",
+        "             teacher  model:module.encoder_k.  <- read on request",
+        "  epochs     200",
+        "  is a       ResNet-18, not standard: the published protocols have a ResNet-50",
+        "  pixels     RGB of 0..255, mean 123.675 116.28 103.53, deviation 58.395 57.12 57.375",
+        "  stride     in the 3x3 convolution",
+        "  tensors    100 of 100 read",
+        "  left over  module.encoder. (100), module.projector. (8), module.projector_k. (8), module.self_attn. (4)",
+        f"  sha256     {sha256_file(clove)}"]
+
+
+def test_run__text_of_resim_and_of_bare_names(tmp_path, states, capsys):
+    torch.save(family_files.resim(*states), tmp_path / "resim.pth.tar")
+    printed = inspect(capsys, tmp_path / "resim.pth.tar")[1]
+    assert "  network    student  state_dict:module.encoder_q.  <- read by default\n" in printed
+    assert "  tensors    100 of 100 read, 10 of a pretrained FPN\n" in printed
+    # The teacher as a whole, with its head and FPN; the student's own head by its name.
+    assert "module.encoder_k. (114), module.encoder_q.fc. (4)" in printed
+    torch.save(states[0], tmp_path / "resnet50_alpha0.75.pth")
+    printed = inspect(capsys, tmp_path / "resnet50_alpha0.75.pth")[1]
+    assert "method     resnet50_alpha0.75 (the file's name, as the layout tells no method; " in printed
+    assert "  could be   VICRegL backbone, SlotCon backbone-only," in printed
+    assert "  network    single  bare names\n" in printed
+    assert "  left over  none\n" in printed
+
+
+def test_run__two_containers_keep_their_names(tmp_path, states, capsys):
+    torch.save(family_files.dino(*states), tmp_path / "dino.pth")
+    report = json.loads(inspect(capsys, tmp_path / "dino.pth", "--json")[1])
+    assert (report["branch"], report["address"]) == ("teacher", "teacher:module.backbone.")
+    assert report["left_over"]["student/module.backbone."] == 100
+
+
+def test_run__unknown_layout_lists_the_parts(tmp_path, states, capsys):
+    content = {"net": family_files.prefixed("a.b.", states[0]) | family_files.layer("head", 2, 2)}
+    torch.save(content, tmp_path / "mine.pth")
+    code, printed, errors = inspect(capsys, tmp_path / "mine.pth")
+    assert code == 2
+    assert errors.startswith("error: expected a checkpoint of a known layout")
+    assert "--prefix 'net:a.b.'" in errors and errors.count("\n") == 1
+    assert printed.splitlines() == ["  --prefix 'net:a.b.'     100 tensors, ResNet-18", "  no ResNet 'net:head.'     2",
+                                    "Name a network with --prefix; --branch student|teacher then says what it is."]
+    code, printed, errors = inspect(capsys, tmp_path / "mine.pth", "--json")
+    report = json.loads(printed)
+    assert (code, errors, set(report)) == (2, "", {"schema", "file", "error", "parts"})
+    assert report["parts"] == [{"address": "net:a.b.", "tensors": 100, "network": "ResNet-18"},
+                               {"address": "net:head.", "tensors": 2, "network": None}]
+    assert inspect(capsys, tmp_path / "mine.pth", "--prefix", "a.b.")[0] == 0
+
+
+def test_run__empty_prefix(tmp_path, states, capsys):
+    torch.save(family_files.clove(*states) | states[1], tmp_path / "both.pth")
+    assert inspect(capsys, tmp_path / "both.pth")[0] == 2
+    assert inspect(capsys, tmp_path / "both.pth", "--prefix", "")[0] == 0
+
+
+def test_help__names_every_family(capsys):
+    with pytest.raises(SystemExit):
+        _parser("inspect").parse_args(["inspect", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(family.name in printed for family in FAMILIES)

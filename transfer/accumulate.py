@@ -1,0 +1,69 @@
+"""The step of the fine-tuning: a whole batch, a few images at a time through the network."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from detectron2.engine import SimpleTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def parts(batch: list, size: int) -> list[list]:
+    """`batch` in pieces of `size`, in order."""
+    return [batch[start:start + size] for start in range(0, len(batch), size)]
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """detectron2's simple trainer whose step takes `images` of this process at a time and averages their gradients.
+
+    With `images` the whole batch it is detectron2's own step, bit for bit. The losses that are written are the means
+    over the pieces. Gradients of several processes are exchanged once, after the last piece. With `half` the forward
+    pass runs in float16 with a scaled loss, as in detectron2's AMPTrainer.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, images: int, half: bool = False) -> None:
+        super().__init__(model, None, optimizer)
+        self.images, self.half = images, half
+        self.scaler = torch.amp.GradScaler("cuda", enabled=half)
+
+    def run_step(self) -> None:
+        """One batch, one step of the optimiser."""
+        start = time.perf_counter()
+        pieces = parts(next(self._data_loader_iter), self.images)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        written: dict[str, torch.Tensor] = {}
+        for number, piece in enumerate(pieces, start=1):
+            with self._exchange(last=number == len(pieces)):
+                with torch.autocast("cuda", torch.float16, enabled=self.half):
+                    losses = self.model(piece)
+                    total = sum(losses.values()) / len(pieces)
+                self.scaler.scale(total).backward()
+            for name, value in losses.items():
+                written[name] = written.get(name, 0) + value.detach() / len(pieces)
+        self.after_backward()
+        self._write_metrics(written, data_time)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    @contextlib.contextmanager
+    def _exchange(self, *, last: bool) -> Iterator[None]:
+        quiet = isinstance(self.model, DistributedDataParallel) and not last
+        with self.model.no_sync() if quiet else contextlib.nullcontext():
+            yield
+
+    def close(self) -> None:
+        """Let the loader processes go: those that ignore a stop signal would be waited for at the exit."""
+        self._data_loader_iter_obj = None
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps."""
+        return super().state_dict() | ({"grad_scaler": self.scaler.state_dict()} if self.half else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a checkpoint."""
+        super().load_state_dict(state)
+        if self.half:
+            self.scaler.load_state_dict(state["grad_scaler"])

@@ -1,0 +1,100 @@
+"""Which ResNet a set of tensors is, and whether every one of its tensors is there, of the right shape and sane."""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torchvision
+
+from pretrain.errors import UserError
+from transfer.naming import COUNTER
+
+ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
+# Known so that they can be named when somebody brings one.
+_OTHER_ARCHITECTURES = {"resnet101": "ResNet-101", "resnet152": "ResNet-152", "wide_resnet50_2": "Wide ResNet-50-2",
+                        "wide_resnet101_2": "Wide ResNet-101-2", "resnext50_32x4d": "ResNeXt-50 32x4d",
+                        "resnext101_32x8d": "ResNeXt-101 32x8d"}
+TITLES = ARCHITECTURES | _OTHER_ARCHITECTURES
+
+
+@lru_cache
+def expected_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a torchvision ResNet, without classifier and counters (265 for ResNet-50)."""
+    with torch.device("meta"):
+        network = torchvision.models.get_model(architecture, weights=None)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()
+            if not name.startswith("fc.") and not name.endswith(COUNTER)}
+
+
+def nearest(inside: Mapping[str, torch.Tensor]) -> str | None:
+    """The nearest known ResNet by names and shapes together, so that a damaged one is still called by its name."""
+    found = {(name, tuple(value.shape)) for name, value in inside.items()
+             if not name.startswith("fc.") and not name.endswith(COUNTER)}
+
+    def likeness(architecture: str) -> float:
+        expected = set(expected_shapes(architecture).items())
+        return len(found & expected) / len(found | expected)
+
+    best = max(ARCHITECTURES, key=likeness)
+    if likeness(best) < 0.95:  # the others take a moment to build
+        best = max(TITLES, key=likeness)
+    return best if likeness(best) >= 0.5 else None
+
+
+def checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, path: Path) -> dict[str, torch.Tensor]:
+    """Every expected tensor as float32, in torchvision's order; errors name the tensors at fault.
+
+    `inside`: the network's tensors under torchvision's names; `prefix` and `path` are for the messages.
+    """
+    expected, title = expected_shapes(architecture), ARCHITECTURES[architecture]
+    present = [name for name in expected if name in inside]
+    of_network = f"expected {len(expected)} tensors of {title} under prefix {prefix!r} of {path}"
+    if missing := [name for name in expected if name not in inside]:
+        raise UserError(f"{of_network}, found {len(present)}; missing: {some(missing)}: use the whole file")
+    # fc, projectors and the like may be left over; another conv or batch norm in the body means another network.
+    surplus = [name for name in inside if name not in expected and not name.endswith(COUNTER)
+               and re.match(r"(conv1|bn1|layer\d+)\.", name)]
+    if surplus:
+        raise UserError(f"{of_network}, found {len(present) + len(surplus)}; a {title} has no {some(surplus)}: "
+                        "this is another network and cannot be converted")
+    wrong = [f"{name} is {list(inside[name].shape)}, not {list(shape)}" for name, shape in expected.items()
+             if tuple(inside[name].shape) != shape]
+    if wrong:
+        what = ("its stem is one for small images, as of CIFAR, which the transfer cannot use"
+                if tuple(inside["conv1.weight"].shape[2:]) == (3, 3) else "this is another network")
+        raise UserError(f"{of_network}, found other shapes: {some(wrong)}: {what}")
+    odd = [f"{name} ({inside[name].dtype})" for name in expected if not inside[name].is_floating_point()]
+    if odd:
+        raise UserError(f"expected floating-point tensors in {path}, found {some(odd)}: save the network unquantized")
+    stored = Counter(str(inside[name].dtype).removeprefix("torch.") for name in expected)
+    if set(stored) != {"float32"}:
+        print(f"note: {path.name} stores {', '.join(f'{count} tensors as {kind}' for kind, count in stored.items())}; "
+              "all are converted to float32", file=sys.stderr)
+    state = {name: inside[name].detach().to(torch.float32, copy=True).contiguous() for name in expected}
+    if broken := [name for name, value in state.items() if not _finite(value)]:
+        raise UserError(f"expected finite numbers in {path}, found NaN or infinity in {some(broken)}: "
+                        "the training diverged or the file is damaged; use an earlier checkpoint")
+    if flat := [name for name in state if name.endswith("running_var") and _degenerate(inside[name])]:
+        raise UserError(f"expected positive batch-norm variances in {path}, found zero or negative ones in "
+                        f"{some(flat)}: the statistics are damaged; use another checkpoint")
+    return state
+
+
+def some(names: Collection[str], most: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _finite(value: torch.Tensor) -> bool:
+    """No NaN and no infinity: both show in the extremes, which take a tenth of the time of isfinite()."""
+    return all(extreme.isfinite() for extreme in value.aminmax())
+
+
+def _degenerate(variance: torch.Tensor) -> bool:
+    """Not positive. In float16 a dead channel's variance underflows to 0, which the network bears (epsilon)."""
+    underflow = variance.dtype == torch.float16 and bool(variance.max() > 0)
+    return bool((variance < 0).any() if underflow else (variance <= 0).any())

@@ -1,0 +1,146 @@
+"""`python -m transfer inspect FILE`: what a checkpoint file is, before anything is done with it.
+
+The JSON object of --json has these keys, of which none will change its meaning under schema 1:
+
+schema, file, bytes, sha256: the file. container: kind of file. family: the published layout, or "unknown layout".
+method, method_from ("layout", "header" or "file name"), candidates: methods known to write a layout that names none.
+branch ("student", "teacher", "single"), branches (branch -> "PLACE:PREFIX", the default first), address.
+epochs (null: not stored). architecture, standard (true for ResNet-50 alone). read, expected: numbers of tensors.
+left_over (prefix -> number), fpn (names). pixels (channel_order; mean and std of intensities from 0 to 1).
+stride_in_1x1. notes.
+
+When it is not clear which network is meant: schema, file, error, and parts (address, tensors, network).
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pretrain.atomic import sha256_file
+from pretrain.errors import USER_ERROR
+from transfer.architecture import ARCHITECTURES, expected_shapes
+from transfer.families import FAMILIES
+from transfer.intake import OWN_FAMILY, Reading, read_checkpoint
+from transfer.layout import Choice, LayoutError, grouped
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m transfer inspect`."""
+    names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+    parser.description = ("Says what a checkpoint file is: layout, method, networks, pixel format, tensors. Known "
+                          f"layouts: {names}, and our own {OWN_FAMILY}.")
+    parser.add_argument("file", metavar="FILE", help="the checkpoint")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.add_argument("--prefix", metavar="P", help="names the network in a file of an unknown layout, as PREFIX or "
+                                                      "PLACE:PREFIX; '' for torchvision's bare names")
+    parser.add_argument("--branch", choices=("student", "teacher"),
+                        help="which network, where the file holds both (default: the one the authors transfer)")
+    parser.add_argument("--trust", action="store_true",
+                        help="let the file run its own code while it is read; only for files you know")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code."""
+    path = Path(args.file)
+    try:
+        reading = read_checkpoint(path, args.branch, args.trust, args.prefix)
+    except LayoutError as error:
+        if args.json:
+            parts = [{"address": part.address, "tensors": part.tensors, "network": part.title or None}
+                     for part in error.choices]
+            print(json.dumps({"schema": 1, "file": path.name, "error": str(error), "parts": parts}, indent=1))
+        else:
+            print(f"error: {error}", file=sys.stderr)
+            print(parts_text(error.choices), end="")
+        return USER_ERROR
+    report = inspect(path, reading)
+    print(json.dumps(report, indent=1) if args.json else text(report))
+    return 0
+
+
+def inspect(path: Path, reading: Reading) -> dict[str, Any]:
+    """The JSON object that describes a checkpoint file; the module's text has its keys."""
+    info = reading.info
+    # Our own file keeps the sum of the first source in its header.
+    sha256 = sha256_file(path) if reading.family == OWN_FAMILY else info.source_sha256
+    return {
+        "schema": 1, "file": path.name, "bytes": path.stat().st_size, "sha256": sha256,
+        "container": reading.container, "family": reading.family, "method": info.method,
+        "method_from": reading.method_from, "candidates": list(reading.candidates), "branch": info.branch,
+        "branches": dict(reading.branches), "address": reading.address, "epochs": info.epochs,
+        "architecture": info.architecture, "standard": info.architecture == "resnet50", "read": len(reading.state),
+        "expected": len(expected_shapes(info.architecture)), "left_over": _left_over(reading),
+        "fpn": list(reading.fpn), "stride_in_1x1": info.stride_in_1x1, "notes": list(reading.notes),
+        "pixels": {"channel_order": info.channel_order, "mean": list(info.pixel_mean), "std": list(info.pixel_std)},
+    }
+
+
+def _left_over(reading: Reading) -> dict[str, int]:
+    """What was not read: another network as a whole, heads of the network that was read by their own name."""
+    place, prefix = reading.address.split(":", 1)
+    others = []
+    for address in reading.branches.values():
+        where, other = address.split(":", 1)
+        if address != reading.address:
+            others.append(other if where == place else f"{where}/{other}")
+
+    def group(name: str) -> str:
+        whole = next((other for other in others if name.startswith(other)), None)
+        if whole or not name.startswith(prefix):
+            return whole or grouped([name])[0][0]
+        first, dot, _ = name.removeprefix(prefix).partition(".")
+        return prefix + first + dot
+
+    return dict(Counter(map(group, reading.left_over)).most_common())
+
+
+def text(report: dict[str, Any]) -> str:
+    """What a person reads: one line a fact."""
+    mean, std = (" ".join(f"{255 * value:.6g}" for value in report["pixels"][key]) for key in ("mean", "std"))
+    method = report["method"]
+    if report["method_from"] == "file name":
+        method += " (the file's name, as the layout tells no method; convert takes --method)"
+    networks = [_network(report, branch, address) for branch, address in report["branches"].items()]
+    left = [f"{prefix} ({count})" for prefix, count in report["left_over"].items()]
+    lines = {
+        "layout": f"{report['family']} ({report['container']}, {report['bytes'] / 1e6:.1f} MB)",
+        "method": method,
+        "could be": ", ".join(report["candidates"]),
+        "network": networks[0] if networks else "",
+        **{" " * i: network for i, network in enumerate(networks[1:], 1)},
+        "epochs": "not stored" if report["epochs"] is None else report["epochs"],
+        "is a": ARCHITECTURES[report["architecture"]] + ("" if report["standard"] else
+                                                       ", not standard: the published protocols have a ResNet-50"),
+        "pixels": f"{report['pixels']['channel_order']} of 0..255, mean {mean}, deviation {std}",
+        "stride": "in the 1x1 convolution" if report["stride_in_1x1"] else "in the 3x3 convolution",
+        "tensors": f"{report['read']} of {report['expected']} read"
+                   + (f", {len(report['fpn'])} of a pretrained FPN" if report["fpn"] else ""),
+        "left over": ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "") or "none",
+        "sha256": report["sha256"],
+    }
+    shown = [report["file"], *(f"  {name:<11}{value}" for name, value in lines.items() if value != "")]
+    return "\n".join([*shown, *(f"  {'note' if i == 0 else '':<11}{note}" for i, note in enumerate(report["notes"]))])
+
+
+def _network(report: dict[str, Any], branch: str, address: str) -> str:
+    where = f"{address} (bare names)" if address.endswith(":") else address.removeprefix(":")
+    if address != report["address"] or len(report["branches"]) == 1:
+        return f"{branch}  {where.removeprefix(': (').removesuffix(')') if address == ':' else where}"
+    usual = branch == next(iter(report["branches"]))
+    return f"{branch}  {where}  <- read" + (" by default" if usual else " on request")
+
+
+def parts_text(parts: list[Choice], most: int = 12) -> str:
+    """The parts of a file and how to name each network, a line each; nothing for a file without tensors."""
+    networks = [part for part in parts if part.title]
+    others = [part for part in parts if not part.title]
+    width = max((len(part.address) for part in parts), default=0)
+    lines = [f"  --prefix {part.address!r:<{width + 2}}  {part.tensors:>5} tensors, {part.title}" for part in networks]
+    lines += [f"  no ResNet {part.address!r:<{width + 2}} {part.tensors:>5}" for part in others[:most]]
+    lines += [f"  and {len(others) - most} smaller parts"] if len(others) > most else []
+    if networks:
+        lines.append("Name a network with --prefix; --branch student|teacher then says what it is.")
+    return "".join(f"{line}\n" for line in lines)

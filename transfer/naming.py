@@ -1,0 +1,73 @@
+"""A ResNet's tensors under other programs' names, turned into torchvision's.
+
+Four dialects are known: torchvision's own; detectron2's (modeling/backbone/resnet.py); Caffe2's, of the MSRA and
+Detectron model zoos; and torchvision's children by their index, which nn.Sequential(*resnet.children()) leaves.
+"""
+
+import re
+from collections.abc import Callable, Collection
+
+COUNTER = "num_batches_tracked"  # of batch norm: says nothing about the network in use, never counted
+
+_DETECTRON2 = re.compile(r"(?:stem|res([2-5])\.(\d+))\.(conv[1-3]|shortcut)(\.norm)?\.(\w+)")
+_CAFFE2 = re.compile(r"(?:(?:res_)?conv1|res([2-5])_(\d+)_branch(1|2[abc]))(_bn)?_(\w+)")
+_CAFFE2_PARTS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+_CAFFE2_KINDS = {"gamma": "weight", "s": "weight", "beta": "bias", "b": "bias", "running_mean": "running_mean",
+                 "rm": "running_mean", "running_var": "running_var", "riv": "running_var"}
+_INDEX = re.compile(r"([014567])\.(.+)")
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+def dialect(names: Collection[str]) -> tuple[str, Callable[[str], str | None]]:
+    """The dialect of a network's names, and the function from such a name to torchvision's (None: not of the ResNet).
+
+    Names that fit no dialect are taken as torchvision's, so that what is missing can be said.
+    """
+    if any(name.startswith("layer1.") for name in names):
+        return "torchvision", _from_torchvision
+    if any(name.startswith(("stem.conv1.", "res2.")) for name in names):
+        return "detectron2", from_detectron2
+    if any("branch2a" in name for name in names):
+        return "Caffe2", from_caffe2
+    if any(name.startswith("4.0.") for name in names):
+        return "index", from_index
+    return "torchvision", _from_torchvision
+
+
+def from_detectron2(name: str) -> str | None:
+    """`res4.0.conv2.norm.bias` is `layer3.0.bn2.bias`, `stem.conv1.weight` is `conv1.weight`."""
+    match = _DETECTRON2.fullmatch(name)
+    if match is None:
+        return None
+    stage, block, part, norm, kind = match.groups()
+    return _name(stage, block, part, bool(norm), kind)
+
+
+def from_caffe2(name: str) -> str | None:
+    """`res4_0_branch2b_bn_beta` is `layer3.0.bn2.bias`, `res_conv1_bn_gamma` is `bn1.weight`.
+
+    A convolution's own bias (`conv1_b`) belongs to no layer of the network, which has batch norm there.
+    """
+    match = _CAFFE2.fullmatch(name)
+    if match is None:
+        return None
+    stage, block, branch, norm, kind = match.groups()
+    kind = _CAFFE2_KINDS.get(kind) if norm else {"w": "weight"}.get(kind)
+    return kind and _name(stage, block, _CAFFE2_PARTS[branch] if branch else "conv1", bool(norm), kind)
+
+
+def from_index(name: str) -> str | None:
+    """`0.weight` is `conv1.weight`, `6.0.bn2.bias` is `layer3.0.bn2.bias`."""
+    match = _INDEX.fullmatch(name)
+    return f"{_CHILDREN[match[1]]}.{match[2]}" if match else None
+
+
+def _from_torchvision(name: str) -> str | None:
+    return name if re.match(r"(conv1|bn1|layer\d+)\.", name) else None
+
+
+def _name(stage: str | None, block: str | None, part: str, norm: bool, kind: str) -> str:
+    layer = f"layer{int(stage) - 1}.{block}." if stage else ""
+    if part == "shortcut":
+        return f"{layer}downsample.{int(norm)}.{kind}"
+    return f"{layer}{part.replace('conv', 'bn') if norm else part}.{kind}"

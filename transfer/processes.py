@@ -1,0 +1,96 @@
+"""The processes of a run on this machine: on which device, started together, told to stop together."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.engine import launch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from pretrain.errors import UserError
+from pretrain.signals import EXIT_CODES
+from transfer.trainer import TrainingFailed
+
+MOST_ON_CPU = 64
+
+
+def choose_device(wanted: str | None, num_gpus: int) -> str:
+    """`wanted`, or cuda where there is one; `UserError` when it is not there or has no room for so many processes."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu, or look at `nvidia-smi` and the "
+                        "CUDA version of torch")
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    most = torch.cuda.device_count() if device == "cuda" else MOST_ON_CPU
+    if not 1 <= num_gpus <= most:
+        raise UserError(f"--num-gpus {num_gpus}: expected 1 to {most} with device {device} on this machine")
+    return device
+
+
+def start(work: Callable[..., None], processes: int, *arguments: object) -> None:
+    """Run `work(*arguments)` in so many processes (one: in this one) to its end.
+
+    Of several processes the errors that a user can act on come back as what they were, stop signals are passed on to
+    all of them, and their exit code for a stop becomes this process's.
+    """
+    if processes == 1:
+        work(*arguments)
+        return
+    with _passing_on() as told:
+        try:
+            launch(work, processes, dist_url="auto", args=arguments)
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            if told:
+                sys.exit(told[0])
+            if isinstance(error, ProcessExitedException) and error.exit_code in EXIT_CODES.values():
+                sys.exit(error.exit_code)  # a child was told and we were not
+            raise _as_it_was(error) from None
+
+
+def _as_it_was(error: Exception) -> Exception:
+    """The error of a child, which comes as the text of its traceback."""
+    name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    for kind in (TrainingFailed, UserError):
+        if name.rpartition(".")[2] == kind.__name__:
+            return kind(message)
+    return error
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR2 leave at once with their exit codes, as SIGINT does: there is nothing to save."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(EXIT_CODES[signal.Signals(number)])
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _passing_on() -> Iterator[list[int]]:
+    """Inside, a stop signal goes to the children as SIGTERM, on which they save and leave: Ctrl-C in a terminal has
+    reached them already, and a second SIGINT would interrupt them. Yields the exit codes of what was received."""
+    told: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        told.append(EXIT_CODES[signal.Signals(number)])
+        children = multiprocessing.active_children()
+        for child in children:
+            os.kill(child.pid, signal.SIGTERM)
+        if not children:
+            sys.exit(told[0])
+
+    before = {number: signal.signal(number, pass_on) for number in EXIT_CODES}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

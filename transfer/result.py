@@ -1,0 +1,76 @@
+"""result.json: what one fine-tuning or evaluation found, and everything that made it."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from pretrain.atomic import write_text
+from pretrain.errors import UserError
+from transfer import evaluate, settings
+from transfer.fit import batch_norm_images, images_at_once
+from transfer.provenance import code_version, hardware, versions
+
+SCHEMA = 1
+FINETUNING, EVALUATION = "finetuning", "evaluation"  # the kinds
+RESULT, CONFIG, WORDS = "result.json", "config.yaml", "request.json"
+# An early look at a model leaves no trace in it: a run may go on with another period.
+FREE_TO_CHANGE = {"TEST.EVAL_PERIOD"}
+
+
+def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
+    """The entries of a result that follow from its resolved config."""
+    config = settings.plain(cfg)
+    return {"seed": cfg.SEED, "iterations": cfg.SOLVER.MAX_ITER, "processes": processes,
+            "images_at_once": images_at_once(cfg), "batch_norm_images": batch_norm_images(cfg, processes),
+            "eval_every": cfg.TEST.EVAL_PERIOD or None, "config": config, "config_sha256": settings.sha256(config)}
+
+
+def about_measurement(task: str, measured: dict) -> dict[str, Any]:
+    """The entries of a result that say what was measured, when, and with what; `measured` is what `work` wrote."""
+    return {"schema": SCHEMA, "task": task, "table": evaluate.TABLES[task],
+            **{key: measured[key] for key in ("metrics", "details", "evaluator", "predictions", "wall_seconds",
+                                              "peak_memory_mb", "started")},
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(), "hardware": hardware(), "code": code_version()}
+
+
+def write(output: Path, result: dict) -> dict:
+    """Write `result`, whole or not at all; returns it."""
+    write_text(output / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return result
+
+
+def read(output: Path) -> dict | None:
+    """The finished result of a folder, None where there is none."""
+    path = output / RESULT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def begin(output: Path, words: dict, cfg: CfgNode) -> None:
+    """Note what a folder is for, before anything runs."""
+    write_text(output / CONFIG, cfg.dump())
+    write_text(output / WORDS, json.dumps(words, indent=1) + "\n")
+
+
+def check_same(output: Path, words: dict, cfg: CfgNode) -> None:
+    """Refuse an output folder that holds another run, naming what differs."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: expected a folder for --output")
+    before, now = {}, {**words, "config": settings.plain(cfg)}
+    try:
+        before |= json.loads((output / WORDS).read_text(encoding="utf-8"))
+        before["config"] = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # a run killed before it began
+        return
+    config = settings.differences(before.pop("config"), now.pop("config"))
+    config = {key: values for key, values in config.items() if key not in FREE_TO_CHANGE}
+    other = settings.differences(before, now)
+    if config or other:
+        named = [f"{key} was {old}, is {new}" for key, (old, new) in list({**other, **config}.items())[:5]]
+        more = f" and {len(config) + len(other) - 5} more" if len(config) + len(other) > 5 else ""
+        raise UserError(f"{output} holds another run: {'; '.join(named)}{more}. Use the same words as before to go on, "
+                        "or another --output")

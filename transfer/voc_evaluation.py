@@ -1,0 +1,58 @@
+"""Pascal VOC's average precision by detectron2's code, with the figures of each class, which it throws away.
+
+The figures of 2007's test set take the 11-point metric of that year, as those of MoCo, PixPro and DenseCL do: all are
+detectron2's `voc_eval` on voc_2007_test. Classes without an object to find are left out of the means instead of
+counting as 0; the real test set has all twenty.
+"""
+
+import tempfile
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
+from detectron2.utils import comm
+
+THRESHOLDS = range(50, 100, 5)  # percent of intersection over union
+
+
+class VocEvaluator(PascalVOCDetectionEvaluator):
+    """detectron2's VOC evaluator that also returns AP-CLASS and AP50-CLASS, NaN for classes without objects."""
+
+    def evaluate(self) -> dict | None:
+        """{"bbox": figures in percent} on the first process."""
+        gathered = comm.gather(self._predictions, dst=0)
+        if not comm.is_main_process():
+            return None
+        lines = defaultdict(list)
+        for share in gathered:
+            for number, found in share.items():
+                lines[number] += found
+        parse_rec.cache_clear()  # it knows files by name, for the whole life of the process
+        aps = np.full((len(self._class_names), len(THRESHOLDS)), np.nan)
+        present = self._present()
+        with tempfile.TemporaryDirectory(prefix="voc_") as folder:
+            for number, name in enumerate(self._class_names):
+                if name in present:
+                    Path(folder, f"{name}.txt").write_text("\n".join(lines[number]), encoding="utf-8")
+                    aps[number] = [self._average_precision(folder, name, threshold / 100) for threshold in THRESHOLDS]
+        figures = {"AP": np.nanmean(aps), "AP50": np.nanmean(aps[:, 0]), "AP75": np.nanmean(aps[:, 5])}
+        figures |= {f"AP-{name}": row.mean() for name, row in zip(self._class_names, aps, strict=True)}
+        figures |= {f"AP50-{name}": row[0] for name, row in zip(self._class_names, aps, strict=True)}
+        return {"bbox": {name: float(value) for name, value in figures.items()}}
+
+    def _present(self) -> set[str]:
+        """The classes with at least one object to find."""
+        names = Path(self._image_set_path).read_text(encoding="utf-8").split()
+        return {row["name"] for name in names for row in parse_rec(self._anno_file_template.format(name))
+                if not row["difficult"]}
+
+    def _average_precision(self, folder: str, name: str, threshold: float) -> float:
+        with warnings.catch_warnings():
+            # A loud empty mean of numpy where a class has no detection: its AP is 0.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            _, _, ap = voc_eval(f"{folder}/{{}}.txt", self._anno_file_template, self._image_set_path, name,
+                                ovthresh=threshold, use_07_metric=self._is_2007)
+        return 100 * ap

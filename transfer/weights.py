@@ -1,0 +1,82 @@
+"""Where a fine-tuning starts: a converted checkpoint with its certificate, or one of the random initialisations.
+
+Each says which pixels it wants. Random weights come three ways, because the literature's random rows differ from the
+self-supervised ones in more than the weights, and because the last batch-norm gamma of a residual block moves AP.
+detectron2's own ResNet draws He normal (fan out) convolutions and leaves every gamma at 1: the line that would set the
+last one of a block to 0 is commented out in its modeling/backbone/resnet.py. Its heads are initialised the same way
+for all methods.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+from torch import nn
+
+from pretrain.errors import UserError
+from transfer.certificate import CERTIFICATE, read_certificate
+
+# In 0..255 and in the order of the channels. RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo,
+# SlotCon, SetSim); BGR: MSRA's Caffe weights, and the random rows of configs that inherit their base (DenseCL, ORL).
+RGB_PIXELS = {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
+              "stride_in_1x1": False}
+MSRA_PIXELS = {"channel_order": "BGR", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0],
+               "stride_in_1x1": True}
+DETECTRON2_INIT = "detectron2: He normal (fan out), every batch-norm gamma 1"
+ZERO_GAMMA_INIT = "detectron2: He normal (fan out), the last batch-norm gamma of each backbone block 0, others 1"
+# {word of --weights: (row of the tables, pixels, initialisation of the backbone)}
+RANDOM = {
+    "random": ("Rand init", RGB_PIXELS, DETECTRON2_INIT),
+    "random-msra": ("Rand init (MSRA pixels)", MSRA_PIXELS, DETECTRON2_INIT),
+    "random-zero-gamma": ("Rand init (zero gamma)", RGB_PIXELS, ZERO_GAMMA_INIT),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The starting point, as result.json records it; `pkl` is empty for random initialisation."""
+
+    method: str
+    architecture: str
+    pixel_format: dict  # channel_order, mean and std in 0..255 in that order, stride_in_1x1
+    init: str = "converted checkpoint"
+    epochs: int | None = None
+    branch: str | None = None
+    pkl: str = ""
+    pkl_sha256: str | None = None
+    conversion: dict | None = None
+
+    def record(self) -> dict:
+        """The entry of result.json."""
+        fpn = bool(self.conversion and self.conversion["fpn"]["transferred"])
+        return {"method": self.method, "epochs": self.epochs, "branch": self.branch, "init": self.init,
+                "architecture": self.architecture, "standard": self.architecture == "resnet50",
+                "pixel_format": self.pixel_format, "fpn": fpn, "pkl_sha256": self.pkl_sha256,
+                "conversion": self.conversion}
+
+
+def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
+    """The starting weights: a word of `RANDOM` (of that architecture), or a converted folder, checked against its
+    certificate."""
+    if weights in RANDOM:
+        method, pixels, init = RANDOM[weights]
+        return Weights(method, architecture, pixels, init)
+    folder = Path(weights)
+    pkl = folder / "detectron2.pkl"
+    if not (folder / CERTIFICATE).is_file() or not pkl.is_file():
+        raise UserError(f"{folder} is no converted checkpoint: expected conversion.json and detectron2.pkl in it; run "
+                        f"`python -m transfer convert FILE --output {folder}`, or give one of the words "
+                        f"{', '.join(RANDOM)}")
+    conversion = read_certificate(folder)
+    return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"],
+                   epochs=conversion["epochs"], branch=conversion["branch"], pkl=str(pkl),
+                   pkl_sha256=conversion["targets"]["detectron2"]["sha256"], conversion=conversion)
+
+
+def zero_last_gammas(model: nn.Module) -> int:
+    """Set the gamma of the last batch norm of every residual block of a detectron2 model to 0; returns how many."""
+    last = [block.conv3 if isinstance(block, BottleneckBlock) else block.conv2 for block in model.modules()
+            if isinstance(block, BottleneckBlock | BasicBlock)]
+    for convolution in last:
+        nn.init.zeros_(convolution.norm.weight)
+    return len(last)
