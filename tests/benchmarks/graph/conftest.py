@@ -16,7 +16,10 @@ from tests.benchmarks.launch.conftest import running_cluster, slurm, until  # no
 SMALL = {"pretrain.architecture": "resnet18", "pretrain.epochs": "1", "pretrain.batch_size": "8",
          "pretrain.warmup_epochs": "0", "pretrain.probe_images": "8", "transfer.SOLVER.MAX_ITER": "2",
          "transfer.SOLVER.STEPS": "(1,)", "transfer.SOLVER.CHECKPOINT_PERIOD": "1",
-         "transfer.TEST.PRECISE_BN.NUM_ITER": "1"}
+         "transfer.TEST.PRECISE_BN.NUM_ITER": "1",
+         # Most of a test's time would go into writing checkpoints of the detector's usual size.
+         "transfer.MODEL.FPN.OUT_CHANNELS": "32", "transfer.MODEL.ROI_BOX_HEAD.CONV_DIM": "32",
+         "transfer.MODEL.ROI_BOX_HEAD.FC_DIM": "64", "transfer.MODEL.ROI_MASK_HEAD.CONV_DIM": "32"}
 ON_SLURM = ("--cluster", "slurm", "--time", "20")
 
 

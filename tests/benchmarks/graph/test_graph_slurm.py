@@ -15,6 +15,7 @@ import torchvision
 from benchmarks import cancel, jobs, logs, retry, status
 from benchmarks.options import ROOT
 from benchmarks.saved_plan import read_plan
+from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from tests.benchmarks.graph.conftest import ON_SLURM, until
 
@@ -57,7 +58,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, words, run_all, tmp_path, capsys):
     output, here = tmp_path / "out", tmp_path / "here"
-    there = words(*ON_SLURM, coco__SOLVER__MAX_ITER="6")
+    there = words(*ON_SLURM, coco__SOLVER__MAX_ITER="5")
     assert run_all(there) == 0
     assert "status --watch --output" in capsys.readouterr().out
     assert set(states(output).values()) <= set(status.ALIVE)
@@ -65,18 +66,23 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
     assert run_all(there) == 0  # a second time while they are alive
     assert capsys.readouterr().out.endswith("nothing to submit: 0 of 4 stages done, the others are under way\n")
     with pytest.raises(UserError, match=r"^job \d+ \(stage \S+\) works in .*/out: `python -m benchmarks cancel` ends"):
-        run_all(words(coco__SOLVER__MAX_ITER="6"))
+        run_all(words(coco__SOLVER__MAX_ITER="5"))
     with pytest.raises(UserError, match=r"^job \d+ works on stage finetune-clove-coco-0 with other values or inputs"):
         run_all(words(*ON_SLURM, coco__SOLVER__MAX_ITER="7"))
 
-    random = jobs.newest(output)["finetune-rand-coco-0"]
-    until(lambda: list(output.glob("finetune-rand-coco-0-*/model_000000[1-4].pth")), "a checkpoint", 200)
+    records = jobs.newest(output)
+    random, pretrained = records["finetune-rand-coco-0"], records["finetune-clove-coco-0"]
+    until(lambda: list(output.glob("finetune-rand-coco-0-*/model_000000[0-3].pth")), "a checkpoint", 200)
     os.kill(task_of(random), signal.SIGKILL)
     until(lambda: states(output)["finetune-rand-coco-0"] == "failed", "the end of the killed job")
     slurm.run("scontrol", "requeue", random.job_id)
+    until(lambda: list(output.glob("finetune-clove-coco-0-*/model_000000[0-3].pth")), "a checkpoint", 200)
+    slurm.run("scancel", "--signal=USR2", pretrained.job_id)  # as before a time limit, and at a preemption
     assert end_of(output, capsys) == (0, "all 5 stages done")
+    assert slurm.show(pretrained.job_id, "Restarts") == slurm.show(random.job_id, "Restarts") == "1"
+    assert "SIGUSR2 received" in pretrained.log().read_text()
 
-    subprocess.run([sys.executable, "-P", "-m", "benchmarks", *words(output=here, coco__SOLVER__MAX_ITER="6")],
+    subprocess.run([sys.executable, "-P", "-m", "benchmarks", *words(output=here, coco__SOLVER__MAX_ITER="5")],
                    check=True, capture_output=True, timeout=400)
     assert states(here) == {name: "done" for name in states(output) if name != "tables"}
     # The names hold the keys: with those of the parents' outputs, so that these are equal too.
@@ -101,9 +107,10 @@ def test_failed_parent__stops_its_children_alone_and_a_retry_mends_it(slurm, wor
     output, file = tmp_path / "out", tmp_path / "bad.pth"
     file.write_bytes(b"no checkpoint")
     assert run_all(words("--checkpoint", f"bad={file}", "--trials", "2", "--max-jobs", "2", *ON_SLURM,
-                         methods="rand,bad", coco__SOLVER__MAX_ITER="3")) == 0
-    until(lambda: states(output)["finetune-rand-coco-0"] == "running", "the first fine-tuning")
+                         methods="rand,bad", transfer__SOLVER__CHECKPOINT_PERIOD="100")) == 0
     records = jobs.newest(output)
+    until((records["finetune-rand-coco-0"].notes / jobs.STARTED).is_file, "the first fine-tuning")
+    slurm.run("scancel", "--signal=USR2", records["finetune-rand-coco-0"].job_id)  # one of an array comes back too
     assert records["finetune-rand-coco-1"].job_id == records["finetune-rand-coco-0"].job_id.replace("_0", "_1")
     assert slurm.show(records["finetune-rand-coco-1"].job_id, "ArrayTaskThrottle") == "1"
     until(lambda: (records["convert-bad"].notes / "ended_0.json").is_file(), "the failure")
@@ -119,6 +126,7 @@ def test_failed_parent__stops_its_children_alone_and_a_retry_mends_it(slurm, wor
     assert "Slurm does not answer" in shown and "convert-bad" in shown.splitlines()[-1].partition("failed: ")[2]
 
     code, line = end_of(output, capsys)
+    assert slurm.show(records["finetune-rand-coco-0"].job_id, "Restarts") == "1"
     assert code == 1
     assert line.startswith("error: 3 of 6 stages done; failed: convert-bad; cancelled: finetune-bad-coco-0, "
                            "finetune-bad-coco-1 (convert-bad: stage convert-bad failed (exit code 2)")
@@ -171,3 +179,18 @@ def test_exit_code__of_the_command_itself(slurm, words):
                                                                             methods="rand")],
                            capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: sbatch refused")
+
+
+def test_pretraining_over_two_nodes__is_a_stage_like_any_other(slurm, words, run_all, pictures, tmp_path):
+    output, alone = tmp_path / "out", tmp_path / "alone"
+    assert run_all(words(*ON_SLURM, "--nodes", "2", "--tasks-per-node", "2", methods="clove")) == 0
+    until(lambda: states(output)["pretrain"] not in status.ALIVE, "the pretraining", 200)
+    assert cancel.main(["--output", str(output)]) == 0
+    record = jobs.newest(output)["pretrain"]
+    assert slurm.show(record.job_id, "NodeList") == "node[1-2]" and "cpu x 4" in record.log().read_text()
+    plan = read_plan(output)
+    command = plan.stages()[0].command(alone, {})
+    subprocess.run([*command[:3], "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", *command[3:]],
+                   check=True, capture_output=True, timeout=200)
+    stamp = json.loads(next(output.glob("pretrain-*/stage.json")).read_text())
+    assert stamp["output_sha256"] == sha256_file(alone / "backbone.safetensors")

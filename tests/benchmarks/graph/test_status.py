@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from benchmarks import cancel, jobs, logs, retry, status
+from benchmarks import __main__ as command
+from benchmarks import cancel, graph, jobs, logs, retry, status
 from benchmarks.follow import Ending
 from benchmarks.jobs import StageRecord, State, Submitted
 from benchmarks.options import parse
@@ -235,3 +236,14 @@ def test_commands__what_they_cannot_do_is_told(tmp_path, run, monkeypatch):
         cancel.main(["--output", str(run.output)])
     with pytest.raises(UserError, match=r"^found no plan.json in "):
         status.main(["--output", str(tmp_path)])
+
+
+def test_rerun__sets_a_finished_stage_aside_before_it_is_submitted(run, monkeypatch):
+    run.finish("data")
+    said = []
+    monkeypatch.setattr(graph, "under_way", lambda *_: {})
+    monkeypatch.setattr(graph, "submit_and_say", lambda plan: said.append(plan.options.rerun) or 0)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--demo", "--tasks", "coco", "--output", str(run.output), *ON_SLURM,
+                                     "--rerun", "data"])
+    assert command.main() == 0
+    assert said == [("data",)] and len(list(run.output.glob("data-*.old1"))) == 1
