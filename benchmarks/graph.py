@@ -6,6 +6,8 @@ tables, however the others ended.
 """
 
 import contextlib
+import hashlib
+import json
 import shlex
 import shutil
 import subprocess
@@ -99,6 +101,15 @@ def check(plan: Plan) -> None:
                             f"{task}.SOLVER.IMS_PER_BATCH=N")
 
 
+def identities(stages: list[Stage]) -> dict[str, str]:
+    """Of each stage the hash of what can be told before its parents are done: its numbers and inputs, and theirs."""
+    found: dict[str, str] = {}
+    for stage in stages:
+        content = [stage.numbers, stage.inputs, [found[name] for name in stage.parents]]
+        found[stage.name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return found
+
+
 def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
     """Jobs of earlier submissions that are not over, by stage. Raises `UserError` when that cannot be told, or when one
     of them works on other values than are asked for now."""
@@ -107,10 +118,10 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
     if any(state.word == NO_ANSWER for state in states.values()):
         raise UserError("Slurm does not answer (squeue): whether earlier jobs of this folder go on cannot be told, so "
                         "nothing was submitted")
-    identities = {stage.name: stage.identity() for stage in stages}
+    wanted = identities(stages)
     alive = {name: record for name, record in records.items() if not states[record.job_id].is_over}
     for name, record in alive.items():
-        if name in identities and record.identity != identities[name]:
+        if name in wanted and record.identity != wanted[name]:
             raise UserError(f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end "
                             f"it with `python -m benchmarks cancel {name}`, or choose another --output")
     return alive
@@ -190,10 +201,10 @@ def _submit(
     for task in tasks:
         task.folder.mkdir()
     made = launch.hand_over(executor, tasks, environment)
-    by_name = {stage.name: stage for stage in stages}
+    known = identities(stages)
     for name, job in zip(unit.stages, made, strict=True):
-        identity = by_name[name].identity() if name in by_name else ""
-        submitted.records.append(StageRecord(name, job.job_id, identity, unit.parents or unit.after, str(folder)))
+        submitted.records.append(
+            StageRecord(name, job.job_id, known.get(name, ""), unit.parents or unit.after, str(folder)))
     submitted.write()
     return {name: job.job_id for name, job in zip(unit.stages, made, strict=True)}
 

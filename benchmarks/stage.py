@@ -53,11 +53,6 @@ class Stage:
     task: str = ""
     gpu_hours: dict[str, float] = field(default_factory=dict)
 
-    def identity(self) -> str:
-        """Hash of what can be told before the parents are done: numbers and inputs."""
-        content = {"numbers": self.numbers, "inputs": self.inputs, "parents": sorted(self.parents)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
     def key(self, parent_outputs: dict[str, str]) -> str:
         """Identity of the result, as a SHA-256."""
         content = {"numbers": self.numbers, "inputs": self.inputs,

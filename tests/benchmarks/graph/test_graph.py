@@ -143,3 +143,9 @@ def test_under_way__without_an_answer_of_slurm_nothing_is_submitted(demo, monkey
     monkeypatch.setattr(jobs, "ask", lambda ids: dict.fromkeys(ids, jobs.State("RUNNING")))
     with pytest.raises(UserError, match=r"^job 7 works on stage data with other values or inputs"):
         graph.submit(plan)
+
+
+def test_identities__follow_what_a_stage_builds_on(demo):
+    before, after = (graph.identities(demo(*more).stages()) for more in ((), ("--set", "pretrain.seed=1")))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {name for name in before if name == "pretrain" or "clove" in name}
