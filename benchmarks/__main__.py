@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class Progress:
 
 
 def main() -> int:
+    # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = sys.argv[1:]
     if words and words[0] in COMMANDS:
         return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
