@@ -58,27 +58,32 @@ def units(stages: list[Stage], todo: list[str], max_jobs: int | None = None) -> 
     for unit in made.values():
         if len(unit.stages) > 1:
             unit.name = unit.name.rsplit("-", 2)[0]  # finetune-METHOD
-    if max_jobs is not None:
-        _limit(list(made.values()), stages, max_jobs)
-    return list(made.values())
+    return list(made.values()) if max_jobs is None else _limit(list(made.values()), stages, max_jobs)
 
 
-def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> None:
+def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> list[Unit]:
     """No more than `max_jobs` at once: each method's chain gets its share, and one that gets none waits for another.
+    Returns the units in the order in which they wait for each other.
 
-    Of a chain (pretraining, conversion, fine-tunings) only the last part has several jobs at once. The demo's data come
-    before all chains. Jobs of an earlier submission that still go on are not counted.
+    Of a chain (pretraining, conversion, fine-tunings, probes) only the fine-tunings are several at once. The demo's
+    data come before all chains. Jobs of an earlier submission that still go on are not counted.
     """
     by_name = {stage.name: stage for stage in stages}
     chains: list[list[Unit]] = []
     for last in (unit for unit in made if unit.kind == "finetune"):
         above = {one.name for one in ancestors(by_name[last.stages[0]], by_name)} - {"data"}
-        chains.append([unit for unit in made if unit is last or above & set(unit.stages)])
+        share, more = divmod(max_jobs, sum(unit.kind == "finetune" for unit in made))
+        last.limit = max(share + (len(chains) < more), 1)
+        chain = [unit for unit in made if above & set(unit.stages)] + [last]
+        for probe in (unit for unit in made if unit.kind == "probe" and set(unit.parents) - {"data"} <= above):
+            probe.after = tuple(chain[-1].stages)
+            chain.append(probe)
+        chains.append(chain)
     for number, chain in enumerate(chains):
-        share, more = divmod(max_jobs, len(chains))
-        chain[-1].limit = max(share + (number < more), 1)
         if number >= max_jobs:
             chain[0].after = tuple(chains[number - max_jobs][-1].stages)
+    chained = [unit for chain in chains for unit in chain]
+    return [unit for unit in made if not any(unit is one for one in chained)] + chained
 
 
 def check(plan: Plan) -> None:
@@ -93,7 +98,7 @@ def check(plan: Plan) -> None:
         images_at_once(options.pretrain.numbers.batch_size, options.pretrain.machine.device_batch,
                        options.cluster.processes)
     gpus = max(count_gpus(options), 1)
-    for task in options.tasks:
+    for task in () if options.fit else options.tasks:
         batch = int(solver_value(options, task, "IMS_PER_BATCH"))
         if batch % gpus:
             raise UserError(f"task {task}: SOLVER.IMS_PER_BATCH {batch} cannot be shared by the {gpus} GPUs of a node: "
@@ -229,13 +234,16 @@ def resources(kind: str, plan: Plan) -> tuple[ClusterOptions, int, int, int]:
     """What a job of this kind asks for, CPUs a task, threads of a process, GPUs a node.
 
     A pretraining has all nodes, with a task for each GPU; a fine-tuning one node and one task, which starts a process
-    for each GPU; the rest a few CPUs.
+    for each GPU; a probe one GPU; the rest a few CPUs.
     """
     options = plan.options.cluster
     one = replace(options, nodes=1, tasks_per_node=1, gpus_per_node=0)
     if kind == "pretrain":
         cpus = options.cpus_per_task or plan.options.pretrain.machine.workers + 1
         return options, cpus, cpus, options.gpus_per_node
+    if kind == "probe":
+        return one, options.cpus_per_task or LOADERS + 1, options.cpus_per_task or LOADERS + 1, \
+            min(options.gpus_per_node, 1)
     if kind == "finetune":
         cpus = options.cpus_per_task or LOADERS + 1
         return one, cpus * max(options.gpus_per_node, 1), cpus, options.gpus_per_node

@@ -2,8 +2,9 @@
 
     python benchmarks/make_tables.py [--results DIR] [--reported DIR] [--include-demo] [--strict] [--why CELL]
 
-Reads results/reported/*.csv (what papers print) and results/runs/*.json (what was measured here), writes
-results/tables/ and prints the tables. The same input gives the same bytes. Works from any folder.
+Reads results/reported/*.csv (what papers print), results/runs/*.json (what was measured here) and
+results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same
+bytes. Works from any folder.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from benchmarks.comparisons import read_comparisons  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
+from benchmarks.probe_table import probes_text, read_probes  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
 from benchmarks.reported import read_reported  # noqa: E402
 from benchmarks.results import each_result  # noqa: E402
@@ -35,16 +37,21 @@ EXPECTED = ROOT / "results" / "expected.csv"
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables; one line per result file left out, and how many demo results are not shown."""
+    """All tables; one line per result file left out, and how many demo results are not shown.
+
+    `probes` is the table of frozen backbones as markdown, empty without probes.
+    """
 
     tables: list[TableModel]
     problems: list[str]
     hidden: int
+    probes: str = ""
 
     def shown(self) -> str:
         """The poster's tables and those with measured rows, as markdown."""
-        return "\n".join(markdown(table) for table in self.tables if TABLES[table.name].in_poster
-                         or any(row.group for block in table.blocks for row in block.rows))
+        shown = [markdown(table) for table in self.tables if TABLES[table.name].in_poster
+                 or any(row.group for block in table.blocks for row in block.rows)]
+        return "\n".join([*shown, *filter(None, [self.probes])])
 
 
 def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Tables:
@@ -82,15 +89,20 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     tables = [build_table(name, rows.get(name, []), by_table.get(name, []), expectations, code,
                           [row for row in imported if row.table == name], compared.get(name, ()))
               for name in TABLES if name in rows or name in by_table]
-    return Tables(tables, problems + replaced + more + others, hidden)
+    probes, wrong = read_probes(results / "probes")
+    chosen = [probe for probe in probes if include_demo or not probe["demo"]]
+    hidden += len(probes) - len(chosen)
+    return Tables(tables, problems + replaced + more + others + wrong, hidden, probes_text(chosen))
 
 
-def write_tables(tables: list[TableModel], folder: Path) -> None:
-    """Each table as .md, .tex and .html, all of them in tables.md, and every figure in tables.csv."""
+def write_tables(tables: list[TableModel], folder: Path, probes: str = "") -> None:
+    """Each table as .md, .tex and .html, all of them in tables.md, and every figure in tables.csv; `probes` as .md."""
     for table in tables:
         for ending, text in ((".md", markdown(table)), (".tex", latex(table)), (".html", html_text(table))):
             write_text(folder / f"{table.name}{ending}", text)
-    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(map(markdown, tables)))
+    if probes:
+        write_text(folder / "frozen_backbone_probes.md", probes)
+    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join([*map(markdown, tables), *filter(None, [probes])]))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
 
 
@@ -118,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.why is not None:
         print(why(options.why, found.tables, options.results / "runs"))
         return 0
-    write_tables(found.tables, options.results / "tables")
+    write_tables(found.tables, options.results / "tables", found.probes)
     print(found.shown())
     if found.hidden:
         print(f"{found.hidden} demo result{'s' if found.hidden > 1 else ''} left out; --include-demo shows them")

@@ -46,6 +46,8 @@ class Options:
     pretrain: Config | None
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
     branch: str | None = None  # of checkpoints that hold two networks
+    schedules: dict[str, str] = field(default_factory=dict)  # per task, where it is not the published one
+    solvers: dict[str, str] = field(default_factory=dict)  # per task, where it is not the common one
     fit: str | None = None  # how a batch fits the GPUs, in the words of transfer/fit.py
     eval_every: int = 0
     keep_predictions: bool = False
@@ -56,6 +58,7 @@ class Options:
     dry_run: bool = False
     rerun: tuple[str, ...] = ()
     include_demo: bool = False
+    probes: bool = False
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     max_jobs: int | None = None  # of Slurm, at once
     said: tuple[str, ...] = ()  # decisions the user should know of
@@ -85,8 +88,15 @@ def build_parser() -> argparse.ArgumentParser:
                       help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--trials", type=int, default=1, metavar="N",
                       help="fine-tunings of each method and task, each with another seed (default 1)")
+    what.add_argument("--probes", action="store_true",
+                      help="probe each frozen backbone too, on coco and cityscapes: minutes, a table of its own")
     what.add_argument("--scale", choices=SCALES, help="of the fine-tuning: full is the published protocol (default)")
     what.add_argument("--heads", choices=("4conv1fc", "2fc"), help="head family of the detectors (default: the task's)")
+    what.add_argument("--schedule", metavar="NAME|TASK=NAME,...",
+                      help="1x, 2x, 24k, and for one GPU 1x_1gpu (accumulates) or 1x_1gpu_linear, for all tasks or for "
+                           "some: coco=2x,keypoints=1x (default: each task's published one)")
+    what.add_argument("--solver", metavar="NAME|TASK=NAME,...",
+                      help="vicreg for the VICReg family on coco and voc (default: the solver that all methods share)")
     what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
                       help="override a recipe value: pretrain.KEY=V, coco.SOLVER.MAX_ITER=V (one task), "
                            "transfer.KEY=V (all tasks); may be repeated")
@@ -152,10 +162,15 @@ def parse(arguments: list[str] | None = None) -> Options:
                         "--epochs, --recipe and --photos")
     if args.trials < 1:
         raise UserError(f"--trials must be at least 1, found {args.trials}")
+    if args.probes and not {"coco", "cityscapes"} & set(tasks):
+        raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add coco or cityscapes to --tasks")
+    if args.probes and methods == ("rand",):
+        raise UserError("--probes: random weights stand in every probe as a baseline; add another method")
     if args.eval_every < 0:
         raise UserError(f"--eval-every must be at least 0, found {args.eval_every}")
     if args.branch and not checkpoints:
         raise UserError(f"--branch {args.branch} changes nothing here: there is no --checkpoint")
+    schedules, solvers = _by_task("--schedule", args.schedule, tasks), _by_task("--solver", args.solver, tasks)
     pretrain_values, task_values = _assignments(args.assignments, tasks)
     if pretrain_values and "clove" not in methods:
         raise UserError("--set pretrain.... changes nothing here: clove is not among the methods")
@@ -170,11 +185,12 @@ def parse(arguments: list[str] | None = None) -> Options:
         demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale="demo" if args.demo else args.scale or
         "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
-        branch=args.branch, fit=args.fit, eval_every=args.eval_every, keep_predictions=args.keep_predictions,
+        branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
+        keep_predictions=args.keep_predictions,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
-        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, cluster=options, max_jobs=args.max_jobs,
-        said=tuple(said))
+        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes, cluster=options,
+        max_jobs=args.max_jobs, said=tuple(said))
 
 
 def _with_cluster_file(arguments: list[str] | None, said: list[str]) -> argparse.Namespace:
@@ -258,6 +274,22 @@ def _subset(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:
     if not chosen:
         raise UserError(f"{option} is empty: expected some of {', '.join(known)}")
     return tuple(name for name in known if name in chosen)
+
+
+def _by_task(option: str, words: str | None, tasks: tuple[str, ...]) -> dict[str, str]:
+    """{task: name}: one name for all tasks, or TASK=NAME for some of them."""
+    if words is None:
+        return {}
+    if "=" not in words:
+        return dict.fromkeys(tasks, words)
+    found = {}
+    for word in words.split(","):
+        task, equals, name = word.strip().partition("=")
+        if task not in tasks or not equals or not name:
+            raise UserError(f"{option} {words}: expected NAME, or TASK=NAME,... with tasks of {', '.join(tasks)}, "
+                            f"found {word.strip()!r}")
+        found[task] = name
+    return found
 
 
 def _assignments(words: list[str], tasks: tuple[str, ...]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

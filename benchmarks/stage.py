@@ -49,7 +49,7 @@ class Stage:
     finish: Callable[[Path, str], None] | None = None
     cost: str = ""
     disk_gb: float = 0.0
-    kind: Literal["small", "pretrain", "finetune"] = "small"
+    kind: Literal["small", "pretrain", "finetune", "probe"] = "small"
     task: str = ""
     gpu_hours: dict[str, float] = field(default_factory=dict)
 

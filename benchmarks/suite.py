@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import estimate, results
+from benchmarks import estimate, probe_table, results
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
 from benchmarks.options import RANDOM, ROOT, Options
 from benchmarks.stage import Stage
@@ -24,6 +24,7 @@ DISPLAY = {"clove": "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA 
 C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
 CONFIGS = ROOT / "transfer" / "configs"
 DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
+PROBED = ("coco", "cityscapes")  # tasks with labels for every pixel
 DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
@@ -63,21 +64,27 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
             stages.append(_pretrain(options, inputs.photos))
         if method not in RANDOM:
             stages.append(_convert(options, method, inputs))
+            if options.probes:
+                stages += [_probe(options, method, task, inputs.data.get(task)) for task in options.tasks
+                           if task in PROBED]
         stages += [_finetune(options, method, task, trial, inputs.data.get(task))
                    for task in options.tasks for trial in range(options.trials)]
     return stages
 
 
 def _check_overrides(options: Options) -> None:
-    """A wrong --set or --fit is told now, not when the pretraining is done."""
+    """A wrong --set, --fit, --schedule or --solver is told now, not when the pretraining is done."""
     for task, overrides in options.overrides.items():
-        if overrides or options.fit:
+        schedule, solver = options.schedules.get(task), options.solvers.get(task)
+        if overrides or options.fit or schedule or solver:
             from transfer import fit, settings  # imports detectron2: only when there is something to check
 
             try:
                 protocol = task, _heads(options, task), options.scale
-                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()))
-                fit.fitted(settings.layers(*protocol), fit.chosen(None, options.fit)[1])
+                length, fitting = fit.chosen(schedule, options.fit)
+                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()), length,
+                                         solver)
+                fit.fitted(settings.layers(*protocol, length, solver), fitting)
             except UserError as error:
                 raise UserError(f"task {task}: {error}") from None
 
@@ -178,8 +185,8 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
         numbers["architecture"] = architecture
     if start not in (None, "random"):
         numbers["weights"] = start
-    if options.fit:
-        numbers["fit"] = options.fit
+    chosen = {"schedule": options.schedules.get(task), "solver": options.solvers.get(task), "fit": options.fit}
+    numbers |= {name: value for name, value in chosen.items() if value}
     converted = None if start else f"convert-{_slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
@@ -193,7 +200,8 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
             words += ["--architecture", architecture]
         if options.device != "auto":
             words += ["--device", options.device]
-        for option, value in (("--fit", options.fit), ("--eval-every", options.eval_every)):
+        for option, value in (*((f"--{name}", value) for name, value in chosen.items()),
+                              ("--eval-every", options.eval_every)):
             words += [option, value] if value else []
         words += ["--keep-predictions"] if options.keep_predictions else []
         for key, value in overrides.items():
@@ -220,6 +228,31 @@ def publish(
     if data is not None:
         result["dataset"] |= {"name": data.folder.absolute().name}
     return results.write_result(options.results / "runs", result)
+
+
+def _probe(options: Options, method: str, task: str, data: TaskData | None) -> Stage:
+    converted = f"convert-{_slug(method)}"
+
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        place = parents["data"] / "data" / task if options.demo else data.folder
+        words: list[object] = ["--weights", parents[converted], "--data", place, "--task", task, "--output", folder]
+        if options.device != "auto":
+            words += ["--device", options.device]
+        return _python("transfer", "probe", *words)
+
+    def finish(folder: Path, key: str) -> Path:
+        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        probe |= {"method": DISPLAY.get(method, method), "demo": options.demo,
+                  "stage": {"name": stage.name, "key": key}}
+        if data is not None:
+            probe["dataset"] |= {"name": data.folder.absolute().name}
+        return probe_table.write_probe(options.results / "probes", probe)
+
+    stage = Stage(
+        f"probe-{_slug(method)}-{task}", {"task": task}, command, product="probe.json",
+        inputs={} if options.demo else {"data": data.digest}, parents=(*(("data",) if options.demo else ()), converted),
+        cost="minutes", disk_gb=0.01, kind="probe", finish=finish)
+    return stage
 
 
 def count_gpus(options: Options) -> int:
@@ -266,8 +299,9 @@ def solver_value(options: Options, task: str, name: str) -> str:
     for file in ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task]:
         while file:
             values = _config(file)
-            schedule = values.get("SCHEDULES", {}).get(values.get("DEFAULT_SCHEDULE"), {})
-            for place in (schedule, values.get("SOLVER", {})):
+            # Without a preset for one GPU, which follows after an underscore.
+            chosen = (options.schedules.get(task) or values.get("DEFAULT_SCHEDULE", "")).partition("_")[0]
+            for place in (values.get("SCHEDULES", {}).get(chosen, {}), values.get("SOLVER", {})):
                 if name in place:
                     return str(place[name])
             file = values.get("_BASE_", "").removesuffix(".yaml")

@@ -15,7 +15,7 @@ def print_tables(options: Options) -> Path:
     options.results.mkdir(parents=True, exist_ok=True)
     folder = options.results / "tables" / ("demo" if options.demo else "")
     found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
-    write_tables(found.tables, folder)
+    write_tables(found.tables, folder, found.probes)
     print(f"\n{found.shown()}")
     for problem in found.problems:
         print(f"warning: left out {problem}", file=sys.stderr)

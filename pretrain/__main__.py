@@ -70,17 +70,17 @@ def main() -> int:
 
         return drill.main(sys.argv[2:])
     args, config = parse()
-    from pretrain.train import Stopped, TrainingFailed  # with torch: --help and a wrong option should not wait for it
+    with stop_signals() as stop:  # before the seconds that importing torch takes
+        from pretrain.train import Stopped, TrainingFailed  # with torch: a wrong option should not wait for it
 
-    try:
-        with stop_signals() as stop:
+        try:
             print(run(config, args.data, args.output, stop))
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_code
-    except TrainingFailed as failed:
-        print(f"error: {failed}", file=sys.stderr)
-        return 3
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return stopped.exit_code
+        except TrainingFailed as failed:
+            print(f"error: {failed}", file=sys.stderr)
+            return 3
     return 0
 
 

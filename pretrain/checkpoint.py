@@ -15,6 +15,8 @@ import torch
 
 from pretrain.atomic import atomic_path, sha256_file, write_text
 
+NAMES = f"step_{'[0-9]' * 8}.pt"  # not a copy that somebody put beside them
+
 
 def save(
     output: Path, step: int, state: dict[str, Any], meta: dict[str, Any], keep: int, archive_every: int = 0
@@ -29,7 +31,7 @@ def save(
     with atomic_path(path) as sibling:
         sibling.write_bytes(whole.getbuffer())
     write_text(path.with_suffix(".json"), json.dumps({"step": step, "sha256": digest, **meta}, indent=2) + "\n")
-    there = sorted(folder.glob("step_*.pt"))
+    there = sorted(folder.glob(NAMES))
     upto = [one for one in there if one.name <= path.name]
     archived = {one for one in upto if archive_every and int(one.stem.removeprefix("step_")) % archive_every == 0}
     for old in set(there) - set(upto[-keep:]) - archived:
@@ -45,7 +47,7 @@ def load_newest(output: Path, tidy: bool = True) -> tuple[dict[str, Any] | None,
     passed_over = []
     for part in (output / "checkpoints").glob(".step_*.part.*") if tidy else ():
         part.unlink(missing_ok=True)
-    for path in sorted((output / "checkpoints").glob("step_*.pt"), reverse=True):
+    for path in sorted((output / "checkpoints").glob(NAMES), reverse=True):
         try:
             meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             if sha256_file(path) != meta["sha256"]:

@@ -107,8 +107,8 @@ class Machine:
     keep_checkpoints: int = _value(2, "newest checkpoints that stay on disk")
     archive_every: int = _value(0, "steps between two checkpoints that stay for good, a multiple of checkpoint_every "
                                    "(0: none)")
-    probe_every: int = _value(0, "steps between two probes: retrieval, spread of the features, k-NN "
-                                 "(0: at the start and at the end)")
+    probe_every: int = _value(600, "steps between two probes: retrieval, spread of the features, k-NN "
+                                   "(0: at the start and at the end)")
     probe_images: int = _value(64, "images the retrieval probe looks at")
     knn_images: int = _value(0, "labelled images (CLASS/IMAGE) of the k-NN probe; 0: none. Each process holds them, "
                                 "150 kB an image at 224 pixels")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pretrain.errors import UserError
 
@@ -31,12 +31,20 @@ def find_images(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
-    found = []
+    found, above = [], {str(folder): frozenset[tuple[int, int]]()}
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = above.pop(root) | {_identity(root)}
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and _identity(os.path.join(root, name)) not in here)  # else a link that leads back up
+        above |= {os.path.join(root, name): here for name in folders}
         found += [os.path.relpath(os.path.join(root, name), folder) for name in files
                   if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     return sorted(found)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -45,10 +53,14 @@ def decode(data: bytes) -> np.ndarray:
     if rgb is None:
         try:
             with Image.open(io.BytesIO(data)) as image:
-                # 16-bit grey ("I" in older Pillow): PIL would clip to white instead of scaling.
-                if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+                # 16-bit grey ("I" in PGM and in older Pillow): PIL would clip to white instead of scaling.
+                if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                elif image.mode in ("I", "F"):
+                    raise UnreadableImage("32-bit pixels, whose white is not known: convert it to 8 or 16 bits")
                 rgb = np.array(image.convert("RGB"))
+        except UnidentifiedImageError:  # its own words would show an address in memory
+            raise UnreadableImage("cannot be decoded: no image of a known format") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
     height, width = rgb.shape[:2]

@@ -86,7 +86,7 @@ def curves_figure(entries: list[dict[str, float | None]]) -> Figure:
         axes.ticklabel_format(useOffset=False)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if keys[0] not in ("loss", "positive_cosine"):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest point whole
         if len(there) > 1:
             axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
     for axes in panels[-1]:

@@ -1,7 +1,6 @@
 """The loop, top to bottom: probe -> save -> stop? -> one step -> log -> advance."""
 
-import dataclasses
-import hashlib
+import contextlib
 import json
 import math
 import sys
@@ -24,6 +23,7 @@ from pretrain.metrics import MetricsLog
 from pretrain.optim import peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import Probe
+from pretrain.run_folder import claimed
 from pretrain.signals import Stop, never
 from pretrain.trainer import Trainer
 
@@ -32,7 +32,8 @@ class Stopped(Exception):
     """The run was asked to stop, finished its step and saved."""
 
     def __init__(self, exit_code: int, step: int) -> None:
-        super().__init__(f"stopped after step {step}, saved; start again with the same words to go on")
+        where = f"after step {step}, saved" if step else "before the first step"
+        super().__init__(f"stopped {where}; start again with the same words to go on")
         self.exit_code = exit_code
 
 
@@ -48,18 +49,28 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
     Started again with the same configuration and images it goes on from the newest whole checkpoint; the result equals
     that of an uninterrupted run, bit for bit on a CPU. Raises `UserError`, `Stopped`, `TrainingFailed`.
     """
-    numbers, machine = config.numbers, config.machine
-    backbone = output / "backbone.safetensors"
     names = list_images(folder)
-    per_epoch = steps_per_epoch(len(names), numbers)
-    steps = numbers.epochs * per_epoch
-    if process.is_main:
-        _claim(output, config, names)
-    distributed.barrier()
-    if (output / "done.json").is_file():
-        _say(process, f"pretraining in {output} is finished already")
-        return backbone
+    per_epoch = steps_per_epoch(len(names), config.numbers)
+    backbone = output / "backbone.safetensors"
+    with claimed(output, config, names) if process.is_main else contextlib.nullcontext():
+        distributed.barrier()
+        if (output / "done.json").is_file() and backbone.is_file():
+            _say(process, f"pretraining in {output} is finished already")
+        else:
+            try:
+                _run(config, names, per_epoch, output, process, stop)
+            except RuntimeError as error:  # of torch's signal handler, wherever the run is just then
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small "
+                                f"for {config.machine.workers} (--workers); the same words go on") from None
+    return backbone
 
+
+def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process: Process, stop: Stop) -> None:
+    """Train from the newest checkpoint to the end, in a folder that is ours."""
+    numbers, machine = config.numbers, config.machine
+    steps = numbers.epochs * per_epoch
     probe = Probe(names, config, process.device)
     trainer = Trainer(config, process, steps, per_epoch)
     first_step = _resume(trainer, output, process)
@@ -74,17 +85,16 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
                          process.device.type == "cuda")
     log = MetricsLog(output, first_step, process)
     unreadable: dict[str, str] = {}
-    skipped_in_a_row = 0
 
     with log:
         bar = tqdm(total=steps, initial=first_step, desc="pretrain", unit="step", disable=not process.is_main,
                    mininterval=0.5 if sys.stderr.isatty() else 15)
         step = first_step
         while True:
-            probing = step in (0, steps) or (machine.probe_every and step % machine.probe_every == 0)
-            if probing and not log.has_probe(step):
-                log.probe(step, probe(trainer.student, trainer.teacher))
             asked_to_stop = distributed.largest_over_processes(stop())  # all stop after the same step
+            probing = step in (0, steps) or (machine.probe_every and step % machine.probe_every == 0)
+            if probing and not log.has_probe(step) and (step == steps or not asked_to_stop):
+                log.probe(step, probe(trainer.student, trainer.teacher))
             if step > first_step and (step % machine.checkpoint_every == 0 or step == steps or asked_to_stop):
                 _save(trainer, output, step, config, process)
             if step == steps:
@@ -100,14 +110,11 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
 
             for batch in micro_batches:
                 _note_unreadable(unreadable, batch, output, len(names), numbers, process)
-            if math.isfinite(result["loss"]):
-                skipped_in_a_row = 0
-            else:
-                skipped_in_a_row += 1
-                _not_finite(result["loss"], step, skipped_in_a_row, micro_batches, machine.nonfinite_limit)
             step += 1
+            if not math.isfinite(result["loss"]):
+                _not_finite(result["loss"], step, trainer, micro_batches, output)
             if trainer.is_logged(step - 1):
-                log.step(step, result, numbers.batch_size / took, waited / took)
+                log.step(step, {**result, "skipped": trainer.skipped}, numbers.batch_size / took, waited / took)
                 bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
                                 negative=f"{result['negative_cosine']:.3f}", refresh=False)
             bar.update()
@@ -116,27 +123,6 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
     if process.is_main:
         _finish(trainer, output, config, names)
     distributed.barrier()
-    return backbone
-
-
-def _claim(output: Path, config: Config, names: ImageList) -> None:
-    """Bind the output folder to this configuration and these images; a folder of another run is refused."""
-    listed = "\n".join(names).encode("utf-8", "surrogateescape")  # file names need not be UTF-8
-    record = {"numbers": json.loads(json.dumps(dataclasses.asdict(config.numbers))), "config_hash": config.hash(),
-              "images": len(names), "images_hash": hashlib.sha256(listed).hexdigest()}
-    path = output / "run.json"
-    if not path.is_file():
-        write_text(path, json.dumps(record, indent=2) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [f"{key} {before['numbers'].get(key)!r} -> {value!r}" for key, value in record["numbers"].items()
-               if before["numbers"].get(key) != value]
-    if changed:
-        raise UserError(f"{output} holds a run with other numbers ({'; '.join(changed)}): "
-                        "choose another --output, or use the same words as before to go on")
-    if before["images_hash"] != record["images_hash"]:
-        raise UserError(f"{output} holds a run on other images (then {before['images']}, now {record['images']}): "
-                        "choose another --output")
 
 
 def _resume(trainer: Trainer, output: Path, process: Process) -> int:
@@ -155,6 +141,10 @@ def _resume(trainer: Trainer, output: Path, process: Process) -> int:
 
 
 def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Process) -> None:
+    for name, value in trainer.student.state_dict().items():
+        if not value.isfinite().all():  # a NaN gradient under a finite loss; the same in every process
+            raise TrainingFailed(f"weights are not finite after step {step} ({name}), so nothing was saved: try a "
+                                 "lower --base-lr or --precision bf16 in another --output")
     if process.is_main:
         meta = {"steps": trainer.steps, "images_seen": step * config.numbers.batch_size,
                 "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
@@ -194,14 +184,21 @@ def _note_unreadable(
                         f"all are named in {log}")
 
 
-def _not_finite(loss: float, step: int, in_a_row: int, micro_batches: list[Batch], limit: int) -> None:
+def _not_finite(loss: float, step: int, trainer: Trainer, micro_batches: list[Batch], output: Path) -> None:
+    """Say that the update of `step`, counted from 1, was skipped, name its images in nonfinite.log, and end the run
+    when there were too many in a row."""
+    process, limit, in_a_row = trainer.process, trainer.config.machine.nonfinite_limit, trainer.skipped_in_a_row
     images = [name for batch in micro_batches for name in batch.names]
-    tqdm.write(f"loss is {loss} at step {step}: the update is skipped ({in_a_row} in a row, {limit} end the run)",
-               file=sys.stderr)
+    log = output / ("nonfinite.log" if process.is_main else f"nonfinite-{process.rank}.log")
+    with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(f"step {step}: {name}\n" for name in images)
+    if process.is_main:
+        tqdm.write(f"loss is {loss} at step {step}: the update is skipped ({in_a_row} in a row, {limit} end the run); "
+                   f"its images are named in {log}", file=sys.stderr)
     if in_a_row >= limit:
         raise TrainingFailed(f"loss was not finite {in_a_row} times in a row up to step {step}; images of the last "
-                             f"step: {', '.join(images[:8])}{' ...' if len(images) > 8 else ''}; "
-                             "try a lower --base-lr or --precision bf16")
+                             f"step: {', '.join(images[:8])}{' ...' if len(images) > 8 else ''}; all are named in "
+                             f"{log}; try a lower --base-lr or --precision bf16")
 
 
 def _say(process: Process, text: str) -> None:

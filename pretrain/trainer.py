@@ -59,6 +59,7 @@ class Trainer:
                     broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=numbers.sgd_momentum,
                               weight_decay=numbers.weight_decay, trust=numbers.trust)
+        self.skipped = self.skipped_in_a_row = 0  # steps whose loss was not finite
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=numbers.precision == "fp16")
         self.micro_batch = process.world * images_at_once(
             numbers.batch_size, config.machine.device_batch, process.world)
@@ -94,8 +95,8 @@ class Trainer:
 
     def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
         """One optimizer step; returns the loss and, in a logged step, the statistics, means over processes. When the
-        loss is not finite nothing changes: no update, and batch norm's running statistics are put back. The host waits
-        for the device once, to learn whether the loss is finite."""
+        loss is not finite nothing but the count of such steps changes: no update, and batch norm's running statistics
+        are put back. The host waits for the device once, to learn whether the loss is finite."""
         watch, names, totals = self.is_logged(step), [], None
         kept = self.changed_by_forward
         before = torch._foreach_mul(kept, 1) if kept else []  # a copy of all of them in one operation
@@ -114,6 +115,7 @@ class Trainer:
         result = dict(zip(names, values, strict=True))
         result["lr"], result["teacher_momentum"] = self.lr(step), self.momentum(step)
         if math.isfinite(result["loss"]):
+            self.skipped_in_a_row = 0
             for group in self.optimizer.param_groups:
                 group["lr"] = result["lr"]
             if self.numbers.ema_timing == "before_step":
@@ -128,6 +130,8 @@ class Trainer:
                 if counters:
                     torch._foreach_add_(counters, more)
         else:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
             if kept:
                 torch._foreach_copy_(kept, before)
             if self.scaler.is_enabled():
@@ -146,7 +150,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                "rng": torch.get_rng_state()}
+                "rng": torch.get_rng_state(), "skipped": [self.skipped, self.skipped_in_a_row]}
 
     def load(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
@@ -154,3 +158,4 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
+        self.skipped, self.skipped_in_a_row = state["skipped"]

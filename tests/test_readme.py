@@ -1,11 +1,17 @@
 """What README and docs say is what the code does: their commands parse, their links and their map are true."""
 
+import argparse
+import ast
+import importlib
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks import launch
+from benchmarks.__main__ import COMMANDS
 from benchmarks.options import build_parser
 from benchmarks.speed.__main__ import MODULES
 from pretrain import drill, shards, show
@@ -13,27 +19,55 @@ from pretrain.__main__ import build_parser as pretrain_parser
 from pretrain.config import load_config, recipe_names
 from transfer.__main__ import _parser as transfer_parser
 
-PROGRAMS = r"(?:\./run_all\.sh|python -m (?:pretrain|transfer|benchmarks\.speed)|torchrun)"
+MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed|\.launch)?)"
+PROGRAMS = rf"(?:\./run_all\.sh|python -m {MODULES_SAID}(?= )|torchrun)"
 OTHERS = {"show": show.build_parser, "drill": drill.build_parser}
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")),
+TEXTS = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / "pretrain" / "recipes").glob("*.yaml")), ROOT / "run_all.sh", ROOT / ".ci" / "run"]
+SOURCES = sorted(path for package in ("pretrain", "transfer", "benchmarks") for path in (ROOT / package).rglob("*.py"))
 
 
 def commands() -> list[tuple[str, list[str]]]:
     found = []
     for path in TEXTS:
-        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        text = re.sub(r" *\\\n *", " ", path.read_text(encoding="utf-8"))
         for line in re.findall(PROGRAMS + r"[^\n`)]*", text):
             words = shlex.split(line.split("  ")[0], comments=True)
             if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or "-m ruff" in line:
                 continue  # stands for other words; another program
-            found.append((f"{path.name}: {line}", words))
+            if words[:2] == ["python", "-m"] and len(words) == 4:
+                continue  # the name of a command, not a call of it
+            found.append((f"{path.relative_to(ROOT) if path.parent.name == 'results' else path.name}: {line}", words))
+    for path in SOURCES:  # what --help shows: the lines of a module's docstring that are commands
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        text = re.sub(r" *\\\n *", " ", text)
+        for line in re.findall(rf"^ +({PROGRAMS}.*)", text, re.MULTILINE):
+            line = line.split("  ")[0]
+            if "[" not in line and "|" not in line:  # describes words instead of giving them
+                found.append((f"{path.relative_to(ROOT)}: {line}", shlex.split(line)))
     return found
 
 
+class Parsed(Exception):
+    """A parser took the words."""
+
+
+def parse_and_stop(main: Callable, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give `words` to a program whose parser is made inside `main`, and stop when it has taken them."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse(self: argparse.ArgumentParser, *given: object) -> None:
+        parse_args(self, *given)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    with pytest.raises(Parsed):
+        main(words)
+
+
 @pytest.mark.parametrize("words", [words for _, words in commands()], ids=[name for name, _ in commands()])
-def test_command__is_understood_by_the_real_parser(words):
+def test_command__is_understood_by_the_real_parser(words, monkeypatch):
     if "..." in words or words[-1].endswith("..."):
         assert words[0] == "./run_all.sh"
         return
@@ -51,11 +85,20 @@ def test_command__is_understood_by_the_real_parser(words):
         assert shards.build_parser().parse_args(rest)
         return
     if module == "benchmarks.speed":
-        assert set(rest[0].split("|")) <= set(MODULES)
+        for name in rest[0].split("|"):
+            main = importlib.import_module(f"benchmarks.speed.{MODULES[name]}").main
+            parse_and_stop(main, rest[1:], monkeypatch)
         return
     if "--help" in rest:
         return
-    if rest[0] in OTHERS:
+    if module == "benchmarks.launch":
+        split = rest.index("--")
+        assert launch.build_parser().parse_args(rest[:split])
+        pretrain_parser().parse_args(rest[split + 1:])
+    elif module == "benchmarks":
+        main = importlib.import_module(f"benchmarks.{COMMANDS[rest[0]]}").main
+        parse_and_stop(main, rest[1:], monkeypatch)
+    elif module == "pretrain" and rest[0] in OTHERS:
         args = OTHERS[rest[0]]().parse_args(rest[1:])
         assert load_config(args.recipe) if args.recipe else True
     elif module == "pretrain":
@@ -67,7 +110,17 @@ def test_command__is_understood_by_the_real_parser(words):
 
 
 def test_commands__are_found():
-    assert len(commands()) > 12
+    names = [name for name, _ in commands()]
+    assert len(names) > 30
+    for place in ("README.md", "pretraining.md", "transfer.md", "cluster.md", "results/README.md", "run_all.sh",
+                  "mini.yaml", "photos.yaml", "pretrain/__main__.py", "pretrain/show.py", "benchmarks/launch.py"):
+        assert any(name.startswith(place) for name in names), place
+
+
+def test_command__a_wrong_option_is_not_understood(monkeypatch):
+    main = importlib.import_module("benchmarks.speed.loader").main
+    with pytest.raises(SystemExit):
+        parse_and_stop(main, ["--photo-folder", "X"], monkeypatch)
 
 
 @pytest.mark.parametrize("path", [path for path in TEXTS if path.suffix == ".md"], ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer inspect|fetch|convert|finetune|evaluate|diff ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|finetune|evaluate|diff|probe|show ...`."""
 
 import argparse
 import sys
@@ -66,6 +66,17 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "diff":
         from transfer.diff import add_arguments
         add_arguments(diff)
+    probe = commands.add_parser("probe", help="frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
+                                description="Measures a frozen backbone on labelled images, beside two random networks "
+                                            "and the pixels alone.")
+    if command == "probe":
+        from transfer.dense_probe import add_arguments
+        add_arguments(probe)
+    show = commands.add_parser("show", help="finished fine-tuning -> a picture of its detections",
+                               description="Draws what a finished run detects, on its data or on any photographs.")
+    if command == "show":
+        from transfer.show import add_arguments
+        add_arguments(show)
     return parser
 
 
@@ -89,6 +100,12 @@ def main() -> int:
         return run(arguments)
     if arguments.command == "diff":
         from transfer.diff import run
+        return run(arguments)
+    if arguments.command == "probe":
+        from transfer.dense_probe import run
+        return run(arguments)
+    if arguments.command == "show":
+        from transfer.show import run
         return run(arguments)
     from transfer.convert import convert, describe
     targets = ",".join(arguments.targets or ["detectron2"]).split(",")

@@ -102,6 +102,10 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
     (["--checkpoint", "rand_msra=/etc/hostname"], "the name rand_msra is taken by the suite's own method"),
     (["--demo", "--branch", "teacher"], "--branch teacher changes nothing here: there is no --checkpoint"),
     (["--demo", "--eval-every", "-2"], "--eval-every must be at least 0, found -2"),
+    (["--demo", "--schedule", "coco=2x,voc=24k"],
+     "--schedule coco=2x,voc=24k: expected NAME, or TASK=NAME,... with tasks of coco, keypoints, cityscapes, found "
+     "'voc=24k'"),
+    (["--demo", "--solver", "coco=,keypoints=common"], "--solver coco=,keypoints=common: expected NAME, or TASK=NAME"),
     (["--recipe", "demmo"], "no recipe 'demmo': expected a YAML file or one of demo"),
     (["--methods", "rand", "--set", "pretrain.seed=1"], "--set pretrain.... changes nothing here"),
     (["--epochs", "2"], "warmup_epochs must not exceed epochs, found 5.0 and 2"),

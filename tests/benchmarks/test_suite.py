@@ -314,3 +314,44 @@ def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
 def test_plan__a_fit_that_does_not_divide_is_told_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="task coco: accumulate=3 does not fit a batch of 2: expected a number that"):
         suite.plan(parse(["--demo", "--output", str(tmp_path), "--fit", "accumulate=3"]))
+
+
+FULL = ["--methods", "rand", "--tasks", "coco,keypoints"]
+
+
+def full_words(words, stage):
+    options = parse([*FULL, *words])
+    suite._check_overrides(options)
+    data = suite.TaskData(Path("data"), 1, 1, "0" * 64)
+    made = suite._finetune(options, "rand", stage.split("-")[2], 0, data)
+    return made, [str(word) for word in made.command(Path("folder"), {})]
+
+
+def test_schedule_and_solver__reach_the_tasks_that_are_named(tmp_path):
+    chosen = ["--schedule", "coco=2x_1gpu,keypoints=1x", "--solver", "coco=vicreg"]
+    made, words = full_words(chosen, "finetune-rand-coco")
+    assert words[words.index("--schedule") + 1] == "2x_1gpu" and words[words.index("--solver") + 1] == "vicreg"
+    assert (made.numbers["schedule"], made.numbers["solver"]) == ("2x_1gpu", "vicreg")
+    _, other = full_words(["--schedule", "coco=2x"], "finetune-rand-keypoints")
+    assert "--schedule" not in other and "--solver" not in other
+    keys = {full_words(words, "finetune-rand-coco")[0].key({})
+            for words in ([], ["--schedule", "2x"], ["--schedule", "1x_1gpu"], ["--solver", "coco=vicreg"])}
+    assert len(keys) == 4
+
+
+def test_schedule__costs_follow():
+    hours = [full_words(words, "finetune-rand-coco")[0].cost for words in ([], ["--schedule", "2x"],
+                                                                           ["--schedule", "2x_1gpu"])]
+    assert hours[0] != hours[1] == hours[2]
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (["--schedule", "3x"], "task coco: unknown --schedule '3x' for task coco: expected one of 1x, 2x"),
+    (["--solver", "vicreg"], "task keypoints: unknown --solver 'vicreg' for task keypoints: expected one of common"),
+    (["--schedule", "1x_1gpu", "--fit", "linear=4"], "--schedule 1x_1gpu and --fit linear=4 both say"),
+    (["--schedule", "1x", "--scale", "mini"], "--schedule 1x: scale mini has a length and a solver of its own"),
+])
+def test_schedule_and_solver__what_a_task_has_not_is_told_before_anything_runs(words, text):
+    with pytest.raises(UserError) as error:
+        suite._check_overrides(parse([*FULL, *words]))
+    assert text in str(error.value)

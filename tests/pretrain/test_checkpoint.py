@@ -57,6 +57,14 @@ def test_save__keeps_the_newest(tmp_path: Path) -> None:
     assert files(tmp_path) == ["step_00000006.json", "step_00000006.pt", "step_00000008.json", "step_00000008.pt"]
 
 
+def test_save__a_copy_that_somebody_made_is_left_alone(three: Path) -> None:
+    mine = three / "checkpoints" / "step_00000006_mine.pt"
+    mine.write_bytes(b"precious")
+    assert checkpoint.load_newest(three)[1:] == ({"step": 6, "steps": 9} | checkpoint.load_newest(three)[1], [])
+    checkpoint.save(three, 8, state(8), {}, keep=1, archive_every=2)
+    assert mine.read_bytes() == b"precious"
+
+
 def test_load__nothing_there(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path) == (None, {}, [])
 

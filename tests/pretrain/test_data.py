@@ -52,6 +52,15 @@ def test_list_images__follows_links_to_folders(tmp_path: Path) -> None:
     assert list(list_images(tmp_path / "data")) == ["link/x.png"]
 
 
+def test_list_images__links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
+    """Up to the folder itself, and two folders that link to each other; a second way to a folder is no circle."""
+    touch(tmp_path / "data", "x.png", "a/y.png", "b/z.png")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "a" / "other").symlink_to(tmp_path / "data" / "b")
+    (tmp_path / "data" / "b" / "other").symlink_to(tmp_path / "data" / "a")
+    assert list(list_images(tmp_path / "data")) == ["a/other/z.png", "a/y.png", "b/other/y.png", "b/z.png", "x.png"]
+
+
 def test_list_images__missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none does not exist: expected a folder of images, nested or flat"):
         list_images(tmp_path / "none")
@@ -85,6 +94,34 @@ def test_read_image__sixteen_bits_are_scaled(tmp_path: Path) -> None:
     """0..65535 becomes 0..255; PIL's own conversion would clip nearly all of it to white."""
     path = saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), tmp_path / "x.png")
     assert np.array_equal(np.asarray(read_image(path)), np.repeat(GRADIENT[..., None], 3, axis=2))
+
+
+def test_read_image__sixteen_bits_in_other_formats(tmp_path: Path) -> None:
+    deep = Image.fromarray(GRADIENT.astype(np.uint16) * 257)
+    for name, kind in (("x.tif", "TIFF"), ("x.pgm", "PPM")):
+        deep.save(tmp_path / name, kind)
+        assert np.array_equal(np.asarray(read_image(tmp_path / name))[..., 0], GRADIENT)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_read_image__pixels_without_a_known_white_are_refused(tmp_path: Path, kind: type) -> None:
+    """PIL would clip them to one colour, and the run would learn from white sheets."""
+    path = saved(Image.fromarray(GRADIENT.astype(kind) * 257), tmp_path / "x.tif")
+    with pytest.raises(UnreadableImage, match="32-bit pixels, whose white is not known: convert it to 8 or 16 bits"):
+        read_image(path)
+
+
+def test_read_image__no_image_at_all(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"hello")
+    with pytest.raises(UnreadableImage, match="^cannot be decoded: no image of a known format$"):
+        read_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_read_image__animated_is_its_first_picture(tmp_path: Path, suffix: str) -> None:
+    first = Image.fromarray(GRADIENT).convert("RGB")
+    path = saved(first, tmp_path / f"x.{suffix}", save_all=True, append_images=[first.rotate(180)] * 2)
+    assert np.abs(np.asarray(read_image(path)).astype(int)[..., 0] - GRADIENT).mean() < 8
 
 
 def test_read_image__transparent_palette(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Every file of golden/ is a case. Mutants: each single departure from the release
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,66 @@ def test_released__loss_and_gradient_of_one_view_pair(golden: Golden, which: str
 
 def test_released__loss_over_all_terms(golden: Golden) -> None:
     assert abs(whole_loss(golden, released()) - golden["all.loss"].item()) < LOSS_TOLERANCE
+
+
+def written_again(students: list[Tensor], teacher: Tensor, boxes: list[Tensor], k: int) -> float:
+    """The released rule one cell at a time, from its description and not from our code: every number a Python float.
+
+    For each image of each ordered pair: mean cosine over the positive pairs; for every query the mean cosine of the
+    second to k-th most similar non-positive cells, mean over the queries; max(0, 100 - 2 * 2 * positive + 2 *
+    negative), 0 when some query has fewer than k non-positives.
+    """
+    views = [(maps[v], group[v]) for maps, group in zip(students, boxes, strict=True) for v in range(len(maps))]
+    terms = []
+    for (i, (own, own_boxes)), (j, other) in itertools.product(enumerate(views), enumerate(teacher)):
+        for b in range(teacher.shape[1]) if i != j else ():
+            (x0, y0, x1, y1), (u0, v0, u1, v1) = own_boxes[b].tolist(), boxes[0][j, b].tolist()
+            (rows, columns), (high, wide) = own.shape[-2:], other.shape[-2:]
+            larger = max(math.hypot((x1 - x0) / columns, (y1 - y0) / rows),
+                         math.hypot((u1 - u0) / wide, (v1 - v0) / high))
+            positive, negatives, complete = [], [], True
+            for row, column in itertools.product(range(rows), range(columns)):
+                query, left = own[b, :, row, column].tolist(), []
+                x, y = x0 + (column + 0.5) * (x1 - x0) / columns, y0 + (row + 0.5) * (y1 - y0) / rows
+                for r, c in itertools.product(range(high), range(wide)):
+                    u, v = u0 + (c + 0.5) * (u1 - u0) / wide, v0 + (r + 0.5) * (v1 - v0) / high
+                    cosine = sum(p * q for p, q in zip(query, other[b, :, r, c].tolist(), strict=True))
+                    (positive if math.hypot(x - u, y - v) / larger < 0.7 else left).append(cosine)
+                complete &= len(left) >= k
+                negatives.append(sum(sorted(left, reverse=True)[1:k]) / (k - 1))
+            mean = sum(positive) / max(len(positive), 1)
+            hinge = max(0.0, 100 - 4 * mean + 2 * sum(negatives) / len(negatives))
+            terms.append(hinge if complete else 0.0)
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize(("seed", "images", "global_views", "local_views", "teacher_grid", "local_grid", "k"), [
+    (1, 2, 2, 6, (7, 7), (3, 3), 10), (2, 1, 2, 2, (4, 6), (3, 2), 10), (3, 3, 3, 1, (5, 5), (1, 4), 4),
+    (4, 2, 2, 1, (6, 3), (7, 7), 9), (5, 2, 2, 2, (4, 4), (2, 2), 14), (6, 1, 2, 0, (7, 5), (1, 1), 2)])
+def test_released__equals_the_rule_written_again(seed: int, images: int, global_views: int, local_views: int,
+                                                 teacher_grid: tuple, local_grid: tuple, k: int) -> None:
+    """Other sizes, grids that are not square, mirrored views, no overlap at all, fewer than k candidates."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def maps(views: int, grid: tuple[int, int]) -> Tensor:
+        return nn.functional.normalize(torch.randn(views, images, 6, *grid, generator=rng, dtype=torch.float64), dim=2)
+
+    def boxes(views: int) -> Tensor:
+        corner = 0.5 * torch.rand(views, images, 2, generator=rng, dtype=torch.float64)
+        box = torch.cat([corner, corner + 0.1 + 0.4 * torch.rand(views, images, 2, generator=rng)], -1)
+        return torch.where(torch.rand(views, images, 1, generator=rng) < 0.5, box[..., [2, 1, 0, 3]], box)
+
+    students, places = [maps(global_views, teacher_grid)], [boxes(global_views)]
+    if local_views:
+        students, places = [*students, maps(local_views, local_grid)], [*places, boxes(local_views)]
+    places[0][0, 0], places[0][1, 0] = torch.tensor([[0.0, 0.0, 0.2, 0.2], [1.0, 0.7, 0.7, 1.0]])  # far apart
+    places[0][:, -1] = places[0][0, -1] if images > 1 else places[0][:, -1]  # the same place in all views
+    teacher = maps(global_views, teacher_grid)
+    sizes = torch.tensor([[500.0, 375.0]]).repeat(images, 1)  # fractions of each side decide: read by nothing
+    value, statistics = clove_loss(students, teacher, places, sizes, replace(released(), k=k))
+    assert value.item() == pytest.approx(written_again(students, teacher, places, k), abs=1e-9)
+    assert 0 < statistics["no_overlap"] <= 1
+    assert (value < 95) == (seed in (3, 5))  # some terms are 0: fewer than k cells are left
 
 
 def test_lars__three_steps(golden: Golden) -> None:

@@ -91,6 +91,15 @@ def test_train__finished_run_says_so(whole, photos, cli):
     assert (whole / "done.json").stat().st_mtime_ns == before
 
 
+def test_train__finished_run_whose_backbone_went_astray_writes_it_again(whole, photos, cli, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "backbone.safetensors").unlink()
+    done = cli(photos, tmp_path)
+    assert done.returncode == 0 and "goes on from step 6 of 6" in done.stdout
+    assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
+    assert metrics(tmp_path) == metrics(whole)
+
+
 def test_train__other_numbers_in_the_same_folder_are_refused(whole, photos, cli):
     done = cli(photos, whole, seed=9, k=6)
     assert done.returncode == 2
@@ -133,7 +142,10 @@ def test_train__nan_losses_are_skipped_counted_and_end_the_run(photos, cli, tmp_
     done = cli(photos, tmp_path, nonfinite_limit=3)
     assert done.returncode == 3
     assert "the update is skipped (2 in a row, 3 end the run)" in done.stderr
-    assert "error: loss was not finite 3 times in a row up to step 2; images of the last step: 0" in done.stderr
+    assert "error: loss was not finite 3 times in a row up to step 3; images of the last step: 0" in done.stderr
+    named = (tmp_path / "nonfinite.log").read_text().splitlines()
+    assert [line.split(":")[0] for line in named] == ["step 1"] * 4 + ["step 2"] * 4 + ["step 3"] * 4
+    assert ", ".join(line.split(": ")[1] for line in named[8:]) in done.stderr
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
@@ -142,9 +154,68 @@ def test_train__a_nan_now_and_then_does_not_end_the_run(photos, cli, tmp_path, m
     done = cli(photos, tmp_path, nonfinite_limit=2)
     assert done.returncode == 0
     assert done.stderr.count("the update is skipped (1 in a row, 2 end the run)") == 2
-    losses = [line["loss"] for line in metrics(tmp_path) if "loss" in line]
-    assert [value is None for value in losses] == [False, True, False, True, False, False]
+    lines = [line for line in metrics(tmp_path) if "loss" in line]
+    assert [line["loss"] is None for line in lines] == [False, True, False, True, False, False]
+    assert [line["skipped"] for line in lines] == [0, 1, 1, 2, 2, 2]
     assert all(value.isfinite().all() for value in load_backbone(tmp_path / "backbone.safetensors")[0].values())
+
+
+def test_train__nan_losses_in_a_row_are_counted_over_a_restart(photos, cli, tmp_path, monkeypatch):
+    def second_ends_with_a_signal(call):
+        if call == 1:
+            signal.raise_signal(signal.SIGUSR2)
+        return True
+
+    spoil(monkeypatch, second_ends_with_a_signal)
+    stopped = cli(photos, tmp_path, nonfinite_limit=3)
+    assert stopped.returncode == 75 and "stopped after step 2, saved" in stopped.stderr
+    again = cli(photos, tmp_path, nonfinite_limit=3)
+    assert again.returncode == 3
+    assert "error: loss was not finite 3 times in a row up to step 3" in again.stderr
+
+
+def test_train__weights_that_are_not_finite_are_never_saved(photos, cli, tmp_path, monkeypatch):
+    """A NaN gradient under a finite loss: the checkpoint before stays the newest."""
+    true_step = pretrain.trainer.Trainer.step
+
+    def step(self, number, batches):
+        result = true_step(self, number, batches)
+        if number == 3:
+            with torch.no_grad():
+                self.student.attention.in_proj_bias[0] = float("nan")
+        return result
+
+    monkeypatch.setattr(pretrain.trainer.Trainer, "step", step)
+    done = cli(photos, tmp_path)
+    assert done.returncode == 3
+    assert "error: weights are not finite after step 4 (attention.in_proj_bias), so nothing was saved" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt")) == ["step_00000002.pt"]
+
+
+def test_train__a_signal_before_the_first_step(photos, cli, tmp_path, monkeypatch):
+    """While the probe is made ready: the run ends without a probe or a step, and starts from scratch the next time."""
+    true_probe = pretrain.train.Probe
+
+    def probe(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return true_probe(*arguments)
+
+    monkeypatch.setattr(pretrain.train, "Probe", probe)
+    done = cli(photos, tmp_path)
+    assert done.returncode == 143
+    assert "stopped before the first step; start again with the same words" in done.stderr
+    assert (tmp_path / "metrics.jsonl").read_text() == "" and not (tmp_path / "checkpoints").exists()
+    monkeypatch.setattr(pretrain.train, "Probe", true_probe)
+    assert cli(photos, tmp_path, epochs=3).returncode == 0
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 6]
+
+
+def test_train__a_loader_process_that_dies_is_one_line(photos, run_pretrain, tmp_path):
+    kill = "import multiprocessing; [os.kill(child.pid, 9) for child in multiprocessing.active_children()]"
+    done = run_pretrain(photos, tmp_path, at_step=(1, kill), workers=1, device_batch=1, epochs=20)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: a loader process died (DataLoader worker" in done.stderr
+    assert "the memory may be too small for 1 (--workers)" in done.stderr
 
 
 def test_train__few_corrupt_images_are_replaced_and_named(make_photos, cli, tmp_path):

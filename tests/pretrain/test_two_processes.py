@@ -1,4 +1,7 @@
-"""Two processes (gloo) are one process with the double batch: batch norm, loss, gradients, update."""
+"""Two processes (gloo) are one process with the double batch: loss, gradients, update, through synchronised batch norm.
+
+test_distributed.py has batch norm alone and whole runs, and is slow.
+"""
 
 import os
 import socket
@@ -15,7 +18,7 @@ import pretrain.train
 import pretrain.trainer
 from pretrain.config import load_config
 from pretrain.data import Batch
-from pretrain.distributed import CPUSyncBatchNorm2d, Process
+from pretrain.distributed import Process
 from pretrain.trainer import Trainer
 
 TINY = {"architecture": "resnet18", "projector_hidden": 32, "projector_dim": 16, "heads": 2, "global_size": 64,
@@ -125,36 +128,3 @@ def test_step__two_micro_batches_of_four_equal_one_of_eight_without_batch_norm(m
         results.append(one_step(config, Process(0, 1, torch.device("cpu")),
                                 [part(whole, a, a + micro) for a in range(0, 8, micro)]))
     close(results[0], results[1], tolerance=1e-9)
-
-
-def _worker_norm(rank: int, port: int, folder: str) -> None:
-    join(rank, port)
-    torch.manual_seed(0)
-    x = torch.randn(6, 5, 3, 4, dtype=torch.float64) * 3 + 100
-    weight = torch.randn(6, 5, 3, 4, dtype=torch.float64)
-    layer = CPUSyncBatchNorm2d(5).double()
-    nn.init.normal_(layer.weight)
-    mine = x[rank * 3:rank * 3 + 3].clone().requires_grad_()
-    out = layer(mine)
-    (out * weight[rank * 3:rank * 3 + 3]).sum().backward()
-    torch.save({"out": out.detach(), "grad": mine.grad, "weight": layer.weight.grad, "mean": layer.running_mean,
-                "var": layer.running_var}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_sync_batch_norm__equals_batch_norm_on_the_joined_batch(tmp_path):
-    mp.spawn(_worker_norm, args=(free_port(), str(tmp_path)), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    torch.manual_seed(0)
-    x = (torch.randn(6, 5, 3, 4, dtype=torch.float64) * 3 + 100).requires_grad_()
-    weight = torch.randn(6, 5, 3, 4, dtype=torch.float64)
-    layer = nn.BatchNorm2d(5).double()
-    nn.init.normal_(layer.weight)
-    out = layer(x)
-    (out * weight).sum().backward()
-    for name, expected in (("out", out), ("grad", x.grad)):
-        assert torch.allclose(torch.cat([p[name] for p in parts]), expected, rtol=0, atol=1e-10)
-    assert torch.allclose(parts[0]["weight"] + parts[1]["weight"], layer.weight.grad, rtol=0, atol=1e-10)
-    for p in parts:
-        assert torch.allclose(p["mean"], layer.running_mean, rtol=0, atol=1e-12)
-        assert torch.allclose(p["var"], layer.running_var, rtol=0, atol=1e-12)

@@ -43,10 +43,12 @@ def test_units__fine_tunings_of_a_method_are_an_array(demo):
 
 
 def chains(count):
-    """`count` checkpoints with three fine-tunings each."""
+    """`count` checkpoints with a probe and three fine-tunings each."""
     stages = []
     for letter in "abcd"[:count]:
         stages.append(Stage(f"convert-{letter}", {}, lambda *_: [], "x"))
+        stages.append(Stage(f"probe-{letter}-coco", {}, lambda *_: [], "x", parents=(f"convert-{letter}",),
+                            kind="probe"))
         stages += [Stage(f"finetune-{letter}-coco-{trial}", {}, lambda *_: [], "x", parents=(f"convert-{letter}",),
                          kind="finetune") for trial in range(3)]
     return stages
@@ -57,6 +59,10 @@ def test_limit__at_no_time_do_more_jobs_run(count, limit):
     """An oracle that starts all that may start: jobs of an equal length, and of lengths that favour later chains."""
     stages = chains(count)
     units = graph.units(stages, [stage.name for stage in stages], limit)
+    submitted = set()
+    for unit in units:  # a job can wait only for what has a number
+        assert set(unit.parents) | set(unit.after) <= submitted
+        submitted |= set(unit.stages)
     for length in (lambda _: 1, lambda name: 1 + "dcba".find(name.split("-")[1])):
         over, running, most = set(), {}, 0
         for _ in range(400):

@@ -1,0 +1,178 @@
+"""Probes of frozen backbones: results/probes/*.json -> a table of its own, never mixed with fine-tuned figures.
+
+A file is what `python -m transfer probe` wrote, with the row and the stage that it belongs to and the digest that finds
+changes by hand. Figures stand in one table only when data, protocol and architecture are the same.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.render import escape_markdown
+from benchmarks.results import FIELDS as RUN_FIELDS
+from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, digest
+from pretrain.atomic import write_text
+from pretrain.errors import UserError
+
+TITLE = "Frozen-backbone probes"
+# Column -> metric, percent.
+COLUMNS = {"k-NN mIoU": "knn_miou", "linear mIoU": "linear_miou", "k-NN fg AUC": "knn_foreground_auc",
+           "linear fg AUC": "linear_foreground_auc", "retrieval": "retrieval"}
+RANDOM = ("Rand init", "Rand init, last gamma 0")
+NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU over the classes of the evaluation "
+        "labels, background included, per pixel; fg AUC: background against everything else, per cell; retrieval: "
+        "matched locations of two views. Baselines come from the same runs. A figure below the better random network "
+        "is named.")
+_SHARED = ("method", "epochs", "demo", "stage", "stage.name", "stage.key", "task", "weights", "weights.architecture",
+           "dataset", "dataset.train.images", "dataset.train.annotations_sha256", "dataset.val.images",
+           "dataset.val.annotations_sha256", "dataset.classes", "seed", "versions", "hardware", "code", "wall_seconds",
+           "started", "ended")
+MAPPING = RUN_FIELDS["weights"]
+FIELDS = {name: RUN_FIELDS[name] for name in _SHARED} | {
+    "schema": ("1", lambda v: v == 1 and not TRUTH[1](v)), "kind": ("probe", lambda v: v == "probe"),
+    "metrics": MAPPING, "baselines": MAPPING, "protocol": MAPPING, "details": MAPPING,
+    "weights.file_sha256": ("64 hexadecimal digits or null", lambda v: v is None or SHA256[1](v))}
+
+
+def validate(probe: Any) -> list[str]:
+    """What is wrong with a probe's content, one sentence a field; empty: nothing. Ignores `digest`."""
+    if not isinstance(probe, dict):
+        return [f"expected a mapping, found a {type(probe).__name__}"]
+    problems = []
+    for name, (expected, holds) in FIELDS.items():
+        place: Any = probe
+        for part in name.split("."):
+            place = place.get(part, KeyError) if isinstance(place, dict) else KeyError
+        if place is KeyError:
+            problems.append(f"{name}: missing, expected {expected}")
+        elif not holds(place):
+            problems.append(f"{name}: expected {expected}, found {place!r:.60}")
+    if problems:
+        return problems
+    for row in (probe["metrics"], *probe["baselines"].values()):
+        if not isinstance(row, dict) or not set(COLUMNS.values()) <= set(row):
+            return [f"metrics: expected {', '.join(COLUMNS.values())} for the backbone and each baseline"]
+        problems += [f"metrics.{name}: expected {PERCENT[0]}, found {value!r:.60}"
+                     for name, value in row.items() if not PERCENT[1](value)]
+    try:
+        canonical(probe)
+    except (TypeError, ValueError, RecursionError) as error:
+        problems.append(f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})")
+    return problems
+
+
+def write_probe(folder: Path, probe: dict) -> Path:
+    """Put a probe into `folder`, whole or not at all; the same method, epochs, task and stage key replace their file.
+    UserError when it is not valid."""
+    if problems := validate(probe):
+        raise UserError(f"expected a valid probe, found: {'; '.join(problems)}; nothing was written")
+    probe = json.loads(canonical(probe))
+    probe["digest"] = digest(probe)
+    identity = canonical([probe["method"], probe["epochs"], probe["task"], probe["stage"]["key"]])
+    slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", probe["method"]).strip(".-")[:60] or "unnamed"
+    short = hashlib.sha256(identity.encode("ascii")).hexdigest()[:8]
+    path = Path(folder) / f"{slug}__probe__{probe['task']}__{short}.json"
+    write_text(path, json.dumps(probe, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
+    """All good probes of `folder` (none when it is not there), and one line (file: reason) for each other file."""
+    probes, problems = [], []
+    for name in sorted(os.listdir(folder)) if Path(folder).is_dir() else []:
+        if not name.endswith(".json") or name.startswith("."):
+            continue
+        try:
+            probe = json.loads((Path(folder) / name).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{name}: not whole JSON ({error})")
+            continue
+        wrong = validate(probe)
+        if not wrong and probe.get("digest") != digest(probe):
+            wrong = ["changed after it was written (its digest does not match); restore it or run the stage again"]
+        if wrong:
+            problems.append(f"{name}: {'; '.join(wrong)}")
+        else:
+            probes.append(probe)
+    return probes, problems
+
+
+def probes_text(probes: list[dict]) -> str:
+    """Markdown of all probes, a block for each dataset, protocol and architecture; empty without probes."""
+    blocks: dict[str, list[dict]] = {}
+    for probe in probes:
+        data = probe["dataset"]
+        same = [probe["task"], probe["protocol"], probe["weights"]["architecture"], data["classes"],
+                data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
+        blocks.setdefault(canonical(same), []).append(probe)
+    if not blocks:
+        return ""
+    parts = [f"## {TITLE}", NOTE]
+    for members in sorted(blocks.values(), key=_heading):
+        parts += [f"### {escape_markdown(_heading(members))}", _markdown(_rows(members))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(members: list[dict]) -> str:
+    probe = members[0]
+    data, protocol = probe["dataset"], probe["protocol"]
+    probed = data.get("probed", {name: data[name]["images"] for name in ("train", "val")})
+    number = hashlib.sha256(canonical([data["train"], data["val"]]).encode("ascii")).hexdigest()[:8]
+    name = f"{data['name']}, " if "name" in data else ""
+    return (f"{'Demo: ' if probe['demo'] else ''}{name}{probe['task']}, {len(data['classes'])} classes, "
+            f"{probed['train']} training and {probed['val']} evaluation images (annotations {number}); "
+            f"{probe['weights']['architecture']} {protocol.get('layer', '')}, shorter side {protocol.get('side', '-')}"
+            f", batch norm {protocol.get('batch_norm', '-')}, seed {probe['seed']}")
+
+
+def _rows(members: list[dict]) -> list[list[str]]:
+    rows: dict[tuple, list[str]] = {}
+    newest = {}  # the same weights probed again: the later one counts
+    for probe in sorted(members, key=lambda probe: probe["ended"]):
+        newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
+    ordered = sorted(newest.values(), key=lambda probe: (probe["method"], probe["epochs"] or -1, probe["ended"]))
+    for probe in ordered:
+        weights = probe["weights"]["file_sha256"]
+        below = _below(probe)
+        source = f"probe, weights {weights[:8]}" if weights else "probe, random weights"
+        source += f"; **below random init: {', '.join(below)}**" if below else ""
+        demo = "DEMO " if probe["demo"] else ""
+        cells = [demo + escape_markdown(probe["method"]), "-" if probe["epochs"] is None else str(probe["epochs"]),
+                 *_cells(probe["metrics"]), source]
+        rows[tuple(cells)] = cells
+    taken = {row[0] for row in rows.values()}
+    for probe in ordered:
+        for name, metrics in sorted(probe["baselines"].items()):
+            cells = [escape_markdown(name), "-", *_cells(metrics), "baseline"]
+            if cells[0] not in taken:
+                rows[tuple(cells)] = cells  # runs that agree make one row; those that do not are both seen
+    return list(rows.values())
+
+
+def _below(probe: dict) -> list[str]:
+    if probe["method"] in RANDOM:
+        return []
+    found = []
+    for column, metric in COLUMNS.items():
+        others = [probe["baselines"][name][metric] for name in RANDOM if name in probe["baselines"]]
+        others = [value for value in others if value is not None]
+        value = probe["metrics"][metric]
+        if others and value is not None and value < max(others):
+            found.append(column)
+    return found
+
+
+def _cells(metrics: dict) -> list[str]:
+    return ["-" if metrics[metric] is None else f"{metrics[metric]:.1f}" for metric in COLUMNS.values()]
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    import pandas as pd
+
+    columns = ["Method", "Epochs", *COLUMNS, "Source"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).to_markdown(
+        index=False, tablefmt="pipe", disable_numparse=True,
+        colalign=["left", *["right"] * (len(COLUMNS) + 1), "left"])

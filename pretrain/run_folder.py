@@ -1,0 +1,95 @@
+"""The output folder of a run: bound to one configuration and its images, and used by one process at a time."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pretrain.atomic import write_text
+from pretrain.config import Config
+from pretrain.errors import UserError
+from pretrain.images import ImageList
+
+PATIENCE = 30.0  # seconds that a run which is just being stopped is waited for
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system without locks
+LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetensors")
+
+
+@contextlib.contextmanager
+def claimed(output: Path, config: Config, names: ImageList) -> Iterator[None]:
+    """Make the folder ours while the block runs. Raises `UserError` when it cannot be made, lies among the images,
+    holds something else or a run with other values, or when another process works in it."""
+    if output.resolve().is_relative_to(names.folder.resolve()):
+        raise UserError(f"--output {output} lies inside --data {names.folder}, where the run's own pictures would "
+                        "become images to train on: choose an --output outside")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be made ({error.strerror}): choose another folder") from None
+    with _locked(output):
+        _bind(output, config, names)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """A POSIX lock: loader processes do not inherit it, and it ends with its owner, however that ends."""
+    deadline, said = time.monotonic() + PATIENCE, False
+    with open(output / ".lock", "a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                if time.monotonic() >= deadline:
+                    raise UserError(f"{owner} works in {output}: wait for it, or choose another --output") from None
+                if not said:
+                    print(f"{owner} works in {output}; waiting up to {PATIENCE:.0f} s for it to stop", flush=True)
+                    said = True
+                time.sleep(0.2)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                print(f"{output} is on a file system without locks: nothing keeps a second run out of it", flush=True)
+                break
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _bind(output: Path, config: Config, names: ImageList) -> None:
+    """Write down whose folder it is, or compare with what stands there."""
+    listed = "\n".join(names).encode("utf-8", "surrogateescape")  # file names need not be UTF-8
+    record = {"numbers": json.loads(json.dumps(dataclasses.asdict(config.numbers))), "config_hash": config.hash(),
+              "images": len(names), "images_hash": hashlib.sha256(listed).hexdigest()}
+    path = output / "run.json"
+    if not path.is_file():
+        there = [name for name in LEFT_BY_A_RUN if (output / name).exists()]
+        if there:
+            raise UserError(f"{output} holds {', '.join(there)} but no run.json: expected an empty folder or one of a "
+                            "run, choose another --output")
+        write_text(path, json.dumps(record, indent=2) + "\n")
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        numbers, images, images_hash = (dict(before["numbers"]), before["images"], before["images_hash"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: expected the values of a run, choose another --output") from None
+    changed = [f"{key} {numbers.get(key)!r} -> {value!r}" for key, value in record["numbers"].items()
+               if numbers.get(key) != value]
+    if changed:
+        raise UserError(f"{output} holds a run with other numbers ({'; '.join(changed)}): "
+                        "choose another --output, or use the same words as before to go on")
+    if images_hash != record["images_hash"]:
+        raise UserError(f"{output} holds a run on other images (then {images}, now {record['images']}): "
+                        "choose another --output")

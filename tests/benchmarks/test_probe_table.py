@@ -1,0 +1,167 @@
+"""Probes of frozen backbones: checked, published, and shown in a table of their own."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import probe_table, suite
+from benchmarks.make_tables import ROOT, read_tables, write_tables
+from benchmarks.options import parse
+from pretrain.errors import UserError
+
+
+def figures(value: float) -> dict:
+    return {"knn_miou": value, "linear_miou": value + 1, "knn_foreground_auc": value + 2,
+            "linear_foreground_auc": value + 3, "retrieval": value + 4, "linear_background_iou": None}
+
+
+def make_probe(value: float = 30.0, **changes: object) -> dict:
+    probe = {
+        "schema": 1, "kind": "probe", "task": "coco", "method": "CLoVE", "epochs": 200, "demo": False,
+        "stage": {"name": "probe-clove-coco", "key": "ab" * 32}, "metrics": figures(value),
+        "baselines": {"Rand init": figures(10.0), "Rand init, last gamma 0": figures(12.0),
+                      "pixel statistics": figures(90.0)},
+        "details": {}, "protocol": {"layer": "res5", "side": 320, "batch_norm": "recalibrated"},
+        "weights": {"method": "CLoVE", "architecture": "resnet50", "file_sha256": "cd" * 32},
+        "dataset": {"name": "mini", "train": {"images": 48, "annotations_sha256": "12" * 32},
+                    "val": {"images": 40, "annotations_sha256": "34" * 32}, "classes": ["cat", "dog"],
+                    "probed": {"train": 48, "val": 20}},
+        "seed": 0, "versions": {"python": "3.11"}, "hardware": {"cpu": "x"}, "code": {"git_sha": None, "dirty": None},
+        "wall_seconds": 100.0, "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:02:00+00:00"}
+    for name, new in changes.items():
+        *parents, key = name.split("__")
+        place = probe
+        for parent in parents:
+            place = place[parent]
+        place[key] = new
+    return probe
+
+
+def shown(probes: list[dict]) -> str:
+    return probe_table.probes_text(probes)
+
+
+def test_write_and_read__the_same_again_and_a_changed_figure_is_found(tmp_path: Path) -> None:
+    path = probe_table.write_probe(tmp_path, make_probe())
+    assert path.name.startswith("CLoVE__probe__coco__")
+    probes, problems = probe_table.read_probes(tmp_path)
+    assert problems == [] and {**make_probe(), "digest": probes[0]["digest"]} == probes[0]
+    assert probe_table.write_probe(tmp_path, make_probe(31.0)) == path  # the same stage again
+    content = json.loads(path.read_text())
+    content["metrics"]["knn_miou"] = 99.0
+    path.write_text(json.dumps(content))
+    (tmp_path / "half.json").write_text('{"schema": 1,')
+    probes, problems = probe_table.read_probes(tmp_path)
+    assert probes == [] and len(problems) == 2
+    assert "changed after it was written" in problems[0] and "half.json: not whole JSON" in problems[1]
+    assert probe_table.read_probes(tmp_path / "none") == ([], [])
+
+
+@pytest.mark.parametrize(("name", "value", "text"), [
+    ("kind", "run", "kind: expected probe, found 'run'"),
+    ("schema", 2, "schema: expected 1, found 2"),
+    ("metrics__knn_miou", 130.0, "metrics.knn_miou: expected a number from 0 to 100 or null"),
+    ("metrics__knn_miou", float("nan"), "metrics.knn_miou: expected a number from 0 to 100"),
+    ("metrics", {"AP": 3.0}, "metrics: expected knn_miou, linear_miou"),
+    ("baselines", {"Rand init": {}}, "metrics: expected knn_miou"),
+    ("weights__file_sha256", "abc", "weights.file_sha256: expected 64 hexadecimal digits or null"),
+    ("dataset__val__images", 0, "dataset.val.images: expected an integer from 1"),
+])
+def test_validate__names_what_is_wrong(name: str, value: object, text: str, tmp_path: Path) -> None:
+    probe = make_probe(**{name: value})
+    with pytest.raises(UserError, match="expected a valid probe, found: .*nothing was written"):
+        probe_table.write_probe(tmp_path, probe)
+    assert any(problem.startswith(text) for problem in probe_table.validate(probe)), probe_table.validate(probe)
+    assert not list(tmp_path.iterdir())
+
+
+def test_validate__every_field_is_needed() -> None:
+    assert probe_table.validate(make_probe()) == []
+    for name in probe_table.FIELDS:
+        probe = copy.deepcopy(make_probe())
+        *parents, key = name.split(".")
+        place = probe
+        for parent in parents:
+            place = place[parent]
+        del place[key]
+        assert any(problem.startswith(f"{name}: missing") for problem in probe_table.validate(probe)), name
+
+
+def test_table__method_first_then_each_baseline_once(markdown_tables: Callable) -> None:
+    other = make_probe(40.0, method="mine", epochs=None, weights__file_sha256="ef" * 32)
+    (rows,) = markdown_tables(shown([make_probe(), other]))
+    assert rows[0] == ["Method", "Epochs", "k-NN mIoU", "linear mIoU", "k-NN fg AUC", "linear fg AUC", "retrieval",
+                       "Source"]
+    assert [row[0] for row in rows[1:]] == ["CLoVE", "mine", "Rand init", "Rand init, last gamma 0",
+                                            "pixel statistics"]
+    assert rows[1] == ["CLoVE", "200", "30.0", "31.0", "32.0", "33.0", "34.0", "probe, weights cdcdcdcd"]
+    assert rows[3][-1] == "baseline"
+
+
+def test_table__below_the_better_random_network_is_named_and_pixels_are_no_bar() -> None:
+    text = shown([make_probe(11.0)])
+    assert "**below random init: k-NN mIoU, linear mIoU, k-NN fg AUC, linear fg AUC, retrieval**" in text
+    assert "below random init:" not in shown([make_probe(13.0)])
+
+
+@pytest.mark.parametrize("changes", [{"protocol": {"layer": "res4", "side": 320, "batch_norm": "recalibrated"}},
+                                     {"dataset__val__annotations_sha256": "56" * 32},
+                                     {"weights__architecture": "resnet18"}, {"task": "cityscapes"}])
+def test_table__other_data_protocol_or_architecture_is_another_block(changes: dict, markdown_tables: Callable) -> None:
+    assert len(markdown_tables(shown([make_probe(), make_probe(**changes)]))) == 2
+
+
+def test_table__the_same_weights_again_the_later_one_counts(markdown_tables: Callable) -> None:
+    later = make_probe(50.0, ended="2026-01-02T00:00:00+00:00")
+    (rows,) = markdown_tables(shown([later, make_probe()]))
+    assert [row[2] for row in rows if row[0] == "CLoVE"] == ["50.0"]
+
+
+def test_make_tables__a_table_of_its_own_and_demo_only_when_asked(tmp_path: Path) -> None:
+    reported = ROOT / "results" / "reported"
+    probe_table.write_probe(tmp_path / "probes", make_probe())
+    probe_table.write_probe(tmp_path / "probes", make_probe(20.0, demo=True, stage__key="demo"))
+    (tmp_path / "probes" / "bad.json").write_text("{}")
+    found = read_tables(tmp_path, reported)
+    assert "## Frozen-backbone probes" in found.shown() and found.hidden == 1 and "DEMO" not in found.shown()
+    assert len(found.problems) == 1 and found.problems[0].startswith("bad.json: ")
+    assert "mini, coco, 2 classes, 48 training and 20 evaluation images" in found.shown()
+    write_tables(found.tables, tmp_path / "tables", found.probes)
+    assert (tmp_path / "tables" / "frozen_backbone_probes.md").read_text() == found.probes
+    assert "## Frozen-backbone probes" in (tmp_path / "tables" / "tables.md").read_text()
+    found = read_tables(tmp_path, reported, include_demo=True)
+    assert "DEMO CLoVE" in found.shown() and found.hidden == 0
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert read_tables(empty, reported).probes == ""
+
+
+def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -> None:
+    options = parse(["--demo", "--probes", "--output", str(tmp_path)])
+    stages = {stage.name: stage for stage in suite.plan(options)}
+    probes = [name for name in stages if name.startswith("probe-")]
+    assert probes == ["probe-clove-coco", "probe-clove-cityscapes"]
+    stage = stages["probe-clove-coco"]
+    assert stage.parents == ("data", "convert-clove") and stage.product == "probe.json"
+    words = stage.command(tmp_path / "s", {"data": tmp_path / "d", "convert-clove": tmp_path / "c"})
+    assert words[words.index("transfer") + 1] == "probe"
+    (tmp_path / "s").mkdir()
+    written = {name: value for name, value in make_probe().items() if name not in ("demo", "stage")}
+    (tmp_path / "s" / "probe.json").write_text(json.dumps(written))
+    path = stage.finish(tmp_path / "s", "key")
+    found = json.loads(path.read_text())
+    assert path.parent == options.results / "probes" and found["demo"] is True
+    assert found["stage"] == {"name": "probe-clove-coco", "key": "key"}
+    assert not any(name.startswith("probe-") for name in [s.name for s in suite.plan(parse(["--demo"]))])
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (["--demo", "--probes", "--tasks", "keypoints"], "--probes: no pixel labels for keypoints; add coco or"),
+    (["--methods", "rand", "--probes"], "--probes: random weights stand in every probe"),
+])
+def test_options__probes_that_cannot_be(words: list[str], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        parse(words)

@@ -1,0 +1,114 @@
+"""The output folder: one process at a time, and never one that holds something else."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pretrain import run_folder
+from pretrain.data import list_images
+from pretrain.errors import UserError
+from pretrain.images import ImageList
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from pretrain.run_folder import _locked
+with _locked(Path(sys.argv[1])):
+    if os.fork() == 0:  # as a loader process: goes on when its parent is killed
+        time.sleep(60)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def images(photos: Path) -> ImageList:
+    return list_images(photos)
+
+
+@contextlib.contextmanager
+def held(output: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """Another process, with a child of its own, holds the folder."""
+    child = subprocess.Popen([sys.executable, "-P", "-c", HOLDER, str(output)], env=environment,
+                             stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert child.stdout.readline() == "held\n"
+        yield child
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def test_claimed__a_folder_that_another_process_works_in_is_refused(
+    images: ImageList, tiny: Callable, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.3)
+    with held(tmp_path, environment) as child:
+        who = f"process {child.pid} on "
+        text = f"{who}.* works in .*: wait for it, or choose another --output"
+        with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), images):
+            pass
+        said = capsys.readouterr().out
+        assert said.count(who) == 1 and "waiting up to 0 s for it to stop" in said
+        assert not (tmp_path / "run.json").exists()
+        child.kill()
+        child.wait()
+        with run_folder.claimed(tmp_path, tiny(), images):  # its own child, which lives on, does not keep us out
+            assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
+    assert json.loads((tmp_path / "run.json").read_text())["images"] == 9
+
+
+def test_claimed__a_file_system_without_locks(images: ImageList, tiny: Callable, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with run_folder.claimed(tmp_path, tiny(), images):
+        assert "file system without locks: nothing keeps a second run out of it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("place", "text"), [
+    ("a_file", r"a_file cannot be made \(File exists\): choose another folder"),
+    ("a_file/out", r"a_file/out cannot be made \(Not a directory\)"),
+    ("x" * 300, r"cannot be made \(File name too long\)"),
+    ("photos/out", "photos/out lies inside --data .*photos, where the run's own pictures would become images"),
+    ("photos", "lies inside --data"),
+])
+def test_claimed__places_that_cannot_work(make_photos: Callable, tiny: Callable, tmp_path: Path, place: str,
+                                          text: str) -> None:
+    (tmp_path / "a_file").touch()
+    images = list_images(make_photos(tmp_path / "photos", 2))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path / place, tiny(), images):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}', '{"numbers": 3, "images": 1, "images_hash": ""}'])
+def test_claimed__run_json_of_something_else(images: ImageList, tiny: Callable, tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    text = "run.json is damaged: expected the values of a run, choose another --output"
+    with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), images):
+        pass
+    assert (tmp_path / "run.json").read_text() == content
+
+
+@pytest.mark.parametrize("name", run_folder.LEFT_BY_A_RUN)
+def test_claimed__files_of_a_run_without_its_run_json(images: ImageList, tiny: Callable, tmp_path: Path,
+                                                      name: str) -> None:
+    """Checkpoints of another program would be passed over and then deleted; a stray done.json would end the run."""
+    (tmp_path / name).mkdir()
+    text = f"holds {name} but no run.json: expected an empty folder"
+    with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), images):
+        pass

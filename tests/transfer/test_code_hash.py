@@ -1,0 +1,46 @@
+"""The hash of the fine-tuning's code: every file of the package is either in it or named as left out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from transfer import code_hash
+
+LEFT_OUT = code_hash.WITHOUT_EFFECT | code_hash.CONVERSION | code_hash.PROBES
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(code_hash.FOLDER, tmp_path / "transfer", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_hash, "FOLDER", tmp_path / "transfer")
+    return tmp_path / "transfer"
+
+
+def hashed() -> str:
+    code_hash.finetuning_sha256.cache_clear()
+    return code_hash.finetuning_sha256()
+
+
+def test_left_out__names_files_that_are_there() -> None:
+    assert {path.name for path in code_hash.FOLDER.glob("*.py")} >= LEFT_OUT
+
+
+@pytest.mark.parametrize("name", ["trainer.py", "evaluate.py", "configs/base.yaml"])
+def test_finetuning_sha256__changes_with_a_value_and_not_with_a_comment(copied: Path, name: str) -> None:
+    before = hashed()
+    with open(copied / name, "a", encoding="utf-8") as file:
+        file.write("\n   # a comment of its own line\n\n")
+    assert hashed() == before
+    with open(copied / name, "a", encoding="utf-8") as file:
+        file.write("ANOTHER: 1\n")
+    assert hashed() != before
+
+
+def test_finetuning_sha256__a_new_file_counts_and_one_that_only_looks_does_not(copied: Path) -> None:
+    before = hashed()
+    (copied / "show.py").write_text("changed = True\n")
+    assert hashed() == before
+    (copied / "new.py").write_text("changed = True\n")
+    assert hashed() != before
+    code_hash.finetuning_sha256.cache_clear()

@@ -1,0 +1,180 @@
+"""Quick evaluation of a frozen backbone: k-NN and linear segmentation, matched-location retrieval -> probe.json.
+
+Minutes instead of GPU-days. The same is measured on two random networks of the same architecture and on the pixels
+alone, in the same run: a figure says something only beside these. Training images teach, validation images are only
+measured.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from pretrain.atomic import write_text
+from pretrain.config import Numbers
+from pretrain.errors import UserError
+from pretrain.knn import NEIGHBOURS, TEMPERATURE
+from pretrain.probe import RetrievalProbe
+from transfer import datasets, dense_labels, frozen
+from transfer.dense_measure import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
+from transfer.provenance import code_version, hardware, versions
+
+SCHEMA, KIND = 1, "probe"
+RETRIEVAL_IMAGES = 64
+LAST_GAMMA_0, PIXELS = "Rand init, last gamma 0", "pixel statistics"
+@dataclass(frozen=True)
+class Request:
+    """What to probe; `weights` as in `frozen.read_weights`."""
+
+    weights: str
+    data: str | Path
+    task: str
+    protocol: Protocol = field(default_factory=Protocol)
+    architecture: str = "resnet50"  # of random weights
+    branch: str | None = None
+    trust: bool = False
+    device: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m transfer probe`."""
+    default = Protocol()
+    parser.add_argument("--weights", required=True, metavar="DIR|FILE",
+                        help="folder that `convert` wrote, any checkpoint file, or the word random")
+    parser.add_argument("--data", required=True, metavar="DIR", help="a folder in COCO's format or Cityscapes' layout")
+    parser.add_argument("--task", required=True, choices=dense_labels.TASKS, help="which of the two layouts")
+    parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
+    parser.add_argument("--layer", choices=list(frozen.LAYERS), default=default.layer,
+                        help="stage whose map is probed, under detectron2's name (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=default.side, metavar="PIXELS",
+                        help="shorter side of the images, a multiple of 32 (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=default.images, metavar="N",
+                        help="images of each split, at most, evenly spaced (default: %(default)s)")
+    parser.add_argument("--cells", type=int, default=default.cells, metavar="N",
+                        help="cells to learn from, at most (default: %(default)s)")
+    parser.add_argument("--batch-norm", choices=("recalibrated", "stored"), default=default.batch_norm,
+                        help="statistics of batch norm: of these training images, or those of the file (random "
+                             "networks have none of their own and are always recalibrated; default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="N",
+                        help="draws the cells and the random networks (default: %(default)s)")
+    parser.add_argument("--architecture", choices=frozen.architectures(), default="resnet50",
+                        help="of random weights (default: %(default)s)")
+    parser.add_argument("--branch", choices=("student", "teacher"), help="which network, where the file holds both")
+    parser.add_argument("--trust", action="store_true", help="let the file run its own code; only for files you know")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code."""
+    protocol = Protocol(layer=args.layer, side=args.side, images=args.images, cells=args.cells,
+                        batch_norm=args.batch_norm, seed=args.seed)
+    request = Request(weights=args.weights, data=args.data, task=args.task, protocol=protocol,
+                      architecture=args.architecture, branch=args.branch, trust=args.trust, device=args.device)
+    if args.output and Path(args.output).is_file():
+        raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
+    result, pictures = probe(request)
+    print(table(result))
+    if args.output:
+        from transfer.probe_picture import draw
+
+        output = Path(args.output)
+        draw(pictures, output / "probe.png")
+        write_text(output / "probe.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        print(f"wrote {output / 'probe.json'} and probe.png")
+    return 0
+
+
+def table(result: dict) -> str:
+    """The figures of the backbone and of its baselines as lines of text."""
+    rows = {result["method"]: result["metrics"], **result["baselines"]}
+    shown = [name for name in METRICS if any(row[name] is not None for row in rows.values())]
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"  {name.replace('_', ' ').replace('foreground', 'fg').replace('background', 'bg')}"
+                                   for name in shown)]
+    for method, metrics in rows.items():
+        cells = ("-" if metrics[name] is None else f"{metrics[name]:.1f}" for name in shown)
+        heads = lines[0][width:].split("  ")[1:]
+        lines.append(f"{method:<{width}}" + "".join(f"  {cell:>{len(head)}}"
+                                                    for cell, head in zip(cells, heads, strict=True)))
+    return "\n".join(lines)
+
+
+def probe(request: Request) -> tuple[dict, Pictures]:
+    """Measure a backbone and its baselines; returns probe.json's content and what its picture shows.
+
+    On a CPU the same request gives the same figures, bit for bit, with the same number of threads. Raises `UserError`.
+    """
+    protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    _check(protocol)
+    if request.task not in dense_labels.TASKS:
+        raise UserError(f"unknown task '{request.task}': expected one of {', '.join(dense_labels.TASKS)}")
+    device = _device(request.device)
+    weights = frozen.read_weights(request.weights, request.architecture, protocol.seed, request.branch, request.trust)
+    dataset = datasets.find(request.data, request.task)
+    data = dense_labels.load(dataset)
+    if len(data.train) < 2:
+        raise UserError(f"{len(data.train)} training image in {request.data}: expected at least 2, one of which "
+                        "chooses the regularisation of the linear classifier")
+    shared = dense_labels.images_in_both(data)
+    if shared:
+        print(f"warning: {len(shared)} images stand in train and in val ({shared[0]}): the figures flatter every row",
+              file=sys.stderr)
+    architecture = weights.info.architecture
+    own = weights.record["method"]
+    baselines = {frozen.RAND_INIT: frozen.random_weights(architecture, protocol.seed),
+                 LAST_GAMMA_0: frozen.random_weights(architecture, protocol.seed, last_gamma=0.0), PIXELS: None}
+    sources = {own: weights, **{name: source for name, source in baselines.items() if name != own}}
+    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Numbers(), device)
+    pictures = Pictures(data, protocol)
+    measured = {}
+    for name, source in sources.items():
+        features = (frozen.PixelStatistics(protocol.layer) if source is None
+                    else frozen.FrozenBackbone(source, protocol.layer)).to(device)
+        random = source is not None and source.record["file_sha256"] is None
+        if source is not None and (random or protocol.batch_norm == "recalibrated"):
+            recalibrate(features, data.train, protocol, name)
+        measured[name] = measure(features, data, protocol, views, name, pictures)
+    result = {
+        "schema": SCHEMA, "kind": KIND, "task": request.task, "method": own, "epochs": weights.record["epochs"],
+        "metrics": measured[own].metrics,
+        "baselines": {name: one.metrics for name, one in measured.items() if name != own},
+        "details": {name: one.details for name, one in measured.items()},
+        "protocol": {**asdict(protocol), "resolution": "pixels of the resized image, class scores upsampled bilinearly",
+                     "neighbours": NEIGHBOURS, "temperature": TEMPERATURE, "stride": frozen.LAYERS[protocol.layer],
+                     "recalibration_images": RECALIBRATION_IMAGES, "retrieval_images": RETRIEVAL_IMAGES},
+        "weights": weights.record,
+        "dataset": {**datasets.describe(dataset), "labels": list(data.classes), "images_in_both": len(shared),
+                    "probed": {"train": min(protocol.images, len(data.train)),
+                               "val": min(protocol.images, len(data.val))}},
+        "seed": protocol.seed, "threads": torch.get_num_threads(), "device": device.type,
+        "versions": versions(), "hardware": hardware(), "code": code_version(),
+        "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": _peak_memory_mb(),
+        "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return result, pictures
+
+
+def _check(protocol: Protocol) -> None:
+    if protocol.side < dense_labels.MULTIPLE or protocol.side % dense_labels.MULTIPLE:
+        raise UserError(f"--side {protocol.side}: expected a multiple of {dense_labels.MULTIPLE} pixels")
+    for name, least in (("images", 2), ("cells", 2)):
+        if getattr(protocol, name) < least:
+            raise UserError(f"--{name} {getattr(protocol, name)}: expected at least {least}")
+
+
+def _device(name: str | None) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _peak_memory_mb() -> int:
+    """The largest resident size of this process."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB
