@@ -12,11 +12,49 @@ from typing import Any
 
 import yaml
 
+from benchmarks import cluster
+from benchmarks.cluster import ClusterOptions
 from pretrain.errors import UserError
 
 DEFAULT = Path("cluster.yaml")
 NOT_ITS_OWN = ("cluster_file",)
 LISTS = ("sbatch", "setup")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None, said: list[str]) -> argparse.Namespace:
+    """The arguments, with a cluster file's values where the command line says nothing; that goes into `said`."""
+    args = parser.parse_args(arguments)
+    path = args.cluster_file or (DEFAULT if DEFAULT.is_file() else None)
+    if path is None:
+        return args
+    values = read(path, parser)
+    parser.set_defaults(**values)
+    merged = parser.parse_args(arguments)
+    if merged.cluster == "slurm":
+        said.append(f"settings of the cluster from {path}: {', '.join(values) or 'none'}")
+        return merged
+    if args.cluster_file is not None:
+        raise UserError(f"--cluster-file {path} needs --cluster slurm, on the command line or as a line of it")
+    return args
+
+
+def options_of(args: argparse.Namespace) -> ClusterOptions:
+    """The cluster's options; none of them is for a run on this machine."""
+    options = cluster.read_options(args)
+    if options.cluster == "slurm" and args.gpus is not None:
+        raise UserError(f"--gpus {args.gpus} is for this machine: with --cluster slurm say --gpus-per-node N")
+    if options.cluster == "local":
+        unused = {name: getattr(options, name) for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task",
+                                                            "minutes")} | {"max_jobs": args.max_jobs}
+        for name, value in unused.items():
+            if value:
+                option = "--time" if name == "minutes" else f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)")
+    if args.max_jobs is not None and args.max_jobs < 1:
+        raise UserError(f"--max-jobs must be at least 1, found {args.max_jobs}")
+    if "dependency" in dict(options.sbatch) or "array" in dict(options.sbatch):
+        raise UserError("--sbatch dependency and array are what the graph itself sets: leave them out")
+    return options
 
 
 def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:

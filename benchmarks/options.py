@@ -137,8 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(arguments: list[str] | None = None) -> Options:
     """Arguments to options; raises `UserError` for what does not fit together."""
     said: list[str] = []
-    args = _with_cluster_file(arguments, said)
-    options = _cluster(args)
+    args = cluster_file.parse(build_parser(), arguments, said)
+    options = cluster_file.options_of(args)
     if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
         raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
                         "--imagenet and --scale")
@@ -191,43 +191,6 @@ def parse(arguments: list[str] | None = None) -> Options:
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes, cluster=options,
         max_jobs=args.max_jobs, said=tuple(said))
-
-
-def _with_cluster_file(arguments: list[str] | None, said: list[str]) -> argparse.Namespace:
-    """The arguments, with a cluster file's values where the command line says nothing."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    path = args.cluster_file or (cluster_file.DEFAULT if cluster_file.DEFAULT.is_file() else None)
-    if path is None:
-        return args
-    values = cluster_file.read(path, parser)
-    parser.set_defaults(**values)
-    merged = parser.parse_args(arguments)
-    if merged.cluster == "slurm":
-        said.append(f"settings of the cluster from {path}: {', '.join(values) or 'none'}")
-        return merged
-    if args.cluster_file is not None:
-        raise UserError(f"--cluster-file {path} needs --cluster slurm, on the command line or as a line of it")
-    return args
-
-
-def _cluster(args: argparse.Namespace) -> ClusterOptions:
-    """The cluster's options; none of them is for a run on this machine."""
-    options = cluster.read_options(args)
-    if options.cluster == "slurm" and args.gpus is not None:
-        raise UserError(f"--gpus {args.gpus} is for this machine: with --cluster slurm say --gpus-per-node N")
-    if options.cluster == "local":
-        unused = {name: getattr(options, name) for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task",
-                                                            "minutes")} | {"max_jobs": args.max_jobs}
-        for name, value in unused.items():
-            if value:
-                option = "--time" if name == "minutes" else f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)")
-    if args.max_jobs is not None and args.max_jobs < 1:
-        raise UserError(f"--max-jobs must be at least 1, found {args.max_jobs}")
-    if "dependency" in dict(options.sbatch) or "array" in dict(options.sbatch):
-        raise UserError("--sbatch dependency and array are what the graph itself sets: leave them out")
-    return options
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:
