@@ -11,6 +11,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -257,6 +258,9 @@ def _take_back(output: Path, submitted: Submitted) -> None:
         ids = [record.job_id for record in submitted.records]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(["scancel", *ids], capture_output=True, timeout=60, check=False)
+            until = time.monotonic() + 30  # one that has begun would write into the folder again
+            while not all(state.is_over for state in jobs.ask(ids).values()) and time.monotonic() < until:
+                time.sleep(0.5)
     shutil.rmtree(submitted.folder, ignore_errors=True)
     if not jobs.submissions(output):
         shutil.rmtree(submitted.code, ignore_errors=True)
