@@ -1,19 +1,25 @@
 """`python -m benchmarks`, behind ./run_all.sh: plan the stages, run what is not done, print tables and places."""
 
+import json
 import os
 import shutil
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.make_tables import read_tables, write_tables
+from benchmarks.jobs import refuse_beside_jobs
 from benchmarks.options import ROOT, Options, parse
-from benchmarks.stage import Stage, StageFailed, locked, read_stamp, run_stage
-from benchmarks.suite import count_gpus, plan
+from benchmarks.saved_plan import Plan
+from benchmarks.stage import FAILED, Stage, StageFailed, finished, locked, read_stamp, run_stage
+from benchmarks.suite import count_gpus, find_inputs
+from benchmarks.tables import print_tables
+from pretrain.atomic import write_text
 from pretrain.errors import UserError, run_cli
 
 COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
-            "bootstrap": "bootstrap"}  # word -> module with its own parser
+            "bootstrap": "bootstrap", "status": "status",
+            "cancel": "cancel", "retry": "retry", "logs": "logs"}  # word -> module with its own parser
 PICTURES = ("views.png", "curves.png", "predictions.png", "probe.png")
 
 
@@ -45,20 +51,51 @@ class Progress:
 
 
 def main() -> int:
+    # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = sys.argv[1:]
     if words and words[0] in COMMANDS:
         return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
     options = parse(words)
-    stages = plan(options)
+    planned = Plan(options, find_inputs(options))
+    stages = planned.stages()
     for name in options.rerun:
         if name not in [stage.name for stage in stages]:
             raise UserError(f"--rerun {name}: no such stage; there are {', '.join(stage.name for stage in stages)}")
     for line in options.said:
         print(line)
+    if options.cluster.cluster == "slurm":
+        return run_on_cluster(planned, stages)
     if options.dry_run:
         return print_plan(options, stages)
     with locked(options.output):
+        refuse_beside_jobs(options.output)
+        planned.write(options.output)
         return run(options, stages)
+
+
+def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
+    """Hand all that is to do over to Slurm."""
+    from benchmarks import graph  # with submitit, which a run on this machine does not need
+
+    options = planned.options
+    if options.dry_run:
+        graph.print_graph(planned)
+        return 0
+    new = not options.output.exists()
+    try:
+        with locked(options.output):
+            _check_disk(options, stages)
+            alive = graph.under_way(planned, stages)
+            _, hashes = finished(stages, options.output)
+            for stage in stages:
+                if stage.name in options.rerun and stage.name not in alive and set(stage.parents) <= hashes.keys():
+                    _set_aside(stage.folder(options.output, stage.key(hashes)))
+            return graph.submit_and_say(planned)
+    finally:
+        # Refused: nothing stays.
+        if new and options.output.is_dir() and [path.name for path in options.output.iterdir()] == [".lock"]:
+            shutil.rmtree(options.output)
 
 
 def print_plan(options: Options, stages: list[Stage]) -> int:
@@ -107,6 +144,7 @@ def run(options: Options, stages: list[Stage]) -> int:
             stamp = run_stage(stage, options.output, key, progress.folders, environment)
         except StageFailed as failure:
             print(f"error: {failure}", file=sys.stderr, flush=True)
+            write_text(failure.folder / FAILED, json.dumps({"exit_code": failure.code, "message": str(failure)}) + "\n")
             failures.append(failure)
             continue
         progress.done(stage, folder, stamp)
@@ -122,16 +160,7 @@ def run(options: Options, stages: list[Stage]) -> int:
 
 def print_summary(options: Options, progress: Progress, times: list[tuple[str, str]]) -> None:
     """Tables, the time of each stage, where files and pictures are."""
-    options.results.mkdir(parents=True, exist_ok=True)
-    # The demo's own tables go beside the main ones, which it never enters.
-    tables = options.results / "tables" / ("demo" if options.demo else "")
-    found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
-    write_tables(found.tables, tables, found.probes)
-    print(f"\n{found.shown()}")
-    for problem in found.problems:
-        print(f"warning: left out {problem}", file=sys.stderr)
-    if found.hidden:
-        print(f"{found.hidden} demo results left out; --include-demo shows them")
+    tables = print_tables(options)
     print("Time of each stage")
     for name, time in times:
         print(f"  {name:<32} {time}")

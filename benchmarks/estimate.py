@@ -16,14 +16,26 @@ FINETUNE_GB = 1.2
 def pretraining(images: int, config: Config) -> str:
     """Cost of a pretraining on `images` images, in words."""
     numbers = config.numbers
-    seen = images * numbers.epochs
-    if numbers.global_size < 224:
-        return f"{seen:,} image views of {numbers.global_size} px"
-    return f"about {seen / H100_IMAGES_PER_SECOND / 3600:.1f} H100-hours (arithmetic, not measured)"
+    hours = pretraining_hours(images, config)
+    if not hours:
+        return f"{images * numbers.epochs:,} image views of {numbers.global_size} px"
+    return f"about {hours['H100']:.1f} H100-hours (arithmetic, not measured)"
+
+
+def pretraining_hours(images: int, config: Config) -> dict[str, float]:
+    """{"H100": hours on one}; empty for small views, whose speed was never worked out."""
+    numbers = config.numbers
+    return {"H100": images * numbers.epochs / H100_IMAGES_PER_SECOND / 3600} if numbers.global_size >= 224 else {}
 
 
 def finetuning(task: str, iterations: int, scale: str) -> str:
     """Cost of a fine-tuning of `iterations` iterations, in words."""
-    if scale != "full":
+    hours = finetuning_hours(task, iterations, scale)
+    if not hours:
         return f"{iterations} small iterations"
-    return f"about {iterations * V100_SECONDS[task] * V100_GPUS / 3600:.0f} V100-hours (model zoo's speed)"
+    return f"about {hours['V100']:.0f} V100-hours (model zoo's speed)"
+
+
+def finetuning_hours(task: str, iterations: int, scale: str) -> dict[str, float]:
+    """{"V100": hours on one}; empty for a small one."""
+    return {"V100": iterations * V100_SECONDS[task] * V100_GPUS / 3600} if scale == "full" else {}

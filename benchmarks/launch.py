@@ -38,27 +38,27 @@ from pretrain.errors import UserError, run_cli
 from pretrain.signals import COME_BACK, stop_signals
 
 
-@dataclass(frozen=True)
-class PretrainJob(Checkpointable):
-    """One process of a pretraining job. Restarted it goes on from the disk, so that it carries no state of its own:
+class Job(Checkpointable):
+    """One process of a job. Restarted it goes on from the disk, so that it carries no state of its own:
     `checkpoint()`, inherited, hands in the same object again.
 
-    `folder`: the job's own files. `code`: where these very sources must come from.
+    `folder`: the job's own notes. `code`: where these very sources must come from.
     """
 
-    config: Config
-    data: Path
-    output: Path
     folder: Path
     code: Path
 
+    def work(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
+        """Do it. An ending with 75 or 143 means: asked to stop, and saved."""
+        raise NotImplementedError
+
     def __call__(self) -> str:
-        """Returns the backbone's path; ends the process, with the exit codes of `python -m pretrain`, otherwise."""
+        """Returns what came out; ends the process, with the exit codes of `python -m pretrain`, otherwise."""
         job = submitit.JobEnvironment()
         (self.folder / f"ended_{job.global_rank}.json").unlink(missing_ok=True)
         with JobSignals() as signals:
             try:
-                ending = self._pretrain(job, signals)
+                ending = self._checked(job, signals)
             except Exception as error:  # ours to mend: submitit prints the traceback
                 words = " ".join(f"{type(error).__name__}: {error}".split())
                 Ending(1, words, job.global_rank).write(self.folder)
@@ -71,21 +71,13 @@ class PretrainJob(Checkpointable):
             ending.write(self.folder)
             sys.exit(ending.exit_code)
 
-    def _pretrain(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
-        from pretrain.__main__ import run  # with torch, which reads the environment when it starts
-        from pretrain.train import Stopped, TrainingFailed
-
+    def _checked(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
         try:
             here = Path(__file__).resolve().parent.parent
             if here != self.code.resolve():
                 raise UserError(f"expected the sources of the submission, {self.code}, found those of {here}: a "
                                 "--setup line or the node's own start-up files change PYTHONPATH")
-            _rendezvous(job)
-            return Ending(0, str(run(self.config, self.data, self.output, signals.stop)))
-        except Stopped as stopped:
-            return Ending(stopped.exit_code, str(stopped), job.global_rank)
-        except TrainingFailed as failed:
-            return Ending(3, str(failed), job.global_rank)
+            return self.work(job, signals)
         except UserError as error:
             return Ending(2, str(error), job.global_rank)
 
@@ -105,6 +97,30 @@ class PretrainJob(Checkpointable):
         sys.exit(0)  # another process than the first: it must not look like a failure, nor like a result
 
 
+@dataclass(frozen=True)
+class PretrainJob(Job):
+    """One process of a pretraining job."""
+
+    config: Config
+    data: Path
+    output: Path
+    folder: Path
+    code: Path
+
+    def work(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
+        """Returns the backbone's path, or how it ended."""
+        from pretrain.__main__ import run  # with torch, which reads the environment when it starts
+        from pretrain.train import Stopped, TrainingFailed
+
+        _rendezvous(job)
+        try:
+            return Ending(0, str(run(self.config, self.data, self.output, signals.stop)))
+        except Stopped as stopped:
+            return Ending(stopped.exit_code, str(stopped), job.global_rank)
+        except TrainingFailed as failed:
+            return Ending(3, str(failed), job.global_rank)
+
+
 def _rendezvous(job: submitit.JobEnvironment) -> None:
     """Sets what torch.distributed reads. Every process keeps the sight of all GPUs of its node: LOCAL_RANK picks one.
 
@@ -121,11 +137,11 @@ def submit(config: Config, data: Path, output: Path, options: ClusterOptions) ->
     _check(config, output, options)
     stamp = datetime.now(UTC)
     folder = output / "jobs" / f"{stamp:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"  # new: submitit finds old results
-    code = snapshot.take(ROOT, output / "jobs", _version())
+    code = snapshot.take(ROOT, output / "jobs", code_version())
     try:
         folder.mkdir()
         executor, environment = _executor(config, output, folder, code, options)
-        job = _hand_over(executor, PretrainJob(config, data, output, folder, code), environment)
+        [job] = hand_over(executor, [PretrainJob(config, data, output, folder, code)], environment)
     except UserError:
         _tidy(output, folder, code)
         raise
@@ -139,7 +155,18 @@ def sbatch_file(config: Config, output: Path, options: ClusterOptions) -> str:
     """The file that submitit would hand to sbatch; JOB stands for the folders made at submission."""
     jobs = output.absolute() / "jobs"
     executor, _ = _executor(config, output, jobs / "JOB", jobs / "code-HASH", options)
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
+    return submission_text(executor)
+
+
+def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
+    """The file that sbatch would get from this executor, for an array of so many jobs."""
+    several = {"map_count": array} if array > 1 else {}
+    before = dict(executor.parameters)
+    executor.parameters.update(several)
+    try:
+        return executor._make_submission_file_text(executor._submitit_command_str, "")
+    finally:
+        executor.parameters = before
 
 
 def _check(config: Config, output: Path, options: ClusterOptions) -> None:
@@ -156,7 +183,7 @@ def _check(config: Config, output: Path, options: ClusterOptions) -> None:
                         "another --output")
 
 
-def _version() -> dict[str, str | bool | None]:
+def code_version() -> dict[str, str | bool | None]:
     from transfer.provenance import code_version  # imports torch
 
     return code_version()
@@ -176,36 +203,56 @@ def _executor(
     config: Config, output: Path, folder: Path, code: Path, options: ClusterOptions
 ) -> tuple[submitit.core.core.PicklingExecutor, dict[str, str]]:
     """submitit's executor, and the environment that its job needs."""
-    others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != str(ROOT)]
     cpus = options.cpus_per_task or config.machine.workers + 1
-    environment = {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
-                   "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
-    python = f"{DEAF} {shlex.quote(sys.executable)}"
     if options.cluster == "local":
-        executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS, python=python)
+        executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS, python=_python())
         executor.update_parameters(**options.for_local())
-        return executor, environment
+        return executor, _environment(code, cpus)
+    return slurm_executor(f"pretrain-{output.name}", folder, code, cpus, options)
+
+
+def _environment(code: Path, cpus: int) -> dict[str, str]:
+    others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != str(ROOT)]
+    return {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+
+
+def _python() -> str:
+    return f"{DEAF} {shlex.quote(sys.executable)}"
+
+
+def slurm_executor(
+    name: str, folder: Path, code: Path, cpus: int, options: ClusterOptions, threads: int | None = None,
+    **changes: object
+) -> tuple[submitit.SlurmExecutor, dict[str, str]]:
+    """An executor for jobs called `name` with `cpus` CPUs a task, and the environment that they need.
+
+    `threads`: of one process, where a task starts several (default: `cpus`). `changes`: over the parameters that
+    `options` makes.
+    """
+    environment = _environment(code, threads or cpus)
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=python)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=_python())
     except RuntimeError:
         raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, or use "
                         "--cluster local") from None
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    executor.update_parameters(**options.for_slurm(f"pretrain-{output.name}", cpus, exports))
+    executor.update_parameters(**options.for_slurm(name, cpus, exports) | changes)
     return executor, environment
 
 
-def _hand_over(
-    executor: submitit.core.core.PicklingExecutor, job: PretrainJob, environment: dict[str, str]
-) -> submitit.Job:
-    """Submit, with no trace of a job that we may be in ourselves; what sbatch says comes as one line."""
+def hand_over(
+    executor: submitit.core.core.PicklingExecutor, jobs: list[Job], environment: dict[str, str]
+) -> list[submitit.Job]:
+    """Submit, several as an array, with no trace of a job that we may be in ourselves; what sbatch says comes as one
+    line."""
     settings = os.environ.get("SLURM_CONF")
     # Here Ctrl-C is passed on as SIGTERM, so that a local job saves; what is ignored stays so in its processes.
     ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN) if isinstance(executor, submitit.LocalExecutor) else None
     try:
         with clean_env(), environment_variables(**environment | ({"SLURM_CONF": settings} if settings else {})), \
-                contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what the error says too
-            return executor.submit(job)
+                contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what the error says too
+            return [executor.submit(job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         lines = [line.partition("error: ")[2] or line for line in str(error).splitlines() if line.strip()]
         raise UserError(f"sbatch refused the job: {'; '.join(lines)}") from None

@@ -5,6 +5,8 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import cluster, cluster_file
+from benchmarks.cluster import ClusterOptions
 from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
 from pretrain.config import Config, load_config, recipe_names
 from pretrain.errors import UserError
@@ -21,6 +23,7 @@ examples:
   ./run_all.sh --epochs 200 --imagenet IMAGENET --coco COCO --cityscapes CITYSCAPES
   ./run_all.sh --checkpoint mine=FILE --tasks coco,keypoints --coco COCO
   ./run_all.sh --photos PHOTOS --recipe mini --coco DIR --tasks coco --scale mini
+  ./run_all.sh --epochs 200 ... --cluster slurm --partition P --nodes 2 --gpus-per-node 8 --time 24:00:00 --trials 5
 Started again with the same words, a run goes on where it was; what is done is not done again.
 """
 
@@ -56,6 +59,8 @@ class Options:
     rerun: tuple[str, ...] = ()
     include_demo: bool = False
     probes: bool = False
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    max_jobs: int | None = None  # of Slurm, at once
     said: tuple[str, ...] = ()  # decisions the user should know of
 
 
@@ -119,13 +124,21 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--rerun", action="append", default=[], metavar="STAGE",
                      help="do this stage again (and what follows if its output changes); may be repeated")
     how.add_argument("--include-demo", action="store_true", help="show demo results in the printed tables too")
+    jobs = parser.add_argument_group("cluster", "every stage as a Slurm job; python -m benchmarks status, cancel, "
+                                                "retry and logs then show and steer them")
+    cluster.add_options(jobs)
+    jobs.add_argument("--max-jobs", type=int, metavar="N", help="jobs at once (default: as many as Slurm starts)")
+    jobs.add_argument("--cluster-file", type=Path, metavar="FILE",
+                      help="these options from a file; the command line wins (default: cluster.yaml, if it is here; "
+                           "benchmarks/cluster.example.yaml is one)")
     return parser
 
 
 def parse(arguments: list[str] | None = None) -> Options:
     """Arguments to options; raises `UserError` for what does not fit together."""
-    args = build_parser().parse_args(arguments)
     said: list[str] = []
+    args = cluster_file.parse(build_parser(), arguments, said)
+    options = cluster_file.options_of(args)
     if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
         raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
                         "--imagenet and --scale")
@@ -175,8 +188,9 @@ def parse(arguments: list[str] | None = None) -> Options:
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
-        gpus=args.gpus, dry_run=args.dry_run, rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo,
-        probes=args.probes, said=tuple(said))
+        gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
+        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes, cluster=options,
+        max_jobs=args.max_jobs, said=tuple(said))
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:

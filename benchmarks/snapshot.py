@@ -12,13 +12,15 @@ from pretrain.errors import UserError
 
 PACKAGES = ("pretrain", "transfer", "benchmarks")
 SUFFIXES = (".py", ".yaml")
+FIGURES = ("results/expected.csv", "results/reported/*.csv")  # what the tables show beside our own
 
 
 def sources(root: Path) -> dict[str, bytes]:
-    """The Python and YAML files of our packages below `root`, committed or not, by relative name."""
-    return {path.relative_to(root).as_posix(): path.read_bytes()
-            for package in PACKAGES for path in sorted((root / package).rglob("*"))
-            if path.suffix in SUFFIXES and path.is_file()}
+    """The Python and YAML files of our packages below `root`, committed or not, and the papers' figures, by relative
+    name."""
+    found = [path for package in PACKAGES for path in sorted((root / package).rglob("*")) if path.suffix in SUFFIXES]
+    found += [path for pattern in FIGURES for path in sorted(root.glob(pattern))]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found if path.is_file()}
 
 
 def digest(files: dict[str, bytes]) -> str:

@@ -14,18 +14,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
 from pretrain.signals import EXIT_CODES
 
 STAMP = "stage.json"
+FAILED = "failed.json"  # of the last start, when it was on this machine
 PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
 
 
@@ -34,7 +35,9 @@ class Stage:
     """`command(folder, parents)` is the argument list of the work: `parents` maps a parent's name to its folder.
 
     `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
-    `finish(folder)` runs after the command, in this process.
+    `finish(folder, key)` runs after the command, in this process. `kind` says what a job of it asks of a cluster;
+    `task` is a fine-tuning's.
+    `gpu_hours` maps a kind of GPU to the estimated hours on one of them.
     """
 
     name: str
@@ -46,6 +49,9 @@ class Stage:
     finish: Callable[[Path, str], None] | None = None
     cost: str = ""
     disk_gb: float = 0.0
+    kind: Literal["small", "pretrain", "finetune", "probe"] = "small"
+    task: str = ""
+    gpu_hours: dict[str, float] = field(default_factory=dict)
 
     def key(self, parent_outputs: dict[str, str]) -> str:
         """Identity of the result, as a SHA-256."""
@@ -64,6 +70,7 @@ class StageFailed(Exception):
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
         self.code = code if code > 0 else 1
+        self.folder = folder
 
 
 def hash_product(path: Path) -> str:
@@ -77,24 +84,56 @@ def hash_product(path: Path) -> str:
 
 def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     """The note of a finished stage whose product is still what it was, else None."""
-    try:
-        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    product = folder / stage.product
-    if stamp.get("key") != key or not product.exists() or hash_product(product) != stamp["output_sha256"]:
+    stamp = glance(stage, folder, key)
+    if stamp is None or hash_product(folder / stage.product) != stamp["output_sha256"]:
         return None
     return stamp
 
 
-def run_stage(stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str]) -> dict:
-    """Run the stage's command to its end; returns its stamp. Raises `StageFailed`."""
+def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
+    """As `read_stamp`, without reading the product: what is only shown need not wait for that."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return stamp if stamp.get("key") == key and (folder / stage.product).exists() else None
+
+
+def finished(
+    stages: Iterable[Stage], output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders and output hashes of the stages that are done, by name; parents must come before their children."""
+    folders: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for stage in stages:
+        if all(name in hashes for name in stage.parents):
+            key = stage.key(hashes)
+            stamp = read(stage, stage.folder(output, key), key)
+            if stamp is not None:
+                folders[stage.name], hashes[stage.name] = stage.folder(output, key), stamp["output_sha256"]
+    return folders, hashes
+
+
+def run_stage(
+    stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str],
+    run: Callable[[list[str], dict[str, str]], int] | None = None
+) -> dict:
+    """Run the stage's command to its end, by `run` (default: `run_command`); returns its stamp.
+
+    Raises `StageFailed`.
+    """
     folder = stage.folder(output, key)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED).unlink(missing_ok=True)
     started = time.monotonic()
-    code = run_command(stage.command(folder, parents), environment)
+    code = (run or run_command)(stage.command(folder, parents), environment)
     if code:
         raise StageFailed(stage, code, folder)
+    return finish_stage(stage, folder, key, started)
+
+
+def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
+    """After the command, which began at `started` of the monotonic clock: finish, then write and return the stamp."""
     if not (folder / stage.product).exists():
         raise StageFailed(stage, 1, folder)
     if stage.finish is not None:
@@ -122,7 +161,7 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in EXIT_CODES}
     try:
-        process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
+        process = start_command(command, environment)
         if received:  # between the handler and the child's start
             process.send_signal(received[0])
         code = process.wait()
@@ -135,6 +174,11 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
         print("stopped: the same words go on from here", file=sys.stderr)
         sys.exit(EXIT_CODES[signal.Signals(received[0])])
     return code
+
+
+def start_command(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """A child in a process group of its own, which is told to stop when we die."""
+    return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
 
 
 def _stop_with_parent() -> None:

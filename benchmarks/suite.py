@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +28,46 @@ PROBED = ("coco", "cityscapes")  # tasks with labels for every pixel
 DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What was found on the disk: pretraining images, each task's data, SHA-256 of each checkpoint."""
+
+    photos: Photos | None = None
+    data: dict[str, TaskData] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
+
+
 def plan(options: Options) -> list[Stage]:
     """All stages in an order in which each one's parents come before it. Raises one `UserError` naming all that is
     missing."""
+    return build(options, find_inputs(options))
+
+
+def find_inputs(options: Options) -> Inputs:
+    """Look at everything that the stages read, which can take minutes. Raises one `UserError` naming all that is
+    missing, or a wrong --set."""
     _check_overrides(options)
+    photos, data = (None, {}) if options.demo else _find_inputs(options)
+    # Absolute: what is planned here may run in a job that starts elsewhere.
+    return Inputs(photos and replace(photos, folder=photos.folder.absolute()),
+                  {task: replace(one, folder=one.folder.absolute()) for task, one in data.items()},
+                  {name: sha256_file(path) for name, path in options.checkpoints.items()})
+
+
+def build(options: Options, inputs: Inputs) -> list[Stage]:
+    """The stages, without a look at the disk."""
     stages: list[Stage] = []
-    data: dict[str, TaskData] = {}
-    photos: Photos | None = None
     if options.demo:
         stages.append(_demo_data())
-    else:
-        photos, data = _find_inputs(options)
     for method in options.methods:
         if method == "clove":
-            stages.append(_pretrain(options, photos))
+            stages.append(_pretrain(options, inputs.photos))
         if method not in RANDOM:
-            stages.append(_convert(options, method))
+            stages.append(_convert(options, method, inputs))
             if options.probes:
-                stages += [_probe(options, method, task, data.get(task)) for task in options.tasks if task in PROBED]
-        stages += [_finetune(options, method, task, trial, data.get(task))
+                stages += [_probe(options, method, task, inputs.data.get(task)) for task in options.tasks
+                           if task in PROBED]
+        stages += [_finetune(options, method, task, trial, inputs.data.get(task))
                    for task in options.tasks for trial in range(options.trials)]
     return stages
 
@@ -131,10 +152,11 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
     return Stage(
         "pretrain", asdict(config.numbers), command, product="backbone.safetensors",
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
-        cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB)
+        cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB, kind="pretrain",
+        gpu_hours=estimate.pretraining_hours(images, config))
 
 
-def _convert(options: Options, method: str) -> Stage:
+def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
     words: list[object] = ["--method", DISPLAY.get(method, method)]
     source = options.checkpoints.get(method)
     branch = {"branch": options.branch} if source and options.branch else {}
@@ -146,8 +168,8 @@ def _convert(options: Options, method: str) -> Stage:
 
     return Stage(
         f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method), **branch}, command,
-        product="detectron2.pkl",
-        inputs={"checkpoint": sha256_file(source)} if source else {}, parents=() if source else ("pretrain",),
+        product="detectron2.pkl", inputs={"checkpoint": inputs.checkpoints[method]} if source else {},
+        parents=() if source else ("pretrain",),
         cost="under a minute", disk_gb=0.25)
 
 
@@ -190,8 +212,8 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
     stage = Stage(
         f"finetune-{_slug(method)}-{task}-{trial}", numbers, command, product="result.json",
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
-        cost=estimate.finetuning(task, _iterations(task, options.scale, overrides, chosen["schedule"]), options.scale),
-        disk_gb=estimate.FINETUNE_GB)
+        cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
+        kind="finetune", task=task, gpu_hours=estimate.finetuning_hours(task, iterations(options, task), options.scale))
     stage.finish = lambda folder, key: publish(folder, key, stage.name, method, data, options)
     return stage
 
@@ -229,7 +251,7 @@ def _probe(options: Options, method: str, task: str, data: TaskData | None) -> S
     stage = Stage(
         f"probe-{_slug(method)}-{task}", {"task": task}, command, product="probe.json",
         inputs={} if options.demo else {"data": data.digest}, parents=(*(("data",) if options.demo else ()), converted),
-        cost="minutes", disk_gb=0.01, finish=finish)
+        cost="minutes", disk_gb=0.01, kind="probe", finish=finish)
     return stage
 
 
@@ -265,14 +287,25 @@ def _configs(task: str, heads: str, scale: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _iterations(task: str, scale: str, overrides: dict[str, str], schedule: str | None = None) -> int:
-    if scale == "full":
-        words = _config(task)
-        name = (schedule or words["DEFAULT_SCHEDULE"]).partition("_")[0]  # without a preset for one GPU
-        length = words["SCHEDULES"][name]["MAX_ITER"]
-    else:
-        length = _config(f"scale-{scale}")["SOLVER"]["MAX_ITER"]
-    return int(overrides.get("SOLVER.MAX_ITER", length))
+def iterations(options: Options, task: str) -> int:
+    """Length of a fine-tuning."""
+    return int(solver_value(options, task, "MAX_ITER"))
+
+
+def solver_value(options: Options, task: str, name: str) -> str:
+    """A value of detectron2's SOLVER, as overrides, scale, schedule, task and base say, in this order."""
+    if f"SOLVER.{name}" in options.overrides.get(task, {}):
+        return options.overrides[task][f"SOLVER.{name}"]
+    for file in ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task]:
+        while file:
+            values = _config(file)
+            # Without a preset for one GPU, which follows after an underscore.
+            chosen = (options.schedules.get(task) or values.get("DEFAULT_SCHEDULE", "")).partition("_")[0]
+            for place in (values.get("SCHEDULES", {}).get(chosen, {}), values.get("SOLVER", {})):
+                if name in place:
+                    return str(place[name])
+            file = values.get("_BASE_", "").removesuffix(".yaml")
+    raise KeyError(name)
 
 
 def _slug(name: str) -> str:

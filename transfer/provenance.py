@@ -1,5 +1,6 @@
 """Where a result comes from: versions, hardware, and the state of this code."""
 
+import json
 import os
 import platform
 import subprocess
@@ -47,9 +48,14 @@ def code_version() -> dict[str, str | bool | None]:
     """{"git_sha", "dirty", "transfer_sha256"} of this checkout.
 
     The first two are None when it is none or git is not there; results/ does not make it dirty. The third is the hash
-    of the fine-tuning's own code: when it changes, results are shown as stale.
+    of the fine-tuning's own code: when it changes, results are shown as stale. Beside a job's copy of the sources
+    stands code.json, which says what they were copied from.
     """
     own = {"transfer_sha256": finetuning_sha256()}
+    copied = ROOT / "code.json"
+    if copied.is_file():
+        origin = json.loads(copied.read_text(encoding="utf-8"))
+        return {"git_sha": origin["git_sha"], "dirty": origin["dirty"], **own}
     try:
         sha = _git("rev-parse", "HEAD")
         return {"git_sha": sha, "dirty": bool(_git("status", "--porcelain", "--", ".", ":!results")), **own}

@@ -73,8 +73,15 @@ def test_cost__of_every_task_at_full_scale(task):
     from transfer import settings
 
     length = settings.layers(task, settings.default_heads(task), "full").SOLVER.MAX_ITER
-    assert suite._iterations(task, "full", {}) == length
-    assert suite._iterations(task, "full", {"SOLVER.MAX_ITER": "7"}) == 7
+    options = parse(["--epochs", "200", "--tasks", task])
+    assert suite.iterations(options, task) == length
+    shorter = parse(["--epochs", "200", "--tasks", task, "--set", f"{task}.SOLVER.MAX_ITER=7"])
+    assert suite.iterations(shorter, task) == 7
+    for scale in ("full", "mini", "demo"):
+        resolved = settings.layers(task, settings.default_heads(task), scale).SOLVER
+        scaled = parse(["--epochs", "200", "--tasks", task, "--scale", scale])
+        assert suite.solver_value(scaled, task, "IMS_PER_BATCH") == str(resolved.IMS_PER_BATCH)
+        assert suite.iterations(scaled, task) == resolved.MAX_ITER
     assert suite._heads(parse(["--demo"]), task) == settings.default_heads(task)
     assert re.fullmatch(r"about \d+ V100-hours \(model zoo's speed\)", estimate.finetuning(task, length, "full"))
 
@@ -298,7 +305,7 @@ def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
     made = []
     for words in ([], ["--branch", "teacher"]):
         options = parse(["--checkpoint", f"mine={file}", *words])
-        stage = suite._convert(options, "mine")
+        stage = suite._convert(options, "mine", suite.Inputs(checkpoints={"mine": "ab" * 32}))
         made.append((stage.key({}), stage.command(tmp_path, {})))
     assert made[0][0] != made[1][0]
     assert made[1][1][-2:] == ["--branch", "teacher"] and "--branch" not in made[0][1]

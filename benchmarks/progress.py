@@ -1,0 +1,88 @@
+"""How far a stage is, from the files that its program writes: step, time left, last figure."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.saved_plan import Plan
+from benchmarks.stage import Stage
+from benchmarks.suite import DEMO_DATA, iterations
+
+TAIL = 65536  # bytes at a file's end that are read
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` steps or iterations; seconds left, as the last steps took; the last figure in words."""
+
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    metric: str = ""
+
+
+def read(plan: Plan, stage: Stage, folder: Path) -> Progress:
+    """Progress of `stage` in its `folder`; an empty one for stages without steps."""
+    if stage.kind == "pretrain":
+        return _pretraining(plan, folder)
+    if stage.kind == "finetune":
+        return _finetuning(plan, stage, folder)
+    return Progress()
+
+
+def _pretraining(plan: Plan, folder: Path) -> Progress:
+    numbers = plan.options.pretrain.numbers
+    images = plan.inputs.photos.images if plan.inputs.photos else DEMO_DATA["photos"]
+    total = images // numbers.batch_size * numbers.epochs
+    lines = [line for line in _lines(folder / "metrics.jsonl") if "loss" in line]
+    if not lines:
+        return Progress(0, total)
+    last = lines[-1]
+    speed = last.get("images_per_second")
+    left = (total - last["step"]) * numbers.batch_size / speed if speed else None
+    return Progress(last["step"], total, left, _figure("loss", last["loss"]))
+
+
+def _finetuning(plan: Plan, stage: Stage, folder: Path) -> Progress:
+    total = iterations(plan.options, stage.task)
+    try:
+        metrics = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]
+        name, value = next(iter(metrics.items()))
+        return Progress(total, total, 0.0, _figure(name, value))
+    except (OSError, ValueError, KeyError, StopIteration):
+        pass
+    lines = [line for line in _lines(folder / "metrics.json") if "total_loss" in line]
+    if not lines:
+        return Progress(0, total)
+    last = lines[-1]
+    done = last["iteration"] + 1
+    left = (total - done) * last["time"] if "time" in last else None
+    early = [line for line in _lines(folder / "metrics.json") if any(key.startswith("early/") for key in line)]
+    if early:
+        name, value = next((key, value) for key, value in early[-1].items() if key.startswith("early/"))
+        named = _figure(name.removeprefix("early/"), value)
+        return Progress(done, total, left, f"{_figure('loss', last['total_loss'])}, {named}")
+    return Progress(done, total, left, _figure("loss", last["total_loss"]))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The last lines of a JSON-lines file; a line that is being written is left out."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(size - TAIL, 0))
+            raw = file.read().split(b"\n")
+    except OSError:
+        return []
+    found = []
+    for line in raw[1:] if size > TAIL else raw:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [line for line in found if isinstance(line, dict)]
+
+
+def _figure(name: str, value: float | None) -> str:
+    return f"{name} {'-' if value is None else f'{value:.3g}' if name == 'loss' else f'{value:.1f}'}"

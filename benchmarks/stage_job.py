@@ -1,0 +1,132 @@
+"""One stage as a job. Its key follows from its parents' outputs, so that it is worked out here, when they are done."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import jobs, launch
+from benchmarks.follow import GONE, Ending
+from benchmarks.job_signals import JobSignals
+from benchmarks.launch import PretrainJob
+from benchmarks.saved_plan import Plan, read_plan
+from benchmarks.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage, start_command
+from benchmarks.tables import print_tables
+from pretrain.atomic import write_text
+from pretrain.errors import UserError
+from pretrain.signals import COME_BACK
+
+ENDED_BY_SIGNAL = (COME_BACK, 128 + signal.SIGTERM, -signal.SIGUSR2, -signal.SIGTERM)
+PATIENCE = 60.0  # seconds until a network file system shows on one node what another one has written
+
+
+@dataclass(frozen=True)
+class StageJob(launch.Job):
+    """One process of the job of stage `name`. `plan`: the folder of plan.json. `folder`: of the stage's notes."""
+
+    name: str
+    plan: Path
+    folder: Path
+    code: Path
+
+    def work(self, job: Any, signals: JobSignals) -> Ending:
+        """Do the stage, unless it is done; the first process writes its stamp."""
+        plan = read_plan(self.plan)
+        if job.global_rank == 0:
+            (self.folder / jobs.CANCELLED).unlink(missing_ok=True)
+            jobs.note_start(self.folder, job.job_id, socket.gethostname())
+        if self.name == jobs.TABLES:
+            return self._tables(plan)
+        stages = {stage.name: stage for stage in plan.stages()}
+        stage = stages[self.name]
+        folders, hashes = _parents(stage, stages, plan.options.output)
+        key = stage.key(hashes)
+        folder = stage.folder(plan.options.output, key)
+        if read_stamp(stage, folder, key) is not None:
+            if stage.finish is not None:
+                stage.finish(folder, key)
+            return Ending(0, f"stage {self.name} was done before")
+        if stage.kind == "pretrain":
+            return self._pretrain(job, signals, stage, folder, key, folders)
+        return self._child(job, signals, stage, plan.options.output, key, folders)
+
+    def _pretrain(
+        self, job: Any, signals: JobSignals, stage: Stage, folder: Path, key: str, parents: dict[str, Path]
+    ) -> Ending:
+        """All processes of it are ours: no child, for submitit started as many as there are GPUs."""
+        from pretrain.__main__ import parse
+
+        started = time.monotonic()
+        words = stage.command(folder, parents)
+        args, config = parse(words[words.index("pretrain") + 1:])
+        ending = PretrainJob(config, args.data, args.output, self.folder, self.code).work(job, signals)
+        if ending.exit_code == 0 and job.global_rank == 0:
+            finish_stage(stage, folder, key, started)
+        return ending
+
+    def _child(
+        self, job: Any, signals: JobSignals, stage: Stage, output: Path, key: str, parents: dict[str, Path]
+    ) -> Ending:
+        def run(command: list[str], environment: dict[str, str]) -> int:
+            """As `stage.run_command`, but what we are told may come twice: it is passed on once, and the child is left
+            to save until it is killed with us."""
+            process, told = start_command(command, environment), False
+            while process.poll() is None:
+                if signals.stop() and not told:
+                    process.send_signal(signal.SIGUSR2 if signals.stop() == COME_BACK else signal.SIGTERM)
+                    told = True
+                time.sleep(0.1)
+            if process.returncode in ENDED_BY_SIGNAL:
+                time.sleep(1)  # Slurm tells child and us: ours may come a moment later
+            return process.returncode
+
+        environment = {"GOMP_SPINCOUNT": "3000"} | os.environ
+        try:
+            run_stage(stage, output, key, parents, environment, run)
+        except StageFailed as failed:
+            if signals.stop():
+                return Ending(signals.stop(), f"stage {self.name} stopped; it goes on from its newest checkpoint",
+                              job.global_rank)
+            return Ending(failed.code, str(failed), job.global_rank)
+        return Ending(0, f"stage {self.name} is done")
+
+    def _tables(self, plan: Plan) -> Ending:
+        """Tables of all results so far, and how the graph ended."""
+        from benchmarks.status import look, verdict
+
+        print_tables(plan.options)
+        output = plan.options.output
+        over = {record.job_id: jobs.State(GONE) for record in jobs.newest(output).values()}  # it was waited for
+        code, line = verdict([row for row in look(plan, over) if row.stage != jobs.TABLES])
+        print(line, file=sys.stderr if code else sys.stdout, flush=True)
+        write_text(self.folder / jobs.TABLES_DONE, json.dumps({"exit_code": code, "message": line}) + "\n")
+        return Ending(0, line)  # this job has done its work, whatever the others did
+
+
+def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
+    """All that `stage` builds on, in the order of `stages`."""
+    names, above = set(), list(stage.parents)
+    while above:
+        name = above.pop()
+        names.add(name)
+        above += stages[name].parents
+    return [one for name, one in stages.items() if name in names]
+
+
+def _parents(stage: Stage, stages: dict[str, Stage], output: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders and output hashes of the parents; waits a little for a slow file system. Raises `UserError`."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        folders, hashes = finished(ancestors(stage, stages), output)
+        absent = [name for name in stage.parents if name not in hashes]
+        if not absent:
+            return folders, hashes
+        if time.monotonic() > deadline:
+            raise UserError(f"stage {stage.name} needs {', '.join(absent)}, found no whole result of it in {output}; "
+                            "`python -m benchmarks retry --failed` makes that first")
+        time.sleep(2)

@@ -1,0 +1,50 @@
+"""plan.json gives the same plan again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.graph import identities
+from benchmarks.options import parse
+from benchmarks.saved_plan import Plan, read_plan
+from benchmarks.suite import find_inputs
+from pretrain.errors import UserError
+
+
+def test_plan__comes_back_as_it_was_with_the_same_keys(plan, tmp_path):
+    written = plan("--cluster", "slurm", "--time", "1-0", "--sbatch", "constraint=a|b", "--sbatch", "exclusive",
+                   "--setup", "module load x", "--trials", "2", "--max-jobs", "3", "--rerun", "pretrain")
+    written.write(tmp_path)
+    read = read_plan(tmp_path)
+    assert read == written
+    assert identities(read.stages()) == identities(written.stages())
+
+
+def test_plan__a_checkpoint_and_a_demo_come_back_too(tmp_path, pictures):
+    (tmp_path / "x.pth").write_bytes(b"x")
+    mine = ["--checkpoint", f"mine={tmp_path / 'x.pth'}", "--coco", str(pictures / "coco"), "--tasks", "coco"]
+    for words in (["--demo"], mine):
+        options = parse([*words, "--output", str(tmp_path / "out")])
+        written = Plan(options, find_inputs(options))
+        written.write(tmp_path)
+        assert read_plan(tmp_path) == written
+
+
+def test_plan__folders_are_absolute(plan, pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    options = parse(["--photos", "photos", "--set", "pretrain.batch_size=8", "--coco", "coco", "--tasks", "coco"])
+    inputs = find_inputs(options)
+    assert inputs.photos.folder == pictures / "photos" and inputs.data["coco"].folder == pictures / "coco"
+
+
+def test_read_plan__says_what_is_wrong(plan, tmp_path):
+    with pytest.raises(UserError, match=r"^found no plan.json in .*nowhere: expected a folder that ./run_all.sh worked "
+                                        r"in; name it with --output DIR$"):
+        read_plan(tmp_path / "nowhere")
+    path: Path = plan().write(tmp_path)
+    content = json.loads(path.read_text())
+    del content["options"]["trials"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"is not what this version writes \(KeyError: 'options trials'\)"):
+        read_plan(tmp_path)
