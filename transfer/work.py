@@ -20,8 +20,8 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.signals import stop_signals
 from transfer import datasets, detectron2_compat, evaluate, picture, predictions, trainer
-from transfer.convert import assert_loaded
 from transfer.processes import leaving
+from transfer.proof import assert_loaded
 from transfer.weights import zero_last_gammas
 
 MEASURED, PICTURE = "measured.json", "predictions.png"

@@ -311,10 +311,12 @@ def test_ci__a_failing_stage_ends_the_run_and_is_named(tmp_path: Path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     script(tmp_path / "run_all.sh", 'echo "$*" >> calls; [ "$*" != "$FAILING" ] || exit 7')
+    script(tmp_path / "bin" / "id", "echo 1000")  # nothing is installed: the stage for that is root's
     for failing, code, stages in (("--demo", 7, 4), ("none", 0, 5)):
         (tmp_path / "calls").unlink(missing_ok=True)
-        result = subprocess.run([str(tmp_path / ".ci" / "run")], env={**os.environ, "FAILING": failing},
-                                capture_output=True, text=True, timeout=60)
+        environment = {**os.environ, "FAILING": failing, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        result = subprocess.run([str(tmp_path / ".ci" / "run")], env=environment, capture_output=True, text=True,
+                                timeout=60)
         assert result.returncode == code and len((tmp_path / "calls").read_text().splitlines()) == stages
         summary = result.stdout.split("Stages:\n")[1]
         assert len(re.findall(r"^  [a-z ]+ +\d+ s  ", summary, re.MULTILINE)) == stages

@@ -16,8 +16,10 @@ from torch import nn
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
 from transfer import settings
-from transfer.convert import assert_loaded, convert, relative_differences, torchvision_maps
+from transfer.convert import convert
 from transfer.datasets import Dataset, Split
+from transfer.maps import relative_differences, torchvision_maps
+from transfer.proof import assert_loaded
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 
