@@ -82,9 +82,7 @@ def read_certificate(folder: str | Path, target: str = "detectron2") -> Certific
     if not path.is_file() or not file.is_file():
         raise UserError(f"{folder} is no converted checkpoint: expected {path.name} and {file.name} in it; run "
                         f"`python -m transfer convert FILE --to {target} --output {folder}`")
-    content = _read(path)
-    _check_fields(content, path)
-    _check_claims(content, path)
+    content = open_certificate(path)
     certified = content["targets"].get(target)
     if not isinstance(certified, dict):
         raise UserError(f"expected {path} to certify {file.name}, found {', '.join(content['targets']) or 'no file'}: "
@@ -99,6 +97,14 @@ def read_certificate(folder: str | Path, target: str = "detectron2") -> Certific
                 or not all(_is_number(value) and 0 <= value <= TOLERANCE for value in differences.values()):
             raise UserError(f"expected {path} to show maps within {TOLERANCE:.0e} standard deviations, found "
                             f"{differences}: convert the checkpoint again")
+    return content
+
+
+def open_certificate(path: Path) -> Certificate:
+    """A certificate that is whole, unedited and of all tensors of its network; says nothing of the files beside it."""
+    content = _read(path)
+    _check_fields(content, path)
+    _check_claims(content, path)
     return content
 
 

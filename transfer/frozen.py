@@ -3,7 +3,6 @@
 Legend: N images, H W pixels, C channels, S stride, h = H / S and w = W / S.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchvision.models.resnet import Bottleneck
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
+from transfer.certificate import open_certificate
 from transfer.intake import ARCHITECTURES, read_checkpoint
 
 RANDOM = "random"
@@ -74,8 +74,8 @@ def _certified(folder: Path) -> tuple[dict, Path]:
         if not path.is_file():
             raise UserError(f"{folder} has no {path.name}: expected a folder that `python -m transfer convert` wrote, "
                             "a checkpoint file, or the word random")
-    conversion = json.loads(certificate.read_text(encoding="utf-8"))
-    if conversion.get("canonical_sha256") != sha256_file(file):
+    conversion = open_certificate(certificate)
+    if conversion["canonical_sha256"] != sha256_file(file):
         raise UserError(f"{file} is not the file that {certificate} certifies (its SHA-256 is "
                         f"{sha256_file(file)[:12]}...): convert the checkpoint again")
     return conversion, file

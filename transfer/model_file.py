@@ -67,10 +67,10 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
         else:
             content = torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{file} holds more than tensors, or is no model file ({str(error).splitlines()[0]}); --trust "
+        raise UserError(f"{file} holds more than tensors, or is no model file ({_first_line(error)}); --trust "
                         "reads it all the same, only for files you know") from None
     except (EOFError, RuntimeError) as error:
-        raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]}): expected a whole model file") from None
+        raise UserError(f"{file} cannot be read ({_first_line(error)}): expected a whole model file") from None
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise UserError(f"{file} holds no model: expected a state dict, alone or under the key model")
@@ -86,3 +86,7 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
         raise UserError(f"expected the {len(own)} tensors of the model that {result.CONFIG} describes in {file}, found "
                         f"{', '.join(faults)}")
     model.load_state_dict(file_state, strict=False)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)  # an empty file's EOFError says nothing

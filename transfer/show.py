@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from pretrain.errors import UserError
 from pretrain.images import UnreadableImage, find_images, read_image
-from transfer import datasets, detectron2_compat, picture, settings
+from transfer import datasets, detectron2_compat, model_file, picture, settings
 from transfer.trainer import FINAL
 
 SHOWN = 4
@@ -81,9 +80,8 @@ def read_run(folder: Path) -> tuple[CfgNode, dict]:
     if missing:
         raise UserError(f"{folder} has no {', '.join(missing)}: expected a folder that `python -m transfer finetune` "
                         "wrote")
-    with open(folder / "config.yaml", encoding="utf-8") as file:
-        cfg = CfgNode.load_cfg(file)
-    return cfg, json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    return model_file.read_config(folder / "config.yaml"), request
 
 
 def load_model(folder: Path, cfg: CfgNode, device: str | None = None) -> nn.Module:
@@ -99,12 +97,7 @@ def load_model(folder: Path, cfg: CfgNode, device: str | None = None) -> nn.Modu
         if values[key] in ("SyncBN", "naiveSyncBN"):
             cfg.merge_from_list([key, "BN"])
     model = build_model(cfg)
-    try:
-        model.load_state_dict(torch.load(folder / FINAL, map_location="cpu", weights_only=True)["model"])
-    except (RuntimeError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder / FINAL} is not the model of {folder / 'config.yaml'} ({reason}): fine-tune again in "
-                        "a new folder") from None
+    model_file.load(model, folder / FINAL, trust=False)
     return model.eval()
 
 

@@ -28,7 +28,7 @@ def results(make_result, tmp_path: Path) -> Path:
     for trial in range(2):
         write_result(folder / "runs", make_result(
             trial=trial, seed=trial, config__OUTPUT_DIR=f"/home/jane doe/{socket.gethostname()}/runs/one",
-            config__MODEL={"WEIGHTS": "~/work/detectron2.pkl", "MASK_ON": True},
+            config__MODEL={"WEIGHTS": "~/models/detectron2.pkl", "MASK_ON": True},
             hardware={"node": f"{socket.gethostname()}", "gpus": ["H100"]},
             dataset__name="coco", overrides=["OUTPUT_DIR=/data/jane/coco"]))
     return folder

@@ -1,7 +1,5 @@
 """Frozen sources of features: the same maps as torchvision's network, and what is refused."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +90,14 @@ def test_read_weights__every_kind_of_source(random_state, resnet50_folder, tmp_p
     assert frozen.read_weights("random", "resnet18").record["method"] == "Rand init"
 
 
-def test_read_weights__a_folder_that_is_no_whole_conversion_is_refused(random_state, tmp_path: Path) -> None:
+def test_read_weights__a_folder_that_is_no_whole_conversion_is_refused(resnet50_folder, random_state, tmp_path: Path):
     with pytest.raises(UserError, match=r"has no conversion.json: expected a folder that `python -m transfer convert`"):
         frozen.read_weights(str(tmp_path))
-    info = BackboneInfo("mine", "resnet18")
-    sha256 = save_backbone(tmp_path / "backbone.safetensors", random_state("resnet18"), info)
-    (tmp_path / "conversion.json").write_text(json.dumps({"canonical_sha256": sha256, "method": "mine"}))
-    assert frozen.read_weights(str(tmp_path)).record["file_sha256"] == sha256
-    save_backbone(tmp_path / "backbone.safetensors", random_state("resnet18"), replace(info, epochs=9))
+    certificate = (resnet50_folder[0] / "conversion.json").read_text()
+    (tmp_path / "conversion.json").write_text(certificate.replace('"epochs": 200', '"epochs": 400'))
+    save_backbone(tmp_path / "backbone.safetensors", random_state("resnet18"), BackboneInfo("mine", "resnet18"))
+    with pytest.raises(UserError, match="conversion.json was edited after the conversion"):
+        frozen.read_weights(str(tmp_path))
+    (tmp_path / "conversion.json").write_text(certificate)
     with pytest.raises(UserError, match=r"is not the file that .*conversion.json certifies .*convert the checkpoint"):
         frozen.read_weights(str(tmp_path))
