@@ -5,7 +5,7 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import cluster, cluster_file
+from benchmarks import cluster, cluster_file, keep
 from benchmarks.cluster import ClusterOptions
 from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
 from pretrain.config import Config, load_config, recipe_names
@@ -51,6 +51,7 @@ class Options:
     fit: str | None = None  # how a batch fits the GPUs, in the words of transfer/fit.py
     eval_every: int = 0
     keep_predictions: bool = False
+    keep: str = keep.LAST  # which fine-tuned models stay
     output: Path = ROOT / "output"
     results: Path = ROOT / "results"
     device: str = "auto"
@@ -119,6 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
                      help="early figures of the fine-tunings every N iterations; they change nothing")
     how.add_argument("--keep-predictions", action="store_true",
                      help="keep the predictions of the fine-tunings that are still to run")
+    how.add_argument("--keep", choices=keep.KINDS, default=keep.LAST,
+                     help="fine-tuned models that stay when their figures are known: none, last (each one's; default), "
+                          "or best (of the trials of a method and task)")
     how.add_argument("--dry-run", action="store_true",
                      help="print the plan (stages, needs, what is done, cost) and run nothing")
     how.add_argument("--rerun", action="append", default=[], metavar="STAGE",
@@ -186,7 +190,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
-        keep_predictions=args.keep_predictions,
+        keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes, cluster=options,

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import estimate, probe_table, results
+from benchmarks import estimate, keep, probe_table, results
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
 from benchmarks.options import RANDOM, ROOT, Options
 from benchmarks.stage import Stage
@@ -214,7 +214,12 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
         cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
         kind="finetune", task=task, gpu_hours=estimate.finetuning_hours(task, iterations(options, task), options.scale))
-    stage.finish = lambda folder, key: publish(folder, key, stage.name, method, data, options)
+
+    def finish(folder: Path, key: str) -> None:
+        publish(folder, key, stage.name, method, data, options)
+        keep.tidy(folder, options.keep)
+
+    stage.finish = finish
     return stage
 
 

@@ -241,6 +241,21 @@ def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result)
     assert path.parent == tmp_path / "results" / "runs"
 
 
+@pytest.mark.parametrize(("words", "stays"), [([], True), (["--keep", "last"], True), (["--keep", "none"], False)])
+def test_finish__publishes_and_keeps_the_models_that_are_wanted(tmp_path, make_result, words, stays):
+    stages = suite.plan(parse(["--demo", "--output", str(tmp_path), *words]))
+    stage = next(stage for stage in stages if stage.name == "finetune-clove-coco-0")
+    folder = tmp_path / "finetune-clove-coco-0-abababab"
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps({
+        name: value for name, value in make_result().items()
+        if name not in ("method", "epochs", "demo", "stage", "digest")}))
+    (folder / "model_final.pth").write_bytes(b"weights")
+    stage.finish(folder, "ab" * 32)
+    assert len(list((tmp_path / "results" / "runs").iterdir())) == 1
+    assert (folder / "model_final.pth").is_file() == stays and (folder / "result.json").is_file()
+
+
 def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
     options = parse(["--demo", "--output", str(tmp_path)])
     result = {name: value for name, value in make_result().items()

@@ -1,0 +1,44 @@
+"""Which fine-tuned models stay on the disk: `--keep none|last|best`. Figures, pictures and logs always stay.
+
+A detector has some 350 MB with its heads; nine methods, three tasks and five trials make 50 GB. Without its model a run
+cannot be evaluated or shown again (`transfer evaluate`, `transfer show`), which needs the training once more.
+"""
+
+import json
+from pathlib import Path
+
+NONE, LAST, BEST = KINDS = ("none", "last", "best")
+MODELS = ("model_*.pth", "last_checkpoint")
+
+
+def tidy(folder: Path, keep: str) -> list[Path]:
+    """Remove what `keep` does not want of a finished fine-tuning in `folder`; returns the files removed.
+
+    `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task, in folders
+    beside this one, the model of the one with the highest first figure of the table.
+    """
+    if keep == LAST or _figure(folder) is None:
+        return []
+    rivals = [folder] if keep == NONE else _trials(folder)
+    best = max(rivals, key=lambda one: (_figure(one), one.name)) if keep == BEST else None
+    gone = [path for one in rivals if one != best for pattern in MODELS for path in sorted(one.glob(pattern))]
+    for path in gone:
+        path.unlink(missing_ok=True)  # another job may tidy at the same time
+    return gone
+
+
+def _trials(folder: Path) -> list[Path]:
+    """The finished trials of the same method and task, this one among them. Names are STAGE-TRIAL-KEY."""
+    stem = folder.name.rsplit("-", 2)[0]
+    beside = [one for one in sorted(folder.parent.glob(f"{stem}-*-*")) if one.name.rsplit("-", 2)[0] == stem]
+    return [one for one in beside if _figure(one) is not None]
+
+
+def _figure(folder: Path) -> float | None:
+    """The first figure of a finished run (undefined: lowest of all); None while it is not finished."""
+    try:
+        metrics = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]
+    except (OSError, ValueError, KeyError):
+        return None
+    first = next(iter(metrics.values()))
+    return -1.0 if first is None else float(first)
