@@ -149,6 +149,7 @@ def test_train__nan_losses_are_skipped_counted_and_end_the_run(photos, cli, tmp_
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_train__a_nan_now_and_then_does_not_end_the_run(photos, cli, tmp_path, monkeypatch):
     spoil(monkeypatch, lambda call: call in (1, 3))
     done = cli(photos, tmp_path, nonfinite_limit=2)
@@ -218,6 +219,7 @@ def test_train__a_loader_process_that_dies_is_one_line(photos, run_pretrain, tmp
     assert "the memory may be too small for 1 (--workers)" in done.stderr
 
 
+@pytest.mark.slow
 def test_train__few_corrupt_images_are_replaced_and_named(make_photos, cli, tmp_path):
     folder = make_photos(tmp_path / "photos", 9)
     (folder / "03.png").write_bytes(b"not a picture")
@@ -282,6 +284,7 @@ def test_train__goes_on_with_another_number_of_processes(whole, photos, tiny_wor
         assert torch.allclose(two[name].float(), value.float(), rtol=1e-3, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_train__names_that_are_not_utf8(make_photos, cli, tmp_path):
     folder = make_photos(tmp_path / "photos", 9)
     (folder / "03.png").rename(str(folder / "caf\udce9.png"))

@@ -76,6 +76,7 @@ def test_step__nan_changes_nothing_at_all(tiny: Callable, batches: Callable, mon
     assert difference(trainer.state(), before) != ""
 
 
+@pytest.mark.slow
 def test_step__fp16_overflow_skips_the_update_and_halves_the_scale(tiny: Callable, batches: Callable) -> None:
     """A loss that is not finite leaves the scale alone: it is not the scale's fault."""
     config = tiny(precision="fp16")
@@ -201,6 +202,7 @@ def test_command_line__mistakes_are_one_line(cli: Callable, photos: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_command_line__a_probe_at_every_step_changes_no_weight(cli: Callable, photos: Path, tmp_path: Path) -> None:
     for name, every in (("without", 0), ("with", 1)):
         assert cli(photos, tmp_path / name, probe_every=every, epochs=2).returncode == 0
@@ -210,7 +212,7 @@ def test_command_line__a_probe_at_every_step_changes_no_weight(cli: Callable, ph
             == (tmp_path / "without" / "backbone.safetensors").read_bytes())
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_loss__teachers_kept_casts_are_what_autocast_makes(tiny: Callable, batches: Callable, precision: str) -> None:
     """Bit for bit: at the start, after steps of the moving average, and after a checkpoint was loaded."""
     config = tiny(precision=precision)

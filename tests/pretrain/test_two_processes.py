@@ -96,6 +96,7 @@ def _worker_step(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_step__two_processes_equal_one_with_the_double_batch(tmp_path):
     config = load_config(None, {**TINY, "batch_size": 8, "device_batch": 4})
     whole = batch(8, config=config)

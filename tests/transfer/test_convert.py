@@ -281,6 +281,7 @@ def test_command__convert_writes_and_says_so(tmp_path, small):
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["method"] == "Mine"
 
 
+@pytest.mark.slow
 def test_command__mistakes_are_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "page.pth").write_text("<!DOCTYPE html>\n")
     done = run("convert", "page.pth", "--output", "out", cwd=tmp_path)

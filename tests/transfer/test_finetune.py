@@ -196,6 +196,7 @@ def test_finetune__two_processes_give_an_error_as_one_line(generated: Path, tmp_
         finetune.finetune(request(generated, tmp_path, num_gpus=2, overrides=(*THIN, "SOLVER.BASE_LR=1e30")))
 
 
+@pytest.mark.slow
 def test_finetune__trial_draws_heads_and_images_whatever_the_method(generated: Path, converted: Path, tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
