@@ -11,7 +11,7 @@ One command from images to tables: pretrain, convert, fine-tune, evaluate.
   ./run_all.sh --epochs 200           the full protocol
   ./run_all.sh --dry-run OPTIONS      what would run, what it needs, what is missing
   ./run_all.sh environment            only make the environment: .venv in this checkout, about 6 GB
-  ./run_all.sh test [OPTIONS]         the fast tests; --all for all, --slow for the slow ones; other options go to pytest
+  ./run_all.sh test [OPTIONS]         the fast tests; --slow or --longest for those, --all for all; other options go to pytest
   ./run_all.sh python ARGUMENTS       the environment's Python, e.g. ./run_all.sh python -m pretrain --help
 
 Needs Python 3.11, 3.12 or 3.13 with venv (Debian, Ubuntu: the package python3-venv) and the package index, once.

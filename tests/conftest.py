@@ -9,16 +9,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests only")
-    parser.addoption("--all", action="store_true", dest="run_all", help="run fast and slow tests")
+    parser.addoption("--longest", action="store_true", help="run only those that take minutes each")
+    parser.addoption("--all", action="store_true", dest="run_all", help="run all tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("run_all"):
         return
-    wanted = config.getoption("--slow")
-    dropped = [item for item in items if ("slow" in item.keywords) != wanted]
-    items[:] = [item for item in items if ("slow" in item.keywords) == wanted]
-    config.hook.pytest_deselected(items=dropped)
+    wanted = "longest" if config.getoption("--longest") else "slow" if config.getoption("--slow") else "fast"
+    kinds = {item: next((kind for kind in ("longest", "slow") if kind in item.keywords), "fast") for item in items}
+    items[:] = [item for item, kind in kinds.items() if kind == wanted]
+    config.hook.pytest_deselected(items=[item for item, kind in kinds.items() if kind != wanted])
 
 
 @pytest.fixture(scope="session")

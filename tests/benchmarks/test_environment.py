@@ -302,7 +302,8 @@ def test_ci__the_active_environment_is_not_used(monkeypatch: pytest.MonkeyPatch,
 def test_ci__stages_and_their_order():
     text = (ROOT / ".ci" / "run").read_text()
     assert re.findall(r"^stage .*?(\./run_all\.sh.*)$", text, re.MULTILINE) == [
-        "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test", "./run_all.sh --demo",
+        "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test",
+        "./run_all.sh --demo --set pretrain.epochs=4",
         "./run_all.sh test --slow"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)
 
@@ -312,7 +313,7 @@ def test_ci__a_failing_stage_ends_the_run_and_is_named(tmp_path: Path):
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     script(tmp_path / "run_all.sh", 'echo "$*" >> calls; [ "$*" != "$FAILING" ] || exit 7')
     script(tmp_path / "bin" / "id", "echo 1000")  # nothing is installed: the stage for that is root's
-    for failing, code, stages in (("--demo", 7, 4), ("none", 0, 5)):
+    for failing, code, stages in (("--demo --set pretrain.epochs=4", 7, 4), ("none", 0, 5)):
         (tmp_path / "calls").unlink(missing_ok=True)
         environment = {**os.environ, "FAILING": failing, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         result = subprocess.run([str(tmp_path / ".ci" / "run")], env=environment, capture_output=True, text=True,
