@@ -105,7 +105,8 @@ def losses(output: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["coco", "keypoints", "cityscapes"])
+@pytest.mark.parametrize("task", ["coco", *(pytest.param(task, marks=pytest.mark.longest)
+                                           for task in ("keypoints", "cityscapes"))])
 def test_finetune__overfits_two_images_with_their_labels_only(task: str, generated: Path, tmp_path: Path) -> None:
     data = two_images(generated, task, tmp_path / "data", swapped=False)
     wrong = two_images(generated, task, tmp_path / "wrong", swapped=True)

@@ -181,6 +181,7 @@ def test_exit_code__of_the_command_itself(slurm, words):
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: sbatch refused")
 
 
+@pytest.mark.longest  # launch's tests have two nodes too
 def test_pretraining_over_two_nodes__is_a_stage_like_any_other(slurm, words, run_all, pictures, tmp_path):
     output, alone = tmp_path / "out", tmp_path / "alone"
     assert run_all(words(*ON_SLURM, "--nodes", "2", "--tasks-per-node", "2", methods="clove")) == 0
