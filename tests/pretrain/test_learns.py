@@ -17,7 +17,7 @@ from pretrain.distributed import Process
 
 # A ResNet-18 and 144 steps: about a minute on one core.
 CONFIG = load_config("demo", {"architecture": "resnet18", "epochs": 12, "teacher_momentum": 0.87,
-                              "checkpoint_every": 1000})
+                              "checkpoint_every": 1000, "probe_every": 0})
 
 
 @pytest.fixture
