@@ -5,8 +5,10 @@ PIL's but for a level here and there, the others differ by a fraction of a level
 (tests/pretrain/test_augment.py has the bounds).
 """
 
+import functools
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,8 +31,7 @@ SOLARIZED = np.where(LEVELS < SOLARIZE_THRESHOLD, LEVELS, 255 - LEVELS).astype(n
 cv2.setNumThreads(0)
 
 
-@dataclass(frozen=True)
-class Colour:
+class Colour(NamedTuple):
     """What was drawn for one view, applied in this order: jitter, grey, blur, solarize.
 
     order: the four jitter operations as they follow each other, empty without jitter. brightness, contrast, saturation:
@@ -111,7 +112,24 @@ def apply(view: np.ndarray, colour: Colour) -> np.ndarray:
     """(3, S, S) uint8 -> the same with everything that was drawn for it."""
     if colour == NOTHING:
         return view
+    planes, fused = np.empty_like(view), fused_jitter()
+    if fused:
+        fused(view, colour, planes)
+        for plane in planes if colour.sigma else ():
+            plane[:] = blur(plane, colour.sigma)
+        return solarize(planes, planes) if colour.solarize else planes
     pixels = cv2.merge(list(view))
+    jitter(pixels, colour)
+    if colour.sigma:
+        pixels = blur(pixels, colour.sigma)
+    if colour.solarize:
+        solarize(pixels, pixels)
+    cv2.split(pixels, list(planes))
+    return planes
+
+
+def jitter(pixels: np.ndarray, colour: Colour) -> None:
+    """The jitter's operations in their order, then grey, in place."""
     for operation in colour.order:
         if operation == BRIGHTNESS:
             adjust_brightness(pixels, colour.brightness, pixels)
@@ -123,10 +141,19 @@ def apply(view: np.ndarray, colour: Colour) -> np.ndarray:
             adjust_hue(pixels, colour.hue, pixels)
     if colour.grey:
         to_grey(pixels, pixels)
-    if colour.sigma:
-        pixels = blur(pixels, colour.sigma)
-    if colour.solarize:
-        solarize(pixels, pixels)
-    planes = np.empty_like(view)
-    cv2.split(pixels, list(planes))
-    return planes
+
+
+@functools.cache
+def fused_jitter() -> Callable[[np.ndarray, Colour, np.ndarray], None] | None:
+    """`pretrain.fused_jitter.jitter`, compiled; None where numba is not installed, or has no place for its cache."""
+    try:
+        from pretrain import fused_jitter as compiled
+    except (ImportError, RuntimeError):
+        return None
+    compiled.jitter(np.zeros((3, 1, 1), np.uint8), Colour(ORDERS[0]), np.empty((3, 1, 1), np.uint8))
+    return compiled.jitter
+
+
+def jitter_kernel() -> str:
+    """What applies the colour jitter in the loader; the two differ by single levels (a few colours in a million)."""
+    return "numba" if fused_jitter() else "OpenCV"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pretrain import augment
 from pretrain.config import Config, Numbers
 from pretrain.errors import UserError
 from pretrain.images import SUFFIXES, ImageList, UnreadableImage, find_images
@@ -191,6 +192,8 @@ def make_loader(
 ) -> Iterator[Batch]:
     """Micro-batches of one process from `first_step` to the end, in order."""
     dataset = ViewDataset(images, config.numbers)
+    if config.numbers.colour_on == "loader":
+        augment.fused_jitter()  # here and not in every process that is forked off
     workers = config.machine.workers
     at_once = images_at_once(config.numbers.batch_size, config.machine.device_batch, world)
     loader = DataLoader(

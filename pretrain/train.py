@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pretrain import checkpoint, distributed
+from pretrain import augment, checkpoint, distributed
 from pretrain.atomic import write_text
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import Config, Numbers
@@ -81,6 +81,8 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
                   f"{process.world}")
     if numbers.precision == "fp16" and process.device.type == "cpu":
         _say(process, "fp16 is many times slower than fp32 on a CPU: --precision bf16 or fp32 suits it")
+    elif numbers.precision == "bf16" and process.device.type == "cpu" and not bf16_is_fast():
+        _say(process, "bf16 is many times slower than fp32 on this CPU (no AVX-512): --precision fp32 suits it")
     loader = make_loader(names, config, first_step, steps, process.rank, process.world,
                          process.device.type == "cuda")
     log = MetricsLog(output, first_step, process)
@@ -125,6 +127,11 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
     distributed.barrier()
 
 
+def bf16_is_fast() -> bool:
+    """Whether the CPU's convolutions in bf16 are no emulation: with AVX2 alone a step took 16 times as long as fp32."""
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
 def _resume(trainer: Trainer, output: Path, process: Process) -> int:
     state, meta, passed_over = checkpoint.load_newest(output)
     for line in passed_over:
@@ -137,6 +144,10 @@ def _resume(trainer: Trainer, output: Path, process: Process) -> int:
         _say(process, f"processes {meta['world_size']} -> {process.world}, images at once {meta['micro_batch']} -> "
                       f"{trainer.micro_batch} (batch norm sees these together); a step stays "
                       f"{trainer.numbers.batch_size} images")
+    kernel = augment.jitter_kernel()
+    if trainer.numbers.colour_on == "loader" and meta.get("jitter", kernel) != kernel:
+        _say(process, f"colour jitter by {kernel} instead of {meta['jitter']}: single levels differ, so the end will "
+                      "not be equal bit for bit (numba installed or removed?)")
     return meta["step"]
 
 
@@ -148,7 +159,8 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
     if process.is_main:
         meta = {"steps": trainer.steps, "images_seen": step * config.numbers.batch_size,
                 "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
-                "torch": torch.__version__, "saved": datetime.now(UTC).isoformat(timespec="seconds")}
+                "jitter": augment.jitter_kernel(), "torch": torch.__version__,
+                "saved": datetime.now(UTC).isoformat(timespec="seconds")}
         checkpoint.save(output, step, trainer.state(), meta, config.machine.keep_checkpoints,
                         config.machine.archive_every)
     distributed.barrier()

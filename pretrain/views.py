@@ -107,16 +107,14 @@ def crop_box(crop: tuple[int, ...], width: int, height: int, mirrored: bool, fra
 
 def random_colour(draws: Draws, kind: ViewKind) -> Colour:
     """Jitter by random factors in random order, grey, blur and solarize, each with its probability."""
-    jitter: dict[str, object] = {}
+    order, brightness, contrast, saturation, hue = (), 1.0, 1.0, 1.0, 0.0
     if draws.chance(JITTER):
-        factors = [draws.uniform(1 - strength, 1 + strength) for strength in (BRIGHTNESS, CONTRAST, SATURATION)]
+        brightness, contrast, saturation = (draws.uniform(1 - s, 1 + s) for s in (BRIGHTNESS, CONTRAST, SATURATION))
         hue = draws.uniform(-HUE, HUE)
         order = augment.ORDERS[draws.below(len(augment.ORDERS))]
-        jitter = {"order": order, "brightness": factors[0], "contrast": factors[1], "saturation": factors[2],
-                  "hue": hue}
     grey = draws.chance(GREY)
     sigma = draws.uniform(*BLUR_SIGMA) if draws.chance(kind.blur) else 0.0
-    return Colour(**jitter, grey=grey, sigma=sigma, solarize=draws.chance(kind.solarize))
+    return Colour(order, brightness, contrast, saturation, hue, grey, sigma, draws.chance(kind.solarize))
 
 
 def cut_view(

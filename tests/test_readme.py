@@ -34,7 +34,7 @@ def commands() -> list[tuple[str, list[str]]]:
         text = re.sub(r" *\\\n *", " ", path.read_text(encoding="utf-8"))
         for line in re.findall(PROGRAMS + r"[^\n`)]*", text):
             words = shlex.split(line.split("  ")[0], comments=True)
-            if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or "-m ruff" in line:
+            if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or re.search(r"-m (ruff|pip|pytest) ", line):
                 continue  # stands for other words; another program
             if words[:2] == ["python", "-m"] and len(words) == 4:
                 continue  # the name of a command, not a call of it

@@ -5,7 +5,8 @@ import platform
 
 from transfer.provenance import hardware
 
-LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg",
+             "numba")
 
 
 def describe() -> dict[str, object]:

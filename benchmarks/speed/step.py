@@ -22,6 +22,7 @@ from pretrain.config import Config, load_config
 from pretrain.data import Batch
 from pretrain.distributed import Process
 from pretrain.errors import UserError
+from pretrain.train import bf16_is_fast
 from pretrain.trainer import Trainer
 from transfer.provenance import hardware
 
@@ -31,6 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2 ** 20), "MALLOC_TRIM_THRESHOLD_": str(2 ** 20)}
 STEPS, PER_EPOCH = 100_000, 1000  # of the schedule that the measured steps are the first of
 SIDES = ("reference", "fp32", "bf16")
+
+
+def measured() -> tuple[str, ...]:
+    """The sides that are worth their time on this machine."""
+    return SIDES if bf16_is_fast() else SIDES[:2]
 
 
 def settings(options: argparse.Namespace, precision: str = "fp32") -> Config:
@@ -93,8 +99,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]
     """Seconds on the clock and of processor time of each step, {side: [(clock, processor), ...]}, alternated; one step
     of each before is not counted."""
     batch = made_batch(settings(options))
-    sides = {side: build(side, options) for side in SIDES}
-    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    sides = {side: build(side, options) for side in measured()}
+    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for number in range(options.steps + 1):
         for side, step in sides.items():
             started = time.perf_counter(), time.process_time()
@@ -170,19 +176,21 @@ def report(options: argparse.Namespace) -> None:
     few = argparse.Namespace(**vars(options) | {"batch": 2, "global_size": 128, "local_size": 32, "hidden": 64})
     batch = made_batch(settings(few))
     print(f"{'':12}{'s a step':>10}{'images/s':>10}{'peak GB':>9}{'operations':>12}{'host waits':>12}")
-    for side in SIDES:
+    for side in seconds:
         step = build(side, few)
         step(0, batch)
         found = count(functools.partial(step, 1, batch))
         took = statistics.median(clock for clock, _ in seconds[side])
         print(f"{side:12}{took:10.3f}{options.batch / took:10.2f}{peak_memory(options, side):9.2f}"
               f"{found.operations:12}{found.waits:12}", flush=True)
-    for side in SIDES[1:]:
+    for side in list(seconds)[1:]:
         clock, processor = ([plain[which] / ours[which] for plain, ours in
                              zip(seconds["reference"], seconds[side], strict=True)] for which in (0, 1))
         print(f"{side}: {statistics.median(clock):.2f} times the reference (median; {min(clock):.2f} to "
               f"{max(clock):.2f}); by processor time {statistics.median(processor):.2f}, which other programs on the "
               "machine disturb less")
+    if "bf16" not in seconds:
+        print("bf16: not measured, this CPU emulates it (no AVX-512): a step takes many times as long as in fp32")
 
 
 if __name__ == "__main__":

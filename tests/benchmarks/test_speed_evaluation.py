@@ -34,3 +34,9 @@ def test_main__without_hotcoco_says_how_to_install(monkeypatch: pytest.MonkeyPat
 def test_main__nothing_to_measure_is_refused() -> None:
     with pytest.raises(UserError, match="of at least 1, found less"):
         evaluation.main(["--images", "0"])
+
+
+def test_main__hotcoco_itself_gives_pycocotools_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hotcoco", reason="hotcoco is not installed (pip install hotcoco)")
+    assert evaluation.main(["--images", "60", "--classes", "5", "--rounds", "1"]) == 0
+    assert capsys.readouterr().out.count("all figures agree") == 2

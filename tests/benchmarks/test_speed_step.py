@@ -132,3 +132,17 @@ def test_peak_memory__is_that_of_a_process_of_its_own(options: Callable) -> None
 def test_main__sizes_that_cannot_work_are_refused(words: list[str]) -> None:
     with pytest.raises(UserError, match="expected at least --batch 2"):
         step_benchmark.main(words)
+
+
+@pytest.mark.slow
+def test_peak_memory__is_no_higher_than_the_references() -> None:
+    options = step_benchmark.parser().parse_args(["--architecture", "resnet18", "--batch", "4", "--global-size", "128",
+                                        "--local-size", "64", "--threads", "1"])
+    ours, plain = (step_benchmark.peak_memory(options, side) for side in ("fp32", "reference"))
+    assert ours < 1.02 * plain  # the allocator varies by a hundredth
+
+
+def test_measured__bf16_is_left_out_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, sides in (("AVX2", step_benchmark.SIDES[:2]), ("AVX512", step_benchmark.SIDES)):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
+        assert step_benchmark.measured() == sides
