@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer inspect|fetch|convert|finetune|evaluate|diff|probe|show ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|preflight|finetune|evaluate|diff|probe|show ...`."""
 
 import argparse
 import sys
@@ -12,6 +12,7 @@ examples:
   python -m transfer fetch --list
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
   python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
+  python -m transfer preflight --task coco --weights random --data DIR --output runs/preflight-coco
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
   python -m transfer evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
@@ -54,6 +55,13 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "fetch":
         from transfer.fetch import add_arguments
         add_arguments(fetch)
+    preflight = commands.add_parser("preflight", help="tries a fine-tuning in a minute or two: two iterations, a save, "
+                                                      "two images evaluated",
+                                    description="Takes the options of finetune; the weights are random, whatever they "
+                                                "name.")
+    if command == "preflight":
+        from transfer.finetune import add_arguments
+        add_arguments(preflight)
     finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
     if command == "finetune":
         from transfer.finetune import add_arguments
@@ -91,6 +99,9 @@ def main() -> int:
         return run(arguments)
     if arguments.command == "fetch":
         from transfer.fetch import run
+        return run(arguments)
+    if arguments.command == "preflight":
+        from transfer.preflight import run
         return run(arguments)
     if arguments.command == "finetune":
         from transfer.finetune import run

@@ -89,13 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"write {predictions.NAME} too, of a finished run from its last weights")
 
 
+def request_of(args: argparse.Namespace) -> Request:
+    """The options as a request."""
+    return Request(task=args.task, weights=args.weights, data=args.data, output=args.output, scale=args.scale,
+                   heads=args.heads, schedule=args.schedule, solver=args.solver, trial=args.trial,
+                   overrides=tuple(args.overrides), device=args.device, num_gpus=args.num_gpus,
+                   architecture=args.architecture, evaluator=args.evaluator,
+                   fit=args.fit, eval_every=args.eval_every, keep_predictions=args.keep_predictions)
+
+
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
-    request = Request(task=args.task, weights=args.weights, data=args.data, output=args.output, scale=args.scale,
-                      heads=args.heads, schedule=args.schedule, solver=args.solver, trial=args.trial,
-                      overrides=tuple(args.overrides), device=args.device, num_gpus=args.num_gpus,
-                      architecture=args.architecture, evaluator=args.evaluator,
-                      fit=args.fit, eval_every=args.eval_every, keep_predictions=args.keep_predictions)
+    request = request_of(args)
     try:
         found = finetune(request)
     except trainer.TrainingFailed as error:

@@ -1,0 +1,97 @@
+"""A preflight of every task on generated data: what it takes, what it leaves, and what it finds."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import demo_data
+from pretrain.errors import UserError
+from tests.transfer.test_tasks import FPN, THIN
+from transfer import datasets, evaluate, excerpt
+from transfer.finetune import Request
+from transfer.preflight import preflight
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generated") / "demo"
+    demo_data.generate(folder, photos=1, train=6, val=4)
+    return folder
+
+
+@pytest.fixture
+def request_for(generated: Path, tmp_path: Path) -> Callable[..., Request]:
+    """request_for(task, **changes): thin, on a CPU, into tmp_path/out."""
+    def made(task: str, **changes: object) -> Request:
+        values = {"task": task, "data": generated / datasets.KINDS[task], "output": tmp_path / "out",
+                  "weights": "a folder that is not there yet", "architecture": "resnet18", "scale": "demo",
+                  "device": "cpu", "overrides": THIN if task in ("coco-c4", "voc") else THIN + FPN}
+        return Request(**values | changes)
+
+    return made
+
+
+@pytest.mark.parametrize("task", ["coco", "keypoints", "cityscapes", "voc", "lvis"])
+def test_excerpt__is_read_as_the_whole_was(task: str, generated: Path, tmp_path: Path) -> None:
+    if task == "lvis" and importlib.util.find_spec("lvis") is None:
+        pytest.skip("task lvis needs the package lvis: pip install --no-deps lvis")
+    whole = datasets.find(generated / datasets.KINDS[task], task)
+    excerpt.write(whole, tmp_path, 4, 2)
+    part = datasets.find(tmp_path, task)
+    assert (part.train.images, part.val.images) == (4, 2) and (whole.train.images, whole.val.images) == (
+        {"voc": (whole.train.images, 4)}.get(task, (6, 4)))
+    assert part.classes == whole.classes and part.keypoint_names == whole.keypoint_names
+
+
+def test_excerpt__takes_the_images_with_the_most_objects(generated: Path, tmp_path: Path) -> None:
+    whole = datasets.find(generated / "coco", "coco")
+    excerpt.write(whole, tmp_path, 2, 1)
+
+    def counts(path: Path) -> list[int]:
+        content = json.loads(path.read_text())
+        return sorted((sum(row["image_id"] == image["id"] and not row["iscrowd"] for row in content["annotations"])
+                       for image in content["images"]), reverse=True)
+
+    assert counts(tmp_path / "annotations" / "train.json") == counts(whole.train.annotations)[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", datasets.TASKS)
+def test_preflight__passes_and_leaves_one_file(task: str, request_for: Callable) -> None:
+    if task == "lvis" and importlib.util.find_spec("lvis") is None:
+        pytest.skip("task lvis needs the package lvis: pip install --no-deps lvis")
+    request = request_for(task)
+    record = preflight(request)
+    assert (record["task"], record["iterations"], record["evaluated"]) == (task, 2, 2)
+    assert record["peak_memory_mb"] > 100 and record["images_per_batch"] >= 2
+    assert [path.name for path in request.output.iterdir()] == ["preflight.json"]
+    assert json.loads((request.output / "preflight.json").read_text()) == record
+
+
+@pytest.mark.slow
+def test_preflight__a_broken_evaluator_shows_and_its_log_stays(
+    request_for: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise UserError("the evaluator has no ground truth")
+
+    request = request_for("coco")
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", broken)
+        with pytest.raises(UserError, match="no ground truth"):
+            preflight(request)
+    assert (request.output / "work" / "run" / "log.txt").is_file()
+    assert not (request.output / "preflight.json").exists()
+    assert preflight(request)["passed"] and not (request.output / "work").exists()
+
+
+def test_preflight__a_folder_with_other_files_is_refused(request_for: Callable) -> None:
+    request = request_for("coco")
+    request.output.mkdir()
+    (request.output / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds other files: a preflight wants a folder of its own"):
+        preflight(request)
+    assert (request.output / "thesis.tex").exists()
