@@ -107,7 +107,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
         stamp = None if stage.name in options.rerun else progress.look(stage)
         disk += 0 if stamp else stage.disk_gb
         state = f"done ({_minutes(stamp['seconds'])})" if stamp else "to do"
-        needs = f"needs {', '.join(stage.parents)}" if stage.parents else "needs nothing before it"
+        needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<32} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
     print(f"  {'tables':<32} {'always':<16} needs all results; seconds")
     print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk:.1f} GB, free {_free_gb(options.output):.1f} GB")
@@ -138,6 +138,9 @@ def run(options: Options, stages: list[Stage]) -> int:
             if stage.finish is not None:
                 stage.finish(folder, key)  # results may have been deleted or asked for elsewhere: cheap to write again
             times.append((stage.name, f"{_minutes(stamp['seconds'])}, done before"))
+            continue
+        if not set(stage.gates) <= progress.hashes.keys():
+            stopped.append(stage.name)
             continue
         print(f"\n[{number}/{len(stages)}] {stage.name}", flush=True)
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.errors import UserError
 
-SLURM_ONLY = ("partition", "account", "mem_gb", "sbatch", "setup")  # this machine has no such thing
+SLURM_ONLY = ("partition", "account", "mem_gb", "sbatch", "setup", "local_disk")  # this machine has no such thing
 TIMEOUTS = 100  # a long run comes back from its time limit this often; submitit's own 3 would end it in a few days
 A_MONTH = 30 * 24 * 60
 
@@ -17,7 +17,8 @@ class ClusterOptions:
     """`cluster`: slurm, or local for the same job on this machine. `minutes`: time limit of one start of the job.
 
     `signal_delay`: seconds before the time limit at which the job is told to save. `sbatch`: further options of sbatch,
-    by name; True for one without a value. `setup`: shell lines before the job starts, such as `module load`. None
+    by name; True for one without a value. `setup`: shell lines before the job starts, such as `module load`.
+    `local_disk`: folder on each node that the datasets are copied to first, with environment variables of the job. None
     leaves the choice to Slurm; for `tasks_per_node` it means one process a GPU, for `cpus_per_task` the loader's
     workers and one more.
     """
@@ -34,6 +35,7 @@ class ClusterOptions:
     signal_delay: int = 120
     sbatch: tuple[tuple[str, str | bool], ...] = ()
     setup: tuple[str, ...] = ()
+    local_disk: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 1), ("cpus_per_task", 1),

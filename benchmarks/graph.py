@@ -1,7 +1,8 @@
 """The graph as Slurm jobs: what is not done and not under way is handed over, each job after those it needs.
 
-A job is a stage; the fine-tunings of one method, which ask for the same and wait for the same, are an array. A job
-starts when its parents ended well (`afterok`); when one cannot any more, Slurm cancels it. The last job makes the
+A job is a stage; the fine-tunings of one method, which ask for the same and wait for the same, are an array, and so are
+the preflights. A job starts when its parents ended well (`afterok`); when one cannot any more, Slurm cancels it.
+Fine-tunings wait for the end of all preflights, and one whose own has not passed then fails. The last job makes the
 tables, however the others ended.
 """
 
@@ -53,12 +54,13 @@ def units(stages: list[Stage], todo: list[str], max_jobs: int | None = None) -> 
     for stage in stages:
         if stage.name not in todo:
             continue
-        together = stage.parents if stage.kind == "finetune" else stage.name
+        together = stage.parents if stage.kind in ("preflight", "finetune") else stage.name
         unit = made.setdefault((stage.kind, together), Unit(stage.name, [], stage.kind, stage.parents))
         unit.stages.append(stage.name)
+        unit.after = tuple(dict.fromkeys(unit.after + stage.gates))
     for unit in made.values():
-        if len(unit.stages) > 1:
-            unit.name = unit.name.rsplit("-", 2)[0]  # finetune-METHOD
+        if len(unit.stages) > 1:  # finetune-METHOD, preflight
+            unit.name = unit.name.rsplit("-", 2)[0] if unit.kind == "finetune" else unit.kind
     return list(made.values()) if max_jobs is None else _limit(list(made.values()), stages, max_jobs)
 
 
@@ -80,9 +82,13 @@ def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> list[Unit]:
             probe.after = tuple(chain[-1].stages)
             chain.append(probe)
         chains.append(chain)
+    first = next((unit for unit in made if unit.kind == "preflight"), None)
+    if first:
+        first.limit = max_jobs
     for number, chain in enumerate(chains):
-        if number >= max_jobs:
-            chain[0].after = tuple(chains[number - max_jobs][-1].stages)
+        before = chains[number - max_jobs][-1] if number >= max_jobs else first
+        if before:
+            chain[0].after = tuple(dict.fromkeys((*chain[0].after, *before.stages)))
     chained = [unit for chain in chains for unit in chain]
     return [unit for unit in made if not any(unit is one for one in chained)] + chained
 
@@ -186,7 +192,7 @@ def _todo(stages: list[Stage], settled: set[str], only: set[str] | None) -> list
     """Names of the stages to submit. Raises `UserError` for one whose parents would be missing."""
     wanted: set[str] = set()
     for stage in stages:
-        if only is None or stage.name in only or wanted & set(stage.parents):
+        if only is None or stage.name in only or wanted & set(stage.needs):
             wanted.add(stage.name)
     todo = [stage.name for stage in stages if stage.name in wanted - settled]
     for stage in stages:
@@ -245,7 +251,7 @@ def resources(kind: str, plan: Plan) -> tuple[ClusterOptions, int, int, int]:
     if kind == "probe":
         return one, options.cpus_per_task or LOADERS + 1, options.cpus_per_task or LOADERS + 1, \
             min(options.gpus_per_node, 1)
-    if kind == "finetune":
+    if kind in ("preflight", "finetune"):
         cpus = options.cpus_per_task or LOADERS + 1
         return one, cpus * max(options.gpus_per_node, 1), cpus, options.gpus_per_node
     return replace(one, mem_gb=min(options.mem_gb or SMALL_GB, SMALL_GB) if options.mem_gb else None), SMALL_CPUS, \
@@ -280,8 +286,8 @@ def print_graph(plan: Plan) -> None:
           f"results in {options.results}")
     for unit in made:
         asked, cpus, _, gpus = resources(unit.kind, plan)
-        needs = f"after {', '.join(unit.parents)}" if unit.parents else "after all others" if unit.name == TABLES else \
-            "after nothing"
+        waits = ", ".join(dict.fromkeys(unit.parents + unit.after)) or "nothing"
+        needs = f"after {'all others' if unit.name == TABLES else waits}"
         size = f"array of {len(unit.stages)}" + (f", {unit.limit} at once" if unit.limit else "") \
             if len(unit.stages) > 1 else "job"
         print(f"  {unit.name:<28} {size}; {needs}; {asked.nodes} node{'s' if asked.nodes > 1 else ''} x {asked.tasks} "

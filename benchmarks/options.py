@@ -60,6 +60,7 @@ class Options:
     rerun: tuple[str, ...] = ()
     include_demo: bool = False
     probes: bool = False
+    preflight: bool = False
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     max_jobs: int | None = None  # of Slurm, at once
     said: tuple[str, ...] = ()  # decisions the user should know of
@@ -123,6 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--keep", choices=keep.KINDS, default=keep.LAST,
                      help="fine-tuned models that stay when their figures are known: none, last (each one's; default), "
                           "or best (of the trials of a method and task)")
+    how.add_argument("--preflight", action=argparse.BooleanOptionalAction,
+                     help="try each task first, on the machine that is meant: two iterations, a save, two images "
+                          "evaluated (default: with --cluster slurm at full scale)")
     how.add_argument("--dry-run", action="store_true",
                      help="print the plan (stages, needs, what is done, cost) and run nothing")
     how.add_argument("--rerun", action="append", default=[], metavar="STAGE",
@@ -132,6 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
                                                 "retry and logs then show and steer them")
     cluster.add_options(jobs)
     jobs.add_argument("--max-jobs", type=int, metavar="N", help="jobs at once (default: as many as Slurm starts)")
+    jobs.add_argument("--local-disk", metavar="DIR",
+                      help="copy each dataset to this folder of the node first, if it fits, such as /scratch or "
+                           "'$TMPDIR'; it stays there for the jobs that come after")
     jobs.add_argument("--cluster-file", type=Path, metavar="FILE",
                       help="these options from a file; the command line wins (default: cluster.yaml, if it is here; "
                            "benchmarks/cluster.example.yaml is one)")
@@ -185,16 +192,18 @@ def parse(arguments: list[str] | None = None) -> Options:
             pretrain_values = {"epochs": str(args.epochs), **pretrain_values}
         config = load_config(recipe, pretrain_values)
     output = args.output.absolute() if args.output else ROOT / "output"
+    scale = "demo" if args.demo else args.scale or "full"
+    preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
-        demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale="demo" if args.demo else args.scale or
-        "full", heads=args.heads, checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
+        demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
+        checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
-        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes, cluster=options,
-        max_jobs=args.max_jobs, said=tuple(said))
+        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes,
+        preflight=preflight, cluster=options, max_jobs=args.max_jobs, said=tuple(said))
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:

@@ -36,7 +36,7 @@ class Stage:
 
     `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
     `finish(folder, key)` runs after the command, in this process. `kind` says what a job of it asks of a cluster;
-    `task` is a fine-tuning's.
+    `task` is a fine-tuning's. `gates` are stages that must have passed first without being a part of the result.
     `gpu_hours` maps a kind of GPU to the estimated hours on one of them.
     """
 
@@ -49,7 +49,8 @@ class Stage:
     finish: Callable[[Path, str], None] | None = None
     cost: str = ""
     disk_gb: float = 0.0
-    kind: Literal["small", "pretrain", "finetune", "probe"] = "small"
+    gates: tuple[str, ...] = ()
+    kind: Literal["small", "pretrain", "preflight", "finetune", "probe"] = "small"
     task: str = ""
     gpu_hours: dict[str, float] = field(default_factory=dict)
 
@@ -58,6 +59,11 @@ class Stage:
         content = {"numbers": self.numbers, "inputs": self.inputs,
                    "parents": {name: parent_outputs[name] for name in self.parents}}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All that must be done before it starts."""
+        return self.parents + self.gates
 
     def folder(self, output: Path, key: str) -> Path:
         return output / f"{self.name}-{key[:8]}"

@@ -6,11 +6,11 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import jobs, launch
+from benchmarks import jobs, launch, local_copy
 from benchmarks.follow import GONE, Ending
 from benchmarks.job_signals import JobSignals
 from benchmarks.launch import PretrainJob
@@ -51,6 +51,8 @@ class StageJob(launch.Job):
             if stage.finish is not None:
                 stage.finish(folder, key)
             return Ending(0, f"stage {self.name} was done before")
+        if plan.options.cluster.local_disk:
+            stage = with_local_data(stage, plan.options.cluster.local_disk)
         if stage.kind == "pretrain":
             return self._pretrain(job, signals, stage, folder, key, folders)
         return self._child(job, signals, stage, plan.options.output, key, folders)
@@ -108,6 +110,19 @@ class StageJob(launch.Job):
         return Ending(0, line)  # this job has done its work, whatever the others did
 
 
+def with_local_data(stage: Stage, disk: str) -> Stage:
+    """The stage with its dataset on the node's own disk, where it is copied when the command is asked for."""
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        words = stage.command(folder, parents)
+        if "--data" in words:
+            at = words.index("--data") + 1
+            if local_copy.worth_it(Path(words[at]), stage.task):
+                words[at] = str(local_copy.local_copy(Path(words[at]), local_copy.place(disk)))
+        return words
+
+    return replace(stage, command=command)
+
+
 def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
     """All that `stage` builds on, in the order of `stages`."""
     names, above = set(), list(stage.parents)
@@ -119,11 +134,12 @@ def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
 
 
 def _parents(stage: Stage, stages: dict[str, Stage], output: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Folders and output hashes of the parents; waits a little for a slow file system. Raises `UserError`."""
+    """Folders and output hashes of what it needs; waits a little for a slow file system. Raises `UserError`."""
     deadline = time.monotonic() + PATIENCE
+    needed = [*ancestors(stage, stages), *(stages[name] for name in stage.gates)]
     while True:
-        folders, hashes = finished(ancestors(stage, stages), output)
-        absent = [name for name in stage.parents if name not in hashes]
+        folders, hashes = finished(needed, output)
+        absent = [name for name in stage.needs if name not in hashes]
         if not absent:
             return folders, hashes
         if time.monotonic() > deadline:

@@ -55,7 +55,7 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
         record = records.get(stage.name)
         folder = folders.get(stage.name) or (
             stage.folder(output, stage.key(hashes)) if all(name in hashes for name in stage.parents) else None)
-        bad_parents = [name for name in stage.parents if rows[name].state not in (*ALIVE, "done", "to do")]
+        bad_parents = [name for name in stage.needs if rows[name].state not in (*ALIVE, "done", "to do")]
         if stage.name in folders:
             state, detail = "done", ""
         elif record is not None and not (local and states.get(record.job_id, State(NO_ANSWER)).is_over):

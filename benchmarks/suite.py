@@ -1,4 +1,4 @@
-"""The graph: pretrain -> convert -> fine-tune for each task and trial; which stages there are, what each needs."""
+"""The graph: preflights; pretrain -> convert -> fine-tune for each task and trial; what there is, what each needs."""
 
 import json
 import os
@@ -59,6 +59,8 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
     stages: list[Stage] = []
     if options.demo:
         stages.append(_demo_data())
+    if options.preflight:
+        stages += [_preflight(options, task, inputs.data.get(task)) for task in options.tasks]
     for method in options.methods:
         if method == "clove":
             stages.append(_pretrain(options, inputs.photos))
@@ -173,45 +175,70 @@ def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
         cost="under a minute", disk_gb=0.25)
 
 
-def _finetune(options: Options, method: str, task: str, trial: int, data: TaskData | None) -> Stage:
-    overrides = options.overrides.get(task, {})
+def _architecture(options: Options) -> str:
+    return options.pretrain.numbers.architecture if options.pretrain else "resnet50"
+
+
+def _chosen(options: Options, task: str) -> dict[str, str]:
+    chosen = {"schedule": options.schedules.get(task), "solver": options.solvers.get(task), "fit": options.fit}
+    return {name: value for name, value in chosen.items() if value}
+
+
+def _task_numbers(options: Options, task: str) -> dict[str, Any]:
+    """The values of a task that change a result, whatever the method."""
+    return {"configs": _configs(task, _heads(options, task), options.scale),
+            "overrides": options.overrides.get(task, {}), "scale": options.scale} | _chosen(options, task)
+
+
+def _task_words(options: Options, task: str, data: TaskData | None, parents: dict[str, Path]) -> list[object]:
+    """The same on the command line, with where the data are and what runs it."""
+    place = parents["data"] / "data" / DEMO_FOLDERS.get(task, task) if options.demo else data.folder
+    words: list[object] = ["--task", task, "--data", place, "--scale", options.scale,
+                           "--num-gpus", max(count_gpus(options), 1)]
     heads = _heads(options, task)
-    architecture = options.pretrain.numbers.architecture if options.pretrain else "resnet50"
-    numbers: dict[str, Any] = {
-        "configs": _configs(task, heads, options.scale),
-        "overrides": overrides, "trial": trial, "scale": options.scale}
+    words += ["--heads", heads] if heads != C4 else []
+    words += ["--device", options.device] if options.device != "auto" else []
+    for name, value in _chosen(options, task).items():
+        words += [f"--{name}", value]
+    for key, value in options.overrides.get(task, {}).items():
+        words += ["--set", f"{key}={value}"]
+    return words
+
+
+def _preflight(options: Options, task: str, data: TaskData | None) -> Stage:
+    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
+        return _python("transfer", "preflight", *_task_words(options, task, data, parents), "--weights", "random",
+                       "--architecture", _architecture(options), "--output", folder / "preflight")
+
+    return Stage(
+        f"preflight-{task}", _task_numbers(options, task) | {"architecture": _architecture(options)}, command,
+        product="preflight/preflight.json", inputs={} if options.demo else {"data": data.digest},
+        parents=("data",) if options.demo else (), cost="minutes", disk_gb=0.5, kind="preflight", task=task)
+
+
+def _finetune(options: Options, method: str, task: str, trial: int, data: TaskData | None) -> Stage:
+    architecture = _architecture(options)
+    numbers = _task_numbers(options, task) | {"trial": trial}
     start = RANDOM.get(method)
     if start:
         numbers["architecture"] = architecture
     if start not in (None, "random"):
         numbers["weights"] = start
-    chosen = {"schedule": options.schedules.get(task), "solver": options.solvers.get(task), "fit": options.fit}
-    numbers |= {name: value for name, value in chosen.items() if value}
     converted = None if start else f"convert-{_slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        place = parents["data"] / "data" / DEMO_FOLDERS.get(task, task) if options.demo else data.folder
-        words: list[object] = ["--task", task, "--weights", start or parents[converted],
-                               "--data", place, "--output", folder, "--scale", options.scale, "--trial", trial,
-                               "--num-gpus", max(count_gpus(options), 1)]
-        if heads != C4:
-            words += ["--heads", heads]
-        if start:
-            words += ["--architecture", architecture]
-        if options.device != "auto":
-            words += ["--device", options.device]
-        for option, value in (*((f"--{name}", value) for name, value in chosen.items()),
-                              ("--eval-every", options.eval_every)):
-            words += [option, value] if value else []
+        words = [*_task_words(options, task, data, parents), "--weights", start or parents[converted],
+                 "--output", folder, "--trial", trial]
+        words += ["--architecture", architecture] if start else []
+        words += ["--eval-every", options.eval_every] if options.eval_every else []
         words += ["--keep-predictions"] if options.keep_predictions else []
-        for key, value in overrides.items():
-            words += ["--set", f"{key}={value}"]
         return _python("transfer", "finetune", *words)
 
     parents = (("data",) if options.demo else ()) + ((converted,) if converted else ())
     stage = Stage(
         f"finetune-{_slug(method)}-{task}-{trial}", numbers, command, product="result.json",
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
+        gates=(f"preflight-{task}",) if options.preflight else (),
         cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
         kind="finetune", task=task, gpu_hours=estimate.finetuning_hours(task, iterations(options, task), options.scale))
 

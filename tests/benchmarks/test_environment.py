@@ -303,8 +303,10 @@ def test_ci__stages_and_their_order():
     text = (ROOT / ".ci" / "run").read_text()
     assert re.findall(r"^stage .*?(\./run_all\.sh.*)$", text, re.MULTILINE) == [
         "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test",
-        "./run_all.sh --demo --set pretrain.epochs=4",
-        "./run_all.sh test --slow"]
+        "./run_all.sh --demo --set pretrain.epochs=2",
+        "./run_all.sh test --slow",
+        "./run_all.sh python -m pip install --quiet -c constraints.txt numba hotcoco",
+        "./run_all.sh python -m pytest -q tests/pretrain/test_fused_jitter.py \\"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)
 
 
@@ -313,7 +315,7 @@ def test_ci__a_failing_stage_ends_the_run_and_is_named(tmp_path: Path):
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     script(tmp_path / "run_all.sh", 'echo "$*" >> calls; [ "$*" != "$FAILING" ] || exit 7')
     script(tmp_path / "bin" / "id", "echo 1000")  # nothing is installed: the stage for that is root's
-    for failing, code, stages in (("--demo --set pretrain.epochs=4", 7, 4), ("none", 0, 5)):
+    for failing, code, stages in (("--demo --set pretrain.epochs=2", 7, 4), ("none", 0, 7)):
         (tmp_path / "calls").unlink(missing_ok=True)
         environment = {**os.environ, "FAILING": failing, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         result = subprocess.run([str(tmp_path / ".ci" / "run")], env=environment, capture_output=True, text=True,

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,32 @@ def test_run__a_parent_with_another_output_runs_its_children_again(options):
     again = [writer("one", text="other"), writer("two", parents=("one",))]
     assert command.run(options("--rerun", "one"), again) == 0
     assert times_run(options(), "two") == 2
+
+
+def test_run__a_gate_that_has_not_passed_stops_what_it_guards_and_is_no_part_of_its_result(options, capsys):
+    guarded, free = replace(writer("guarded"), gates=("bad",)), writer("free")
+    assert command.run(options(), [writer("bad", code=3), guarded, free]) == 3
+    assert times_run(options(), "guarded") == 0 and times_run(options(), "free") == 1
+    assert capsys.readouterr().err.strip().endswith("not run for that reason: guarded")
+    assert command.run(options(), [writer("bad"), guarded, free]) == 0
+    assert times_run(options(), "guarded") == 1
+    assert guarded.key({}) == replace(guarded, gates=()).key({})
+
+
+def test_preflight__on_a_cluster_at_full_scale_unless_it_is_not_wanted(tmp_path):
+    def preflights(*words):
+        return [stage for stage in suite.build(parse([*words, "--output", str(tmp_path)]), suite.Inputs())
+                if stage.kind == "preflight"]
+
+    slurm = ("--cluster", "slurm", "--time", "20")
+    assert parse(["--methods", "rand", *slurm]).preflight and not parse(["--methods", "rand"]).preflight
+    assert not parse(["--methods", "rand", "--scale", "mini", *slurm]).preflight
+    assert not parse(["--methods", "rand", "--no-preflight", *slurm]).preflight
+    assert preflights("--demo") == []
+    stages = preflights("--demo", "--preflight", "--tasks", "coco,cityscapes")
+    assert [stage.name for stage in stages] == ["preflight-coco", "preflight-cityscapes"]
+    words = stages[0].command(tmp_path, {"data": tmp_path})
+    assert words[3:5] == ["transfer", "preflight"] and words[-2:] == ["--output", str(tmp_path / "preflight")]
 
 
 def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options, capsys):

@@ -58,8 +58,9 @@ def test_excerpt__takes_the_images_with_the_most_objects(generated: Path, tmp_pa
     assert counts(tmp_path / "annotations" / "train.json") == counts(whole.train.annotations)[:2]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", datasets.TASKS)
+@pytest.mark.parametrize("task", [
+    pytest.param(task, marks=pytest.mark.slow if task in ("coco", "cityscapes", "voc") else pytest.mark.longest)
+    for task in datasets.TASKS])
 def test_preflight__passes_and_leaves_one_file(task: str, request_for: Callable) -> None:
     if task == "lvis" and importlib.util.find_spec("lvis") is None:
         pytest.skip("task lvis needs the package lvis: pip install --no-deps lvis")

@@ -16,10 +16,11 @@ def here(tmp_path, monkeypatch):
 def test_example__is_understood_whole():
     options = parse(["--demo", "--cluster-file", str(ROOT / "benchmarks" / "cluster.example.yaml")])
     assert options.cluster == ClusterOptions("slurm", "gpu", "my-lab", 2, 8, None, 8, 400, 1440, 300,
-                                             (("constraint", "a100"), ("exclusive", True)), ("module load cuda/12.4",))
+                                             (("constraint", "a100"), ("exclusive", True)), ("module load cuda/12.4",),
+                                             "$TMPDIR")
     assert options.max_jobs == 10 and options.gpus == 8
     assert options.said[0].endswith("cluster, partition, account, nodes, gpus_per_node, cpus_per_task, mem_gb, time, "
-                                    "signal_delay, max_jobs, sbatch, setup")
+                                    "signal_delay, max_jobs, local_disk, sbatch, setup")
 
 
 def test_command_line__wins_and_adds_to_the_lists(here):

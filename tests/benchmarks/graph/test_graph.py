@@ -42,6 +42,26 @@ def test_units__fine_tunings_of_a_method_are_an_array(demo):
     assert single.name == "finetune-rand-keypoints-1"
 
 
+def test_units__preflights_are_an_array_that_fine_tunings_wait_for_and_nothing_else(demo):
+    units = {unit.name: unit for unit in made(demo("--preflight"))}
+    assert units["preflight"].stages == ["preflight-coco", "preflight-keypoints"]
+    assert units["preflight"].parents == ("data",) and units["preflight"].limit is None
+    assert units["finetune-rand"].after == units["finetune-clove"].after == ("preflight-coco", "preflight-keypoints")
+    assert units["pretrain"].after == ()
+    limited = {unit.name: unit for unit in made(demo("--preflight"), max_jobs=1)}
+    assert limited["preflight"].limit == 1 and limited["pretrain"].after == ("preflight-coco", "preflight-keypoints")
+    assert set(limited["finetune-rand"].after) == {"preflight-coco", "preflight-keypoints",
+                                                  *limited["finetune-clove"].stages}
+
+
+def test_preflight__asks_for_what_a_fine_tuning_gets(demo, srun, tmp_path):
+    plan = demo("--preflight", "--gpus-per-node", "2", "--nodes", "2")
+    texts = {unit.name: graph.launch.submission_text(graph.executor_of(unit, plan, tmp_path, tmp_path, {})[0])
+             for unit in made(plan)}
+    for line in ("--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=2", "--cpus-per-task=10"):
+        assert f"#SBATCH {line}\n" in texts["preflight"] and f"#SBATCH {line}\n" in texts["finetune-rand"]
+
+
 def chains(count):
     """`count` checkpoints with a probe and three fine-tunings each."""
     stages = []
@@ -109,7 +129,7 @@ def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, sru
     shown = capsys.readouterr().out
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
     assert "pretrain                     job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
-    assert "finetune-rand                array of 4, 1 at once; after data; 1 node x 1 task" in shown
+    assert "finetune-rand                array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
     assert "GPU-hours of what is to do: not estimated at this size; disk: 11.4 GB" in shown
     assert shown.count("#!/bin/bash") == 6 and "afterok:ID-OF-data:ID-OF-convert-clove" in shown
     assert not (tmp_path / "out").exists()

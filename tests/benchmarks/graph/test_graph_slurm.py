@@ -102,6 +102,27 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
     assert "all 4 stages done" in capsys.readouterr().out
 
 
+def test_preflight__of_a_task_that_cannot_train_stops_its_fine_tunings_alone(
+    slurm, words, run_all, pictures, tmp_path, capsys
+):
+    output, disk = tmp_path / "out", tmp_path / "disk of the node"
+    disk.mkdir()
+    assert run_all(words("--tasks", "coco,keypoints", "--keypoints", str(pictures / "keypoints"), "--preflight",
+                         "--local-disk", str(disk), *ON_SLURM, methods="rand", keypoints__SOLVER__BASE_LR="1e30")) == 0
+    code, line = end_of(output, capsys)
+    assert code == 1 and "preflight-keypoints" in line
+    assert states(output) == {"preflight-coco": "done", "preflight-keypoints": "failed", "tables": "done",
+                              "finetune-rand-coco-0": "done", "finetune-rand-keypoints-0": "failed"}
+    assert logs.main(["finetune-rand-keypoints-0", "--output", str(output)]) == 0
+    assert "needs preflight-keypoints, found no whole result of it" in capsys.readouterr().out
+    assert logs.main(["preflight-keypoints", "--output", str(output)]) == 0
+    assert "the loss became infinite or NaN" in capsys.readouterr().out
+    copies = {path.name.rpartition("-")[0] for path in disk.iterdir() if path.is_dir()}
+    assert copies == {"coco", "keypoints"}
+    log = json.loads((next(output.glob("finetune-rand-coco-0-*")) / "result.json").read_text())
+    assert log["dataset"]["val"]["images"] == 2
+
+
 def test_failed_parent__stops_its_children_alone_and_a_retry_mends_it(slurm, words, run_all, tmp_path, capsys):
     """With two trials, as arrays; and with a Slurm that is gone for a while."""
     output, file = tmp_path / "out", tmp_path / "bad.pth"

@@ -1,0 +1,76 @@
+"""A dataset copied to a node's own disk, once for all jobs that use it there.
+
+A copy's name has the hash of the names, sizes and times of its files: one of a folder that has changed is not used.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pretrain.errors import UserError
+
+THREADS = 16  # a network file system answers many small files at once
+SPARE = 2**30  # bytes that stay free on the disk
+IMAGE_FOLDERS = ("images", "train2017")  # LVIS: of COCO's images, when they lie in its own folder
+
+
+def place(disk: str) -> Path:
+    """`disk` as it is on this node, with its environment variables. Raises `UserError`."""
+    folder, host = Path(os.path.expandvars(disk)), socket.gethostname()
+    if "$" in str(folder):
+        raise UserError(f"--local-disk {disk}: the variable is not set on node {host}; name a folder instead")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--local-disk {disk}: {folder} is no folder that can be written to on node {host}")
+    return folder
+
+
+def local_copy(source: Path, disk: Path) -> Path:
+    """The folder `source` on `disk`; copied unless it is there already.
+
+    Links are followed. Another process that copies it is waited for. Raises `UserError` when it does not fit.
+    """
+    files = sorted(_files(source))
+    known = [(path, name, path.stat()) for path, name in files]
+    lines = "\n".join(f"{name} {about.st_size} {about.st_mtime_ns}" for _, name, about in known)
+    digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+    target = disk / f"{source.name}-{digest[:16]}"
+    with open(disk / f".{target.name}.lock", "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return target
+        part = disk / f".{target.name}.part"
+        shutil.rmtree(part, ignore_errors=True)  # of a job that was killed
+        size, free = sum(about.st_size for *_, about in known), shutil.disk_usage(disk).free
+        if size + SPARE > free:
+            raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: {source} has {size / 2**30:.1f} GB, "
+                            f"free are {free / 2**30:.1f} GB (1 GB stays free): choose another disk, or leave the "
+                            "option out")
+        print(f"copying {len(files)} files ({size / 2**30:.1f} GB) of {source} to {target}", flush=True)
+        started = time.monotonic()
+        for folder in {name.parent for _, name in files}:
+            (part / folder).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(lambda one: shutil.copyfile(one[0], part / one[1]), files):
+                pass
+        part.rename(target)
+        print(f"copied in {time.monotonic() - started:.0f} s", flush=True)
+    return target
+
+
+def worth_it(source: Path, task: str) -> bool:
+    """Not for LVIS beside COCO: the folder holds annotations alone, and a copy would not find the images."""
+    return task != "lvis" or any((source / name).is_dir() for name in IMAGE_FOLDERS)
+
+
+def _files(source: Path) -> Iterator[tuple[Path, Path]]:
+    """(file, name below `source`) of every file; a link that leads back up ends in the system's own error."""
+    for root, _, names in os.walk(source, followlinks=True):
+        for name in names:
+            path = Path(root, name)
+            yield path, path.relative_to(source)

@@ -1,0 +1,95 @@
+"""Datasets on a node's own disk: copied once, whole or not at all, never a stale one."""
+
+import os
+import shutil
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks import local_copy
+from benchmarks.options import parse
+from benchmarks.stage import Stage
+from benchmarks.stage_job import with_local_data
+from pretrain.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two folders, one behind a link, a name with a space."""
+    folder = tmp_path / "my data"
+    (folder / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("b" * 1000)
+    (folder / "images" / "a \u00e9.txt").write_text("a")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+def test_copy__is_whole_and_made_once(source: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = local_copy.local_copy(source, disk)
+    assert (target / "images" / "a \u00e9.txt").read_text() == "a"
+    assert (target / "linked" / "b.txt").read_text() == "b" * 1000 and not (target / "linked").is_symlink()
+    assert capsys.readouterr().out.startswith("copying 2 files")
+    assert local_copy.local_copy(source, disk) == target and capsys.readouterr().out == ""
+    (source / "images" / "a \u00e9.txt").write_text("changed")
+    assert local_copy.local_copy(source, disk) != target
+
+
+def test_copy__several_processes_make_one(source: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: local_copy.local_copy(source, disk), range(4)))) == 1
+    assert capsys.readouterr().out.count("copying") == 1
+
+
+def test_copy__one_that_was_killed_is_made_again(source: Path, disk: Path) -> None:
+    target = local_copy.local_copy(source, disk)
+    part = disk / f".{target.name}.part"
+    shutil.move(target, part)
+    (part / "images" / "a \u00e9.txt").unlink()
+    assert local_copy.local_copy(source, disk) == target and (target / "images" / "a \u00e9.txt").is_file()
+    assert not part.exists()
+
+
+def test_copy__one_that_does_not_fit_is_refused_before_it_begins(
+    source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40 - 2**30, 2**30))
+    with pytest.raises(UserError, match=r"has 0.0 GB, free are 1.0 GB \(1 GB stays free\): choose another disk"):
+        local_copy.local_copy(source, disk)
+    assert [path.suffix for path in disk.iterdir()] == [".lock"]
+
+
+def test_place__says_what_is_wrong_on_which_node(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH_OF_JOB", str(disk))
+    assert local_copy.place("$SCRATCH_OF_JOB") == disk
+    monkeypatch.delenv("SCRATCH_OF_JOB")
+    with pytest.raises(UserError, match=r"the variable is not set on node \S+; name a folder"):
+        local_copy.place("$SCRATCH_OF_JOB")
+    with pytest.raises(UserError, match="is no folder that can be written to on node"):
+        local_copy.place(str(disk / "absent"))
+
+
+def test_stage__reads_the_copy_and_nothing_else_changes(source: Path, disk: Path) -> None:
+    stage = Stage("finetune-a-coco-0", {"a": 1}, lambda folder, _: ["run", "--data", str(source), "--out", str(folder)],
+                  "x", task="coco")
+    local = with_local_data(stage, str(disk))
+    words = local.command(Path("out"), {})
+    assert words == ["run", "--data", str(local_copy.local_copy(source, disk)), "--out", "out"]
+    assert local.key({}) == stage.key({})
+    annotations = with_local_data(Stage("x", {}, lambda *_: ["--data", str(disk)], "x", task="lvis"),
+                                  str(disk))
+    assert annotations.command(Path("out"), {}) == ["--data", str(disk)]  # its images lie beside, in coco/
+
+
+def test_options__need_a_cluster() -> None:
+    with pytest.raises(UserError, match="--local-disk needs --cluster slurm, found --cluster local"):
+        parse(["--demo", "--local-disk", os.sep])
