@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.make_tables import ROOT, read_tables
+from benchmarks.probe_table import probes_text, read_probes
 from benchmarks.render import csv_frame, markdown
 from benchmarks.results import digest, read_results
 from pretrain import __version__
@@ -54,7 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
                         "remove them, a bundle holds good results only")
     if not results:
         raise UserError(f"expected results to bundle, found none in {options.results / 'runs'}")
-    members = collect(options.results, results, options.anonymous)
+    probes, problems = read_probes(options.results / "probes")
+    if problems:
+        raise UserError(f"{len(problems)} probe files are not what they should be, first {problems[0]}: mend or remove "
+                        "them, a bundle holds good results only")
+    members = collect(options.results, results, probes, options.anonymous)
     with atomic_path(options.file) as sibling:
         sibling.write_bytes(archive(members))
     print(f"wrote {options.file}: {len(results)} results, {len(members)} files"
@@ -62,10 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def collect(folder: Path, results: list[dict], anonymous: bool) -> dict[str, bytes]:
+def collect(folder: Path, results: list[dict], probes: list[dict], anonymous: bool) -> dict[str, bytes]:
     """{name in the archive: content}. UserError when an anonymous one would still tell who made it."""
     if anonymous:
-        results = [_anonymous(result) for result in results]
+        results, probes = ([_anonymous(one) for one in several] for several in (results, probes))
     members: dict[str, bytes] = {}
     for number, result in enumerate(sorted(results, key=lambda one: one["digest"])):
         members[f"runs/{number:05d}-{result['digest'][:8]}.json"] = _json(result)
@@ -73,8 +78,12 @@ def collect(folder: Path, results: list[dict], anonymous: bool) -> dict[str, byt
         conversion = result["weights"].get("conversion")
         if conversion:
             members[f"certificates/{result['weights']['pkl_sha256'][:16]}.json"] = _json(conversion)
+    for number, probe in enumerate(sorted(probes, key=lambda one: one["digest"])):
+        members[f"probes/{number:05d}-{probe['digest'][:8]}.json"] = _json(probe)
     tables = read_tables(folder, ROOT / "results" / "reported").tables
     members["tables/tables.md"] = "\n".join(map(markdown, tables)).encode()
+    if probes:
+        members["tables/frozen_backbone_probes.md"] = probes_text(probes).encode()
     members["tables/tables.csv"] = csv_frame(tables).to_csv(index=False).encode()
     for path in sorted((ROOT / "results" / "reported").glob("*.csv")):
         members[f"reported/{path.name}"] = path.read_bytes()

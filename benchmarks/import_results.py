@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.bundle import read_archive
 from benchmarks.imported import SOURCES, from_coco_results, from_metrics_json, write_imported
 from benchmarks.make_tables import ROOT
+from benchmarks.probe_table import parse_probe, read_probes, write_probe
 from benchmarks.results import file_name, parse_result, read_results, write_result
 from pretrain.errors import UserError
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if packed:
         if options.method or options.task or options.epochs is not None or options.annotations:
             raise UserError("a bundle brings its own names: leave out --method, --task, --epochs and --annotations")
-        return _bundle(options.file, options.results / "runs")
+        return _bundle(options.file, options.results)
     if not options.method or not options.task:
         raise UserError(f"{options.file} is no bundle: figures made elsewhere need --method NAME and --task "
                         f"{'|'.join(sorted(SOURCES))}")
@@ -65,10 +66,15 @@ def _figures(path: Path, annotations: Path | None, task: str) -> dict[str, float
     return from_coco_results(path, annotations, task)
 
 
-def _bundle(path: Path, runs: Path) -> int:
-    """Copy the results of a bundle, all or none; those that are here already are left alone."""
-    results = []
+def _bundle(path: Path, folder: Path) -> int:
+    """Copy the results and probes of a bundle, all or none; those that are here already are left alone."""
+    results, probes, runs = [], [], folder / "runs"
     for name, content in read_archive(path).items():
+        if name.startswith("probes/"):
+            try:
+                probes.append(parse_probe(content))
+            except ValueError as error:
+                raise UserError(f"{path}: {name} is no good probe ({error}); nothing was imported") from None
         if name.startswith("runs/"):
             result, reason = parse_result(content)
             if result is None:
@@ -82,5 +88,9 @@ def _bundle(path: Path, runs: Path) -> int:
                         "yours away, or import into another folder with --results DIR; nothing was imported")
     for result in new.values():
         write_result(runs, result)
+    there = {probe["digest"] for probe in read_probes(folder / "probes")[0]}
+    for probe in probes:
+        if probe["digest"] not in there:
+            write_probe(folder / "probes", probe)
     print(f"imported {len(new)} of {len(results)} results into {runs} ({len(results) - len(new)} were there)")
     return 0

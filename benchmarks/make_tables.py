@@ -10,7 +10,7 @@ bytes. Works from any folder.
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +21,7 @@ from benchmarks.comparisons import read_comparisons  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
-from benchmarks.probe_table import probes_text, read_probes  # noqa: E402
+from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_probes  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
 from benchmarks.reported import read_reported  # noqa: E402
 from benchmarks.results import each_result  # noqa: E402
@@ -39,19 +39,19 @@ EXPECTED = ROOT / "results" / "expected.csv"
 class Tables:
     """All tables; one line per result file left out, and how many demo results are not shown.
 
-    `probes` is the table of frozen backbones as markdown, empty without probes.
+    `probes` are those of frozen backbones that are shown.
     """
 
     tables: list[TableModel]
     problems: list[str]
     hidden: int
-    probes: str = ""
+    probes: list[dict] = field(default_factory=list)
 
     def shown(self) -> str:
         """The poster's tables and those with measured rows, as markdown."""
         shown = [markdown(table) for table in self.tables if TABLES[table.name].in_poster
                  or any(row.group for block in table.blocks for row in block.rows)]
-        return "\n".join([*shown, *filter(None, [self.probes])])
+        return "\n".join([*shown, *filter(None, [probes_text(self.probes)])])
 
 
 def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Tables:
@@ -92,17 +92,19 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     probes, wrong = read_probes(results / "probes")
     chosen = [probe for probe in probes if include_demo or not probe["demo"]]
     hidden += len(probes) - len(chosen)
-    return Tables(tables, problems + replaced + more + others + wrong, hidden, probes_text(chosen))
+    return Tables(tables, problems + replaced + more + others + wrong, hidden, chosen)
 
 
-def write_tables(tables: list[TableModel], folder: Path, probes: str = "") -> None:
-    """Each table as .md, .tex and .html, all of them in tables.md, and every figure in tables.csv; `probes` as .md."""
+def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | None = None) -> None:
+    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every figure in tables.csv."""
     for table in tables:
         for ending, text in ((".md", markdown(table)), (".tex", latex(table)), (".html", html_text(table))):
             write_text(folder / f"{table.name}{ending}", text)
     if probes:
-        write_text(folder / "frozen_backbone_probes.md", probes)
-    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join([*map(markdown, tables), *filter(None, [probes])]))
+        for ending, made in ((".md", probes_text), (".tex", probes_latex), (".html", probes_html)):
+            write_text(folder / f"frozen_backbone_probes{ending}", made(probes))
+    texts = [*map(markdown, tables), *([probes_text(probes)] if probes else [])]
+    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
 
 

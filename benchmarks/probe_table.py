@@ -5,22 +5,28 @@ changes by hand. Figures stand in one table only when data, protocol and archite
 """
 
 import hashlib
+import html
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.render import escape_markdown
+from benchmarks.render import LATEX_PREAMBLE, escape_latex, escape_markdown
 from benchmarks.results import FIELDS as RUN_FIELDS
 from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, digest
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 TITLE = "Frozen-backbone probes"
 # Column -> metric, percent.
 COLUMNS = {"k-NN mIoU": "knn_miou", "linear mIoU": "linear_miou", "k-NN fg AUC": "knn_foreground_auc",
            "linear fg AUC": "linear_foreground_auc", "retrieval": "retrieval"}
+ALIGNMENT = ["left", *["right"] * (len(COLUMNS) + 1), "left"]
 RANDOM = ("Rand init", "Rand init, last gamma 0")
 NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU over the classes of the evaluation "
         "labels, background included, per pixel; fg AUC: background against everything else, per cell; retrieval: "
@@ -79,6 +85,20 @@ def write_probe(folder: Path, probe: dict) -> Path:
     return path
 
 
+def parse_probe(content: bytes) -> dict:
+    """A probe file's content; ValueError says what is wrong with it."""
+    try:
+        probe = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"not whole JSON ({error})") from None
+    wrong = validate(probe)
+    if not wrong and probe.get("digest") != digest(probe):
+        wrong = ["changed after it was written (its digest does not match); restore it or run the stage again"]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return probe
+
+
 def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
     """All good probes of `folder` (none when it is not there), and one line (file: reason) for each other file."""
     probes, problems = [], []
@@ -86,15 +106,9 @@ def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
         if not name.endswith(".json") or name.startswith("."):
             continue
         try:
-            probe = json.loads((Path(folder) / name).read_bytes())
+            probe = parse_probe((Path(folder) / name).read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{name}: not whole JSON ({error})")
-            continue
-        wrong = validate(probe)
-        if not wrong and probe.get("digest") != digest(probe):
-            wrong = ["changed after it was written (its digest does not match); restore it or run the stage again"]
-        if wrong:
-            problems.append(f"{name}: {'; '.join(wrong)}")
+            problems.append(f"{name}: {error}")
         else:
             probes.append(probe)
     return probes, problems
@@ -102,18 +116,47 @@ def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
 
 def probes_text(probes: list[dict]) -> str:
     """Markdown of all probes, a block for each dataset, protocol and architecture; empty without probes."""
+    parts = [f"## {TITLE}", NOTE]
+    for heading, frame in _blocks(probes, escape_markdown, "**{}**".format):
+        parts += [f"### {heading}", frame.to_markdown(index=False, tablefmt="pipe", disable_numparse=True,
+                                                      colalign=ALIGNMENT)]
+    return "\n\n".join(parts) + "\n" if probes else ""
+
+
+def probes_html(probes: list[dict]) -> str:
+    """The same as a piece of HTML, in the classes of `render.html_text`."""
+    parts = [f"<section id=\"probes\">\n<h2>{TITLE}</h2>\n<p>{html.escape(NOTE)}</p>"]
+    for heading, frame in _blocks(probes, html.escape, "<strong>{}</strong>".format):
+        parts += [f"<h3>{heading}</h3>", frame.to_html(index=False, border=0, escape=False)]
+    return "\n".join(parts) + "\n</section>\n" if probes else ""
+
+
+def probes_latex(probes: list[dict]) -> str:
+    """The same as LaTeX tables with booktabs' rules."""
+    parts = [LATEX_PREAMBLE]
+    for number, (heading, frame) in enumerate(_blocks(probes, escape_latex, r"\textbf{{{}}}".format)):
+        frame.columns = [escape_latex(name) for name in frame.columns]
+        said = f"{TITLE}. {heading}." + (f" {escape_latex(NOTE)}" if number == 0 else "")
+        layout = "".join(side[0] for side in ALIGNMENT)
+        parts.append("\\begin{table}\n\\centering\n\\small\n" + frame.to_latex(
+            index=False, escape=False, column_format=layout) + f"\\caption{{{said}}}\n\\end{{table}}\n")
+    return "\n".join(parts) if probes else ""
+
+
+def _blocks(probes: list[dict], escape: Callable[[str], str], strong: Callable[[str], str]
+            ) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    """(heading, table) of each dataset, protocol and architecture, all text escaped."""
+    import pandas as pd
+
     blocks: dict[str, list[dict]] = {}
     for probe in probes:
         data = probe["dataset"]
         same = [probe["task"], probe["protocol"], probe["weights"]["architecture"], data["classes"],
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
         blocks.setdefault(canonical(same), []).append(probe)
-    if not blocks:
-        return ""
-    parts = [f"## {TITLE}", NOTE]
     for members in sorted(blocks.values(), key=_heading):
-        parts += [f"### {escape_markdown(_heading(members))}", _markdown(_rows(members))]
-    return "\n\n".join(parts) + "\n"
+        yield escape(_heading(members)), pd.DataFrame(
+            _rows(members, escape, strong), columns=["Method", "Epochs", *COLUMNS, "Source"], dtype=object)
 
 
 def _heading(members: list[dict]) -> str:
@@ -128,7 +171,7 @@ def _heading(members: list[dict]) -> str:
             f", batch norm {protocol.get('batch_norm', '-')}, seed {probe['seed']}")
 
 
-def _rows(members: list[dict]) -> list[list[str]]:
+def _rows(members: list[dict], escape: Callable[[str], str], strong: Callable[[str], str]) -> list[list[str]]:
     rows: dict[tuple, list[str]] = {}
     newest = {}  # the same weights probed again: the later one counts
     for probe in sorted(members, key=lambda probe: probe["ended"]):
@@ -138,15 +181,15 @@ def _rows(members: list[dict]) -> list[list[str]]:
         weights = probe["weights"]["file_sha256"]
         below = _below(probe)
         source = f"probe, weights {weights[:8]}" if weights else "probe, random weights"
-        source += f"; **below random init: {', '.join(below)}**" if below else ""
+        source += f"; {strong(escape('below random init: ' + ', '.join(below)))}" if below else ""
         demo = "DEMO " if probe["demo"] else ""
-        cells = [demo + escape_markdown(probe["method"]), "-" if probe["epochs"] is None else str(probe["epochs"]),
+        cells = [demo + escape(probe["method"]), "-" if probe["epochs"] is None else str(probe["epochs"]),
                  *_cells(probe["metrics"]), source]
         rows[tuple(cells)] = cells
     taken = {row[0] for row in rows.values()}
     for probe in ordered:
         for name, metrics in sorted(probe["baselines"].items()):
-            cells = [escape_markdown(name), "-", *_cells(metrics), "baseline"]
+            cells = [escape(name), "-", *_cells(metrics), "baseline"]
             if cells[0] not in taken:
                 rows[tuple(cells)] = cells  # runs that agree make one row; those that do not are both seen
     return list(rows.values())
@@ -167,12 +210,3 @@ def _below(probe: dict) -> list[str]:
 
 def _cells(metrics: dict) -> list[str]:
     return ["-" if metrics[metric] is None else f"{metrics[metric]:.1f}" for metric in COLUMNS.values()]
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    import pandas as pd
-
-    columns = ["Method", "Epochs", *COLUMNS, "Source"]
-    return pd.DataFrame(rows, columns=columns, dtype=object).to_markdown(
-        index=False, tablefmt="pipe", disable_numparse=True,
-        colalign=["left", *["right"] * (len(COLUMNS) + 1), "left"])

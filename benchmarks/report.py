@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.make_tables import ROOT, read_tables
+from benchmarks.probe_table import probes_html
 from benchmarks.render import html_text
 from benchmarks.results import read_results
 from benchmarks.rows import Row
@@ -83,6 +84,7 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
                                   for table in shown or found.tables)}
     if not shown:
         sections["Tables"] = "<p>Nothing has been measured yet: these are printed figures.</p>" + sections["Tables"]
+    sections["Probes"] = probes_html(found.probes)
     if found.problems:
         items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
         sections["Left out"] = f"<ul class=\"doubts\">{items}</ul>"

@@ -2,14 +2,17 @@
 
 import copy
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import probe_table, suite
+from benchmarks import bundle, import_results, probe_table, report, suite
 from benchmarks.make_tables import ROOT, read_tables, write_tables
 from benchmarks.options import parse
+from benchmarks.results import write_result
 from pretrain.errors import UserError
 
 
@@ -130,13 +133,52 @@ def test_make_tables__a_table_of_its_own_and_demo_only_when_asked(tmp_path: Path
     assert len(found.problems) == 1 and found.problems[0].startswith("bad.json: ")
     assert "mini, coco, 2 classes, 48 training and 20 evaluation images" in found.shown()
     write_tables(found.tables, tmp_path / "tables", found.probes)
-    assert (tmp_path / "tables" / "frozen_backbone_probes.md").read_text() == found.probes
+    assert (tmp_path / "tables" / "frozen_backbone_probes.md").read_text() == shown(found.probes)
+    assert "<td>CLoVE</td>" in (tmp_path / "tables" / "frozen_backbone_probes.html").read_text()
     assert "## Frozen-backbone probes" in (tmp_path / "tables" / "tables.md").read_text()
     found = read_tables(tmp_path, reported, include_demo=True)
     assert "DEMO CLoVE" in found.shown() and found.hidden == 0
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert read_tables(empty, reported).probes == ""
+    assert read_tables(empty, reported).probes == []
+
+
+def test_html_and_latex__escape_names_and_mark_what_is_below_random(tmp_path: Path) -> None:
+    probes = [make_probe(11.0, method="a_b & 50% <i>{x}", dataset__name="A & B")]
+    text = probe_table.probes_html(probes)
+    assert "a_b &amp; 50% &lt;i&gt;{x}" in text and "<h3>A &amp; B, coco, 2 classes" in text
+    assert "<strong>below random init: k-NN mIoU" in text and probe_table.probes_html([]) == ""
+    text = probe_table.probes_latex(probes)
+    assert r"a\_b \& 50\% \textless{}i\textgreater{}\{x\}" in text and r"\toprule" in text
+    assert r"\textbf{below random init: k-NN mIoU" in text and probe_table.probes_latex([]) == ""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed (Debian: texlive-latex-base and texlive-latex-recommended)")
+    (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+                                      f"{text}\n\\end{{document}}\n")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,
+                          capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_bundle__carries_probes_and_an_import_shows_them(make_result: Callable, tmp_path: Path) -> None:
+    write_result(tmp_path / "here" / "runs", make_result())
+    probe_table.write_probe(tmp_path / "here" / "probes", make_probe(weights__path="/home/jane/x.pth"))
+    file, there = tmp_path / "one.tar.gz", tmp_path / "there"
+    assert bundle.main([str(file), "--results", str(tmp_path / "here"), "--anonymous"]) == 0
+    for _ in range(2):
+        assert import_results.main([str(file), "--results", str(there)]) == 0
+    [probe], problems = probe_table.read_probes(there / "probes")
+    assert problems == [] and probe["metrics"] == figures(30.0) and "jane" not in json.dumps(probe)
+    assert shown([probe]) == shown(probe_table.read_probes(tmp_path / "here" / "probes")[0])
+    (tmp_path / "here" / "probes" / "bad.json").write_text("{")
+    with pytest.raises(UserError, match=r"1 probe files are not what they should be, first bad.json: not whole JSON"):
+        bundle.main([str(file), "--results", str(tmp_path / "here")])
+
+
+def test_report__shows_the_probes(tmp_path: Path) -> None:
+    probe_table.write_probe(tmp_path / "results" / "probes", make_probe())
+    text = report.page(tmp_path, tmp_path / "results")
+    assert '<a href="#Probes">' in text and "<td>CLoVE</td>" in text
 
 
 def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -> None:
