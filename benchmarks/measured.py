@@ -63,7 +63,7 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     for path, result in results:
         weights = weights_sha256(result)
         key = canonical([[result[name] for name in SAME_FIELDS], result["weights"]["architecture"], weights,
-                         _data(result), _with_effect(result["config"])])
+                         _data(result), _with_effect(result["config"], NO_EFFECT)])
         key = hashlib.sha256(key.encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
@@ -126,12 +126,29 @@ def _describe(result: dict) -> str:
             f"{data['val']['images']} evaluation images, annotations {_hash_of_data(result)}")
 
 
-def _with_effect(config: dict, prefix: str = "") -> dict:
-    """A nested config without what changes no figure; copies only the mappings on the way, for there are many files."""
-    inside = {name.removeprefix(prefix) for name in WITHOUT_EFFECT if name.startswith(prefix)}
-    return {key: _with_effect(value, f"{prefix}{key}.")
-            if isinstance(value, dict) and any(name.startswith(f"{key}.") for name in inside) else value
-            for key, value in config.items() if key not in inside}
+def _tree(names: Iterable[str]) -> dict[str, dict | None]:
+    """Dotted names as nested mappings, None at their ends."""
+    tree: dict = {}
+    for name in names:
+        *above, last = name.split(".")
+        place = tree
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = None
+    return tree
+
+
+NO_EFFECT = _tree(WITHOUT_EFFECT)
+
+
+def _with_effect(config: dict, without: dict[str, dict | None]) -> dict:
+    """A nested config without the names of `without`; copies only the mappings on the way, for there are many files."""
+    kept = {key: value for key, value in config.items() if key not in without}
+    for key, inside in without.items():
+        if inside is not None and key in config:
+            value = config[key]
+            kept[key] = _with_effect(value, inside) if isinstance(value, dict) else value
+    return kept
 
 
 def _compared(config: dict, prefix: str = "") -> dict[str, object]:

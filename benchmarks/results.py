@@ -120,6 +120,9 @@ FIELDS: dict[str, Check] = {
 }
 
 
+_PLACES = [(name.split(".")[:-1], name.split(".")[-1], name, *check) for name, check in FIELDS.items()]
+
+
 def canonical(value: Any) -> str:
     """JSON text that is the same for equal values: sorted keys, no spaces, ASCII. ValueError on NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -148,8 +151,7 @@ def _field_problems(result: dict) -> list[str]:
     if not isinstance(result, dict):
         return [f"expected a mapping, found {_short(result)}"]
     problems = []
-    for name, (expected, holds) in FIELDS.items():
-        *parents, key = name.split(".")
+    for parents, key, name, expected, holds in _PLACES:
         place: Any = result
         for parent in parents:
             place = place.get(parent) if isinstance(place, dict) else None
