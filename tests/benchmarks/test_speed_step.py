@@ -70,7 +70,7 @@ def test_step__few_operations_and_one_wait_logged_or_not(precision: str, variant
         assert found.waits == 1
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.longest)])
 def test_step__one_wait_when_logged_and_with_the_loss_scaler(options: Callable, precision: str) -> None:
     config = settings(options(), precision)
     trainer, batch = Trainer(config, Process(0, 1, torch.device("cpu")), 3, 1), made_batch(config)
