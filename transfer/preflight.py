@@ -6,6 +6,7 @@ evaluator, a full disk and a batch that does not fit the memory show in minutes 
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -48,10 +49,18 @@ def preflight(request: finetune.Request) -> dict:
     work = output / WORK
     shutil.rmtree(work, ignore_errors=True)  # of one that failed
     (output / PASSED).unlink(missing_ok=True)
-    excerpt.write(datasets.find(request.data, request.task), work / "data", TRAIN, VAL)
-    found = finetune.finetune(replace(
-        request, weights="random", data=work / "data", output=work / "run", eval_every=0,
-        overrides=(*request.overrides, *SHORT)))
+    dataset = datasets.find(request.data, request.task)
+    try:
+        excerpt.write(dataset, work / "data", TRAIN, VAL)
+        found = finetune.finetune(replace(
+            request, weights="random", data=work / "data", output=work / "run", eval_every=0,
+            overrides=(*request.overrides, *SHORT)))
+    except BaseException:
+        if not (work / "run").exists():  # refused before it began: nothing to look at
+            shutil.rmtree(work, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
     record = {"task": request.task, "passed": True, "iterations": found["iterations"],
               "images_per_batch": found["config"]["SOLVER"]["IMS_PER_BATCH"],
               "evaluated": found["dataset"]["val"]["images"], "peak_memory_mb": found["peak_memory_mb"],

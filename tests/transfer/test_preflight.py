@@ -96,3 +96,10 @@ def test_preflight__a_folder_with_other_files_is_refused(request_for: Callable) 
     with pytest.raises(UserError, match="holds other files: a preflight wants a folder of its own"):
         preflight(request)
     assert (request.output / "thesis.tex").exists()
+
+
+def test_preflight__a_wrong_option_leaves_nothing(request_for: Callable) -> None:
+    request = request_for("coco", overrides=("SOLVER.BASE_LRR=3",))
+    with pytest.raises(UserError, match="has no key SOLVER.BASE_LRR; the nearest is SOLVER.BASE_LR"):
+        preflight(request)
+    assert not request.output.exists()
