@@ -5,6 +5,7 @@ heads, architecture, starting weights, data and resolved configuration. Standard
 """
 
 import hashlib
+import marshal
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -60,10 +61,15 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     """Groups in the order they appear, and one line for each result that a later run of the same trial replaces."""
     groups: dict[str, Group] = {}
     problems = []
+    known: dict[bytes, str] = {}  # trials differ in what has no effect: most configs are then equal
     for path, result in results:
+        config = _with_effect(result["config"], NO_EFFECT)
+        fast = hashlib.sha256(marshal.dumps(config, 2)).digest()  # four times as fast as JSON, but not canonical
+        if fast not in known:
+            known[fast] = hashlib.sha256(canonical(config).encode("ascii")).hexdigest()
         weights = weights_sha256(result)
         key = canonical([[result[name] for name in SAME_FIELDS], result["weights"]["architecture"], weights,
-                         _data(result), _with_effect(result["config"], NO_EFFECT)])
+                         _data(result), known[fast]])
         key = hashlib.sha256(key.encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
