@@ -97,10 +97,10 @@ def to_grey(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=out)
 
 
-def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
+def blur(pixels: np.ndarray, sigma: float, out: np.ndarray | None = None) -> np.ndarray:
     """A Gaussian of `sigma` pixels, cut off at three sigmas; beyond the border its pixels go on."""
     kernel = cv2.getGaussianKernel(2 * round(3 * sigma) + 1, sigma)
-    return cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    return cv2.sepFilter2D(pixels, -1, kernel, kernel, dst=out, borderType=cv2.BORDER_REPLICATE)
 
 
 def solarize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -116,7 +116,7 @@ def apply(view: np.ndarray, colour: Colour) -> np.ndarray:
     if fused:
         fused(view, colour, planes)
         for plane in planes if colour.sigma else ():
-            plane[:] = blur(plane, colour.sigma)
+            blur(plane, colour.sigma, plane)
         return solarize(planes, planes) if colour.solarize else planes
     pixels = cv2.merge(list(view))
     jitter(pixels, colour)
