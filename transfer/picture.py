@@ -63,7 +63,10 @@ def draw_records(model: nn.Module, cfg: CfgNode, records: list[dict], meta: Meta
     The ground truth stands left of the predictions where a record has `annotations`. `meta` has the names of classes
     and keypoints. `step` is called after each image.
     """
-    choice, mapper, rows = choice or Choice(), DatasetMapper(cfg, is_train=False), []
+    reading = cfg.clone()
+    reading.defrost()
+    reading.MODEL.KEYPOINT_ON = False  # else the mapper wants the training set's names, to flip what it never reads
+    choice, mapper, rows = choice or Choice(), DatasetMapper(reading, is_train=False), []
     names = meta.get("thing_classes")
     kind = f" ({names[0]})" if len(names) == 1 else ""  # one class: said once, not on every object
     model.eval()
