@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from pretrain.errors import UserError, run_cli
 from pretrain.signals import COME_BACK, stop_signals
 
 
-class Job(Checkpointable):
+class Job(Checkpointable, ABC):
     """One process of a job. Restarted it goes on from the disk, so that it carries no state of its own:
     `checkpoint()`, inherited, hands in the same object again.
 
@@ -48,9 +49,9 @@ class Job(Checkpointable):
     folder: Path
     code: Path
 
+    @abstractmethod
     def work(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
         """Do it. An ending with 75 or 143 means: asked to stop, and saved."""
-        raise NotImplementedError
 
     def __call__(self) -> str:
         """Returns what came out; ends the process, with the exit codes of `python -m pretrain`, otherwise."""

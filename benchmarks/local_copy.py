@@ -21,13 +21,15 @@ IMAGE_FOLDERS = ("images", "train2017")  # LVIS: of COCO's images, when they lie
 
 
 def place(disk: str) -> Path:
-    """`disk` as it is on this node, with its environment variables. Raises `UserError`."""
+    """The user's own folder on `disk`, as it is on this node, with its environment variables. Raises `UserError`."""
     folder, host = Path(os.path.expandvars(disk)), socket.gethostname()
     if "$" in str(folder):
         raise UserError(f"--local-disk {disk}: the variable is not set on node {host}; name a folder instead")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"--local-disk {disk}: {folder} is no folder that can be written to on node {host}")
-    return folder
+    own = folder / f"clove-data-{os.getuid()}"  # others use the disk too
+    own.mkdir(mode=0o700, exist_ok=True)
+    return own
 
 
 def local_copy(source: Path, disk: Path) -> Path:
@@ -53,11 +55,16 @@ def local_copy(source: Path, disk: Path) -> Path:
                             "option out")
         print(f"copying {len(files)} files ({size / 2**30:.1f} GB) of {source} to {target}", flush=True)
         started = time.monotonic()
-        for folder in {name.parent for _, name in files}:
-            (part / folder).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(lambda one: shutil.copyfile(one[0], part / one[1]), files):
-                pass
+        try:
+            for folder in {name.parent for _, name in files}:
+                (part / folder).mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(THREADS) as pool:
+                for _ in pool.map(lambda one: shutil.copyfile(one[0], part / one[1]), files):
+                    pass
+        except OSError as error:  # somebody else filled the disk meanwhile
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: copying {source} failed "
+                            f"({error.strerror}: {error.filename}); nothing of it was left") from None
         part.rename(target)
         print(f"copied in {time.monotonic() - started:.0f} s", flush=True)
     return target

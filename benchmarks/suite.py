@@ -207,8 +207,8 @@ def _task_words(options: Options, task: str, data: TaskData | None, parents: dic
 
 def _preflight(options: Options, task: str, data: TaskData | None) -> Stage:
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        return _python("transfer", "preflight", *_task_words(options, task, data, parents), "--weights", "random",
-                       "--architecture", _architecture(options), "--output", folder / "preflight")
+        return _python("transfer", "preflight", *_task_words(options, task, data, parents), "--architecture",
+                       _architecture(options), "--output", folder / "preflight")
 
     return Stage(
         f"preflight-{task}", _task_numbers(options, task) | {"architecture": _architecture(options)}, command,

@@ -144,11 +144,16 @@ def _resume(trainer: Trainer, output: Path, process: Process) -> int:
         _say(process, f"processes {meta['world_size']} -> {process.world}, images at once {meta['micro_batch']} -> "
                       f"{trainer.micro_batch} (batch norm sees these together); a step stays "
                       f"{trainer.numbers.batch_size} images")
-    kernel = augment.jitter_kernel()
-    if trainer.numbers.colour_on == "loader" and meta.get("jitter", kernel) != kernel:
-        _say(process, f"colour jitter by {kernel} instead of {meta['jitter']}: single levels differ, so the end will "
-                      "not be equal bit for bit (numba installed or removed?)")
+    before, now = meta.get("jitter"), _jitter_kernel(trainer.numbers)
+    if before and now and before != now:
+        _say(process, f"colour jitter by {now} instead of {before}: single levels differ, so the end will not be equal "
+                      "bit for bit (numba installed or removed?)")
     return meta["step"]
+
+
+def _jitter_kernel(numbers: Numbers) -> str | None:
+    """What applies the jitter in the loader; None when the device does."""
+    return augment.jitter_kernel() if numbers.colour_on == "loader" else None
 
 
 def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Process) -> None:
@@ -159,7 +164,7 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
     if process.is_main:
         meta = {"steps": trainer.steps, "images_seen": step * config.numbers.batch_size,
                 "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
-                "jitter": augment.jitter_kernel(), "torch": torch.__version__,
+                "jitter": _jitter_kernel(config.numbers), "torch": torch.__version__,
                 "saved": datetime.now(UTC).isoformat(timespec="seconds")}
         checkpoint.save(output, step, trainer.state(), meta, config.machine.keep_checkpoints,
                         config.machine.archive_every)

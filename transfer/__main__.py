@@ -12,7 +12,7 @@ examples:
   python -m transfer fetch --list
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
   python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
-  python -m transfer preflight --task coco --weights random --data DIR --output runs/preflight-coco
+  python -m transfer preflight --task coco --data DIR --output runs/preflight-coco
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
   python -m transfer evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
@@ -57,10 +57,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         add_arguments(fetch)
     preflight = commands.add_parser("preflight", help="tries a fine-tuning in a minute or two: two iterations, a save, "
                                                       "two images evaluated",
-                                    description="Takes the options of finetune; the weights are random, whatever they "
-                                                "name.")
+                                    description="Reads and checks the whole dataset, then fine-tunes random weights on "
+                                                "a few of its images as finetune would.")
     if command == "preflight":
-        from transfer.finetune import add_arguments
+        from transfer.preflight import add_arguments
         add_arguments(preflight)
     finetune = commands.add_parser("finetune", help="detectron2 weights -> fine-tuning and evaluation on one task")
     if command == "finetune":

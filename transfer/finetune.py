@@ -7,7 +7,7 @@ in again: a killed run goes on, a finished one is only read. result.json is writ
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pretrain.errors import UserError
@@ -42,19 +42,37 @@ class Request:
     keep_predictions: bool = False
     eval_every: int = 0  # iterations between early evaluations; 0: only one, at the end
 
+    @classmethod
+    def of(cls, args: argparse.Namespace, **more: str) -> "Request":
+        """The options of the command line, and `more`."""
+        said = {name: value for name, value in vars(args).items() if name in {one.name for one in fields(cls)}}
+        return cls(**{**said, "overrides": tuple(args.overrides), **more})
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer finetune`."""
-    parser.add_argument("--task", required=True, choices=datasets.TASKS)
     parser.add_argument("--weights", required=True, metavar="DIR",
                         help="folder that `convert` wrote, or random (the pixels of the self-supervised methods), "
                              "random-msra (BGR, std 1, stride in the 1x1: the literature's), random-zero-gamma (the "
                              "last batch-norm gamma of each block 0)")
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help="for result.json, predictions.png, checkpoints and logs; the same folder again goes on")
+    parser.add_argument("--trial", type=int, default=0, metavar="N",
+                        help="seed of head initialisation and data order, shared by all methods (default: 0)")
+    parser.add_argument("--eval-every", type=int, default=0, metavar="N",
+                        help="also evaluate every N iterations, into metrics.json and TensorBoard as early/NAME; it "
+                             "changes no weight (default: only at the end)")
+    parser.add_argument("--keep-predictions", action="store_true",
+                        help=f"write {predictions.NAME} too, of a finished run from its last weights")
+    add_task_arguments(parser)
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those that say what a task is, on which data and machine; a preflight has them too."""
+    parser.add_argument("--task", required=True, choices=datasets.TASKS)
     parser.add_argument("--data", required=True, metavar="DIR",
                         help="the task's own layout (COCO, Cityscapes, VOC, LVIS), or images/ beside "
                              "annotations/*train*.json and *val*.json")
-    parser.add_argument("--output", required=True, metavar="DIR",
-                        help="for result.json, predictions.png, checkpoints and logs; the same folder again goes on")
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
                         help="full is the published protocol (default); mini and demo are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,
@@ -66,8 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "a quarter of the batch as N")
     parser.add_argument("--solver", choices=(settings.COMMON, "vicreg"),
                         help="common to all methods (default), or VICReg's own for coco and voc, noted in the result")
-    parser.add_argument("--trial", type=int, default=0, metavar="N",
-                        help="seed of head initialisation and data order, shared by all methods (default: 0)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
@@ -82,25 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="N images at once, over all processes. accumulate=N: gradients of the whole batch, batch "
                              "norm of N images. linear=N: batches of N, the rate smaller and the schedule longer by "
                              "the linear rule (default: the whole batch at once)")
-    parser.add_argument("--eval-every", type=int, default=0, metavar="N",
-                        help="also evaluate every N iterations, into metrics.json and TensorBoard as early/NAME; it "
-                             "changes no weight (default: only at the end)")
-    parser.add_argument("--keep-predictions", action="store_true",
-                        help=f"write {predictions.NAME} too, of a finished run from its last weights")
-
-
-def request_of(args: argparse.Namespace) -> Request:
-    """The options as a request."""
-    return Request(task=args.task, weights=args.weights, data=args.data, output=args.output, scale=args.scale,
-                   heads=args.heads, schedule=args.schedule, solver=args.solver, trial=args.trial,
-                   overrides=tuple(args.overrides), device=args.device, num_gpus=args.num_gpus,
-                   architecture=args.architecture, evaluator=args.evaluator,
-                   fit=args.fit, eval_every=args.eval_every, keep_predictions=args.keep_predictions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
-    request = request_of(args)
+    request = Request.of(args)
     try:
         found = finetune(request)
     except trainer.TrainingFailed as error:

@@ -25,10 +25,17 @@ SHORT = (f"SOLVER.MAX_ITER={ITERATIONS}", "SOLVER.STEPS=()", "SOLVER.CHECKPOINT_
          f"TEST.PRECISE_BN.NUM_ITER={ITERATIONS}")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m transfer preflight`."""
+    finetune.add_task_arguments(parser)
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help=f"a folder of its own, for {PASSED}; the logs of one that failed stay there")
+
+
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     try:
-        found = preflight(finetune.request_of(args))
+        found = preflight(finetune.Request.of(args, weights="random"))
     except trainer.TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return finetune.FAILED
@@ -39,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def preflight(request: finetune.Request) -> dict:
-    """Try what `request` asks for, short and from random weights; writes preflight.json into its output and returns it.
+    """Try what `request` asks for, short; writes preflight.json into its output and returns it.
 
     Raises what `finetune.finetune` raises; what failed stays in the folder `work` of the output, for its log.txt.
     """
@@ -52,9 +59,8 @@ def preflight(request: finetune.Request) -> dict:
     dataset = datasets.find(request.data, request.task)
     try:
         excerpt.write(dataset, work / "data", TRAIN, VAL)
-        found = finetune.finetune(replace(
-            request, weights="random", data=work / "data", output=work / "run", eval_every=0,
-            overrides=(*request.overrides, *SHORT)))
+        found = finetune.finetune(replace(request, data=work / "data", output=work / "run",
+                                          overrides=(*request.overrides, *SHORT)))
     except BaseException:
         if not (work / "run").exists():  # refused before it began: nothing to look at
             shutil.rmtree(work, ignore_errors=True)

@@ -1,53 +1,43 @@
 """A preflight of every task on generated data: what it takes, what it leaves, and what it finds."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import demo_data
 from pretrain.errors import UserError
+from tests.transfer.test_lvis_json import needs_lvis
 from tests.transfer.test_tasks import FPN, THIN
 from transfer import datasets, evaluate, excerpt
 from transfer.finetune import Request
 from transfer.preflight import preflight
 
 
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generated") / "demo"
-    demo_data.generate(folder, photos=1, train=6, val=4)
-    return folder
-
-
 @pytest.fixture
-def request_for(generated: Path, tmp_path: Path) -> Callable[..., Request]:
+def request_for(small_data: Path, tmp_path: Path) -> Callable[..., Request]:
     """request_for(task, **changes): thin, on a CPU, into tmp_path/out."""
     def made(task: str, **changes: object) -> Request:
-        values = {"task": task, "data": generated / datasets.KINDS[task], "output": tmp_path / "out",
-                  "weights": "a folder that is not there yet", "architecture": "resnet18", "scale": "demo",
+        values = {"task": task, "data": small_data / datasets.KINDS[task], "output": tmp_path / "out",
+                  "weights": "random", "architecture": "resnet18", "scale": "demo",
                   "device": "cpu", "overrides": THIN if task in ("coco-c4", "voc") else THIN + FPN}
         return Request(**values | changes)
 
     return made
 
 
-@pytest.mark.parametrize("task", ["coco", "keypoints", "cityscapes", "voc", "lvis"])
-def test_excerpt__is_read_as_the_whole_was(task: str, generated: Path, tmp_path: Path) -> None:
-    if task == "lvis" and importlib.util.find_spec("lvis") is None:
-        pytest.skip("task lvis needs the package lvis: pip install --no-deps lvis")
-    whole = datasets.find(generated / datasets.KINDS[task], task)
-    excerpt.write(whole, tmp_path, 4, 2)
+@pytest.mark.parametrize("task", ["coco", "keypoints", "cityscapes", "voc", pytest.param("lvis", marks=needs_lvis)])
+def test_excerpt__is_read_as_the_whole_was(task: str, small_data: Path, tmp_path: Path) -> None:
+    whole = datasets.find(small_data / datasets.KINDS[task], task)
+    excerpt.write(whole, tmp_path, 2, 1)
     part = datasets.find(tmp_path, task)
-    assert (part.train.images, part.val.images) == (4, 2) and (whole.train.images, whole.val.images) == (
-        {"voc": (whole.train.images, 4)}.get(task, (6, 4)))
+    assert (part.train.images, part.val.images) == (2, 1)
+    assert (whole.train.images, whole.val.images) == (3, 2)
     assert part.classes == whole.classes and part.keypoint_names == whole.keypoint_names
 
 
-def test_excerpt__takes_the_images_with_the_most_objects(generated: Path, tmp_path: Path) -> None:
-    whole = datasets.find(generated / "coco", "coco")
+def test_excerpt__takes_the_images_with_the_most_objects(small_data: Path, tmp_path: Path) -> None:
+    whole = datasets.find(small_data / "coco", "coco")
     excerpt.write(whole, tmp_path, 2, 1)
 
     def counts(path: Path) -> list[int]:
@@ -59,11 +49,10 @@ def test_excerpt__takes_the_images_with_the_most_objects(generated: Path, tmp_pa
 
 
 @pytest.mark.parametrize("task", [
-    pytest.param(task, marks=pytest.mark.slow if task in ("coco", "cityscapes", "voc") else pytest.mark.longest)
-    for task in datasets.TASKS])
+    *(pytest.param(task, marks=pytest.mark.slow) for task in ("coco", "cityscapes", "voc")),
+    *(pytest.param(task, marks=pytest.mark.longest) for task in ("coco-c4", "keypoints")),
+    pytest.param("lvis", marks=[pytest.mark.longest, needs_lvis])])
 def test_preflight__passes_and_leaves_one_file(task: str, request_for: Callable) -> None:
-    if task == "lvis" and importlib.util.find_spec("lvis") is None:
-        pytest.skip("task lvis needs the package lvis: pip install --no-deps lvis")
     request = request_for(task)
     record = preflight(request)
     assert (record["task"], record["iterations"], record["evaluated"]) == (task, 2, 2)

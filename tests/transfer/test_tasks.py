@@ -1,6 +1,5 @@
 """The tasks beyond the poster's, end to end: converted weights in, result.json out, at a thin demo scale."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from benchmarks import demo_data, results
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
+from tests.transfer.test_lvis_json import needs_lvis
 from transfer import datasets, diff, evaluate
 from transfer.convert import convert
 from transfer.finetune import Request, finetune
@@ -44,11 +44,10 @@ def request(generated: Path, output: Path, task: str, **words: object) -> Reques
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "heads"), [("coco-c4", "c4"), ("voc", "c4"), ("lvis", "4conv1fc")])
+@pytest.mark.parametrize(("task", "heads"), [("coco-c4", "c4"), ("voc", "c4"),
+                                             pytest.param("lvis", "4conv1fc", marks=needs_lvis)])
 def test_finetune__from_converted_weights_to_a_result(task: str, heads: str, generated: Path, converted: Path,
                                                       tmp_path: Path) -> None:
-    if task == "lvis" and importlib.util.find_spec("lvis") is None:
-        pytest.skip("task lvis needs the package lvis: pip install --no-deps lvis")
     result = finetune(request(generated, tmp_path, task, weights=str(converted)))
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert (result["heads"], result["table"], result["evaluator"]) == (

@@ -117,7 +117,7 @@ def test_preflight__of_a_task_that_cannot_train_stops_its_fine_tunings_alone(
     assert "needs preflight-keypoints, found no whole result of it" in capsys.readouterr().out
     assert logs.main(["preflight-keypoints", "--output", str(output)]) == 0
     assert "the loss became infinite or NaN" in capsys.readouterr().out
-    copies = {path.name.rpartition("-")[0] for path in disk.iterdir() if path.is_dir()}
+    copies = {path.name.rpartition("-")[0] for path in disk.glob("*/*") if path.is_dir()}
     assert copies == {"coco", "keypoints"}
     log = json.loads((next(output.glob("finetune-rand-coco-0-*")) / "result.json").read_text())
     assert log["dataset"]["val"]["images"] == 2

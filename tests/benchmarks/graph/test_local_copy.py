@@ -1,5 +1,6 @@
 """Datasets on a node's own disk: copied once, whole or not at all, never a stale one."""
 
+import errno
 import os
 import shutil
 from collections import namedtuple
@@ -68,9 +69,22 @@ def test_copy__one_that_does_not_fit_is_refused_before_it_begins(
     assert [path.suffix for path in disk.iterdir()] == [".lock"]
 
 
+def test_copy__a_disk_that_fills_meanwhile_is_one_line_and_nothing_is_left(
+    source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserError, match=r"copying .*data failed \(No space left on device: .*nothing of it was left"):
+        local_copy.local_copy(source, disk)
+    assert [path.suffix for path in disk.iterdir()] == [".lock"]
+
+
 def test_place__says_what_is_wrong_on_which_node(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH_OF_JOB", str(disk))
-    assert local_copy.place("$SCRATCH_OF_JOB") == disk
+    own = local_copy.place("$SCRATCH_OF_JOB")
+    assert own.parent == disk and own.stat().st_mode & 0o777 == 0o700 and local_copy.place(str(disk)) == own
     monkeypatch.delenv("SCRATCH_OF_JOB")
     with pytest.raises(UserError, match=r"the variable is not set on node \S+; name a folder"):
         local_copy.place("$SCRATCH_OF_JOB")
@@ -83,7 +97,7 @@ def test_stage__reads_the_copy_and_nothing_else_changes(source: Path, disk: Path
                   "x", task="coco")
     local = with_local_data(stage, str(disk))
     words = local.command(Path("out"), {})
-    assert words == ["run", "--data", str(local_copy.local_copy(source, disk)), "--out", "out"]
+    assert words == ["run", "--data", str(local_copy.local_copy(source, local_copy.place(str(disk)))), "--out", "out"]
     assert local.key({}) == stage.key({})
     annotations = with_local_data(Stage("x", {}, lambda *_: ["--data", str(disk)], "x", task="lvis"),
                                   str(disk))
