@@ -84,7 +84,7 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
                                   for table in shown or found.tables)}
     if not shown:
         sections["Tables"] = "<p>Nothing has been measured yet: these are printed figures.</p>" + sections["Tables"]
-    sections["Probes"] = probes_html(found.probes)
+    sections["Probes"] = f'<div class="scroll">{probes_html(found.probes)}</div>' if found.probes else ""
     if found.problems:
         items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
         sections["Left out"] = f"<ul class=\"doubts\">{items}</ul>"
