@@ -1,6 +1,7 @@
 """A dataset copied to a node's own disk, once for all jobs that use it there.
 
-A copy's name has the hash of the names, sizes and times of its files: one of a folder that has changed is not used.
+A copy's name has the hash of the folder's path and of the names, sizes and times of its files: one of a folder that has
+changed is not used.
 """
 
 import fcntl
@@ -32,41 +33,54 @@ def place(disk: str) -> Path:
     return own
 
 
-def local_copy(source: Path, disk: Path) -> Path:
+def local_copy(source: Path, disk: Path, start: str) -> Path:
     """The folder `source` on `disk`; copied unless it is there already.
 
-    Links are followed. Another process that copies it is waited for. Raises `UserError` when it does not fit.
+    Links are followed. Another process that copies it is waited for, and one of the same `start` of a job takes what
+    the first one found without looking at the source again: a million files on a network are not listed eight times.
+    Raises `UserError` when it does not fit.
     """
-    files = sorted(_files(source))
-    known = [(path, name, path.stat()) for path, name in files]
-    lines = "\n".join(f"{name} {about.st_size} {about.st_mtime_ns}" for _, name, about in known)
+    place_of_source = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+    with open(disk / f".{source.name}-{place_of_source}.lock", "a+", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        before, _, name = lock.read().partition("\n")
+        if before != start or not (disk / name).is_dir():
+            name = _copy(source, disk).name
+            lock.truncate(0)
+            lock.write(f"{start}\n{name}")
+    return disk / name
+
+
+def _copy(source: Path, disk: Path) -> Path:
+    """Lists `source` and copies it, if there is no copy of just these files."""
+    files = [(path, name, path.stat()) for path, name in sorted(_files(source))]
+    lines = "\n".join([str(source), *(f"{name} {about.st_size} {about.st_mtime_ns}" for _, name, about in files)])
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     target = disk / f"{source.name}-{digest[:16]}"
-    with open(disk / f".{target.name}.lock", "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.is_dir():
-            return target
-        part = disk / f".{target.name}.part"
-        shutil.rmtree(part, ignore_errors=True)  # of a job that was killed
-        size, free = sum(about.st_size for *_, about in known), shutil.disk_usage(disk).free
-        if size + SPARE > free:
-            raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: {source} has {size / 2**30:.1f} GB, "
-                            f"free are {free / 2**30:.1f} GB (1 GB stays free): choose another disk, or leave the "
-                            "option out")
-        print(f"copying {len(files)} files ({size / 2**30:.1f} GB) of {source} to {target}", flush=True)
-        started = time.monotonic()
-        try:
-            for folder in {name.parent for _, name in files}:
-                (part / folder).mkdir(parents=True, exist_ok=True)
-            with ThreadPoolExecutor(THREADS) as pool:
-                for _ in pool.map(lambda one: shutil.copyfile(one[0], part / one[1]), files):
-                    pass
-        except OSError as error:  # somebody else filled the disk meanwhile
-            shutil.rmtree(part, ignore_errors=True)
-            raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: copying {source} failed "
-                            f"({error.strerror}: {error.filename}); nothing of it was left") from None
-        part.rename(target)
-        print(f"copied in {time.monotonic() - started:.0f} s", flush=True)
+    if target.is_dir():
+        return target
+    part = disk / f".{target.name}.part"
+    shutil.rmtree(part, ignore_errors=True)  # of a job that was killed
+    size, free = sum(about.st_size for *_, about in files), shutil.disk_usage(disk).free
+    if size + SPARE > free:
+        raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: {source} has {size / 2**30:.1f} GB, "
+                        f"free are {free / 2**30:.1f} GB (1 GB stays free): choose another disk, or leave the "
+                        "option out")
+    print(f"copying {len(files)} files ({size / 2**30:.1f} GB) of {source} to {target}", flush=True)
+    started = time.monotonic()
+    try:
+        for folder in {name.parent for _, name, _ in files}:
+            (part / folder).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(lambda one: shutil.copyfile(one[0], part / one[1]), files):
+                pass
+    except OSError as error:  # somebody else filled the disk meanwhile
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: copying {source} failed "
+                        f"({error.strerror}: {error.filename}); nothing of it was left") from None
+    part.rename(target)
+    print(f"copied in {time.monotonic() - started:.0f} s", flush=True)
     return target
 
 

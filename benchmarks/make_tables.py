@@ -24,7 +24,7 @@ from benchmarks.paper_tables import TABLES  # noqa: E402
 from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_probes  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
 from benchmarks.reported import read_reported  # noqa: E402
-from benchmarks.results import each_result  # noqa: E402
+from benchmarks.results import PROVES_NOTHING, each_result  # noqa: E402
 from benchmarks.rows import TableModel, build_table  # noqa: E402
 from benchmarks.sentinels import read_expected  # noqa: E402
 from benchmarks.why import why  # noqa: E402
@@ -74,7 +74,7 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
         for path, result, reason in each_result(results / "runs"):
             if result is None:
                 problems.append(f"{path.name}: {reason}")
-            elif (result["demo"] or result["scale"] == "demo") and not include_demo:
+            elif (result["demo"] or result["scale"] in PROVES_NOTHING) and not include_demo:
                 hidden += 1
             else:
                 yield path, result

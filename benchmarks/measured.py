@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.paper_tables import TABLES, WITHOUT_EFFECT, departures, on_standard_data
-from benchmarks.results import canonical, weights_sha256
+from benchmarks.results import PROVES_NOTHING, canonical, weights_sha256
 
 SAME_FIELDS = ("table", "method", "epochs", "demo", "scale", "iterations", "heads")
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
@@ -106,7 +106,7 @@ def distinctions(groups: list[Group]) -> list[str]:
 
 def _block(result: dict) -> tuple[int, str]:
     table = TABLES[result["table"]]
-    if result["demo"] or result["scale"] == "demo":
+    if result["demo"] or result["scale"] in PROVES_NOTHING:
         return DEMO, f"Demo: {_describe(result)}"
     if not on_standard_data(result):
         return OWN_DATA, f"Own data: {_describe(result)}"

@@ -15,7 +15,7 @@ from pretrain.errors import UserError
 RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
 OWN = ("clove", *RANDOM)
 DATA = tuple(dict.fromkeys(option for options in DATA_OPTIONS.values() for option in options))
-SCALES = ("full", "mini", "demo")
+SCALES = ("full", "mini", "demo", "tiny")
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """\
 examples:
@@ -32,7 +32,7 @@ Started again with the same words, a run goes on where it was; what is done is n
 class Options:
     """What is asked for, resolved: `pretrain` is None when nothing is pretrained."""
 
-    demo: bool
+    demo: bool  # on generated pictures: --demo or --tiny
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     trials: int
@@ -69,11 +69,14 @@ class Options:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_all.sh",
-        usage="./run_all.sh (--demo | --epochs N | --recipe NAME | --checkpoint NAME=FILE) [options]",
+        usage="./run_all.sh (--demo | --tiny | --epochs N | --recipe NAME | --checkpoint NAME=FILE) [options]",
         description="Pretrain CLoVE, convert, fine-tune and evaluate with detectron2, print the paper's tables.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     what = parser.add_argument_group("what to run")
     what.add_argument("--demo", action="store_true", help="everything, small, on generated pictures, no GPU needed")
+    what.add_argument("--tiny", action="store_true",
+                      help="the same with two steps, two iterations and two images: whether a machine or a cluster can "
+                           "run everything, in minutes")
     what.add_argument("--epochs", type=int, metavar="N",
                       help="the recipe with N epochs; if there is none, imagenet_200ep with N epochs")
     what.add_argument("--recipe", metavar="NAME|FILE",
@@ -150,18 +153,21 @@ def parse(arguments: list[str] | None = None) -> Options:
     said: list[str] = []
     args = cluster_file.parse(build_parser(), arguments, said)
     options = cluster_file.options_of(args)
-    if args.demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
-        raise UserError("--demo brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
+    if args.demo and args.tiny:
+        raise UserError("--demo and --tiny are two sizes of the same: leave out one of them")
+    demo = "demo" if args.demo else "tiny" if args.tiny else ""
+    if demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
+        raise UserError(f"--{demo} brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
                         "--imagenet and --scale")
-    if args.demo and any(getattr(args, option) for option in DATA):
-        raise UserError(f"--demo brings its own data: leave out {', '.join(f'--{option}' for option in DATA)}")
-    if args.demo and args.checkpoint:
-        raise UserError("--demo pretrains its own checkpoint: leave out --checkpoint or --demo")
+    if demo and any(getattr(args, option) for option in DATA):
+        raise UserError(f"--{demo} brings its own data: leave out {', '.join(f'--{option}' for option in DATA)}")
+    if demo and args.checkpoint:
+        raise UserError(f"--{demo} pretrains its own checkpoint: leave out --checkpoint or --{demo}")
     checkpoints = _checkpoints(args.checkpoint)
     tasks = _subset("--tasks", args.tasks, TASKS)
-    wants_pretraining = bool(args.demo or args.epochs or args.recipe or args.photos)
+    wants_pretraining = bool(demo or args.epochs or args.recipe or args.photos)
     if not wants_pretraining and not checkpoints and not args.methods:
-        raise UserError("nothing to do: expected --demo, --epochs N, --recipe NAME, --photos DIR or "
+        raise UserError("nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --photos DIR or "
                         "--checkpoint NAME=FILE; ./run_all.sh --help explains them")
     default = (["clove", "rand"] if wants_pretraining else []) + list(checkpoints)
     methods = _subset("--methods", args.methods, (*OWN, *checkpoints)) if args.methods else tuple(default)
@@ -170,7 +176,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         raise UserError(f"--checkpoint {unused[0]} is not among --methods {args.methods}: leave it out or add it")
     if wants_pretraining and "clove" not in methods:
         raise UserError(f"--methods {args.methods} leaves nothing to pretrain: add clove, or leave out --demo, "
-                        "--epochs, --recipe and --photos")
+                        "--tiny, --epochs, --recipe and --photos")
     if args.trials < 1:
         raise UserError(f"--trials must be at least 1, found {args.trials}")
     if args.probes and not {"coco", "cityscapes"} & set(tasks):
@@ -187,28 +193,26 @@ def parse(arguments: list[str] | None = None) -> Options:
         raise UserError("--set pretrain.... changes nothing here: clove is not among the methods")
     recipe, config = "", None
     if "clove" in methods:
-        recipe = _recipe(args, said)
+        recipe = demo or _recipe(args, said)
         if args.epochs is not None:
             pretrain_values = {"epochs": str(args.epochs), **pretrain_values}
         config = load_config(recipe, pretrain_values)
     output = args.output.absolute() if args.output else ROOT / "output"
-    scale = "demo" if args.demo else args.scale or "full"
+    scale = demo or args.scale or "full"
     preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
-        demo=args.demo, tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
+        demo=bool(demo), tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
-        rerun=tuple(args.rerun), include_demo=args.include_demo or args.demo, probes=args.probes,
+        rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
         preflight=preflight, cluster=options, max_jobs=args.max_jobs, said=tuple(said))
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:
-    if args.demo:
-        return "demo"
     if args.recipe:
         if args.epochs is not None:
             said.append(f"recipe {args.recipe} with {args.epochs} epochs")

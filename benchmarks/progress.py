@@ -33,7 +33,7 @@ def read(plan: Plan, stage: Stage, folder: Path) -> Progress:
 
 def _pretraining(plan: Plan, folder: Path) -> Progress:
     numbers = plan.options.pretrain.numbers
-    images = plan.inputs.photos.images if plan.inputs.photos else DEMO_DATA["photos"]
+    images = plan.inputs.photos.images if plan.inputs.photos else DEMO_DATA[plan.options.scale]["photos"]
     total = images // numbers.batch_size * numbers.epochs
     lines = [line for line in _lines(folder / "metrics.jsonl") if "loss" in line]
     if not lines:

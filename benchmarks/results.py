@@ -18,6 +18,7 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 
 SCHEMA = 1
+PROVES_NOTHING = ("demo", "tiny")  # scales whose figures stay out of the main tables
 # Rows whose weights each trial draws anew, as `python -m transfer finetune` names them.
 RANDOM = ("Rand init", "Rand init (MSRA pixels)", "Rand init (zero gamma)")
 Check = tuple[str, Callable[[Any], bool]]

@@ -44,7 +44,7 @@ class StageJob(launch.Job):
             return self._tables(plan)
         stages = {stage.name: stage for stage in plan.stages()}
         stage = stages[self.name]
-        folders, hashes = _parents(stage, stages, plan.options.output)
+        folders, hashes = _parents(stage, stages, plan.options.output, jobs.newest(plan.options.output))
         key = stage.key(hashes)
         folder = stage.folder(plan.options.output, key)
         if read_stamp(stage, folder, key) is not None:
@@ -52,7 +52,8 @@ class StageJob(launch.Job):
                 stage.finish(folder, key)
             return Ending(0, f"stage {self.name} was done before")
         if plan.options.cluster.local_disk:
-            stage = with_local_data(stage, plan.options.cluster.local_disk)
+            start = f"{job.job_id}, start {os.environ.get('SLURM_RESTART_COUNT', 0)}"
+            stage = with_local_data(stage, plan.options.cluster.local_disk, start)
         if stage.kind == "pretrain":
             return self._pretrain(job, signals, stage, folder, key, folders)
         return self._child(job, signals, stage, plan.options.output, key, folders)
@@ -110,14 +111,17 @@ class StageJob(launch.Job):
         return Ending(0, line)  # this job has done its work, whatever the others did
 
 
-def with_local_data(stage: Stage, disk: str) -> Stage:
-    """The stage with its dataset on the node's own disk, where it is copied when the command is asked for."""
+def with_local_data(stage: Stage, disk: str, start: str) -> Stage:
+    """The stage with its dataset on the node's own disk, where it is copied when the command is asked for.
+
+    `start` names the start of the job: its processes on a node look at the dataset once.
+    """
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         words = stage.command(folder, parents)
         if "--data" in words:
             at = words.index("--data") + 1
             if local_copy.worth_it(Path(words[at]), stage.task):
-                words[at] = str(local_copy.local_copy(Path(words[at]), local_copy.place(disk)))
+                words[at] = str(local_copy.local_copy(Path(words[at]), local_copy.place(disk), start))
         return words
 
     return replace(stage, command=command)
@@ -133,7 +137,9 @@ def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
     return [one for name, one in stages.items() if name in names]
 
 
-def _parents(stage: Stage, stages: dict[str, Stage], output: Path) -> tuple[dict[str, Path], dict[str, str]]:
+def _parents(
+    stage: Stage, stages: dict[str, Stage], output: Path, records: dict[str, jobs.StageRecord]
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Folders and output hashes of what it needs; waits a little for a slow file system. Raises `UserError`."""
     deadline = time.monotonic() + PATIENCE
     needed = [*ancestors(stage, stages), *(stages[name] for name in stage.gates)]
@@ -142,6 +148,9 @@ def _parents(stage: Stage, stages: dict[str, Stage], output: Path) -> tuple[dict
         absent = [name for name in stage.needs if name not in hashes]
         if not absent:
             return folders, hashes
+        for name in absent:  # a preflight, which is waited for however it ends
+            if name in records and (endings := records[name].endings()):
+                raise UserError(f"stage {stage.name} was not begun, for {name} failed: {endings[0].message}")
         if time.monotonic() > deadline:
             raise UserError(f"stage {stage.name} needs {', '.join(absent)}, found no whole result of it in {output}; "
                             "`python -m benchmarks retry --failed` makes that first")

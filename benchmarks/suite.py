@@ -25,7 +25,9 @@ C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
 CONFIGS = ROOT / "transfer" / "configs"
 DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
 PROBED = ("coco", "cityscapes")  # tasks with labels for every pixel
-DEMO_DATA = {"seed": 0, "photos": 192, "train": 24, "val": 8}
+# Of generated data: what each scale of a demo gets.
+DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
+             "tiny": {"seed": 0, "photos": 8, "train": 4, "val": 2}}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
     """The stages, without a look at the disk."""
     stages: list[Stage] = []
     if options.demo:
-        stages.append(_demo_data())
+        stages.append(_demo_data(options))
     if options.preflight:
         stages += [_preflight(options, task, inputs.data.get(task)) for task in options.tasks]
     for method in options.methods:
@@ -126,10 +128,11 @@ def _python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
-def _demo_data() -> Stage:
-    words = [word for key, value in DEMO_DATA.items() for word in (f"--{key}", value)]
+def _demo_data(options: Options) -> Stage:
+    counts = DEMO_DATA[options.scale]
+    words = [word for key, value in counts.items() for word in (f"--{key}", value)]
     return Stage(
-        "data", DEMO_DATA, lambda folder, _: _python("benchmarks.demo_data", "--output", folder / "data", *words),
+        "data", counts, lambda folder, _: _python("benchmarks.demo_data", "--output", folder / "data", *words),
         product="data", cost="seconds", disk_gb=0.01)
 
 
@@ -150,7 +153,7 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
             return _python("torch.distributed.run", "--standalone", "--nproc-per-node", gpus, "-m", "pretrain", *words)
         return _python("pretrain", *words)
 
-    images = DEMO_DATA["photos"] if options.demo else photos.images
+    images = DEMO_DATA[options.scale]["photos"] if options.demo else photos.images
     return Stage(
         "pretrain", asdict(config.numbers), command, product="backbone.safetensors",
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),

@@ -74,7 +74,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the task's own layout (COCO, Cityscapes, VOC, LVIS), or images/ beside "
                              "annotations/*train*.json and *val*.json")
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
-                        help="full is the published protocol (default); mini and demo are small and prove nothing")
+                        help="full is the published protocol (default); the others are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,
                         help="head family (default: 4conv1fc for coco and lvis, 2fc for keypoints and cityscapes; "
                              "coco-c4 and voc have none)")

@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 HEADS = ("4conv1fc", "2fc")  # families of heads on an FPN
 C4 = "c4"  # the one head of a C4 backbone
 COMMON = "common"  # the solver that all methods share
-SCALES = ("full", "mini", "demo")
+SCALES = ("full", "mini", "demo", "tiny")
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 # Where a run lies and where its weights lay: of no influence on its figures, left out of hash and comparison.

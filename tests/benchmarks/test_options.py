@@ -9,12 +9,13 @@ from benchmarks.options import parse
 from pretrain.errors import UserError
 
 
-def test_demo__brings_recipe_scale_and_both_methods():
-    options = parse(["--demo"])
-    assert options.demo and options.scale == "demo" and options.recipe == "demo"
+@pytest.mark.parametrize(("size", "batch"), [("demo", 16), ("tiny", 4)])
+def test_demo__brings_recipe_scale_and_both_methods(size, batch):
+    options = parse([f"--{size}"])
+    assert options.demo and options.include_demo and options.scale == size and options.recipe == size
     assert options.methods == ("clove", "rand")
     assert options.tasks == ("coco", "keypoints", "cityscapes")
-    assert options.pretrain.numbers.batch_size == 16
+    assert options.pretrain.numbers.batch_size == batch
 
 
 @pytest.mark.parametrize("epochs, recipe", [(50, "imagenet_50ep"), (200, "imagenet_200ep"), (400, "imagenet_400ep")])
@@ -78,11 +79,14 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words, text", [
-    ([], "nothing to do: expected --demo, --epochs N, --recipe NAME, --photos DIR or --checkpoint NAME=FILE"),
+    ([], "nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --photos DIR or --checkpoint NAME=FILE"),
     (["--demo", "--tasks", "coko"],
      "--tasks coko: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis; the nearest is coco"),
     (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
     (["--demo", "--epochs", "3"], "--demo brings its own pictures, recipe and scale"),
+    (["--tiny", "--scale", "mini"], "--tiny brings its own pictures, recipe and scale"),
+    (["--tiny", "--checkpoint", "a=b"], "--tiny pretrains its own checkpoint: leave out --checkpoint or --tiny"),
+    (["--demo", "--tiny"], "--demo and --tiny are two sizes of the same: leave out one of them"),
     (["--demo", "--coco", "x"], "--demo brings its own data: leave out --coco, --keypoints, --cityscapes, --voc, "
                                 "--lvis"),
     (["--demo", "--voc", "x"], "--demo brings its own data"),

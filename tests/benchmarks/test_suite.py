@@ -12,7 +12,7 @@ import yaml
 from benchmarks import __main__ as command
 from benchmarks import estimate, results, suite
 from benchmarks.inputs import TASKS, TaskData
-from benchmarks.options import parse
+from benchmarks.options import SCALES, parse
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
 
@@ -61,6 +61,15 @@ def test_plan__head_families_are_for_fpn_tasks():
         suite.plan(parse(["--demo", "--tasks", "coco,voc", "--heads", "2fc"]))
 
 
+def test_tiny__is_two_steps_two_iterations_and_two_images():
+    options = parse(["--tiny"])
+    data, pretrain, *_ = suite.plan(options)
+    assert data.numbers["photos"] / options.pretrain.numbers.batch_size * options.pretrain.numbers.epochs == 2
+    assert data.numbers["val"] == 2 and data.numbers == suite.DEMO_DATA["tiny"] != suite.DEMO_DATA["demo"]
+    assert {suite.iterations(options, task) for task in TASKS} == {2}
+    assert pretrain.cost == "8 image views of 64 px"
+
+
 @pytest.mark.parametrize("task, files", [
     ("coco", {"coco", "base", "heads-4conv1fc", "scale-demo"}),
     ("voc", {"voc", "base-c4", "base", "scale-demo-c4", "scale-demo"})])
@@ -78,7 +87,8 @@ def test_cost__of_every_task_at_full_scale(task):
     assert suite.iterations(options, task) == length
     shorter = parse(["--epochs", "200", "--tasks", task, "--set", f"{task}.SOLVER.MAX_ITER=7"])
     assert suite.iterations(shorter, task) == 7
-    for scale in ("full", "mini", "demo"):
+    assert SCALES == settings.SCALES
+    for scale in SCALES:
         resolved = settings.layers(task, settings.default_heads(task), scale).SOLVER
         scaled = parse(["--epochs", "200", "--tasks", task, "--scale", scale])
         assert suite.solver_value(scaled, task, "IMS_PER_BATCH") == str(resolved.IMS_PER_BATCH)

@@ -26,7 +26,8 @@ def recipe(folder: Path, text: str) -> Path:
 
 
 def test_recipes__the_ones_that_are_promised_exist() -> None:
-    assert {"demo", "mini", "photos", "imagenet_50ep", "imagenet_200ep", "imagenet_400ep"} <= set(recipe_names())
+    names = {"demo", "tiny", "mini", "photos", "imagenet_50ep", "imagenet_200ep", "imagenet_400ep"}
+    assert names <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())

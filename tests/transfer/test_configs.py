@@ -218,7 +218,7 @@ def test_resolve__refuses_a_batch_that_cannot_be_shared() -> None:
 
 
 @pytest.mark.parametrize(("heads", "scale", "text"), [("3conv", "full", "unknown --heads '3conv'"),
-                                                      ("2fc", "tiny", "unknown --scale 'tiny'")])
+                                                      ("2fc", "small", "unknown --scale 'small'")])
 def test_layers__names_what_is_known(heads: str, scale: str, text: str) -> None:
     with pytest.raises(UserError, match=text):
         settings.layers("coco", heads, scale)

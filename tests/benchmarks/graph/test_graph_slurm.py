@@ -52,6 +52,18 @@ def task_of(record: jobs.StageRecord) -> int:
     raise AssertionError(f"no process of job {record.job_id}")
 
 
+def same_fine_tuning(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights, bit for bit, and the same figures."""
+    first, second = weights(one), weights(other)
+    metrics = [json.loads((folder / "result.json").read_text())["metrics"] for folder in (one, other)]
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first) \
+        and metrics[0] == metrics[1]
+
+
+def run_here(words: list[str]) -> None:
+    subprocess.run([sys.executable, "-P", "-m", "benchmarks", *words], check=True, capture_output=True, timeout=400)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model_final.pth", weights_only=True, map_location="cpu")["model"]
 
@@ -82,17 +94,12 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
     assert slurm.show(pretrained.job_id, "Restarts") == slurm.show(random.job_id, "Restarts") == "1"
     assert "SIGUSR2 received" in pretrained.log().read_text()
 
-    subprocess.run([sys.executable, "-P", "-m", "benchmarks", *words(output=here, coco__SOLVER__MAX_ITER="5")],
-                   check=True, capture_output=True, timeout=400)
+    run_here(words(output=here, coco__SOLVER__MAX_ITER="5"))
     assert states(here) == {name: "done" for name in states(output) if name != "tables"}
     # The names hold the keys: with those of the parents' outputs, so that these are equal too.
     stages = [path.parent.name for path in sorted(output.glob("*/stage.json"))]
     assert stages == [path.parent.name for path in sorted(here.glob("*/stage.json"))] and len(stages) == 4
-    for name in (stage for stage in stages if stage.startswith("finetune")):
-        one, other = weights(output / name), weights(here / name)
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-        assert json.loads((output / name / "result.json").read_text())["metrics"] == json.loads(
-            (here / name / "result.json").read_text())["metrics"]
+    assert all(same_fine_tuning(output / name, here / name) for name in stages if name.startswith("finetune"))
     assert len(list((output / "results" / "runs").glob("*.json"))) == 2
     figures = [json.loads(path.read_text())["code"]["git_sha"] for path in (output / "results" / "runs").glob("*.json")]
     assert figures == [json.loads(next(output.glob("jobs/code-*/code.json")).read_text())["git_sha"]] * 2
@@ -100,6 +107,46 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
         here / "results" / "tables" / "tables.md").read_text()
     assert logs.main(["tables", "--output", str(output)]) == 0
     assert "all 4 stages done" in capsys.readouterr().out
+
+
+def test_fine_tuning__preempted_and_out_of_time_equals_one_left_alone(slurm, words, run_all, gate, tmp_path, capsys):
+    """Slurm itself sends the signals: for a job of a higher partition, then before the end of the job's time."""
+    output, here = tmp_path / "out", tmp_path / "here"
+    changes = {"methods": "rand", "coco__SOLVER__MAX_ITER": "4", "coco__SOLVER__CHECKPOINT_PERIOD": "100"}
+    gate.open_to(1)
+    assert run_all(words(*ON_SLURM, "--signal-delay", "30", **changes)) == 0
+    record = jobs.newest(output)["finetune-rand-coco-0"]
+
+    def told(what: str, times: int) -> bool:
+        return record.log().is_file() and record.log().read_text().count(what) == times
+
+    gate.wait_for(1)
+    slurm.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    until(lambda: told("SIGUSR2 received", 1), "preemption")
+    gate.open_to(2)
+    until(lambda: told("stopped after iteration 2 of 4, saved", 1), "a save")
+
+    gate.wait_for(2)
+    slurm.run("scontrol", "update", f"JobId={record.job_id}", "TimeLimit=1")
+    until(lambda: told("SIGUSR2 received", 2), "the signal before the time limit")
+    slurm.run("scontrol", "update", f"JobId={record.job_id}", "TimeLimit=20")  # enough for the next start
+    gate.open_to(3)
+    until(lambda: told("stopped after iteration 3 of 4, saved", 1), "another save")
+    gate.open_to(100)
+    assert end_of(output, capsys) == (0, "all 2 stages done")
+    assert slurm.show(record.job_id, "Restarts") == "2"
+
+    run_here(words(output=here, **changes))
+    [ended], [undisturbed] = (list(folder.glob("finetune-rand-coco-0-*")) for folder in (output, here))
+    assert same_fine_tuning(ended, undisturbed)
+
+
+def test_tiny__the_whole_graph_with_preflights(slurm, run_all, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run_all(["--tiny", "--device", "cpu", "--preflight", "--probes", "--output", str(output), *ON_SLURM]) == 0
+    assert end_of(output, capsys) == (0, "all 15 stages done")
+    shown = (output / "results" / "tables" / "demo" / "tables.md").read_text()
+    assert shown.count("| DEMO CLoVE ") >= 3 and shown.count("| DEMO Rand init ") >= 3 and "2 iterations" in shown
 
 
 def test_preflight__of_a_task_that_cannot_train_stops_its_fine_tunings_alone(
@@ -114,7 +161,8 @@ def test_preflight__of_a_task_that_cannot_train_stops_its_fine_tunings_alone(
     assert states(output) == {"preflight-coco": "done", "preflight-keypoints": "failed", "tables": "done",
                               "finetune-rand-coco-0": "done", "finetune-rand-keypoints-0": "failed"}
     assert logs.main(["finetune-rand-keypoints-0", "--output", str(output)]) == 0
-    assert "needs preflight-keypoints, found no whole result of it" in capsys.readouterr().out
+    assert "was not begun, for preflight-keypoints failed: stage preflight-keypoints failed (exit code" in \
+        capsys.readouterr().out
     assert logs.main(["preflight-keypoints", "--output", str(output)]) == 0
     assert "the loss became infinite or NaN" in capsys.readouterr().out
     copies = {path.name.rpartition("-")[0] for path in disk.glob("*/*") if path.is_dir()}

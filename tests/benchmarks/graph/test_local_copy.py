@@ -35,27 +35,49 @@ def disk(tmp_path: Path) -> Path:
 
 
 def test_copy__is_whole_and_made_once(source: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = local_copy.local_copy(source, disk)
+    target = local_copy.local_copy(source, disk, "1")
     assert (target / "images" / "a \u00e9.txt").read_text() == "a"
     assert (target / "linked" / "b.txt").read_text() == "b" * 1000 and not (target / "linked").is_symlink()
     assert capsys.readouterr().out.startswith("copying 2 files")
-    assert local_copy.local_copy(source, disk) == target and capsys.readouterr().out == ""
+    assert local_copy.local_copy(source, disk, "2") == target and capsys.readouterr().out == ""
     (source / "images" / "a \u00e9.txt").write_text("changed")
-    assert local_copy.local_copy(source, disk) != target
+    assert local_copy.local_copy(source, disk, "3") != target
+
+
+def test_copy__processes_of_one_start_look_at_the_source_once(
+    source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    listing = local_copy._files
+    monkeypatch.setattr(local_copy, "_files", lambda folder: looked.append(folder) or listing(folder))
+    targets = {local_copy.local_copy(source, disk, "job 7, start 0") for _ in range(3)}
+    assert len(looked) == 1
+    assert targets == {local_copy.local_copy(source, disk, "job 7, start 1")} and len(looked) == 2
+    shutil.rmtree(*targets)  # somebody tidies the disk
+    assert {local_copy.local_copy(source, disk, "job 7, start 1")} == targets and len(looked) == 3
+
+
+def test_copy__two_folders_with_the_same_files_do_not_meet(source: Path, disk: Path) -> None:
+    other = source.parent / "again" / source.name
+    shutil.copytree(source, other)
+    for path in source.rglob("*.txt"):
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        os.utime(other / path.relative_to(source), ns=times)
+    assert local_copy.local_copy(source, disk, "1") != local_copy.local_copy(other, disk, "1")
 
 
 def test_copy__several_processes_make_one(source: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ThreadPoolExecutor(4) as pool:
-        assert len(set(pool.map(lambda _: local_copy.local_copy(source, disk), range(4)))) == 1
+        assert len(set(pool.map(lambda _: local_copy.local_copy(source, disk, "1"), range(4)))) == 1
     assert capsys.readouterr().out.count("copying") == 1
 
 
 def test_copy__one_that_was_killed_is_made_again(source: Path, disk: Path) -> None:
-    target = local_copy.local_copy(source, disk)
+    target = local_copy.local_copy(source, disk, "1")
     part = disk / f".{target.name}.part"
     shutil.move(target, part)
     (part / "images" / "a \u00e9.txt").unlink()
-    assert local_copy.local_copy(source, disk) == target and (target / "images" / "a \u00e9.txt").is_file()
+    assert local_copy.local_copy(source, disk, "1") == target and (target / "images" / "a \u00e9.txt").is_file()
     assert not part.exists()
 
 
@@ -65,7 +87,7 @@ def test_copy__one_that_does_not_fit_is_refused_before_it_begins(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40 - 2**30, 2**30))
     with pytest.raises(UserError, match=r"has 0.0 GB, free are 1.0 GB \(1 GB stays free\): choose another disk"):
-        local_copy.local_copy(source, disk)
+        local_copy.local_copy(source, disk, "1")
     assert [path.suffix for path in disk.iterdir()] == [".lock"]
 
 
@@ -77,7 +99,7 @@ def test_copy__a_disk_that_fills_meanwhile_is_one_line_and_nothing_is_left(
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(UserError, match=r"copying .*data failed \(No space left on device: .*nothing of it was left"):
-        local_copy.local_copy(source, disk)
+        local_copy.local_copy(source, disk, "1")
     assert [path.suffix for path in disk.iterdir()] == [".lock"]
 
 
@@ -95,12 +117,13 @@ def test_place__says_what_is_wrong_on_which_node(disk: Path, monkeypatch: pytest
 def test_stage__reads_the_copy_and_nothing_else_changes(source: Path, disk: Path) -> None:
     stage = Stage("finetune-a-coco-0", {"a": 1}, lambda folder, _: ["run", "--data", str(source), "--out", str(folder)],
                   "x", task="coco")
-    local = with_local_data(stage, str(disk))
+    local = with_local_data(stage, str(disk), "1")
     words = local.command(Path("out"), {})
-    assert words == ["run", "--data", str(local_copy.local_copy(source, local_copy.place(str(disk)))), "--out", "out"]
+    copy = local_copy.local_copy(source, local_copy.place(str(disk)), "1")
+    assert words == ["run", "--data", str(copy), "--out", "out"]
     assert local.key({}) == stage.key({})
     annotations = with_local_data(Stage("x", {}, lambda *_: ["--data", str(disk)], "x", task="lvis"),
-                                  str(disk))
+                                  str(disk), "1")
     assert annotations.command(Path("out"), {}) == ["--data", str(disk)]  # its images lie beside, in coco/
 
 

@@ -1,4 +1,4 @@
-"""Tiny pretrainings as jobs: a gate that holds them before a step, and stand-alone runs to compare with."""
+"""Tiny jobs: a gate that holds them before a step, and stand-alone pretrainings to compare with."""
 
 import json
 import os
@@ -31,6 +31,18 @@ def _gated(self, number, batches):
     return _step(self, number, batches)
 Trainer.step = _gated
 """
+FINETUNING_GATE = """
+
+import time as _time
+_before = SeededSteps.before_step
+def _gated(self):
+    if self.trainer.iter >= int(open({gate!r}).read()):
+        open({gate!r} + f"-{{self.trainer.iter}}-0", "w").close()
+    while self.trainer.iter >= int(open({gate!r}).read()):
+        _time.sleep(0.02)
+    _before(self)
+SeededSteps.before_step = _gated
+"""
 
 
 def until(ready: Callable[[], object], what: str, seconds: float = 400.0) -> None:
@@ -42,7 +54,8 @@ def until(ready: Callable[[], object], what: str, seconds: float = 400.0) -> Non
 
 
 class Gate:
-    """`open_to(n)` lets jobs submitted from now on take their first n steps; before step n + 1 they wait."""
+    """`open_to(n)` lets pretrainings and fine-tunings submitted from now on take their first n steps; before step n + 1
+    they wait."""
 
     def __init__(self, folder: Path) -> None:
         self.file, self.root = folder / "gate", folder / "root"
@@ -51,8 +64,9 @@ class Gate:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        with open(self.root / "pretrain" / "trainer.py", "a", encoding="utf-8") as trainer:
-            trainer.write(GATE.format(gate=str(self.file)))
+        for package, text in (("pretrain", GATE), ("transfer", FINETUNING_GATE)):
+            with open(self.root / package / "trainer.py", "a", encoding="utf-8") as trainer:
+                trainer.write(text.format(gate=str(self.file)))
 
     def open_to(self, steps: int) -> None:
         part = self.file.with_suffix(".part")
@@ -67,6 +81,10 @@ class Gate:
     def hold_after(self, steps: int, output: Path, processes: int = 1) -> None:
         """The same, until every process stands before the gate: what it is told now it hears in the next step."""
         self.pass_to(steps, output)
+        self.wait_for(steps, processes)
+
+    def wait_for(self, steps: int, processes: int = 1) -> None:
+        """Until every process of any run stands before the gate after these steps."""
         marks = [Path(f"{self.file}-{steps}-{rank}") for rank in range(processes)]
         until(lambda: all(mark.exists() for mark in marks), f"all before step {steps + 1}")
 
