@@ -16,6 +16,7 @@ RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "rand
 OWN = ("clove", *RANDOM)
 DATA = tuple(dict.fromkeys(option for options in DATA_OPTIONS.values() for option in options))
 SCALES = ("full", "mini", "demo", "tiny")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """\
 examples:
@@ -44,6 +45,7 @@ class Options:
     data: dict[str, Path | None]
     recipe: str
     pretrain: Config | None
+    architecture: str = "resnet50"  # of random methods and preflights: a checkpoint has its own
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
     branch: str | None = None  # of checkpoints that hold two networks
     schedules: dict[str, str] = field(default_factory=dict)  # per task, where it is not the published one
@@ -91,6 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
                            "checkpoints; default: clove,rand, or the checkpoints alone")
     what.add_argument("--branch", choices=("student", "teacher"),
                       help="of checkpoints that hold both (default: the one their authors transfer)")
+    what.add_argument("--architecture", choices=ARCHITECTURES,
+                      help="of the random methods beside checkpoints (default: resnet50); a recipe says its own")
     what.add_argument("--trials", type=int, default=1, metavar="N",
                       help="fine-tunings of each method and task, each with another seed (default 1)")
     what.add_argument("--probes", action="store_true",
@@ -197,13 +201,20 @@ def parse(arguments: list[str] | None = None) -> Options:
         if args.epochs is not None:
             pretrain_values = {"epochs": str(args.epochs), **pretrain_values}
         config = load_config(recipe, pretrain_values)
+    if args.architecture and config is not None:
+        raise UserError(f"--architecture {args.architecture}: the recipe says what is pretrained, and the random "
+                        "methods follow it; use --set pretrain.architecture=NAME")
+    if args.architecture and not set(methods) & set(RANDOM):
+        raise UserError(f"--architecture {args.architecture} changes nothing here: a checkpoint has its own; add a "
+                        "random method, as in --methods rand,NAME")
     output = args.output.absolute() if args.output else ROOT / "output"
     scale = demo or args.scale or "full"
     preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
         demo=bool(demo), tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
-        data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config, overrides=task_values,
+        data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config,
+        architecture=config.numbers.architecture if config else args.architecture or "resnet50", overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,

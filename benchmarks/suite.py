@@ -178,10 +178,6 @@ def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
         cost="under a minute", disk_gb=0.25)
 
 
-def _architecture(options: Options) -> str:
-    return options.pretrain.numbers.architecture if options.pretrain else "resnet50"
-
-
 def _chosen(options: Options, task: str) -> dict[str, str]:
     chosen = {"schedule": options.schedules.get(task), "solver": options.solvers.get(task), "fit": options.fit}
     return {name: value for name, value in chosen.items() if value}
@@ -211,16 +207,16 @@ def _task_words(options: Options, task: str, data: TaskData | None, parents: dic
 def _preflight(options: Options, task: str, data: TaskData | None) -> Stage:
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         return _python("transfer", "preflight", *_task_words(options, task, data, parents), "--architecture",
-                       _architecture(options), "--output", folder / "preflight")
+                       options.architecture, "--output", folder / "preflight")
 
     return Stage(
-        f"preflight-{task}", _task_numbers(options, task) | {"architecture": _architecture(options)}, command,
+        f"preflight-{task}", _task_numbers(options, task) | {"architecture": options.architecture}, command,
         product="preflight/preflight.json", inputs={} if options.demo else {"data": data.digest},
         parents=("data",) if options.demo else (), cost="minutes", disk_gb=0.5, kind="preflight", task=task)
 
 
 def _finetune(options: Options, method: str, task: str, trial: int, data: TaskData | None) -> Stage:
-    architecture = _architecture(options)
+    architecture = options.architecture
     numbers = _task_numbers(options, task) | {"trial": trial}
     start = RANDOM.get(method)
     if start:

@@ -86,6 +86,7 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
     (["--demo", "--epochs", "3"], "--demo brings its own pictures, recipe and scale"),
     (["--tiny", "--scale", "mini"], "--tiny brings its own pictures, recipe and scale"),
     (["--tiny", "--checkpoint", "a=b"], "--tiny pretrains its own checkpoint: leave out --checkpoint or --tiny"),
+    (["--demo", "--architecture", "resnet18"], "--architecture resnet18: the recipe says what is pretrained"),
     (["--demo", "--tiny"], "--demo and --tiny are two sizes of the same: leave out one of them"),
     (["--demo", "--coco", "x"], "--demo brings its own data: leave out --coco, --keypoints, --cityscapes, --voc, "
                                 "--lvis"),

@@ -351,6 +351,23 @@ def test_key__follows_what_changes_the_figures_and_not_what_only_looks():
     assert key(["--demo", "--eval-every", "5", "--keep-predictions"]) == keys[0]
 
 
+def test_architecture__of_random_methods_follows_the_recipe_or_the_option(tmp_path):
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"weights")
+    found = TaskData(tmp_path, 9, 9, "a")
+    for words, name in ((["--tiny"], "resnet18"), (["--demo"], "resnet50"), (["--methods", "rand"], "resnet50"),
+                        (["--methods", "rand", "--architecture", "resnet34"], "resnet34"),
+                        (["--checkpoint", f"mine={file}", "--methods", "rand,mine", "--architecture", "resnet18"],
+                         "resnet18")):
+        options = parse([*words, "--preflight"])
+        stages = [suite._finetune(options, "rand", "coco", 0, found), suite._preflight(options, "coco", found)]
+        for stage in stages:
+            made = stage.command(tmp_path, {"data": tmp_path})
+            assert made[made.index("--architecture") + 1] == stage.numbers["architecture"] == name
+    with pytest.raises(UserError, match="--architecture resnet18 changes nothing here: a checkpoint has its own"):
+        parse(["--checkpoint", f"mine={file}", "--architecture", "resnet18"])
+
+
 def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
     file = tmp_path / "mine.pth"
     file.write_bytes(b"weights")
