@@ -20,7 +20,7 @@ from pretrain.errors import UserError, run_cli
 COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
             "bootstrap": "bootstrap", "status": "status",
             "cancel": "cancel", "retry": "retry", "logs": "logs"}  # word -> module with its own parser
-PICTURES = ("views.png", "curves.png", "predictions.png", "probe.png")
+PICTURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
 
 
 class Progress:

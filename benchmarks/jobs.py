@@ -69,9 +69,13 @@ def submissions(output: Path) -> list[Submitted]:
     """Those of a run, the oldest first."""
     found = []
     for path in sorted((output / "jobs").glob(f"*/{RECORD}")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records = [StageRecord(**one | {"needs": tuple(one["needs"])}) for one in content.pop("records")]
-        found.append(Submitted(**content, records=records))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            records = [StageRecord(**one | {"needs": tuple(one["needs"])}) for one in content.pop("records")]
+            found.append(Submitted(**content, records=records))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): its jobs cannot be told; see "
+                            "squeue, then move that folder away") from None
     return sorted(found, key=lambda one: one.submitted)
 
 

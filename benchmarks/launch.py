@@ -174,8 +174,9 @@ def _check(config: Config, output: Path, options: ClusterOptions) -> None:
     """What would only show when the job has waited for its nodes."""
     from pretrain.data import images_at_once  # imports torch
 
-    if "%" in str(output):
-        raise UserError(f"--output {output}: Slurm and submitit read % as a placeholder; choose a path without it")
+    for letter, why in (("%", "Slurm and submitit read % as a placeholder"), ("\\", "Slurm drops backslashes")):
+        if letter in str(output):
+            raise UserError(f"--output {output}: {why}; choose a path without it")
     images_at_once(config.numbers.batch_size, config.machine.device_batch, options.processes)
     before = read_submission(output)
     if before is not None and not is_over(word := state(before)):

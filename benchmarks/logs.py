@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import jobs
 from benchmarks.follow import NO_ANSWER
-from benchmarks.saved_plan import read_plan
+from benchmarks.saved_plan import plan_of
 from benchmarks.stage import finished, glance
 from benchmarks.status import add_output
 from pretrain.errors import UserError
@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
 
 def local_log(output: Path, name: str) -> Path:
     """log.txt of a stage of a local run. Raises `UserError`."""
-    stages = read_plan(output).stages()
+    stages = plan_of(output).stages()
     stage = next((one for one in stages if one.name == name), None)
     if stage is None:
         raise UserError(f"{name}: no such stage; there are {', '.join(one.name for one in stages)}")

@@ -4,10 +4,12 @@ import argparse
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlparse
 
 from benchmarks import cluster, cluster_file, keep
 from benchmarks.cluster import ClusterOptions
 from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
+from benchmarks.results import RANDOM as RANDOM_ROWS
 from pretrain.config import Config, load_config, recipe_names
 from pretrain.errors import UserError
 
@@ -207,7 +209,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     if args.architecture and not set(methods) & set(RANDOM):
         raise UserError(f"--architecture {args.architecture} changes nothing here: a checkpoint has its own; add a "
                         "random method, as in --methods rand,NAME")
-    output = args.output.absolute() if args.output else ROOT / "output"
+    output = _output(args.output) if args.output else ROOT / "output"
     scale = demo or args.scale or "full"
     preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
@@ -240,6 +242,21 @@ def _recipe(args: argparse.Namespace, said: list[str]) -> str:
     return "imagenet_200ep"
 
 
+def _output(path: Path) -> Path:
+    """The absolute path; what would only show when the pretraining is done is told now."""
+    output = path.absolute()
+    if not str(output).isprintable():
+        raise UserError(f"--output {str(path)!r}: expected a name that can be printed, choose another one")
+    # detectron2 takes every path for an address, and drops its query.
+    if (read := urlparse(f"{output}/x")._replace(query="").geturl()) != f"{output}/x":
+        raise UserError(f"--output {path}: detectron2, which takes paths for addresses, would look for {read}; choose "
+                        "one without question marks, or semicolons before a #")
+    above = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--output {path}: expected a folder or a new name in one, found that {above} is a file")
+    return output
+
+
 def _checkpoints(given: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for word in given:
@@ -248,12 +265,24 @@ def _checkpoints(given: list[str]) -> dict[str, Path]:
             raise UserError(f"--checkpoint {word}: expected NAME=FILE, such as --checkpoint mine=ckpt_epoch_200.pth")
         if name in OWN:
             raise UserError(f"--checkpoint {word}: the name {name} is taken by the suite's own method, choose another")
-        if name in found:
-            raise UserError(f"--checkpoint {name} is given twice")
+        if not name.isprintable() or name != name.strip():
+            raise UserError(f"--checkpoint {word!r}: expected a name without line breaks, or spaces around it")
+        if name in RANDOM_ROWS:
+            raise UserError(f"--checkpoint {word}: {name!r} is the row of random weights, choose another name")
+        same = next((other for other in found if slug(other) == slug(name)), None)
+        if same is not None:
+            raise UserError(f"--checkpoint {name} is given twice" if same == name else
+                            f"--checkpoint {name}: its stages would be called as those of {same}, {slug(name)}; choose "
+                            "another name")
         if not Path(file).is_file():
             raise UserError(f"--checkpoint {name}: no such file {file}")
         found[name] = Path(file).absolute()
     return found
+
+
+def slug(name: str) -> str:
+    """A method's name as part of a stage's."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)
 
 
 def _subset(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:

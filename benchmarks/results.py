@@ -138,8 +138,6 @@ def digest(result: dict) -> str:
 def weights_sha256(result: dict) -> str | None:
     """Hash of the weights that a result started from; None for random ones, which each trial draws anew."""
     weights = result["weights"]
-    if weights["method"] in RANDOM:
-        return None
     return weights.get("pkl_sha256") or weights.get("path_sha256")
 
 
@@ -253,6 +251,8 @@ def _validate_metrics(result: dict) -> list[str]:
 def _validate_weights(result: dict) -> list[str]:
     if result["weights"]["method"] not in RANDOM and not _is_sha256(weights_sha256(result)):
         return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
+    if result["method"] in RANDOM and result["weights"].get("pkl_sha256"):
+        return [f"method: expected another name than {result['method']!r}, for the weights are those of a checkpoint"]
     return []
 
 

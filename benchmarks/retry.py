@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 
 from benchmarks import graph
-from benchmarks.saved_plan import Plan, read_plan
+from benchmarks.saved_plan import Plan, plan_of
 from benchmarks.stage import locked
 from benchmarks.status import add_output
 from benchmarks.suite import find_inputs
@@ -24,10 +24,10 @@ def main(words: list[str]) -> int:
     args = parser.parse_args(words)
     if bool(args.stages) == args.failed:
         raise UserError("retry: expected --failed or the names of stages; `python -m benchmarks status` shows them")
-    options = read_plan(args.output.absolute()).options
+    options = plan_of(args.output.absolute()).options
     if options.cluster.cluster != "slurm":
         raise UserError(f"{args.output} was a run on this machine: the same words of ./run_all.sh go on with it")
-    names = [stage.name for stage in read_plan(args.output.absolute()).stages()]
+    names = [stage.name for stage in plan_of(args.output.absolute()).stages()]
     unknown = [name for name in args.stages if name not in names]
     if unknown:
         raise UserError(f"{unknown[0]}: no such stage; there are {', '.join(names)}")

@@ -49,6 +49,16 @@ def read_plan(folder: Path) -> Plan:
                         "./run_all.sh again with the same words") from None
 
 
+def plan_of(output: Path) -> Plan:
+    """The plan of the run that works in `output`. Raises `UserError`, also for a folder that was moved or copied: what
+    is written in it names the old place."""
+    plan = read_plan(output)
+    if not plan.options.output.exists() or not plan.options.output.samefile(output):
+        raise UserError(f"{output} was moved or copied: its {PLAN} is that of a run in {plan.options.output}; move it "
+                        f"back, or start ./run_all.sh with the same words and --output {output}")
+    return plan
+
+
 def _options(values: dict[str, Any]) -> Options:
     known = {one.name for one in fields(Options)}
     if values.keys() != known:

@@ -21,7 +21,7 @@ from benchmarks import jobs, progress
 from benchmarks.follow import GONE, NO_ANSWER, Ending
 from benchmarks.jobs import TABLES, StageRecord, State
 from benchmarks.options import ROOT
-from benchmarks.saved_plan import Plan, read_plan
+from benchmarks.saved_plan import Plan, plan_of
 from benchmarks.stage import FAILED, finished, glance
 from pretrain.signals import COME_BACK
 
@@ -87,6 +87,8 @@ def _of_job(record: StageRecord, state: State, bad_parents: list[str], folder: P
     if not state.is_over:
         if state.word != "PENDING":
             return "running", "" if state.word == "RUNNING" else state.word
+        if "held" in state.reason.lower():
+            return "waiting", f"held ({state.reason}): `scontrol release {record.job_id}` lets it go on"
         return "waiting", "comes back" if started else "" if state.reason == "None" else state.reason
     if endings:
         return _ended(endings[0], cancelled)
@@ -185,7 +187,7 @@ def main(words: list[str]) -> int:
 def watch(output: Path, again: bool, sleep: Callable[[float], None]) -> int:
     """Print the table, `again` and again if asked for; returns the exit code."""
     while True:
-        rows = snapshot(read_plan(output))
+        rows = snapshot(plan_of(output))
         code, line = verdict(rows)
         clear = "\x1b[H\x1b[2J" if again and sys.stdout.isatty() else ""
         print(f"{clear}{table(rows)}\n{line}", flush=True)

@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks import estimate, keep, probe_table, results
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
-from benchmarks.options import RANDOM, ROOT, Options
+from benchmarks.options import RANDOM, ROOT, Options, slug
 from benchmarks.stage import Stage
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
@@ -172,7 +172,7 @@ def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
         return _python("transfer", "convert", file, "--output", folder, *words)
 
     return Stage(
-        f"convert-{_slug(method)}", {"method": DISPLAY.get(method, method), **branch}, command,
+        f"convert-{slug(method)}", {"method": DISPLAY.get(method, method), **branch}, command,
         product="detectron2.pkl", inputs={"checkpoint": inputs.checkpoints[method]} if source else {},
         parents=() if source else ("pretrain",),
         cost="under a minute", disk_gb=0.25)
@@ -223,7 +223,7 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
         numbers["architecture"] = architecture
     if start not in (None, "random"):
         numbers["weights"] = start
-    converted = None if start else f"convert-{_slug(method)}"
+    converted = None if start else f"convert-{slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         words = [*_task_words(options, task, data, parents), "--weights", start or parents[converted],
@@ -235,7 +235,7 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
 
     parents = (("data",) if options.demo else ()) + ((converted,) if converted else ())
     stage = Stage(
-        f"finetune-{_slug(method)}-{task}-{trial}", numbers, command, product="result.json",
+        f"finetune-{slug(method)}-{task}-{trial}", numbers, command, product="result.json",
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
         gates=(f"preflight-{task}",) if options.preflight else (),
         cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
@@ -262,7 +262,7 @@ def publish(
 
 
 def _probe(options: Options, method: str, task: str, data: TaskData | None) -> Stage:
-    converted = f"convert-{_slug(method)}"
+    converted = f"convert-{slug(method)}"
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         place = parents["data"] / "data" / task if options.demo else data.folder
@@ -280,7 +280,7 @@ def _probe(options: Options, method: str, task: str, data: TaskData | None) -> S
         return probe_table.write_probe(options.results / "probes", probe)
 
     stage = Stage(
-        f"probe-{_slug(method)}-{task}", {"task": task}, command, product="probe.json",
+        f"probe-{slug(method)}-{task}", {"task": task}, command, product="probe.json",
         inputs={} if options.demo else {"data": data.digest}, parents=(*(("data",) if options.demo else ()), converted),
         cost="minutes", disk_gb=0.01, kind="probe", finish=finish)
     return stage
@@ -337,7 +337,3 @@ def solver_value(options: Options, task: str, name: str) -> str:
                     return str(place[name])
             file = values.get("_BASE_", "").removesuffix(".yaml")
     raise KeyError(name)
-
-
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)

@@ -4,7 +4,7 @@
   torchrun --nproc-per-node 4 -m pretrain --recipe imagenet_200ep --data IMAGENET/train --output OUT
 
 Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/, metrics.jsonl,
-tensorboard/, curves.png and views.png. Started again with the same words it goes on where it was.
+tensorboard/, curves.png, views.png and show.png. Started again with the same words it goes on where it was.
 
   python -m pretrain drill --help         kills a small run and proves that nothing is lost
   python -m pretrain show --help          pictures of views, positive cells and attention, and of the training curves

@@ -5,6 +5,9 @@ import signal
 import sys
 from collections.abc import Callable
 
+# Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
+MENDED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
+                  errno.EEXIST)
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
@@ -15,7 +18,8 @@ class UserError(ValueError):
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point and leave with its exit code.
 
-    `UserError` becomes one line on stderr and exit code 2, a full disk likewise; Ctrl-C becomes 130.
+    `UserError` becomes one line on stderr and exit code 2, likewise what a user can mend in the file system; Ctrl-C
+    becomes 130.
     Everything else is a bug of ours and keeps its traceback.
     """
     try:
@@ -31,7 +35,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         sys.stderr.close()
         code = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in MENDED_BY_USER:
             raise
         print(f"error: {error.strerror}: {error.filename or 'while writing'}; "
               "free space or choose another folder, then start again with the same words", file=sys.stderr)

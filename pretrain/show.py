@@ -13,9 +13,13 @@ import json
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.config import Config, Numbers, add_options, given_options, load_config, recipe_names
 from pretrain.errors import UserError
+
+if TYPE_CHECKING:
+    from pretrain.images import ImageList
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,6 +105,26 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     if not scene.positives.any():
         print(f"no overlap: {scene.student.name} and {scene.teacher.name} have no positive cells; try another --pair, "
               "--epoch or --seed")
+
+
+def draw_run(names: "ImageList", numbers: Numbers, run: Path, path: Path) -> None:
+    """What the network of a run's newest checkpoint makes of the first image whose views overlap, written to `path`.
+
+    Without such an image among the first few nothing is written: it is a picture, and no run fails for want of it.
+    """
+    from pretrain.images import UnreadableImage
+    from pretrain.scene import load_networks, make_scene, report_cell
+    from pretrain.show_picture import draw_show
+
+    for index in range(min(len(names), 20)):
+        try:
+            scene = make_scene(names, index, 0, numbers)
+        except UnreadableImage:
+            continue
+        if scene.positives.any():
+            student, teacher, note = load_networks(numbers, run)
+            draw_show(scene, report_cell(scene, scene.default_cell(), student, teacher, names), note, path)
+            return
 
 
 def _config(args: argparse.Namespace) -> Config:

@@ -24,6 +24,7 @@ from pretrain.optim import peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import Probe
 from pretrain.run_folder import claimed
+from pretrain.show import draw_run
 from pretrain.signals import Stop, never
 from pretrain.trainer import Trainer
 
@@ -180,6 +181,7 @@ def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) ->
     digest = save_backbone(output / "backbone.safetensors", state, info)
     draw_curves(output / "metrics.jsonl", output / "curves.png")
     draw_views(names, config.numbers, output / "views.png")
+    draw_run(names, config.numbers, output, output / "show.png")
     write_text(output / "done.json", json.dumps({"steps": trainer.steps, "backbone_sha256": digest}) + "\n")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from benchmarks.results import RANDOM
+
 METRICS = {
     "coco_detection_segmentation": ("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"),
     "coco_keypoints": ("AP_kp", "AP50_kp", "AP75_kp"),
@@ -48,6 +50,8 @@ def make_result() -> Callable[..., dict]:
             "wall_seconds": 12.5, "peak_memory_mb": None,
             "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T01:00:00+00:00",
         }
+        if changes.get("method") in RANDOM:
+            result["weights"] |= {"method": changes["method"], "epochs": None, "pkl_sha256": None, "conversion": None}
         for name, value in changes.items():
             *parents, key = name.split("__")
             place = result

@@ -98,8 +98,7 @@ def test_tables__other_annotations_are_not_averaged(make_result, tables_of, tmp_
 
 
 def test_tables__random_weights_of_each_trial_are_averaged(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, *[make_result(method="Rand init", epochs=None, weights__method="Rand init", trial=trial,
-                                      weights__pkl_sha256=None if trial else "ef" * 32,
+    write_all(tmp_path, *[make_result(method="Rand init", epochs=None, trial=trial,
                                       values=[32.8, 51.0, 35.3, 29.9, 46.8, 30.4]) for trial in range(2)])
     [table], _, _ = tables_of(tmp_path)
     assert table[11][-1] == "measured, n=2; 4conv1fc heads"

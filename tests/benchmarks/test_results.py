@@ -58,6 +58,11 @@ def test_validate__accepts_each_table_and_undefined_metrics(make_result) -> None
     assert validate(make_result(method="Rand init", weights__method="Rand init", weights__pkl_sha256=None)) == []
 
 
+def test_validate__a_checkpoint_is_no_random_row(make_result) -> None:
+    assert validate(make_result(method="Rand init", weights__pkl_sha256="cd" * 32)) == [
+        "method: expected another name than 'Rand init', for the weights are those of a checkpoint"]
+
+
 def test_validate__names_every_missing_field(make_result) -> None:
     for name in FIELDS:
         if name in results.OPTIONAL:

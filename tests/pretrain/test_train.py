@@ -49,7 +49,8 @@ def whole(photos, run_pretrain, tmp_path_factory):
 
 
 def test_train__leaves_backbone_metrics_and_pictures(whole):
-    for name in ("backbone.safetensors", "metrics.jsonl", "curves.png", "views.png", "run.json", "done.json"):
+    for name in ("backbone.safetensors", "metrics.jsonl", "curves.png", "views.png", "show.png", "run.json",
+                 "done.json"):
         assert (whole / name).stat().st_size > 0
     tensors, info = load_backbone(whole / "backbone.safetensors")
     assert len(tensors) == 100 and (info.architecture, info.branch, info.epochs) == ("resnet18", "student", 3)

@@ -151,6 +151,8 @@ def test_check__what_would_only_show_on_the_nodes(demo):
         graph.check(demo("--gpus-per-node", "4"))
     with pytest.raises(UserError, match=r"^batch_size must be a multiple of the number of processes, found 16 and 3"):
         graph.check(demo("--nodes", "3"))
+    with pytest.raises(UserError, match=r"Slurm drops backslashes; choose a path without it"):
+        graph.check(demo("--output", "/tmp/a\\b"))
     with pytest.raises(UserError, match=r"read % as a placeholder"):
         graph.check(demo("--output", "/tmp/100%"))
 

@@ -1,13 +1,15 @@
 """plan.json gives the same plan again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks import jobs
 from benchmarks.graph import identities
 from benchmarks.options import parse
-from benchmarks.saved_plan import Plan, read_plan
+from benchmarks.saved_plan import Plan, plan_of, read_plan
 from benchmarks.suite import find_inputs
 from pretrain.errors import UserError
 
@@ -36,6 +38,28 @@ def test_plan__folders_are_absolute(plan, pictures, monkeypatch):
     options = parse(["--photos", "photos", "--set", "pretrain.batch_size=8", "--coco", "coco", "--tasks", "coco"])
     inputs = find_inputs(options)
     assert inputs.photos.folder == pictures / "photos" and inputs.data["coco"].folder == pictures / "coco"
+
+
+def test_plan_of__a_folder_that_was_moved_or_copied_is_refused(plan, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    written = plan()
+    written.write(output)
+    assert plan_of(output) == written
+    shutil.copytree(output, tmp_path / "copy")
+    output.rename(tmp_path / "moved")
+    for name in ("moved", "copy"):
+        with pytest.raises(UserError, match=rf"{name} was moved or copied: its plan.json is that of a run in .*/out; "):
+            plan_of(tmp_path / name)
+
+
+def test_submissions__a_damaged_record_is_named(tmp_path):
+    path = tmp_path / "jobs" / "one" / "submitted.json"
+    path.parent.mkdir(parents=True)
+    for text in ("{", "[]", '{"records": [1]}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"submitted.json is damaged \(.*\): its jobs cannot be told; see squeue"):
+            jobs.newest(tmp_path)
 
 
 def test_read_plan__says_what_is_wrong(plan, tmp_path):

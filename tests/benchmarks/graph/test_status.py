@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 
 import pytest
 
@@ -137,6 +138,9 @@ def test_killed__without_a_word(run):
     (run.folder("pretrain") / "x").touch()
     assert run.look()["pretrain"].detail == "Slurm does not answer; its last file is 0 s old"
     assert run.look(pretrain="PENDING:BeginTime")["pretrain"].detail == "comes back"
+    held = run.look(pretrain="PENDING:launch_failed_requeued_held")["pretrain"]
+    assert held.state == "waiting"
+    assert re.fullmatch(r"held \(launch_failed_requeued_held\): `scontrol release \d+` lets it go on", held.detail)
 
 
 def test_stopped__saved_is_not_failed_and_comes_back(run):
