@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from benchmarks.bundle import read_archive
 from benchmarks.imported import SOURCES, from_coco_results, from_metrics_json, write_imported
 from benchmarks.make_tables import ROOT
 from benchmarks.probe_table import parse_probe, read_probes, write_probe
-from benchmarks.results import file_name, parse_result, read_results, write_result
+from benchmarks.results import EPOCHS, TEXT, file_name, parse_result, read_results, write_result
 from pretrain.errors import UserError
 
 
@@ -31,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Import the file; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     if not options.file.is_file():
         raise UserError(f"{options.file}: no such file")
     with open(options.file, "rb") as file:
@@ -42,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.method or not options.task:
         raise UserError(f"{options.file} is no bundle: figures made elsewhere need --method NAME and --task "
                         f"{'|'.join(sorted(SOURCES))}")
+    for option, value, (expected, holds) in (("--method", options.method, TEXT), ("--epochs", options.epochs, EPOCHS)):
+        if not holds(value):
+            raise UserError(f"{option} {value!r}: expected {expected.removesuffix(' or null')}")
     if options.annotations is not None and not options.annotations.is_file():
         raise UserError(f"--annotations {options.annotations}: no such file")
     metrics = _figures(options.file, options.annotations, options.task)
@@ -55,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _figures(path: Path, annotations: Path | None, task: str) -> dict[str, float | None]:
     try:
         is_list = isinstance(json.loads(path.read_bytes()), list)
-    except ValueError:  # a metrics.json is one object a line
+    except (ValueError, RecursionError):  # a metrics.json is one object a line
         is_list = False
     if not is_list:
         if annotations is not None:
