@@ -20,17 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.comparisons import sentence
+from benchmarks.comparisons import TABLE, file_name, sentence
 from benchmarks.make_tables import ROOT
-from benchmarks.results import canonical, digest
+from benchmarks.results import digest
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
 
 NAME = "predictions.json.gz"
 IOU_TYPES = {"coco": {"AP_bb": "bbox", "AP_mb": "segm"}, "keypoints": {"AP_kp": "keypoints"}}
 IOU_TYPES["coco-c4"] = IOU_TYPES["coco"]
-TABLE = {"coco": "coco_detection_segmentation", "coco-c4": "coco_detection_segmentation_c4",
-         "keypoints": "coco_keypoints"}
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's recall thresholds
 
 
@@ -146,8 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
               "made": datetime.now(UTC).isoformat(timespec="seconds")}
     record["digest"] = digest(record)
     print(sentence(record))
-    identity = canonical([record["predictions_sha256"], sha256, options.samples, options.seed])
-    path = options.results / "comparisons" / f"{one['task']}-{zlib.crc32(identity.encode()):08x}.json"
+    path = options.results / "comparisons" / file_name(record)
     write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
     print(f"wrote {path}")
     return 0

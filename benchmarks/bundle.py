@@ -5,31 +5,27 @@ archive is searched for them before it is written. `python -m benchmarks import 
 """
 
 import argparse
-import getpass
 import gzip
 import hashlib
 import io
 import json
-import os
-import re
-import socket
+import sys
 import tarfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.make_tables import ROOT, read_tables
-from benchmarks.probe_table import probes_text, read_probes
-from benchmarks.render import csv_frame, markdown
-from benchmarks.results import digest, read_results
+from benchmarks.anonymous import Scrubber
+from benchmarks.make_tables import ROOT, read_tables, write_tables
+from benchmarks.records import KINDS, Records, parse_members, put
+from benchmarks.results import read_sealed, weights_sha256
 from pretrain import __version__
 from pretrain.atomic import atomic_path
 from pretrain.errors import UserError
 
 MANIFEST = "manifest.json"
-# Two parts at least: "/" alone, fractions and dates are no paths.
-PATH = re.compile(r"(?<![\w.:/<])(?:~|/[\w.@+-]+)(?:/[\w.@+-]+)+/?")
+TABLES = ("tables.md", "tables.csv", "frozen_backbone_probes.md")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,51 +43,83 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Write the archive; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
+    if options.file.is_dir():
+        raise UserError(f"expected a file to write, such as {options.file / 'results.tar.gz'}, found the folder "
+                        f"{options.file}")
+    above = next(parent for parent in options.file.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{options.file} cannot be written: {above} is no folder; choose another place")
     if not options.results.is_dir():
         raise UserError(f"expected a folder of results, found none at {options.results}; pass --results DIR")
-    results, problems = read_results(options.results / "runs")
-    if problems:
-        raise UserError(f"{len(problems)} result files are not what they should be, first {problems[0]}: mend or "
-                        "remove them, a bundle holds good results only")
-    if not results:
-        raise UserError(f"expected results to bundle, found none in {options.results / 'runs'}")
-    probes, problems = read_probes(options.results / "probes")
-    if problems:
-        raise UserError(f"{len(problems)} probe files are not what they should be, first {problems[0]}: mend or remove "
-                        "them, a bundle holds good results only")
-    members = collect(options.results, results, probes, options.anonymous)
+    records = _read(options.results)
+    members = collect(records, options.anonymous)
     with atomic_path(options.file) as sibling:
         sibling.write_bytes(archive(members))
-    print(f"wrote {options.file}: {len(results)} results, {len(members)} files"
+    counts = [f"{len(records['runs'])} results"]
+    counts += [f"{len(several)} {kind}" for kind, several in records.items() if kind != "runs" and several]
+    print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files"
           + (", without host, user or path" if options.anonymous else ""))
     return 0
 
 
-def collect(folder: Path, results: list[dict], probes: list[dict], anonymous: bool) -> dict[str, bytes]:
+def _read(folder: Path) -> Records:
+    records: Records = {}
+    for name, kind in KINDS.items():
+        records[name], problems = read_sealed(folder / name, kind.parse)
+        if problems:
+            raise UserError(f"{len(problems)} {kind.word} files are not what they should be, first {problems[0]}: mend "
+                            "or remove them, a bundle holds good results only")
+    if not any(records.values()):
+        raise UserError(f"expected results to bundle, found none in {folder / 'runs'}")
+    return records
+
+
+def collect(records: Records, anonymous: bool) -> dict[str, bytes]:
     """{name in the archive: content}. UserError when an anonymous one would still tell who made it."""
-    if anonymous:
-        results, probes = ([_anonymous(one) for one in several] for several in (results, probes))
+    records = {kind: sorted(several, key=lambda one: one["digest"]) for kind, several in records.items()}
+    scrubber = Scrubber(one for several in records.values() for one in several) if anonymous else None
+    if scrubber:
+        records = {kind: sorted(map(scrubber.record, several), key=lambda one: one["digest"])
+                   for kind, several in records.items()}
     members: dict[str, bytes] = {}
-    for number, result in enumerate(sorted(results, key=lambda one: one["digest"])):
-        members[f"runs/{number:05d}-{result['digest'][:8]}.json"] = _json(result)
+    for kind, several in records.items():
+        for number, record in enumerate(several):
+            members[f"{kind}/{number:05d}-{record['digest'][:8]}.json"] = _json(record)
+    for result in records["runs"]:
         members[f"configs/{result['config_sha256'][:16]}.json"] = _json(result["config"])
-        conversion = result["weights"].get("conversion")
-        if conversion:
-            members[f"certificates/{result['weights']['pkl_sha256'][:16]}.json"] = _json(conversion)
-    for number, probe in enumerate(sorted(probes, key=lambda one: one["digest"])):
-        members[f"probes/{number:05d}-{probe['digest'][:8]}.json"] = _json(probe)
-    tables = read_tables(folder, ROOT / "results" / "reported").tables
-    members["tables/tables.md"] = "\n".join(map(markdown, tables)).encode()
-    if probes:
-        members["tables/frozen_backbone_probes.md"] = probes_text(probes).encode()
-    members["tables/tables.csv"] = csv_frame(tables).to_csv(index=False).encode()
+        if conversion := result["weights"].get("conversion"):
+            of = weights_sha256(result) or hashlib.sha256(_json(conversion)).hexdigest()
+            members[f"certificates/{of[:16]}.json"] = _json(conversion)
+    members |= _tables(members)
     for path in sorted((ROOT / "results" / "reported").glob("*.csv")):
         members[f"reported/{path.name}"] = path.read_bytes()
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
+    for name, content in members.items() if scrubber else ():
+        if trace := scrubber.left(name, content):
+            raise UserError(f"{name} would still hold {trace!r}: an anonymous bundle must not; change the method's or "
+                            "dataset's name and try again")
     members[MANIFEST] = _json({"tool_version": __version__, "anonymous": anonymous, "sha256": hashes})
-    if anonymous:
-        _refuse_traces(members)
     return members
+
+
+def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
+    """The tables that an import of these members elsewhere will show: made from such an import, so nothing else is."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            records = parse_members(members)
+        except ValueError as error:
+            raise UserError(f"without names and paths {error}: change the name that was taken out and try again; "
+                            "nothing was written") from None
+        for kind, several in records.items():
+            for record in several:
+                put(folder, kind, record)
+        found = read_tables(folder, ROOT / "results" / "reported")
+        write_tables(found.tables, folder / "tables", found.probes)
+        return {f"tables/{name}": (folder / "tables" / name).read_bytes() for name in TABLES
+                if (folder / "tables" / name).is_file()}
 
 
 def archive(members: dict[str, bytes]) -> bytes:
@@ -111,7 +139,9 @@ def read_archive(path: Path) -> dict[str, bytes]:
         with tarfile.open(path, "r:gz") as tar:
             members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
         hashes = json.loads(members.pop(MANIFEST))["sha256"]
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, TypeError) as error:
+        if not isinstance(hashes, dict):
+            raise ValueError(f"its {MANIFEST} has no mapping of hashes")
+    except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a bundle of this suite ({error}): expected a file that `python -m benchmarks "
                         "bundle` wrote") from None
     found = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
@@ -120,54 +150,6 @@ def read_archive(path: Path) -> dict[str, bytes]:
         raise UserError(f"{path}: {len(changed)} of {len(hashes)} files do not fit the manifest, first {changed[0]}: "
                         "the bundle was changed or damaged; ask for it again")
     return members
-
-
-def _anonymous(result: dict) -> dict:
-    clean = _scrubbed(result)
-    clean["anonymous"] = True
-    clean["digest"] = digest(clean)
-    return clean
-
-
-def _scrubbed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_clean(key): _scrubbed(inside) for key, inside in value.items()}
-    if isinstance(value, list):
-        return [_scrubbed(inside) for inside in value]
-    return _clean(value) if isinstance(value, str) else value
-
-
-def _clean(text: str) -> str:
-    """A text whose paths keep their last part only, without host and user."""
-    if text.startswith(("/", "~")):  # a path as a whole, whatever letters it has
-        text = "<path>/" + text.rstrip("/").rsplit("/", 1)[-1]
-    text = PATH.sub(lambda match: "<path>/" + match[0].rstrip("/").rsplit("/", 1)[-1], text)
-    for trace in _traces():
-        text = re.sub(rf"(?<!\w){re.escape(trace)}(?!\w)", "<name>", text)
-    return text
-
-
-def _traces() -> Iterable[str]:
-    """Names that tell who and where: user (root tells nothing), host with and without its domain, home."""
-    found = {os.environ.get("USER", ""), socket.gethostname(), socket.gethostname().partition(".")[0],
-             os.path.expanduser("~"), str(ROOT)}
-    with suppress(KeyError, OSError):  # no user of that number
-        found.add(getpass.getuser())
-    return sorted((name for name in found if len(name) > 1 and name not in ("root", "localhost", "/root")),
-                  key=len, reverse=True)
-
-
-def _refuse_traces(members: dict[str, bytes]) -> None:
-    for name, content in members.items():
-        for trace in _found_traces(content.decode("utf-8")):
-            raise UserError(f"{name} would still hold {trace!r}: an anonymous bundle must not; change the method's or "
-                            "dataset's name and try again")
-
-
-def _found_traces(text: str) -> Iterator[str]:
-    for trace in _traces():
-        if re.search(rf"(?<!\w){re.escape(trace)}(?!\w)", text):
-            yield trace
 
 
 def _json(value: Any) -> bytes:

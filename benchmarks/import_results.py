@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from benchmarks.bundle import read_archive
 from benchmarks.imported import SOURCES, from_coco_results, from_metrics_json, write_imported
 from benchmarks.make_tables import ROOT
-from benchmarks.probe_table import parse_probe, read_probes, write_probe
-from benchmarks.results import file_name, parse_result, read_results, write_result
+from benchmarks.records import KINDS, parse_members, put
+from benchmarks.results import EPOCHS, TEXT, read_sealed
 from pretrain.errors import UserError
 
 
@@ -31,8 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Import the file; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     if not options.file.is_file():
         raise UserError(f"{options.file}: no such file")
+    if options.results.exists() and not options.results.is_dir():
+        raise UserError(f"--results {options.results}: expected a folder, found a file")
     with open(options.file, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     if packed:
@@ -42,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.method or not options.task:
         raise UserError(f"{options.file} is no bundle: figures made elsewhere need --method NAME and --task "
                         f"{'|'.join(sorted(SOURCES))}")
+    for option, value, (expected, holds) in (("--method", options.method, TEXT), ("--epochs", options.epochs, EPOCHS)):
+        if not holds(value):
+            raise UserError(f"{option} {value!r}: expected {expected.removesuffix(' or null')}")
     if options.annotations is not None and not options.annotations.is_file():
         raise UserError(f"--annotations {options.annotations}: no such file")
     metrics = _figures(options.file, options.annotations, options.task)
@@ -55,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _figures(path: Path, annotations: Path | None, task: str) -> dict[str, float | None]:
     try:
         is_list = isinstance(json.loads(path.read_bytes()), list)
-    except ValueError:  # a metrics.json is one object a line
+    except (ValueError, RecursionError):  # a metrics.json is one object a line
         is_list = False
     if not is_list:
         if annotations is not None:
@@ -67,30 +75,37 @@ def _figures(path: Path, annotations: Path | None, task: str) -> dict[str, float
 
 
 def _bundle(path: Path, folder: Path) -> int:
-    """Copy the results and probes of a bundle, all or none; those that are here already are left alone."""
-    results, probes, runs = [], [], folder / "runs"
-    for name, content in read_archive(path).items():
-        if name.startswith("probes/"):
-            try:
-                probes.append(parse_probe(content))
-            except ValueError as error:
-                raise UserError(f"{path}: {name} is no good probe ({error}); nothing was imported") from None
-        if name.startswith("runs/"):
-            result, reason = parse_result(content)
-            if result is None:
-                raise UserError(f"{path}: {name} is no good result ({reason}); nothing was imported")
-            results.append(result)
-    before = {result["digest"] for result in read_results(runs)[0]}
-    new = {file_name(result): result for result in results if result["digest"] not in before}
-    taken = [name for name in new if (runs / name).exists()]
-    if taken:
-        raise UserError(f"{len(taken)} results of {path} are here already with other content, first {taken[0]}: move "
-                        "yours away, or import into another folder with --results DIR; nothing was imported")
-    for result in new.values():
-        write_result(runs, result)
-    there = {probe["digest"] for probe in read_probes(folder / "probes")[0]}
-    for probe in probes:
-        if probe["digest"] not in there:
-            write_probe(folder / "probes", probe)
-    print(f"imported {len(new)} of {len(results)} results into {runs} ({len(results) - len(new)} were there)")
+    """Copy the records of a bundle, all or none; those that are here already are left alone."""
+    try:
+        records = parse_members(read_archive(path))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; nothing was imported") from None
+    if not any(records.values()):
+        raise UserError(f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported")
+    new: dict[str, dict[str, dict]] = {}
+    for name, kind in KINDS.items():
+        here = read_sealed(folder / name, kind.parse)[0]
+        before, figures = {record["digest"] for record in here}, {kind.file_name(one): _figures_of(one) for one in here}
+        new[name] = {kind.file_name(record): record for record in records[name] if record["digest"] not in before
+                     and not (name != "runs" and figures.get(kind.file_name(record)) == _figures_of(record))}
+        taken = [file for file in new[name] if (folder / name / file).exists()]
+        if taken:
+            raise UserError(f"{len(taken)} {'results' if name == 'runs' else name} of {path} are here already with "
+                            f"other content, first {taken[0]}: move yours away, or import into another folder with "
+                            "--results DIR; nothing was imported")
+    for name, files in new.items():
+        for record in files.values():
+            put(folder, name, record)
+    results, all_results = len(new["runs"]), len(records["runs"])
+    more = [f", {len(new[name])} of {len(records[name])} {name}" for name in KINDS if name != "runs" and records[name]]
+    print(f"imported {results} of {all_results} results{''.join(more)} into {folder} ({all_results - results} results "
+          "were there)")
     return 0
+
+
+def _figures_of(record: dict) -> dict:
+    """A record without when and by whom it was made, which differ between two imports of the same file."""
+    return {key: value for key, value in record.items()
+            if key not in ("digest", "imported", "made", "tool_version", "anonymous")}

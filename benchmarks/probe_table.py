@@ -7,7 +7,6 @@ changes by hand. Figures stand in one table only when data, protocol and archite
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.render import LATEX_PREAMBLE, escape_latex, escape_markdown
 from benchmarks.results import FIELDS as RUN_FIELDS
-from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, digest
+from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, check_fields, digest, parse_sealed, read_sealed
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 
@@ -45,17 +44,7 @@ FIELDS = {name: RUN_FIELDS[name] for name in _SHARED} | {
 
 def validate(probe: Any) -> list[str]:
     """What is wrong with a probe's content, one sentence a field; empty: nothing. Ignores `digest`."""
-    if not isinstance(probe, dict):
-        return [f"expected a mapping, found a {type(probe).__name__}"]
-    problems = []
-    for name, (expected, holds) in FIELDS.items():
-        place: Any = probe
-        for part in name.split("."):
-            place = place.get(part, KeyError) if isinstance(place, dict) else KeyError
-        if place is KeyError:
-            problems.append(f"{name}: missing, expected {expected}")
-        elif not holds(place):
-            problems.append(f"{name}: expected {expected}, found {place!r:.60}")
+    problems = check_fields(probe, FIELDS)
     if problems:
         return problems
     for row in (probe["metrics"], *probe["baselines"].values()):
@@ -77,41 +66,27 @@ def write_probe(folder: Path, probe: dict) -> Path:
         raise UserError(f"expected a valid probe, found: {'; '.join(problems)}; nothing was written")
     probe = json.loads(canonical(probe))
     probe["digest"] = digest(probe)
-    identity = canonical([probe["method"], probe["epochs"], probe["task"], probe["stage"]["key"]])
-    slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", probe["method"]).strip(".-")[:60] or "unnamed"
-    short = hashlib.sha256(identity.encode("ascii")).hexdigest()[:8]
-    path = Path(folder) / f"{slug}__probe__{probe['task']}__{short}.json"
+    path = Path(folder) / file_name(probe)
     write_text(path, json.dumps(probe, indent=1, sort_keys=True) + "\n")
     return path
 
 
+def file_name(probe: dict) -> str:
+    """The name that a probe's content gives it, safe on every file system."""
+    identity = canonical([probe["method"], probe["epochs"], probe["task"], probe["stage"]["key"]])
+    slug, task = (re.sub(r"[^A-Za-z0-9.+-]+", "-", probe[key]).strip(".-")[:60] or "unnamed"
+                  for key in ("method", "task"))
+    return f"{slug}__probe__{task}__{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json"
+
+
 def parse_probe(content: bytes) -> dict:
     """A probe file's content; ValueError says what is wrong with it."""
-    try:
-        probe = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"not whole JSON ({error})") from None
-    wrong = validate(probe)
-    if not wrong and probe.get("digest") != digest(probe):
-        wrong = ["changed after it was written (its digest does not match); restore it or run the stage again"]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return probe
+    return parse_sealed(content, validate)
 
 
 def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
     """All good probes of `folder` (none when it is not there), and one line (file: reason) for each other file."""
-    probes, problems = [], []
-    for name in sorted(os.listdir(folder)) if Path(folder).is_dir() else []:
-        if not name.endswith(".json") or name.startswith("."):
-            continue
-        try:
-            probe = parse_probe((Path(folder) / name).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{name}: {error}")
-        else:
-            probes.append(probe)
-    return probes, problems
+    return read_sealed(folder, parse_probe)
 
 
 def probes_text(probes: list[dict]) -> str:

@@ -166,6 +166,51 @@ def _field_problems(result: dict) -> list[str]:
     return problems
 
 
+def check_fields(record: Any, fields: dict[str, Check]) -> list[str]:
+    """What is wrong with the (dotted) fields of any record, one sentence each; empty: nothing. All must be there."""
+    if not isinstance(record, dict):
+        return [f"expected a mapping, found {_short(record)}"]
+    problems = []
+    for name, (expected, holds) in fields.items():
+        place: Any = record
+        for part in name.split("."):
+            place = place.get(part, KeyError) if isinstance(place, dict) else KeyError
+        if place is KeyError:
+            problems.append(f"{name}: missing, expected {expected}")
+        elif not holds(place):
+            problems.append(f"{name}: expected {expected}, found {_short(place)}")
+    return problems
+
+
+def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
+    """A file's JSON that `check` finds nothing wrong with and whose digest fits; ValueError says what is wrong."""
+    try:
+        record = json.loads(content)
+        problems = check(record)
+        if not problems and record.get("digest") != digest(record):
+            problems = ["changed after it was written (its digest does not match); restore it or make it again"]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not whole JSON ({error})") from None
+    if problems:
+        raise ValueError("; ".join(problems))
+    return record
+
+
+def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict], list[str]]:
+    """What `parse` makes of the files of `folder`, sorted by name, and one line (file: reason) for each other file.
+
+    A folder that does not exist holds nothing. Hidden files are writes in progress.
+    """
+    records, problems = [], []
+    for name in sorted(os.listdir(folder)) if Path(folder).is_dir() else []:
+        if name.endswith(".json") and not name.startswith("."):
+            try:
+                records.append(parse((Path(folder) / name).read_bytes()))
+            except (OSError, ValueError) as error:
+                problems.append(f"{name}: {error}")
+    return records, problems
+
+
 def write_result(folder: Path, result: dict) -> Path:
     """Write a result into `folder` under the name that its content gives it, whole or not at all.
 

@@ -1,16 +1,20 @@
 """Bundles: complete, repeatable, read back; an anonymous one tells nobody who made it. Imports are always marked."""
 
 import getpass
+import gzip
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from benchmarks import bundle, import_results, make_tables
-from benchmarks.results import read_results, write_result
+from benchmarks import anonymous, bundle, comparisons, import_results, imported, make_tables
+from benchmarks.results import digest, read_results, write_result
 from pretrain.errors import UserError
 
 REPORTED = make_tables.ROOT / "results" / "reported"
@@ -64,9 +68,9 @@ def test_bundle__anonymous_holds_no_host_no_user_and_no_path(results: Path, tmp_
 
 def test_bundle__refuses_what_it_cannot_hide(make_result, results: Path, tmp_path: Path,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "_clean", lambda text: text)
+    monkeypatch.setattr(anonymous.Scrubber, "_inside", lambda self, text, strict: text)
     write_result(results / "runs", make_result(method=f"by {socket.gethostname()}"))
-    with pytest.raises(UserError, match=r"would still hold '.*': an anonymous bundle must not"):
+    with pytest.raises(UserError, match=r"runs/0000\d-.*.json would still hold 'node17.*': an anonymous bundle"):
         bundle.main([str(tmp_path / "blind.tar.gz"), "--results", str(results), "--anonymous"])
     assert not (tmp_path / "blind.tar.gz").exists()
 
@@ -202,3 +206,243 @@ def test_archive__is_plain(tmp_path: Path) -> None:
         found = [(entry.name, entry.mtime, entry.uid, entry.uname) for entry in tar]
     assert found == [("a", 0, 0, ""), ("b", 0, 0, "")]
     assert getpass.getuser() not in bundle.archive({"a": b"1"}).decode("latin-1")
+
+
+@pytest.mark.parametrize(("text", "clean"), [
+    ("PYTHONPATH:/home/jdoe/lib/x", "PYTHONPATH:<path>/x"), ("x.py:/home/jdoe/a/y.py", "x.py:<path>/y.py"),
+    ("file:///home/jdoe/a/b.txt", "<path>/b.txt"), ("see file:///home/jdoe/a/b.txt", "see <path>/b.txt"),
+    ("</home/jdoe/a/b>", "<<path>/b>"), ("~jdoe/a/b", "<path>/b"), ("at ~jdoe", "at <path>"),
+    (r"C:\Users\jdoe", "<path>"), (r"in C:\Users\jdoe\x.txt", "in <path>/x.txt"), ("/home/jdoe", "<path>"),
+    ("in /home/jdoe", "in <path>"), ("/scratch/jdoe", "<path>"), ("/nfs/home/jdoe/", "<path>"),
+    ("A=/home/j doe/x/y.pkl", "A=<path>/y.pkl"), ("['/home/j doe/x/y.pkl']", "['<path>/y.pkl']"),
+    ("jdoe@login.uni.example", "<name>"), ("on node18", "on <name>"), ("gpu-node[01-04]", "<name>"),
+    ("node18.lab.example", "<name>"), ("login.lab.example", "<name>"), ("janedoe_run", "<name>_run"),
+    ("JaneDoe", "<name>"), ("./home/jdoe/a", "./<path>/a"), ("<path>/x.pkl", "<path>/x.pkl"),
+    ("https://code.example/jdoe/repo/x.git", "<path>/x.git"), ("OUTPUT=~/x", "OUTPUT=<path>/x"),
+    ("AP/AP50 at 1/2, and/or", "AP/AP50 at 1/2, and/or"), ("cuda:0, 1x_1gpu, resnet50", "cuda:0, 1x_1gpu, resnet50")])
+def test_anonymous__paths_and_names_in_all_their_forms(text: str, clean: str) -> None:
+    scrubber = anonymous.Scrubber([])
+    found = scrubber.record({"details": {"a": text}})["details"]["a"]
+    assert found == clean
+    assert scrubber.left("x.json", json.dumps([found]).encode()) == scrubber.left("x.md", found.encode()) == ""
+    if text != clean and text[0] != "O":
+        assert scrubber.left("x.json", json.dumps([f"- {text}"]).encode())\
+            or text.startswith(("/scratch", "https", "./")), "the search finds it too"
+
+
+def test_anonymous__a_name_in_a_path_is_taken_out_everywhere_and_places_stay_apart() -> None:
+    record = {"details": {"a": "/home/jdoe/x/y.pkl", "b": "/data/other/x/y.pkl", "c": "by jdoe",
+                          "d": "/home/jdoe/x/y.pkl"}}
+    found = anonymous.Scrubber([record]).record(record)["details"]
+    assert found == {"a": "<path>/y.pkl", "b": "<path 2>/y.pkl", "c": "by <name>", "d": "<path>/y.pkl"}
+
+
+def test_bundle__anonymous_tables_are_made_from_what_the_bundle_holds(make_result, tmp_path: Path) -> None:
+    for number, user in enumerate(("jdoe", "mroe")):
+        write_result(tmp_path / "results" / "runs", make_result(
+            stage__key=f"{number}" * 64, overrides=["MODEL.X=/home/jdoe/data/x.pkl"],
+            config__MODEL={"X": f"/home/{user}/data/x.pkl"}))
+    path, elsewhere = tmp_path / "blind.tar.gz", tmp_path / "elsewhere"
+    assert bundle.main([str(path), "--results", str(tmp_path / "results"), "--anonymous"]) == 0
+    text = b"".join(members(path).values()).decode()
+    assert "jdoe" not in text and "mroe" not in text and "/home" not in text
+    table = members(path)["tables/tables.md"].decode()
+    assert "MODEL.X &lt;path>/x.pkl" in table and "MODEL.X &lt;path 2>/x.pkl" in table and "n=2" not in table
+    same_tables(path, elsewhere)
+
+
+def same_tables(path: Path, elsewhere: Path) -> None:
+    assert import_results.main([str(path), "--results", str(elsewhere)]) == 0
+    assert make_tables.main(["--results", str(elsewhere), "--strict"]) == 0
+    for name in ("tables.md", "tables.csv"):
+        assert (elsewhere / "tables" / name).read_bytes() == members(path)[f"tables/{name}"]
+
+
+@pytest.mark.parametrize("user", ["train", "coco", "linear"])
+def test_bundle__a_user_called_like_a_word_of_the_schema_changes_no_key(
+        results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    monkeypatch.setenv("USER", user)
+    path = tmp_path / "u.tar.gz"
+    assert bundle.main([str(path), "--results", str(results), "--anonymous"]) == 0
+    same_tables(path, tmp_path / "elsewhere")
+
+
+def test_bundle__a_record_that_is_no_good_without_names_is_refused(
+        make_result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "Rand")
+    result = make_result(weights={"method": "Rand init", "epochs": None, "architecture": "resnet50"})
+    write_result(tmp_path / "runs", result)
+    with pytest.raises(UserError, match=r"without names and paths runs/00000-.*\.json is no good result \(weights: .*"
+                                        "change the name that was taken out"):
+        bundle.main([str(tmp_path / "u.tar.gz"), "--results", str(tmp_path), "--anonymous"])
+    assert not (tmp_path / "u.tar.gz").exists()
+
+
+def with_imported_and_comparison(results: Path) -> None:
+    folder = results / "imported"
+    source = results / "janedoe_metrics.json"
+    source.write_text("{}")
+    figures = dict.fromkeys(make_tables.TABLES["coco_detection_segmentation"].metrics, 31.25)
+    imported.write_imported(folder, source, "coco", "Theirs by janedoe", 800, figures)
+    record = {"schema": 1, "kind": "bootstrap", "table": "coco_detection_segmentation",
+              "names": ["CLoVE 200", "janedoe's"], "predictions_sha256": ["1" * 64, "2" * 64],
+              "annotations_sha256": "3" * 64, "samples": 100, "seed": 0, "made": "2026-01-01T00:00:00+00:00",
+              "outcome": {"AP_bb": {"first": 2.0, "second": 1.0, "difference": 1.0, "low": 0.5, "high": 1.5,
+                                    "better": 1.0}}}
+    (results / "comparisons").mkdir()
+    path = results / "comparisons" / comparisons.file_name(record)
+    path.write_text(json.dumps(record | {"digest": digest(record)}))
+
+
+@pytest.mark.parametrize("words", [[], ["--anonymous"]])
+def test_bundle__carries_imported_rows_and_comparisons(results: Path, tmp_path: Path, words: list[str],
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    with_imported_and_comparison(results)
+    path = tmp_path / "one.tar.gz"
+    assert bundle.main([str(path), "--results", str(results), *words]) == 0
+    assert "2 results, 1 imported, 1 comparisons" in capsys.readouterr().out
+    table = members(path)["tables/tables.md"].decode()
+    assert "Theirs by" in table and "Paired bootstrap" in table and ("janedoe" in table) == (not words)
+    same_tables(path, tmp_path / "elsewhere")
+    assert import_results.main([str(path), "--results", str(tmp_path / "elsewhere")]) == 0
+    assert "imported 0 of 2 results, 0 of 1 imported, 0 of 1 comparisons" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["imported", "comparisons"])
+def test_bundle__wrong_imported_rows_and_comparisons_are_refused(results: Path, tmp_path: Path, kind: str) -> None:
+    with_imported_and_comparison(results)
+    (results / kind / "bad.json").write_text("[]")
+    with pytest.raises(UserError, match=r"1 \w+ files are not what they should be, first bad.json: expected a mapping"):
+        bundle.main([str(tmp_path / "x.tar.gz"), "--results", str(results)])
+
+
+def test_import__other_imported_figures_of_the_same_name_are_refused(results: Path, tmp_path: Path) -> None:
+    with_imported_and_comparison(results)
+    bundle.main([str(tmp_path / "one.tar.gz"), "--results", str(results)])
+    [file] = (results / "imported").iterdir()
+    record = json.loads(file.read_text())
+    record["metrics"]["AP_bb"] = 99.0
+    file.write_text(json.dumps(record | {"digest": digest(record)}))
+    with pytest.raises(UserError, match=r"1 imported of .* are here already with other content, first coco-"):
+        import_results.main([str(tmp_path / "one.tar.gz"), "--results", str(results)])
+
+
+@pytest.mark.parametrize(("manifest", "said"), [
+    ({"sha256": []}, "is not a bundle of this suite (its manifest.json has no mapping of hashes)"),
+    ([], "is not a bundle of this suite"), ({"sha256": {}}, "holds no results: expected runs, probes, imported, ")])
+def test_import__a_manifest_without_results_is_refused(tmp_path: Path, manifest: object, said: str) -> None:
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(bundle.archive({"manifest.json": json.dumps(manifest).encode()}))
+    with pytest.raises(UserError) as caught:
+        import_results.main([str(path), "--results", str(tmp_path / "new")])
+    assert said in str(caught.value) and not (tmp_path / "new").exists()
+    content = bytearray(gzip.compress(os.urandom(5000)))
+    content[50:90] = b"x" * 40
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a bundle of this suite"):
+        import_results.main([str(path), "--results", str(tmp_path / "new")])
+
+
+def test_bundle__the_target_must_be_a_file(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a file to write, such as .*results.tar.gz, found the folder"):
+        bundle.main([str(tmp_path), "--results", str(results)])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written: .*file is no folder"):
+        bundle.main([str(tmp_path / "file" / "x.tar.gz"), "--results", str(results)])
+
+
+def test_bundle__weights_of_a_model_file_with_a_certificate(make_result, tmp_path: Path) -> None:
+    write_result(tmp_path / "runs", make_result(weights={
+        "method": "A", "epochs": None, "architecture": "resnet50", "path_sha256": "ef" * 32,
+        "conversion": {"consumed": 265}}))
+    assert bundle.main([str(tmp_path / "x.tar.gz"), "--results", str(tmp_path)]) == 0
+    assert f"certificates/{'ef' * 8}.json" in members(tmp_path / "x.tar.gz")
+
+
+def test_import__names_that_the_terminal_cannot_show_are_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "mj.json"
+    file.write_text(json.dumps(DETECTRON2))
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "import", str(file), "--method", "Ü日", "--task", "coco",
+                           "--results", str(tmp_path / "results")], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}, cwd=make_tables.ROOT)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("??: AP_bb 1.0")
+
+
+DETECTRON2 = {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0, "segm/AP": 4.0, "segm/AP50": 5.0, "segm/AP75": 6.0}
+
+
+@pytest.mark.parametrize("figure", ['"x"', "null", "[1]", "Infinity", "400", "-1", "true"])
+def test_import__a_figure_of_detectron2_is_a_percentage(tmp_path: Path, figure: str) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(DETECTRON2).replace('"bbox/AP": 1.0', f'"bbox/AP": {figure}'))
+    with pytest.raises(UserError) as caught:
+        import_results.main([str(file), "--results", str(tmp_path), "--method", "A", "--task", "coco"])
+    assert f"expected a number from 0 to 100 as bbox/AP of its last evaluation, found {figure}" in str(caught.value)
+    assert "\n" not in str(caught.value) and not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--method", "A", "--epochs", "-5"], "--epochs -5: expected an integer from 0"),
+    (["--method", "A\nB"], r"--method 'A\nB': expected a printable text that is not empty"),
+    (["--method", " "], "--method ' ': expected a printable text that is not empty")])
+def test_import__names_and_epochs_are_checked(tmp_path: Path, words: list[str], said: str) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(DETECTRON2))
+    with pytest.raises(UserError) as caught:
+        import_results.main([str(file), "--results", str(tmp_path), "--task", "coco", *words])
+    assert str(caught.value) == said and not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"method": None}, "method: expected a printable text that is not empty, found None"),
+    ({"epochs": "many"}, "epochs: expected an integer from 0 or null, found 'many'"),
+    ({"metrics": {}}, "metrics: expected AP_bb, AP50_bb"), ({"table": "x"}, "table: expected one of"),
+    ({"source": []}, "source: expected a mapping, found []")])
+def test_imported__a_wrong_file_is_named_and_left_out(results: Path, change: dict, said: str) -> None:
+    with_imported_and_comparison(results)
+    [file] = (results / "imported").iterdir()
+    record = json.loads(file.read_text()) | change
+    file.write_text(json.dumps(record | {"digest": digest(record)}))
+    found = make_tables.read_tables(results, REPORTED)
+    assert "Theirs" not in found.shown() and said in found.problems[0] and found.problems[0].startswith(file.name)
+    file.write_text("[]")
+    assert "expected a mapping, found []" in make_tables.read_tables(results, REPORTED).problems[0]
+
+
+def test_imported__wrong_figures_are_not_written(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("")
+    with pytest.raises(UserError, match=r"metrics.AP_kp: expected a number from 0 to 100 or null, found 400.0; not"):
+        imported.write_imported(tmp_path / "imported", tmp_path / "x.json", "keypoints", "A", None,
+                                {"AP_kp": 400.0, "AP50_kp": None, "AP75_kp": None})
+    assert not (tmp_path / "imported").exists()
+
+
+def evaluated(tmp_path: Path, detections: list) -> dict:
+    (tmp_path / "found.json").write_text(json.dumps(detections))
+    return imported.from_coco_results(tmp_path / "found.json", tmp_path / "instances.json", "coco")
+
+
+def test_import__what_a_coco_file_does_not_hold_stays_empty(tmp_path: Path) -> None:
+    truth = ground_truth(tmp_path / "instances.json")
+    found = {key: truth[key] for key in ("image_id", "category_id")} | {"score": 0.9}
+    metrics = evaluated(tmp_path, [found | {"bbox": truth["bbox"]}])
+    assert metrics["AP_bb"] == pytest.approx(100) and metrics["AP_mb"] is metrics["AP75_mb"] is None
+    mask = {"size": [64, 64], "counts": pytest.importorskip("pycocotools.mask").encode(_mask())["counts"].decode()}
+    metrics = evaluated(tmp_path, [found | {"segmentation": mask}])
+    assert metrics["AP_mb"] == pytest.approx(100) and metrics["AP_bb"] is None
+    with pytest.raises(UserError, match=r"detection 1 of image 1: it has no segmentation, the first has bbox, segm"):
+        evaluated(tmp_path, [found | {"bbox": truth["bbox"], "segmentation": mask}, found | {"bbox": truth["bbox"]}])
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"score": float("nan")}, "detection 1 of image 1: expected a finite number as score, found nan"),
+    ({"score": float("inf")}, "expected a finite number as score, found inf"),
+    ({"score": "0.9"}, "expected a finite number as score, found '0.9'"),
+    ({"bbox": [1, 2, 3]}, "expected four finite numbers as bbox, found [1, 2, 3]"),
+    ({"bbox": [1, 2, 3, float("nan")]}, "expected four finite numbers as bbox, found [1, 2, 3, nan]")])
+def test_import__a_detection_that_is_none_is_named(tmp_path: Path, change: dict, said: str) -> None:
+    truth = ground_truth(tmp_path / "instances.json")
+    found = {key: truth[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+    with pytest.raises(UserError) as caught:
+        evaluated(tmp_path, [found, found | change])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
