@@ -141,8 +141,8 @@ def test_fine_tuning__preempted_and_out_of_time_equals_one_left_alone(slurm, wor
     assert same_fine_tuning(ended, undisturbed)
 
 
-def test_tiny__the_whole_graph_with_preflights(slurm, run_all, tmp_path, capsys):
-    output = tmp_path / "out"
+def test_tiny__the_whole_graph_with_preflights_in_a_hostile_folder(slurm, run_all, tmp_path, capsys):
+    output = tmp_path / "a 'b\" $dir; & {x} \u00e9\u65e5"
     assert run_all(["--tiny", "--device", "cpu", "--preflight", "--probes", "--output", str(output), *ON_SLURM]) == 0
     assert end_of(output, capsys) == (0, "all 15 stages done")
     shown = (output / "results" / "tables" / "demo" / "tables.md").read_text()
