@@ -1,6 +1,7 @@
 """A table as markdown, LaTeX (booktabs), HTML and CSV. pandas and tabulate format; here is what they are given.
 
-Printed figures are in italics and measured ones upright; the best of a column is bold, the second underlined.
+Printed figures are in italics and measured ones upright; the best of a column is bold, the second underlined, as is a
+best of measured rows that no test proves.
 """
 
 import html
@@ -8,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from benchmarks.ranking import BEST, SECOND
+from benchmarks.ranking import BEST, LEADING, SECOND
 from benchmarks.rows import LOOK_AGAIN, PRINTED, Block, Cell, Row, TableModel, epochs_text
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _shown(row: Row, cell: Cell, escape: Escape, style: Style) -> str:
     text = escape(cell.text)
     if cell.mean is None:
         return text
-    if cell.place == SECOND:
+    if cell.place in (LEADING, SECOND):
         text = style(text, "underline")
     elif cell.place == BEST:
         text = style(text, "bold")

@@ -33,7 +33,7 @@ STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; r
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as it is shown. `place`: best, second or neither in its column."""
+    """One figure as it is shown. `place` in its column: best, leading, second (see ranking) or none of them."""
 
     text: str
     place: str = ""

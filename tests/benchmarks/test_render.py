@@ -61,6 +61,15 @@ def test_markdown__single_trials_are_never_bold_and_it_says_so(make_result, coco
     assert not [line for line in text.splitlines() if "n=1" in line and line.startswith("|") and "**" in line]
 
 
+def test_markdown__rows_that_tie_for_best_are_both_underlined_and_the_third_is_not_second(make_result, coco) -> None:
+    text = markdown(coco(*trials(make_result, "One", [40.5, 40.7]), *trials(make_result, "Two", [40.6, 40.6]),
+                         *trials(make_result, "Third", [20.0, 20.1])))
+    marks = {line.split("|")[1].strip(): line.count("<u>") for line in text.splitlines()
+             if line.startswith("|") and "measured, n=2" in line}
+    assert marks == {"One": 6, "Two": 6, "Third": 0}
+    assert "AP bb One 200 and Two 200 tie" in text
+
+
 def test_markdown__difference_to_random_initialisation_under_the_same_setting(make_result, coco) -> None:
     text = markdown(coco(*trials(make_result, "Mine", [40.0]),
                          make_result(method="Rand init", epochs=None, weights__method="Rand init", values=[32.8] * 6),
