@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):  # run as a file: the packages are found from the root, not from this folder
     sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
 
-from benchmarks.comparisons import read_comparisons  # noqa: E402
+from benchmarks.comparisons import read_comparisons, without_place  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
@@ -68,6 +68,7 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     rows = read_reported(reported)
     problems: list[str] = []
     hidden = 0
+    hidden_predictions: set[str] = set()
 
     def good() -> Iterator[tuple[Path, dict]]:
         nonlocal hidden
@@ -76,6 +77,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
                 problems.append(f"{path.name}: {reason}")
             elif (result["demo"] or result["scale"] in PROVES_NOTHING) and not include_demo:
                 hidden += 1
+                if result.get("predictions"):
+                    hidden_predictions.add(result["predictions"]["sha256"])
             else:
                 yield path, result
 
@@ -85,14 +88,15 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
         by_table.setdefault(group.example["table"], []).append(group)
     imported, more = read_imported(results / "imported")
     expectations, code = read_expected(EXPECTED), finetuning_sha256()
-    compared, others = read_comparisons(results / "comparisons")
+    comparisons, others = read_comparisons(results / "comparisons")
+    nowhere, waiting = without_place(comparisons, groups, hidden_predictions)
     tables = [build_table(name, rows.get(name, []), by_table.get(name, []), expectations, code,
-                          [row for row in imported if row.table == name], compared.get(name, ()))
+                          [row for row in imported if row.table == name], comparisons)
               for name in TABLES if name in rows or name in by_table]
     probes, wrong = read_probes(results / "probes")
     chosen = [probe for probe in probes if include_demo or not probe["demo"]]
-    hidden += len(probes) - len(chosen)
-    return Tables(tables, problems + replaced + more + others + wrong, hidden, chosen)
+    hidden += len(probes) - len(chosen) + waiting
+    return Tables(tables, problems + replaced + more + others + nowhere + wrong, hidden, chosen)
 
 
 def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | None = None) -> None:

@@ -6,6 +6,7 @@ Printed and measured rows never look alike: `Row.kind` decides the look, and eve
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.comparisons import Comparison
 from benchmarks.imported import Imported
 from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions
 from benchmarks.paper_tables import TABLES, remarks
@@ -78,10 +79,11 @@ class TableModel:
 
 def build_table(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
                 code: str | None = None, imported: Sequence[Imported] = (),
-                comparisons: Sequence[str] = ()) -> TableModel:
+                comparisons: Sequence[Comparison] = ()) -> TableModel:
     """One table of printed, measured and imported rows.
 
-    `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons`: sentences under the table.
+    `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons` stand under the block that has
+    both of their results.
     """
     table = TABLES[name]
     by_block: dict[tuple, list[Group]] = {}
@@ -90,10 +92,14 @@ def build_table(name: str, reported: list[ReportedRow], groups: list[Group], exp
     rows, remarks = _printed_rows(name, reported)
     under_protocol = by_block.pop((PAPER, ""), [])
     measured = _measured(name, under_protocol, reported, expectations, code)
-    blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, measured.tests)]
+
+    def tests(block: Block, members: list[Group]) -> list[str]:
+        return block.tests + [one.text for one in comparisons if one.table == name and one.stands_in(members)]
+
+    blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, tests(measured, under_protocol))]
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
         block = _measured(name, members, reported, {}, code)
-        blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, block.tests))
+        blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, tests(block, members)))
     if imported:
         blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, table.metrics) for row in imported]))
     notes = [table.note] if table.note else []
@@ -101,7 +107,6 @@ def build_table(name: str, reported: list[ReportedRow], groups: list[Group], exp
         notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
         if any(row.kind == DIFFERENCE for block in blocks for row in block.rows):
             notes[-1] += DIFFERENCES
-        notes += comparisons
         if any(STALE in row.source for block in blocks for row in block.rows):
             notes.append(STALE_MEANS)
     if reported:
