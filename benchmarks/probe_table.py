@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.render import LATEX_PREAMBLE, escape_latex, escape_markdown
+from benchmarks.latex_text import escape_latex
+from benchmarks.render import LATEX_PREAMBLE, escape_markdown
 from benchmarks.results import FIELDS as RUN_FIELDS
 from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, digest
 from pretrain.atomic import write_text

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from benchmarks.latex_text import escape_latex
 from benchmarks.ranking import BEST, LEADING, SECOND
 from benchmarks.rows import LOOK_AGAIN, PRINTED, Block, Cell, Row, TableModel, epochs_text
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 MEASURED_HERE = "measured here"
 LATEX_PREAMBLE = "% needs \\usepackage{booktabs}\n"
-_LATEX_ESCAPES = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-                  "<": r"\textless{}", ">": r"\textgreater{}",
-                  "|": r"\textbar{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"}}
 Style = Callable[[str, str], str]  # (text already escaped, one of "italic", "bold", "underline") -> marked text
 Escape = Callable[[str], str]
 
@@ -106,11 +104,6 @@ def escape_markdown(text: str) -> str:
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # inside a word it is no markup
     return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is."""
-    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in text)
 
 
 def _frame(table: TableModel, block: Block, escape: Escape, style: Style, all_measured: bool) -> "pd.DataFrame":

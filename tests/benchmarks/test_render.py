@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import latex_text, make_tables
 from benchmarks.render import csv_frame, html_text, latex, markdown
 from benchmarks.results import write_result
 from benchmarks.rows import TableModel
@@ -100,8 +100,11 @@ def test_latex__names_of_users_are_escaped(make_result, coco) -> None:
 def test_latex__compiles(make_result, coco, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed (Debian: texlive-latex-base and texlive-latex-recommended)")
-    table = coco(*trials(make_result, "a_b & 50% #1 {x} $ \\ ~ ^ <i>|", [36.0, 37.0]),
-                 make_result(method="Mini_1", scale="mini"))
+    names = ["a_b & 50% #1 {x} $ \\ ~ ^ <i>|", "β-VAE′", "[x]", "* y", "日本語 😀", "é ñ ï ặ ž ő x̂ β̂ ά"]
+    names += ["½ ² ₃ ﬁ 𝛽 € ą", "".join(letter for letter in latex_text._TEXT if letter.isprintable())]
+    table = coco(*[result for number, name in enumerate(names)
+                   for result in trials(make_result, name, [36.0 + number, 37.0 + number])],
+                 make_result(method="Mini_1 Ω", scale="mini", dataset__name="Größe → 中"))
     (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
                                       + latex(table) + "\\end{document}\n", encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,
