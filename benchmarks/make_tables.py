@@ -21,6 +21,7 @@ from benchmarks.comparisons import read_comparisons, without_place  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
+from benchmarks.probe_table import NAME as PROBES  # noqa: E402
 from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_probes  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
 from benchmarks.reported import read_reported  # noqa: E402
@@ -106,7 +107,7 @@ def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | No
             write_text(folder / f"{table.name}{ending}", text)
     if probes:
         for ending, made in ((".md", probes_text), (".tex", probes_latex), (".html", probes_html)):
-            write_text(folder / f"frozen_backbone_probes{ending}", made(probes))
+            write_text(folder / f"{PROBES}{ending}", made(probes))
     texts = [*map(markdown, tables), *([probes_text(probes)] if probes else [])]
     write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
@@ -134,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     if options.why is not None:
-        print(why(options.why, found.tables, options.results / "runs"))
+        print(why(options.why, found.tables, options.results, found.probes))
         return 0
     write_tables(found.tables, options.results / "tables", found.probes)
     print(found.shown())
