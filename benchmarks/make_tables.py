@@ -8,6 +8,7 @@ bytes. Works from any folder.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     if not (results / "runs").is_dir() and any(results.glob("*.json")):
         raise UserError(f"expected a folder that holds runs/, found result files directly in {results}; "
                         "pass --results with the folder above it")
+    for name in ("runs", "probes", "imported", "comparisons"):
+        _refuse_no_folder(results / name)
     rows = read_reported(reported)
     problems: list[str] = []
     hidden = 0
@@ -101,7 +104,11 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
 
 
 def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | None = None) -> None:
-    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every figure in tables.csv."""
+    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every figure in tables.csv.
+
+    UserError when `folder` is a file.
+    """
+    _refuse_no_folder(folder)
     for table in tables:
         for ending, text in ((".md", markdown(table)), (".tex", latex(table)), (".html", html_text(table))):
             write_text(folder / f"{table.name}{ending}", text)
@@ -111,6 +118,13 @@ def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | No
     texts = [*map(markdown, tables), *([probes_text(probes)] if probes else [])]
     write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
+
+
+def _refuse_no_folder(path: Path) -> None:
+    """UserError for a path that is there and no folder: read as an empty one it would hide what was measured."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"expected a folder at {path}, or nothing, found something else; move it away or pass another "
+                        "--results DIR")
 
 
 def main(arguments: list[str] | None = None) -> int:

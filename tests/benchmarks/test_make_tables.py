@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_tables
-from benchmarks.results import write_result
+from benchmarks.results import digest, write_result
 from pretrain.errors import UserError
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
@@ -234,6 +234,28 @@ def test_make_tables__wrong_folders_are_explained(make_result, tmp_path: Path) -
     with pytest.raises(UserError, match="expected a folder that holds runs/, found result files directly"):
         make_tables.read_tables(tmp_path / "runs", reported)
     assert sorted(os.listdir(tmp_path)) == ["runs"]
+
+
+@pytest.mark.parametrize("name", ["runs", "probes", "imported", "comparisons", "tables"])
+def test_main__a_file_or_a_dead_link_in_the_place_of_a_folder_is_explained(make_result, tmp_path: Path, name: str):
+    write_all(tmp_path, make_result())
+    shutil.rmtree(tmp_path / name, ignore_errors=True)
+    for make in (Path.touch, lambda path: path.symlink_to("nowhere")):
+        make(tmp_path / name)
+        with pytest.raises(UserError, match=f"expected a folder at .*{name}, or nothing, found something else"):
+            make_tables.main(["--results", str(tmp_path)])
+        (tmp_path / name).unlink()
+    assert not (tmp_path / "tables").exists()
+
+
+def test_main__a_certificate_that_is_a_text_is_named(make_result, tmp_path: Path, capsys) -> None:
+    path = write_result(tmp_path / "runs", make_result())
+    result = json.loads(path.read_text())
+    result["weights"]["conversion"] = "a text"
+    path.write_text(json.dumps(result | {"digest": digest(result)}))
+    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    assert "weights.conversion: expected a mapping or null, found 'a text'" in capsys.readouterr().err
+    assert make_tables.main(["--results", str(tmp_path), "--why", "keypoints:CLoVE 200:AP_kp"]) == 0
 
 
 @pytest.mark.parametrize(("old", "new", "told"), [

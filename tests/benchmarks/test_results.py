@@ -184,9 +184,10 @@ NEW_KEYS = {
     "images_at_once": 4, "batch_norm_images": 4, "eval_every": 1000, "predictions": {"file": "p", "sha256": "ab" * 32},
     "weights__init": "converted checkpoint", "weights__branch": "teacher", "weights__fpn": False,
     "weights__pixel_format": {"channel_order": "BGR", "mean": [1, 2, 3], "std": [1, 1, 1], "stride_in_1x1": True},
+    "weights__conversion": {"consumed": 265}, "weights__path_sha256": "ab" * 32,
 }
 MAY_BE_NULL = {"schedule", "solver", "fit", "processes", "batch_norm_images", "eval_every", "predictions",
-               "weights__branch"}
+               "weights__branch", "weights__conversion", "weights__path_sha256"}
 
 
 @pytest.mark.parametrize("name", list(NEW_KEYS))
