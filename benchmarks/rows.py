@@ -29,6 +29,7 @@ KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
 HOW_PRINTED = "Figures in italics are printed in papers; upright ones were measured here."
 DIFFERENCES = (" \"Measured - paper\" and \"measured - random init\" are differences of unrounded means: to the "
                "paper's row of the same method and epochs, and to random initialisation under the same setting.")
+CODE_UNKNOWN = "code unknown: no hash of the fine-tuning's code was recorded, so nobody can tell whether it is stale"
 STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; run the stage again to be sure."
 
 
@@ -167,6 +168,7 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
         source = f"{'demo' if demo else 'measured'}, n={n}; " + _setting(group)
         source += f", {distinction}" if distinction else ""
         doubts = [] if demo else _doubts(name, group, groups, reported, expectations)
+        doubts += [CODE_UNKNOWN] if not demo and any(trial.code is None for trial in group.trials.values()) else []
         remarks += [f"{method} {epochs_text(epochs)}, {source}: {text}" for text in doubts]
         source += f" {LOOK_AGAIN}" if doubts else ""
         source += f" {STALE}" if _is_stale(group, code) else ""

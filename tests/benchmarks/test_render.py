@@ -86,6 +86,7 @@ def test_markdown__changed_code_marks_a_row_as_stale(make_result, coco) -> None:
                          *trials(make_result, "Unknown", [40.2], code=code)))
     marked = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and "(stale)" in line]
     assert marked == ["Old"]
+    assert text.count("(!)") == 2 and "- (!) Unknown 200, measured, n=1; 4conv1fc heads: code unknown: no hash" in text
     assert "(stale): the fine-tuning's code or configs have changed since" in text
 
 
