@@ -122,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default 0)")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
-                        help="the outcome goes to comparisons/ in it and under the table (default: the project's)")
+                        help="for comparisons/, and the tables made of it (default: the project's)")
     return parser
 
 

@@ -1,9 +1,16 @@
-"""Paired comparisons of two models that `python -m benchmarks bootstrap` left, in words. Standard library only."""
+"""Paired comparisons of two models that `python -m benchmarks bootstrap` left, in words. Standard library only.
+
+A comparison says nothing of the data and protocol of its models: it stands under the block of a table where both of its
+results stand, found by the hash of their predictions, and nowhere else.
+"""
 
 import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import Group
 from benchmarks.paper_tables import TABLES
 from benchmarks.results import POSITIVE, SHA256, TEXT, Check, canonical, check_fields, parse_sealed, read_sealed
 
@@ -21,6 +28,20 @@ FIELDS: dict[str, Check] = {
 }
 FIGURE: Check = ("a number from -100 to 100", lambda v: isinstance(v, int | float) and not isinstance(v, bool)
                  and -100 <= v <= 100)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One file: its table, the hashes of the two predictions it is of, and what it says."""
+
+    file: str
+    table: str
+    predictions: frozenset[str]
+    text: str
+
+    def stands_in(self, groups: Iterable[Group]) -> bool:
+        """Whether both of its results are among these."""
+        return self.predictions <= {trial.predictions for group in groups for trial in group.trials.values()}
 
 
 def sentence(record: dict) -> str:
@@ -55,10 +76,30 @@ def parse_comparison(content: bytes) -> dict:
     return parse_sealed(content, validate)
 
 
-def read_comparisons(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """({table: sentences}, one line for each file that is no good) of the comparisons in `folder`."""
-    found: dict[str, list[str]] = {}
+def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
+    """(comparisons, one line for each file that is no good) of `folder`, sorted by file."""
     records, problems = read_sealed(folder, parse_comparison)
-    for record in records:
-        found.setdefault(record["table"], []).append(sentence(record))
-    return found, [f"{problem}; no comparison: compare again" for problem in problems]
+    return ([Comparison(file_name(record), record["table"], frozenset(record["predictions_sha256"]), sentence(record))
+             for record in records], [f"{problem}; no comparison: compare again" for problem in problems])
+
+
+def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hidden: set[str]
+                  ) -> tuple[list[str], int]:
+    """(one line for each comparison that no block can show, how many only wait for demo results to be shown).
+
+    `hidden`: hashes of the predictions of results that are not shown.
+    """
+    blocks: dict[tuple, list[Group]] = {}
+    for group in groups:
+        blocks.setdefault((group.example["table"], group.block), []).append(group)
+    lines, waiting = [], 0
+    for one in comparisons:
+        if any(one.table == table and one.stands_in(members) for (table, _), members in blocks.items()):
+            continue
+        if one.predictions & hidden:
+            waiting += 1
+        elif one.stands_in(member for members in blocks.values() for member in members):
+            lines.append(f"{one.file}: its two results stand in different blocks, which are not compared")
+        else:
+            lines.append(f"{one.file}: not both of its results are among those shown")
+    return lines, waiting

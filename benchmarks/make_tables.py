@@ -8,6 +8,7 @@ bytes. Works from any folder.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):  # run as a file: the packages are found from the root, not from this folder
     sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
 
-from benchmarks.comparisons import read_comparisons  # noqa: E402
+from benchmarks.comparisons import read_comparisons, without_place  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
 from benchmarks.paper_tables import TABLES  # noqa: E402
+from benchmarks.probe_table import NAME as PROBES  # noqa: E402
 from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_probes  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
 from benchmarks.reported import read_reported  # noqa: E402
@@ -65,9 +67,12 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     if not (results / "runs").is_dir() and any(results.glob("*.json")):
         raise UserError(f"expected a folder that holds runs/, found result files directly in {results}; "
                         "pass --results with the folder above it")
+    for name in ("runs", "probes", "imported", "comparisons"):
+        _refuse_no_folder(results / name)
     rows = read_reported(reported)
     problems: list[str] = []
     hidden = 0
+    hidden_predictions: set[str] = set()
 
     def good() -> Iterator[tuple[Path, dict]]:
         nonlocal hidden
@@ -76,6 +81,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
                 problems.append(f"{path.name}: {reason}")
             elif (result["demo"] or result["scale"] in PROVES_NOTHING) and not include_demo:
                 hidden += 1
+                if result.get("predictions"):
+                    hidden_predictions.add(result["predictions"]["sha256"])
             else:
                 yield path, result
 
@@ -85,27 +92,39 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
         by_table.setdefault(group.example["table"], []).append(group)
     imported, more = read_imported(results / "imported")
     expectations, code = read_expected(EXPECTED), finetuning_sha256()
-    compared, others = read_comparisons(results / "comparisons")
+    comparisons, others = read_comparisons(results / "comparisons")
+    nowhere, waiting = without_place(comparisons, groups, hidden_predictions)
     tables = [build_table(name, rows.get(name, []), by_table.get(name, []), expectations, code,
-                          [row for row in imported if row.table == name], compared.get(name, ()))
+                          [row for row in imported if row.table == name], comparisons)
               for name in TABLES if name in rows or name in by_table]
     probes, wrong = read_probes(results / "probes")
     chosen = [probe for probe in probes if include_demo or not probe["demo"]]
-    hidden += len(probes) - len(chosen)
-    return Tables(tables, problems + replaced + more + others + wrong, hidden, chosen)
+    hidden += len(probes) - len(chosen) + waiting
+    return Tables(tables, problems + replaced + more + others + nowhere + wrong, hidden, chosen)
 
 
 def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | None = None) -> None:
-    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every figure in tables.csv."""
+    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every figure in tables.csv.
+
+    UserError when `folder` is a file.
+    """
+    _refuse_no_folder(folder)
     for table in tables:
         for ending, text in ((".md", markdown(table)), (".tex", latex(table)), (".html", html_text(table))):
             write_text(folder / f"{table.name}{ending}", text)
     if probes:
         for ending, made in ((".md", probes_text), (".tex", probes_latex), (".html", probes_html)):
-            write_text(folder / f"frozen_backbone_probes{ending}", made(probes))
+            write_text(folder / f"{PROBES}{ending}", made(probes))
     texts = [*map(markdown, tables), *([probes_text(probes)] if probes else [])]
     write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
+
+
+def _refuse_no_folder(path: Path) -> None:
+    """UserError for a path that is there and no folder: read as an empty one it would hide what was measured."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"expected a folder at {path}, or nothing, found something else; move it away or pass another "
+                        "--results DIR")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     if options.why is not None:
-        print(why(options.why, found.tables, options.results / "runs"))
+        print(why(options.why, found.tables, options.results, found.probes))
         return 0
     write_tables(found.tables, options.results / "tables", found.probes)
     print(found.shown())

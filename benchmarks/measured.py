@@ -20,12 +20,14 @@ PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order the
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation of a group: when it ended, its file, its figures (percent), the hash of the code that made it."""
+    """One evaluation of a group: when it ended, its file, its figures (percent), hashes of the code that made it and of
+    its kept predictions."""
 
     ended: str
     file: str
     metrics: dict[str, float | None]
     code: str | None
+    predictions: str | None
 
 
 @dataclass
@@ -76,7 +78,8 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
             groups[key] = Group(example, _block(result), _compared(result["config"]), departures(result), weights)
         trials = groups[key].trials
         place = (result["trial"], result["seed"])
-        new = Trial(result["ended"], path.name, result["metrics"], result["code"].get("transfer_sha256"))
+        new = Trial(result["ended"], path.name, result["metrics"], result["code"].get("transfer_sha256"),
+                    (result.get("predictions") or {}).get("sha256"))
         if place in trials:
             older, newer = sorted([trials[place], new], key=lambda trial: (trial.ended, trial.file))
             problems.append(f"{older.file}: the same trial ran again; {newer.file} counts instead")

@@ -7,12 +7,14 @@ changes by hand. Figures stand in one table only when data, protocol and archite
 import hashlib
 import html
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.render import LATEX_PREAMBLE, escape_latex, escape_markdown
+from benchmarks.latex_text import escape_latex
+from benchmarks.render import LATEX_PREAMBLE, escape_markdown
 from benchmarks.results import FIELDS as RUN_FIELDS
 from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, check_fields, digest, parse_sealed, read_sealed
 from pretrain.atomic import write_text
@@ -21,7 +23,7 @@ from pretrain.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-TITLE = "Frozen-backbone probes"
+TITLE, NAME = "Frozen-backbone probes", "frozen_backbone_probes"
 # Column -> metric, percent.
 COLUMNS = {"k-NN mIoU": "knn_miou", "linear mIoU": "linear_miou", "k-NN fg AUC": "knn_foreground_auc",
            "linear fg AUC": "linear_foreground_auc", "retrieval": "retrieval"}
@@ -84,6 +86,17 @@ def parse_probe(content: bytes) -> dict:
     return parse_sealed(content, validate)
 
 
+def each_probe(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
+    """Yield (path, probe, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name."""
+    for name in sorted(os.listdir(folder)) if Path(folder).is_dir() else []:
+        if name.endswith(".json") and not name.startswith("."):
+            path = Path(folder) / name
+            try:
+                yield path, parse_probe(path.read_bytes()), ""
+            except (OSError, ValueError, RecursionError) as error:
+                yield path, None, str(error)
+
+
 def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
     """All good probes of `folder` (none when it is not there), and one line (file: reason) for each other file."""
     return read_sealed(folder, parse_probe)
@@ -123,15 +136,35 @@ def _blocks(probes: list[dict], escape: Callable[[str], str], strong: Callable[[
     """(heading, table) of each dataset, protocol and architecture, all text escaped."""
     import pandas as pd
 
+    for heading, members in probe_blocks(probes):
+        yield escape(heading), pd.DataFrame(
+            _rows(members, escape, strong), columns=["Method", "Epochs", *COLUMNS, "Source"], dtype=object)
+
+
+def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(heading, probes in the order of their rows) of each dataset, protocol and architecture.
+
+    Of the same weights probed again only the later one.
+    """
     blocks: dict[str, list[dict]] = {}
     for probe in probes:
         data = probe["dataset"]
         same = [probe["task"], probe["protocol"], probe["weights"]["architecture"], data["classes"],
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
         blocks.setdefault(canonical(same), []).append(probe)
+    found = []
     for members in sorted(blocks.values(), key=_heading):
-        yield escape(_heading(members)), pd.DataFrame(
-            _rows(members, escape, strong), columns=["Method", "Epochs", *COLUMNS, "Source"], dtype=object)
+        newest = {}
+        for probe in sorted(members, key=lambda probe: probe["ended"]):
+            newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
+        found.append((_heading(members), sorted(newest.values(), key=lambda probe: (
+            probe["method"], -1 if probe["epochs"] is None else probe["epochs"], probe["ended"]))))
+    return found
+
+
+def probe_name(probe: dict) -> str:
+    """The method as its row names it."""
+    return f"{'DEMO ' if probe['demo'] else ''}{probe['method']}"
 
 
 def _heading(members: list[dict]) -> str:
@@ -148,21 +181,16 @@ def _heading(members: list[dict]) -> str:
 
 def _rows(members: list[dict], escape: Callable[[str], str], strong: Callable[[str], str]) -> list[list[str]]:
     rows: dict[tuple, list[str]] = {}
-    newest = {}  # the same weights probed again: the later one counts
-    for probe in sorted(members, key=lambda probe: probe["ended"]):
-        newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
-    ordered = sorted(newest.values(), key=lambda probe: (probe["method"], probe["epochs"] or -1, probe["ended"]))
-    for probe in ordered:
+    for probe in members:
         weights = probe["weights"]["file_sha256"]
         below = _below(probe)
         source = f"probe, weights {weights[:8]}" if weights else "probe, random weights"
         source += f"; {strong(escape('below random init: ' + ', '.join(below)))}" if below else ""
-        demo = "DEMO " if probe["demo"] else ""
-        cells = [demo + escape(probe["method"]), "-" if probe["epochs"] is None else str(probe["epochs"]),
+        cells = [escape(probe_name(probe)), "-" if probe["epochs"] is None else str(probe["epochs"]),
                  *_cells(probe["metrics"]), source]
         rows[tuple(cells)] = cells
     taken = {row[0] for row in rows.values()}
-    for probe in ordered:
+    for probe in members:
         for name, metrics in sorted(probe["baselines"].items()):
             cells = [escape(name), "-", *_cells(metrics), "baseline"]
             if cells[0] not in taken:

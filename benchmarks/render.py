@@ -1,6 +1,7 @@
 """A table as markdown, LaTeX (booktabs), HTML and CSV. pandas and tabulate format; here is what they are given.
 
-Printed figures are in italics and measured ones upright; the best of a column is bold, the second underlined.
+Printed figures are in italics and measured ones upright; the best of a column is bold, the second underlined, as is a
+best of measured rows that no test proves.
 """
 
 import html
@@ -8,7 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from benchmarks.ranking import BEST, SECOND
+from benchmarks.latex_text import escape_latex
+from benchmarks.ranking import BEST, LEADING, SECOND
 from benchmarks.rows import LOOK_AGAIN, PRINTED, Block, Cell, Row, TableModel, epochs_text
 
 if TYPE_CHECKING:
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
 
 MEASURED_HERE = "measured here"
 LATEX_PREAMBLE = "% needs \\usepackage{booktabs}\n"
-_LATEX_ESCAPES = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-                  "<": r"\textless{}", ">": r"\textgreater{}",
-                  "|": r"\textbar{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"}}
 Style = Callable[[str, str], str]  # (text already escaped, one of "italic", "bold", "underline") -> marked text
 Escape = Callable[[str], str]
 
@@ -107,11 +106,6 @@ def escape_markdown(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is."""
-    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in text)
-
-
 def _frame(table: TableModel, block: Block, escape: Escape, style: Style, all_measured: bool) -> "pd.DataFrame":
     import pandas as pd
 
@@ -142,7 +136,7 @@ def _shown(row: Row, cell: Cell, escape: Escape, style: Style) -> str:
     text = escape(cell.text)
     if cell.mean is None:
         return text
-    if cell.place == SECOND:
+    if cell.place in (LEADING, SECOND):
         text = style(text, "underline")
     elif cell.place == BEST:
         text = style(text, "bold")

@@ -53,6 +53,7 @@ POSITIVE: Check = ("an integer from 1", lambda v: _whole(v, 1))
 POSITIVE_OR_NULL: Check = ("an integer from 1 or null", lambda v: v is None or _whole(v, 1))
 EPOCHS: Check = ("an integer from 0 or null", lambda v: v is None or _whole(v, 0))
 SHA256: Check = ("64 hexadecimal digits", _is_sha256)
+SHA256_OR_NULL: Check = ("64 hexadecimal digits or null", lambda v: v is None or _is_sha256(v))
 MOMENT: Check = ("a time in ISO 8601 with its zone", _moment)
 PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or _number(v, 0, 100))
 TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
@@ -60,7 +61,7 @@ TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
 # Dotted names reach into mappings. Keys beyond these are welcome and kept.
 OPTIONAL = {"dataset.name", "overrides", "kind", "schedule", "solver", "fit", "processes", "images_at_once",
             "batch_norm_images", "eval_every", "predictions", "weights.init", "weights.branch", "weights.fpn",
-            "weights.pixel_format"}
+            "weights.pixel_format", "weights.pkl_sha256", "weights.path_sha256", "weights.conversion"}
 FIELDS: dict[str, Check] = {
     "schema": (f"{SCHEMA}", lambda v: _whole(v) and v == SCHEMA),
     "method": TEXT,
@@ -109,6 +110,9 @@ FIELDS: dict[str, Check] = {
     "weights.fpn": TRUTH,
     "weights.pixel_format": ("a mapping of channel_order, mean, std and stride_in_1x1", lambda v: isinstance(v, dict)
                              and set(v) == {"channel_order", "mean", "std", "stride_in_1x1"}),
+    "weights.pkl_sha256": SHA256_OR_NULL,
+    "weights.path_sha256": SHA256_OR_NULL,
+    "weights.conversion": ("a mapping or null", lambda v: v is None or isinstance(v, dict)),
     "config": MAPPING,
     "config_sha256": SHA256,
     "versions": MAPPING,

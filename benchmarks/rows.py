@@ -3,9 +3,10 @@
 Printed and measured rows never look alike: `Row.kind` decides the look, and every format knows it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.comparisons import Comparison
 from benchmarks.imported import Imported
 from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions
 from benchmarks.paper_tables import TABLES, remarks
@@ -28,12 +29,13 @@ KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
 HOW_PRINTED = "Figures in italics are printed in papers; upright ones were measured here."
 DIFFERENCES = (" \"Measured - paper\" and \"measured - random init\" are differences of unrounded means: to the "
                "paper's row of the same method and epochs, and to random initialisation under the same setting.")
+CODE_UNKNOWN = "code unknown: no hash of the fine-tuning's code was recorded, so nobody can tell whether it is stale"
 STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; run the stage again to be sure."
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as it is shown. `place`: best, second or neither in its column."""
+    """One figure as it is shown. `place` in its column: best, leading, second (see ranking) or none of them."""
 
     text: str
     place: str = ""
@@ -44,7 +46,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `group` has the trials behind a measured one."""
+    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference is of."""
 
     kind: str
     method: str
@@ -52,6 +54,7 @@ class Row:
     cells: dict[str, Cell]
     source: str
     group: Group | None = None
+    parts: tuple["Row", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ class TableModel:
 
 def build_table(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
                 code: str | None = None, imported: Sequence[Imported] = (),
-                comparisons: Sequence[str] = ()) -> TableModel:
+                comparisons: Sequence[Comparison] = ()) -> TableModel:
     """One table of printed, measured and imported rows.
 
-    `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons`: sentences under the table.
+    `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons` stand under the block that has
+    both of their results.
     """
     table = TABLES[name]
     by_block: dict[tuple, list[Group]] = {}
@@ -89,11 +93,15 @@ def build_table(name: str, reported: list[ReportedRow], groups: list[Group], exp
         by_block.setdefault(group.block, []).append(group)
     rows, remarks = _printed_rows(name, reported)
     under_protocol = by_block.pop((PAPER, ""), [])
-    measured = _measured(name, under_protocol, reported, expectations, code)
-    blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, measured.tests)]
+    measured = _measured(name, under_protocol, reported, expectations, code, rows)
+
+    def tests(block: Block, members: list[Group]) -> list[str]:
+        return block.tests + [one.text for one in comparisons if one.table == name and one.stands_in(members)]
+
+    blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, tests(measured, under_protocol))]
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
         block = _measured(name, members, reported, {}, code)
-        blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, block.tests))
+        blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, tests(block, members)))
     if imported:
         blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, table.metrics) for row in imported]))
     notes = [table.note] if table.note else []
@@ -101,7 +109,6 @@ def build_table(name: str, reported: list[ReportedRow], groups: list[Group], exp
         notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
         if any(row.kind == DIFFERENCE for block in blocks for row in block.rows):
             notes[-1] += DIFFERENCES
-        notes += comparisons
         if any(STALE in row.source for block in blocks for row in block.rows):
             notes.append(STALE_MEANS)
     if reported:
@@ -135,8 +142,11 @@ def _printed_rows(name: str, reported: list[ReportedRow]) -> tuple[list[Row], li
 
 
 def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expectations: Expectations,
-              code: str | None) -> Block:
-    """The measured rows of one block in the paper's order, the others after them."""
+              code: str | None, papers: Sequence[Row] = ()) -> Block:
+    """The measured rows of one block in the paper's order, the others after them, each with its differences.
+
+    `papers`: printed rows that the measured ones may be compared with.
+    """
     metrics = TABLES[name].metrics
     first = {row.method: place for place, row in reversed(list(enumerate(reported)))}
     alike: dict[tuple, list[Group]] = {}
@@ -150,24 +160,28 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
         named = zip(distinctions(alike[key]), alike[key], strict=True)
         ordered += sorted(named, key=lambda pair: pair[0])
     ranks, tests = _ranks(metrics, [group for _, group in ordered])
-    rows, remarks = [], []
+    made: list[Row] = []
+    remarks = []
     for number, (distinction, group) in enumerate(ordered):
         demo, n = group.block[0] == DEMO, len(group.trials)
         method, epochs = group.example["method"], group.example["epochs"]
         source = f"{'demo' if demo else 'measured'}, n={n}; " + _setting(group)
         source += f", {distinction}" if distinction else ""
         doubts = [] if demo else _doubts(name, group, groups, reported, expectations)
+        doubts += [CODE_UNKNOWN] if not demo and any(trial.code is None for trial in group.trials.values()) else []
         remarks += [f"{method} {epochs_text(epochs)}, {source}: {text}" for text in doubts]
         source += f" {LOOK_AGAIN}" if doubts else ""
         source += f" {STALE}" if _is_stale(group, code) else ""
         cells = {metric: _mean_cell(group.cell(metric), n, ranks[number][metric]) for metric in metrics}
-        rows.append(Row(MEASURED, f"{'DEMO ' if demo else ''}{method}", epochs, cells, source, group))
-        means = group.means(metrics)
-        if group.block[0] == PAPER and (paper := printed(reported, method, epochs)):
-            rows.append(_difference_row(f"{method}: measured - paper", epochs, means, paper, metrics))
-        if not demo and method != RANDOM:
-            rows += [_difference_row(f"{method}: measured - random init", epochs, means, other.means(metrics), metrics)
-                     for other in _random_rows(group, groups)[:1]]
+        made.append(Row(MEASURED, f"{'DEMO ' if demo else ''}{method}", epochs, cells, source, group))
+    rows = []
+    for row in made:
+        rows.append(row)
+        rows += [_difference_row(row, paper, "paper") for paper in papers
+                 if (paper.method, paper.epochs) == (row.method, row.epochs)]
+        if row.group.block[0] != DEMO and row.method != RANDOM:
+            rows += [_difference_row(row, other, "random init") for random in _random_rows(row.group, groups)[:1]
+                     for other in made if other.group is random]
     return Block("", "", rows, remarks, tests)
 
 
@@ -237,13 +251,14 @@ def _mean_cell(cell: tuple[float, float | None, int] | None, n: int, place: str)
     return Cell(text if defined == n else f"{text} (n={defined})", place, mean, deviation, defined)
 
 
-def _difference_row(method: str, epochs: int | None, means: Mapping[str, float | None],
-                    other: Mapping[str, float | None], metrics: tuple[str, ...]) -> Row:
+def _difference_row(row: Row, other: Row, what: str) -> Row:
     def cell(metric: str) -> Cell:
-        if means[metric] is None or other.get(metric) is None:
+        first, second = row.cells[metric].mean, other.cells[metric].mean
+        if first is None or second is None:
             return Cell(MISSING)
-        difference = means[metric] - other[metric]
+        difference = first - second
         text = f"{difference:+.1f}"
         return Cell("0.0" if text in ("+0.0", "-0.0") else text, mean=difference)
 
-    return Row(DIFFERENCE, method, epochs, {metric: cell(metric) for metric in metrics}, "difference")
+    return Row(DIFFERENCE, f"{row.method}: measured - {what}", row.epochs,
+               {metric: cell(metric) for metric in row.cells}, "difference", parts=(row, other))

@@ -2,51 +2,65 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measured import Trial
+from benchmarks.probe_table import NAME as PROBES
+from benchmarks.probe_why import why_probe
 from benchmarks.rows import DIFFERENCE, Row, TableModel, row_name
 from pretrain.errors import UserError
 
 
-def why(question: str, tables: list[TableModel], runs: Path) -> str:
-    """The provenance of the cells that `question` names, as text.
+def why(question: str, tables: list[TableModel], results: Path, probes: Sequence[dict] = ()) -> str:
+    """The provenance of the cells that `question` names, as text; `results` holds runs/ and probes/.
 
     TABLE is a table's name or a part of it that fits one, ROW a method with or without its epochs ("CLoVE 200"), COLUMN
-    a metric (AP_bb or "AP bb"). Several rows can have that name: each is told. UserError when nothing fits.
+    a metric (AP_bb or "AP bb"). Differences are rows as well ("CLoVE 200: measured - paper"), and the probes a table.
+    Several rows can have that name: each is told. UserError when nothing fits.
     """
-    parts = question.rsplit(":", 2) if question.count(":") >= 2 else []
-    if len(parts) != 3:
+    if question.count(":") < 2:
         raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")
-    table = _table(parts[0].strip(), tables)
-    metric = parts[2].strip().replace(" ", "_")
+    word, rest = question.split(":", 1)  # a row's name may have colons of its own
+    asked, column = (part.strip() for part in rest.rsplit(":", 1))
+    name = _table(word.strip(), [*(table.name for table in tables), *([PROBES] if probes else [])])
+    if name == PROBES:
+        return why_probe(asked, column, list(probes), results / "probes")
+    table = next(table for table in tables if table.name == name)
+    metric = column.replace(" ", "_")
     if metric not in table.metrics:
-        raise UserError(f"--why {question}: {table.name} has no column {parts[2]}; it has {', '.join(table.metrics)}")
-    rows = [(block, row) for block in table.blocks for row in block.rows if row.kind != DIFFERENCE]
-    wanted = parts[1].strip().casefold()
-    found = [(block, row) for block, row in rows if wanted in (_name(row).casefold(), row.method.casefold())]
+        raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.metrics)}")
+    rows = [(block, row) for block in table.blocks for row in block.rows]
+    found = [(block, row) for block, row in rows if asked.casefold() in (_name(row).casefold(), row.method.casefold())]
     if not found:
         names = list(dict.fromkeys(_name(row) for _, row in rows))
-        near = difflib.get_close_matches(parts[1], names, n=1, cutoff=0.0)
-        raise UserError(f"--why {question}: {table.name} has no row {parts[1]}; the nearest is "
-                        f"{near[0] if near else '-'}, all: {', '.join(names)}")
-    return "\n\n".join(_told(table, row, metric, block.heading, runs) for block, row in found)
+        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.0)
+        raise UserError(f"--why {question}: {name} has no row {asked}; the nearest is {near[0] if near else '-'}, "
+                        f"all: {', '.join(names)}")
+    return "\n\n".join(_told(table, row, metric, block.heading, results / "runs") for block, row in found)
 
 
-def _table(word: str, tables: list[TableModel]) -> TableModel:
-    exact = [table for table in tables if table.name == word]
-    fitting = exact or [table for table in tables if word and word in table.name]
+def _table(word: str, names: list[str]) -> str:
+    fitting = [name for name in names if name == word] or [name for name in names if word and word in name]
     if len(fitting) != 1:
-        names = ", ".join(table.name for table in fitting or tables)
-        raise UserError(f"--why: expected one table, found {len(fitting)} for {word!r}; name one of {names}")
+        none = f" ({PROBES}: no probe is shown)" if word and word in PROBES else ""
+        raise UserError(f"--why: expected one table, found {len(fitting)} for {word!r}{none}; name one of "
+                        f"{', '.join(fitting or names)}")
     return fitting[0]
 
 
 def _name(row: Row) -> str:
-    return row_name(row.method, row.epochs)
+    """A row's name with its epochs; those of a difference stand beside its method."""
+    if row.kind != DIFFERENCE:
+        return row_name(row.method, row.epochs)
+    first = row.parts[0]
+    return row_name(first.method, first.epochs) + row.method.removeprefix(first.method)
 
 
 def _told(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:
+    if row.kind == DIFFERENCE:
+        parts = "\n".join(_told(table, part, metric, heading, runs) for part in row.parts)
+        return f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}, of\n{parts}"
     lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}"]
     lines += [f"  block: {heading}"] if heading else []
     if row.group is None:

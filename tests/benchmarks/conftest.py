@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.results import RANDOM
+from transfer.code_hash import finetuning_sha256
 
 METRICS = {
     "coco_detection_segmentation": ("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"),
@@ -46,7 +47,8 @@ def make_result() -> Callable[..., dict]:
             "config": {"SEED": 1, "OUTPUT_DIR": "run", "SOLVER": {"IMS_PER_BATCH": batch, "BASE_LR": rate},
                        "MODEL": {"WEIGHTS": "detectron2.pkl", "MASK_ON": True}},
             "config_sha256": "56" * 32, "versions": {"python": "3.11.0", "cuda": None},
-            "hardware": {"name": "8 GPUs"}, "code": {"git_sha": "78" * 20, "dirty": False},
+            "hardware": {"name": "8 GPUs"}, "code": {"git_sha": "78" * 20, "dirty": False,
+                                                 "transfer_sha256": finetuning_sha256()},
             "wall_seconds": 12.5, "peak_memory_mb": None,
             "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T01:00:00+00:00",
         }

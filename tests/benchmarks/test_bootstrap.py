@@ -125,7 +125,9 @@ def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_re
     results = tmp_path / "results"
     bootstrap.main([str(kept("good", found)), str(kept("bad", found[::2])), "--annotations",
                     str(tmp_path / "truth.json"), "--samples", "100", "--results", str(results)])
-    write_result(results / "runs", make_result())
+    for name in ("good", "bad"):
+        kept_file = {"file": bootstrap.NAME, "sha256": sha256_file(tmp_path / name / bootstrap.NAME)}
+        write_result(results / "runs", make_result(method=name, predictions=kept_file))
     reported = make_tables.ROOT / "results" / "reported"
     shown = make_tables.read_tables(results, reported).shown()
     assert "Paired bootstrap over the evaluation images (100 samples" in shown

@@ -34,6 +34,7 @@ def results(make_result, tmp_path: Path) -> Path:
             trial=trial, seed=trial, config__OUTPUT_DIR=f"/home/jane doe/{socket.gethostname()}/runs/one",
             config__MODEL={"WEIGHTS": "~/models/detectron2.pkl", "MASK_ON": True},
             hardware={"node": f"{socket.gethostname()}", "gpus": ["H100"]},
+            predictions={"file": "predictions.json.gz", "sha256": str(trial + 1) * 64},
             dataset__name="coco", overrides=["OUTPUT_DIR=/data/jane/coco"]))
     return folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_tables
-from benchmarks.results import write_result
+from benchmarks.results import digest, write_result
 from pretrain.errors import UserError
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
@@ -233,6 +233,44 @@ def test_make_tables__wrong_folders_are_explained(make_result, tmp_path: Path) -
     with pytest.raises(UserError, match="expected a folder that holds runs/, found result files directly"):
         make_tables.read_tables(tmp_path / "runs", reported)
     assert sorted(os.listdir(tmp_path)) == ["runs"]
+
+
+@pytest.mark.slow
+def test_tables__ten_thousand_files_are_counted_and_averaged_right(make_result, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for number in range(10_000):  # 100 methods of 100 trials; trial t of method m has (m + t / 10) / 2
+        method, trial = divmod(number, 100)
+        result = make_result(method=f"method {method}", trial=trial, seed=trial, values=[(method + trial / 10) / 2] * 6)
+        result["digest"] = digest(result)
+        (tmp_path / "runs" / f"{number}.json").write_text(json.dumps(result))
+    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    assert (found.problems, found.hidden) == ([], 0)
+    rows = [row for table in found.tables for block in table.blocks for row in block.rows if row.group]
+    assert len(rows) == 100 and {len(row.group.trials) for row in rows} == {100}
+    [row] = [row for row in rows if row.method == "method 42"]
+    assert row.cells["AP_bb"].mean == pytest.approx((42 + 4.95) / 2) and row.cells["AP_bb"].n == 100
+
+
+@pytest.mark.parametrize("name", ["runs", "probes", "imported", "comparisons", "tables"])
+def test_main__a_file_or_a_dead_link_in_the_place_of_a_folder_is_explained(make_result, tmp_path: Path, name: str):
+    write_all(tmp_path, make_result())
+    shutil.rmtree(tmp_path / name, ignore_errors=True)
+    for make in (Path.touch, lambda path: path.symlink_to("nowhere")):
+        make(tmp_path / name)
+        with pytest.raises(UserError, match=f"expected a folder at .*{name}, or nothing, found something else"):
+            make_tables.main(["--results", str(tmp_path)])
+        (tmp_path / name).unlink()
+    assert not (tmp_path / "tables").exists()
+
+
+def test_main__a_certificate_that_is_a_text_is_named(make_result, tmp_path: Path, capsys) -> None:
+    path = write_result(tmp_path / "runs", make_result())
+    result = json.loads(path.read_text())
+    result["weights"]["conversion"] = "a text"
+    path.write_text(json.dumps(result | {"digest": digest(result)}))
+    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    assert "weights.conversion: expected a mapping or null, found 'a text'" in capsys.readouterr().err
+    assert make_tables.main(["--results", str(tmp_path), "--why", "keypoints:CLoVE 200:AP_kp"]) == 0
 
 
 @pytest.mark.parametrize(("old", "new", "told"), [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bundle, import_results, probe_table, report, suite
-from benchmarks.make_tables import ROOT, read_tables, write_tables
+from benchmarks.make_tables import ROOT, main, read_tables, write_tables
 from benchmarks.options import parse
 from benchmarks.results import write_result
 from pretrain.errors import UserError
@@ -141,6 +141,28 @@ def test_make_tables__a_table_of_its_own_and_demo_only_when_asked(tmp_path: Path
     empty = tmp_path / "empty"
     empty.mkdir()
     assert read_tables(empty, reported).probes == []
+
+
+def test_why__a_probe_tells_what_it_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = probe_table.write_probe(tmp_path / "probes", make_probe(code={"git_sha": "78" * 20, "dirty": True}))
+    probe_table.write_probe(tmp_path / "probes", make_probe(20.0, demo=True, stage__key="demo"))
+
+    def asked(question: str) -> str:
+        assert main(["--results", str(tmp_path), "--why", question]) == 0
+        assert not (tmp_path / "tables").exists()
+        return capsys.readouterr().out
+
+    told = asked("frozen_backbone_probes:CLoVE 200:k-NN mIoU")
+    assert told.startswith("Frozen-backbone probes, CLoVE 200, k-NN mIoU: 30.000\n  block: mini, coco, 2 classes, 48 ")
+    for text in (str(path), "resnet50, sha256 cdcdcdcdcdcd", "annotations 121212121212 and 343434343434", "layer res5",
+                 "git 787878787878, with uncommitted changes", "python 3.11", "1.7 min"):
+        assert text in told, text
+    assert asked("probes:clove:knn_miou").count("30.000") == 1
+    assert "Rand init, last gamma 0, retrieval: 16.000" in asked("probes:Rand init, last gamma 0:retrieval")
+    for question, said in (("probes:CLoVE 400:retrieval", "has no row CLoVE 400; the nearest is CLoVE 200, all: "),
+                           ("probes:CLoVE 200:AP", "has no column AP; it has k-NN mIoU, linear mIoU, ")):
+        with pytest.raises(UserError, match=said):
+            asked(question)
 
 
 def test_html_and_latex__escape_names_and_mark_what_is_below_random(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from benchmarks.ranking import compare, places, welch
 
 
 @pytest.mark.parametrize(("values", "found"), [
-    ([1.0, 3.0, 2.0], ["", "best", "second"]), ([3.0, 3.0, 2.0], ["best", "best", "second"]),
+    ([1.0, 3.0, 2.0], ["", "best", "second"]), ([3.0, 3.0, 2.0], ["best", "best", ""]),
+    ([1.0, 2.0, 3.0, 2.0], ["", "second", "best", "second"]), ([40.2, (40.1 + 40.3) / 2, 1.0], ["best", "best", ""]),
     ([None, 2.0, 1.0], ["", "best", "second"]), ([2.0], [""]), ([2.0, 2.0], ["", ""]), ([None, None], ["", ""])])
 def test_places(values: list, found: list[str]) -> None:
     assert places(values) == found
@@ -36,11 +37,22 @@ def test_welch__says_why_there_is_no_test(one: list[float], other: list[float], 
 def test_compare__only_a_significant_best_keeps_its_place() -> None:
     far, near = [[40.0, 40.1, 40.2], [39.0, 39.1, 39.2]], [[40.0, 40.4, 39.8], [39.9, 40.1, 40.0]]
     found, said = compare({"AP_bb": far, "AP_mb": near, "AP": [[1.0], [2.0]]}, ["one", "two"])
-    assert found == {"AP_bb": ["best", "second"], "AP_mb": ["", "second"], "AP": ["second", ""]}
+    assert found == {"AP_bb": ["best", "second"], "AP_mb": ["leading", "second"], "AP": ["second", "leading"]}
     assert said.startswith("Best over runner-up (Welch's t-test over trials, bold below 0.05): "
                            "AP bb one over two p = 0.0")
     assert "AP two over one not tested (n=1)" in said
 
 
-def test_compare__a_tie_is_no_best() -> None:
-    assert compare({"AP": [[1.0, 2.0], [1.0, 2.0], [0.0, 1.0]]}, ["a", "b", "c"])[0] == {"AP": ["", "", "second"]}
+def test_compare__rows_that_tie_for_best_share_the_place_and_nothing_is_second() -> None:
+    found, said = compare({"AP": [[1.0, 2.0], [1.0, 2.0], [0.0, 1.0]]}, ["a", "b", "c"])
+    assert found == {"AP": ["leading", "leading", ""]}
+    assert said.endswith(": AP a and b tie.")
+    assert compare({"AP": [[1.0, 2.0], [1.0, 2.0]]}, ["a", "b"]) == ({"AP": ["", ""]}, "")
+
+
+def test_compare__of_several_runners_up_one_that_can_be_tested_and_is_hardest_to_beat_counts() -> None:
+    best, single, narrow, wide = [50.0, 50.1, 50.2], [40.0], [39.9, 40.0, 40.1], [20.0, 40.0, 60.0]
+    found, said = compare({"AP": [best, single, narrow]}, ["best", "single", "narrow"])
+    assert found == {"AP": ["best", "second", "second"]} and "AP best over narrow p = " in said
+    found, said = compare({"AP": [single, wide, narrow, best]}, ["single", "wide", "narrow", "best"])
+    assert found == {"AP": ["second", "second", "second", "leading"]} and "AP best over wide p = 0.4" in said

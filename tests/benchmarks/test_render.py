@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import latex_text, make_tables
 from benchmarks.render import csv_frame, html_text, latex, markdown
 from benchmarks.results import write_result
 from benchmarks.rows import TableModel
@@ -61,6 +61,15 @@ def test_markdown__single_trials_are_never_bold_and_it_says_so(make_result, coco
     assert not [line for line in text.splitlines() if "n=1" in line and line.startswith("|") and "**" in line]
 
 
+def test_markdown__rows_that_tie_for_best_are_both_underlined_and_the_third_is_not_second(make_result, coco) -> None:
+    text = markdown(coco(*trials(make_result, "One", [40.5, 40.7]), *trials(make_result, "Two", [40.6, 40.6]),
+                         *trials(make_result, "Third", [20.0, 20.1])))
+    marks = {line.split("|")[1].strip(): line.count("<u>") for line in text.splitlines()
+             if line.startswith("|") and "measured, n=2" in line}
+    assert marks == {"One": 6, "Two": 6, "Third": 0}
+    assert "AP bb One 200 and Two 200 tie" in text
+
+
 def test_markdown__difference_to_random_initialisation_under_the_same_setting(make_result, coco) -> None:
     text = markdown(coco(*trials(make_result, "Mine", [40.0]),
                          make_result(method="Rand init", epochs=None, weights__method="Rand init", values=[32.8] * 6),
@@ -77,6 +86,7 @@ def test_markdown__changed_code_marks_a_row_as_stale(make_result, coco) -> None:
                          *trials(make_result, "Unknown", [40.2], code=code)))
     marked = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and "(stale)" in line]
     assert marked == ["Old"]
+    assert text.count("(!)") == 2 and "- (!) Unknown 200, measured, n=1; 4conv1fc heads: code unknown: no hash" in text
     assert "(stale): the fine-tuning's code or configs have changed since" in text
 
 
@@ -91,8 +101,11 @@ def test_latex__names_of_users_are_escaped(make_result, coco) -> None:
 def test_latex__compiles(make_result, coco, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed (Debian: texlive-latex-base and texlive-latex-recommended)")
-    table = coco(*trials(make_result, "a_b & 50% #1 {x} $ \\ ~ ^ <i>|", [36.0, 37.0]),
-                 make_result(method="Mini_1", scale="mini"))
+    names = ["a_b & 50% #1 {x} $ \\ ~ ^ <i>|", "β-VAE′", "[x]", "* y", "日本語 😀", "é ñ ï ặ ž ő x̂ β̂ ά"]
+    names += ["½ ² ₃ ﬁ 𝛽 € ą", "".join(letter for letter in latex_text._TEXT if letter.isprintable())]
+    table = coco(*[result for number, name in enumerate(names)
+                   for result in trials(make_result, name, [36.0 + number, 37.0 + number])],
+                 make_result(method="Mini_1 Ω", scale="mini", dataset__name="Größe → 中"))
     (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
                                       + latex(table) + "\\end{document}\n", encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,

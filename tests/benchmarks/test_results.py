@@ -167,6 +167,39 @@ def test_read_results__absent_or_empty_folder_holds_nothing(tmp_path: Path) -> N
     assert read_results(tmp_path / "absent") == ([], [])
 
 
+WRITER = """
+import json, sys, time
+from pathlib import Path
+from benchmarks.results import read_results, write_result
+folder, mine = Path(sys.argv[1]), json.load(sys.stdin)
+(folder / f"ready{sys.argv[2]}").touch()
+ends = time.monotonic() + 60
+while len(list(folder.glob("ready*"))) < 8 and time.monotonic() < ends:
+    time.sleep(0.002)
+for result in mine:
+    write_result(folder / "runs", result)
+    problems = read_results(folder / "runs")[1] if result["trial"] % 10 == 0 else []
+    assert not problems, problems  # what others are just writing is not seen
+"""
+
+
+def test_write_result__two_hundred_by_eight_processes_at_once_all_arrive_whole(make_result, tmp_path: Path) -> None:
+    wanted = [make_result(trial=number, seed=number, values=[number / 10] * 6) for number in range(200)]
+    again = make_result(method="the same of all")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)], cwd=ROOT, text=True,
+                                stdin=subprocess.PIPE, stderr=subprocess.PIPE) for number in range(8)]
+    for number, writer in enumerate(writers):
+        writer.stdin.write(json.dumps([*wanted[number::8], again]))
+        writer.stdin.close()
+        writer.stdin = None
+    told = [writer.communicate(timeout=120)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * 8, told
+    found, problems = read_results(tmp_path / "runs")
+    assert problems == [] and len(os.listdir(tmp_path / "runs")) == len(found) == 201
+    figures = {result["trial"]: result["metrics"]["AP_bb"] for result in found if result["method"] == "CLoVE"}
+    assert figures == {number: number / 10 for number in range(200)}
+
+
 def test_results__need_the_standard_library_only() -> None:
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import benchmarks.results, benchmarks.measured; "
             "print(sorted({name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names))")
@@ -189,9 +222,10 @@ NEW_KEYS = {
     "images_at_once": 4, "batch_norm_images": 4, "eval_every": 1000, "predictions": {"file": "p", "sha256": "ab" * 32},
     "weights__init": "converted checkpoint", "weights__branch": "teacher", "weights__fpn": False,
     "weights__pixel_format": {"channel_order": "BGR", "mean": [1, 2, 3], "std": [1, 1, 1], "stride_in_1x1": True},
+    "weights__conversion": {"consumed": 265}, "weights__path_sha256": "ab" * 32,
 }
 MAY_BE_NULL = {"schedule", "solver", "fit", "processes", "batch_norm_images", "eval_every", "predictions",
-               "weights__branch"}
+               "weights__branch", "weights__conversion", "weights__path_sha256"}
 
 
 @pytest.mark.parametrize("name", list(NEW_KEYS))

@@ -46,7 +46,27 @@ def test_why__printed_and_measured_rows_of_one_name_are_both_told(asked) -> None
     assert asked("coco_detection_segmentation:CLoVE:AP_bb").count("Object detection") == 4
 
 
+def test_why__a_difference_tells_both_of_its_rows(asked, make_result, tmp_path: Path) -> None:
+    random = make_result(method="Rand init", epochs=None, weights__method="Rand init", values=[32.5] * 6)
+    write_result(tmp_path / "runs", random)
+    told = asked("coco_detection_segmentation:CLoVE 200: measured - paper:AP_bb")
+    assert told.startswith("Object detection and segmentation on COCO (R50-FPN), CLoVE 200: measured - paper, AP bb: "
+                           "-0.3, of\n")
+    assert "trial 1, seed 1: 41.000" in told and "CLoVE 200, AP bb: 40.8\n  not measured here: paper (poster)" in told
+    told = asked("coco_detection_segmentation:CLoVE 400: measured - random init:AP bb")
+    assert "AP bb: +8.0, of\n" in told and "trial 0, seed 1: 32.500" in told and told.count("digest ") == 2
+    # without epochs, as the table has it: one for 200 and one for 400
+    assert asked("coco_detection_segmentation:clove: measured - paper:AP_bb").count(", of\n") == 2
+
+
+def test_why__a_name_with_colons_is_a_row(asked, make_result, tmp_path: Path) -> None:
+    write_result(tmp_path / "runs", make_result(method="a:b: c", epochs=None))
+    assert "trial 0" in asked("coco_detection_segmentation:a:b: c:AP_bb")
+
+
 @pytest.mark.parametrize(("question", "said"), [
+    ("probes:CLoVE 200:retrieval", "found 0 for 'probes' (frozen_backbone_probes: no probe is shown); name one of "),
+    ("coco_detection_segmentation:CLoVE 200: measured - random:AP_bb", "CLoVE 200: measured - paper"),
     ("coco_keypoints", "expected TABLE:ROW:COLUMN, such as"),
     ("coco:CLoVE 200:AP_bb", "expected one table, found 3 for 'coco'; name one of coco_detection_segmentation, "),
     ("keypoints:CLoVE 200:AP_bb", "coco_keypoints has no column AP_bb; it has AP_kp, AP50_kp, AP75_kp"),
