@@ -5,8 +5,10 @@ A safetensors file: plain tensors, no pickle, nothing that can run. The header i
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,24 @@ from pretrain import __version__
 from pretrain.atomic import atomic_path, sha256_file
 from pretrain.errors import UserError
 
+
+def _three(value: object, least: float) -> bool:
+    return (isinstance(value, tuple) and len(value) == 3
+            and all(isinstance(one, int | float) and least <= one <= 1 for one in value))
+
+
+# What a header's values must be: the file may be a stranger's.
+HEADER: dict[str, Callable[[Any], bool]] = {
+    "method": lambda v: isinstance(v, str) and v.strip() != "" and not any(letter < " " for letter in v),
+    "architecture": lambda v: v in ("resnet18", "resnet34", "resnet50"),
+    "epochs": lambda v: v is None or (type(v) is int and v >= 0),
+    "branch": lambda v: v in ("student", "teacher", "single"),
+    "channel_order": lambda v: v in ("RGB", "BGR"),
+    "pixel_mean": lambda v: _three(v, 0.0),
+    "pixel_std": lambda v: _three(v, 1e-6),
+    "stride_in_1x1": lambda v: isinstance(v, bool),
+    **dict.fromkeys(("source_name", "source_sha256", "family", "tool_version"), lambda v: isinstance(v, str)),
+}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -64,7 +84,15 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneIn
         raise UserError(f"{path}: no such file") from None
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
-    fields = json.loads(header)
-    for name in ("pixel_mean", "pixel_std"):
-        fields[name] = tuple(fields[name])
-    return state, BackboneInfo(**fields)
+    try:
+        fields = json.loads(header)
+        for name in ("pixel_mean", "pixel_std"):
+            fields[name] = tuple(fields[name])
+        info = BackboneInfo(**fields)
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path} has a backbone header that cannot be read ({error}): make it again with this "
+                        "version") from None
+    if wrong := next((f"{name} {getattr(info, name)!r:.60}" for name, holds in HEADER.items()
+                      if not holds(getattr(info, name))), None):
+        raise UserError(f"{path} has a backbone header with {wrong}, which is no such value: make it again")
+    return state, info

@@ -14,6 +14,7 @@ from pretrain.errors import UserError
 from transfer.naming import COUNTER
 
 ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
+FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 # Known so that they can be named when somebody brings one.
 _OTHER_ARCHITECTURES = {"resnet101": "ResNet-101", "resnet152": "ResNet-152", "wide_resnet50_2": "Wide ResNet-50-2",
                         "wide_resnet101_2": "Wide ResNet-101-2", "resnext50_32x4d": "ResNeXt-50 32x4d",
@@ -67,9 +68,10 @@ def checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, 
         what = ("its stem is one for small images, as of CIFAR, which the transfer cannot use"
                 if tuple(inside["conv1.weight"].shape[2:]) == (3, 3) else "this is another network")
         raise UserError(f"{of_network}, found other shapes: {some(wrong)}: {what}")
-    odd = [f"{name} ({inside[name].dtype})" for name in expected if not inside[name].is_floating_point()]
+    odd = [f"{name} ({_kind(inside[name])})" for name in expected if _kind(inside[name]) not in FLOATS]
     if odd:
-        raise UserError(f"expected floating-point tensors in {path}, found {some(odd)}: save the network unquantized")
+        raise UserError(f"expected floating-point tensors in {path}, found {some(odd)}: save the network unquantized, "
+                        "dense and with its numbers")
     stored = Counter(str(inside[name].dtype).removeprefix("torch.") for name in expected)
     if set(stored) != {"float32"}:
         print(f"note: {path.name} stores {', '.join(f'{count} tensors as {kind}' for kind, count in stored.items())}; "
@@ -87,6 +89,12 @@ def checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, 
 def some(names: Collection[str], most: int = 5) -> str:
     """The first few of many names, and how many more there are."""
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Its type, and what keeps it from being plain numbers."""
+    return str(tensor.dtype) + (f", {tensor.layout}" if tensor.layout != torch.strided else "") + (
+        ", without its numbers" if tensor.is_meta else "")
 
 
 def _finite(value: torch.Tensor) -> bool:

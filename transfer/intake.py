@@ -5,7 +5,6 @@ after that is the same for all: the architecture is found from names and shapes,
 there, have the right shape and hold sane numbers (`architecture.py`).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -127,11 +126,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _read_own(path: Path, branch: str | None, prefix: str | None) -> Reading:
-    try:
-        tensors, info = load_backbone(path)
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} has a backbone header that cannot be read ({error}): make it again "
-                        "with this version") from None
+    tensors, info = load_backbone(path)
     if branch not in (None, info.branch):
         raise UserError(f"{path} holds the branch {info.branch!r}, asked for {branch!r}: leave --branch out")
     if prefix:

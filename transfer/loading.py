@@ -88,7 +88,7 @@ def _first_bytes(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             head = file.read(40)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
     if not head:
         raise UserError(f"{path} is empty (0 bytes): download or copy it again")

@@ -1,10 +1,12 @@
 """What cannot be read safely and whole is refused with one line that says why."""
 
 import argparse
+import json
 import os
 import pathlib
 import pickle
 import zipfile
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -264,3 +266,30 @@ def test_read_checkpoint__safetensors_without_header_or_cut_off(tmp_path, small)
     save_backbone(path, small, BackboneInfo("M", "resnet18"))
     path.write_bytes(path.read_bytes()[:-100])
     assert "is not a whole safetensors file" in refusal(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("pixel_mean", ["a", 1, 1]), ("pixel_std", [0, 0, 0]), ("pixel_std", [0.2, 0.2]),
+    ("pixel_mean", [float("nan")] * 3),
+    ("channel_order", "XYZ"), ("epochs", "many"), ("epochs", -1), ("method", None), ("method", "a\nb"),
+    ("architecture", "resnet101"), ("branch", "both"), ("stride_in_1x1", 1), ("source_name", 3)])
+def test_read_checkpoint__a_backbone_header_with_wrong_values(tmp_path, small, name, value):
+    path = tmp_path / "own.safetensors"
+    header = asdict(BackboneInfo("M", "resnet18")) | {name: value}
+    save_file(small, path, metadata={"backbone": json.dumps(header)})
+    assert f"has a backbone header with {name} " in refusal(path) and "which is no such value" in refusal(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda tensor: tensor.to(torch.float8_e4m3fn), lambda tensor: tensor.to_sparse(), lambda tensor: tensor.to("meta"),
+    lambda tensor: tensor.to(torch.complex64), lambda tensor: tensor.int()])
+def test_read_checkpoint__tensors_that_are_no_dense_floating_numbers(tmp_path, small, change):
+    path = save(small | {"layer1.0.bn1.running_var": change(small["layer1.0.bn1.running_var"])}, tmp_path / "odd.pth")
+    said = refusal(path)
+    assert said.startswith(f"expected floating-point tensors in {path}, found layer1.0.bn1.running_var (torch.")
+    assert said.endswith("): save the network unquantized, dense and with its numbers")
+
+
+def test_read_checkpoint__a_path_below_a_file(tmp_path, small):
+    path = save(small, tmp_path / "whole.pth")
+    assert refusal(path / "x") == f"{path / 'x'}: no such file"
