@@ -14,6 +14,7 @@ import yaml
 
 from benchmarks import cluster
 from benchmarks.cluster import ClusterOptions
+from pretrain import yaml_text
 from pretrain.errors import UserError
 
 DEFAULT = Path("cluster.yaml")
@@ -63,7 +64,7 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
              for action in group._group_actions if action.dest not in NOT_ITS_OWN}
     try:
         # All values as text: YAML would read 24:00:00 as a number of seconds.
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+        content = yaml_text.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except FileNotFoundError:
         raise UserError(f"--cluster-file {path}: no such file; benchmarks/cluster.example.yaml is one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -75,6 +76,8 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     values = {}
     for key, value in content.items():
         name = key.replace("-", "_")
+        if name in values:
+            raise UserError(f"{path}: {name} is given twice")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise UserError(f"{path}: unknown key {key!r}; the nearest valid key is {near!r}")

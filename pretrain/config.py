@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import yaml
 
+from pretrain import yaml_text
 from pretrain.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -182,7 +183,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         known = ", ".join(recipe_names())
         raise UserError(f"no recipe {recipe!r}: expected a YAML file or one of {known}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml_text.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if raw is None:

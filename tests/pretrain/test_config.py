@@ -88,7 +88,9 @@ def test_variants__released_differs_from_paper_in_its_preset_only() -> None:
     ("numbers: {workers: 3}", "workers belongs into section machine, found in numbers"),
     ("- 1\n- 2", "expected a mapping with the sections numbers and machine, found list"),
     ("numbers: {epochs: [", "is not YAML"),
-], ids=range(24))
+    ("numbers:\n  epochs: 3\n  seed: 1\n  epochs: 4", "is not YAML: line 4: 'epochs' stands there a second time"),
+    ("numbers: &a {epochs: *a}", "epochs"),
+], ids=range(26))
 def test_mistakes__are_one_line_that_teaches(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_config(recipe(tmp_path, text))
