@@ -67,7 +67,7 @@ def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: Backbo
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as sibling:
         # The library's own file writer would turn a full disk into an error that is no OSError.
-        sibling.write_bytes(save(tensors, metadata={"backbone": json.dumps(asdict(info), sort_keys=True)}))
+        sibling.write_bytes(save(tensors, metadata={"backbone": header_of(info)}))
     return sha256_file(path)
 
 
@@ -84,6 +84,16 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneIn
         raise UserError(f"{path}: no such file") from None
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
+    return state, read_header(header, path)
+
+
+def header_of(info: BackboneInfo) -> str:
+    """What `read_header` reads: JSON."""
+    return json.dumps(asdict(info), sort_keys=True)
+
+
+def read_header(header: object, path: str | Path) -> BackboneInfo:
+    """The header of a file, here or in a converted one; raises `UserError` naming what is wrong with it."""
     try:
         fields = json.loads(header)
         for name in ("pixel_mean", "pixel_std"):
@@ -95,4 +105,4 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneIn
     if wrong := next((f"{name} {getattr(info, name)!r:.60}" for name, holds in HEADER.items()
                       if not holds(getattr(info, name))), None):
         raise UserError(f"{path} has a backbone header with {wrong}, which is no such value: make it again")
-    return state, info
+    return info

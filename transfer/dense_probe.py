@@ -116,6 +116,8 @@ def probe(request: Request) -> tuple[dict, Pictures]:
     if request.task not in dense_labels.TASKS:
         raise UserError(f"unknown task '{request.task}': expected one of {', '.join(dense_labels.TASKS)}")
     device = _device(request.device)
+    if protocol.seed < 0:
+        raise UserError(f"--seed {protocol.seed}: expected a number from 0")
     weights = frozen.read_weights(request.weights, request.architecture, protocol.seed, request.branch, request.trust)
     dataset = datasets.find(request.data, request.task)
     data = dense_labels.load(dataset)

@@ -124,6 +124,8 @@ def finetune(request: Request) -> dict:
     fast_coco.check_task(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
     if request.eval_every < 0:
         raise UserError(f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none")
+    if request.trial < 0:
+        raise UserError(f"--trial {request.trial}: expected a number from 0")
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
@@ -146,8 +148,13 @@ def finetune(request: Request) -> dict:
         print(f"{output} is finished: nothing to do", file=sys.stderr)
         return found
     result.begin(output, words, cfg)
-    start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
-                                      weights.init == ZERO_GAMMA_INIT, request.keep_predictions))
+    try:
+        start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
+                                          weights.init == ZERO_GAMMA_INIT, request.keep_predictions))
+    except Exception:
+        if not any(output.glob("model_*.pth")):  # nothing was trained: other words may have the folder
+            result.withdraw(output)
+        raise
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
     return result.write(output, {
         "kind": result.FINETUNING, **words, **result.about_measurement(request.task, measured),

@@ -15,13 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pretrain.atomic import sha256_file
-from pretrain.backbone_file import BackboneInfo, load_backbone
+from pretrain.backbone_file import BackboneInfo, load_backbone, read_header
 from pretrain.errors import UserError
 from transfer.architecture import ARCHITECTURES, TITLES, checked, expected_shapes, nearest
 from transfer.families import AUTHORS, FAMILIES, MSRA_PIXELS, Family, begins
 from transfer.layout import LayoutError, Places, choices, inside, listed, places
 from transfer.loading import SAFETENSORS, kind_of, load
 from transfer.naming import COUNTER
+from transfer.writers import AUTHOR, HEADER_KEY
 
 __all__ = ["ARCHITECTURES", "Reading", "expected_shapes", "read_checkpoint"]
 
@@ -110,8 +111,24 @@ def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str,
                                                               if author in AUTHORS else "."))
     info = BackboneInfo(method=method or path.stem.removesuffix(".pth"), architecture=architecture, branch=branch,
                         epochs=epoch, source_name=path.name, source_sha256=sha256_file(path), **pixels)
+    if (own := _own_header(content, path)) is not None:  # pixels and stride cannot be told from the tensors
+        info, method = replace(own, architecture=architecture, source_name=info.source_name,
+                               source_sha256=info.source_sha256), own.method
     return Reading(used, info, left_over, family.name if family else NO_FAMILY, fpn, container, address, dict(branches),
                    "layout" if method else "file name", family.candidates if family else (), tuple(notes))
+
+
+def _own_header(content: Mapping[Any, Any], path: Path) -> BackboneInfo | None:
+    """What `convert` wrote into a file for detectron2 or mmdetection; None for files of others."""
+    meta = content.get("meta")
+    if isinstance(meta, Mapping) and HEADER_KEY in meta:
+        return read_header(meta[HEADER_KEY], path)
+    if content.get("__author__") != AUTHOR:
+        return None
+    if HEADER_KEY not in content:
+        raise UserError(f"{path} was written by this program without the pixels and the stride that its network wants: "
+                        "convert the original checkpoint again")
+    return read_header(content[HEADER_KEY], path)
 
 
 def _is_own(path: Path) -> bool:

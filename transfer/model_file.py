@@ -67,8 +67,8 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
         else:
             content = torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{file} holds more than tensors, or is no model file ({_first_line(error)}); --trust "
-                        "reads it all the same, only for files you know") from None
+        raise UserError(f"{file} holds more than tensors, or is no model file ({_first_line(error)}); `python -m "
+                        "transfer evaluate --trust` reads it all the same, only for files you know") from None
     except (EOFError, RuntimeError) as error:
         raise UserError(f"{file} cannot be read ({_first_line(error)}): expected a whole model file") from None
     state = content.get("model", content) if isinstance(content, dict) else None

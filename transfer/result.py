@@ -47,13 +47,27 @@ def write(output: Path, result: dict) -> dict:
 def read(output: Path) -> dict | None:
     """The finished result of a folder, None where there is none."""
     path = output / RESULT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["task"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same words measure "
+                        "the finished model again") from None
+    return found
 
 
 def begin(output: Path, words: dict, cfg: CfgNode) -> None:
     """Note what a folder is for, before anything runs."""
     write_text(output / CONFIG, cfg.dump())
     write_text(output / WORDS, json.dumps(words, indent=1) + "\n")
+
+
+def withdraw(output: Path) -> None:
+    """Take back what `begin` noted; the log stays."""
+    for name in (CONFIG, WORDS):
+        (output / name).unlink(missing_ok=True)
 
 
 def check_same(output: Path, words: dict, cfg: CfgNode) -> None:
@@ -66,6 +80,9 @@ def check_same(output: Path, words: dict, cfg: CfgNode) -> None:
         before["config"] = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:  # a run killed before it began
         return
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{output} holds a run whose {WORDS} or {CONFIG} is damaged ({' '.join(str(error).split())}): "
+                        "use another --output") from None
     config = settings.differences(before.pop("config"), now.pop("config"))
     config = {key: values for key, values in config.items() if key not in FREE_TO_CHANGE}
     other = settings.differences(before, now)

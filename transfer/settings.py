@@ -24,6 +24,11 @@ DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 # Where a run lies and where its weights lay: of no influence on its figures, left out of hash and comparison.
 PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
+# What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
+FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
+           "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
+           "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH", "SEED", *PLACES)
+LEAST = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "DATALOADER.NUM_WORKERS": 0}
 COCO_KEYPOINTS = 17
 OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
 
@@ -144,6 +149,8 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UserError(f"--set {word}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500")
+        if key in FOLLOWS:
+            raise UserError(f"--set {word}: {key} follows from task, data, weights and trial; leave it out")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise UserError(f"--set {word}: detectron2's config has no key {key}; the nearest is {near}")
@@ -152,6 +159,13 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
         except (ValueError, SyntaxError, AssertionError) as error:
             raise UserError(f"--set {word}: {key} is {known[key]!r} by default ({error}): "
                             "expected a value of that type") from None
+    chosen = flatten(cfg)
+    for key, least in LEAST.items():
+        if chosen[key] < least:
+            raise UserError(f"{key} must be at least {least}, found {chosen[key]}")
+    if cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
+        raise UserError(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} must lie before SOLVER.MAX_ITER "
+                        f"{cfg.SOLVER.MAX_ITER}: set both, such as --set SOLVER.STEPS={cfg.SOLVER.MAX_ITER * 2 // 3},")
 
 
 def _fit_norm(cfg: CfgNode, key: str, num_gpus: int, device: str) -> None:

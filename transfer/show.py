@@ -80,7 +80,12 @@ def read_run(folder: Path) -> tuple[CfgNode, dict]:
     if missing:
         raise UserError(f"{folder} has no {', '.join(missing)}: expected a folder that `python -m transfer finetune` "
                         "wrote")
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    try:
+        request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+        request["task"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'request.json'} is damaged ({type(error).__name__}: {error}): expected what "
+                        "`python -m transfer finetune` wrote") from None
     return model_file.read_config(folder / "config.yaml"), request
 
 

@@ -19,10 +19,12 @@ import safetensors.torch
 import torch
 
 from pretrain.atomic import atomic_path
-from pretrain.backbone_file import BackboneInfo
+from pretrain.backbone_file import BackboneInfo, header_of
 from pretrain.errors import UserError
 
 State = Mapping[str, torch.Tensor]
+AUTHOR = "clove-suite"
+HEADER_KEY = "backbone"  # in the files for detectron2 and mmdetection, which leave it alone
 
 _LAYERS = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3", "bn1": "conv1.norm", "bn2": "conv2.norm",
            "bn3": "conv3.norm", "downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
@@ -96,12 +98,14 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _write_detectron2(path: Path, state: State, _info: BackboneInfo, fpn: State) -> None:
-    """detectron2's model-zoo format. Matching by name endings puts stem... and fpn_... where the model has them."""
+def _write_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -> None:
+    """detectron2's model-zoo format. Matching by name endings puts stem... and fpn_... where the model has them.
+
+    detectron2 ignores the header, from which `intake` knows pixels and stride again."""
     model = {detectron2_name(name): value.numpy() for name, value in state.items()}
     model |= {name: value.numpy() for name, value in without_biases(fpn).items()}
     # Anything but the author "Caffe2", which would make detectron2 rename the tensors.
-    content = {"model": model, "__author__": "clove-suite", "matching_heuristics": True}
+    content = {"model": model, "__author__": AUTHOR, "matching_heuristics": True, HEADER_KEY: header_of(info)}
     with atomic_path(path) as sibling, open(sibling, "wb") as file:
         pickle.dump(content, file, protocol=4)
 
@@ -116,7 +120,7 @@ def _write_timm(path: Path, state: State, _info: BackboneInfo, _fpn: State) -> N
 
 
 def _write_mmdet(path: Path, state: State, info: BackboneInfo, _fpn: State) -> None:
-    meta = {**asdict(info), "pixel_format": pixel_format(info)}
+    meta = {**asdict(info), "pixel_format": pixel_format(info), HEADER_KEY: header_of(info)}
     _save_torch(path, {"state_dict": dict(state), "meta": meta})
 
 

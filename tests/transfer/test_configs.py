@@ -1,6 +1,7 @@
 """The config files against the protocols they state, and the layers that are laid over them."""
 
 import itertools
+import re
 from pathlib import Path
 
 import detectron2
@@ -205,11 +206,30 @@ def test_resolve__set_is_the_last_word() -> None:
     ("SOLVER.MAX_ITERS=7", "detectron2's config has no key SOLVER.MAX_ITERS; the nearest is SOLVER.MAX_ITER"),
     ("SOLVER.MAX_ITER=many", "SOLVER.MAX_ITER is 90000 by default"),
     ("SOLVER.MAX_ITER", "expected KEY=VALUE"),
+    ('DATASETS.TEST=("x",)', "DATASETS.TEST follows from task, data, weights and trial; leave it out"),
+    ("MODEL.MASK_ON=False", "MODEL.MASK_ON follows from"),
+    ("MODEL.ROI_HEADS.NUM_CLASSES=3", "MODEL.ROI_HEADS.NUM_CLASSES follows from"),
+    ("INPUT.FORMAT=BGR", "INPUT.FORMAT follows from"), ("SEED=3", "SEED follows from"),
 ])
 def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
-    with pytest.raises(UserError, match=f"--set {word}.*") as caught:
+    with pytest.raises(UserError, match=f"--set {re.escape(word)}.*") as caught:
         settings.resolve(DATASETS["coco"], "2fc", "full", (word,))
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (("SOLVER.IMS_PER_BATCH=0",), "SOLVER.IMS_PER_BATCH must be at least 1, found 0"),
+    (("SOLVER.IMS_PER_BATCH=-2",), "SOLVER.IMS_PER_BATCH must be at least 1, found -2"),
+    (("SOLVER.MAX_ITER=-1",), "SOLVER.MAX_ITER must be at least 0, found -1"),
+    (("SOLVER.CHECKPOINT_PERIOD=0",), "SOLVER.CHECKPOINT_PERIOD must be at least 1, found 0"),
+    (("DATALOADER.NUM_WORKERS=-1",), "DATALOADER.NUM_WORKERS must be at least 0, found -1"),
+    (("SOLVER.MAX_ITER=60000",), "SOLVER.STEPS (60000, 80000) must lie before SOLVER.MAX_ITER 60000: set both")])
+def test_resolve__refuses_values_that_fail_late_or_never_end(words: tuple[str, ...], text: str) -> None:
+    for check in (lambda: settings.resolve(DATASETS["coco"], "2fc", "full", words),
+                  lambda: settings.check_overrides("coco", "2fc", "full", words)):
+        with pytest.raises(UserError) as caught:
+            check()
+        assert str(caught.value).startswith(text)
 
 
 def test_resolve__refuses_a_batch_that_cannot_be_shared() -> None:

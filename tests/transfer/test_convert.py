@@ -102,7 +102,7 @@ def test_convert__files_hold_the_tensors_bit_for_bit(resnet50_folder, random_sta
     output = resnet50_folder[0]
     state, info = load_backbone(output / "backbone.safetensors")
     content = pickle.loads((output / "detectron2.pkl").read_bytes())
-    assert set(content) == {"model", "__author__", "matching_heuristics"}
+    assert set(content) == {"model", "__author__", "matching_heuristics", "backbone"}
     assert content["matching_heuristics"] is True
     assert content["__author__"] != "Caffe2"
     assert len(content["model"]) == len(state) == 265

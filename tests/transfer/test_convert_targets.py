@@ -304,3 +304,18 @@ def test_canonical_file__of_an_earlier_version_is_read(tmp_path, random_state):
     safetensors.torch.save_file(tensors, path, metadata={"backbone": json.dumps(header)})
     certificate = convert(path, tmp_path / "out", targets=("timm",))
     assert (certificate["method"], certificate["family"]) == ("Mine", "backbone.safetensors")
+
+
+@pytest.mark.parametrize("name", ["detectron2.pkl", "mmdet.pth"])
+def test_msra__a_written_file_is_read_again_with_its_pixels_and_stride(msra, tmp_path, name):
+    again = convert(msra[1] / name, tmp_path / "again")
+    assert again["pixel_format"] == MSRA and "stride moved" in again["reference"]
+    assert max(again["targets"]["detectron2"]["largest_difference"].values()) < 1e-12
+
+
+def test_convert__a_file_of_ours_that_does_not_say_what_it_wants_is_refused(small, tmp_path):
+    content = pickle.loads((small[0] / "detectron2.pkl").read_bytes())
+    del content["backbone"]
+    (tmp_path / "old.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match="without the pixels and the stride that its network wants: convert the"):
+        read_checkpoint(tmp_path / "old.pkl")
