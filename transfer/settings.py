@@ -6,6 +6,7 @@ The order is fixed and every layer is a file or an argument, so that two runs di
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -154,6 +155,8 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise UserError(f"--set {word}: detectron2's config has no key {key}; the nearest is {near}")
+        if isinstance(known[key], float) and re.fullmatch(r"[+-]?\d+", value):
+            value += ".0"  # a rate of 1 is no mistake
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, SyntaxError, AssertionError) as error:

@@ -200,6 +200,7 @@ def test_resolve__batch_norm_follows_the_processes(processes: int, device: str, 
 def test_resolve__set_is_the_last_word() -> None:
     cfg = settings.resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.MAX_ITER=7", "SOLVER.STEPS=3,5"))
     assert cfg.SOLVER.MAX_ITER == 7 and tuple(cfg.SOLVER.STEPS) == (3, 5)
+    assert settings.resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.BASE_LR=1",)).SOLVER.BASE_LR == 1.0
 
 
 @pytest.mark.parametrize(("word", "text"), [
