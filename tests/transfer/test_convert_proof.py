@@ -211,6 +211,28 @@ def test_proof__every_perturbed_swapped_or_dropped_tensor_of_the_file_is_refused
     assert sorted(alone(found)) == sorted(ALONE)
 
 
+@pytest.mark.longest
+@pytest.mark.parametrize("kind", ["perturbed", "swapped", "dropped"])
+def test_prove_detectron2__refuses_the_whole_file_with_any_one_of_its_265_tensors_spoiled(
+    kind, resnet50_weights, random_state, tmp_path
+):
+    state, path = random_state("resnet50"), tmp_path / "spoiled.pkl"
+    content = pickle.loads(resnet50_weights.read_bytes())
+    tensors = content["model"]
+    partners = {one: other for pair in swaps(tensors) for one, other in (pair, pair[::-1])}
+    for name in list(tensors):
+        model = dict(tensors)
+        if kind == "perturbed":
+            model[name] = np.nextafter(model[name], np.float32(np.inf))
+        elif kind == "swapped":
+            model[name], model[partners[name]] = model[partners[name]], model[name]
+        else:
+            del model[name]
+        path.write_bytes(pickle.dumps(content | {"model": model}, protocol=4))
+        with pytest.raises(UserError, match=f"found 26[34] equal, [12] (different|missing in the file) .*{name}"):
+            prove_detectron2(path, state, INFO, {})
+
+
 def spoiled(weights, folder, change):
     """The converted file with `change` applied to its tensors, written to `folder`."""
     content = pickle.loads(weights.read_bytes())
