@@ -98,9 +98,7 @@ def check(plan: Plan) -> None:
     from pretrain.data import images_at_once  # imports torch
 
     options = plan.options
-    for letter, why in (("%", "Slurm and submitit read % as a placeholder"), ("\\", "Slurm drops backslashes")):
-        if letter in str(options.output):
-            raise UserError(f"--output {options.output}: {why}; choose a path without it")
+    launch.refuse_path(options.output)
     if options.pretrain:
         images_at_once(options.pretrain.numbers.batch_size, options.pretrain.machine.device_batch,
                        options.cluster.processes)

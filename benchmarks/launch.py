@@ -170,13 +170,18 @@ def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
         executor.parameters = before
 
 
+def refuse_path(output: Path) -> None:
+    """UserError for a path with a letter that Slurm does not leave as it is."""
+    for letter, why in (("%", "Slurm and submitit read % as a placeholder"), ("\\", "Slurm drops backslashes")):
+        if letter in str(output):
+            raise UserError(f"--output {output}: {why}; choose a path without it")
+
+
 def _check(config: Config, output: Path, options: ClusterOptions) -> None:
     """What would only show when the job has waited for its nodes."""
     from pretrain.data import images_at_once  # imports torch
 
-    for letter, why in (("%", "Slurm and submitit read % as a placeholder"), ("\\", "Slurm drops backslashes")):
-        if letter in str(output):
-            raise UserError(f"--output {output}: {why}; choose a path without it")
+    refuse_path(output)
     images_at_once(config.numbers.batch_size, config.machine.device_batch, options.processes)
     before = read_submission(output)
     if before is not None and not is_over(word := state(before)):

@@ -7,7 +7,6 @@ changes by hand. Figures stand in one table only when data, protocol and archite
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,17 +83,6 @@ def file_name(probe: dict) -> str:
 def parse_probe(content: bytes) -> dict:
     """A probe file's content; ValueError says what is wrong with it."""
     return parse_sealed(content, validate)
-
-
-def each_probe(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
-    """Yield (path, probe, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name."""
-    for name in sorted(os.listdir(folder)) if Path(folder).is_dir() else []:
-        if name.endswith(".json") and not name.startswith("."):
-            path = Path(folder) / name
-            try:
-                yield path, parse_probe(path.read_bytes()), ""
-            except (OSError, ValueError, RecursionError) as error:
-                yield path, None, str(error)
 
 
 def read_probes(folder: Path) -> tuple[list[dict], list[str]]:

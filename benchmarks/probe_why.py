@@ -1,9 +1,11 @@
 """Where one cell of the probes' table comes from: `make_tables.py --why frozen_backbone_probes:ROW:COLUMN`."""
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.probe_table import COLUMNS, NAME, TITLE, each_probe, probe_blocks, probe_name
+from benchmarks.probe_table import COLUMNS, NAME, TITLE, parse_probe, probe_blocks, probe_name
+from benchmarks.results import json_files
 from pretrain.errors import UserError
 
 
@@ -17,7 +19,10 @@ def why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
     metric = metrics.get(column.casefold())
     if metric is None:
         raise UserError(f"--why: {NAME} has no column {column}; it has {', '.join(COLUMNS)}")
-    files = {probe["digest"]: path for path, probe, _ in each_probe(folder) if probe is not None}
+    files = {}
+    for path in json_files(folder):
+        with suppress(OSError, ValueError):  # a file that is no good stands in no table
+            files[parse_probe(path.read_bytes())["digest"]] = path
     told, names = [], []
     for heading, members in probe_blocks(probes):
         for probe in members:

@@ -201,18 +201,23 @@ def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
 
 
 def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict], list[str]]:
-    """What `parse` makes of the files of `folder`, sorted by name, and one line (file: reason) for each other file.
-
-    A folder that does not exist holds nothing. Hidden files are writes in progress.
-    """
+    """What `parse` makes of the files of `folder`, sorted by name, and one line (file: reason) for each other file."""
     records, problems = [], []
-    for name in sorted(os.listdir(folder)) if Path(folder).is_dir() else []:
-        if name.endswith(".json") and not name.startswith("."):
-            try:
-                records.append(parse((Path(folder) / name).read_bytes()))
-            except (OSError, ValueError) as error:
-                problems.append(f"{name}: {error}")
+    for path in json_files(folder):
+        try:
+            records.append(parse(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: {error}")
     return records, problems
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The records in `folder`, sorted by name.
+
+    A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or of others.
+    """
+    names = sorted(os.listdir(folder)) if Path(folder).is_dir() else []
+    return [Path(folder) / name for name in names if name.endswith(".json") and not name.startswith(".")]
 
 
 def write_result(folder: Path, result: dict) -> Path:
@@ -240,17 +245,10 @@ def file_name(result: dict) -> str:
 
 
 def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
-    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name.
-
-    A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or of others.
-    """
-    if not Path(folder).is_dir():
-        return
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".json") and not name.startswith("."):
-            path = Path(folder) / name
-            result, reason = _read(path)
-            yield path, result, reason
+    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name."""
+    for path in json_files(folder):
+        result, reason = _read(path)
+        yield path, result, reason
 
 
 def read_results(folder: Path) -> tuple[list[dict], list[str]]:
