@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from detectron2.engine import launch
+from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pretrain.errors import UserError
@@ -41,13 +43,30 @@ def start(work: Callable[..., None], processes: int, *arguments: object) -> None
         return
     with _passing_on() as told:
         try:
-            launch(work, processes, dist_url="auto", args=arguments)
+            launch(member, processes, dist_url="auto", args=(work, *arguments))
         except (ProcessExitedException, ProcessRaisedException) as error:
             if told:
                 sys.exit(told[0])
             if isinstance(error, ProcessExitedException) and error.exit_code in EXIT_CODES.values():
                 sys.exit(error.exit_code)  # a child was told and we were not
             raise _as_it_was(error) from None
+
+
+def member(work: Callable[..., None], *arguments: object) -> None:
+    """`work(*arguments)` in one process of a group, and the end of the group's threads when it is done or was stopped:
+    one that runs on while the interpreter is taken down aborts the process now and then, which looks like a failure."""
+    try:
+        work(*arguments)
+    except SystemExit:
+        _leave_group()
+        raise
+    _leave_group()
+
+
+def _leave_group() -> None:
+    dist.destroy_process_group()
+    comm._get_global_gloo_group.cache_clear()  # what detectron2 keeps of the group keeps its threads
+    comm._LOCAL_PROCESS_GROUP = None
 
 
 def _as_it_was(error: Exception) -> Exception:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer, launch
+from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transfer import settings
 from transfer.accumulate import AccumulatingTrainer, parts
 from transfer.datasets import Dataset, Split
+from transfer.processes import start
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 ALL = 10_000  # more regions than there are: every one is sampled, nothing is drawn
@@ -166,7 +167,7 @@ def _of_one_process(path: Path) -> None:
 
 @pytest.mark.slow
 def test_step__of_two_processes_has_the_gradient_of_the_batch(tmp_path: Path) -> None:
-    launch(_of_one_process, 2, dist_url="auto", args=(tmp_path,))
+    start(_of_one_process, 2, tmp_path)
     torch.manual_seed(0)
     model = PerImage()
     sum(model(images(8)).values()).backward()
