@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.demo import figures, lvis_files, photos, scenes, streets, voc_files
-from pretrain.atomic import sha256_file
+from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError, run_cli
 
 MANIFEST = "demo_data.json"
@@ -41,14 +41,11 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
     if seed < 0:
         raise UserError(f"expected a seed of 0 or more, found {seed}")
     _check_own(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"expected a folder at {output.parent}, found a file: choose another --output") from None
+    make_folder(output.parent)
     making, former = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("part", "former"))
     shutil.rmtree(making, ignore_errors=True)
     try:
-        making.mkdir()
+        make_folder(making)
         _photos(making / "photos", seed, photos)
         counts = {"train": train, "val": val}
         _coco(making / "coco", (seed, COCO), counts, scenes.scene, "instances", scenes.CATEGORIES)

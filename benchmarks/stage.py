@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.atomic import sha256_file, write_text
+from pretrain.atomic import make_folder, sha256_file, write_text
 from pretrain.errors import UserError
 from pretrain.signals import EXIT_CODES
 
@@ -195,7 +195,7 @@ def _stop_with_parent() -> None:
 @contextmanager
 def locked(output: Path, patience: float = 120.0) -> Iterator[None]:
     """Only one run works in an output folder; one that is just being stopped is waited for."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     # The children inherit the lock: a killed run's last child still holds it until it has saved and stopped.
     descriptor = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     os.set_inheritable(descriptor, True)

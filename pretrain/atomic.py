@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, then renamed."""
+"""Files that are either whole or not there: written beside their place, then renamed. Folders to write them in."""
 
 import errno
 import hashlib
@@ -8,7 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pretrain.errors import UserError
+
 NO_SPACE = ("os error 28", "No space left", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
+
+
+def make_folder(folder: Path, option: str = "--output") -> None:
+    """Make the folder, unless it is there, and those above it. `UserError`, which names `option`, if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"expected a folder for {option}, found that {folder} is a file or would lie in one: "
+                        "name another one") from None
+    except OSError as error:  # a dead mount says ENOENT
+        raise UserError(f"the folder {folder} cannot be made ({error.strerror}): name another {option}") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.atomic import write_text
+from pretrain.atomic import make_folder, write_text
 from pretrain.config import Config
 from pretrain.errors import UserError
 from pretrain.images import ImageList
@@ -29,10 +29,7 @@ def claimed(output: Path, config: Config, names: ImageList) -> Iterator[None]:
     if output.resolve().is_relative_to(names.folder.resolve()):
         raise UserError(f"--output {output} lies inside --data {names.folder}, where the run's own pictures would "
                         "become images to train on: choose an --output outside")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be made ({error.strerror}): choose another folder") from None
+    make_folder(output)
     with _locked(output):
         _bind(output, config, names)
         yield

@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from pretrain import __version__
-from pretrain.atomic import sha256_file
+from pretrain.atomic import make_folder, sha256_file
 from pretrain.backbone_file import BackboneInfo, load_backbone, save_backbone
 from pretrain.errors import UserError
 from transfer.certificate import (
@@ -165,15 +165,7 @@ def _prepare_output(source: Path, output: Path, targets: Sequence[str]) -> None:
     if "detectron2" in targets and urlparse(where)._replace(query="").geturl() != where:
         raise UserError(f"detectron2 cannot read a path with a question mark or a line break ({output}): "
                         "choose another --output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"expected a folder for --output, found that {output} is a file or would lie in one: "
-                        "name another one") from None
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise UserError(f"the folder {output} cannot be made ({error.strerror}): name another --output") from None
+    make_folder(output)
     products = [output / name for name in (CERTIFICATE, CANONICAL, *(writer.file for writer in WRITERS.values()))]
     present = [path for path in products if path.exists()]
     if folders := [path for path in present if path.is_dir()]:

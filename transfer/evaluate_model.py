@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from pretrain.atomic import sha256_file
+from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
 from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings
 from transfer.datasets import Dataset
@@ -65,7 +65,7 @@ def evaluate_model(model: str | Path, task: str, data: str | Path, output: str |
     dataset = datasets.find(data, task)
     known = read.found or _about_stranger(read, method, dataset)
     cfg, halves = fitted_to(read.cfg, dataset, output, place), both_halves(known, dataset)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     (output / result.RESULT).unlink(missing_ok=True)
     start(_work, num_gpus, Job(cfg, dataset, "", evaluator, keep_predictions=keep_predictions), read.file, trust)
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))

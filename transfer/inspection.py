@@ -9,7 +9,8 @@ epochs (null: not stored). architecture, standard (true for ResNet-50 alone). re
 left_over (prefix -> number), fpn (names). pixels (channel_order; mean and std of intensities from 0 to 1).
 stride_in_1x1. notes.
 
-When it is not clear which network is meant: schema, file, error, and parts (address, tensors, network).
+When it cannot be read, or is not clear which network is meant: schema, file, error, and parts (address, tensors,
+network; empty where nothing was read).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.atomic import sha256_file
-from pretrain.errors import USER_ERROR
+from pretrain.errors import USER_ERROR, UserError
 from transfer.architecture import ARCHITECTURES, expected_shapes
 from transfer.families import FAMILIES
 from transfer.intake import OWN_FAMILY, Reading, read_checkpoint
@@ -47,14 +48,15 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.file)
     try:
         reading = read_checkpoint(path, args.branch, args.trust, args.prefix)
-    except LayoutError as error:
+    except UserError as error:
+        choices = error.choices if isinstance(error, LayoutError) else ()
         if args.json:
             parts = [{"address": part.address, "tensors": part.tensors, "network": part.title or None}
-                     for part in error.choices]
+                     for part in choices]
             print(json.dumps({"schema": 1, "file": path.name, "error": str(error), "parts": parts}, indent=1))
         else:
             print(f"error: {error}", file=sys.stderr)
-            print(parts_text(error.choices), end="")
+            print(parts_text(choices), end="")
         return USER_ERROR
     report = inspect(path, reading)
     print(json.dumps(report, indent=1) if args.json else text(report))

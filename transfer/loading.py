@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 from pretrain.errors import UserError
+from transfer import archive
 
 ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of arrays", "safetensors"
 
@@ -42,6 +43,8 @@ def load(path: Path, trust: bool = False) -> tuple[dict[Any, Any], str]:
     kind = kind_of(path)
     if kind == SAFETENSORS:
         return _safetensors(path), kind
+    if kind == ZIP and _first_bytes(path).startswith(b"PK"):
+        archive.check(path)
     if trust:
         print(f"warning: --trust: {path} may run any code while it is read", file=sys.stderr)
     try:

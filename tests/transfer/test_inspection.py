@@ -48,6 +48,17 @@ def test_run__json_has_every_documented_key(clove, capsys):
         "pixels": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
 
 
+def test_run__json_of_what_cannot_be_read_says_so(tmp_path, capsys):
+    path = tmp_path / "notes.pth"
+    path.write_bytes(b"no checkpoint")
+    code, printed, errors = inspect(capsys, path, "--json")
+    report = json.loads(printed)
+    assert (code, errors) == (2, "") and "is neither a PyTorch nor a safetensors file" in report.pop("error")
+    assert report == {"schema": 1, "file": "notes.pth", "parts": []}
+    code, printed, errors = inspect(capsys, path)
+    assert (code, printed) == (2, "") and errors.startswith(f"error: {path} is neither")
+
+
 def test_run__documented_keys_are_the_keys():
     from transfer import inspection
     words = set(inspection.__doc__.replace(",", " ").replace(".", " ").replace(":", " ").replace("(", " ").split())

@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -254,7 +255,40 @@ def test_read_checkpoint__plain_pickle_and_plain_zip(tmp_path):
     assert "no tensors (keys: model)" in refusal(tmp_path / "weights.pkl")
     with zipfile.ZipFile(tmp_path / "photos.pth", "w") as file:
         file.writestr("a.txt", "b")
-    assert "damaged or cut off" in refusal(tmp_path / "photos.pth")
+    assert "is a zip file, but none that torch.save wrote (a.txt): unpack it" in refusal(tmp_path / "photos.pth")
+    np.savez(tmp_path / "arrays.npz", **{"conv1.weight": np.zeros(3), "fc.bias": np.zeros(2)})
+    assert ("is an archive of numpy arrays (conv1.weight, ...; 2 in all): torch.save("
+            in refusal(tmp_path / "arrays.npz"))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_read_checkpoint__torchscript(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    assert "is a TorchScript file, which holds a program: torch.save(torch.jit.load(" in refusal(tmp_path / "script.pt")
+
+
+def test_read_checkpoint__one_changed_bit_in_any_part_is_found(tmp_path, small):
+    path = save(small, tmp_path / "whole.pth")
+    whole = path.read_bytes()
+    read_checkpoint(path)
+    with zipfile.ZipFile(path) as file:
+        starts = [part.header_offset + 30 + len(part.filename) for part in file.infolist() if part.file_size > 200]
+    for start in starts[::20]:
+        changed = bytearray(whole)
+        changed[start + 150] ^= 1  # past the padding
+        path.write_bytes(changed)
+        assert "begins like a PyTorch file but is damaged or cut off" in refusal(path), start
+
+
+def test_read_checkpoint__file_without_sums(tmp_path, small):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(small, tmp_path / "whole.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(path) as file:
+        assert not any(part.CRC for part in file.infolist())
+    assert len(read_checkpoint(path).state) == 100
 
 
 def test_read_checkpoint__safetensors_without_header_or_cut_off(tmp_path, small):
