@@ -123,6 +123,10 @@ def training_cells(features: nn.Module, data: DenseData, protocol: Protocol, nam
     cells = Cells(parts[0], parts[1], parts[2].to(parts[0].device))
     if len(cells.image.unique()) < 2:
         raise UserError(f"labelled pixels in {len(cells.image.unique())} training images: expected at least 2")
+    if not (cells.features.std(0) + cells.features.mean(0)).isfinite().all():
+        raise UserError(f"{name}: expected finite features, found values up to "
+                        f"{cells.features.abs().max():.2g}: the batch-norm statistics do not fit the weights; with "
+                        "--batch-norm recalibrated they are measured anew")
     return cells
 
 

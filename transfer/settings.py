@@ -10,6 +10,15 @@ import re
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    RPN_HEAD_REGISTRY,
+)
 
 from pretrain.errors import UserError
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
@@ -28,8 +37,17 @@ PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
 # What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
 FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
-           "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH", "SEED", *PLACES)
+           "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH", "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME",
+           "SEED", *PLACES)
 LEAST = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "DATALOADER.NUM_WORKERS": 0}
+# What an override may name, checked before the data is read.
+NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+         "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY, "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+         "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+         "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+         "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+         **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
+                                     "LN"))}  # detectron2.layers.get_norm
 COCO_KEYPOINTS = 17
 OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
 
@@ -163,6 +181,10 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
             raise UserError(f"--set {word}: {key} is {known[key]!r} by default ({error}): "
                             "expected a value of that type") from None
     chosen = flatten(cfg)
+    for key, known in NAMES.items():
+        if chosen[key] and chosen[key] not in known:  # "": a part that this network does not have
+            names = sorted(repr(name if isinstance(name, str) else name[0]) for name in known)
+            raise UserError(f"{key} {chosen[key]!r} is unknown to detectron2: expected one of {', '.join(names)}")
     for key, least in LEAST.items():
         if chosen[key] < least:
             raise UserError(f"{key} must be at least {least}, found {chosen[key]}")

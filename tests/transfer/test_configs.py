@@ -211,6 +211,7 @@ def test_resolve__set_is_the_last_word() -> None:
     ("MODEL.MASK_ON=False", "MODEL.MASK_ON follows from"),
     ("MODEL.ROI_HEADS.NUM_CLASSES=3", "MODEL.ROI_HEADS.NUM_CLASSES follows from"),
     ("INPUT.FORMAT=BGR", "INPUT.FORMAT follows from"), ("SEED=3", "SEED follows from"),
+    ("MODEL.META_ARCHITECTURE=RetinaNet", "MODEL.META_ARCHITECTURE follows from"),
 ])
 def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
     with pytest.raises(UserError, match=f"--set {re.escape(word)}.*") as caught:
@@ -224,6 +225,8 @@ def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
     (("SOLVER.MAX_ITER=-1",), "SOLVER.MAX_ITER must be at least 0, found -1"),
     (("SOLVER.CHECKPOINT_PERIOD=0",), "SOLVER.CHECKPOINT_PERIOD must be at least 1, found 0"),
     (("DATALOADER.NUM_WORKERS=-1",), "DATALOADER.NUM_WORKERS must be at least 0, found -1"),
+    (("MODEL.ROI_HEADS.NAME=Res6",), "MODEL.ROI_HEADS.NAME 'Res6' is unknown to detectron2: expected one of '"),
+    (("MODEL.FPN.NORM=BatchNorm",), "MODEL.FPN.NORM 'BatchNorm' is unknown to detectron2: expected one of 'BN', "),
     (("SOLVER.MAX_ITER=60000",), "SOLVER.STEPS (60000, 80000) must lie before SOLVER.MAX_ITER 60000: set both")])
 def test_resolve__refuses_values_that_fail_late_or_never_end(words: tuple[str, ...], text: str) -> None:
     for check in (lambda: settings.resolve(DATASETS["coco"], "2fc", "full", words),

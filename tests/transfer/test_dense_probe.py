@@ -114,6 +114,19 @@ def test_training_cells__are_bounded_and_the_same_each_time(painted: DenseData) 
     assert not torch.equal(first.features, other.features)
 
 
+@pytest.mark.parametrize(("scale", "shown"), [(3e38, r"[\d.]+e\+38"), (float("inf"), "nan|inf")])
+def test_measure__features_that_explode_are_refused(
+    painted: DenseData, views: RetrievalProbe, scale: float, shown: str
+) -> None:
+    class Exploding(Oracle):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return super().forward(pixels) * scale - (scale / 2 if scale < 1e39 else 0)
+
+    with pytest.raises(UserError, match=rf"^wild: expected finite features, found values up to "
+                                        rf"({shown}): .* with --batch-norm recalibrated they are measured anew$"):
+        measure(Exploding(), painted, SMALL, views, "wild")
+
+
 def test_retrieval__features_that_know_their_place_find_it_and_constant_ones_do_not(views: RetrievalProbe) -> None:
     class Constant(nn.Module):
         stride = 32
