@@ -8,9 +8,10 @@ H100_IMAGES_PER_SECOND = 1870
 # has about as many classes as v1).
 V100_SECONDS = {"coco": 0.261, "coco-c4": 0.584, "keypoints": 0.315, "cityscapes": 0.240, "voc": 0.537, "lvis": 0.292}
 V100_GPUS = 8
-# On disk at once: two checkpoints of student, teacher and momentum and one being written; two of a detector.
+# On disk at once: two checkpoints of student, teacher and momentum and one being written; as many of a detector with
+# momentum (the largest, of keypoints: 0.49 GB each).
 PRETRAIN_GB = 1.5
-FINETUNE_GB = 1.2
+FINETUNE_GB = 1.5
 
 
 def pretraining(images: int, config: Config) -> str:

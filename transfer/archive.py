@@ -12,7 +12,11 @@ def check(path: Path) -> None:
     """Compare every part with the sum that the file itself has of it, which torch's reader does not do.
 
     Raises `UserError` for a part that has changed, for TorchScript and for numpy's archives, each with what to do.
+    A file that does not begin like a zip is left to others.
     """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()

@@ -43,7 +43,7 @@ def load(path: Path, trust: bool = False) -> tuple[dict[Any, Any], str]:
     kind = kind_of(path)
     if kind == SAFETENSORS:
         return _safetensors(path), kind
-    if kind == ZIP and _first_bytes(path).startswith(b"PK"):
+    if kind == ZIP:
         archive.check(path)
     if trust:
         print(f"warning: --trust: {path} may run any code while it is read", file=sys.stderr)

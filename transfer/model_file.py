@@ -10,8 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 from torch import nn
 
 from pretrain.errors import UserError
-from transfer import result
-from transfer.trainer import FINAL
+from transfer import archive, result
+from transfer.checkpoints import FINAL
 
 # Not in every file, and without effect: what the model computes from its config, and a counter.
 WITHOUT_EFFECT = ("anchor_generator.cell_anchors", "pixel_mean", "pixel_std", "num_batches_tracked")
@@ -65,6 +65,7 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
                                 "that you know")
             content = pickle.loads(file.read_bytes())
         else:
+            archive.check(file)
             content = torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} holds more than tensors, or is no model file ({_first_line(error)}); `python -m "

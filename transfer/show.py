@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pretrain.errors import UserError
 from pretrain.images import UnreadableImage, find_images, read_image
 from transfer import datasets, detectron2_compat, model_file, picture, settings
-from transfer.trainer import FINAL
+from transfer.checkpoints import FINAL
 
 SHOWN = 4
 

@@ -1,10 +1,11 @@
 """The training loop of one fine-tuning: detectron2's parts, put together so that a killed run goes on.
 
 A checkpoint holds model, optimiser, schedule, iteration and the seconds spent; a run that is started again takes the
-newest whole one and goes on with the images that come after those it has seen. Every random choice depends on its
+newest good one and goes on with the images that come after those it has seen. Every random choice depends on its
 place in the run alone, so that on a CPU the weights are those of an uninterrupted run, bit for bit.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, create_ddp_model, hooks
 from detectron2.solver import build_lr_scheduler, build_optimizer
@@ -22,39 +22,21 @@ from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn
 from tqdm import tqdm
 
-from pretrain.atomic import atomic_path, write_text
+from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.signals import Stop, never
 from transfer.accumulate import AccumulatingTrainer
+from transfer.checkpoints import FINAL, Checkpoints, steps_done
 from transfer.early import EarlyNumbers, PreciseStatistics
 from transfer.fit import images_at_once
 from transfer.stream import train_loader
 
-FINAL = "model_final.pth"
-WRITE_PERIOD = 20  # iterations between two lines of metrics.json
+METRICS = "metrics.json"  # one object a line
+WRITE_PERIOD = 20  # iterations between two lines of it
 
 
 class TrainingFailed(RuntimeError):
     """The loss is no number any more: the run has no result."""
-
-
-class Checkpoints(DetectionCheckpointer):
-    """detectron2's checkpoints, whole or not there, with no more than the newest one kept."""
-
-    def save(self, name: str, **extra: object) -> None:
-        """Write NAME.pth with model and `extra` (and, before the end, the trainer), then remove the older ones."""
-        if not self.save_to_disk:
-            return
-        content = {"model": self.model.state_dict(), **extra}
-        if f"{name}.pth" != FINAL:
-            content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
-        path = Path(self.save_dir, f"{name}.pth")
-        with atomic_path(path) as sibling:
-            torch.save(content, sibling)
-        write_text(Path(self.save_dir, "last_checkpoint"), path.name)
-        older = [old for old in Path(self.save_dir).glob("model_*.pth") if old != path]
-        for old in older + list(Path(self.save_dir).glob(".model_*.part.pth")):  # the latter of killed runs
-            old.unlink()
 
 
 class Clock(HookBase):
@@ -146,20 +128,19 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
     the iteration when the loss is not finite.
     """
     clock, checkpoints = Clock(), Checkpoints(model, cfg.OUTPUT_DIR)
-    newest = checkpoints.get_checkpoint_file()
-    if Path(newest).name == FINAL:
-        clock.load_state_dict(checkpoints.load(newest, [])["clock"])
+    newest = checkpoints.newest_good()
+    if newest is not None and newest.name == FINAL:
+        clock.load_state_dict(checkpoints.load(str(newest), [])["clock"])
         return clock
-    if not newest:
+    if newest is None:
         checkpoints.load(cfg.MODEL.WEIGHTS, [])
         on_start(model)
     if cfg.SOLVER.MAX_ITER == 0:  # the start itself is evaluated
         return clock
-    trainer = _assemble(cfg, model, checkpoints, clock, title, early, stop)
-    done = 0
-    if newest:
-        checkpoints.load(newest)
-        done = trainer.iter + 1
+    done = steps_done(newest)
+    trainer = _assemble(cfg, model, checkpoints, clock, title, early, stop, done)
+    if newest is not None:
+        checkpoints.load(str(newest))
     trainer.data_loader = train_loader(cfg, cfg.DATALOADER.NUM_WORKERS, cfg.SEED, skip=done)
     try:
         trainer.train(done, cfg.SOLVER.MAX_ITER)
@@ -170,13 +151,16 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
     finally:
         trainer.close()
     comm.synchronize()
-    checkpoints.load(checkpoints.get_checkpoint_file(), [])
+    checkpoints.load(str(Path(cfg.OUTPUT_DIR, FINAL)), [])
     return clock
 
 
 def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: Clock, title: str,
-              early: Callable[[nn.Module], dict[str, float]], stop: Stop) -> AccumulatingTrainer:
-    """The trainer with its hooks, still without data; it is what `checkpoints` saves and loads beside the model."""
+              early: Callable[[nn.Module], dict[str, float]], stop: Stop, done: int) -> AccumulatingTrainer:
+    """The trainer with its hooks, still without data; it is what `checkpoints` saves and loads beside the model.
+
+    `done`: iterations that it will not take; what was noted of later ones is forgotten, for they come again.
+    """
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE != "cuda":
         raise UserError(f"SOLVER.AMP.ENABLED True with device {cfg.MODEL.DEVICE}: half precision wants a GPU, set it "
                         "to False")
@@ -189,11 +173,28 @@ def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: C
     parts = [SeededSteps(cfg.SEED), clock, hooks.IterationTimer(),
              hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)), PreciseStatistics(cfg, parallel),
              SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock, stop)]
-    writers = ([JSONWriter(str(Path(cfg.OUTPUT_DIR, "metrics.json"))), TensorboardXWriter(cfg.OUTPUT_DIR)]
-               if comm.is_main_process() else [])
+    writers = []
+    if comm.is_main_process():
+        metrics = Path(cfg.OUTPUT_DIR, METRICS)
+        _forget_from(metrics, done)
+        writers = [JSONWriter(str(metrics)), TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=done or None)]
     if cfg.TEST.EVAL_PERIOD:
         parts.append(EarlyNumbers(cfg, parallel, early, writers))
     if writers:
         parts += [hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)]
     trainer.register_hooks(parts)
     return trainer
+
+
+def _forget_from(metrics: Path, done: int) -> None:
+    """Drop the lines of iteration `done` and later, and one that a killed run did not finish."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["iteration"] < done:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            pass
+    write_text(metrics, "".join(kept))

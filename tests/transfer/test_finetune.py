@@ -121,10 +121,12 @@ def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, te
 
 
 class _Interrupt(trainer.Progress):
-    """Ctrl-C in the middle of iteration 2."""
+    """Ctrl-C in the middle of an iteration."""
+
+    at = 2
 
     def after_step(self) -> None:
-        if self.trainer.iter == 2:
+        if self.trainer.iter == self.at:
             raise KeyboardInterrupt
 
 
@@ -152,6 +154,30 @@ def test_finetune__killed_and_started_again_goes_on(generated: Path, tmp_path: P
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())  # bit for bit
     assert parts["metrics"] == whole["metrics"]
+
+
+@pytest.mark.slow
+def test_finetune__goes_on_from_the_one_before_a_damaged_checkpoint(
+    thin_request: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    more = ("SOLVER.MAX_ITER=6", "SOLVER.STEPS=4,", "SOLVER.CHECKPOINT_PERIOD=2")
+    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
+    finetune.finetune(thin_request(tmp_path / "whole", "coco", *more))
+    with monkeypatch.context() as patch:
+        patch.setattr(_Interrupt, "at", 4)
+        patch.setattr(trainer, "Progress", _Interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.finetune(thin_request(tmp_path / "parts", "coco", *more))
+    newest = tmp_path / "parts/model_0000003.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    capsys.readouterr()
+    finetune.finetune(thin_request(tmp_path / "parts", "coco", *more))
+    assert f"passed over: {newest} begins like a PyTorch file but is damaged" in capsys.readouterr().err
+    ends = [torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"] for name in ("whole", "parts")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    for name in ("whole", "parts"):  # no step is missing or doubled
+        lines = (tmp_path / name / "metrics.json").read_text().splitlines()
+        assert [json.loads(line)["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

@@ -1,45 +1,15 @@
-"""The parts of the loop: checkpoints, clock."""
+"""The parts of the loop: clock, the hook that saves, what is forgotten of steps that come again."""
 
 import json
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import torch
 from torch import nn
 
 from pretrain.errors import UserError
 from transfer import settings, trainer
-
-
-def test_checkpoints__only_the_newest_and_a_small_last_one(tmp_path: Path) -> None:
-    model = nn.Linear(2, 2)
-    checkpoints = trainer.Checkpoints(model, str(tmp_path))
-    checkpoints.add_checkpointable("trainer", torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9))
-    (tmp_path / ".model_0000001.77.part.pth").write_bytes(b"of a killed run")
-    checkpoints.save("model_0000004", iteration=4)
-    checkpoints.save("model_0000009", iteration=9)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000009.pth"]
-    assert set(torch.load(tmp_path / "model_0000009.pth")) == {"model", "iteration", "trainer"}
-    checkpoints.save("model_final", iteration=10)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
-    assert set(torch.load(tmp_path / "model_final.pth")) == {"model", "iteration"}
-    assert checkpoints.get_checkpoint_file() == str(tmp_path / trainer.FINAL)
-
-
-def test_checkpoints__a_failed_write_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = trainer.Checkpoints(nn.Linear(2, 2), str(tmp_path))
-    checkpoints.save("model_0000004", iteration=4)
-
-    def full(content: dict, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save("model_0000009", iteration=9)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
-    assert Path(checkpoints.get_checkpoint_file()).name == "model_0000004.pth"
+from transfer.checkpoints import Checkpoints
 
 
 def test_clock__adds_up_over_the_parts_of_a_run() -> None:
@@ -53,8 +23,8 @@ def test_assemble__half_precision_wants_a_gpu(tmp_path: Path) -> None:
     cfg = settings.layers("coco", "2fc", "demo")
     cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE = True, "cpu"
     with pytest.raises(UserError, match="SOLVER.AMP.ENABLED True with device cpu: half precision wants a GPU"):
-        trainer._assemble(cfg, nn.Linear(2, 2), trainer.Checkpoints(nn.Linear(2, 2), str(tmp_path)), trainer.Clock(),
-                          "", lambda _: {}, lambda: 0)
+        trainer._assemble(cfg, nn.Linear(2, 2), Checkpoints(nn.Linear(2, 2), str(tmp_path)), trainer.Clock(), "",
+                          lambda _: {}, lambda: 0, 0)
 
 
 class _Loop:
@@ -86,3 +56,15 @@ def test_save_hook__saves_when_it_is_time_and_when_asked_to_stop(number: int, co
     else:
         hook.after_step()
     assert Notes.names == saved
+
+
+def test_forget_from__drops_what_comes_again_and_half_a_line(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.json"
+    trainer._forget_from(metrics, 4)
+    assert not metrics.exists()
+    lines = [json.dumps({"iteration": number, "total_loss": 1.5}) for number in (0, 2, 3, 4, 5)]
+    metrics.write_text("\n".join(lines) + '\n{"iteration": 3, "tot')
+    trainer._forget_from(metrics, 4)
+    assert metrics.read_text() == "\n".join(lines[:3]) + "\n"
+    trainer._forget_from(metrics, 0)
+    assert metrics.read_text() == ""

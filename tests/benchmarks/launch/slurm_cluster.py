@@ -40,6 +40,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.daemons: list[subprocess.Popen] = []
+        self.nodes: dict[str, subprocess.Popen] = {}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"),
                             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
@@ -52,9 +53,8 @@ class Cluster:
             self._until(lambda: (self.folder / "munge" / "socket").exists(), "munged")
             self.start_controller()
             for node in NODES:
-                self._start("unshare", "-m", "-u", "sh", "-c", SLURMD, "sh", node, str(self.folder))
-            self._until(lambda: self._call("sinfo", "--noheader", "--Node", "--states=idle", "--partition=main",
-                                           "--format=%N").split() == list(NODES), "both nodes")
+                self.start_node(node)
+            self._until_idle()
         except BaseException:
             self.__exit__()
             raise
@@ -89,6 +89,35 @@ class Cluster:
         self.controller.terminate()
         self.controller.wait(30)
         self.daemons.remove(self.controller)
+
+    def start_node(self, node: str) -> None:
+        """Switch a node on."""
+        self.nodes[node] = self._start("unshare", "-m", "-u", "sh", "-c", SLURMD, "sh", node, str(self.folder))
+
+    def fail_node(self, node: str) -> None:
+        """As when its power goes: all that runs on it is gone at once, and the controller is told by a health check
+        (by itself it would notice after SlurmdTimeout)."""
+        daemon = self.nodes.pop(node)
+        home = os.readlink(f"/proc/{daemon.pid}/ns/mnt")
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(place / "ns" / "mnt") == home:
+                    os.kill(int(place.name), signal.SIGKILL)
+            except OSError:
+                continue
+        daemon.wait()
+        self.daemons.remove(daemon)
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")
+
+    def mend_node(self, node: str) -> None:
+        """Switch it on again and give it back its work."""
+        self.start_node(node)
+        self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self._until_idle(node)
+
+    def _until_idle(self, *nodes: str) -> None:
+        self._until(lambda: set(nodes or NODES) <= set(self._call(
+            "sinfo", "--noheader", "--Node", "--states=idle", "--partition=main", "--format=%N").split()), "the nodes")
 
     def run(self, *command: str) -> str:
         """Output of a command that must succeed."""

@@ -91,6 +91,23 @@ def test_job__disturbed_in_every_way_equals_one_left_alone(slurm, photos, tiny, 
     same(output, 1, 6)
 
 
+def test_node_failure__the_job_comes_back_on_the_other_node(slurm, photos, tiny, tmp_path, gate, same, resumed):
+    output = tmp_path / "out"
+    submission = submit(tiny(epochs=6, workers=1), photos, output, ClusterOptions("slurm", minutes=20))
+    gate.hold_after(3, output)
+    failed = slurm.show(submission.job_id, "NodeList")
+    slurm.fail_node(failed)
+    try:
+        gate.open_to(100)
+        until(lambda: (output / "done.json").is_file(), "the end")
+        assert end_of(submission).exit_code == 0
+        assert slurm.show(submission.job_id, "NodeList") not in ("", failed)
+    finally:
+        slurm.mend_node(failed)
+    assert resumed(submission) == [2] and slurm.show(submission.job_id, "Restarts") == "1"
+    same(output, 1, 6)
+
+
 def test_time_limit__the_job_saves_comes_back_and_ends_equal(slurm, photos, tiny, tmp_path, gate, same):
     output = tmp_path / "out"
     submission = submit(tiny(epochs=6), photos, output, ClusterOptions("slurm", minutes=1, signal_delay=30))
