@@ -1,4 +1,4 @@
-"""Expected values: read whole, each figure compared within its tolerance, nothing [M]emorised."""
+"""Expected values: read whole, each figure compared within its tolerance."""
 
 from pathlib import Path
 
