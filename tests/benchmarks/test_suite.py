@@ -1,9 +1,7 @@
 """The graph and how it is run: keys, what is missing, failures, second runs."""
 
-import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from benchmarks import __main__ as command
 from benchmarks import estimate, results, suite
 from benchmarks.inputs import TASKS, TaskData
 from benchmarks.options import SCALES, parse
-from benchmarks.stage import Stage
 from pretrain.errors import UserError
 
 
@@ -169,51 +166,6 @@ def test_command__several_gpus_start_torchrun(tmp_path):
     assert words[3:9] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "pretrain"]
 
 
-def writer(name, text="text", parents=(), code=0):
-    program = (f"import pathlib, sys; folder = pathlib.Path(sys.argv[1]); "
-               f"open(folder / 'runs', 'a').write('x'); (folder / 'out').write_text({text!r}); sys.exit({code})")
-    return Stage(name, {"name": name}, lambda folder, _: [sys.executable, "-c", program, str(folder)], product="out",
-                 parents=parents)
-
-
-@pytest.fixture
-def options(tmp_path):
-    return lambda *words: parse(["--demo", "--output", str(tmp_path / "out put"), *words])
-
-
-def times_run(options, name):
-    return sum(len(path.read_text()) for path in Path(options.output).glob(f"{name}-*/runs") if ".old" not in str(path))
-
-
-def test_run__second_run_does_nothing_and_rerun_keeps_the_old(options, capsys):
-    stages = [writer("one"), writer("two", parents=("one",))]
-    assert command.run(options(), stages) == 0
-    assert command.run(options(), stages) == 0
-    assert times_run(options(), "one") == times_run(options(), "two") == 1
-    assert "done before" in capsys.readouterr().out
-    assert command.run(options("--rerun", "one"), stages) == 0
-    assert len(list(options().output.glob("one-*.old1"))) == 1
-    assert times_run(options(), "one") == 1
-    assert times_run(options(), "two") == 1  # its parent's output is what it was
-
-
-def test_run__a_parent_with_another_output_runs_its_children_again(options):
-    assert command.run(options(), [writer("one"), writer("two", parents=("one",))]) == 0
-    again = [writer("one", text="other"), writer("two", parents=("one",))]
-    assert command.run(options("--rerun", "one"), again) == 0
-    assert times_run(options(), "two") == 2
-
-
-def test_run__a_gate_that_has_not_passed_stops_what_it_guards_and_is_no_part_of_its_result(options, capsys):
-    guarded, free = replace(writer("guarded"), gates=("bad",)), writer("free")
-    assert command.run(options(), [writer("bad", code=3), guarded, free]) == 3
-    assert times_run(options(), "guarded") == 0 and times_run(options(), "free") == 1
-    assert capsys.readouterr().err.strip().endswith("not run for that reason: guarded")
-    assert command.run(options(), [writer("bad"), guarded, free]) == 0
-    assert times_run(options(), "guarded") == 1
-    assert guarded.key({}) == replace(guarded, gates=()).key({})
-
-
 def test_preflight__on_a_cluster_at_full_scale_unless_it_is_not_wanted(tmp_path):
     def preflights(*words):
         return [stage for stage in suite.build(parse([*words, "--output", str(tmp_path)]), suite.Inputs())
@@ -230,77 +182,10 @@ def test_preflight__on_a_cluster_at_full_scale_unless_it_is_not_wanted(tmp_path)
     assert words[3:5] == ["transfer", "preflight"] and words[-2:] == ["--output", str(tmp_path / "preflight")]
 
 
-def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options, capsys):
-    stages = [writer("bad", code=7), writer("child", parents=("bad",)), writer("good")]
-    assert command.run(options(), stages) == 7
-    assert times_run(options(), "good") == 1
-    assert times_run(options(), "child") == 0
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: stage bad failed (exit code 7)")
-    assert error.endswith("not run for that reason: child")
-
-
-def test_print_plan__says_what_is_done(options, capsys):
-    stages = [writer("one"), writer("two", parents=("one",))]
-    command.print_plan(options(), stages)
-    assert capsys.readouterr().out.count("to do  ") == 2
-    command.run(options(), stages)
-    capsys.readouterr()
-    command.print_plan(options(), stages)
-    out = capsys.readouterr().out
-    assert out.count("done (") == 2 and "disk for what is to do" in out
-
-
-def test_run__too_little_disk_is_told_before_anything_runs(options):
-    stage = writer("one")
-    stage.disk_gb = 1e6
-    with pytest.raises(UserError, match="needs about 1000000.0 GB more, found"):
-        command.run(options(), [stage])
-    assert times_run(options(), "one") == 0
-
-
 def test_main__unknown_rerun_names_the_stages(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--demo", "--rerun", "pretraining"])
     with pytest.raises(UserError, match="--rerun pretraining: no such stage; there are data, pretrain, convert-clove"):
         command.main()
-
-
-def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result):
-    options = parse(["--demo", "--output", str(tmp_path)])
-    result = {name: value for name, value in make_result().items()
-              if name not in ("method", "epochs", "demo", "stage", "digest")}
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", None, options)
-    written = json.loads(path.read_text())
-    assert "name" not in written["dataset"]
-    assert written["method"] == "CLoVE" and written["demo"] is True
-    assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32}
-    assert path.parent == tmp_path / "results" / "runs"
-
-
-@pytest.mark.parametrize(("words", "stays"), [([], True), (["--keep", "last"], True), (["--keep", "none"], False)])
-def test_finish__publishes_and_keeps_the_models_that_are_wanted(tmp_path, make_result, words, stays):
-    stages = suite.plan(parse(["--demo", "--output", str(tmp_path), *words]))
-    stage = next(stage for stage in stages if stage.name == "finetune-clove-coco-0")
-    folder = tmp_path / "finetune-clove-coco-0-abababab"
-    folder.mkdir()
-    (folder / "result.json").write_text(json.dumps({
-        name: value for name, value in make_result().items()
-        if name not in ("method", "epochs", "demo", "stage", "digest")}))
-    (folder / "model_final.pth").write_bytes(b"weights")
-    stage.finish(folder, "ab" * 32)
-    assert len(list((tmp_path / "results" / "runs").iterdir())) == 1
-    assert (folder / "model_final.pth").is_file() == stays and (folder / "result.json").is_file()
-
-
-def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
-    options = parse(["--demo", "--output", str(tmp_path)])
-    result = {name: value for name, value in make_result().items()
-              if name not in ("method", "epochs", "demo", "stage", "digest")}
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    data = TaskData(tmp_path / "nuclei", 24, 8, "cd" * 32)
-    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", data, options)
-    assert json.loads(path.read_text())["dataset"]["name"] == "nuclei"
 
 
 @pytest.mark.parametrize(("word", "text"), [
