@@ -96,6 +96,8 @@ def _plain(place: str) -> list[Family]:
 
     return [
         Family("torchvision", single, marks, method="Supervised", candidates=("torchvision", "timm"),
+               note="The file names no method: Supervised, for it has a classifier of 1000 classes; --method names "
+                    "another where that was learnt on top of a self-supervised network.",
                accepts=lambda content, found: labelled(content, found) and not is_timm(content, found)),
         Family("plain torchvision names", single, marks, candidates=_PLAIN, accepts=lambda content, found: not (
             labelled(content, found) or is_timm(content, found) or content.get("author") == "DenseCL")),

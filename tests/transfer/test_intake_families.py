@@ -91,6 +91,13 @@ def test_read_checkpoint__nonzero_stem_bias_of_msra_is_told(tmp_path, small, oth
     assert read_checkpoint(path).notes == ("conv1_b is not zero and is left out, as detectron2 leaves it out.",)
 
 
+def test_read_checkpoint__supervised_is_a_reading_of_the_classifier_and_says_so(tmp_path, small):
+    labelled = read_checkpoint(written(small | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "mine.pth"))
+    assert labelled.info.method == "Supervised" and labelled.notes[0].startswith("The file names no method: Supervised")
+    bare = read_checkpoint(written(small, tmp_path / "mine.pth"))
+    assert bare.info.method == "mine" and bare.method_from == "file name" and bare.notes == ()
+
+
 @pytest.mark.parametrize("build", [family_files.resim, family_files.resim_converted])
 def test_read_checkpoint__resim_fpn_bit_for_bit(tmp_path, small, other, build):
     reading = read_checkpoint(written(build(small, other), tmp_path / "resim.pth.tar"))
