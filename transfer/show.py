@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     output = Path(args.output)
-    if output.suffix.lower() != ".png":
-        raise UserError(f"--output {output}: expected a file name that ends in .png")
+    if output.is_dir() or output.suffix.lower() != ".png":
+        raise UserError(f"--output {output}: expected a file name that ends in .png"
+                        f"{', found a folder' if output.is_dir() else ''}")
     if args.images < 1:
         raise UserError(f"--images {args.images}: expected at least 1")
     if args.score is not None and not 0 <= args.score <= 1:

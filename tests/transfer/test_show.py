@@ -137,7 +137,12 @@ def test_show__mistakes_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_show__output_must_be_a_png(generated: Path, coco_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show__output_must_be_a_png(
+    generated: Path, coco_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=r"folder.png: expected a file name that ends in .png, found a folder$"):
+        call(monkeypatch, "--model", coco_run, "--photos", generated / "photos", "--output", tmp_path / "folder.png")
     with pytest.raises(UserError, match=r"--output a.jpg: expected a file name that ends in .png"):
         call(monkeypatch, "--model", coco_run, "--photos", generated / "photos", "--output", "a.jpg")
 
