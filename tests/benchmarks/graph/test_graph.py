@@ -130,7 +130,7 @@ def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, sru
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
     assert "pretrain                     job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
     assert "finetune-rand                array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
-    assert "GPU-hours of what is to do: not estimated at this size; disk: 13.2 GB" in shown
+    assert "GPU-hours of what is to do: not estimated at this size; disk: 13.8 GB" in shown
     assert shown.count("#!/bin/bash") == 6 and "afterok:ID-OF-data:ID-OF-convert-clove" in shown
     assert not (tmp_path / "out").exists()
 
