@@ -8,7 +8,7 @@ from collections.abc import Callable
 # Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
 MENDED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
                   errno.EEXIST)
-USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+USER_ERROR, INTERRUPTED = 2, 130
 
 
 class UserError(ValueError):

@@ -59,10 +59,6 @@ def _labelled(place: str) -> Callable[[Mapping[Any, Any], Places], bool]:
     return accepts
 
 
-def _not(accepts: Callable[[Mapping[Any, Any], Places], bool]) -> Callable[[Mapping[Any, Any], Places], bool]:
-    return lambda content, found: not accepts(content, found)
-
-
 def _says(key: str, value: str) -> Callable[[Mapping[Any, Any], Places], bool]:
     return lambda content, _found: content.get(key) == value
 
