@@ -101,16 +101,16 @@ def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
 def print_plan(options: Options, stages: list[Stage]) -> int:
     """Stages, what each needs, what is done already, cost and disk."""
     progress = Progress(options.output)
-    disk = 0.0
     print(f"plan: {len(stages) + 1} stages, work in {options.output}, results in {options.results}")
     for stage in stages:
         stamp = None if stage.name in options.rerun else progress.look(stage)
-        disk += 0 if stamp else stage.disk_gb
         state = f"done ({_minutes(stamp['seconds'])})" if stamp else "to do"
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<32} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
     print(f"  {'tables':<32} {'always':<16} needs all results; seconds")
-    print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk:.1f} GB, free {_free_gb(options.output):.1f} GB")
+    todo = [stage for stage in stages if stage.name in options.rerun or progress.look(stage) is None]
+    print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo):.1f} GB, "
+          f"free {_free_gb(options.output):.1f} GB")
     return 0
 
 
@@ -183,9 +183,15 @@ def _set_aside(folder: Path) -> None:
         folder.rename(aside)
 
 
+def disk_needed(stages: list[Stage]) -> float:
+    """GB for stages that run one after the other: what stays of all, and the most that goes away again."""
+    stays = {stage.name: stage.disk_gb if stage.stays_gb is None else stage.stays_gb for stage in stages}
+    return sum(stays.values()) + max((stage.disk_gb - stays[stage.name] for stage in stages), default=0.0)
+
+
 def _check_disk(options: Options, stages: list[Stage]) -> None:
     progress = Progress(options.output)
-    needed = sum(stage.disk_gb for stage in stages if progress.look(stage) is None)
+    needed = disk_needed([stage for stage in stages if progress.look(stage) is None])
     free = _free_gb(options.output)
     if needed > free:
         raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "

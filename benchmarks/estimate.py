@@ -12,6 +12,7 @@ V100_GPUS = 8
 # momentum (the largest, of keypoints: 0.49 GB each).
 PRETRAIN_GB = 1.5
 FINETUNE_GB = 1.5
+MODEL_GB = 0.25  # what stays of a fine-tuning: the model alone
 
 
 def pretraining(images: int, config: Config) -> str:

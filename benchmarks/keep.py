@@ -14,8 +14,8 @@ MODELS = ("model_*.pth", "last_checkpoint")
 def tidy(folder: Path, keep: str) -> list[Path]:
     """Remove what `keep` does not want of a finished fine-tuning in `folder`; returns the files removed.
 
-    `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task, in folders
-    beside this one, the model of the one with the highest first figure of the table.
+    `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task under the same
+    settings, in folders beside this one, the model of the one with the highest first figure of the table.
     """
     if keep == LAST or _figure(folder) is None:
         return []
@@ -28,10 +28,21 @@ def tidy(folder: Path, keep: str) -> list[Path]:
 
 
 def _trials(folder: Path) -> list[Path]:
-    """The finished trials of the same method and task, this one among them. Names are STAGE-TRIAL-KEY."""
-    stem = folder.name.rsplit("-", 2)[0]
-    beside = [one for one in sorted(folder.parent.glob(f"{stem}-*-*")) if one.name.rsplit("-", 2)[0] == stem]
-    return [one for one in beside if _figure(one) is not None]
+    """The finished trials of the same method and task under the same settings, this one among them.
+
+    Names are STAGE-TRIAL-KEY; what --rerun set aside has a dot behind the key and is nobody's rival.
+    """
+    stem, own = folder.name.rsplit("-", 2)[0], _settings(folder)
+    beside = [one for one in sorted(folder.parent.glob(f"{stem}-*-*"))
+              if one.name.rsplit("-", 2)[0] == stem and "." not in one.name.rsplit("-", 1)[1]]
+    return [one for one in beside if _figure(one) is not None and _settings(one) == own]
+
+
+def _settings(folder: Path) -> dict:
+    """What a result records of its run but for the trial and what was measured."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return {key: result.get(key) for key in ("kind", "heads", "scale", "schedule", "solver", "fit", "iterations",
+                                             "overrides", "processes", "images_at_once", "weights", "dataset")}
 
 
 def _figure(folder: Path) -> float | None:

@@ -54,12 +54,21 @@ def local_copy(source: Path, disk: Path, start: str) -> Path:
 
 def _copy(source: Path, disk: Path) -> Path:
     """Lists `source` and copies it, if there is no copy of just these files."""
-    files = [(path, name, path.stat()) for path, name in sorted(_files(source))]
+    try:
+        files = [(path, name, path.stat()) for path, name in sorted(_files(source))]
+    except OSError as error:  # a folder that cannot be listed, a link to nothing, links in a circle
+        raise UserError(f"--local-disk: {source} cannot be read whole ({error.strerror}: {error.filename}); mend that, "
+                        "or leave the option out") from None
+    if not files:
+        raise UserError(f"--local-disk: found no file in {source}")
     lines = "\n".join([str(source), *(f"{name} {about.st_size} {about.st_mtime_ns}" for _, name, about in files)])
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     target = disk / f"{source.name}-{digest[:16]}"
     if target.is_dir():
-        return target
+        if all(_size(target / name) == about.st_size for _, name, about in files):
+            return target
+        print(f"{target} has lost files, as cleaners of such disks leave it: copied again", flush=True)
+        shutil.rmtree(target, ignore_errors=True)
     part = disk / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a job that was killed
     size, free = sum(about.st_size for *_, about in files), shutil.disk_usage(disk).free
@@ -84,14 +93,25 @@ def _copy(source: Path, disk: Path) -> Path:
     return target
 
 
+def _size(path: Path) -> int:
+    """In bytes; -1 where there is no such file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def worth_it(source: Path, task: str) -> bool:
     """Not for LVIS beside COCO: the folder holds annotations alone, and a copy would not find the images."""
     return task != "lvis" or any((source / name).is_dir() for name in IMAGE_FOLDERS)
 
 
 def _files(source: Path) -> Iterator[tuple[Path, Path]]:
-    """(file, name below `source`) of every file; a link that leads back up ends in the system's own error."""
-    for root, _, names in os.walk(source, followlinks=True):
+    """(file, name below `source`) of every file. Raises `OSError`: what cannot be listed is not left out."""
+    def stop(error: OSError) -> None:
+        raise error
+
+    for root, _, names in os.walk(source, onerror=stop, followlinks=True):
         for name in names:
             path = Path(root, name)
             yield path, path.relative_to(source)

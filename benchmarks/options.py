@@ -183,6 +183,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     if wants_pretraining and "clove" not in methods:
         raise UserError(f"--methods {args.methods} leaves nothing to pretrain: add clove, or leave out --demo, "
                         "--tiny, --epochs, --recipe and --photos")
+    if args.gpus is not None and args.gpus < 0:
+        raise UserError(f"--gpus must be at least 0, found {args.gpus}")
     if args.trials < 1:
         raise UserError(f"--trials must be at least 1, found {args.trials}")
     if args.probes and not {"coco", "cityscapes"} & set(tasks):
@@ -219,7 +221,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         architecture=config.numbers.architecture if config else args.architecture or "resnet50", overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions, keep=args.keep,
-        output=output, results=output / "results" if args.output else ROOT / "results", device=args.device,
+        output=output, results=output / "results" if args.output else ROOT / "results",
+        device="cpu" if args.gpus == 0 and args.device == "auto" else args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
         preflight=preflight, cluster=options, max_jobs=args.max_jobs, said=tuple(said))

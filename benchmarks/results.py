@@ -92,7 +92,7 @@ FIELDS: dict[str, Check] = {
     "dataset.val.annotations_sha256": SHA256,
     "dataset.classes": ("a list of at least one class name",
                         lambda v: isinstance(v, list) and v != [] and all(isinstance(name, str) for name in v)),
-    "iterations": POSITIVE,
+    "iterations": NATURAL,  # 0: the start itself was evaluated
     "overrides": ("a list of KEY=VALUE texts",
                   lambda v: isinstance(v, list) and all(isinstance(text, str) and text.isprintable() for text in v)),
     "kind": ("finetuning or evaluation", lambda v: v in ("finetuning", "evaluation")),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.atomic import make_folder, sha256_file, write_text
-from pretrain.errors import UserError
+from pretrain.errors import USER_ERROR, UserError
 from pretrain.signals import EXIT_CODES
 
 STAMP = "stage.json"
@@ -48,7 +48,8 @@ class Stage:
     parents: tuple[str, ...] = ()
     finish: Callable[[Path, str], None] | None = None
     cost: str = ""
-    disk_gb: float = 0.0
+    disk_gb: float = 0.0  # while it runs
+    stays_gb: float | None = None  # afterwards; None: as much
     gates: tuple[str, ...] = ()
     kind: Literal["small", "pretrain", "preflight", "finetune", "probe"] = "small"
     task: str = ""
@@ -143,7 +144,11 @@ def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
     if not (folder / stage.product).exists():
         raise StageFailed(stage, 1, folder)
     if stage.finish is not None:
-        stage.finish(folder, key)
+        try:
+            stage.finish(folder, key)
+        except UserError as error:  # of this stage alone: the others go on
+            print(f"error: stage {stage.name}: {error}", file=sys.stderr, flush=True)
+            raise StageFailed(stage, USER_ERROR, folder) from None
     stamp = {"name": stage.name, "key": key, "output_sha256": hash_product(folder / stage.product),
              "seconds": round(time.monotonic() - started, 1),
              "ended": datetime.now(UTC).isoformat(timespec="seconds")}

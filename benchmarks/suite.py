@@ -77,18 +77,18 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
 
 
 def _check_overrides(options: Options) -> None:
-    """A wrong --set, --fit, --schedule or --solver is told now, not when the pretraining is done."""
+    """A wrong --set, --fit, --schedule, --solver or number of GPUs is told now, not when the pretraining is done."""
+    processes = max(1, count_gpus(options))
     for task, overrides in options.overrides.items():
         schedule, solver = options.schedules.get(task), options.solvers.get(task)
-        if overrides or options.fit or schedule or solver:
+        if overrides or options.fit or schedule or solver or processes > 1:
             from transfer import fit, settings  # imports detectron2: only when there is something to check
 
             try:
                 protocol = task, _heads(options, task), options.scale
                 length, fitting = fit.chosen(schedule, options.fit)
                 settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()), length,
-                                         solver)
-                fit.fitted(settings.layers(*protocol, length, solver), fitting)
+                                         solver, fitting, processes)
             except UserError as error:
                 raise UserError(f"task {task}: {error}") from None
 
@@ -239,6 +239,7 @@ def _finetune(options: Options, method: str, task: str, trial: int, data: TaskDa
         inputs={} if options.demo else {"data": data.digest}, parents=parents,
         gates=(f"preflight-{task}",) if options.preflight else (),
         cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
+        stays_gb=0.0 if options.keep == keep.NONE else estimate.MODEL_GB,
         kind="finetune", task=task, gpu_hours=estimate.finetuning_hours(task, iterations(options, task), options.scale))
 
     def finish(folder: Path, key: str) -> None:
@@ -287,11 +288,15 @@ def _probe(options: Options, method: str, task: str, data: TaskData | None) -> S
 
 
 def count_gpus(options: Options) -> int:
-    """GPUs to use; 0 on a CPU."""
+    """GPUs to use; 0 on a CPU. The demo's batches are for one, unless a number is said."""
     if options.device == "cpu":
         return 0
     if options.gpus is not None:
         return options.gpus
+    return min(_visible_gpus(), 1) if options.demo else _visible_gpus()
+
+
+def _visible_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([word for word in visible.split(",") if word.strip() not in ("", "-1")])

@@ -1,6 +1,8 @@
 """Looks at a zip file before torch does: whether it is whole, and not one of the other things that are zip files."""
 
+import lzma
 import zipfile
+import zlib
 from pathlib import Path
 
 from pretrain.errors import UserError
@@ -26,7 +28,8 @@ def check(path: Path) -> None:
                     with archive.open(part) as content:
                         while content.read(PIECE):
                             pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, lzma.LZMAError,
+            zlib.error) as error:
         raise UserError(f"{path} begins like a PyTorch file but is damaged or cut off ({path.stat().st_size} bytes; "
                         f"{error}): download or copy it again") from None
 

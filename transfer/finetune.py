@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pretrain.errors import UserError
 from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings, trainer
+from transfer.checkpoints import FINAL
 from transfer.fit import chosen
 from transfer.processes import choose_device, start
 from transfer.weights import ZERO_GAMMA_INIT, read_weights
@@ -124,8 +125,8 @@ def finetune(request: Request) -> dict:
     fast_coco.check_task(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
     if request.eval_every < 0:
         raise UserError(f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none")
-    if request.trial < 0:
-        raise UserError(f"--trial {request.trial}: expected a number from 0")
+    if not 0 <= request.trial < 2**32:
+        raise UserError(f"--trial {request.trial}: expected a number from 0 to 2**32 - 1, the seeds there are")
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
@@ -147,6 +148,9 @@ def finetune(request: Request) -> dict:
     if (found := result.read(output)) is not None and (kept.is_file() or not request.keep_predictions):
         print(f"{output} is finished: nothing to do", file=sys.stderr)
         return found
+    if found is not None and cfg.SOLVER.MAX_ITER and not (output / FINAL).is_file():
+        raise UserError(f"--keep-predictions: {output} is finished, found no {FINAL} in it any more: predictions need "
+                        "the training once more, into another --output")
     result.begin(output, words, cfg)
     try:
         start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,

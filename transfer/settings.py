@@ -39,7 +39,10 @@ FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MO
            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
            "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH", "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME",
            "SEED", *PLACES)
-LEAST = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "DATALOADER.NUM_WORKERS": 0}
+LEAST = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "DATALOADER.NUM_WORKERS": 0,
+         "SOLVER.BASE_LR": 0, "TEST.EVAL_PERIOD": 0}
+# What only detectron2's own training script reads, or test-time augmentation: without effect here.
+UNREAD = ("TEST.AUG.ENABLED", "TEST.EXPECTED_RESULTS", "SOLVER.REFERENCE_WORLD_SIZE", "MODEL.DEVICE", "VERSION")
 # What an override may name, checked before the data is read.
 NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY, "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
@@ -157,9 +160,12 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
 
 
 def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...], schedule: str | None = None,
-                    solver: str | None = None) -> None:
-    """Raise what `resolve` would raise for these KEY=VALUE, without data."""
-    _override(layers(task, heads, scale, schedule, solver), overrides)
+                    solver: str | None = None, fit: Fit | None = None, num_gpus: int = 1) -> None:
+    """Raise what `resolve` would raise for these KEY=VALUE, this fit and so many processes, without data."""
+    cfg = layers(task, heads, scale, schedule, solver)
+    fit = fitted(cfg, fit)
+    _override(cfg, overrides)
+    settle(cfg, fit, num_gpus)
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
@@ -170,6 +176,9 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
             raise UserError(f"--set {word}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500")
         if key in FOLLOWS:
             raise UserError(f"--set {word}: {key} follows from task, data, weights and trial; leave it out")
+        if key in UNREAD:
+            raise UserError(f"--set {word}: {key} has no effect here; leave it out"
+                            f"{' and use --device' if key == 'MODEL.DEVICE' else ''}")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise UserError(f"--set {word}: detectron2's config has no key {key}; the nearest is {near}")

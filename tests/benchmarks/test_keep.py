@@ -50,6 +50,16 @@ def test_tidy__best_keeps_the_best_trial_whichever_ends_last(trials: list[Path],
                                      "finetune-mine-keypoints-0-eeeeeeee", "finetune-mine-coco-c4-0-ffffffff"}
 
 
+def test_tidy__best_is_among_runs_with_the_same_settings_and_leaves_what_was_set_aside(tmp_path: Path) -> None:
+    for name, figure, heads in (("0-aaaaaaaa", 10.0, "2fc"), ("0-bbbbbbbb", 30.0, "4conv1fc"),
+                                ("1-cccccccc", 20.0, "2fc"), ("1-cccccccc.old1", 5.0, "2fc")):
+        folder = finished(tmp_path, f"finetune-mine-coco-{name}", figure)
+        (folder / "result.json").write_text(json.dumps({"metrics": {"AP_bb": figure}, "heads": heads}))
+    keep.tidy(tmp_path / "finetune-mine-coco-1-cccccccc", keep.BEST)
+    assert with_models(tmp_path) == {f"finetune-mine-coco-{name}" for name in ("0-bbbbbbbb", "1-cccccccc",
+                                                                              "1-cccccccc.old1")}
+
+
 def test_tidy__a_run_that_is_not_finished_loses_nothing(trials: list[Path], tmp_path: Path) -> None:
     for kind in keep.KINDS:
         assert keep.tidy(trials[3], kind) == []

@@ -84,7 +84,7 @@ def test_validate__names_every_missing_field(make_result) -> None:
     ({"epochs": "200"}, "epochs: expected an integer from 0 or null, found '200'"),
     ({"demo": 0}, "demo: expected true or false, found 0"),
     ({"trial": -1}, "trial: expected an integer from 0, found -1"),
-    ({"iterations": 0}, "iterations: expected an integer from 1, found 0"),
+    ({"iterations": -1}, "iterations: expected an integer from 0, found -1"),
     ({"dataset": []}, "dataset: expected a mapping, found []"),
     ({"dataset__name": 3}, "dataset.name: expected a printable text that is not empty, found 3"),
     ({"dataset__classes": []}, "dataset.classes: expected a list of at least one class name, found []"),

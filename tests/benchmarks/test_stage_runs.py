@@ -70,6 +70,18 @@ def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options,
     assert error.endswith("not run for that reason: child")
 
 
+def test_run__a_result_that_is_refused_stops_no_other_stage(options, capsys):
+    def refuse(folder, key):
+        raise UserError("expected a valid result, found none")
+
+    stages = [replace(writer("bad"), finish=refuse), writer("child", parents=("bad",)), writer("good")]
+    assert command.run(options(), stages) == 2
+    assert (times_run(options(), "good"), times_run(options(), "child")) == (1, 0)
+    shown = capsys.readouterr().err
+    assert "error: stage bad: expected a valid result, found none" in shown
+    assert shown.strip().splitlines()[-1].startswith("error: stage bad failed (exit code 2)")
+
+
 def test_print_plan__says_what_is_done(options, capsys):
     stages = [writer("one"), writer("two", parents=("one",))]
     command.print_plan(options(), stages)
@@ -84,6 +96,10 @@ def test_print_plan__says_what_is_done(options, capsys):
 def test_run__too_little_disk_is_told_before_anything_runs(options):
     stage = writer("one")
     stage.disk_gb = 1e6
+    passing = [writer("one"), writer("two")]
+    for each, peak in zip(passing, (1.5, 4.0), strict=True):
+        each.disk_gb, each.stays_gb = peak, 0.25
+    assert command.disk_needed([*passing, writer("three")]) == 0.5 + 3.75 and command.disk_needed([]) == 0
     with pytest.raises(UserError, match="needs about 1000000.0 GB more, found"):
         command.run(options(), [stage])
     assert times_run(options(), "one") == 0

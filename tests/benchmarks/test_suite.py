@@ -160,10 +160,27 @@ def test_command__of_pretraining_is_understood_by_the_real_parser(tmp_path):
 
 
 def test_command__several_gpus_start_torchrun(tmp_path):
-    options = parse(["--demo", "--gpus", "4"])
+    options = parse(["--demo", "--gpus", "2"])
     stage = next(stage for stage in suite.plan(options) if stage.name == "pretrain")
     words = stage.command(tmp_path, {"data": tmp_path})
-    assert words[3:9] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "pretrain"]
+    assert words[3:9] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain"]
+
+
+def test_gpus__the_demo_takes_one_and_a_number_that_does_not_divide_a_batch_is_told_now(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    assert suite.count_gpus(parse(["--demo"])) == suite.count_gpus(parse(["--tiny"])) == 1
+    assert suite.count_gpus(parse(FULL)) == 8
+    assert suite.count_gpus(parse([*FULL, "--gpus", "0"])) == 0 and parse([*FULL, "--gpus", "0"]).device == "cpu"
+    with pytest.raises(UserError, match="--gpus must be at least 0, found -1"):
+        parse(["--demo", "--gpus", "-1"])
+    for words, text in ((["--gpus", "3"], r"IMS_PER_BATCH 16 cannot be shared by 3 processes"),
+                        (["--gpus", "8", "--fit", "accumulate=4"], "accumulate=4 cannot be shared by 8 processes")):
+        with pytest.raises(UserError, match=f"task coco: .*{text}"):
+            suite._check_overrides(parse([*FULL, *words]))
+    linear = [*FULL, "--gpus", "1", "--fit", "linear=4", "--set"]
+    suite._check_overrides(parse([*linear, "coco.SOLVER.MAX_ITER=80000"]))  # its steps are at 240,000 and 320,000
+    with pytest.raises(UserError, match=r"STEPS \(240000, 320000\) must lie before"):
+        suite._check_overrides(parse([*linear, "coco.SOLVER.MAX_ITER=240000"]))
 
 
 def test_preflight__on_a_cluster_at_full_scale_unless_it_is_not_wanted(tmp_path):

@@ -211,6 +211,8 @@ def test_resolve__set_is_the_last_word() -> None:
     ("MODEL.MASK_ON=False", "MODEL.MASK_ON follows from"),
     ("MODEL.ROI_HEADS.NUM_CLASSES=3", "MODEL.ROI_HEADS.NUM_CLASSES follows from"),
     ("INPUT.FORMAT=BGR", "INPUT.FORMAT follows from"), ("SEED=3", "SEED follows from"),
+    ("MODEL.DEVICE=cuda", "MODEL.DEVICE has no effect here; leave it out and use --device"),
+    ("TEST.AUG.ENABLED=True", "TEST.AUG.ENABLED has no effect here; leave it out"),
     ("MODEL.META_ARCHITECTURE=RetinaNet", "MODEL.META_ARCHITECTURE follows from"),
 ])
 def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
@@ -222,6 +224,8 @@ def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
 @pytest.mark.parametrize(("words", "text"), [
     (("SOLVER.IMS_PER_BATCH=0",), "SOLVER.IMS_PER_BATCH must be at least 1, found 0"),
     (("SOLVER.IMS_PER_BATCH=-2",), "SOLVER.IMS_PER_BATCH must be at least 1, found -2"),
+    (("TEST.EVAL_PERIOD=-1",), "TEST.EVAL_PERIOD must be at least 0, found -1"),
+    (("SOLVER.BASE_LR=-1",), "SOLVER.BASE_LR must be at least 0, found -1"),
     (("SOLVER.MAX_ITER=-1",), "SOLVER.MAX_ITER must be at least 0, found -1"),
     (("SOLVER.CHECKPOINT_PERIOD=0",), "SOLVER.CHECKPOINT_PERIOD must be at least 1, found 0"),
     (("DATALOADER.NUM_WORKERS=-1",), "DATALOADER.NUM_WORKERS must be at least 0, found -1"),

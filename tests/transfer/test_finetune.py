@@ -192,6 +192,10 @@ def test_finetune__killed_in_the_evaluation_does_not_train_again(generated: Path
     result = finetune.finetune(request(generated, tmp_path))
     assert result["iterations"] == 4 and result["wall_seconds"] > 0
     assert sha256_file(tmp_path / "model_final.pth") == weights
+    (tmp_path / "model_final.pth").unlink()
+    with pytest.raises(UserError, match=r"--keep-predictions: .* is finished, found no model_final.pth in it any more"):
+        finetune.finetune(request(generated, tmp_path, keep_predictions=True))
+    assert finetune.finetune(request(generated, tmp_path)) == result
 
 
 def test_run__nan_fails_the_stage_and_leaves_no_result(generated: Path, tmp_path: Path,

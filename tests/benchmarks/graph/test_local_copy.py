@@ -81,6 +81,35 @@ def test_copy__one_that_was_killed_is_made_again(source: Path, disk: Path) -> No
     assert not part.exists()
 
 
+def test_copy__that_a_cleaner_has_thinned_is_made_again(
+    source: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = local_copy.local_copy(source, disk, "1")
+    (target / "linked" / "b.txt").unlink()
+    assert local_copy.local_copy(source, disk, "2") == target
+    assert (target / "linked" / "b.txt").read_text() == "b" * 1000
+    assert f"{target} has lost files, as cleaners of such disks leave it: copied again" in capsys.readouterr().out
+
+
+def test_copy__a_source_that_cannot_be_read_whole_is_refused(
+    source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "gone.txt").symlink_to(source / "nowhere")
+    with pytest.raises(UserError, match=r"cannot be read whole \(No such file or directory: .*gone.txt\); mend that"):
+        local_copy.local_copy(source, disk, "1")
+    (source / "gone.txt").unlink()
+    with monkeypatch.context() as patch:
+        denied = PermissionError(errno.EACCES, "Permission denied", "images")
+        patch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(denied))
+        with pytest.raises(UserError, match=r"cannot be read whole \(Permission denied: images\)"):
+            local_copy.local_copy(source, disk, "1")
+    shutil.rmtree(source / "images")
+    (source / "linked").unlink()
+    with pytest.raises(UserError, match="--local-disk: found no file in "):
+        local_copy.local_copy(source, disk, "1")
+    assert not [path for path in disk.iterdir() if path.is_dir()]
+
+
 def test_copy__one_that_does_not_fit_is_refused_before_it_begins(
     source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
