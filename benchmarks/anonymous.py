@@ -30,7 +30,7 @@ HOME = rf"{START}(?:homes?|[Uu]sers)[\\/]+{PART}(?:[\\/]+{PART})*"
 FILE_URL = r"""file:/[^\s"'<>`]+"""
 URL = r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>`]+"""
 QUOTED = r"""(?<=')[/~][^'\n]+(?=')|(?<=")[/~][^"\n]+(?=")"""
-LOGIN = r"(?<![\w.+-])[A-Za-z_][\w.+-]*@[A-Za-z][\w-]*(?:\.[\w-]+)*"
+LOGIN = r"(?<![\w.+-])[A-Za-z_][\w.+-]*@(?:[A-Za-z][\w-]*(?:\.[\w-]+)*|\d{1,3}(?:\.\d{1,3}){3})"
 NODE = (rf"{START}(?i:(?:[a-z]+[-_.])*(?:(?:node|compute|nid|login)[-_]?(?:\d+|\[[\d,-]+\])|"
         r"(?:cn|gpu|worker|host)[-_]?(?:\d{2,}|\[[\d,-]+\]))(?:[a-z]\b)?(?:[.-][a-z][\w.-]*)?)" + END)
 PLACE = "|".join([FILE_URL, URL, QUOTED, WINDOWS, UNIX, TILDE, HOME])

@@ -131,6 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if options.samples < 100:
         raise UserError(f"--samples {options.samples}: expected at least 100, an interval needs its tails")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: expected a number from 0")
     if not options.annotations.is_file():
         raise UserError(f"--annotations {options.annotations}: no such file")
     sha256 = sha256_file(options.annotations)
@@ -182,7 +184,7 @@ def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
         raise UserError(f"{file}: no such file; run the fine-tuning or evaluation with --keep-predictions") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} holds no kept predictions ({error}): evaluate again with --keep-predictions") from None
-    if found["task"] not in IOU_TYPES:
+    if not isinstance(found["task"], str) or found["task"] not in IOU_TYPES:
         raise UserError(f"{file} is of task {found['task']}: expected one of {', '.join(IOU_TYPES)}")
     if found["annotations_sha256"] != annotations_sha256:
         raise UserError(f"{file} was predicted for annotations {found['annotations_sha256'][:12]}, {annotations} is "
@@ -193,6 +195,6 @@ def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
 def _name(file: Path) -> str:
     try:
         weights = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))["weights"]
-    except (OSError, ValueError, KeyError):
+        return weights["method"] if weights.get("epochs") is None else f"{weights['method']} {weights['epochs']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return file.parent.name
-    return weights["method"] if weights.get("epochs") is None else f"{weights['method']} {weights['epochs']}"

@@ -141,11 +141,12 @@ def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_re
     ("absent", r"predictions.json.gz: no such file; run the fine-tuning or evaluation with --keep-predictions"),
     ("half", "holds no kept predictions"), ("other", "was predicted for annotations 000000000000, "),
     ("task", "is of task voc: expected one of coco, keypoints"), ("few", "--samples 5: expected at least 100"),
+    ("seed", "--seed -1: expected a number from 0"), ("list", r"is of task \['coco'\]: expected one of coco, keypoints"),
     ("truth", "--annotations .*: no such file"), ("empty", "expected detections to compare, found none")])
 def test_main__mistakes_are_explained(kept, tmp_path: Path, change: str, said: str) -> None:
     found = made_up(tmp_path / "truth.json")
     one = kept("one", [] if change == "empty" else found)
-    other = kept("two", found, "voc" if change == "task" else "coco")
+    other = kept("two", found, {"task": "voc", "list": ["coco"]}.get(change, "coco"))
     file = other / bootstrap.NAME
     if change == "absent":
         file.unlink()
@@ -157,5 +158,5 @@ def test_main__mistakes_are_explained(kept, tmp_path: Path, change: str, said: s
     truth = tmp_path / ("absent.json" if change == "truth" else "truth.json")
     with pytest.raises(UserError, match=said):
         bootstrap.main([str(one), str(other), "--annotations", str(truth), "--results", str(tmp_path / "results"),
-                        *(["--samples", "5"] if change == "few" else [])])
+                        *{"few": ["--samples", "5"], "seed": ["--seed", "-1"]}.get(change, [])])
     assert not (tmp_path / "results").exists()
