@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.imported import SOURCES
 from benchmarks.measured import Trial
 from benchmarks.probe_table import NAME as PROBES
 from benchmarks.probe_why import why_probe
@@ -15,9 +16,9 @@ from pretrain.errors import UserError
 def why(question: str, tables: list[TableModel], results: Path, probes: Sequence[dict] = ()) -> str:
     """The provenance of the cells that `question` names, as text; `results` holds runs/ and probes/.
 
-    TABLE is a table's name or a part of it that fits one, ROW a method with or without its epochs ("CLoVE 200"), COLUMN
-    a metric (AP_bb or "AP bb"). Differences are rows as well ("CLoVE 200: measured - paper"), and the probes a table.
-    Several rows can have that name: each is told. UserError when nothing fits.
+    TABLE is a table's name, its task's, or a part of its name that fits one, ROW a method with or without its epochs
+    ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb"). Differences are rows as well ("CLoVE 200: measured - paper"),
+    and the probes a table. Several rows can have that name: each is told. UserError when nothing fits.
     """
     if question.count(":") < 2:
         raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")
@@ -41,6 +42,7 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
 
 
 def _table(word: str, names: list[str]) -> str:
+    word = SOURCES[word][0] if word in SOURCES else word  # a task stands for its table
     fitting = [name for name in names if name == word] or [name for name in names if word and word in name]
     if len(fitting) != 1:
         none = f" ({PROBES}: no probe is shown)" if word and word in PROBES else ""

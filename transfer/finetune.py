@@ -148,7 +148,7 @@ def finetune(request: Request) -> dict:
     if (found := result.read(output)) is not None and (kept.is_file() or not request.keep_predictions):
         print(f"{output} is finished: nothing to do", file=sys.stderr)
         return found
-    if found is not None and cfg.SOLVER.MAX_ITER and not (output / FINAL).is_file():
+    if found is not None and not (output / FINAL).is_file():
         raise UserError(f"--keep-predictions: {output} is finished, found no {FINAL} in it any more: predictions need "
                         "the training once more, into another --output")
     result.begin(output, words, cfg)

@@ -136,6 +136,7 @@ def train(cfg: CfgNode, model: nn.Module, title: str, on_start: Callable[[nn.Mod
         checkpoints.load(cfg.MODEL.WEIGHTS, [])
         on_start(model)
     if cfg.SOLVER.MAX_ITER == 0:  # the start itself is evaluated
+        checkpoints.save(Path(FINAL).stem, iteration=-1, clock=clock.state_dict())
         return clock
     done = steps_done(newest)
     trainer = _assemble(cfg, model, checkpoints, clock, title, early, stop, done)

@@ -44,6 +44,7 @@ def test_why__printed_and_measured_rows_of_one_name_are_both_told(asked) -> None
     told = asked("coco_detection_segmentation:CLoVE 400:AP_bb")
     assert "not measured here" in told and "trial 0" in told
     assert asked("coco_detection_segmentation:CLoVE:AP_bb").count("Object detection") == 4
+    assert asked("coco:CLoVE 400:AP_bb") == asked("coco_detection_segmentation:CLoVE 400:AP_bb")
 
 
 def test_why__a_difference_tells_both_of_its_rows(asked, make_result, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_why__a_name_with_colons_is_a_row(asked, make_result, tmp_path: Path) ->
     ("probes:CLoVE 200:retrieval", "found 0 for 'probes' (frozen_backbone_probes: no probe is shown); name one of "),
     ("coco_detection_segmentation:CLoVE 200: measured - random:AP_bb", "CLoVE 200: measured - paper"),
     ("coco_keypoints", "expected TABLE:ROW:COLUMN, such as"),
-    ("coco:CLoVE 200:AP_bb", "expected one table, found 3 for 'coco'; name one of coco_detection_segmentation, "),
+    ("segm:CLoVE 200:AP_bb", "expected one table, found 4 for 'segm'; name one of coco_detection_segmentation, "),
     ("keypoints:CLoVE 200:AP_bb", "coco_keypoints has no column AP_bb; it has AP_kp, AP50_kp, AP75_kp"),
     ("keypoints:CLoVE 300:AP_kp", "coco_keypoints has no row CLoVE 300; the nearest is CLoVE 400, all: Supervised"),
 ])
