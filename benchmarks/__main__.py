@@ -102,13 +102,14 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     """Stages, what each needs, what is done already, cost and disk."""
     progress = Progress(options.output)
     print(f"plan: {len(stages) + 1} stages, work in {options.output}, results in {options.results}")
+    todo = []
     for stage in stages:
         stamp = None if stage.name in options.rerun else progress.look(stage)
+        todo += [] if stamp else [stage]
         state = f"done ({_minutes(stamp['seconds'])})" if stamp else "to do"
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<32} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
     print(f"  {'tables':<32} {'always':<16} needs all results; seconds")
-    todo = [stage for stage in stages if stage.name in options.rerun or progress.look(stage) is None]
     print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo):.1f} GB, "
           f"free {_free_gb(options.output):.1f} GB")
     return 0

@@ -14,8 +14,7 @@ from benchmarks.measured import Group
 from benchmarks.paper_tables import TABLES
 from benchmarks.results import POSITIVE, SHA256, TEXT, Check, canonical, check_fields, parse_sealed, read_sealed
 
-TABLE = {"coco": "coco_detection_segmentation", "coco-c4": "coco_detection_segmentation_c4",
-         "keypoints": "coco_keypoints"}
+TABLE = {TABLES[name].task: name for name in TABLES if name.startswith("coco_")}  # task -> table: annotations as COCO's
 FIELDS: dict[str, Check] = {
     "kind": ("bootstrap", lambda v: v == "bootstrap"),
     "table": ("one of " + ", ".join(TABLE.values()), lambda v: v in TABLE.values()),

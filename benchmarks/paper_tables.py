@@ -31,6 +31,7 @@ class Table:
     val_images: int
     iterations: int
     batch: int
+    task: str
     in_poster: bool = True
     note: str = ""
 
@@ -41,24 +42,26 @@ COCO = {"data": "COCO train2017 / val2017", "classes": 80, "train_images": 117_0
 TABLES: dict[str, Table] = {
     "coco_detection_segmentation": Table(
         "Object detection and segmentation on COCO (R50-FPN)", BOX_AND_MASK, **COCO, iterations=90_000, batch=16,
+        task="coco",
         note="Two head families are in use. The paper's Supervised row equals the published figures of 2fc heads; in "
              "its Rand init row the box figure is that of 4conv1fc heads and the mask figure that of 2fc heads. "
              "Every measured row names its heads."),
     "cityscapes_instance_segmentation": Table(
         "Instance segmentation on Cityscapes (R50-FPN)", ("AP", "AP50"), data="Cityscapes fine train / val", classes=8,
-        train_images=2975, val_images=500, iterations=24_000, batch=8),
+        train_images=2975, val_images=500, iterations=24_000, batch=8, task="cityscapes"),
     "coco_keypoints": Table(
         "Keypoint detection on COCO (R50-FPN)", ("AP_kp", "AP50_kp", "AP75_kp"), data=COCO["data"], classes=1,
-        train_images=50_000, val_images=5000, iterations=180_000, batch=16),
+        train_images=50_000, val_images=5000, iterations=180_000, batch=16, task="keypoints"),
     "coco_detection_segmentation_c4": Table(
         "Object detection and segmentation on COCO (R50-C4)", BOX_AND_MASK, **COCO, iterations=90_000, batch=16,
+        task="coco-c4",
         in_poster=False),
     "lvis_detection_segmentation": Table(
         "Object detection and segmentation on LVIS (R50-FPN)", BOX_AND_MASK, data="LVIS v1 train / val", classes=1203,
-        train_images=99_000, val_images=19_809, iterations=90_000, batch=16, in_poster=False),
+        train_images=99_000, val_images=19_809, iterations=90_000, batch=16, task="lvis", in_poster=False),
     "voc_detection": Table(
         "Object detection on Pascal VOC (R50-C4)", ("AP", "AP50", "AP75"), data="VOC 2007+2012 trainval / 2007 test",
-        classes=20, train_images=16_551, val_images=4952, iterations=24_000, batch=16, in_poster=False,
+        classes=20, train_images=16_551, val_images=4952, iterations=24_000, batch=16, task="voc", in_poster=False,
         note="The literature prints the mean of five trials; average precision by the 11 points of VOC 2007."),
 }
 

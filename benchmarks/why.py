@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.imported import SOURCES
 from benchmarks.measured import Trial
+from benchmarks.paper_tables import TABLES
 from benchmarks.probe_table import NAME as PROBES
 from benchmarks.probe_why import why_probe
 from benchmarks.rows import DIFFERENCE, Row, TableModel, row_name
@@ -42,7 +42,7 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
 
 
 def _table(word: str, names: list[str]) -> str:
-    word = SOURCES[word][0] if word in SOURCES else word  # a task stands for its table
+    word = next((name for name, table in TABLES.items() if table.task == word), word)
     fitting = [name for name in names if name == word] or [name for name in names if word and word in name]
     if len(fitting) != 1:
         none = f" ({PROBES}: no probe is shown)" if word and word in PROBES else ""

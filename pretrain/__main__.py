@@ -28,15 +28,21 @@ def build_parser() -> argparse.ArgumentParser:
         usage="python -m pretrain --data DIR --output DIR [--recipe NAME|FILE] [options]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR",
+    parser.add_argument("--data", type=_path, required=True, metavar="DIR",
                         help="folder of images, nested or flat, or of .tar shards (python -m pretrain.shards)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where everything is written")
+    parser.add_argument("--output", type=_path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--recipe", metavar="NAME|FILE",
                         help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")
     titles = {"numbers": "what changes the numbers", "machine": "what does not change the numbers"}
     for half, cls in HALVES.items():
         add_options(parser.add_argument_group(titles[half]), cls)
     return parser
+
+
+def _path(word: str) -> Path:
+    if not word:
+        raise argparse.ArgumentTypeError("expected a folder, found an empty word: a variable that is not set?")
+    return Path(word)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Config]:

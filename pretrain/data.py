@@ -25,7 +25,7 @@ from pretrain.shards import ShardList, shard_paths
 from pretrain.views import make_views
 
 TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
-REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up
+REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up, or the allowed share if that is more
 
 
 @dataclass
@@ -85,7 +85,8 @@ class ViewDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> Item:
         epoch, index = item
         unreadable: dict[str, str] = {}
-        for attempt in range(REPLACEMENTS):
+        most = max(REPLACEMENTS, int(self.numbers.max_corrupt_share * len(self.images)) + 1)
+        for attempt in range(min(most, len(self.images))):
             number = (index + attempt) % len(self.images)
             try:
                 pixels = self.images.pixels(number)

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from pretrain.config import HALVES, add_options, given_options, load_config
 from pretrain.data import list_images, steps_per_epoch
 from pretrain.errors import UserError
 from pretrain.shards import ShardList
+from pretrain.signals import EXIT_CODES
 
 TIMES = ("images_per_second", "loader_wait")  # of the machine's mood, not of the run
 SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "probe_images": 4}
@@ -210,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder, removed at the end")
     parser.add_argument("--recipe", default="demo", metavar="NAME|FILE", help="of the run (default demo, made smaller)")
-    parser.add_argument("--kills", type=int, default=6, metavar="N", help="how many, at least 3 (default 6)")
+    parser.add_argument("--kills", type=int, default=6, metavar="N", help="how many, at least 4 (default 6)")
     parser.add_argument("--moments", type=int, default=0, metavar="SEED", help="seed of the random moments (default 0)")
     for half, cls in HALVES.items():
         add_options(parser.add_argument_group(f"the run's {half}, over those of the recipe"), cls)
@@ -220,9 +222,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run what the words after `drill` ask for; exit code 1 when something differs."""
     args = build_parser().parse_args(arguments)
-    if args.kills < 3:
-        raise UserError(f"--kills must be at least 3, found {args.kills}: before the first save, in a save, in the "
-                        "last step")
+    if args.kills < 4:
+        raise UserError(f"--kills must be at least 4, found {args.kills}: before the first save, in a save, in the "
+                        "last step, and one at random")
     given = given_options(args, *HALVES.values())
     if args.output.exists():
         raise UserError(f"{args.output} exists: expected a new folder for --output, which the drill fills and removes")
@@ -232,7 +234,12 @@ def main(arguments: list[str]) -> int:
     except UserError:
         shutil.rmtree(args.output, ignore_errors=True)
         raise
-    problems = drill(data, args.output, words, args.kills, args.moments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_CODES[signal.SIGTERM]))  # the part under way is ended then
+    try:
+        problems = drill(data, args.output, words, args.kills, args.moments)
+    except (KeyboardInterrupt, SystemExit):
+        shutil.rmtree(args.output, ignore_errors=True)
+        raise
     for line in problems:
         print(f"error: {line}", file=sys.stderr)
     if problems:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 # Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
 MENDED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
-                  errno.EEXIST)
-USER_ERROR, INTERRUPTED = 2, 130
+                  errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 class UserError(ValueError):
@@ -19,7 +19,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point and leave with its exit code.
 
     `UserError` becomes one line on stderr and exit code 2, likewise what a user can mend in the file system; Ctrl-C
-    becomes 130.
+    becomes 130, output that nobody reads any more 141, as with the shell's own programs.
     Everything else is a bug of ours and keeps its traceback.
     """
     try:
@@ -30,15 +30,16 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted: start again with the same words to go on", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:  # `... | head` closed the pipe: not an error of anybody
+    except BrokenPipeError:  # `... | head` closed the pipe: nobody's error, but what was asked for is not done
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         sys.stderr.close()
-        code = 0
+        code = UNREAD
     except OSError as error:
         if error.errno not in MENDED_BY_USER:
             raise
         print(f"error: {error.strerror}: {error.filename or 'while writing'}; "
               "free space or choose another folder, then start again with the same words", file=sys.stderr)
         code = USER_ERROR
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed by >&-
+        sys.stdout.flush()
     sys.exit(code)

@@ -32,7 +32,7 @@ def find_images(folder: str | Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
     found, above = [], {str(folder): frozenset[tuple[int, int]]()}
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_unlisted, followlinks=True):
         here = above.pop(root) | {_identity(root)}
         folders[:] = sorted(name for name in folders if not name.startswith(".")
                             and _identity(os.path.join(root, name)) not in here)  # else a link that leads back up
@@ -40,6 +40,12 @@ def find_images(folder: str | Path) -> list[str]:
         found += [os.path.relpath(os.path.join(root, name), folder) for name in files
                   if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     return sorted(found)
+
+
+def _unlisted(error: OSError) -> None:
+    """Images that are left out in silence would make another dataset."""
+    raise UserError(f"the folder {error.filename} cannot be listed ({error.strerror}): mend its rights, or move it out "
+                    "of the images")
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -61,7 +67,7 @@ def decode(data: bytes) -> np.ndarray:
                 rgb = np.array(image.convert("RGB"))
         except UnidentifiedImageError:  # its own words would show an address in memory
             raise UnreadableImage("cannot be decoded: no image of a known format") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
             raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
     height, width = rgb.shape[:2]
     if min(width, height) < SMALLEST_SIDE:

@@ -11,24 +11,29 @@ from pretrain.atomic import write_text
 from pretrain.distributed import Process
 
 
+def lines_until(path: Path, counter: str, last: int) -> list[tuple[str, dict]]:
+    """(line, entry) of the lines of a log whose `counter` is at most `last`: later ones come again when a run goes on.
+    What is no entry, such as a line that a kill cut off, is left out; no file has no lines."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            if entry[counter] <= last:
+                kept.append((line, entry))
+    return kept
+
+
 class MetricsLog:
     """metrics.jsonl and TensorBoard, from the main process; lines after the resumed step are dropped."""
 
     def __init__(self, output: Path, first_step: int, process: Process) -> None:
         self.path, self.active = output / "metrics.jsonl", process.is_main
         self.probed: set[int] = set()  # known to every process: a probe is done by all of them or by none
-        kept = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut off
-                    entry = json.loads(line)
-                    if entry["step"] <= first_step:
-                        kept.append(line)
-                        if "retrieval_backbone" in entry:
-                            self.probed.add(entry["step"])
+        kept = lines_until(self.path, "step", first_step)
+        self.probed |= {entry["step"] for _, entry in kept if "retrieval_backbone" in entry}
         if not self.active:
             return
-        write_text(self.path, "".join(line + "\n" for line in kept))
+        write_text(self.path, "".join(line + "\n" for line, _ in kept))
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
 
     def __enter__(self) -> "MetricsLog":

@@ -136,7 +136,7 @@ def draw_source(axes: Axes, scene: Scene, views: int | None = None) -> None:
     """The photograph with the boxes of its (first) views: global ones solid, local ones dashed, each with its name."""
     image = scene.image
     axes.imshow(image)
-    axes.set_title(shorten(scene.name, 44), fontsize=10)
+    axes.set_title(shorten(scene.name, 44), fontsize=10, parse_math=False)  # a name may hold dollars
     axes.set_axis_off()
     placed: list[tuple[float, float]] = []
     for view, colour in zip(scene.views[:views], view_colours(scene), strict=False):
@@ -241,5 +241,6 @@ def _ink(colour: str) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """The end of a long path says more than its start."""
+    """The end of a long path says more than its start; bytes of a name that are no UTF-8 show as ?."""
+    text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= length else "..." + text[3 - length:]

@@ -60,7 +60,7 @@ def show_figure(scene: Scene, report: CellReport, note: str) -> Figure:
 
 def _headline(part: SubFigure, title: str, text: str) -> None:
     part.text(0.012, 0.62, title, fontsize=13, weight="bold", va="center")
-    part.text(0.012, 0.18, text, fontsize=10, va="center", color="#333333")
+    part.text(0.012, 0.18, text, fontsize=10, va="center", color="#333333", parse_math=False)
 
 
 def _views_band(band: SubFigure, scene: Scene, rows: int) -> None:

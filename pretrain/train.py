@@ -87,11 +87,10 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
     loader = make_loader(names, config, first_step, steps, process.rank, process.world,
                          process.device.type == "cuda")
     log = MetricsLog(output, first_step, process)
-    unreadable: dict[str, str] = {}
+    unreadable = _noted_unreadable(output, process)
 
-    with log:
-        bar = tqdm(total=steps, initial=first_step, desc="pretrain", unit="step", disable=not process.is_main,
-                   mininterval=0.5 if sys.stderr.isatty() else 15)
+    with log, tqdm(total=steps, initial=first_step, desc="pretrain", unit="step", disable=not process.is_main,
+                   mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
         step = first_step
         while True:
             asked_to_stop = distributed.largest_over_processes(stop())  # all stop after the same step
@@ -121,7 +120,6 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
                 bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
                                 negative=f"{result['negative_cosine']:.3f}", refresh=False)
             bar.update()
-        bar.close()
 
     if process.is_main:
         _finish(trainer, output, config, names)
@@ -179,10 +177,31 @@ def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) ->
     info = BackboneInfo("CLoVE", config.numbers.architecture, config.numbers.epochs, branch="student",
                         source_name=f"pretrain:{config.numbers.variant}", source_sha256=config.hash())
     digest = save_backbone(output / "backbone.safetensors", state, info)
-    draw_curves(output / "metrics.jsonl", output / "curves.png")
-    draw_views(names, config.numbers, output / "views.png")
-    draw_run(names, config.numbers, output, output / "show.png")
+    pictures = {"curves.png": lambda path: draw_curves(output / "metrics.jsonl", path),
+                "views.png": lambda path: draw_views(names, config.numbers, path),
+                "show.png": lambda path: draw_run(names, config.numbers, output, path)}
+    for name, draw in pictures.items():
+        try:
+            draw(output / name)
+        except OSError:  # a full disk: the same words draw it later
+            raise
+        except Exception as error:  # no run fails for want of a picture
+            print(f"{name} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())})",
+                  file=sys.stderr)
     write_text(output / "done.json", json.dumps({"steps": trainer.steps, "backbone_sha256": digest}) + "\n")
+
+
+def _unreadable_log(output: Path, process: Process) -> Path:
+    return output / ("unreadable.log" if process.is_main else f"unreadable-{process.rank}.log")
+
+
+def _noted_unreadable(output: Path, process: Process) -> dict[str, str]:
+    """{path: reason} of the images that this process named before the run was interrupted."""
+    log = _unreadable_log(output, process)
+    if not log.is_file():
+        return {}
+    lines = log.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return {name: why for name, _, why in (line.partition(": ") for line in lines)}
 
 
 def _note_unreadable(
@@ -193,14 +212,14 @@ def _note_unreadable(
     if not new:
         return
     known |= new
-    log = output / ("unreadable.log" if process.is_main else f"unreadable-{process.rank}.log")
+    log = _unreadable_log(output, process)
     with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(f"{name}: {why}\n" for name, why in new.items())
-    if len(known) > max(numbers.max_corrupt_share * images / process.world, 1):
+    share = numbers.max_corrupt_share
+    if len(known) > (max(share * images, 1) if share else 0):  # over the epochs each process meets nearly all images
         name, why = next(iter(known.items()))
-        raise UserError(f"{len(known)} of {images} images cannot be read, expected at most a share of "
-                        f"{numbers.max_corrupt_share:g} (max_corrupt_share); the first is {name} ({why}), "
-                        f"all are named in {log}")
+        raise UserError(f"{len(known)} of {images} images cannot be read, expected at most a share of {share:g} "
+                        f"(max_corrupt_share); the first is {name} ({why}), all are named in {log}")
 
 
 def _not_finite(loss: float, step: int, trainer: Trainer, micro_batches: list[Batch], output: Path) -> None:

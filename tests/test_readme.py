@@ -20,7 +20,7 @@ from pretrain.config import load_config, recipe_names
 from transfer.__main__ import _parser as transfer_parser
 
 MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed|\.launch)?)"
-PROGRAMS = rf"(?:\./run_all\.sh|python -m {MODULES_SAID}(?= )|torchrun)"
+PROGRAMS = rf"(?:\./run_all\.sh|python -m {MODULES_SAID}(?= )|torchrun(?= --))"
 OTHERS = {"show": show.build_parser, "drill": drill.build_parser}
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")),

@@ -5,7 +5,6 @@ newest good one and goes on with the images that come after those it has seen. E
 place in the run alone, so that on a CPU the weights are those of an uninterrupted run, bit for bit.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
+from pretrain.metrics import lines_until
 from pretrain.signals import Stop, never
 from transfer.accumulate import AccumulatingTrainer
 from transfer.checkpoints import FINAL, Checkpoints, steps_done
@@ -177,7 +177,8 @@ def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: C
     writers = []
     if comm.is_main_process():
         metrics = Path(cfg.OUTPUT_DIR, METRICS)
-        _forget_from(metrics, done)
+        if metrics.is_file():
+            write_text(metrics, "".join(line + "\n" for line, _ in lines_until(metrics, "iteration", done - 1)))
         writers = [JSONWriter(str(metrics)), TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=done or None)]
     if cfg.TEST.EVAL_PERIOD:
         parts.append(EarlyNumbers(cfg, parallel, early, writers))
@@ -185,17 +186,3 @@ def _assemble(cfg: CfgNode, model: nn.Module, checkpoints: Checkpoints, clock: C
         parts += [hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)]
     trainer.register_hooks(parts)
     return trainer
-
-
-def _forget_from(metrics: Path, done: int) -> None:
-    """Drop the lines of iteration `done` and later, and one that a killed run did not finish."""
-    if not metrics.is_file():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["iteration"] < done:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            pass
-    write_text(metrics, "".join(kept))

@@ -1,6 +1,8 @@
 """Folders of images of any kind, images that cannot be read, and an order that any number of processes repeats."""
 
+import errno
 import io
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -247,6 +249,44 @@ def test_dataset__last_image_is_replaced_by_the_first(tmp_path: Path, make_photo
     folder = make_photos(tmp_path, 3)
     (folder / "02.png").write_bytes(b"no image")
     assert ViewDataset(list_images(folder), small)[0, 2].name == "00.png"
+
+
+def test_dataset__more_in_a_row_than_ten_where_the_share_allows_it(
+    tmp_path: Path, make_photos: Callable, small: Numbers
+) -> None:
+    folder = make_photos(tmp_path, 30)
+    for number in range(REPLACEMENTS + 2):
+        (folder / f"{number:02d}.png").write_bytes(b"")
+    allowed = replace(small, max_corrupt_share=0.5)
+    assert ViewDataset(list_images(folder), allowed)[0, 0].name == f"{REPLACEMENTS + 2:02d}.png"
+    with pytest.raises(UserError, match=f"^{REPLACEMENTS} images in a row cannot be read"):
+        ViewDataset(list_images(folder), small)[0, 0]
+
+
+def test_list_images__a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, make_photos: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_photos(tmp_path, 3)
+    (folder / "closed").mkdir()
+    scandir = os.scandir
+
+    def refused(place: str) -> object:
+        if str(place).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"^the folder .*closed cannot be listed \(Permission denied\): mend"):
+        list_images(folder)
+
+
+def test_decode__any_error_of_a_decoder_is_an_unreadable_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> object:
+        raise RuntimeError("Failed to decode frame 0: Truncated data")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(UnreadableImage, match="cannot be decoded: Failed to decode frame 0"):
+        decode(b"....ftypavif")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

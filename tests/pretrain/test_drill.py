@@ -90,8 +90,8 @@ def test_few_images__of_a_larger_folder(tmp_path: Path, photos: Path, monkeypatc
 
 
 def test_main__mistakes(photos: Path, tmp_path: Path, tiny_words: Callable) -> None:
-    with pytest.raises(UserError, match="--kills must be at least 3, found 2"):
-        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--kills", "2"])
+    with pytest.raises(UserError, match="--kills must be at least 4, found 3"):
+        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--kills", "3"])
     with pytest.raises(UserError, match="the drill needs at least 18 steps, found 6: give more --epochs"):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words()])
     assert not (tmp_path / "out").exists()

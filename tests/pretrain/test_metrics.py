@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretrain.distributed import Process
-from pretrain.metrics import MetricsLog
+from pretrain.metrics import MetricsLog, lines_until
 
 MAIN = Process(0, 1, torch.device("cpu"))
 
@@ -56,3 +56,13 @@ def test_log__other_processes_write_nothing_but_know_the_probes(tmp_path: Path) 
         log.step(6, {"loss": 1.0}, 1.0, 0.0)
         assert log.has_probe(0)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_lines_until__drops_what_comes_again_and_what_is_no_entry(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.json"
+    assert lines_until(metrics, "iteration", 3) == []
+    whole = [json.dumps({"iteration": number, "total_loss": 1.5}) for number in (0, 2, 3, 4, 5)]
+    broken = b'[1, 2]\n{"iteration": "x"}\n{}\n\xff\xfe\n{"iteration": 3, "tot'
+    metrics.write_bytes("\n".join(whole).encode() + b"\n" + broken)
+    assert lines_until(metrics, "iteration", 3) == [(line, json.loads(line)) for line in whole[:3]]
+    assert lines_until(metrics, "iteration", -1) == []

@@ -1,5 +1,6 @@
 """Training curves and joined cells: what is drawn is what was measured, and no label lies on another."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,14 @@ def test_source__a_box_and_a_label_for_each_view(scene: Callable) -> None:
         x0, y0, x1, y1 = view.pixels_of(made.image)
         assert patch.get_bbox().bounds == pytest.approx((x0, y0, x1 - x0, y1 - y0), abs=1e-4)
         assert (patch.get_linestyle() in ("-", "solid")) == view.is_global
+
+
+def test_source__any_name_can_be_drawn(scene: Callable) -> None:
+    made = dataclasses.replace(scene(), name="a$\\foo{$ caf\udce9.jpg")
+    figure = Figure()
+    draw_source(figure.subplots(), made)
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_title() == "a$\\foo{$ caf?.jpg"
 
 
 def test_view__as_many_grid_lines_as_cells_less_one(scene: Callable) -> None:

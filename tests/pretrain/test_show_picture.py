@@ -48,6 +48,13 @@ def test_figure__says_what_the_report_holds(scene: Callable) -> None:
     assert "-0.31" in said and said.count("0.62") == 2  # beside the bars: as a positive and as a negative
 
 
+def test_figure__a_run_of_any_name_can_be_drawn(scene: Callable) -> None:
+    made = scene()
+    figure = show_figure(made, made_up(made), "network of $\\foo{$ after step 6")
+    FigureCanvasAgg(figure).draw()
+    assert "network of $\\foo{$ after step 6" in words(figure)
+
+
 def test_figure__counts_the_cells_with_a_positive(scene: Callable) -> None:
     made = scene(t_pos=0.4)
     said = words(show_figure(made, made_up(made), ""))

@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pretrain.train
 import pretrain.trainer
+from pretrain.__main__ import parse
 from pretrain.backbone_file import load_backbone
+from pretrain.distributed import Process
 from pretrain.drill import difference
+from pretrain.errors import UserError
 
 TIMING = ("images_per_second", "loader_wait")
 KILL = "os.kill(os.getpid(), signal.{})"
@@ -237,6 +241,58 @@ def test_train__too_many_corrupt_images_stop_the_run(make_photos, cli, tmp_path)
     assert done.returncode == 2
     assert "of 9 images cannot be read, expected at most a share of 0.02" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("share", "bad", "processes", "stops"), [
+    (0.1, 6, 2, False), (0.1, 7, 2, True), (0.1, 6, 1, False), (0.001, 1, 1, False), (0.001, 2, 1, True),
+    (0, 1, 1, True)])
+def test_note_unreadable__the_share_is_of_all_images_for_every_process(tmp_path, tiny, share, bad, processes, stops):
+    process = Process(1, processes, torch.device("cpu"))
+    batch = SimpleNamespace(unreadable={f"a: {number}.png": "cannot be decoded: x" for number in range(bad)})
+    noted = (known := {}), batch, tmp_path, 64, tiny(max_corrupt_share=share).numbers, process
+    if stops:
+        most = f"expected at most a share of {share:g}"
+        with pytest.raises(UserError, match=f"^{bad} of 64 images cannot be read, {most} "):
+            pretrain.train._note_unreadable(*noted)
+    else:
+        pretrain.train._note_unreadable(*noted)
+    assert len(known) == bad
+
+
+def test_noted_unreadable__is_known_after_a_restart_and_written_once(tmp_path, tiny):
+    process, log = Process(0, 1, torch.device("cpu")), tmp_path / "unreadable.log"
+    batch = SimpleNamespace(unreadable={"a.png": "cannot be decoded: x: y", "caf\udce9.png": "the file is gone"})
+    for _ in range(2):
+        known = pretrain.train._noted_unreadable(tmp_path, process)
+        pretrain.train._note_unreadable(known, batch, tmp_path, 64, tiny(max_corrupt_share=0.5).numbers, process)
+        assert known == batch.unreadable
+    assert log.read_bytes() == b"a.png: cannot be decoded: x: y\ncaf\xe9.png: the file is gone\n"
+
+
+def test_train__a_picture_that_cannot_be_drawn_is_no_end_of_a_run(photos, cli, monkeypatch, tmp_path):
+    def broken(*_):
+        raise ValueError("no such\nfont")
+
+    monkeypatch.setattr(pretrain.train, "draw_views", broken)
+    done = cli(photos, tmp_path, epochs=1)
+    assert done.returncode == 0 and (tmp_path / "done.json").is_file() and (tmp_path / "show.png").is_file()
+    assert "views.png could not be drawn (ValueError: no such font)" in done.stderr
+
+
+def test_command_line__output_that_nobody_reads_is_no_success(environment):
+    code = "from pretrain.errors import run_cli\ndef main():\n    raise BrokenPipeError\nrun_cli(main)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, b"", b"")
+
+
+@pytest.mark.parametrize("option", ["--data", "--output"])
+def test_command_line__an_empty_folder_name_is_refused(option, tmp_path, capsys):
+    words = {"--data": str(tmp_path), "--output": str(tmp_path)} | {option: ""}
+    with pytest.raises(SystemExit) as left:
+        parse([word for pair in words.items() for word in pair])
+    assert left.value.code == 2
+    assert f"argument {option}: expected a folder, found an empty word: a variable that is not set?" in \
+        capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The parts of the loop: clock, the hook that saves, what is forgotten of steps that come again."""
+"""The parts of the loop: clock, the hook that saves."""
 
 import json
 from pathlib import Path
@@ -56,15 +56,3 @@ def test_save_hook__saves_when_it_is_time_and_when_asked_to_stop(number: int, co
     else:
         hook.after_step()
     assert Notes.names == saved
-
-
-def test_forget_from__drops_what_comes_again_and_half_a_line(tmp_path: Path) -> None:
-    metrics = tmp_path / "metrics.json"
-    trainer._forget_from(metrics, 4)
-    assert not metrics.exists()
-    lines = [json.dumps({"iteration": number, "total_loss": 1.5}) for number in (0, 2, 3, 4, 5)]
-    metrics.write_text("\n".join(lines) + '\n{"iteration": 3, "tot')
-    trainer._forget_from(metrics, 4)
-    assert metrics.read_text() == "\n".join(lines[:3]) + "\n"
-    trainer._forget_from(metrics, 0)
-    assert metrics.read_text() == ""
