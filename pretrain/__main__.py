@@ -64,6 +64,11 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
     except torch.cuda.OutOfMemoryError:
         raise UserError(f"the GPU has too little memory for {config.machine.device_batch} images at once: use a "
                         "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "t allocate memory" not in str(error):
+            raise
+        raise UserError("the machine has too little memory for this network and batch: use a smaller --device-batch, "
+                        "fewer --workers or a smaller network") from None
     finally:
         distributed.stop()
 

@@ -26,6 +26,7 @@ from pretrain import yaml_text
 from pretrain.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
+LARGEST = 2 ** 31  # of whole numbers: more is a slip of the keyboard, and would overflow a size somewhere
 
 
 def _value(default: Any, help_text: str) -> Any:
@@ -184,7 +185,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         raise UserError(f"no recipe {recipe!r}: expected a YAML file or one of {known}")
     try:
         raw = yaml_text.load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, a date that no calendar has
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if raw is None:
         return {}
@@ -222,8 +223,9 @@ def _typed(values: dict[str, Any], where: str) -> dict[str, Any]:
         wanted = typing.get_type_hints(HALVES[KEYS[key]])[key]
         try:
             result[key] = _convert(value, wanted)
-        except (TypeError, ValueError):
-            raise UserError(f"{key} {where}: expected {_describe(wanted)}, found {value!r}") from None
+        except (TypeError, ValueError, OverflowError):
+            found = f"{value!r:.60}"  # four hundred digits say no more
+            raise UserError(f"{key} {where}: expected {_describe(wanted)}, found {found}") from None
     return result
 
 
@@ -250,7 +252,7 @@ def _convert(value: Any, wanted: Any) -> Any:
             raise ValueError
         return float(value)
     if wanted is int:
-        if isinstance(value, float) and not value.is_integer():
+        if (isinstance(value, float) and not value.is_integer()) or abs(int(value)) >= LARGEST:
             raise ValueError
         return int(value)
     raise TypeError
@@ -263,7 +265,7 @@ def _describe(wanted: Any) -> str:
         return f"{len(typing.get_args(wanted))} numbers"
     if isinstance(wanted, types.UnionType):
         return str(wanted)
-    return {"int": "a whole number", "float": "a number", "bool": "true or false"}[wanted.__name__]
+    return {"int": f"a whole number below {LARGEST}", "float": "a number", "bool": "true or false"}[wanted.__name__]
 
 
 def _build(flat: dict[str, Any]) -> Config:
@@ -291,6 +293,10 @@ def _checked(config: Config) -> Config:
             raise UserError(f"{key} must be at least 0, found {getattr(m, key)}")
     if n.global_views < 2:
         raise UserError(f"global_views must be at least 2, found {n.global_views}: a view is compared with another one")
+    one_cell = n.local_size <= (32 if n.last_stage_stride == 2 else 16)
+    if n.local_views == 1 and one_cell and 1 in (n.batch_size, m.device_batch):
+        raise UserError(f"a single local view of {n.local_size} pixels, one image at once: batch norm would see one "
+                        "value; use a larger --local-size, --device-batch or more --local-views")
     if n.k < 2:
         raise UserError(f"k must be at least 2, found {n.k}: the most similar one of the k is dropped")
     if m.archive_every % m.checkpoint_every:

@@ -62,12 +62,16 @@ class Item(NamedTuple):
 
 
 def list_images(folder: str | Path) -> ImageList:
-    """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. A folder without
-    images but with .tar files is a folder of WebDataset shards: all images in them, sorted by name."""
+    """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. One with .tar
+    files instead is a folder of WebDataset shards: all images in them, sorted by name. Both together are refused."""
     folder = Path(folder)
-    if found := find_images(folder):
+    found, shards = find_images(folder), shard_paths(folder)
+    if found and shards:
+        raise UserError(f"{folder} holds {len(found)} images, the first {found[0]}, and {len(shards)} .tar shards: "
+                        "expected one or the other, move one kind out")
+    if found:
         return ImageList(folder, found)
-    if shards := shard_paths(folder):
+    if shards:
         return ShardList(folder, shards)
     raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "
                     "found none at any depth, and no .tar shards")

@@ -28,8 +28,7 @@ class Process:
 
 def start(device: str = "auto") -> Process:
     """Join the group that torchrun announces, if any. `device`: auto, cpu or cuda."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    world, rank, local_rank = _announced("WORLD_SIZE", 1), _announced("RANK", 0), _announced("LOCAL_RANK", 0)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -43,6 +42,13 @@ def start(device: str = "auto") -> Process:
         # Words between the hosts go by gloo, so that no one waits for a GPU because of them.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return Process(rank, world, torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"))
+
+
+def _announced(name: str, default: int) -> int:
+    found = os.environ.get(name, str(default))
+    if not found.isdecimal():
+        raise UserError(f"the environment's {name} is {found!r}: expected a whole number as torchrun sets it, or none")
+    return int(found)
 
 
 def stop() -> None:

@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -34,6 +35,7 @@ from pretrain.signals import EXIT_CODES
 
 TIMES = ("images_per_second", "loader_wait")  # of the machine's mood, not of the run
 SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "probe_images": 4}
+OWN = ("checkpoint_every", "log_every")  # values that the drill sets
 CHECKPOINTS = 9  # in a whole run
 IMAGES = 96  # taken from a larger folder
 DIFFERENT = 3  # checkpoints that must be resumed from
@@ -197,7 +199,7 @@ def small_words(recipe: str, data: Path, given: dict[str, Any]) -> list[str]:
     if steps < 2 * CHECKPOINTS:
         raise UserError(f"the drill needs at least {2 * CHECKPOINTS} steps, found {steps}: give more --epochs or a "
                         "smaller --batch-size")
-    values |= {"checkpoint_every": steps // CHECKPOINTS, "log_every": 1}
+    values |= dict(zip(OWN, (steps // CHECKPOINTS, 1), strict=True))
     words = ["--recipe", recipe]
     for key, value in values.items():
         words += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
@@ -225,7 +227,14 @@ def main(arguments: list[str]) -> int:
     if args.kills < 4:
         raise UserError(f"--kills must be at least 4, found {args.kills}: before the first save, in a save, in the "
                         "last step, and one at random")
+    if args.moments < 0:
+        raise UserError(f"--moments must be at least 0, found {args.moments}")
     given = given_options(args, *HALVES.values())
+    if own := [f"--{key.replace('_', '-')}" for key in OWN if key in given]:
+        raise UserError(f"{' and '.join(own)}: the drill sets this itself, so that there is something to kill; leave "
+                        "it out")
+    if Path(os.path.realpath(args.output)).is_relative_to(os.path.realpath(args.data)):
+        raise UserError(f"--output {args.output} lies inside --data {args.data}: choose an --output outside")
     if args.output.exists():
         raise UserError(f"{args.output} exists: expected a new folder for --output, which the drill fills and removes")
     data = few_images(args.data, args.output / "photos")

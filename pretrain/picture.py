@@ -4,7 +4,7 @@ Colours are those of Okabe & Ito, which colour-blind people tell apart; nothing 
 Legend: H W feature grid, L = H*W cells in row-major order, S side of a view in pixels.
 """
 
-import json
+import math
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +20,7 @@ from PIL import Image
 from pretrain.atomic import atomic_path
 from pretrain.config import Numbers
 from pretrain.images import ImageList, UnreadableImage
+from pretrain.metrics import lines_until
 from pretrain.scene import Scene, View, make_scene
 
 matplotlib.use("Agg")
@@ -49,13 +50,7 @@ MANY = 300  # points from which a curve is drawn faint, under its running mean
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
     """The lines of a metrics.jsonl; one that is just being written, or that a kill cut off, is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
+    return [entry for _, entry in lines_until(path, "step", math.inf)]
 
 
 def draw_curves(metrics: Path, path: Path) -> None:

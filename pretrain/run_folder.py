@@ -26,7 +26,7 @@ LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetens
 def claimed(output: Path, config: Config, names: ImageList) -> Iterator[None]:
     """Make the folder ours while the block runs. Raises `UserError` when it cannot be made, lies among the images,
     holds something else or a run with other values, or when another process works in it."""
-    if output.resolve().is_relative_to(names.folder.resolve()):
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(names.folder)):  # Path.resolve fails in loops
         raise UserError(f"--output {output} lies inside --data {names.folder}, where the run's own pictures would "
                         "become images to train on: choose an --output outside")
     make_folder(output)

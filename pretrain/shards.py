@@ -44,7 +44,12 @@ class ShardList(ImageList):
     """The images of all shards of a folder, sorted by name. Safe to fork and to pickle."""
 
     def __init__(self, folder: str | Path, shards: list[Path]) -> None:
-        signature = json.dumps([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in shards])
+        try:
+            stats = [path.stat() for path in shards]
+        except OSError as error:
+            raise UserError(f"shard {error.filename} cannot be read: {error.strerror}") from None
+        signature = json.dumps([[path.name, stat.st_size, stat.st_mtime_ns]
+                                for path, stat in zip(shards, stats, strict=True)])
         index = _load_index(Path(folder) / INDEX, signature)
         if index is None:
             index = _read_headers(shards)
@@ -149,8 +154,10 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
     folder beside it, .NAME.*.part, which may be deleted. Returns the numbers of images and of shards.
     """
     output = Path(os.path.abspath(output))
-    if shard_mb <= 0:
+    if not shard_mb > 0:  # nor NaN
         raise UserError(f"--shard-mb must be above 0, found {shard_mb:g}")
+    if os.path.ismount(output):
+        raise UserError(f"{output} is a mount, which nothing can take the place of: name a new folder in it")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists: expected a new or empty folder, choose another one")
     images = ImageList(folder, find_images(folder))
@@ -187,6 +194,9 @@ def _write_shards(images: ImageList, folder: Path, limit: float) -> list[Path]:
                 file.flush()
                 os.fsync(file.fileno())
     except FileNotFoundError as error:
+        if os.path.islink(error.filename):
+            raise UserError(f"{error.filename} is a link to {os.readlink(error.filename)}, which is not there: bring "
+                            "its target back or remove it") from None
         raise UserError(f"{error.filename} is gone: the folder changed while it was packed; start again") from None
     finally:
         bar.close()
@@ -217,6 +227,9 @@ def _member_name(name: str, keys: set[str]) -> str:
     while (key := os.path.join(folder, stem)) in keys and plain:
         plain -= 1
         stem = stem[:plain] + "".join(f"%{byte:02X}" for byte in os.fsencode(stem[plain])) + stem[plain + 1:]
+    if key in keys:
+        raise UserError(f"too many images are called {os.path.join(folder, os.path.splitext(file)[0])} with different "
+                        f"suffixes, {file} is the last: WebDataset would take them for one sample; rename one of them")
     keys.add(key)
     return key + suffix
 

@@ -132,7 +132,7 @@ def _config(args: argparse.Namespace) -> Config:
     if args.run is None:
         return load_config(args.recipe, overrides)
     try:
-        numbers = json.loads((args.run / "run.json").read_text(encoding="utf-8"))["numbers"]
+        numbers = dict(json.loads((args.run / "run.json").read_text(encoding="utf-8"))["numbers"])
     except FileNotFoundError:
         raise UserError(f"no run.json in {args.run}: expected the --output of a run") from None
     except (ValueError, KeyError, TypeError):

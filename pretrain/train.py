@@ -228,8 +228,10 @@ def _not_finite(loss: float, step: int, trainer: Trainer, micro_batches: list[Ba
     process, limit, in_a_row = trainer.process, trainer.config.machine.nonfinite_limit, trainer.skipped_in_a_row
     images = [name for batch in micro_batches for name in batch.names]
     log = output / ("nonfinite.log" if process.is_main else f"nonfinite-{process.rank}.log")
-    with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
-        file.writelines(f"step {step}: {name}\n" for name in images)
+    with open(log, "a+", encoding="utf-8", errors="surrogateescape") as file:
+        file.seek(0)
+        if f"\nstep {step}: " not in "\n" + file.read():  # said before the run was interrupted
+            file.writelines(f"step {step}: {name}\n" for name in images)
     if process.is_main:
         tqdm.write(f"loss is {loss} at step {step}: the update is skipped ({in_a_row} in a row, {limit} end the run); "
                    f"its images are named in {log}", file=sys.stderr)

@@ -97,7 +97,7 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
     (["--demo", "--set", "pretrain.epoch=3"],
      "unknown key 'epoch' on the command line; the nearest valid key is 'epochs'"),
     (["--demo", "--set", "pretrain.epochs=three"],
-     "epochs on the command line: expected a whole number, found 'three'"),
+     "epochs on the command line: expected a whole number below 2147483648, found 'three'"),
     (["--demo", "--set", "epochs=3"],
      "--set epochs=3: expected pretrain.KEY=VALUE, TASK.KEY=VALUE or transfer.KEY=VALUE"),
     (["--demo", "--set", "coca.X=3"], "--set coca.X=3: coca is none of pretrain, transfer, coco"),

@@ -164,6 +164,12 @@ def test_one_process__nothing_communicates() -> None:
     assert torch.equal(norm(x), nn.BatchNorm2d(4)(x))
 
 
+def test_start__an_environment_that_torchrun_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "x")
+    with pytest.raises(UserError, match="environment's WORLD_SIZE is 'x': expected a whole number as torchrun sets it"):
+        distributed.start("cpu")
+
+
 def test_start__asking_for_a_gpu_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device cuda was asked for, found no GPU: use --device cpu"):

@@ -89,25 +89,44 @@ def test_few_images__of_a_larger_folder(tmp_path: Path, photos: Path, monkeypatc
     assert (few / names[1]).read_bytes() == (photos / "02.png").read_bytes()
 
 
-def test_main__mistakes(photos: Path, tmp_path: Path, tiny_words: Callable) -> None:
+@pytest.fixture
+def words(tiny_words: Callable) -> Callable[..., list[str]]:
+    """`tiny_words` without what the drill sets itself."""
+    def without(**changes: object) -> list[str]:
+        given = tiny_words(**changes)
+        for option in ("--checkpoint-every", "--log-every"):
+            at = given.index(option)
+            del given[at:at + 2]
+        return given
+    return without
+
+
+def test_main__mistakes(photos: Path, tmp_path: Path, words: Callable) -> None:
     with pytest.raises(UserError, match="--kills must be at least 4, found 3"):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--kills", "3"])
+    with pytest.raises(UserError, match="--moments must be at least 0, found -1"):
+        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--moments", "-1"])
+    with pytest.raises(UserError, match="^--log-every: the drill sets this itself"):
+        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--log-every", "2"])
+    with pytest.raises(UserError, match="out lies inside --data"):
+        drill.main(["--data", str(photos), "--output", str(photos / "out")])
+    assert not (photos / "out").exists()
     with pytest.raises(UserError, match="the drill needs at least 18 steps, found 6: give more --epochs"):
-        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words()])
+        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *words()])
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="out exists: expected a new folder for --output"):
-        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words(epochs=9)])
+        drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *words(epochs=9)])
 
 
 @pytest.mark.slow
 def test_drill__a_killed_run_ends_as_if_nothing_had_happened(
-    photos: Path, tmp_path: Path, tiny_words: Callable, capsys: pytest.CaptureFixture, environment: dict[str, str],
+    photos: Path, tmp_path: Path, words: Callable, capsys: pytest.CaptureFixture, environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    code = drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words(epochs=10)])
+    code = drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *words(epochs=10)])
     said = capsys.readouterr().out
     assert code == 0, said
     assert "killed before the first save" in said and "killed while a checkpoint is written" in said
@@ -118,7 +137,7 @@ def test_drill__a_killed_run_ends_as_if_nothing_had_happened(
 
 @pytest.mark.slow
 def test_drill__finds_a_run_that_forgets_something(
-    photos: Path, tmp_path: Path, tiny_words: Callable, capsys: pytest.CaptureFixture, environment: dict[str, str],
+    photos: Path, tmp_path: Path, words: Callable, capsys: pytest.CaptureFixture, environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The code in a copy whose checkpoints lose the optimizer's momentum."""
@@ -132,6 +151,6 @@ def test_drill__finds_a_run_that_forgets_something(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
-    code = drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *tiny_words(epochs=10)])
+    code = drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *words(epochs=10)])
     assert code == 1
     assert "error: student differs at student/" in capsys.readouterr().err

@@ -84,10 +84,12 @@ def test_claimed__a_file_system_without_locks(images: ImageList, tiny: Callable,
     ("x" * 300, r"cannot be made \(File name too long\)"),
     ("photos/out", "photos/out lies inside --data .*photos, where the run's own pictures would become images"),
     ("photos", "lies inside --data"),
+    ("loop/out", r"cannot be made \(Too many levels of symbolic links\)"),
 ])
 def test_claimed__places_that_cannot_work(make_photos: Callable, tiny: Callable, tmp_path: Path, place: str,
                                           text: str) -> None:
     (tmp_path / "a_file").touch()
+    (tmp_path / "loop").symlink_to("loop")
     images = list_images(make_photos(tmp_path / "photos", 2))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path / place, tiny(), images):

@@ -226,7 +226,8 @@ def test_read__pickled_forked_and_with_few_open_files(folder: Path, tmp_path: Pa
         assert pool.map(images.read, range(len(images))) == contents
 
 
-def test_pack__mistakes_are_told_and_leave_nothing(folder: Path, tmp_path: Path) -> None:
+def test_pack__mistakes_are_told_and_leave_nothing(folder: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     pack(folder, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     for source, output, text in (
@@ -237,9 +238,28 @@ def test_pack__mistakes_are_told_and_leave_nothing(folder: Path, tmp_path: Path)
     ):
         with pytest.raises(UserError, match=text):
             pack(source, output)
-    with pytest.raises(UserError, match="--shard-mb must be above 0, found 0"):
-        pack(folder, tmp_path / "two", 0)
+    for size in (0, float("nan")):
+        with pytest.raises(UserError, match=f"--shard-mb must be above 0, found {size}"):
+            pack(folder, tmp_path / "two", size)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path.name == "empty")
+    with pytest.raises(UserError, match="empty is a mount, which nothing can take the place of: name a new folder in"):
+        pack(folder, tmp_path / "empty")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "folder", "out"]
+
+
+def test_pack__links_to_nothing_and_names_that_webdataset_cannot_tell_apart(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    pack(tmp_path / "photos", tmp_path / "two")
+    (tmp_path / "photos" / "a.webp").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"too many images are called a with different suffixes, a\.webp is the last"):
+        pack(tmp_path / "photos", tmp_path / "three")
+    (tmp_path / "photos" / "a.webp").unlink()
+    (tmp_path / "photos" / "c.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"photos/c\.png is a link to nowhere\.png, which is not there: bring its"):
+        pack(tmp_path / "photos", tmp_path / "three")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "two"]
 
 
 def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +271,17 @@ def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"z\.webp is gone: the folder changed while it was packed"):
         pack(folder, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
+
+
+def test_folder__images_beside_shards_and_a_link_to_nothing(folder: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "out")
+    (tmp_path / "out" / "stray.jpg").touch()
+    with pytest.raises(UserError, match=r"out holds 1 images, the first stray\.jpg, and 1 \.tar shards: expected"):
+        list_images(tmp_path / "out")
+    (tmp_path / "out" / "stray.jpg").unlink()
+    (tmp_path / "out" / "x.tar").symlink_to("nowhere.tar")
+    with pytest.raises(UserError, match=r"shard .*x\.tar cannot be read: No such file or directory"):
+        list_images(tmp_path / "out")
 
 
 def test_folder__shards_without_images(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_show__run_without_a_whole_checkpoint(show: Show, photos: Path, finished
     (tmp_path / "run.json").write_bytes((finished / "run.json").read_bytes())
     done = show("--data", photos, "--run", tmp_path)
     assert done.returncode == 2 and "no whole checkpoint in" in done.stderr
-    (tmp_path / "run.json").write_text("{")
+    (tmp_path / "run.json").write_text('{"numbers": [1]}')
     done = show("--data", photos, "--run", tmp_path)
     assert done.returncode == 2 and "run.json is damaged" in done.stderr
     (tmp_path / "run.json").write_text('{"numbers": {"seed": 0, "margin": 100}}')

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import torch
 
 import pretrain.train
 import pretrain.trainer
-from pretrain.__main__ import parse
+from pretrain.__main__ import parse, run
 from pretrain.backbone_file import load_backbone
 from pretrain.distributed import Process
 from pretrain.drill import difference
@@ -178,6 +179,26 @@ def test_train__nan_losses_in_a_row_are_counted_over_a_restart(photos, cli, tmp_
     again = cli(photos, tmp_path, nonfinite_limit=3)
     assert again.returncode == 3
     assert "error: loss was not finite 3 times in a row up to step 3" in again.stderr
+
+
+def test_not_finite__names_the_images_of_a_step_once(tmp_path):
+    """A killed run meets its last steps again."""
+    process, machine = Process(0, 1, torch.device("cpu")), SimpleNamespace(nonfinite_limit=9)
+    trainer = SimpleNamespace(process=process, config=SimpleNamespace(machine=machine), skipped_in_a_row=1)
+    for step in (2, 12, 2, 12, 1):
+        pretrain.train._not_finite(math.nan, step, trainer, [SimpleNamespace(names=[f"{step}.png", "b.png"])], tmp_path)
+    assert (tmp_path / "nonfinite.log").read_text().splitlines() == [
+        "step 2: 2.png", "step 2: b.png", "step 12: 12.png", "step 12: b.png", "step 1: 1.png", "step 1: b.png"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_run__too_little_memory_is_one_line(photos, tiny, tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(pretrain.train, "train", broken)
+    with pytest.raises(UserError, match="the machine has too little memory for this network and batch: use a smaller"):
+        run(tiny(), photos, tmp_path, lambda: 0)
 
 
 def test_train__weights_that_are_not_finite_are_never_saved(photos, cli, tmp_path, monkeypatch):

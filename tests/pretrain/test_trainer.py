@@ -191,7 +191,7 @@ def test_command_line__full_disk_is_one_line_and_the_run_goes_on_later(
 
 @pytest.mark.parametrize(("changes", "text"), [
     ({"batch_size": 16}, "batch_size 16 needs at least as many images, found 9"),
-    ({"epochs": "many"}, "epochs on the command line: expected a whole number, found 'many'"),
+    ({"epochs": "many"}, "epochs on the command line: expected a whole number below 2147483648, found 'many'"),
     ({"recipe": "none"}, "no recipe 'none': expected a YAML file or one of demo"),
 ], ids=["batch", "type", "recipe"])
 def test_command_line__mistakes_are_one_line(cli: Callable, photos: Path, tmp_path: Path, changes: dict,
