@@ -22,6 +22,7 @@ from detectron2.modeling import (
 
 from pretrain.errors import UserError
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
+from transfer.buildable import assert_buildable
 from transfer.datasets import TASKS, Dataset
 from transfer.fit import Fit, fitted, settle
 
@@ -42,13 +43,16 @@ FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MO
 LEAST = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "DATALOADER.NUM_WORKERS": 0,
          "SOLVER.BASE_LR": 0, "TEST.EVAL_PERIOD": 0}
 # What only detectron2's own training script reads, or test-time augmentation: without effect here.
-UNREAD = ("TEST.AUG.ENABLED", "TEST.EXPECTED_RESULTS", "SOLVER.REFERENCE_WORLD_SIZE", "MODEL.DEVICE", "VERSION")
+UNREAD = ("TEST.AUG.ENABLED", "TEST.AUG.MIN_SIZES", "TEST.AUG.MAX_SIZE", "TEST.AUG.FLIP", "TEST.EXPECTED_RESULTS",
+          "SOLVER.REFERENCE_WORLD_SIZE", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", "CUDNN_BENCHMARK", "VERSION")
 # What an override may name, checked before the data is read.
 NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY, "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
          "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
          "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
          "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+         "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),  # those of `stream`
+         "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
          **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
                                      "LN"))}  # detectron2.layers.get_norm
 COCO_KEYPOINTS = 17
@@ -155,6 +159,8 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, weights, output
     for key in NORM_KEYS:
         _fit_norm(cfg, key, num_gpus, device)
+    if overrides:
+        assert_buildable(cfg, overrides)
     cfg.freeze()
     return cfg
 
@@ -166,6 +172,8 @@ def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...
     fit = fitted(cfg, fit)
     _override(cfg, overrides)
     settle(cfg, fit, num_gpus)
+    if overrides:
+        assert_buildable(cfg, overrides)
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
@@ -193,7 +201,7 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
     for key, known in NAMES.items():
         if chosen[key] and chosen[key] not in known:  # "": a part that this network does not have
             names = sorted(repr(name if isinstance(name, str) else name[0]) for name in known)
-            raise UserError(f"{key} {chosen[key]!r} is unknown to detectron2: expected one of {', '.join(names)}")
+            raise UserError(f"{key} {chosen[key]!r} is unknown: expected one of {', '.join(names)}")
     for key, least in LEAST.items():
         if chosen[key] < least:
             raise UserError(f"{key} must be at least {least}, found {chosen[key]}")

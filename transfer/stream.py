@@ -100,7 +100,7 @@ def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterab
     repeats = None
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD)
+            records, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT)
     return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
                       num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
                       generator=torch.Generator())  # its own: starting a loader must not move the global state
