@@ -299,7 +299,8 @@ def print_graph(plan: Plan) -> None:
         for gpu, value in by_name[name].gpu_hours.items():
             hours[gpu] = hours.get(gpu, 0.0) + value
     words = " and ".join(f"{value:,.0f} {gpu}-hours" for gpu, value in hours.items()) or "not estimated at this size"
-    print(f"GPU-hours of what is to do: {words}; disk: {sum(by_name[name].disk_gb for name in todo):.1f} GB\n")
+    most = sum(by_name[name].disk_gb for name in todo)
+    print(f"GPU-hours of what is to do: {words}; disk, with all of it running at once: {most:.1f} GB\n")
     ids = {name: f"ID-OF-{name}" for name in todo}
     for unit in made:
         executor, _ = executor_of(unit, plan, options.output / "jobs" / "TIME", options.output / "jobs" / "code-HASH",

@@ -36,6 +36,7 @@ _TEXT = {
     "’": "'", "“": "``", "”": "''", "‚": ",", "„": ",,", "¡": "!`", "¿": "?`", "⁄": "/", "\u00a0": "~"}
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
             "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c", "\u0331": "b"}
+_LIGATURES = ("--", "``", "''", ",,", "?`", "!`", "<<", ">>")  # of two letters LaTeX makes another
 _BELOW = "dcb"  # an i keeps its dot
 
 
@@ -46,6 +47,8 @@ def escape_latex(text: str) -> str:
         if letter in _ACCENTS and shown:  # no letter of its own has this accent
             shown[-1] = f"\\{_ACCENTS[letter]}{{{shown[-1]}}}"
         else:
+            if shown and shown[-1] + letter in _LIGATURES:
+                shown.append("{}")
             shown.append(_letter(letter) or f"{{[}}U+{ord(letter):04X}{{]}}")
     return "".join(shown)
 

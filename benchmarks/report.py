@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not results.is_dir():
         raise UserError(f"expected a folder of results, found none at {results}; pass --output or --results DIR")
     path = options.file or results / "tables" / "report.html"
+    if path.is_dir():
+        raise UserError(f"--file {path} is a folder: expected the name of the page, such as {path / 'report.html'}")
     write_text(path, page(output, results, options.include_demo))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -14,6 +14,7 @@ from benchmarks.latex_text import escape_latex
     ("e\u0301 x\u0302 β\u0302 ά ặ ị", r"\'{e} \^{x} \^{$\beta$} \'{$\alpha$} \u{\d{a}} \d{i}"),
     ("x² y₃ ½ ﬁ 𝛽 Ａ", r"x$^{2}$ y$_{3}$ 1/2 fi $\beta$ A"),
     ("日 한 😀 ą", r"{[}U+65E5{]} {[}U+D55C{]} {[}U+1F600{]} {[}U+0105{]}"),
+    ("a--b --- ?` ''", "a-{}-b -{}-{}- ?{}` '{}'"), ("1–2", "1--2"),
     ("[a]* b", "{[}a{]}{*} b"), ("\u0301", "{[}U+0301{]}"), ("", "")])
 def test_escape_latex(text: str, shown: str) -> None:
     assert escape_latex(text) == shown

@@ -68,6 +68,8 @@ def test_main__writes_beside_the_tables(run_folder: Path, capsys: pytest.Capture
     assert f"wrote {run_folder / 'results' / 'tables' / 'report.html'} (" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"expected a folder of results, found none at .*; pass --output or --results"):
         report.main(["--output", str(run_folder / "absent")])
+    with pytest.raises(UserError, match=r"--file .* is a folder: expected the name of the page, such as .*html"):
+        report.main(["--output", str(run_folder), "--file", str(run_folder)])
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, sru
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
     assert "pretrain                     job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
     assert "finetune-rand                array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
-    assert "GPU-hours of what is to do: not estimated at this size; disk: 13.8 GB" in shown
+    assert ": not estimated at this size; disk, with all of it running at once: 13.8 GB" in shown
     assert shown.count("#!/bin/bash") == 6 and "afterok:ID-OF-data:ID-OF-convert-clove" in shown
     assert not (tmp_path / "out").exists()
 
@@ -143,7 +143,7 @@ def test_gpu_hours__are_those_of_the_words(tmp_path, capsys, srun, monkeypatch):
     inputs = Inputs(Photos(tmp_path, 1_281_167, "a"), {"coco": TaskData(tmp_path, 118_287, 5_000, "b")})
     graph.print_graph(Plan(options, inputs))
     # 1281167 x 200 / 1870 / 3600 = 38.06; 6 fine-tunings of 90000 x 0.261 x 8 / 3600 = 52.2
-    assert "GPU-hours of what is to do: 38 H100-hours and 313 V100-hours; disk:" in capsys.readouterr().out
+    assert "GPU-hours of what is to do: 38 H100-hours and 313 V100-hours; disk, " in capsys.readouterr().out
 
 
 def test_check__what_would_only_show_on_the_nodes(demo):
