@@ -65,6 +65,8 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
         raise UserError(f"the GPU has too little memory for {config.machine.device_batch} images at once: use a "
                         "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
     except (RuntimeError, MemoryError) as error:
+        if process.world > 1 and "onnection" in str(error):  # closed or reset by a peer, says gloo
+            raise UserError("another process of this run has ended: its own words say why") from None
         if isinstance(error, RuntimeError) and "t allocate memory" not in str(error):
             raise
         raise UserError("the machine has too little memory for this network and batch: use a smaller --device-batch, "

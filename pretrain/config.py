@@ -77,7 +77,8 @@ class Numbers:
         "mean_vector", "cosine with the mean of the k-1 vectors (poster) or mean of their cosines (released)")
     hinge: Literal["pair", "image"] = _value("pair", "hinge per positive pair (poster) or per image (released)")
     negative_queries: Literal["matched", "all"] = _value(
-        "matched", "cells whose negatives count: those with a positive, or all of the view (released)")
+        "matched", "cells whose negatives count: those with a positive, or all of the view (released); read with hinge "
+                   "image alone, a pair has its cell")
     too_few_negatives: Literal["use_left", "zero"] = _value(
         "use_left", "fewer than k candidates: average what is left, or the image's term is 0 (released)")
     reduction: Literal["mean", "sum"] = _value(
@@ -276,7 +277,7 @@ def _build(flat: dict[str, Any]) -> Config:
 def _checked(config: Config) -> Config:
     n, m = config.numbers, config.machine
     positive = ("epochs", "batch_size", "projector_hidden", "projector_dim", "heads", "global_views",
-                "global_size", "local_size", "t_pos", "attention_temperature", "base_lr", "trust")
+                "global_size", "local_size", "t_pos", "attention_temperature", "base_lr", "trust", "loss_scale")
     for key in positive:
         if getattr(n, key) <= 0:
             raise UserError(f"{key} must be above 0, found {getattr(n, key)}")
@@ -297,6 +298,11 @@ def _checked(config: Config) -> Config:
     if n.local_views == 1 and one_cell and 1 in (n.batch_size, m.device_batch):
         raise UserError(f"a single local view of {n.local_size} pixels, one image at once: batch norm would see one "
                         "value; use a larger --local-size, --device-batch or more --local-views")
+    cells = math.ceil(n.global_size / (16 * n.last_stage_stride)) ** 2
+    needed = n.k if n.too_few_negatives == "zero" else 2
+    if cells < needed:
+        raise UserError(f"global_size {n.global_size} gives {cells} teacher cell{'s' * (cells > 1)}, expected at least "
+                        f"{needed} (k {n.k}, too_few_negatives {n.too_few_negatives}): without negatives the loss is 0")
     if n.k < 2:
         raise UserError(f"k must be at least 2, found {n.k}: the most similar one of the k is dropped")
     if m.archive_every % m.checkpoint_every:

@@ -71,6 +71,8 @@ def ranking_terms(
         terms = options.loss_scale * terms
     if not watch:
         return terms, {}
+    if options.hinge == "image":
+        violation = terms  # an image whose term is set to 0 has no active hinge
     return terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
 
 
@@ -127,8 +129,9 @@ def _statistics(
     """What is watched while training; shares are 0..1.
 
     positive_cosine: mean over M. negative_cosine: mean of cos(C, F_neg) over queries.
-    hinge_active: share of counted hinges above 0. negative_is_positive: share of F_neg's cells that are in M for their
-    query. positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
+    hinge_active: share of counted hinges (`hinge: image`: of all images) above 0. negative_is_positive: share of
+    F_neg's cells that are in M for their query. positives_per_query: mean. no_overlap: share of (image, view pair) with
+    an empty M.
     """
     index, found = picked
     pairs = positives.sum()

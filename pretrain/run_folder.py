@@ -26,13 +26,21 @@ LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetens
 def claimed(output: Path, config: Config, names: ImageList) -> Iterator[None]:
     """Make the folder ours while the block runs. Raises `UserError` when it cannot be made, lies among the images,
     holds something else or a run with other values, or when another process works in it."""
-    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(names.folder)):  # Path.resolve fails in loops
+    if _among(output, names):
         raise UserError(f"--output {output} lies inside --data {names.folder}, where the run's own pictures would "
                         "become images to train on: choose an --output outside")
     make_folder(output)
     with _locked(output):
         _bind(output, config, names)
         yield
+
+
+def _among(output: Path, names: ImageList) -> bool:
+    """Whether the images' folder holds `output`, itself or through one of the links that the search follows."""
+    folders = {os.path.dirname(name) for name in names}
+    folders |= {str(above) for folder in folders for above in Path(folder).parents} | {""}
+    place = Path(os.path.realpath(output))  # Path.resolve fails in loops
+    return any(place.is_relative_to(os.path.realpath(names.folder / folder)) for folder in folders)
 
 
 @contextlib.contextmanager

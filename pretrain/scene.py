@@ -112,7 +112,8 @@ class CellReport:
 def feature_grid(numbers: Numbers, size: int) -> tuple[int, int]:
     """(H, W) of the feature map of a view of `size` pixels."""
     with torch.device("meta"):
-        maps = Encoder(numbers.architecture, numbers.last_stage_stride)(torch.empty(1, 3, size, size))
+        # In eval: in training batch norm refuses a single cell.
+        maps = Encoder(numbers.architecture, numbers.last_stage_stride).eval()(torch.empty(1, 3, size, size))
     return maps.shape[2], maps.shape[3]
 
 
@@ -174,6 +175,9 @@ def report_cell(
         attention = student.attention.weights(maps).mean(1)[0, cell].reshape(scene.student.grid)
     positives = scene.positives[cell]
     cosine = contextualized @ projected
+    if not cosine.isfinite().all():
+        raise UserError("the network gives NaN or inf: its training diverged; show another run, or the random network "
+                        "without --run")
     dropped, negatives = hardest_negatives(cosine, positives, numbers)
     return CellReport(cell, cosine, positives.nonzero().flatten().tolist(), negatives, dropped,
                       _negative_cosine(contextualized, projected, negatives, numbers), attention)

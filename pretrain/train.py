@@ -28,6 +28,8 @@ from pretrain.show import draw_run
 from pretrain.signals import Stop, never
 from pretrain.trainer import Trainer
 
+OVERFLOWS = 24  # in a row: the scale, 2**16 at the start, is below 1 then; the first few are how it finds its size
+
 
 class Stopped(Exception):
     """The run was asked to stop, finished its step and saved."""
@@ -115,8 +117,12 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
             step += 1
             if not math.isfinite(result["loss"]):
                 _not_finite(result["loss"], step, trainer, micro_batches, output)
+            if trainer.overflowed_in_a_row == OVERFLOWS:
+                raise TrainingFailed(f"gradients overflowed fp16 {OVERFLOWS} times in a row up to step {step}, though "
+                                     "their scale was halved each time: try a lower --base-lr or --precision bf16")
             if trainer.is_logged(step - 1):
-                log.step(step, {**result, "skipped": trainer.skipped}, numbers.batch_size / took, waited / took)
+                counts = {"skipped": trainer.skipped, "overflowed": trainer.overflowed}
+                log.step(step, {**result, **counts}, numbers.batch_size / took, waited / took)
                 bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
                                 negative=f"{result['negative_cosine']:.3f}", refresh=False)
             bar.update()

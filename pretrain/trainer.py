@@ -63,6 +63,7 @@ class Trainer:
         self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=numbers.sgd_momentum,
                               weight_decay=numbers.weight_decay, trust=numbers.trust)
         self.skipped = self.skipped_in_a_row = 0  # steps whose loss was not finite
+        self.overflowed = self.overflowed_in_a_row = 0  # updates left out because fp16 gradients overflowed
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=numbers.precision == "fp16")
         self.micro_batch = process.world * images_at_once(
             numbers.batch_size, config.machine.device_batch, process.world)
@@ -123,7 +124,11 @@ class Trainer:
                 group["lr"] = result["lr"]
             if self.numbers.ema_timing == "before_step":
                 self.teacher.follow(self.student, result["teacher_momentum"])
-            if not overflowed:
+            if overflowed:
+                self.overflowed += 1
+                self.overflowed_in_a_row += 1
+            else:
+                self.overflowed_in_a_row = 0
                 self.optimizer.step()
             self.scaler.update()
             if self.numbers.ema_timing == "after_step":
@@ -153,7 +158,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                "rng": torch.get_rng_state(), "skipped": [self.skipped, self.skipped_in_a_row]}
+                "rng": torch.get_rng_state(), "skipped": [self.skipped, self.skipped_in_a_row],
+                "overflowed": [self.overflowed, self.overflowed_in_a_row]}
 
     def load(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
@@ -163,3 +169,4 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         self.skipped, self.skipped_in_a_row = state["skipped"]
+        self.overflowed, self.overflowed_in_a_row = state.get("overflowed", (0, 0))

@@ -21,10 +21,11 @@ from transfer.detectron2_compat import apply
 HEIGHT, WIDTH = 480, 640  # of an image like COCO's
 
 
-def assert_buildable(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
+def assert_buildable(cfg: CfgNode, source: str, training: bool = True) -> None:
     """Build everything that `cfg` describes, without memory for its weights, and cut one black image as in training.
 
-    `overrides`: the KEY=VALUE to name. Raises `UserError` with detectron2's reason.
+    `source`: where its values are from, named in the error. Without `training` only the network. Raises `UserError`
+    with detectron2's reason.
     """
     apply()
     cfg = cfg.clone()
@@ -37,14 +38,17 @@ def assert_buildable(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = build_model(cfg)
+            if not training:
+                return
             place = "optimizer and schedule"
-            build_lr_scheduler(cfg, build_optimizer(cfg, model))
+            optimizer = build_optimizer(cfg, model)
+            if cfg.SOLVER.MAX_ITER:  # none: the start itself is evaluated
+                build_lr_scheduler(cfg, optimizer)
         place = "the training images"
         crop = [RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)] if cfg.INPUT.CROP.ENABLED else []
         AugmentationList([*crop, *build_augmentation(cfg, True)])(AugInput(np.zeros((HEIGHT, WIDTH, 3), np.uint8)))
     except Exception as error:  # whatever detectron2, torch or a registry say to a value that means nothing
         why = " ".join(str(error).split()) or "no reason given"
-        raise UserError(f"--set {' '.join(overrides)}: {place} cannot be built with this ({type(error).__name__}: "
-                        f"{why[:200]})") from None
+        raise UserError(f"{source}: {place} cannot be built with this ({type(error).__name__}: {why[:200]})") from None
     finally:
         logger.setLevel(level)

@@ -1,5 +1,6 @@
 """A fine-tuning's checkpoints: written whole or not at all, the newest two kept, the newest good one found again."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -54,7 +55,8 @@ class Checkpoints(DetectionCheckpointer):
 
     def _numbered(self) -> list[Path]:
         """The newest first."""
-        return sorted(Path(self.save_dir).glob("model_[0-9]*.pth"), reverse=True)
+        return sorted((path for path in Path(self.save_dir).glob("model_*.pth") if re.search(r"_\d+$", path.stem)),
+                      reverse=True)
 
 
 def steps_done(checkpoint: Path | None) -> int:

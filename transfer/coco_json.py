@@ -5,7 +5,8 @@ and said in one line. Boxes are (x, y, width, height) in pixels of the image.
 """
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from pretrain.errors import UserError
 
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 IMAGE_KEYS = ("id", "file_name", "width", "height")
+_whole, _text = ("a whole number", lambda value: type(value) is int), ("a text", lambda v: isinstance(v, str) and v)
+_length = ("a whole number of pixels", lambda value: type(value) is int and value > 0)
+# What stands in a field, in words and as a check; a field that is not named here is checked where it is used.
+FIELDS: dict[str, tuple[str, Callable[[object], object]]] = {
+    "id": _whole, "image_id": _whole, "category_id": _whole, "file_name": _text, "name": _text, "width": _length,
+    "height": _length, "iscrowd": ("0 or 1", lambda value: value in (0, 1) and not isinstance(value, float)),
+    "area": ("a number of pixels", lambda value: isinstance(value, int | float) and 0 <= value < math.inf)}
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0
 
@@ -31,10 +39,11 @@ class CocoFile:
     annotations: int
 
 
-def read(path: Path, task: str) -> CocoFile:
+def read(path: Path, task: str, evaluated: bool = True) -> CocoFile:
     """Read and check the annotation file at `path` for `task` (coco: masks, keypoints: keypoints).
 
-    Raises `UserError` naming the file and the first thing that is wrong with it.
+    `evaluated`: False for a file that is only trained on. Raises `UserError` naming the file and the first thing that
+    is wrong with it.
     """
     content = load(path)
     for key, wanted in (("images", IMAGE_KEYS), ("annotations", ANNOTATION_KEYS), ("categories", ("id", "name"))):
@@ -44,6 +53,10 @@ def read(path: Path, task: str) -> CocoFile:
     check_unique(path, "images", len(images), content["images"])
     check_unique(path, "categories", len(categories), content["categories"])
     check_unique(path, "annotations", len({row["id"] for row in content["annotations"]}), content["annotations"])
+    if evaluated:
+        check_no_zero(path, content["annotations"])
+    if len({category["name"] for category in content["categories"]}) < len(categories):
+        raise UserError(f"{path}: names in 'categories' are not unique: expected a name of its own for each class")
     names = _keypoint_names(path, content["categories"]) if task == "keypoints" else ()
     has_rle, usable = False, 0
     for row in content["annotations"]:
@@ -52,13 +65,14 @@ def read(path: Path, task: str) -> CocoFile:
         if row.get("ignore"):
             raise UserError(f"{where} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it")
         check_box(where, row["bbox"], images[row["image_id"]])
-        if row["iscrowd"]:
-            continue
+        crowd = bool(row["iscrowd"])
+        if crowd and not evaluated:
+            continue  # left out of the training
         if task == "keypoints":
-            usable += _check_keypoints(where, row, len(names))
+            usable += _check_keypoints(where, row, len(names)) and not crowd
         else:
-            has_rle |= _check_mask(where, row)
-            usable += 1
+            has_rle |= _check_mask(where, row, images[row["image_id"]]) and not crowd
+            usable += not crowd
     if not usable:
         what = "object with a labelled keypoint" if task == "keypoints" else "object that is no crowd"
         raise UserError(f"{path} has {len(content['annotations'])} annotations but no {what}: "
@@ -70,7 +84,7 @@ def read(path: Path, task: str) -> CocoFile:
         sizes=tuple((image["width"], image["height"]) for image in content["images"]),
         categories=tuple((number, categories[number]["name"]) for number in sorted(categories)),
         keypoint_names=names,
-        skeleton=tuple((a, b) for a, b in first.get("skeleton", [])) if names else (),
+        skeleton=_skeleton(path, first.get("skeleton") or [], len(names)) if names else (),
         has_rle=has_rle,
         annotations=len(content["annotations"]),
     )
@@ -79,8 +93,8 @@ def read(path: Path, task: str) -> CocoFile:
 def load(path: Path, kind: str = "COCO") -> dict:
     """The JSON object at `path` with its three lists, which are there and not empty; `kind` names the format."""
     try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))  # as pycocotools reads it: a byte order mark is refused
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): expected a {kind} annotation file") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}: expected a {kind} annotation file, a JSON object "
@@ -94,7 +108,8 @@ def load(path: Path, kind: str = "COCO") -> dict:
 
 
 def check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
-    """Raise unless each entry of the list `kind` is an object with `keys`."""
+    """Raise unless each entry of the list `kind` is an object with `keys`, and these are what `FIELDS` says."""
+    checks = [(key, *FIELDS[key]) for key in keys if key in FIELDS]
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{path}: entry {number} of '{kind}' is a {type(row).__name__}: expected an object")
@@ -103,12 +118,23 @@ def check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
                 named = f" (id {row['id']})" if "id" in row else ""
                 raise UserError(f"{path}: entry {number}{named} of '{kind}' has no '{key}': "
                                 f"expected {', '.join(keys)} in each")
+        for key, wanted, fits in checks:
+            if not fits(row[key]):
+                raise UserError(f"{path}: entry {number} (id {row['id']!r:.40}) of '{kind}' has {key} "
+                                f"{row[key]!r:.40}: expected {wanted}")
 
 
 def check_unique(path: Path, kind: str, unique: int, rows: list) -> None:
     """Raise unless the `unique` ids of the list `kind` are as many as its entries."""
     if unique < len(rows):
         raise UserError(f"{path}: ids in '{kind}' are not unique ({len(rows)} entries, {unique} ids)")
+
+
+def check_no_zero(path: Path, annotations: list) -> None:
+    """Raise when an annotation that detections are matched with has the id 0."""
+    if any(row["id"] == 0 for row in annotations):
+        raise UserError(f"{path}: an annotation has the id 0, which pycocotools takes for 'not matched', so that an "
+                        "object that was found would count as missed: number the annotations from 1")
 
 
 def check_links(where: str, row: dict, images: dict, categories: dict) -> None:
@@ -132,26 +158,52 @@ def check_box(where: str, box: object, image: dict) -> None:
                         f"{image['height']} pixels): expected [x, y, width, height], not corner coordinates")
 
 
-def _check_mask(where: str, row: dict) -> bool:
-    """Whether the mask is run lengths; raises when there is none."""
+def _check_mask(where: str, row: dict, image: dict) -> bool:
+    """Whether the mask is run lengths; raises when there is none, or one of another image."""
     mask = row.get("segmentation")
     if isinstance(mask, dict) and "counts" in mask and "size" in mask:
+        counts, size = mask["counts"], [image["height"], image["width"]]
+        whole = isinstance(counts, str) or (_are_numbers(counts) and sum(counts) == math.prod(size))
+        if mask["size"] != size or not whole:
+            raise UserError(f"{where} has run lengths that are not those of its image: expected size {size} and counts "
+                            f"that add up to {math.prod(size)}, found size {mask['size']!r:.40}")
         return True
-    polygons = mask if isinstance(mask, list) else []
-    if not any(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in polygons):
+    polygons = [part for part in mask if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0] \
+        if isinstance(mask, list) else []
+    if not polygons or not all(_are_numbers(part) for part in polygons):
         raise UserError(f"{where} has no mask ('segmentation' is {str(mask)[:40]}): task coco trains Mask R-CNN and "
                         "needs a polygon of at least three points, or run lengths, for every object")
     return False
 
 
+def _are_numbers(values: object) -> bool:
+    """Whether `values` is a list of finite numbers."""
+    try:
+        return isinstance(values, list) and math.isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False
+
+
 def _keypoint_names(path: Path, categories: list[dict]) -> tuple[str, ...]:
-    lists = {tuple(category.get("keypoints") or ()) for category in categories}
+    lists = {tuple(map(str, category.get("keypoints") or ())) for category in categories}
     if lists == {()}:
         raise UserError(f"{path} has no keypoints: task keypoints expects 'keypoints' (their names) in 'categories', "
                         "as in COCO's person_keypoints_train2017.json")
     if len(lists) > 1:
         raise UserError(f"{path}: the categories have different keypoints: expected one list of names for all of them")
     return lists.pop()
+
+
+def _skeleton(path: Path, pairs: object, number: int) -> tuple[tuple[int, int], ...]:
+    """The pairs of keypoint numbers, from 1; raises when they are none of the `number` keypoints."""
+    try:
+        found = tuple((a, b) for a, b in pairs)
+        if all(type(end) is int and 1 <= end <= number for pair in found for end in pair):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{path}: 'skeleton' in 'categories' is {str(pairs)[:40]}: expected pairs of keypoint numbers from "
+                    f"1 to {number}")
 
 
 def _check_keypoints(where: str, row: dict, number: int) -> bool:
@@ -161,6 +213,8 @@ def _check_keypoints(where: str, row: dict, number: int) -> bool:
         found = f"{len(points)} values" if isinstance(points, list) else "none"
         raise UserError(f"{where} has keypoints with {found}: expected {3 * number}, x, y and visibility for each of "
                         f"the {number} names of its category")
-    if "num_keypoints" not in row:
+    if not _are_numbers(points):
+        raise UserError(f"{where} has keypoints that are no numbers: expected x, y and visibility of each")
+    if type(row.get("num_keypoints")) is not int:
         raise UserError(f"{where} has no 'num_keypoints': expected the number of labelled keypoints, as COCO has it")
     return row["num_keypoints"] > 0

@@ -107,7 +107,7 @@ def _find_coco(folder: Path, task: str) -> Dataset:
     kind = KINDS[task]
     if not (folder / "annotations").is_dir() and (folder / "coco" / "annotations").is_dir():
         folder = folder / "coco"
-    files = {split: coco_json.read(_annotation_file(folder, task, split), kind) for split in SPLITS}
+    files = {split: coco_json.read(_annotation_file(folder, task, split), kind, split == "val") for split in SPLITS}
     train, val = files["train"], files["val"]
     _check_categories(folder, train, val)
     if train.keypoint_names != val.keypoint_names:

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
 from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings
+from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import SYNCHRONISED
 from transfer.model_file import Model, load, read_model
@@ -65,6 +66,7 @@ def evaluate_model(model: str | Path, task: str, data: str | Path, output: str |
     dataset = datasets.find(data, task)
     known = read.found or _about_stranger(read, method, dataset)
     cfg, halves = fitted_to(read.cfg, dataset, output, place), both_halves(known, dataset)
+    assert_buildable(cfg, str(read.file.parent / result.CONFIG), training=False)
     make_folder(output)
     (output / result.RESULT).unlink(missing_ok=True)
     start(_work, num_gpus, Job(cfg, dataset, "", evaluator, keep_predictions=keep_predictions), read.file, trust)

@@ -42,6 +42,7 @@ def read(path: Path) -> LvisFile:
     for key, wanted in (("images", IMAGE_KEYS), ("annotations", ANNOTATION_KEYS), ("categories", CATEGORY_KEYS)):
         coco_json.check_rows(path, key, content[key], wanted)
         coco_json.check_unique(path, key, len({row["id"] for row in content[key]}), content[key])
+    coco_json.check_no_zero(path, content["annotations"])
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"]: category for category in content["categories"]}
     if sorted(categories) != list(range(1, len(categories) + 1)):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from pretrain.atomic import write_text
+from pretrain.atomic import make_folder, write_text
 from pretrain.errors import UserError
 from transfer import evaluate, settings
 from transfer.fit import batch_norm_images, images_at_once
@@ -60,6 +60,7 @@ def read(output: Path) -> dict | None:
 
 def begin(output: Path, words: dict, cfg: CfgNode) -> None:
     """Note what a folder is for, before anything runs."""
+    make_folder(output)
     write_text(output / CONFIG, cfg.dump())
     write_text(output / WORDS, json.dumps(words, indent=1) + "\n")
 
@@ -78,7 +79,12 @@ def check_same(output: Path, words: dict, cfg: CfgNode) -> None:
     try:
         before |= json.loads((output / WORDS).read_text(encoding="utf-8"))
         before["config"] = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(before["config"], dict):
+            raise ValueError(f"a config of type {type(before['config']).__name__}")
     except FileNotFoundError:  # a run killed before it began
+        if models := sorted(path.name for path in output.glob("model_*.pth")):
+            raise UserError(f"{output} holds {', '.join(models)} but no {WORDS} and {CONFIG}, so that nobody can tell "
+                            "which run they are of: use another --output") from None
         return
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{output} holds a run whose {WORDS} or {CONFIG} is damaged ({' '.join(str(error).split())}): "

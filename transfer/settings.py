@@ -41,7 +41,8 @@ FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MO
            "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH", "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME",
            "SEED", *PLACES)
 LEAST = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0, "SOLVER.CHECKPOINT_PERIOD": 1, "DATALOADER.NUM_WORKERS": 0,
-         "SOLVER.BASE_LR": 0, "TEST.EVAL_PERIOD": 0}
+         "SOLVER.BASE_LR": 0, "TEST.EVAL_PERIOD": 0, "TEST.PRECISE_BN.NUM_ITER": 1, "DATALOADER.REPEAT_THRESHOLD": 0,
+         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1}
 # What only detectron2's own training script reads, or test-time augmentation: without effect here.
 UNREAD = ("TEST.AUG.ENABLED", "TEST.AUG.MIN_SIZES", "TEST.AUG.MAX_SIZE", "TEST.AUG.FLIP", "TEST.EXPECTED_RESULTS",
           "SOLVER.REFERENCE_WORLD_SIZE", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", "CUDNN_BENCHMARK", "VERSION")
@@ -53,6 +54,8 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
          "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),  # those of `stream`
          "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+         **dict.fromkeys(("MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"),
+                         ("smooth_l1", "giou", "diou", "ciou")),  # detectron2.modeling.box_regression
          **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
                                      "LN"))}  # detectron2.layers.get_norm
 COCO_KEYPOINTS = 17
@@ -160,7 +163,7 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
     for key in NORM_KEYS:
         _fit_norm(cfg, key, num_gpus, device)
     if overrides:
-        assert_buildable(cfg, overrides)
+        assert_buildable(cfg, f"--set {' '.join(overrides)}")
     cfg.freeze()
     return cfg
 
@@ -173,7 +176,7 @@ def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...
     _override(cfg, overrides)
     settle(cfg, fit, num_gpus)
     if overrides:
-        assert_buildable(cfg, overrides)
+        assert_buildable(cfg, f"--set {' '.join(overrides)}")
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:

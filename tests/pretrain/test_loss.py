@@ -248,6 +248,17 @@ def test_few_candidates__all_cells_positive() -> None:
     assert compare(replace(numbers, negatives_exclude="top1"), *made) > 20
 
 
+def test_statistics__a_hinge_whose_term_is_0_is_not_active() -> None:
+    """Released, 9 teacher cells against k = 10: all terms are 0, though mu is far from reached."""
+    student, teacher = (F.normalize(torch.randn(2, 3, cells, 8), dim=-1) for cells in (4, 9))
+    positives = torch.zeros(2, 3, 4, 9, dtype=torch.bool)
+    for options, active in ((LossOptions.from_numbers(load_config(None, {"variant": "released"}).numbers), 0.0),
+                            (replace(LossOptions.from_numbers(Numbers()), hinge="image"), 0.0),
+                            (replace(LossOptions.from_numbers(Numbers()), hinge="image", negative_queries="all"), 1.0)):
+        terms, statistics = ranking_terms(student, teacher, positives, options)
+        assert bool((terms > 0).all()) == bool(active) and statistics["hinge_active"] == active
+
+
 def test_sum__is_the_literal_sum_over_pairs() -> None:
     """A hand-made case: two unit vectors, three pairs, margin 1."""
     student = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])

@@ -97,6 +97,18 @@ def test_claimed__places_that_cannot_work(make_photos: Callable, tiny: Callable,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_claimed__an_output_that_a_link_in_the_images_leads_to(make_photos: Callable, tiny: Callable, tmp_path: Path
+                                                               ) -> None:
+    make_photos(tmp_path / "elsewhere" / "deep", 2)
+    make_photos(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "elsewhere")
+    images = list_images(tmp_path / "photos")
+    for place, inside in (("elsewhere/out", True), ("elsewhere/deep/out", True), ("other/out", False)):
+        with pytest.raises(UserError, match="lies inside --data") if inside else contextlib.nullcontext(), \
+                run_folder.claimed(tmp_path / place, tiny(), images):
+            pass
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}', '{"numbers": 3, "images": 1, "images_hash": ""}'])
 def test_claimed__run_json_of_something_else(images: ImageList, tiny: Callable, tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)

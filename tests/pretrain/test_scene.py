@@ -129,6 +129,19 @@ def test_report__attention_is_the_mean_over_heads(scene: Callable, photos: Path)
     assert torch.allclose(report.attention.flatten(), seen[0][0, :, 5].mean(0))
 
 
+def test_grid__a_single_cell() -> None:
+    assert feature_grid(Numbers(architecture="resnet18"), 32) == (1, 1)
+
+
+def test_report__a_network_that_diverged_is_told(scene: Callable, photos: Path) -> None:
+    made = scene()
+    student, teacher, _ = load_networks(made.numbers, None)
+    with torch.no_grad():
+        student.attention.in_proj_bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="the network gives NaN or inf: its training diverged"):
+        report_cell(made, 0, student, teacher, list_images(photos))
+
+
 def test_report__without_attention(scene: Callable, photos: Path) -> None:
     made = scene(attention="none")
     report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], list_images(photos))

@@ -191,6 +191,31 @@ def test_not_finite__names_the_images_of_a_step_once(tmp_path):
         "step 2: 2.png", "step 2: b.png", "step 12: 12.png", "step 12: b.png", "step 1: 1.png", "step 1: b.png"]
 
 
+def test_train__gradients_that_overflow_on_and_on_end_the_run(photos, cli, tmp_path, monkeypatch):
+    true_step = pretrain.trainer.Trainer.step
+
+    def step(self, number, batches):
+        self.overflowed_in_a_row = 21 + number  # as if the run had begun long before
+        return true_step(self, number, batches)
+
+    monkeypatch.setattr(pretrain.trainer.Trainer, "step", step)
+    monkeypatch.setattr(pretrain.trainer.Trainer, "_fetch", lambda self, means: [*means.tolist(), 1.0])
+    done = cli(photos, tmp_path)
+    assert done.returncode == 3
+    assert "error: gradients overflowed fp16 24 times in a row up to step 3, though" in done.stderr
+    assert [line["overflowed"] for line in metrics(tmp_path) if "loss" in line] == [1, 2]
+
+
+def test_run__a_process_that_is_gone_is_one_line(photos, tiny, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+
+    monkeypatch.setattr(pretrain.train, "train", broken)
+    monkeypatch.setattr(pretrain.distributed, "start", lambda _: Process(1, 2, torch.device("cpu")))
+    with pytest.raises(UserError, match="another process of this run has ended: its own words say why"):
+        run(tiny(), photos, tmp_path, lambda: 0)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_run__too_little_memory_is_one_line(photos, tiny, tmp_path, monkeypatch, error):
     def broken(*_):

@@ -86,7 +86,7 @@ def test_step__fp16_overflow_skips_the_update_and_halves_the_scale(tiny: Callabl
     before = copied(trainer.state())
     assert math.isfinite(trainer.step(1, [second])["loss"])
     after = copied(trainer.state())
-    assert after["scaler"]["scale"] == 2.0 ** 119
+    assert after["scaler"]["scale"] == 2.0 ** 119 and after["overflowed"] == [before["overflowed"][0] + 1, 1]
     assert difference(after["optimizer"]["state"], before["optimizer"]["state"]) == ""
     parameters = dict(trainer.student.named_parameters())
     assert all(torch.equal(value, before["student"][name]) for name, value in parameters.items())

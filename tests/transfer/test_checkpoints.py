@@ -34,6 +34,12 @@ def test_save__keeps_two_then_a_small_last_one(checkpoints: Checkpoints, tmp_pat
     assert checkpoints.newest_good() == tmp_path / FINAL
 
 
+def test_newest_good__knows_its_own_names(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints.save("model_0000001", iteration=1)
+    (tmp_path / "model_0backup.pth").write_bytes((tmp_path / "model_0000001.pth").read_bytes())
+    assert checkpoints.newest_good() == tmp_path / "model_0000001.pth"
+
+
 def test_save__a_failed_write_leaves_the_old_one(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,8 @@ def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
     (("INPUT.MIN_SIZE_TRAIN=()",), "--set INPUT.MIN_SIZE_TRAIN=(): the training images cannot be built with this ("),
     (("INPUT.CROP.ENABLED=True", "INPUT.CROP.TYPE=x"), "--set INPUT.CROP.ENABLED=True INPUT.CROP.TYPE=x: the training"),
     (("INPUT.MASK_FORMAT=x",), "INPUT.MASK_FORMAT 'x' is unknown: expected one of 'bitmask', 'polygon'"),
+    (("TEST.PRECISE_BN.NUM_ITER=-1",), "TEST.PRECISE_BN.NUM_ITER must be at least 1, found -1"),
+    (("MODEL.RPN.BBOX_REG_LOSS_TYPE=x",), "MODEL.RPN.BBOX_REG_LOSS_TYPE 'x' is unknown: expected one of 'ciou'"),
     (("INPUT.RANDOM_FLIP=x",), "--set INPUT.RANDOM_FLIP=x: the training images cannot be built with this (ValueError"),
     (("SOLVER.MAX_ITER=60000",), "SOLVER.STEPS (60000, 80000) must lie before SOLVER.MAX_ITER 60000: set both")])
 def test_resolve__refuses_values_that_fail_late_or_never_end(words: tuple[str, ...], text: str) -> None:

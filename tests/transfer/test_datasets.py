@@ -23,7 +23,7 @@ def content(names: tuple[str, ...] = ("a.png", "b.png"), keypoints: bool = False
     named = {"keypoints": ["left_eye", "right_eye"], "skeleton": [[1, 2]]} if keypoints else {}
     return {
         "images": [{"id": number, "file_name": name, "width": 30, "height": 20} for number, name in enumerate(names)],
-        "annotations": [{"id": number, "image_id": number, "category_id": 3, "bbox": [2, 2, 10, 10], "area": 50,
+        "annotations": [{"id": number + 1, "image_id": number, "category_id": 3, "bbox": [2, 2, 10, 10], "area": 50,
                          "iscrowd": 0, "segmentation": POLYGON, **points} for number in range(len(names))],
         "categories": [{"id": 7, "name": "plank", **named}, {"id": 3, "name": "disc", **named}],
     }
@@ -143,17 +143,31 @@ def _set(key: str, value: object) -> Callable[[dict], None]:
     (lambda values: values.update(annotations={}), "has no 'annotations': expected"),
     (lambda values: values["annotations"].append(5), "entry 2 of 'annotations' is a int: expected an object"),
     (lambda values: values["images"][0].pop("width"), "entry 0 .*of 'images' has no 'width'"),
-    (_set("image_id", 99), "annotation 1 has image_id 99, which no entry of 'images' has"),
-    (_set("category_id", 99), "annotation 1 has category_id 99, which no entry of 'categories' has"),
-    (_set("id", 0), r"ids in 'annotations' are not unique \(2 entries, 1 ids\)"),
-    (_set("ignore", 1), "annotation 1 has 'ignore' set"),
+    (_set("image_id", 99), "annotation 2 has image_id 99, which no entry of 'images' has"),
+    (_set("category_id", 99), "annotation 2 has category_id 99, which no entry of 'categories' has"),
+    (_set("id", 1), r"ids in 'annotations' are not unique \(2 entries, 1 ids\)"),
+    (_set("id", 0), "has the id 0, which pycocotools takes for 'not matched', so that an object that was found would"),
+    (_set("id", "2"), r"entry 1 \(id '2'\) of 'annotations' has id '2': expected a whole number"),
+    (_set("image_id", [1]), r"of 'annotations' has image_id \[1\]: expected a whole number"),
+    (_set("category_id", 3.0), r"of 'annotations' has category_id 3.0: expected a whole number"),
+    (_set("iscrowd", "0"), "of 'annotations' has iscrowd '0': expected 0 or 1"),
+    (_set("area", None), "of 'annotations' has area None: expected a number of pixels"),
+    (lambda values: values["images"][0].update(width=30.0), "of 'images' has width 30.0: expected a whole number of"),
+    (lambda values: values["images"][0].update(file_name=None), "of 'images' has file_name None: expected a text"),
+    (lambda values: values["categories"][0].update(name=3), "of 'categories' has name 3: expected a text"),
+    (lambda values: values["categories"][0].update(name="disc"), "names in 'categories' are not unique"),
+    (_set("segmentation", {"size": [30, 20], "counts": [600]}), r"annotation 2 has run lengths that are not those of"),
+    (_set("segmentation", {"size": [20, 30], "counts": [9]}), r"expected size \[20, 30\] and counts that add up to"),
+    (_set("segmentation", [[1, 2, 3, 4, 5, float("nan")]]), "annotation 2 has no mask"),
+    (lambda values: values["annotations"][1].update(iscrowd=1, segmentation=None), "annotation 2 has no mask"),
+    (_set("ignore", 1), "annotation 2 has 'ignore' set"),
     (_set("bbox", [20, 5, 28, 18]), r"bbox \[20, 5, 28, 18\] outside its image b.png \(30 x 20 pixels\)"),
     (_set("bbox", [-9, 5, 5, 5]), "outside its image"),
     (_set("bbox", [5, 5, -2, 5]), "outside its image"),
     (_set("bbox", [5, 5, float("nan"), 5]), "outside its image"),
     (_set("bbox", [5, 5, 5]), r"has bbox \[5, 5, 5\]: expected \[x, y, width, height\] in pixels"),
-    (_set("segmentation", []), "annotation 1 has no mask"),
-    (_set("segmentation", [[1, 2, 3, 4]]), "annotation 1 has no mask"),
+    (_set("segmentation", []), "annotation 2 has no mask"),
+    (_set("segmentation", [[1, 2, 3, 4]]), "annotation 2 has no mask"),
     (lambda values: [row.update(iscrowd=1) for row in values["annotations"]], "but no object that is no crowd"),
 ])
 def test_read__names_what_is_not_coco(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
@@ -168,7 +182,9 @@ def test_read__names_what_is_not_coco(spoil: Callable[[dict], None], text: str, 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("written", "text"), [("{", "is not JSON"), ("[]", "holds a list: expected a COCO"),
+@pytest.mark.parametrize(("written", "text"), [("{", "is not JSON"), ("[" * 99_999, "is not JSON"),
+                                               ("\xef\xbb\xbf{}", "is not JSON .Unexpected UTF-8 BOM"),
+                                               ("[]", "holds a list: expected a COCO"),
                                                ("\xff", "is not JSON")])
 def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "instances.json"
@@ -180,9 +196,13 @@ def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_pat
 @pytest.mark.parametrize(("spoil", "text"), [
     (lambda values: [row.pop("keypoints") for row in values["categories"]], "has no keypoints: task keypoints expects"),
     (lambda values: values["categories"][0].update(keypoints=["nose"]), "the categories have different keypoints"),
-    (_drop("keypoints"), "annotation 1 has keypoints with none: expected 6"),
-    (_set("keypoints", [1, 2, 2]), "annotation 1 has keypoints with 3 values: expected 6"),
-    (_drop("num_keypoints"), "annotation 1 has no 'num_keypoints'"),
+    (_drop("keypoints"), "annotation 2 has keypoints with none: expected 6"),
+    (_set("keypoints", [1, 2, 2]), "annotation 2 has keypoints with 3 values: expected 6"),
+    (_drop("num_keypoints"), "annotation 2 has no 'num_keypoints'"),
+    (_set("num_keypoints", "1"), "annotation 2 has no 'num_keypoints'"),
+    (_set("keypoints", [1, 2, "2", 0, 0, 0]), "annotation 2 has keypoints that are no numbers"),
+    (lambda values: values["categories"][0].update(skeleton=[[1, 3]]), r"'skeleton' in 'categories' is \[\[1, 3\]\]: "),
+    (lambda values: values["categories"][0].update(skeleton=[[1]]), "expected pairs of keypoint numbers from 1 to 2"),
     (lambda values: [row.update(num_keypoints=0) for row in values["annotations"]], "no object with a labelled"),
 ])
 def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, te
         finetune.finetune(request(generated, tmp_path, **{"overrides": START, **words}))
 
 
+def test_finetune__checkpoints_of_nobody_knows_what_are_not_gone_on_with(generated: Path, tmp_path: Path) -> None:
+    (tmp_path / "model_final.pth").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"holds model_final\.pth but no request\.json and config\.yaml, so"):
+        finetune.finetune(request(generated, tmp_path, overrides=START))
+
+
 class _Interrupt(trainer.Progress):
     """Ctrl-C in the middle of an iteration."""
 
