@@ -130,6 +130,10 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
                         "nothing was submitted")
     wanted = identities(stages)
     alive = {name: record for name, record in records.items() if not states[record.job_id].is_over}
+    ending = [record for record in alive.values() if (record.notes / jobs.CANCELLED).is_file()]
+    if ending:
+        raise UserError(f"job {ending[0].job_id} (stage {ending[0].stage}) was cancelled and has not ended: nothing "
+                        "was submitted, try again in a minute")
     for name, record in alive.items():
         if name in wanted and record.identity != wanted[name]:
             raise UserError(f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end "

@@ -95,9 +95,16 @@ def _bundle(path: Path, folder: Path) -> int:
             raise UserError(f"{len(taken)} {'results' if name == 'runs' else name} of {path} are here already with "
                             f"other content, first {taken[0]}: move yours away, or import into another folder with "
                             "--results DIR; nothing was imported")
-    for name, files in new.items():
-        for record in files.values():
-            put(folder, name, record)
+    written: list[Path] = []
+    try:
+        for name, files in new.items():
+            for file, record in files.items():
+                put(folder, name, record)
+                written.append(folder / name / file)
+    except OSError:  # a full disk
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
     results, all_results = len(new["runs"]), len(records["runs"])
     more = [f", {len(new[name])} of {len(records[name])} {name}" for name in KINDS if name != "runs" and records[name]]
     print(f"imported {results} of {all_results} results{''.join(more)} into {folder} ({all_results - results} results "

@@ -15,6 +15,8 @@ from benchmarks.paper_tables import TABLES, WITHOUT_EFFECT, departures, on_stand
 from benchmarks.results import PROVES_NOTHING, canonical, weights_sha256
 
 SAME_FIELDS = ("table", "method", "epochs", "demo", "scale", "iterations", "heads")
+HOW_FIELDS = ("solver", "fit", "batch_norm_images")  # not in every result
+ANNOTATIONS = "annotations"
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
 
 
@@ -70,8 +72,8 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
         if fast not in known:
             known[fast] = hashlib.sha256(canonical(config).encode("ascii")).hexdigest()
         weights = weights_sha256(result)
-        key = canonical([[result[name] for name in SAME_FIELDS], result["weights"]["architecture"], weights,
-                         _data(result), known[fast]])
+        key = canonical([[result[name] for name in SAME_FIELDS], [result.get(name) for name in HOW_FIELDS],
+                         result["weights"]["architecture"], weights, _data(result), known[fast]])
         key = hashlib.sha256(key.encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
@@ -98,11 +100,13 @@ def distinctions(groups: list[Group]) -> list[str]:
     for group in groups:
         parts = [f"{key} {group.config.get(key, 'not set')}" for key in keys[:3]]
         parts += [f"{len(keys) - 3} more settings differ"] if len(keys) > 3 else []
+        parts += [f"{name.replace('_', ' ')} {group.example.get(name)}" for name in HOW_FIELDS
+                  if len({other.example.get(name) for other in groups}) > 1]
         if len({other.weights for other in groups}) > 1:
             branch = group.example["weights"].get("branch")
             parts.append(f"weights {(group.weights or 'random')[:8]}" + (f" ({branch})" if branch else ""))
         if len({canonical(_data(other.example)) for other in groups}) > 1:
-            parts.append(f"annotations {_hash_of_data(group.example)}")
+            parts.append(f"{ANNOTATIONS} {data_hash(group.example)}")
         texts.append(", ".join(parts))
     return texts
 
@@ -123,7 +127,8 @@ def _data(result: dict) -> list:
     return [data[part][key] for part in ("train", "val") for key in ("images", "annotations_sha256")] + data["classes"]
 
 
-def _hash_of_data(result: dict) -> str:
+def data_hash(result: dict) -> str:
+    """Eight digits that tell datasets apart: image counts, annotation files and classes."""
     return hashlib.sha256(canonical(_data(result)).encode("ascii")).hexdigest()[:8]
 
 
@@ -132,7 +137,7 @@ def _describe(result: dict) -> str:
     classes = len(data["classes"])
     name = f"{data['name']}, " if "name" in data else ""
     return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training and "
-            f"{data['val']['images']} evaluation images, annotations {_hash_of_data(result)}")
+            f"{data['val']['images']} evaluation images, annotations {data_hash(result)}")
 
 
 def _tree(names: Iterable[str]) -> dict[str, dict | None]:

@@ -39,7 +39,7 @@ def markdown(table: TableModel) -> str:
 
 
 def latex(table: TableModel) -> str:
-    """The table as one LaTeX table a block, with booktabs' rules; the notes stand in the captions."""
+    """The table as one LaTeX table a block, with booktabs' rules; the notes stand below."""
     from tabulate import tabulate
 
     parts = [LATEX_PREAMBLE]
@@ -51,9 +51,12 @@ def latex(table: TableModel) -> str:
         text = re.sub(r"\\hline", lambda _, rules=rules: next(rules), text)
         said = [table.title, block.heading, block.note, *(table.notes if number == 0 else []),
                 *(f"{LOOK_AGAIN} {remark}." for remark in block.remarks), *block.tests]
-        caption = " ".join(escape_latex(sentence if sentence.endswith(".") else f"{sentence}.")
-                           for sentence in said if sentence)
-        parts.append(f"\\begin{{table}}\n\\centering\n\\scriptsize\n\\caption{{{caption}}}\n{text}\n\\end{{table}}\n")
+        caption, *notes = [escape_latex(sentence if sentence.endswith(".") else f"{sentence}.")
+                           for sentence in said if sentence]
+        # Below: TeX sets a caption on one line first, which has no room for many sentences.
+        below = f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{{' '.join(notes)}}}\n" if notes else ""
+        parts.append(f"\\begin{{table}}\n\\centering\n\\scriptsize\n\\caption{{{caption}}}\n{text}\n{below}"
+                     "\\end{table}\n")
     return "\n".join(parts)
 
 

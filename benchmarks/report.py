@@ -16,7 +16,7 @@ from benchmarks.make_tables import ROOT, read_tables
 from benchmarks.probe_table import probes_html
 from benchmarks.render import html_text
 from benchmarks.results import read_results
-from benchmarks.rows import Row
+from benchmarks.rows import IMPORTED, Row
 from benchmarks.why import hardware_text, trial_provenance
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
@@ -81,7 +81,8 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
         return "\n".join(trial_provenance(results / "runs", key, trial)
                          for key, trial in sorted(row.group.trials.items(), key=lambda item: item[0]))
 
-    shown = [table for table in found.tables if any(row.group for block in table.blocks for row in block.rows)]
+    shown = [table for table in found.tables if any(row.group or row.kind == IMPORTED
+                                                    for block in table.blocks for row in block.rows)]
     sections = {"Tables": "".join(f'<div class="scroll">{html_text(table, provenance)}</div>'
                                   for table in shown or found.tables)}
     if not shown:

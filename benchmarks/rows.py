@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.comparisons import Comparison
 from benchmarks.imported import Imported
-from benchmarks.measured import DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, distinctions
+from benchmarks.measured import ANNOTATIONS, DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, data_hash, distinctions
 from benchmarks.paper_tables import TABLES, remarks
 from benchmarks.ranking import compare, places
 from benchmarks.reported import ReportedRow, printed
@@ -159,7 +159,8 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
     for key in sorted(alike):
         named = zip(distinctions(alike[key]), alike[key], strict=True)
         ordered += sorted(named, key=lambda pair: pair[0])
-    ranks, tests = _ranks(metrics, [group for _, group in ordered])
+    ranks, tests = _ranks(metrics, ordered)
+    several_data = len({data_hash(group.example) for group in groups}) > 1
     made: list[Row] = []
     remarks = []
     for number, (distinction, group) in enumerate(ordered):
@@ -167,6 +168,8 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
         method, epochs = group.example["method"], group.example["epochs"]
         source = f"{'demo' if demo else 'measured'}, n={n}; " + _setting(group)
         source += f", {distinction}" if distinction else ""
+        if several_data and ANNOTATIONS not in distinction:
+            source += f", {ANNOTATIONS} {data_hash(group.example)}"
         doubts = [] if demo else _doubts(name, group, groups, reported, expectations)
         doubts += [CODE_UNKNOWN] if not demo and any(trial.code is None for trial in group.trials.values()) else []
         remarks += [f"{method} {epochs_text(epochs)}, {source}: {text}" for text in doubts]
@@ -185,18 +188,24 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
     return Block("", "", rows, remarks, tests)
 
 
-def _ranks(metrics: tuple[str, ...], groups: list[Group]) -> tuple[list[dict[str, str]], list[str]]:
-    """For each group the place of each cell among the groups of the same setting, and what the tests said."""
+def _ranks(metrics: tuple[str, ...], ordered: list[tuple[str, Group]]) -> tuple[list[dict[str, str]], list[str]]:
+    """For each group (with what distinguishes it) the place of each cell among the groups of the same setting and data,
+    and what the tests said."""
+    groups = [group for _, group in ordered]
     ranks = [dict.fromkeys(metrics, "") for _ in groups]
     tests = []
-    settings: dict[str, list[int]] = {}
+    settings: dict[tuple[str, str], list[int]] = {}
     for number, group in enumerate(groups):
         if group.block[0] != DEMO:
-            settings.setdefault(_setting(group), []).append(number)
-    for setting, members in sorted(settings.items()):
+            settings.setdefault((_setting(group), data_hash(group.example)), []).append(number)
+    for (setting, data), members in sorted(settings.items()):
+        if len({hashed for _, hashed in settings}) > 1:
+            setting += f", {ANNOTATIONS} {data}"
         if len(members) < 2:
             continue
-        names = [row_name(groups[number].example["method"], groups[number].example["epochs"]) for number in members]
+        plain = [row_name(groups[number].example["method"], groups[number].example["epochs"]) for number in members]
+        names = [f"{name} ({ordered[number][0]})" if plain.count(name) > 1 else name
+                 for name, number in zip(plain, members, strict=True)]
         found, sentence = compare({metric: [groups[number].values(metric) for number in members] for metric in metrics},
                                   names)
         for metric in metrics:
@@ -208,9 +217,12 @@ def _ranks(metrics: tuple[str, ...], groups: list[Group]) -> tuple[list[dict[str
 
 
 def _random_rows(group: Group, groups: list[Group]) -> list[Group]:
-    """The measured random initialisation under the same setting as `group`."""
-    return [other for other in groups if other.example["method"] == RANDOM and _setting(other) == _setting(group)
-            and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
+    """The measured random initialisation under the setting of `group` and on its data, the most alike first."""
+    found = [other for other in groups if other.example["method"] == RANDOM and _setting(other) == _setting(group)
+             and data_hash(other.example) == data_hash(group.example)
+             and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
+    return sorted(found, key=lambda other: sum(other.config.get(key) != group.config.get(key)
+                                               for key in other.config.keys() | group.config.keys()))
 
 
 def _doubts(name: str, group: Group, groups: list[Group], reported: list[ReportedRow], expectations: Expectations

@@ -146,7 +146,7 @@ def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
     if stage.finish is not None:
         try:
             stage.finish(folder, key)
-        except UserError as error:  # of this stage alone: the others go on
+        except (UserError, OSError) as error:  # of this stage alone: the others go on
             print(f"error: stage {stage.name}: {error}", file=sys.stderr, flush=True)
             raise StageFailed(stage, USER_ERROR, folder) from None
     stamp = {"name": stage.name, "key": key, "output_sha256": hash_product(folder / stage.product),

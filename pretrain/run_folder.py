@@ -30,7 +30,7 @@ def claimed(output: Path, config: Config, names: ImageList) -> Iterator[None]:
         raise UserError(f"--output {output} lies inside --data {names.folder}, where the run's own pictures would "
                         "become images to train on: choose an --output outside")
     make_folder(output)
-    with _locked(output):
+    with locked(output):
         _bind(output, config, names)
         yield
 
@@ -44,8 +44,10 @@ def _among(output: Path, names: ImageList) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """A POSIX lock: loader processes do not inherit it, and it ends with its owner, however that ends."""
+def locked(output: Path) -> Iterator[None]:
+    """Keep other processes out of the folder while the block runs; one that is just being stopped is waited for.
+
+    A POSIX lock: loader processes do not inherit it, and it ends with its owner, however that ends."""
     deadline, said = time.monotonic() + PATIENCE, False
     with open(output / ".lock", "a+", encoding="utf-8") as file:
         while True:

@@ -45,13 +45,22 @@ class Checkpoints(DetectionCheckpointer):
         for path in ([final] if final.is_file() else []) + self._numbered():
             try:
                 archive.check(path)
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                self._check_own(path, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
             except Exception as error:  # a damaged pickle can raise anything
                 why = str(error) if isinstance(error, UserError) else f"{path} cannot be read"
                 print(f"passed over: {why.partition(': download')[0]}", file=sys.stderr)
             else:
                 return path
         return None
+
+    def _check_own(self, path: Path, content: object) -> None:
+        """Raise when a whole file is no checkpoint of this model, or of another iteration than its name says."""
+        model = content.get("model") if isinstance(content, dict) else None
+        own = isinstance(model, dict) and model.keys() == self.model.state_dict().keys()
+        if path.name != FINAL:
+            own = own and "trainer" in content and path.stem == f"model_{content.get('iteration', -1):07d}"
+        if not own:
+            raise UserError(f"{path} is no checkpoint of this run")
 
     def _numbered(self) -> list[Path]:
         """The newest first."""

@@ -20,6 +20,8 @@ _length = ("a whole number of pixels", lambda value: type(value) is int and valu
 FIELDS: dict[str, tuple[str, Callable[[object], object]]] = {
     "id": _whole, "image_id": _whole, "category_id": _whole, "file_name": _text, "name": _text, "width": _length,
     "height": _length, "iscrowd": ("0 or 1", lambda value: value in (0, 1) and not isinstance(value, float)),
+    "neg_category_ids": ("a list", lambda value: isinstance(value, list)),
+    "not_exhaustive_category_ids": ("a list", lambda value: isinstance(value, list)),
     "area": ("a number of pixels", lambda value: isinstance(value, int | float) and 0 <= value < math.inf)}
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0

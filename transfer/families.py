@@ -150,7 +150,10 @@ FAMILIES = (
     Family("mmselfsup", {"student": ("state_dict:backbone.",),
                          "teacher": ("state_dict:encoder_k.0.", "state_dict:encoder_k.module.0.",
                                      "state_dict:target_net.0.", "state_dict:target_net.module.0.")},
-           ("state_dict:backbone.",), without=("state_dict:queue2", "state_dict:projection_head."),
+           ("state_dict:backbone.",),  # the others: DenseCL, lightly, detectors and classifiers of OpenMMLab
+           without=("state_dict:queue2", "state_dict:projection_head.", "state_dict:rpn_head.", "state_dict:roi_head.",
+                    "state_dict:bbox_head.", "state_dict:decode_head.", "state_dict:head.fc.",
+                    "state_dict:ema_backbone."),
            accepts=lambda content, _found: "pytorch-lightning_version" not in content,
            candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"), aliases=_ALIASES),
     # Tete-Xiao/ReSim, moco/models.py, moco/builder.py and detection/convert-pretrain-to-detectron2.py.

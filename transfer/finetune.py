@@ -10,12 +10,16 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
+from pretrain.atomic import make_folder
 from pretrain.errors import UserError
+from pretrain.run_folder import locked
 from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings, trainer
 from transfer.checkpoints import FINAL
 from transfer.fit import chosen
 from transfer.processes import choose_device, start
-from transfer.weights import ZERO_GAMMA_INIT, read_weights
+from transfer.weights import ZERO_GAMMA_INIT, Weights, read_weights
 from transfer.work import MEASURED, Job, work
 
 FAILED = 3  # exit code of a training whose loss stopped being a number
@@ -151,6 +155,17 @@ def finetune(request: Request) -> dict:
     if found is not None and not (output / FINAL).is_file():
         raise UserError(f"--keep-predictions: {output} is finished, found no {FINAL} in it any more: predictions need "
                         "the training once more, into another --output")
+    if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
+        print(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} lie behind SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the learning "
+              "rate does not drop there", file=sys.stderr)
+    make_folder(output)
+    with locked(output):
+        return _measured(request, output, words, cfg, dataset, weights)
+
+
+def _measured(request: Request, output: Path, words: dict, cfg: CfgNode, dataset: datasets.Dataset, weights: Weights
+              ) -> dict:
+    """Train and evaluate in a folder that is ours; returns the result that was written."""
     result.begin(output, words, cfg)
     try:
         start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,

@@ -99,6 +99,9 @@ def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str,
     fpn, fpn_names = _fpn(state, prefix, path)
     taken = {(place, origins[name]) for name in used} | {(place, name) for name in fpn_names}
     everywhere = list(dict.fromkeys([place, *(other.split(":")[0] for other in branches.values())]))
+    others = [where for where, names in found.items()
+              if where not in everywhere and any("layer1.0.conv1." in name for name in names)]
+    everywhere += others
     left_over = [name if where == place else f"{where}/{name}" for where in everywhere for name in found[where]
                  if (where, name) not in taken and not name.endswith(COUNTER)]
     method = family and family.method
@@ -106,6 +109,7 @@ def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str,
     epoch, notes = _epoch(content, family), _notes(state, prefix, family, branch, fpn, origins, dialect)
     if not (family and family.epochs) and "epoch" in content:
         notes.append(f"The stored epoch is {content['epoch']}, counted from 0 or 1 by version: epochs are left open.")
+    notes += [f"The file holds another network, {where}, that was not read." for where in others]
     if (author := content.get("__author__")) is not None:
         notes.append(f"The file says __author__ {author!r}" + (f", as converters of {AUTHORS[author]} do."
                                                               if author in AUTHORS else "."))

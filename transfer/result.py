@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from pretrain.atomic import make_folder, write_text
+from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from transfer import evaluate, settings
 from transfer.fit import batch_norm_images, images_at_once
@@ -60,7 +60,6 @@ def read(output: Path) -> dict | None:
 
 def begin(output: Path, words: dict, cfg: CfgNode) -> None:
     """Note what a folder is for, before anything runs."""
-    make_folder(output)
     write_text(output / CONFIG, cfg.dump())
     write_text(output / WORDS, json.dumps(words, indent=1) + "\n")
 

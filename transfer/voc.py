@@ -30,7 +30,10 @@ def list_images(root: Path, split: str) -> list[tuple[Path, Path]]:
         listed = root / year / "ImageSets" / "Main" / f"{name}.txt"
         if not listed.is_file():
             raise UserError(f"{listed} is missing: expected the list of the images of {year} {name}")
-        ids = listed.read_text(encoding="utf-8").split()
+        try:
+            ids = listed.read_text(encoding="utf-8").split()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{listed} is not text ({error}): expected one identifier a line") from None
         if not ids:
             raise UserError(f"{listed} names no image: expected one identifier a line")
         repeated = len(ids) - len(set(ids))
@@ -71,6 +74,8 @@ def load(root: Path, split: str) -> list[dict]:
             rows.append({"category_id": CLASS_NAMES.index(label), "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
         records.append({"file_name": str(image), "image_id": image.stem, "width": int(width), "height": int(height),
                         "annotations": rows})
+    if not any(record["annotations"] for record in records):
+        raise UserError(f"{root}: {len(records)} {split} images without an object: expected some")
     if split == "val" and not counted:
         raise UserError(f"{root}: no object of {len(records)} validation images is one to find (all 'difficult', or "
                         "none): expected at least one to evaluate against")

@@ -79,6 +79,22 @@ def test_markdown__difference_to_random_initialisation_under_the_same_setting(ma
     assert row.count("+7.2") == 6
 
 
+def test_markdown__rows_on_other_annotations_are_named_and_not_compared(make_result, coco) -> None:
+    other, random = {"dataset__val__annotations_sha256": "99" * 32}, {"epochs": None, "weights__method": "Rand init"}
+    text = markdown(coco(*trials(make_result, "CLoVE", [35.0, 35.1]),
+                         *trials(make_result, "PixPro", [39.0, 39.1], **other, stage__key="ab" * 32),
+                         make_result(method="Rand init", values=[26.0] * 6, **random),
+                         make_result(method="Rand init", values=[20.0] * 6, **random, **other, stage__key="cd" * 32)))
+    assert text.count("+9.0 ") == text.count("+19.0 ") == 6 and "+15" not in text  # 35.05 - 26, 39.05 - 20, rounded
+    assert "CLoVE 200 over Rand init" in text and "PixPro 200 over Rand init" in text and "over CLoVE" not in text
+    assert len([line for line in text.splitlines() if line.startswith("|") and "heads, annotations " in line]) == 4
+
+
+def test_markdown__accumulated_and_whole_batches_are_not_averaged(make_result, coco) -> None:
+    text = markdown(coco(make_result(values=[39.0] * 6), make_result(values=[35.0] * 6, trial=1, fit="accumulate")))
+    assert "n=1; 4conv1fc heads " in text and "n=1; 4conv1fc heads, gradients accumulated" in text and "n=2" not in text
+
+
 def test_markdown__changed_code_marks_a_row_as_stale(make_result, coco) -> None:
     code = {"git_sha": "78" * 20, "dirty": False}
     text = markdown(coco(*trials(make_result, "Old", [40.0], code=code | {"transfer_sha256": "0" * 64}),
@@ -103,6 +119,7 @@ def test_latex__compiles(make_result, coco, tmp_path: Path) -> None:
         pytest.skip("pdflatex is not installed (Debian: texlive-latex-base and texlive-latex-recommended)")
     names = ["a_b & 50% #1 {x} $ \\ ~ ^ <i>|", "β-VAE′", "[x]", "* y", "日本語 😀", "é ñ ï ặ ž ő x̂ β̂ ά"]
     names += ["½ ² ₃ ﬁ 𝛽 € ą", "".join(letter for letter in latex_text._TEXT if letter.isprintable())]
+    names += [f"Method {number} with a remark below random initialisation" for number in range(12)]
     table = coco(*[result for number, name in enumerate(names)
                    for result in trials(make_result, name, [36.0 + number, 37.0 + number])],
                  make_result(method="Mini_1 Ω", scale="mini", dataset__name="Größe → 中"))

@@ -21,8 +21,8 @@ from pretrain.images import ImageList
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from pretrain.run_folder import _locked
-with _locked(Path(sys.argv[1])):
+from pretrain.run_folder import locked
+with locked(Path(sys.argv[1])):
     if os.fork() == 0:  # as a loader process: goes on when its parent is killed
         time.sleep(60)
     print("held", flush=True)

@@ -40,6 +40,18 @@ def test_newest_good__knows_its_own_names(checkpoints: Checkpoints, tmp_path: Pa
     assert checkpoints.newest_good() == tmp_path / "model_0000001.pth"
 
 
+@pytest.mark.parametrize("change", [{"model": {}}, {"trainer": None}, {"iteration": 3}, {"model": 5}])
+def test_newest_good__passes_over_what_is_not_this_runs(change: dict, checkpoints: Checkpoints, tmp_path: Path,
+                                                        capsys: pytest.CaptureFixture) -> None:
+    for number in (1, 2):
+        checkpoints.save(f"model_{number:07d}", iteration=number)
+    newest = tmp_path / "model_0000002.pth"
+    content = {key: value for key, value in (torch.load(newest) | change).items() if value is not None}
+    torch.save(content, newest)
+    assert checkpoints.newest_good() == tmp_path / "model_0000001.pth"
+    assert f"passed over: {newest} is no checkpoint of this run" in capsys.readouterr().err
+
+
 def test_save__a_failed_write_leaves_the_old_one(
     checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

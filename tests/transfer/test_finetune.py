@@ -1,6 +1,7 @@
 """One fine-tuning from request to result.json; what stops it, and what starting again does."""
 
 import argparse
+import contextlib
 import json
 import logging
 import pickle
@@ -124,6 +125,23 @@ def test_finetune__checkpoints_of_nobody_knows_what_are_not_gone_on_with(generat
     (tmp_path / "model_final.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"holds model_final\.pth but no request\.json and config\.yaml, so"):
         finetune.finetune(request(generated, tmp_path, overrides=START))
+
+
+def test_finetune__one_process_a_folder(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(finetune, "locked", lambda folder: taken.append(folder) or contextlib.nullcontext())
+    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(UserError(f"taken {taken}")))
+    with pytest.raises(UserError, match=f"taken .*{tmp_path.name}"):
+        finetune.finetune(request(generated, tmp_path, overrides=START))
+
+
+def test_finetune__says_that_the_rate_never_drops(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finetune.finetune(request(generated, tmp_path, overrides=("SOLVER.MAX_ITER=2", "SOLVER.STEPS=6,8")))
+    assert "SOLVER.STEPS (6, 8) lie behind SOLVER.MAX_ITER 2: the learning rate does not drop there" in \
+        capsys.readouterr().err
 
 
 class _Interrupt(trainer.Progress):

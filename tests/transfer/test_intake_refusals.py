@@ -155,6 +155,21 @@ def test_read_checkpoint__dictionary_without_tensors(tmp_path):
     assert "no tensors (keys: none)" in refusal(save({}, tmp_path / "b.pth"))
 
 
+@pytest.mark.parametrize("part", ["rpn_head.rpn_conv.weight", "head.fc.weight", "ema_backbone.conv1.weight"])
+def test_read_checkpoint__a_detector_or_classifier_of_openmmlab_is_no_self_supervised_file(tmp_path, small, part):
+    state = {f"backbone.{name}": value for name, value in small.items()}
+    assert read_checkpoint(save({"state_dict": state}, tmp_path / "a.pth")).family == "mmselfsup"
+    said = refusal(save({"state_dict": state | {part: torch.zeros(3, 3)}}, tmp_path / "b.pth"))
+    assert "backbone." in said and "--prefix" in said
+
+
+def test_read_checkpoint__another_network_in_the_file_is_said(tmp_path, small):
+    path = save({"state_dict": small | {"fc.weight": torch.zeros(9, 512)}, "state_dict_ema": small}, tmp_path / "a.pth")
+    read = read_checkpoint(path)
+    assert "The file holds another network, state_dict_ema, that was not read." in read.notes
+    assert "state_dict_ema/conv1.weight" in read.left_over
+
+
 def test_read_checkpoint__two_layouts_in_one_file(tmp_path, small, clove_content):
     message = refusal(save(clove_content(small, small) | small, tmp_path / "both.pth"))
     assert "fits more than one layout (CLoVE, plain torchvision names)" in message

@@ -171,6 +171,10 @@ def test_under_way__without_an_answer_of_slurm_nothing_is_submitted(demo, monkey
     monkeypatch.setattr(jobs, "ask", lambda ids: dict.fromkeys(ids, jobs.State("RUNNING")))
     with pytest.raises(UserError, match=r"^job 7 works on stage data with other values or inputs"):
         graph.submit(plan)
+    (record.notes).mkdir()
+    (record.notes / jobs.CANCELLED).write_text("{}")
+    with pytest.raises(UserError, match=r"^job 7 \(stage data\) was cancelled and has not ended: nothing"):
+        graph.submit(plan)
 
 
 def test_identities__follow_what_a_stage_builds_on(demo):
