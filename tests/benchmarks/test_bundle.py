@@ -107,6 +107,24 @@ def test_import__twice_changes_nothing_and_other_content_is_refused(make_result,
         import_results.main([str(path), "--results", str(results)])
 
 
+def test_import__a_full_disk_leaves_nothing_of_a_bundle(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                        ) -> None:
+    path = tmp_path / "one.tar.gz"
+    bundle.main([str(path), "--results", str(results)])
+    put, calls = import_results.put, []
+
+    def full(*words: object) -> None:
+        calls.append(words)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        put(*words)
+
+    monkeypatch.setattr(import_results, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        import_results.main([str(path), "--results", str(tmp_path / "new")])
+    assert len(calls) == 2 and not list((tmp_path / "new").rglob("*.json"))
+
+
 def repacked(path: Path, change: dict[str, bytes], target: Path) -> Path:
     target.write_bytes(bundle.archive(members(path) | change))
     return target

@@ -70,15 +70,17 @@ def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options,
     assert error.endswith("not run for that reason: child")
 
 
-def test_run__a_result_that_is_refused_stops_no_other_stage(options, capsys):
+@pytest.mark.parametrize("error", [UserError("expected a valid result, found none"),
+                                   OSError(30, "Read-only file system: expected a valid result, found none")])
+def test_run__a_result_that_is_refused_stops_no_other_stage(options, capsys, error):
     def refuse(folder, key):
-        raise UserError("expected a valid result, found none")
+        raise error
 
     stages = [replace(writer("bad"), finish=refuse), writer("child", parents=("bad",)), writer("good")]
     assert command.run(options(), stages) == 2
     assert (times_run(options(), "good"), times_run(options(), "child")) == (1, 0)
     shown = capsys.readouterr().err
-    assert "error: stage bad: expected a valid result, found none" in shown
+    assert "error: stage bad: " in shown and "expected a valid result, found none" in shown
     assert shown.strip().splitlines()[-1].startswith("error: stage bad failed (exit code 2)")
 
 
