@@ -54,8 +54,7 @@ TABLES: dict[str, Table] = {
         train_images=50_000, val_images=5000, iterations=180_000, batch=16, task="keypoints"),
     "coco_detection_segmentation_c4": Table(
         "Object detection and segmentation on COCO (R50-C4)", BOX_AND_MASK, **COCO, iterations=90_000, batch=16,
-        task="coco-c4",
-        in_poster=False),
+        task="coco-c4", in_poster=False),
     "lvis_detection_segmentation": Table(
         "Object detection and segmentation on LVIS (R50-FPN)", BOX_AND_MASK, data="LVIS v1 train / val", classes=1203,
         train_images=99_000, val_images=19_809, iterations=90_000, batch=16, task="lvis", in_poster=False),

@@ -166,6 +166,7 @@ def finetune(request: Request) -> dict:
 def _measured(request: Request, output: Path, words: dict, cfg: CfgNode, dataset: datasets.Dataset, weights: Weights
               ) -> dict:
     """Train and evaluate in a folder that is ours; returns the result that was written."""
+    result.check_same(output, words, cfg)  # again: another process may have worked here until now
     result.begin(output, words, cfg)
     try:
         start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,

@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -132,6 +132,20 @@ def test_finetune__one_process_a_folder(generated: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(finetune, "locked", lambda folder: taken.append(folder) or contextlib.nullcontext())
     monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(UserError(f"taken {taken}")))
     with pytest.raises(UserError, match=f"taken .*{tmp_path.name}"):
+        finetune.finetune(request(generated, tmp_path, overrides=START))
+
+
+def test_finetune__another_run_that_came_first_is_seen_behind_the_lock(generated: Path, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def locked(folder: Path) -> Iterator[None]:
+        (folder / "request.json").write_text("{}")
+        (folder / "config.yaml").write_text("{}")
+        yield
+
+    monkeypatch.setattr(finetune, "locked", locked)
+    monkeypatch.setattr(finetune, "start", None)
+    with pytest.raises(UserError, match="holds another run: "):
         finetune.finetune(request(generated, tmp_path, overrides=START))
 
 
