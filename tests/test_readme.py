@@ -132,19 +132,6 @@ def test_links__point_to_files(path):
         assert (path.parent / target).exists(), target
 
 
-def test_map__names_every_file_with_about_its_length():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for package in ("pretrain", "transfer", "benchmarks"):
-        section = text.split(f"**`{package}/`**")[1].split("**`")[0]
-        listed = {name: int(lines) for name, lines in re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", section, re.MULTILINE)}
-        there = {path.name: len(path.read_text(encoding="utf-8").splitlines())
-                 for path in (ROOT / package).glob("*.py")}
-        for name, lines in listed.items():
-            assert abs(lines - there[name]) <= max(20, 0.2 * there[name]), f"{package}/{name}: {there[name]} lines"
-        unlisted = set(there) - set(listed) - {"__init__.py", "__main__.py"}
-        assert not unlisted
-
-
 def test_texts__hold_no_placeholder():
     for path in TEXTS:
         assert not re.search(r"DEMO_TABLE|DEMO_MINUTES|CODE_MAP|MEASURED_", path.read_text(encoding="utf-8")), path.name

@@ -1,0 +1,56 @@
+"""The registry of tasks: it finds files by itself and imports nothing but the standard library."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pretrain.errors import UserError
+from transfer import tasks
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = ("torch", "detectron2", "numpy", "yaml", "PIL", "pycocotools", "pandas")
+
+
+def run(code: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False,
+                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **(environment or {})})
+
+
+def test_the_facts_of_all_tasks_need_only_the_standard_library():
+    done = run(f"import sys, transfer.tasks; print([name for name in {HEAVY} if name in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_posters_tasks_come_first_and_in_its_order():
+    assert list(tasks.TASKS) == ["coco", "keypoints", "cityscapes", "coco-c4", "voc", "lvis"]
+    poster = [name for name, task in tasks.TASKS.items() if task.table.in_poster]
+    assert poster == ["coco", "keypoints", "cityscapes"]
+
+
+def test_an_unknown_task_is_answered_with_those_that_there_are():
+    with pytest.raises(UserError, match="unknown task 'cocoa': expected one of coco, keypoints, cityscapes, coco-c4"):
+        tasks.get("cocoa")
+
+
+def test_a_file_outside_the_project_adds_a_task(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("import dataclasses\nfrom transfer.tasks.coco import TASK\n"
+                   "TASK = dataclasses.replace(TASK, name='own')\n")
+    code = "from transfer import tasks; print(tasks.get('own').config, *tasks.TASKS)"
+    done = run(code, {"CLOVE_TASKS": str(own)})
+    assert done.stdout.startswith("coco.yaml ") and " own " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "found no such file"),
+    ("x = 1\n", "found none in it"),
+    ("from transfer.tasks.coco import TASK\n", "two files define the task coco"),
+])
+def test_a_wrong_file_is_one_clear_error(tmp_path, content, message):
+    own = tmp_path / "own.py"
+    if content is not None:
+        own.write_text(content)
+    done = run("import transfer.tasks", {"CLOVE_TASKS": str(own)})
+    assert done.returncode == 1 and message in done.stderr.splitlines()[-1]

@@ -1,0 +1,57 @@
+"""The tasks: every file of this folder that defines TASK, and further files that CLOVE_TASKS names.
+
+A task of your own is one such file: `CLOVE_TASKS=my_task.py ./run_all.sh ...` (several: joined by os.pathsep).
+"""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from pretrain.errors import UserError
+from transfer.tasks.task import Column, Schedule, Table, Task, Where
+
+__all__ = ["TASKS", "Column", "Schedule", "Table", "Task", "Where", "get"]
+VARIABLE = "CLOVE_TASKS"
+
+
+def get(name: str) -> Task:
+    """The task of that name; raises `UserError` naming all that there are."""
+    if name not in TASKS:
+        raise UserError(f"unknown task '{name}': expected one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _load(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"{VARIABLE} names {path}: expected a Python file that defines TASK, found no such file")
+    spec = importlib.util.spec_from_file_location(f"transfer.tasks.{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find_tasks() -> dict[str, Task]:
+    modules = []
+    for one in pkgutil.iter_modules(__path__):
+        modules.append(importlib.import_module(f"{__name__}.{one.name}"))
+    for path in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        module = _load(Path(path))
+        if not hasattr(module, "TASK"):
+            raise UserError(f"{VARIABLE} names {path}: expected a Python file that defines TASK, found none in it")
+        modules.append(module)
+    found: dict[str, Task] = {}
+    for module in modules:
+        task = getattr(module, "TASK", None)
+        if task is None:  # task.py
+            continue
+        if task.name in found:
+            raise UserError(f"two files define the task {task.name}, the second is {module.__file__}: rename one")
+        found[task.name] = task
+    # The poster's tables first, in its order, then the others by name.
+    return dict(sorted(found.items(), key=lambda item: (item[1].place, item[0])))
+
+
+TASKS: dict[str, Task] = _find_tasks()

@@ -1,0 +1,21 @@
+"""Task keypoints: Keypoint R-CNN R50-FPN on COCO's persons.
+
+MoCo's appendix A.2 says "keypoint version of Mask R-CNN, 2x"; the values are those of mmselfsup's and DetCo's
+keypoint_rcnn_R_50_FPN_2x_moco. No config of CLoVE, PixPro, SlotCon or SetSim was released: 2x is a reading.
+"""
+
+from transfer.tasks import coco
+from transfer.tasks.task import Column, Schedule, Table, Task
+
+TASK = Task(
+    name="keypoints", place=1, title="keypoints of COCO's persons",
+    table=Table("coco_keypoints", "Keypoint detection on COCO (R50-FPN)", data="COCO train2017 / val2017", classes=1,
+                train_images=50_000, val_images=5000, batch=16, in_poster=True),
+    columns=(Column("AP_kp", "keypoints/AP"), Column("AP50_kp", "keypoints/AP50"),
+             Column("AP75_kp", "keypoints/AP75")),
+    folders=("keypoints", "coco"), layout=coco.LAYOUT.format(prefix="person_keypoints"),
+    config="keypoints.yaml",
+    heads=("2fc", "4conv1fc"),  # the keypoint head itself has no norm option in detectron2
+    schedules={"2x": Schedule(180_000, (120_000, 160_000)), "1x": Schedule(90_000, (60_000, 80_000))},
+    seconds=0.315, official="pycocotools", demo_layout="keypoints",
+)
