@@ -23,7 +23,8 @@ MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed|\.launch
 PROGRAMS = rf"(?:\./run_all\.sh|python -m {MODULES_SAID}(?= )|torchrun(?= --))"
 OTHERS = {"show": show.build_parser, "drill": drill.build_parser}
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")),
+TEXTS = [ROOT / "README.md", ROOT / "results" / "README.md",
+         *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "code.md"),
          *sorted((ROOT / "pretrain" / "recipes").glob("*.yaml")), ROOT / "run_all.sh", ROOT / ".ci" / "run"]
 SOURCES = sorted(path for package in ("pretrain", "transfer", "benchmarks") for path in (ROOT / package).rglob("*.py"))
 
