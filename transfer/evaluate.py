@@ -134,13 +134,13 @@ class NamingMapper:
 
 
 def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "pycocotools",
-             before: DatasetEvaluator | None = None) -> tuple[dict, dict]:
-    """Run `model` over the validation set of `cfg`; returns (metrics, details), see `name_metrics`.
+             before: DatasetEvaluator | None = None) -> dict[str, float | None]:
+    """Run `model` over the validation set of `cfg`; returns everything that the evaluator gives, see `all_metrics`.
 
     `evaluator_name`: one of `fast_coco.EVALUATORS`, for the COCO tasks. `before` sees the same predictions, before
     the evaluator does, and has no figures of its own (`predictions.Keeper`).
 
-    With several processes each takes its share; the figures come back on the first one, the others get nothing.
+    With several processes each takes its share; the metrics come back on the first one, the others get nothing.
     What the official code prints goes to the log.
     """
     name = cfg.DATASETS.TEST[0]
@@ -150,24 +150,25 @@ def evaluate(model: nn.Module, cfg: CfgNode, task: str, evaluator_name: str = "p
     with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
         raw = inference_on_dataset(model, loader, [*([before] if before else []), evaluator])
     logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
-    if not raw:
-        return {}, {}
-    return name_metrics(task, raw)
+    return all_metrics(raw)
 
 
-def name_metrics(task: str, raw: dict[str, dict[str, float]]) -> tuple[dict, dict]:
-    """(metrics, details) of an evaluator's results: both {name: percent or None}.
+def all_metrics(raw: dict[str, dict[str, float]]) -> dict[str, float | None]:
+    """Everything that an evaluator gives, {"bbox/AP": percent or None, ...}: also sizes, classes, boxes of persons.
 
-    `metrics` has exactly the columns of the task's table. `details` has every other figure as GROUP/NAME: sizes,
-    classes, boxes of persons. Undefined figures (NaN, or -1: no ground truth of that kind) are None. No detection at
-    all is not undefined: detectron2 reports NaN for it, the average precision is 0.
+    Undefined metrics (NaN, or -1: no ground truth of that kind) are None. No detection at all is not undefined:
+    detectron2 reports NaN for it, the average precision is 0.
     """
-    raw = {group: _zero_without_detections(figures) for group, figures in raw.items()}
-    metrics = {name: percent(raw.get(group, {}).get(metric)) for name, (group, metric) in METRICS[task].items()}
-    taken = set(METRICS[task].values())
-    details = {f"{group}/{metric}": percent(value) for group, figures in raw.items()
-               for metric, value in figures.items() if (group, metric) not in taken}
-    return metrics, details
+    metrics = {}
+    for group, values in raw.items():
+        for name, value in _zero_without_detections(values).items():
+            metrics[f"{group}/{name}"] = percent(value)
+    return metrics
+
+
+def columns(task: str, metrics: dict[str, float | None]) -> dict[str, float | None]:
+    """The columns of the task's table, {"AP_bb": percent or None, ...}; those that were not measured are None."""
+    return {column: metrics.get(f"{group}/{name}") for column, (group, name) in METRICS[task].items()}
 
 
 def _zero_without_detections(figures: dict[str, float]) -> dict[str, float]:
@@ -177,9 +178,12 @@ def _zero_without_detections(figures: dict[str, float]) -> dict[str, float]:
     return figures
 
 
-def in_words(metrics: dict[str, float | None]) -> str:
-    """The figures in one line."""
-    return ", ".join(f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in metrics.items())
+def in_words(task: str, metrics: dict[str, float | None]) -> str:
+    """The task's columns in one line."""
+    parts = []
+    for name, value in columns(task, metrics).items():
+        parts.append(f"{name} -" if value is None else f"{name} {value:.1f}")
+    return ", ".join(parts)
 
 
 def percent(value: float | None) -> float | None:

@@ -32,8 +32,8 @@ def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
 def about_measurement(task: str, measured: dict) -> dict[str, Any]:
     """The entries of a result that say what was measured, when, and with what; `measured` is what `work` wrote."""
     return {"schema": SCHEMA, "task": task, "table": evaluate.TABLES[task],
-            **{key: measured[key] for key in ("metrics", "details", "evaluator", "predictions", "wall_seconds",
-                                              "peak_memory_mb", "started")},
+            **{key: measured[key] for key in ("metrics", "evaluator", "predictions", "wall_seconds", "peak_memory_mb",
+                                              "started")},
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(), "hardware": hardware(), "code": code_version()}
 

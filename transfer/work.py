@@ -60,7 +60,7 @@ def _train_and_evaluate(job: Job) -> None:
             assert_loaded(started, cfg.MODEL.WEIGHTS)
 
     def early(current: nn.Module) -> dict[str, float]:
-        metrics, _ = evaluate.evaluate(current, cfg, task)
+        metrics = evaluate.columns(task, evaluate.evaluate(current, cfg, task))
         return {name: value for name, value in metrics.items() if value is not None}
 
     with stop_signals() as stop:
@@ -71,18 +71,18 @@ def _train_and_evaluate(job: Job) -> None:
 
 
 def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
-    """Figures of `model` on the validation set, and a picture; what result.json wants to know of both."""
+    """Metrics of `model` on the validation set, and an image of predictions; what result.json says of both."""
     if comm.is_main_process():
         print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
     task, kept = job.dataset.task, Path(cfg.OUTPUT_DIR, predictions.NAME)
     keeper = (predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
               if job.keep_predictions else None)
-    metrics, details = evaluate.evaluate(model, cfg, task, job.evaluator, keeper)
+    metrics = evaluate.evaluate(model, cfg, task, job.evaluator, keeper)
     if not comm.is_main_process():
         return {}
     picture.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
     own = evaluate.OFFICIAL[task]
-    return {"metrics": metrics, "details": details, "evaluator": job.evaluator if own == "pycocotools" else own,
+    return {"metrics": metrics, "evaluator": job.evaluator if own == "pycocotools" else own,
             "predictions": predictions.record(kept) if keeper else None,
             "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
 

@@ -72,7 +72,8 @@ def truth(task: str, record: dict) -> Instances:
 
 
 def score(task: str, generated: Path, keep: float = 1.0, shift: int = 0) -> tuple[dict, dict]:
-    """Metrics of the ground truth as predictions: the first `keep` of each image, masks and boxes `shift`ed right."""
+    """(columns, other metrics) of the ground truth as predictions: the first `keep` of each image, masks and boxes
+    `shift`ed right."""
     if task == "lvis":
         pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
     own = generated / datasets.KINDS[task]
@@ -85,7 +86,9 @@ def score(task: str, generated: Path, keep: float = 1.0, shift: int = 0) -> tupl
         if shift and instances.has("pred_masks"):
             instances.pred_masks = torch.roll(instances.pred_masks, shift, dims=2)
         evaluator.process([record], [{"instances": instances}])
-    return evaluate.name_metrics(task, evaluator.evaluate())
+    metrics = evaluate.all_metrics(evaluator.evaluate())
+    columns = {f"{group}/{name}" for group, name in evaluate.METRICS[task].values()}
+    return evaluate.columns(task, metrics), {key: value for key, value in metrics.items() if key not in columns}
 
 
 @pytest.mark.parametrize("task", datasets.TASKS)
@@ -186,7 +189,7 @@ def test_evaluate__voc_takes_the_11_points_of_2007(tmp_path: Path) -> None:
     record = DatasetCatalog.get(name)[0]
     evaluator.process([record], [{"instances": truth("voc", record)[:1]}])
     # Precision 1 up to a recall of 1/2: six of the points 0, 0.1, ..., 1 are reached; the area would be 1/2.
-    assert evaluate.name_metrics("voc", evaluator.evaluate())[0]["AP50"] == pytest.approx(100 * 6 / 11)
+    assert evaluate.all_metrics(evaluator.evaluate())["bbox/AP50"] == pytest.approx(100 * 6 / 11)
 
 
 def test_evaluate__cityscapes_leaves_no_file_behind(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -197,20 +200,21 @@ def test_evaluate__cityscapes_leaves_no_file_behind(generated: Path, tmp_path: P
     assert capsys.readouterr().out.strip() == ""
 
 
-def test_name_metrics__undefined_is_null() -> None:
+def test_all_metrics__everything_by_its_group_and_undefined_is_null() -> None:
     raw = {"bbox": {"AP": 40.0, "AP50": 60.0, "AP75": 50.0, "APs": float("nan"), "APl": -1.0},
            "segm": {"AP": 30.0, "AP50": 55.0, "AP75": 35.0, "AP-disc": 12.5}}
-    metrics, details = evaluate.name_metrics("coco", raw)
-    assert metrics == {"AP_bb": 40.0, "AP50_bb": 60.0, "AP75_bb": 50.0, "AP_mb": 30.0, "AP50_mb": 55.0, "AP75_mb": 35.0}
-    assert details == {"bbox/APs": None, "bbox/APl": None, "segm/AP-disc": 12.5}
-    json.dumps(details, allow_nan=False)
+    metrics = evaluate.all_metrics(raw)
+    assert metrics == {"bbox/AP": 40.0, "bbox/AP50": 60.0, "bbox/AP75": 50.0, "bbox/APs": None, "bbox/APl": None,
+                       "segm/AP": 30.0, "segm/AP50": 55.0, "segm/AP75": 35.0, "segm/AP-disc": 12.5}
+    json.dumps(metrics, allow_nan=False)
+    assert evaluate.columns("coco", metrics) == {"AP_bb": 40.0, "AP50_bb": 60.0, "AP75_bb": 50.0, "AP_mb": 30.0,
+                                                 "AP50_mb": 55.0, "AP75_mb": 35.0}
 
 
-def test_name_metrics__persons_boxes_are_details_of_keypoints() -> None:
-    figures = {"AP": 1.0, "AP50": 2.0, "AP75": 3.0}
-    metrics, details = evaluate.name_metrics("keypoints", {"bbox": figures, "keypoints": figures})
-    assert metrics == {"AP_kp": 1.0, "AP50_kp": 2.0, "AP75_kp": 3.0}
-    assert details == {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0}
+def test_columns__those_of_the_task_in_its_order_and_a_dash_for_what_was_not_measured() -> None:
+    persons = {"bbox/AP": 1.0, "keypoints/AP50": 2.0, "keypoints/AP": 3.0}
+    assert evaluate.columns("keypoints", persons) == {"AP_kp": 3.0, "AP50_kp": 2.0, "AP75_kp": None}
+    assert evaluate.in_words("keypoints", persons) == "AP_kp 3.0, AP50_kp 2.0, AP75_kp -"
 
 
 @pytest.mark.parametrize(("task", "folder"), [("coco", "coco_mini"), ("keypoints", "keypoints_mini"),

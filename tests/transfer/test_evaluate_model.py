@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from transfer import datasets, finetune, model_file, predictions, settings
 from transfer.evaluate_model import both_halves, evaluate_model, fitted_to
 
-SAME = ("metrics", "details", "evaluator", "weights", "heads", "scale", "trial", "seed", "config", "config_sha256",
+SAME = ("metrics", "evaluator", "weights", "heads", "scale", "trial", "seed", "config", "config_sha256",
         "iterations", "dataset", "batch_norm_images", "table", "predictions")
 
 
@@ -44,8 +44,8 @@ def test_evaluate_model__has_the_figures_of_the_run(thin_request: Callable, smal
     shutil.copy(run / "config.yaml", stranger)
     shutil.copy(run / "model_final.pth", stranger / "theirs.pth")
     alone = evaluate_model(stranger / "theirs.pth", output=tmp_path / "alone", method="Theirs", **words)
-    assert {key: alone[key] for key in ("metrics", "details", "predictions")} == {
-        key: found[key] for key in ("metrics", "details", "predictions")}
+    assert {key: alone[key] for key in ("metrics", "predictions")} == {
+        key: found[key] for key in ("metrics", "predictions")}
     assert (alone["weights"]["method"], alone["weights"]["path_sha256"]) == ("Theirs", before)
     assert (alone["heads"], alone["weights"]["init"], alone["batch_norm_images"]) == ("4conv1fc", "not known", None)
     assert set(found) <= set(alone)

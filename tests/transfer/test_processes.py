@@ -109,7 +109,7 @@ def test_stop__saves_after_the_step_and_goes_on_from_there(
     assert "Exception" not in (tmp_path / "log.txt").read_text()
     begun = []
     monkeypatch.setattr(trainer.AccumulatingTrainer, "run_step", lambda self: begun.append(self.iter))
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: ({}, {}))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {})
     finetune.finetune(request)
     assert begun == [3]
 
