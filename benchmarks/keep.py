@@ -7,6 +7,9 @@ cannot be evaluated or shown again (`transfer evaluate`, `transfer show`), which
 import json
 from pathlib import Path
 
+from transfer import tasks
+from transfer.old_result import read_as_now
+
 NONE, LAST, BEST = KINDS = ("none", "last", "best")
 MODELS = ("model_*.pth", "last_checkpoint")
 
@@ -15,7 +18,7 @@ def tidy(folder: Path, keep: str) -> list[Path]:
     """Remove what `keep` does not want of a finished fine-tuning in `folder`; returns the files removed.
 
     `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task under the same
-    settings, in folders beside this one, the model of the one with the highest first figure of the table.
+    settings, in folders beside this one, the model of the one with the highest value in the table's first column.
     """
     if keep == LAST or _figure(folder) is None:
         return []
@@ -46,10 +49,10 @@ def _settings(folder: Path) -> dict:
 
 
 def _figure(folder: Path) -> float | None:
-    """The first figure of a finished run (undefined: lowest of all); None while it is not finished."""
+    """The first column of a finished run (undefined: lowest of all); None while it is not finished."""
     try:
-        metrics = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]
+        result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        first = result["metrics"].get(tasks.get(result["task"]).columns[0].metric)
     except (OSError, ValueError, KeyError):
         return None
-    first = next(iter(metrics.values()))
     return -1.0 if first is None else float(first)

@@ -8,6 +8,8 @@ from typing import Any
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import Stage
 from benchmarks.suite import DEMO_DATA, iterations
+from transfer import tasks
+from transfer.old_result import read_as_now
 
 TAIL = 65536  # bytes at a file's end that are read
 
@@ -47,10 +49,10 @@ def _pretraining(plan: Plan, folder: Path) -> Progress:
 def _finetuning(plan: Plan, stage: Stage, folder: Path) -> Progress:
     total = iterations(plan.options, stage.task)
     try:
-        metrics = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]
-        name, value = next(iter(metrics.items()))
-        return Progress(total, total, 0.0, _figure(name, value))
-    except (OSError, ValueError, KeyError, StopIteration):
+        result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        column = tasks.get(stage.task).columns[0]
+        return Progress(total, total, 0.0, _figure(column.name, result["metrics"].get(column.metric)))
+    except (OSError, ValueError, KeyError):
         pass
     lines = [line for line in _lines(folder / "metrics.json") if "total_loss" in line]
     if not lines:

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     found = evaluate_model(args.model, args.task, args.data, args.output, args.keep_predictions, args.evaluator,
                            args.device, args.num_gpus, args.method, args.trust)
-    print(f"{evaluate.in_words(found['task'], found['metrics'])}\nwrote {Path(args.output) / result.RESULT} and predictions.png")
+    print(evaluate.in_words(found["task"], found["metrics"]))
+    print(f"wrote {Path(args.output) / result.RESULT} and predictions.png")
     return 0
 
 

@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     print(f"{found['weights']['method']} on {found['task']}, trial {found['trial']}, {found['iterations']} "
-          f"iterations: {evaluate.in_words(found['task'], found['metrics'])}\nwrote {Path(request.output) / result.RESULT} and "
-          "predictions.png")
+          f"iterations: {evaluate.in_words(found['task'], found['metrics'])}")
+    print(f"wrote {Path(request.output) / result.RESULT} and predictions.png")
     return 0
 
 

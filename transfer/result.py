@@ -12,6 +12,7 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from transfer import evaluate, settings
 from transfer.fit import batch_norm_images, images_at_once
+from transfer.old_result import read_as_now
 from transfer.provenance import code_version, hardware, versions
 
 SCHEMA = 1
@@ -45,12 +46,12 @@ def write(output: Path, result: dict) -> dict:
 
 
 def read(output: Path) -> dict | None:
-    """The finished result of a folder, None where there is none."""
+    """The finished result of a folder, None where there is none; one of an older version reads like today's."""
     path = output / RESULT
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_as_now(json.loads(path.read_text(encoding="utf-8")))
         found["task"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same words measure "

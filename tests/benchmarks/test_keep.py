@@ -14,7 +14,8 @@ def finished(output: Path, name: str, figure: float | None) -> Path:
     for file in ("model_final.pth", "last_checkpoint", "predictions.png", "metrics.json"):
         (folder / file).write_text("content")
     if figure is not False:
-        (folder / "result.json").write_text(json.dumps({"metrics": {"AP_bb": figure, "AP_mb": 99.0}}))
+        (folder / "result.json").write_text(json.dumps({
+            "task": "coco", "metrics": {"segm/AP": 99.0, "bbox/AP": figure}}))
     return folder
 
 
@@ -54,7 +55,8 @@ def test_tidy__best_is_among_runs_with_the_same_settings_and_leaves_what_was_set
     for name, figure, heads in (("0-aaaaaaaa", 10.0, "2fc"), ("0-bbbbbbbb", 30.0, "4conv1fc"),
                                 ("1-cccccccc", 20.0, "2fc"), ("1-cccccccc.old1", 5.0, "2fc")):
         folder = finished(tmp_path, f"finetune-mine-coco-{name}", figure)
-        (folder / "result.json").write_text(json.dumps({"metrics": {"AP_bb": figure}, "heads": heads}))
+        (folder / "result.json").write_text(json.dumps({
+            "task": "coco", "metrics": {"AP_bb": figure, "AP_mb": 0.0}, "details": {}, "heads": heads}))  # the old form
     keep.tidy(tmp_path / "finetune-mine-coco-1-cccccccc", keep.BEST)
     assert with_models(tmp_path) == {f"finetune-mine-coco-{name}" for name in ("0-bbbbbbbb", "1-cccccccc",
                                                                               "1-cccccccc.old1")}

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import suite
+from benchmarks import results, suite
 from benchmarks.inputs import TaskData
 from benchmarks.options import parse
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
+from transfer import tasks
 
 
 def writer(name, text="text", parents=(), code=0):
@@ -118,6 +119,17 @@ def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result)
     assert written["method"] == "CLoVE" and written["demo"] is True
     assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32}
     assert path.parent == tmp_path / "results" / "runs"
+
+
+def test_publish__a_result_as_the_fine_tuning_writes_it(tmp_path, make_result):
+    options = parse(["--demo", "--output", str(tmp_path)])
+    result = {name: value for name, value in make_result().items()
+              if name not in ("method", "epochs", "demo", "stage", "digest", "details")}
+    result["metrics"] = {column.metric: 40.0 for column in tasks.get(result["task"]).columns} | {"bbox/APs": 20.5}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", None, options)
+    found, problems = results.read_results(tmp_path / "results" / "runs")
+    assert len(found) == 1 and problems == []
 
 
 @pytest.mark.parametrize(("words", "stays"), [([], True), (["--keep", "last"], True), (["--keep", "none"], False)])
