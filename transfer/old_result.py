@@ -1,5 +1,7 @@
-"""Results of before all metrics stood in one mapping: the columns of their table under `metrics`, the others under
-`details`. Standard library only."""
+"""Results of older versions, read like today's. Standard library only.
+
+Before all metrics stood in one mapping, `metrics` held the columns of the task's table and `details` the others.
+"""
 
 from transfer import tasks
 
