@@ -95,8 +95,7 @@ def _check_overrides(options: Options) -> None:
 
 
 def _heads(options: Options, task: str) -> str:
-    words = _config(task)
-    own = words.get("DEFAULT_HEADS") or _config(words["_BASE_"].removesuffix(".yaml"))["DEFAULT_HEADS"]
+    own = tasks.get(task).default_heads
     if own == C4 and options.heads:
         raise UserError(f"--heads {options.heads}: task {task} has a C4 backbone and no head family to choose; leave "
                         "out the option or the task")
@@ -186,7 +185,10 @@ def _chosen(options: Options, task: str) -> dict[str, str]:
 
 def _task_numbers(options: Options, task: str) -> dict[str, Any]:
     """The values of a task that change a result, whatever the method."""
+    known = tasks.get(task)
     return {"configs": _configs(task, _heads(options, task), options.scale),
+            "schedules": {name: [one.iterations, one.steps] for name, one in known.schedules.items()},
+            "solvers": dict(known.solvers),
             "overrides": options.overrides.get(task, {}), "scale": options.scale} | _chosen(options, task)
 
 
@@ -340,10 +342,12 @@ def solver_value(options: Options, task: str, name: str) -> str:
     for file in ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task]:
         while file:
             values = _config(file)
-            # Without a preset for one GPU, which follows after an underscore.
-            chosen = (options.schedules.get(task) or values.get("DEFAULT_SCHEDULE", "")).partition("_")[0]
-            for place in (values.get("SCHEDULES", {}).get(chosen, {}), values.get("SOLVER", {})):
-                if name in place:
-                    return str(place[name])
+            if file == task and name == "MAX_ITER":
+                known = tasks.get(task)
+                # Without a preset for one GPU, which follows after an underscore.
+                chosen = (options.schedules.get(task) or known.default_schedule).partition("_")[0]
+                return str(known.schedules[chosen].iterations)
+            if name in values.get("SOLVER", {}):
+                return str(values["SOLVER"][name])
             file = values.get("_BASE_", "").removesuffix(".yaml")
     raise KeyError(name)

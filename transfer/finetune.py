@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from pretrain.atomic import make_folder
 from pretrain.errors import UserError
 from pretrain.run_folder import locked
-from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings, trainer
+from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings, tasks, trainer
 from transfer.checkpoints import FINAL
 from transfer.fit import chosen
 from transfer.processes import choose_device, start
@@ -72,23 +72,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task_arguments(parser)
 
 
+def _defaults(fact: str) -> str:
+    """What a task takes by default, with the tasks that take it: "1x for coco, lvis; 2x for keypoints"."""
+    takers: dict[str, list[str]] = {}
+    for name, task in tasks.TASKS.items():
+        takers.setdefault(getattr(task, fact), []).append(name)
+    return "; ".join(f"{value} for {', '.join(names)}" for value, names in takers.items())
+
+
+def _solvers() -> str:
+    listed = []
+    for name in settings.SOLVERS[1:]:
+        has = [task.name for task in tasks.TASKS.values() if name in task.solvers]
+        listed.append(f"; {name} for {', '.join(has)}")
+    return "".join(listed)
+
+
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """Those that say what a task is, on which data and machine; a preflight has them too."""
-    parser.add_argument("--task", required=True, choices=datasets.TASKS)
+    parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
     parser.add_argument("--data", required=True, metavar="DIR",
-                        help="the task's own layout (COCO, Cityscapes, VOC, LVIS), or images/ beside "
-                             "annotations/*train*.json and *val*.json")
+                        help="in the task's own layout (docs/transfer.md); a folder that is not is refused and the layout shown")
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
                         help="full is the published protocol (default); the others are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,
-                        help="head family (default: 4conv1fc for coco and lvis, 2fc for keypoints and cityscapes; "
-                             "coco-c4 and voc have none)")
+                        help=f"head family (default: {_defaults('default_heads')}; {settings.C4} is the backbone's "
+                             "last stage and no choice)")
     parser.add_argument("--schedule", metavar="NAME",
-                        help="length (default: 2x for keypoints, 24k for cityscapes and voc, 1x for the others); "
+                        help=f"length (default: {_defaults('default_schedule')}); "
                              "NAME_1gpu adds --fit accumulate=N and NAME_1gpu_linear --fit linear=N, for one GPU, with "
                              "a quarter of the batch as N")
-    parser.add_argument("--solver", choices=(settings.COMMON, "vicreg"),
-                        help="common to all methods (default), or VICReg's own for coco and voc, noted in the result")
+    parser.add_argument("--solver", choices=settings.SOLVERS,
+                        help=f"{settings.COMMON} to all methods (default), or a method's own, noted in the result"
+                             f"{_solvers()}")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
@@ -134,7 +150,7 @@ def finetune(request: Request) -> dict:
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
-    heads = request.heads or settings.default_heads(request.task)
+    heads = request.heads or tasks.get(request.task).default_heads
     schedule, fit = chosen(request.schedule, request.fit)
     cfg = settings.resolve(dataset, heads, request.scale, request.overrides, schedule=schedule, solver=request.solver,
                            architecture=weights.architecture, trial=request.trial,
@@ -142,7 +158,7 @@ def finetune(request: Request) -> dict:
                            weights=weights.pkl, output=str(output), pixel_format=weights.pixel_format, fit=fit,
                            eval_every=request.eval_every)
     if schedule is None and request.scale == "full":  # a small scale has a length of its own
-        schedule = settings.default_schedule(request.task)
+        schedule = tasks.get(request.task).default_schedule
     words = {"task": request.task, "heads": heads, "scale": request.scale, "schedule": schedule,
              "solver": request.solver or settings.COMMON, "fit": fit and fit.kind, "trial": request.trial,
              "weights": {key: value for key, value in weights.record().items() if key != "conversion"},

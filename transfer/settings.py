@@ -23,16 +23,20 @@ from detectron2.modeling import (
 from pretrain.errors import UserError
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
 from transfer.buildable import assert_buildable
-from transfer.datasets import TASKS, Dataset
+from transfer.datasets import Dataset
 from transfer.fit import Fit, fitted, settle
+from transfer.tasks import TASKS, Task, get
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-HEADS = ("4conv1fc", "2fc")  # families of heads on an FPN
+BASE = "_BASE_"  # key of a config: the file that it is laid over
 C4 = "c4"  # the one head of a C4 backbone
 COMMON = "common"  # the solver that all methods share
 SCALES = ("full", "mini", "demo", "tiny")
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+# Families of heads on an FPN, those of the first task first.
+HEADS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.heads if name != C4))
+SOLVERS = tuple(dict.fromkeys([COMMON, *(name for task in TASKS.values() for name in task.solvers)]))
 # Where a run lies and where its weights lay: of no influence on its figures, left out of hash and comparison.
 PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
 # What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
@@ -60,28 +64,6 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
                          ("smooth_l1", "giou", "diou", "ciou")),  # detectron2.modeling.box_regression
          **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
                                      "LN"))}  # detectron2.layers.get_norm
-COCO_KEYPOINTS = 17
-OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
-
-
-def default_heads(task: str) -> str:
-    """The head family that the task's file names: one of HEADS, or C4."""
-    return _words(task)["DEFAULT_HEADS"]
-
-
-def default_schedule(task: str) -> str:
-    """The schedule of the task's published protocol."""
-    return _words(task)["DEFAULT_SCHEDULE"]
-
-
-def schedules(task: str) -> tuple[str, ...]:
-    """The names that `--schedule` knows for this task."""
-    return tuple(_words(task)["SCHEDULES"])
-
-
-def solvers(task: str) -> tuple[str, ...]:
-    """The names that `--solver` knows for this task; the first is the default."""
-    return (COMMON, *_words(task).get("SOLVERS", ()))
 
 
 def layers(task: str, heads: str, scale: str, schedule: str | None = None, solver: str | None = None) -> CfgNode:
@@ -90,42 +72,44 @@ def layers(task: str, heads: str, scale: str, schedule: str | None = None, solve
     `schedule` and `solver`: None for the task's default and for COMMON. The small scales have a length and a solver
     of their own: with them another one than None (COMMON for the solver) is refused, as is whatever the task has not.
     """
-    words = _words(task)
-    own = words.pop("DEFAULT_HEADS")
-    allowed_heads = (C4,) if own == C4 else HEADS
-    known, default = words.pop("SCHEDULES"), words.pop("DEFAULT_SCHEDULE")
-    changed = {COMMON: {}, **words.pop("SOLVERS", {})}
-    if own == C4 and heads != C4:
+    own = get(task)
+    if C4 in own.heads and heads != C4:
         raise UserError(f"--heads {heads}: task {task} has a C4 backbone, whose head is res5 itself; there is no head "
                         "family to choose, leave the option out")
-    for value, allowed, option in ((heads, allowed_heads, "--heads"), (scale, SCALES, "--scale"),
-                                   (schedule or default, known, "--schedule"), (solver or COMMON, changed, "--solver")):
+    solvers = {COMMON: {}, **own.solvers}
+    schedule_name = schedule or own.default_schedule
+    for value, allowed, option in ((heads, own.heads, "--heads"), (scale, SCALES, "--scale"),
+                                   (schedule_name, own.schedules, "--schedule"),
+                                   (solver or COMMON, solvers, "--solver")):
         if value not in allowed:
             raise UserError(f"unknown {option} '{value}' for task {task}: expected one of {', '.join(allowed)}")
     for value, option in ((schedule, "--schedule"), (None if solver == COMMON else solver, "--solver")):
         if value is not None and scale != "full":
             raise UserError(f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of "
                             f"{option} and --scale")
-    cfg = get_cfg()
-    parts = [words, {"SOLVER": known[schedule or default]}, changed[solver or COMMON]]
+    length = own.schedules[schedule_name]
+    parts = [*_task_values(own), {"SOLVER": {"MAX_ITER": length.iterations, "STEPS": list(length.steps)}},
+             solvers[solver or COMMON]]
     if heads != C4:
-        parts.append(_read(f"heads-{heads}"))
+        parts.append(_read(CONFIGS / f"heads-{heads}.yaml"))
     if scale != "full":
-        parts.append(_read(f"scale-{scale}-c4" if heads == C4 else f"scale-{scale}"))
+        parts.append(_read(CONFIGS / (f"scale-{scale}-c4.yaml" if heads == C4 else f"scale-{scale}.yaml")))
+    cfg = get_cfg()
     for values in parts:
         cfg.merge_from_other_cfg(CfgNode(values))
     return cfg
 
 
-def _words(task: str) -> dict:
-    """The task's file over its bases: detectron2's keys beside those that only this module reads."""
-    if task not in TASKS:
-        raise UserError(f"unknown task '{task}': expected one of {', '.join(TASKS)}")
-    return _read(task)
+def _task_values(task: Task) -> list[dict]:
+    """What the task's config says, each over the ones before it."""
+    if isinstance(task.config, str):
+        return [_read(CONFIGS / task.config)]  # an absolute path stays what it is
+    own = {key: value for key, value in task.config.items() if key != BASE}
+    return [_read(CONFIGS / task.config[BASE]), own]
 
 
-def _read(name: str) -> dict:
-    return CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
+def _read(path: Path) -> dict:
+    return CfgNode.load_yaml_with_base(str(path))
 
 
 def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
@@ -149,13 +133,9 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
         cfg.MODEL.RESNETS.STRIDE_IN_1X1 = pixel_format["stride_in_1x1"]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = dataset.names[:1], dataset.names[1:]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(dataset.classes)
-    if dataset.has_rle:
-        cfg.INPUT.MASK_FORMAT = "bitmask"  # the polygon reader refuses run lengths; bitmaps read both
-    if dataset.keypoint_names:
-        number = len(dataset.keypoint_names)
-        cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = number
-        if number != COCO_KEYPOINTS:
-            cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
+    follow_data = get(dataset.task).configure
+    if follow_data is not None:
+        follow_data(cfg, dataset)
     cfg.SEED = trial  # shared by all methods: head initialisation and data order
     cfg.TEST.EVAL_PERIOD = eval_every
     fit = fitted(cfg, fit)

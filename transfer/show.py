@@ -156,7 +156,8 @@ def _check_readable(records: list[dict]) -> None:
 def _names(cfg: CfgNode, request: dict) -> Metadata:
     """Names of classes and keypoints for photographs, from what the run says of itself."""
     meta = Metadata(name="photographs", thing_classes=request["dataset"]["classes"])
-    if cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == settings.COCO_KEYPOINTS:
+    points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+    if points == len(COCO_PERSON_KEYPOINT_NAMES):
         meta.set(keypoint_names=list(COCO_PERSON_KEYPOINT_NAMES),
                  keypoint_connection_rules=list(KEYPOINT_CONNECTION_RULES))
     return meta

@@ -77,20 +77,20 @@ def test_numbers__hold_every_file_of_the_config(task, files):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_cost__of_every_task_at_full_scale(task):
-    from transfer import settings
+    from transfer import settings, tasks
 
-    length = settings.layers(task, settings.default_heads(task), "full").SOLVER.MAX_ITER
+    length = settings.layers(task, tasks.get(task).default_heads, "full").SOLVER.MAX_ITER
     options = parse(["--epochs", "200", "--tasks", task])
     assert suite.iterations(options, task) == length
     shorter = parse(["--epochs", "200", "--tasks", task, "--set", f"{task}.SOLVER.MAX_ITER=7"])
     assert suite.iterations(shorter, task) == 7
     assert SCALES == settings.SCALES
     for scale in SCALES:
-        resolved = settings.layers(task, settings.default_heads(task), scale).SOLVER
+        resolved = settings.layers(task, tasks.get(task).default_heads, scale).SOLVER
         scaled = parse(["--epochs", "200", "--tasks", task, "--scale", scale])
         assert suite.solver_value(scaled, task, "IMS_PER_BATCH") == str(resolved.IMS_PER_BATCH)
         assert suite.iterations(scaled, task) == resolved.MAX_ITER
-    assert suite._heads(parse(["--demo"]), task) == settings.default_heads(task)
+    assert suite._heads(parse(["--demo"]), task) == tasks.get(task).default_heads
     assert re.fullmatch(r"about \d+ V100-hours \(model zoo's speed\)", estimate.finetuning(task, length, "full"))
 
 

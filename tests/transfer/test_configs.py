@@ -1,5 +1,6 @@
 """The config files against the protocols they state, and the layers that are laid over them."""
 
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 
 from pretrain.errors import UserError
 from transfer import settings
-from transfer.datasets import TASKS, Dataset, Split
+from transfer.datasets import Dataset, Split
+from transfer.tasks import TASKS, get
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 DATASETS = {
@@ -49,7 +51,7 @@ def solver_of(cfg: CfgNode) -> dict:
 
 @pytest.mark.parametrize(("task", "schedule"), SCHEDULES)
 def test_schedule__has_the_protocols_length_and_changes_nothing_else(task: str, schedule: str) -> None:
-    heads = settings.default_heads(task)
+    heads = get(task).default_heads
     cfg, default = settings.layers(task, heads, "full", schedule), settings.layers(task, heads, "full")
     assert solver_of(cfg) == SOLVERS[task][schedule]
     changed = settings.differences(settings.plain(cfg), settings.plain(default))
@@ -58,13 +60,13 @@ def test_schedule__has_the_protocols_length_and_changes_nothing_else(task: str, 
 
 
 def test_schedules__of_every_task_are_tested() -> None:
-    assert {task: (settings.default_schedule(task), set(settings.schedules(task))) for task in TASKS} == {
+    assert {task: (get(task).default_schedule, set(get(task).schedules)) for task in TASKS} == {
         task: (next(iter(known)), set(known)) for task, known in SOLVERS.items()}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_full__has_the_protocols_values(task: str) -> None:
-    cfg = settings.layers(task, settings.default_heads(task), "full")
+    cfg = settings.layers(task, get(task).default_heads, "full")
     assert (tuple(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST,
             cfg.INPUT.MAX_SIZE_TEST) == SIZES[task]
     assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice" and cfg.INPUT.FORMAT == "RGB"
@@ -113,7 +115,7 @@ def test_full__what_differs_from_detectron2s_own_file_is_what_the_literature_cha
 @pytest.mark.parametrize(("task", "heads"), [("coco", "4conv1fc"), ("keypoints", "2fc"), ("cityscapes", "2fc"),
                                              ("lvis", "4conv1fc"), ("coco-c4", "c4"), ("voc", "c4")])
 def test_default_heads__are_those_of_the_literature(task: str, heads: str) -> None:
-    assert settings.default_heads(task) == heads
+    assert get(task).default_heads == heads
 
 
 @pytest.mark.parametrize(("heads", "box"), [("4conv1fc", F2), ("2fc", F1)])
@@ -131,12 +133,12 @@ def test_solver__vicreg_is_its_papers() -> None:
     for task, expected in (("coco", {"SOLVER.BASE_LR": 0.04, "SOLVER.WARMUP_ITERS": 50}),
                            ("voc", {"SOLVER.BASE_LR": 0.1, "SOLVER.WARMUP_ITERS": 1000, "SOLVER.WARMUP_FACTOR": 0.333,
                                     "MODEL.RPN.LOSS_WEIGHT": 0.2})):
-        heads = settings.default_heads(task)
+        heads = get(task).default_heads
         changed = settings.differences(settings.plain(settings.layers(task, heads, "full", solver="common")),
                                        settings.plain(settings.layers(task, heads, "full", solver="vicreg")))
         assert {key: new for key, (_, new) in changed.items()} == expected
-    assert [task for task in TASKS if "vicreg" in settings.solvers(task)] == ["coco", "voc"]
-    assert all(settings.solvers(task)[0] == "common" for task in TASKS)
+    assert [task for task in TASKS if get(task).solvers] == ["coco", "voc"]
+    assert settings.SOLVERS == ("common", "vicreg")
 
 
 @pytest.mark.parametrize(("task", "words", "text"), [
@@ -147,7 +149,7 @@ def test_solver__vicreg_is_its_papers() -> None:
     ("lvis", {"solver": "vicreg"}, "unknown --solver 'vicreg' for task lvis: expected one of common"),
     ("coco", {"schedule": "2x", "scale": "demo"}, "--schedule 2x: scale demo has a length and a solver of its own"),
     ("coco", {"solver": "vicreg", "scale": "mini"}, "--solver vicreg: scale mini has a length and a solver of its own"),
-    ("densepose", {}, "unknown task 'densepose': expected one of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
+    ("densepose", {}, "unknown task 'densepose': expected one of coco, keypoints, cityscapes, coco-c4, voc, lvis"),
 ])
 def test_layers__refuses_what_a_task_has_not(task: str, words: dict, text: str) -> None:
     values = {"heads": "c4" if task in C4 else "2fc", "scale": "full", **words}
@@ -159,7 +161,7 @@ def test_layers__refuses_what_a_task_has_not(task: str, words: dict, text: str) 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("scale", ["mini", "demo"])
 def test_scale__changes_sizes_and_lengths_never_the_kind_of_model(task: str, scale: str) -> None:
-    heads = settings.default_heads(task)
+    heads = get(task).default_heads
     changed = settings.differences(settings.plain(settings.layers(task, heads, "full")),
                                    settings.plain(settings.layers(task, heads, scale)))
     allowed = ("INPUT.MIN_SIZE", "INPUT.MAX_SIZE", "MODEL.RPN.PRE_NMS", "MODEL.RPN.POST_NMS",
@@ -301,8 +303,8 @@ def test_configs__every_file_is_a_layer_of_some_run(monkeypatch: pytest.MonkeyPa
     for task in TASKS:
         for heads, scale in itertools.product(heads_of(task), settings.SCALES):
             assert settings.layers(task, heads, scale)
-        for schedule, solver in itertools.product(settings.schedules(task), settings.solvers(task)):
-            assert settings.layers(task, settings.default_heads(task), "full", schedule, solver)
+        for schedule, solver in itertools.product(get(task).schedules, ("common", *get(task).solvers)):
+            assert settings.layers(task, get(task).default_heads, "full", schedule, solver)
     assert read == {path.name for path in settings.CONFIGS.glob("*.yaml")}
 
 
@@ -318,7 +320,7 @@ METHODS = {  # what a certificate may ask for
 def test_resolve__two_methods_differ_in_their_weights_and_pixels_only(task: str) -> None:
     flat = {}
     for method, pixels in METHODS.items():
-        cfg = settings.resolve(DATASETS[task], settings.default_heads(task), "full", weights=f"{method}.pkl",
+        cfg = settings.resolve(DATASETS[task], get(task).default_heads, "full", weights=f"{method}.pkl",
                                output=method, pixel_format=pixels)
         flat[method] = settings.flatten(settings.plain(cfg))
     assert flat["MSRA"]["MODEL.RESNETS.STRIDE_IN_1X1"] and flat["MSRA"]["INPUT.FORMAT"] == "BGR"
@@ -330,3 +332,11 @@ def test_resolve__two_methods_differ_in_their_weights_and_pixels_only(task: str)
             assert changed == {*allowed, "MODEL.RESNETS.STRIDE_IN_1X1"}
         else:
             assert changed == {"MODEL.WEIGHTS"} | ({"MODEL.PIXEL_STD"} if "VICRegL" in (a, b) else set())
+
+
+def test_config__a_task_may_give_its_values_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"_BASE_": "base.yaml", "MODEL": {"MASK_ON": False}, "SOLVER": {"IMS_PER_BATCH": 4}}
+    monkeypatch.setitem(TASKS, "own", dataclasses.replace(get("coco"), name="own", config=values))
+    changed = settings.differences(settings.plain(settings.layers("coco", "2fc", "full")),
+                                   settings.plain(settings.layers("own", "2fc", "full")))
+    assert changed == {"MODEL.MASK_ON": (True, False), "SOLVER.IMS_PER_BATCH": (16, 4)}

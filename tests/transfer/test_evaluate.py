@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks import demo_data
 from benchmarks.paper_tables import TABLES
-from transfer import datasets, detectron2_compat, evaluate, settings
+from transfer import datasets, detectron2_compat, evaluate, settings, tasks
 
 detectron2_compat.apply()
 
@@ -106,7 +106,7 @@ def test_evaluate__every_dataset_that_a_config_names_has_a_loader_and_an_evaluat
         pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
     dataset = datasets.find(generated / datasets.KINDS[task], task)
     datasets.register(dataset)
-    cfg = settings.resolve(dataset, settings.default_heads(task), "full")
+    cfg = settings.resolve(dataset, tasks.get(task).default_heads, "full")
     for name, split in zip((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), (dataset.train, dataset.val), strict=True):
         assert len(DatasetCatalog.get(name)) == split.images > 0
     assert hasattr(evaluate.build_evaluator(task, cfg.DATASETS.TEST[0]), "evaluate")

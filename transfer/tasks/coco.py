@@ -1,6 +1,15 @@
 """Task coco: Mask R-CNN R50-FPN on COCO, boxes and masks. PixPro's files, which CLoVE's repository copies."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from transfer.tasks.task import Column, Schedule, Table, Task
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from transfer.datasets import Dataset
 
 COLUMNS = (Column("AP_bb", "bbox/AP"), Column("AP50_bb", "bbox/AP50"), Column("AP75_bb", "bbox/AP75"),
            Column("AP_mb", "segm/AP"), Column("AP50_mb", "segm/AP50"), Column("AP75_mb", "segm/AP75"))
@@ -9,6 +18,13 @@ LAYOUT = (
     "DIR/annotations/{prefix}_train*.json and {prefix}_val*.json (or any *train*.json and *val*.json) with the images "
     "in DIR/images/, or DIR/images/train/ and DIR/images/val/, or DIR/train2017/ and DIR/val2017/"
 )
+
+
+def configure(cfg: CfgNode, dataset: Dataset) -> None:
+    """The polygon reader refuses run lengths; bitmaps read both."""
+    if dataset.has_rle:
+        cfg.INPUT.MASK_FORMAT = "bitmask"
+
 
 TASK = Task(
     name="coco", place=0, title="boxes and masks on COCO",
@@ -26,5 +42,5 @@ TASK = Task(
                # issue 20).
         "vicreg": {"SOLVER": {"BASE_LR": 0.04, "WARMUP_ITERS": 50}}},
     seconds=0.261,  # detectron2's model zoo, as all of these
-    official="pycocotools", demo_layout="coco",
+    official="pycocotools", configure=configure, demo_layout="coco",
 )

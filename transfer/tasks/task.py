@@ -76,7 +76,7 @@ class Task:
     columns: tuple[Column, ...]
     folders: tuple[str, ...]  # options and folders of DETECTRON2_DATASETS for its data: the first that is given wins
     layout: str  # what its data looks like in a folder DIR; it ends an error message
-    config: str  # file in transfer/configs, or the path of one
+    config: str | Mapping[str, Any]  # file in transfer/configs, the path of one, or values over such a file, _BASE_
     heads: tuple[str, ...]
     schedules: Mapping[str, Schedule]
     seconds: float  # an iteration of the protocol's batch on 8 V100
