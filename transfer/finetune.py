@@ -92,7 +92,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """Those that say what a task is, on which data and machine; a preflight has them too."""
     parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
     parser.add_argument("--data", required=True, metavar="DIR",
-                        help="in the task's own layout (docs/transfer.md); a folder that is not is refused and the layout shown")
+                        help="laid out as the task has it (docs/transfer.md); if not, the error shows the layout")
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
                         help="full is the published protocol (default); the others are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,

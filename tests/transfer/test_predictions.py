@@ -60,12 +60,12 @@ def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, datasets.Da
     cfg = settings.resolve(dataset, tasks.get(task).default_heads, "demo", OVERRIDES)
     name = cfg.DATASETS.TEST[0]
     keeper = predictions.Keeper(output / predictions.NAME, task, name, dataset.val.annotations_sha256)
-    metrics, _ = evaluate.evaluate(Jittered(DatasetCatalog.get(name)), cfg, task, "pycocotools", keeper)
+    metrics = evaluate.evaluate(Jittered(DatasetCatalog.get(name)), cfg, task, "pycocotools", keeper)
     return metrics, predictions.read(output / predictions.NAME), dataset
 
 
-@pytest.mark.parametrize(("task", "kinds"), [("coco", {"bbox": "AP_bb", "segm": "AP_mb"}),
-                                             ("keypoints", {"keypoints": "AP_kp"})])
+@pytest.mark.parametrize(("task", "kinds"), [("coco", {"bbox": "bbox/AP", "segm": "segm/AP"}),
+                                             ("keypoints", {"keypoints": "keypoints/AP"})])
 def test_keeper__the_official_code_finds_the_recorded_figures_again(task: str, kinds: dict, small_data: Path,
                                                                     tmp_path: Path) -> None:
     metrics, content, dataset = kept(task, small_data, tmp_path)
