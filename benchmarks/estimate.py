@@ -17,17 +17,17 @@ MODEL_GB = 0.25  # what stays of a fine-tuning: the model alone
 
 def pretraining(images: int, config: Config) -> str:
     """Cost of a pretraining on `images` images, in words."""
-    numbers = config.numbers
+    train = config.train
     hours = pretraining_hours(images, config)
     if not hours:
-        return f"{images * numbers.epochs:,} image views of {numbers.global_size} px"
+        return f"{images * train.epochs:,} image views of {train.global_size} px"
     return f"about {hours['H100']:.1f} H100-hours (arithmetic, not measured)"
 
 
 def pretraining_hours(images: int, config: Config) -> dict[str, float]:
     """{"H100": hours on one}; empty for small views, whose speed was never worked out."""
-    numbers = config.numbers
-    return {"H100": images * numbers.epochs / H100_IMAGES_PER_SECOND / 3600} if numbers.global_size >= 224 else {}
+    train = config.train
+    return {"H100": images * train.epochs / H100_IMAGES_PER_SECOND / 3600} if train.global_size >= 224 else {}
 
 
 def finetuning(task: str, iterations: int, scale: str) -> str:

@@ -100,7 +100,7 @@ def check(plan: Plan) -> None:
     options = plan.options
     launch.refuse_path(options.output)
     if options.pretrain:
-        images_at_once(options.pretrain.numbers.batch_size, options.pretrain.machine.device_batch,
+        images_at_once(options.pretrain.train.batch_size, options.pretrain.runtime.device_batch,
                        options.cluster.processes)
     gpus = max(count_gpus(options), 1)
     for task in () if options.fit else options.tasks:
@@ -248,7 +248,7 @@ def resources(kind: str, plan: Plan) -> tuple[ClusterOptions, int, int, int]:
     options = plan.options.cluster
     one = replace(options, nodes=1, tasks_per_node=1, gpus_per_node=0)
     if kind == "pretrain":
-        cpus = options.cpus_per_task or plan.options.pretrain.machine.workers + 1
+        cpus = options.cpus_per_task or plan.options.pretrain.runtime.workers + 1
         return options, cpus, cpus, options.gpus_per_node
     if kind == "probe":
         return one, options.cpus_per_task or LOADERS + 1, options.cpus_per_task or LOADERS + 1, \

@@ -182,7 +182,7 @@ def _check(config: Config, output: Path, options: ClusterOptions) -> None:
     from pretrain.data import images_at_once  # imports torch
 
     refuse_path(output)
-    images_at_once(config.numbers.batch_size, config.machine.device_batch, options.processes)
+    images_at_once(config.train.batch_size, config.runtime.device_batch, options.processes)
     before = read_submission(output)
     if before is not None and not is_over(word := state(before)):
         end = f"scancel {before.job_id}" if before.cluster == "slurm" else f"kill {before.job_id}"
@@ -210,7 +210,7 @@ def _executor(
     config: Config, output: Path, folder: Path, code: Path, options: ClusterOptions
 ) -> tuple[submitit.core.core.PicklingExecutor, dict[str, str]]:
     """submitit's executor, and the environment that its job needs."""
-    cpus = options.cpus_per_task or config.machine.workers + 1
+    cpus = options.cpus_per_task or config.runtime.workers + 1
     if options.cluster == "local":
         executor = submitit.LocalExecutor(folder, max_num_timeout=TIMEOUTS, python=_python())
         executor.update_parameters(**options.for_local())

@@ -10,8 +10,9 @@ from benchmarks import cluster, cluster_file, keep
 from benchmarks.cluster import ClusterOptions
 from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
 from benchmarks.results import RANDOM as RANDOM_ROWS
-from pretrain.config import Config, load_config, recipe_names
+from pretrain.config import Config, load_config
 from pretrain.errors import UserError
+from pretrain.recipe_file import recipe_names
 
 # Methods that start from random weights: their word of `python -m transfer finetune --weights`.
 RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
@@ -218,7 +219,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         demo=bool(demo), tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config,
-        architecture=config.numbers.architecture if config else args.architecture or "resnet50", overrides=task_values,
+        architecture=config.train.architecture if config else args.architecture or "resnet50", overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results",

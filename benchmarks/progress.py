@@ -34,15 +34,15 @@ def read(plan: Plan, stage: Stage, folder: Path) -> Progress:
 
 
 def _pretraining(plan: Plan, folder: Path) -> Progress:
-    numbers = plan.options.pretrain.numbers
+    train = plan.options.pretrain.train
     images = plan.inputs.photos.images if plan.inputs.photos else DEMO_DATA[plan.options.scale]["photos"]
-    total = images // numbers.batch_size * numbers.epochs
+    total = images // train.batch_size * train.epochs
     lines = [line for line in _lines(folder / "metrics.jsonl") if "loss" in line]
     if not lines:
         return Progress(0, total)
     last = lines[-1]
     speed = last.get("images_per_second")
-    left = (total - last["step"]) * numbers.batch_size / speed if speed else None
+    left = (total - last["step"]) * train.batch_size / speed if speed else None
     return Progress(last["step"], total, left, _figure("loss", last["loss"]))
 
 

@@ -11,7 +11,7 @@ from benchmarks.options import Options
 from benchmarks.stage import Stage
 from benchmarks.suite import Inputs, build
 from pretrain.atomic import write_text
-from pretrain.config import load_config
+from pretrain.config import Config, load_config
 from pretrain.errors import UserError
 
 PLAN = "plan.json"
@@ -71,7 +71,7 @@ def _options(values: dict[str, Any]) -> Options:
         **{name: Path(values[name]) if values[name] is not None else None for name in PATHS},
         "checkpoints": {name: Path(path) for name, path in values["checkpoints"].items()},
         "data": {task: Path(path) if path is not None else None for task, path in values["data"].items()},
-        "pretrain": config and load_config(None, config["numbers"] | config["machine"]),
+        "pretrain": config and _pretraining(config),
         "cluster": ClusterOptions(**cluster)})
 
 
@@ -80,3 +80,8 @@ def _inputs(values: dict[str, Any]) -> Inputs:
     return Inputs(photos and Photos(**photos | {"folder": Path(photos["folder"])}),
                   {task: TaskData(**data | {"folder": Path(data["folder"])}) for task, data in values["data"].items()},
                   values["checkpoints"])
+
+
+def _pretraining(config: dict[str, Any]) -> Config:
+    values = {"objective": config["objective_name"], **config["train"], **config["objective"], **config["runtime"]}
+    return load_config(None, values)

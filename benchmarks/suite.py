@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,9 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
 
     photos = look(lambda: find_photos(options.photos, options.imagenet)) if options.pretrain else None
     data = {task: look(lambda task=task: read_task(task, task_folder(task, options.data))) for task in options.tasks}
-    if photos is not None and photos.images < options.pretrain.numbers.batch_size:
+    if photos is not None and photos.images < options.pretrain.train.batch_size:
         missing.append(f"{photos.images} pretraining images are fewer than one batch of "
-                       f"{options.pretrain.numbers.batch_size}: use --recipe mini, or --set pretrain.batch_size=N")
+                       f"{options.pretrain.train.batch_size}: use --recipe mini, or --set pretrain.batch_size=N")
     if missing:
         listed = "\n".join(f"  - {line}" for line in missing)
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
@@ -138,7 +138,7 @@ def _demo_data(options: Options) -> Stage:
 
 def _pretrain(options: Options, photos: Photos | None) -> Stage:
     config = options.pretrain
-    values = {**asdict(config.numbers), **asdict(config.machine)}
+    values = config.flat()
     if options.device != "auto":
         values["device"] = options.device
 
@@ -155,7 +155,7 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
 
     images = DEMO_DATA[options.scale]["photos"] if options.demo else photos.images
     return Stage(
-        "pretrain", asdict(config.numbers), command, product="backbone.safetensors",
+        "pretrain", config.identity(), command, product="backbone.safetensors",
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
         cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB, kind="pretrain",
         gpu_hours=estimate.pretraining_hours(images, config))

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pretrain import show
-from pretrain.config import HALVES, Config, add_options, given_options, load_config, recipe_names
+from pretrain.command_line import add_all_options, given_values
+from pretrain.config import Config, load_config
 from pretrain.errors import UserError, run_cli
+from pretrain.recipe_file import recipe_names
 from pretrain.signals import stop_signals
 
 
@@ -33,9 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=_path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--recipe", metavar="NAME|FILE",
                         help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")
-    titles = {"numbers": "what changes the numbers", "machine": "what does not change the numbers"}
-    for half, cls in HALVES.items():
-        add_options(parser.add_argument_group(titles[half]), cls)
+    add_all_options(parser)
     return parser
 
 
@@ -48,7 +48,7 @@ def _path(word: str) -> Path:
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
     """Arguments and the resolved configuration."""
     args = build_parser().parse_args(arguments)
-    return args, load_config(args.recipe, given_options(args, *HALVES.values()))
+    return args, load_config(args.recipe, given_values(args))
 
 
 def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Path:
@@ -58,11 +58,11 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
     from pretrain import distributed
     from pretrain.train import train
 
-    process = distributed.start(config.machine.device)
+    process = distributed.start(config.runtime.device)
     try:
         return train(config, data, output, process, stop)
     except torch.cuda.OutOfMemoryError:
-        raise UserError(f"the GPU has too little memory for {config.machine.device_batch} images at once: use a "
+        raise UserError(f"the GPU has too little memory for {config.runtime.device_batch} images at once: use a "
                         "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
     except (RuntimeError, MemoryError) as error:
         if process.world > 1 and "onnection" in str(error):  # closed or reset by a peer, says gloo

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain import augment
-from pretrain.config import Config, Numbers
+from pretrain.config import Config
 from pretrain.errors import UserError
 from pretrain.images import SUFFIXES, ImageList, UnreadableImage, find_images
 from pretrain.shards import ShardList, shard_paths
+from pretrain.shared_options import Train
 from pretrain.views import make_views
 
 TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
@@ -80,8 +81,8 @@ def list_images(folder: str | Path) -> ImageList:
 class ViewDataset(Dataset):
     """Maps (epoch, image number) to the views of that image."""
 
-    def __init__(self, images: ImageList, numbers: Numbers) -> None:
-        self.images, self.numbers = images, numbers
+    def __init__(self, images: ImageList, train: Train) -> None:
+        self.images, self.train = images, train
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +90,7 @@ class ViewDataset(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> Item:
         epoch, index = item
         unreadable: dict[str, str] = {}
-        most = max(REPLACEMENTS, int(self.numbers.max_corrupt_share * len(self.images)) + 1)
+        most = max(REPLACEMENTS, int(self.train.max_corrupt_share * len(self.images)) + 1)
         for attempt in range(min(most, len(self.images))):
             number = (index + attempt) % len(self.images)
             try:
@@ -97,7 +98,7 @@ class ViewDataset(Dataset):
             except UnreadableImage as error:
                 unreadable[self.images[number]] = str(error)
                 continue
-            views, boxes, colours = make_views(pixels, self.numbers, epoch, number)
+            views, boxes, colours = make_views(pixels, self.train, epoch, number)
             return Item(views, boxes, pixels.shape[1::-1], self.images[number], unreadable, colours)
         first, why = next(iter(unreadable.items()))
         raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.images.folder}, "
@@ -115,13 +116,13 @@ class ViewDataset(Dataset):
         """Stack the items of a micro-batch, view-major."""
         if isinstance(items, UserError):
             return items
-        split = [range(self.numbers.global_views),
-                 range(self.numbers.global_views, self.numbers.global_views + self.numbers.local_views)]
+        split = [range(self.train.global_views),
+                 range(self.train.global_views, self.train.global_views + self.train.local_views)]
         stacked: dict[str, list[Tensor]] = {"views": [], "boxes": [], "colours": []}
         for group in filter(len, split):
             for part, groups in stacked.items():
                 groups.append(_stack([[getattr(item, part)[v] for item in items] for v in group]))
-        if self.numbers.colour_on == "loader":
+        if self.train.colour_on == "loader":
             stacked["colours"] = []
         unreadable: dict[str, str] = {}
         for item in items:
@@ -139,12 +140,12 @@ def _stack(rows: list[list[np.ndarray]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def steps_per_epoch(images: int, numbers: Numbers) -> int:
+def steps_per_epoch(images: int, train: Train) -> int:
     """Optimizer steps in one pass; the incomplete last batch is left out, as in the released code."""
-    if images < numbers.batch_size:
-        raise UserError(f"batch_size {numbers.batch_size} needs at least as many images, found {images}: "
+    if images < train.batch_size:
+        raise UserError(f"batch_size {train.batch_size} needs at least as many images, found {images}: "
                         f"use a smaller batch_size, for example {max(images // 4, 1)}, or more images")
-    return images // numbers.batch_size
+    return images // train.batch_size
 
 
 def images_at_once(batch_size: int, device_batch: int, world: int) -> int:
@@ -170,24 +171,24 @@ class MicroBatchOrder:
     """
 
     def __init__(
-        self, images: int, numbers: Numbers, at_once: int, first_step: int, last_step: int, rank: int, world: int
+        self, images: int, train: Train, at_once: int, first_step: int, last_step: int, rank: int, world: int
     ) -> None:
-        self.images, self.numbers = images, numbers
+        self.images, self.train = images, train
         self.first_step, self.last_step = first_step, last_step
         self.rank, self.share, self.micro_batch = rank, at_once, at_once * world
 
     def __len__(self) -> int:
-        return (self.last_step - self.first_step) * (self.numbers.batch_size // self.micro_batch)
+        return (self.last_step - self.first_step) * (self.train.batch_size // self.micro_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch = steps_per_epoch(self.images, self.numbers)
+        per_epoch = steps_per_epoch(self.images, self.train)
         epoch, order = -1, np.empty(0)
         for step in range(self.first_step, self.last_step):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = np.random.default_rng([self.numbers.seed, epoch]).permutation(self.images)
-            start = (step % per_epoch) * self.numbers.batch_size
-            for micro in range(start, start + self.numbers.batch_size, self.micro_batch):
+                order = np.random.default_rng([self.train.seed, epoch]).permutation(self.images)
+            start = (step % per_epoch) * self.train.batch_size
+            for micro in range(start, start + self.train.batch_size, self.micro_batch):
                 mine = order[micro + self.rank * self.share:micro + (self.rank + 1) * self.share]
                 yield [(epoch, int(index)) for index in mine]
 
@@ -196,14 +197,14 @@ def make_loader(
     images: ImageList, config: Config, first_step: int, last_step: int, rank: int, world: int, pin: bool
 ) -> Iterator[Batch]:
     """Micro-batches of one process from `first_step` to the end, in order."""
-    dataset = ViewDataset(images, config.numbers)
-    if config.numbers.colour_on == "loader":
+    dataset = ViewDataset(images, config.train)
+    if config.train.colour_on == "loader":
         augment.fused_jitter()  # here and not in every process that is forked off
-    workers = config.machine.workers
-    at_once = images_at_once(config.numbers.batch_size, config.machine.device_batch, world)
+    workers = config.runtime.workers
+    at_once = images_at_once(config.train.batch_size, config.runtime.device_batch, world)
     loader = DataLoader(
         dataset,
-        batch_sampler=MicroBatchOrder(len(images), config.numbers, at_once, first_step, last_step, rank, world),
+        batch_sampler=MicroBatchOrder(len(images), config.train, at_once, first_step, last_step, rank, world),
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=pin,

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.config import HALVES, add_options, given_options, load_config
+from pretrain.command_line import add_all_options, given_values
+from pretrain.config import load_config
 from pretrain.data import list_images, steps_per_epoch
 from pretrain.errors import UserError
 from pretrain.shards import ShardList
@@ -195,7 +196,7 @@ def small_words(recipe: str, data: Path, given: dict[str, Any]) -> list[str]:
     """Words for `python -m pretrain`: `given` values over what makes the recipe small and watchable."""
     values = SMALL | given
     config = load_config(recipe, values)
-    steps = config.numbers.epochs * steps_per_epoch(len(list_images(data)), config.numbers)
+    steps = config.train.epochs * steps_per_epoch(len(list_images(data)), config.train)
     if steps < 2 * CHECKPOINTS:
         raise UserError(f"the drill needs at least {2 * CHECKPOINTS} steps, found {steps}: give more --epochs or a "
                         "smaller --batch-size")
@@ -216,8 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", default="demo", metavar="NAME|FILE", help="of the run (default demo, made smaller)")
     parser.add_argument("--kills", type=int, default=6, metavar="N", help="how many, at least 4 (default 6)")
     parser.add_argument("--moments", type=int, default=0, metavar="SEED", help="seed of the random moments (default 0)")
-    for half, cls in HALVES.items():
-        add_options(parser.add_argument_group(f"the run's {half}, over those of the recipe"), cls)
+    add_all_options(parser)
     return parser
 
 
@@ -229,7 +229,7 @@ def main(arguments: list[str]) -> int:
                         "last step, and one at random")
     if args.moments < 0:
         raise UserError(f"--moments must be at least 0, found {args.moments}")
-    given = given_options(args, *HALVES.values())
+    given = given_values(args)
     if own := [f"--{key.replace('_', '-')}" for key in OWN if key in given]:
         raise UserError(f"{' and '.join(own)}: the drill sets this itself, so that there is something to kill; leave "
                         "it out")

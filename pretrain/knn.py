@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pretrain.config import Numbers
 from pretrain.errors import UserError
 from pretrain.images import ImageList, UnreadableImage
 from pretrain.model import normalise
+from pretrain.shared_options import Train
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -94,14 +94,14 @@ class KnnProbe:
     holds a class of its own. Raises `UserError` when the paths say no labels.
     """
 
-    def __init__(self, names: ImageList, images: int, numbers: Numbers, device: torch.device) -> None:
+    def __init__(self, names: ImageList, images: int, train: Train, device: torch.device) -> None:
         self.device = device
         pixels, labels = [], []
         numbers_of = {name: number for number, name in enumerate(names)}
         for label, name in choose(labelled_images(names), images):
             try:
                 image = Image.fromarray(names.pixels(numbers_of[name]))
-                pixels.append(centre_crop(image, numbers.global_size))
+                pixels.append(centre_crop(image, train.global_size))
             except UnreadableImage:
                 continue
             labels.append(label)

@@ -10,40 +10,18 @@ first, average the others. With unit vectors f_1..f_n that average m has  cos(C_
 the released code's mean of cosines is the same without the division by |m|.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache, reduce
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.config import Numbers
+from pretrain.clove_options import CloveOptions
 from pretrain.matcher import match
 
 
-@dataclass(frozen=True)
-class LossOptions:
-    """The values of `Numbers` that the loss reads; their meaning stands there."""
-
-    lambda_pos: float
-    mu: float
-    k: int
-    negatives_exclude: Literal["top1", "positives_and_top1"]
-    negative_similarity: Literal["mean_vector", "mean_cosine"]
-    hinge: Literal["pair", "image"]
-    negative_queries: Literal["matched", "all"]
-    too_few_negatives: Literal["use_left", "zero"]
-    reduction: Literal["mean", "sum"]
-    loss_scale: float
-
-    @classmethod
-    def from_numbers(cls, numbers: Numbers) -> "LossOptions":
-        return cls(**{name: getattr(numbers, name) for name in cls.__dataclass_fields__})
-
-
 def ranking_terms(
-    student: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions, watch: bool = True
+    student: Tensor, teacher: Tensor, positives: Tensor, options: CloveOptions, watch: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss term of each image and view pair.
 
@@ -77,7 +55,7 @@ def ranking_terms(
 
 
 def _negative(
-    cosine: Tensor, teacher: Tensor, positives: Tensor, options: LossOptions
+    cosine: Tensor, teacher: Tensor, positives: Tensor, options: CloveOptions
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """cos(C_i, F_neg_i) (P, B, Q); whether a query has enough candidates (P, B, Q) bool; the cells that F_neg is made
     of, as indices into L and which of these count, both (P, B, Q, k-1)."""
@@ -101,7 +79,7 @@ def _negative(
 
 
 def _image_hinge(
-    cosine: Tensor, negative: Tensor, positives: Tensor, usable: Tensor, options: LossOptions
+    cosine: Tensor, negative: Tensor, positives: Tensor, usable: Tensor, options: CloveOptions
 ) -> tuple[Tensor, Tensor]:
     """Released code: positives averaged over pairs, negatives over queries, then one hinge for each image."""
     pairs = positives.sum((-1, -2))
@@ -152,7 +130,7 @@ def _statistics(
 
 
 def clove_loss(
-    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, numbers: Numbers,
+    student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, options: CloveOptions,
     watch: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss: every ordered pair of a student view and a different global teacher view, with equal weight.
@@ -168,7 +146,6 @@ def clove_loss(
         micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
         means over the view pairs.
     """
-    options = LossOptions.from_numbers(numbers)
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
     all_terms, pairs, names, watched = [], 0, [], []
@@ -176,7 +153,7 @@ def clove_loss(
         of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
             group_boxes.index_select(0, of_student), boxes[0].index_select(0, of_teacher), tuple(maps.shape[-2:]),
-            tuple(teacher_maps.shape[-2:]), numbers.t_pos, numbers.t_pos_unit, image_sizes,
+            tuple(teacher_maps.shape[-2:]), options.t_pos, options.t_pos_unit, image_sizes,
         )
         student_cells = maps.flatten(3).transpose(2, 3).index_select(0, of_student)
         terms, group_statistics = ranking_terms(

@@ -3,6 +3,7 @@
 Legend: V views of one size, B images, C channels, S side in pixels, H W feature grid.
 """
 
+import copy
 from functools import lru_cache
 
 import torch
@@ -10,18 +11,19 @@ from torch import Tensor, nn
 
 from pretrain.attention import NMHSA, unit_length
 from pretrain.backbone_file import IMAGENET_MEAN, IMAGENET_STD
-from pretrain.config import Numbers
+from pretrain.clove_options import CloveOptions
 from pretrain.encoder import Encoder, Projector
+from pretrain.shared_options import Train
 
 
 class Student(nn.Module):
     """Encoder, projector and NMHSA; batch norm sees all views of one size together."""
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, train: Train, options: CloveOptions) -> None:
         super().__init__()
-        self.encoder = Encoder(numbers.architecture, numbers.last_stage_stride)
-        self.projector = Projector(self.encoder.channels, numbers.projector_hidden, numbers.projector_dim)
-        self.attention = NMHSA(numbers.projector_dim, numbers.heads, numbers.attention, numbers.attention_temperature)
+        self.encoder = Encoder(train.architecture, train.last_stage_stride)
+        self.projector = Projector(self.encoder.channels, options.projector_hidden, options.projector_dim)
+        self.attention = NMHSA(options.projector_dim, options.heads, options.attention, options.attention_temperature)
 
     def forward(self, groups: list[Tensor]) -> list[Tensor]:
         """Groups of normalised views of one size, each (V, B, 3, S, S) -> contextualized maps of unit length over C,
@@ -33,12 +35,10 @@ class Student(nn.Module):
 class Teacher(nn.Module):
     """Encoder and projector that follow the student by moving average; its batch norm keeps its own statistics."""
 
-    def __init__(self, student: Student, numbers: Numbers) -> None:
+    def __init__(self, student: Student) -> None:
         super().__init__()
-        self.encoder = Encoder(numbers.architecture, numbers.last_stage_stride)
-        self.projector = Projector(self.encoder.channels, numbers.projector_hidden, numbers.projector_dim)
-        self.encoder.load_state_dict(student.encoder.state_dict())
-        self.projector.load_state_dict(student.projector.state_dict())
+        self.encoder = copy.deepcopy(student.encoder)
+        self.projector = copy.deepcopy(student.projector)
         self.requires_grad_(False)
         self.cast: dict[str, Tensor] = {}
 

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from pretrain.atomic import atomic_path
-from pretrain.config import Numbers
+from pretrain.config import Config
 from pretrain.images import ImageList, UnreadableImage
 from pretrain.metrics import lines_until
 from pretrain.scene import Scene, View, make_scene
@@ -104,12 +104,12 @@ def _curve(axes: Axes, entries: list[dict], key: str, style: tuple[str, str, str
                   marker=marker if len(points) < 40 else None, markersize=4)
 
 
-def draw_views(names: ImageList, numbers: Numbers, path: Path, shown: int = 3) -> None:
+def draw_views(names: ImageList, config: Config, path: Path, shown: int = 3) -> None:
     """A few photographs with the boxes of two global views, the views with their grids, and some positive pairs."""
     scenes = []
     for index in range(len(names)):
         try:
-            scenes.append(make_scene(names, index, 0, numbers))
+            scenes.append(make_scene(names, index, 0, config))
         except UnreadableImage:
             continue
         if len(scenes) == shown:

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.config import Config, Numbers
+from pretrain.config import Config
 from pretrain.images import ImageList, UnreadableImage
 from pretrain.knn import KnnProbe
 from pretrain.matcher import Unit, cell_centres, match
 from pretrain.model import Student, Teacher, normalise
+from pretrain.shared_options import Train
 from pretrain.statistics import effective_rank, feature_std, sample_cells
 from pretrain.views import make_view, view_kinds
 
@@ -30,9 +31,9 @@ class Probe:
     """
 
     def __init__(self, images: ImageList, config: Config, device: torch.device) -> None:
-        machine, numbers = config.machine, config.numbers
-        self.knn = KnnProbe(images, machine.knn_images, numbers, device) if machine.knn_images else None
-        self.retrieval = RetrievalProbe(images, machine.probe_images, numbers, device)
+        train, options, runtime = config.train, config.objective, config.runtime
+        self.knn = KnnProbe(images, runtime.knn_images, train, device) if runtime.knn_images else None
+        self.retrieval = RetrievalProbe(images, runtime.probe_images, train, device, options.t_pos, options.t_pos_unit)
 
     def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
         """The figures of all probes, by their key in metrics.jsonl; the networks and the random state stay as they
@@ -51,15 +52,18 @@ class RetrievalProbe:
     probe batch's own statistics, so that an untrained network is judged fairly.
     """
 
-    def __init__(self, names: ImageList, images: int, numbers: Numbers, device: torch.device) -> None:
-        self.numbers, self.device = numbers, device
+    def __init__(
+        self, names: ImageList, images: int, train: Train, device: torch.device, t_pos: float = 0.7,
+        t_pos_unit: Unit = "cell_diagonal",
+    ) -> None:
+        self.device, self.t_pos, self.t_pos_unit = device, t_pos, t_pos_unit
         first, second, boxes, sizes = [], [], [], []
         for index in np.linspace(0, len(names) - 1, min(images, len(names))).astype(int):
             try:
                 image = names.pixels(int(index))
             except UnreadableImage:
                 continue
-            kinds = view_kinds(numbers)[:2]
+            kinds = view_kinds(train)[:2]
             made = [make_view(image, kind, np.random.default_rng([PROBE_SEED, int(index), view]))
                     for view, kind in enumerate(kinds)]
             first.append(made[0][0])
@@ -94,7 +98,7 @@ class RetrievalProbe:
 
     def _accuracy(self, first: Tensor, second: Tensor) -> float:
         return retrieval_accuracy(first, second, self.boxes[0].to(self.device), self.boxes[1].to(self.device),
-                                  self.sizes.to(self.device), self.numbers.t_pos, self.numbers.t_pos_unit)
+                                  self.sizes.to(self.device), self.t_pos, self.t_pos_unit)
 
 
 def retrieval_accuracy(

@@ -1,7 +1,6 @@
 """The output folder of a run: bound to one configuration and its images, and used by one process at a time."""
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -77,7 +76,7 @@ def locked(output: Path) -> Iterator[None]:
 def _bind(output: Path, config: Config, names: ImageList) -> None:
     """Write down whose folder it is, or compare with what stands there."""
     listed = "\n".join(names).encode("utf-8", "surrogateescape")  # file names need not be UTF-8
-    record = {"numbers": json.loads(json.dumps(dataclasses.asdict(config.numbers))), "config_hash": config.hash(),
+    record = {**config.identity(), "config_hash": config.hash(),
               "images": len(names), "images_hash": hashlib.sha256(listed).hexdigest()}
     path = output / "run.json"
     if not path.is_file():
@@ -89,14 +88,13 @@ def _bind(output: Path, config: Config, names: ImageList) -> None:
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        numbers, images, images_hash = (dict(before["numbers"]), before["images"], before["images_hash"])
+        images, images_hash = before["images"], before["images_hash"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: expected the values of a run, choose another --output") from None
-    changed = [f"{key} {numbers.get(key)!r} -> {value!r}" for key, value in record["numbers"].items()
-               if numbers.get(key) != value]
+    changed = config.difference(before, path)
     if changed:
-        raise UserError(f"{output} holds a run with other numbers ({'; '.join(changed)}): "
-                        "choose another --output, or use the same words as before to go on")
+        raise UserError(f"{output} holds a run with other values ({'; '.join(changed)}): choose another --output, or "
+                        "use the same options as before to resume")
     if images_hash != record["images_hash"]:
         raise UserError(f"{output} holds a run on other images (then {images}, now {record['images']}): "
                         "choose another --output")

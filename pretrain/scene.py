@@ -12,12 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain import checkpoint
-from pretrain.config import Numbers
+from pretrain.clove_options import CloveOptions
+from pretrain.config import Config
 from pretrain.encoder import Encoder
 from pretrain.errors import UserError
 from pretrain.images import ImageList, UnreadableImage
 from pretrain.matcher import match
 from pretrain.model import Student, Teacher, normalise
+from pretrain.shared_options import Train
 from pretrain.views import make_views
 
 COMPANY = 7  # other images in the forward pass: batch norm needs more than one
@@ -62,7 +64,7 @@ class Scene:
     epoch: int
     views: list[View]
     pair: tuple[int, int]
-    numbers: Numbers
+    config: Config
 
     @property
     def student(self) -> View:
@@ -79,8 +81,8 @@ class Scene:
 
     def positives_of(self, view: View) -> Tensor:
         """(L, L teacher) bool, M of eq. 1 for any view and the teacher view."""
-        return match(view.box, self.teacher.box, view.grid, self.teacher.grid, self.numbers.t_pos,
-                     self.numbers.t_pos_unit, torch.tensor(self.image.size, dtype=torch.float32))
+        return match(view.box, self.teacher.box, view.grid, self.teacher.grid, self.config.objective.t_pos,
+                     self.config.objective.t_pos_unit, torch.tensor(self.image.size, dtype=torch.float32))
 
     def default_cell(self) -> int:
         """The student cell nearest the middle of the view among those with a positive (among all when none has)."""
@@ -109,35 +111,36 @@ class CellReport:
     attention: Tensor | None
 
 
-def feature_grid(numbers: Numbers, size: int) -> tuple[int, int]:
+def feature_grid(train: Train, size: int) -> tuple[int, int]:
     """(H, W) of the feature map of a view of `size` pixels."""
     with torch.device("meta"):
         # In eval: in training batch norm refuses a single cell.
-        maps = Encoder(numbers.architecture, numbers.last_stage_stride).eval()(torch.empty(1, 3, size, size))
+        maps = Encoder(train.architecture, train.last_stage_stride).eval()(torch.empty(1, 3, size, size))
     return maps.shape[2], maps.shape[3]
 
 
 def make_scene(
-    names: ImageList, index: int, epoch: int, numbers: Numbers, pair: tuple[int, int] = (0, 1)
+    names: ImageList, index: int, epoch: int, config: Config, pair: tuple[int, int] = (0, 1)
 ) -> Scene:
     """The views that a run draws of image number `index` in `epoch`; raises `UnreadableImage`."""
+    train = config.train
     image = Image.fromarray(names.pixels(index))
-    pixels, boxes, _ = make_views(image, replace(numbers, colour_on="loader"), epoch, index)
-    grids = {size: feature_grid(numbers, size) for size in {one.shape[1] for one in pixels}}
+    pixels, boxes, _ = make_views(image, replace(train, colour_on="loader"), epoch, index)
+    grids = {size: feature_grid(train, size) for size in {one.shape[1] for one in pixels}}
     views = []
     for number, (one, box) in enumerate(zip(pixels, boxes, strict=True)):
-        local = number - numbers.global_views
+        local = number - train.global_views
         name = f"global {number + 1}" if local < 0 else f"local {local + 1}"
         views.append(View(name, one, torch.from_numpy(box), grids[one.shape[1]]))
-    return Scene(image, names[index], index, epoch, views, pair, numbers)
+    return Scene(image, names[index], index, epoch, views, pair, config)
 
 
-def load_networks(numbers: Numbers, run: Path | None) -> tuple[Student, Teacher, str]:
+def load_networks(config: Config, run: Path | None) -> tuple[Student, Teacher, str]:
     """Student and teacher of a run's newest checkpoint, or as a run starts; and a note that says which."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(numbers.seed)
-        student = Student(numbers)
-        teacher = Teacher(student, numbers).train()
+        torch.manual_seed(config.train.seed)
+        student = Student(config.train, config.objective)
+        teacher = Teacher(student).train()
     if run is None:
         return student, teacher, "random initial network (no --run given): similarities are those before any training"
     state, meta, _ = checkpoint.load_newest(run, tidy=False)
@@ -161,46 +164,47 @@ def report_cell(
 
     Batch norm sees the views of this image together with those of a few others of the folder, as in a training step.
     """
-    numbers, (of_student, of_teacher) = scene.numbers, scene.pair
+    (of_student, of_teacher), options = scene.pair, scene.config.objective
+    global_views = scene.config.train.global_views
     everyone = [[view.pixels for view in scene.views], *_company(scene, names)]
-    split = slice(numbers.global_views) if scene.student.is_global else slice(numbers.global_views, None)
+    split = slice(global_views) if scene.student.is_global else slice(global_views, None)
     group = _stack([views[split] for views in everyone])
     maps = student.projector(student.encoder(normalise(group).flatten(0, 1)))
     maps = maps.unflatten(0, group.shape[:2])[of_student - (split.start or 0), :1]  # (1, C, H, W)
     contextualized = student.attention(maps).flatten(2)[0, :, cell]  # (C,)
-    globals_ = _stack([views[:numbers.global_views] for views in everyone])
+    globals_ = _stack([views[:global_views] for views in everyone])
     projected = teacher(normalise(globals_))[of_teacher, 0].flatten(1)  # (C, L)
     attention = None
-    if numbers.attention != "none":
+    if options.attention != "none":
         attention = student.attention.weights(maps).mean(1)[0, cell].reshape(scene.student.grid)
     positives = scene.positives[cell]
     cosine = contextualized @ projected
     if not cosine.isfinite().all():
         raise UserError("the network gives NaN or inf: its training diverged; show another run, or the random network "
                         "without --run")
-    dropped, negatives = hardest_negatives(cosine, positives, numbers)
+    dropped, negatives = hardest_negatives(cosine, positives, options)
     return CellReport(cell, cosine, positives.nonzero().flatten().tolist(), negatives, dropped,
-                      _negative_cosine(contextualized, projected, negatives, numbers), attention)
+                      _negative_cosine(contextualized, projected, negatives, options), attention)
 
 
-def hardest_negatives(cosine: Tensor, positives: Tensor, numbers: Numbers) -> tuple[int | None, list[int]]:
+def hardest_negatives(cosine: Tensor, positives: Tensor, options: CloveOptions) -> tuple[int | None, list[int]]:
     """The teacher cell that is dropped, and those that F_neg of eq. 2 is made of, by falling cosine.
 
     cosine, positives: (L,) of one student cell."""
-    if numbers.negatives_exclude == "positives_and_top1":
+    if options.negatives_exclude == "positives_and_top1":
         cosine = cosine.masked_fill(positives, -torch.inf)
-    top, index = cosine.topk(min(numbers.k, len(cosine)))
+    top, index = cosine.topk(min(options.k, len(cosine)))
     ranked = index[top > -torch.inf].tolist()
     return (ranked[0] if ranked else None), ranked[1:]
 
 
-def _negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], numbers: Numbers) -> float:
+def _negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], options: CloveOptions) -> float:
     """cos(C_i, F_neg); student (C,), teacher (C, L). NaN without negatives."""
     if not negatives:
         return float("nan")
     mean = teacher[:, negatives].mean(1)
     cosine = student @ mean
-    return (cosine / mean.norm() if numbers.negative_similarity == "mean_vector" else cosine).item()
+    return (cosine / mean.norm() if options.negative_similarity == "mean_vector" else cosine).item()
 
 
 def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:
@@ -212,7 +216,7 @@ def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:
             image = names.pixels(others[place])
         except UnreadableImage:
             continue
-        drawn.append(make_views(image, replace(scene.numbers, colour_on="loader"), scene.epoch, others[place])[0])
+        drawn.append(make_views(image, replace(scene.config.train, colour_on="loader"), scene.epoch, others[place])[0])
     return drawn
 
 

@@ -11,12 +11,14 @@ import argparse
 import difflib
 import json
 import math
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config import Config, Numbers, add_options, given_options, load_config, recipe_names
+from pretrain.command_line import add_identity_options, given_values
+from pretrain.config import Config, load_config, load_identity
 from pretrain.errors import UserError
+from pretrain.recipe_file import recipe_names
+from pretrain.shared_options import Train
 
 if TYPE_CHECKING:
     from pretrain.images import ImageList
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--curves", action="store_true", help="draw the training curves of --run instead")
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="the PNG to write (default views.png or curves.png here)")
-    add_options(parser.add_argument_group("what changes the numbers, over those of the recipe or the run"), Numbers)
+    add_identity_options(parser)
     return parser
 
 
@@ -83,8 +85,7 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     if args.data is None:
         raise UserError("show needs --data DIR, a folder of images (or --run OUTPUT --curves)")
     config = _config(args)
-    numbers = config.numbers
-    pair = _pair(args.pair, numbers)
+    pair = _pair(args.pair, config.train)
     epoch = _whole(args.epoch, "--epoch")
     # Only now: a wrong option should not wait for torch.
     from pretrain.data import list_images
@@ -95,11 +96,11 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     names = list_images(args.data)
     index = find_image(args.image, names)
     try:
-        scene = make_scene(names, index, epoch, numbers, pair)
+        scene = make_scene(names, index, epoch, config, pair)
     except UnreadableImage as error:
         raise UserError(f"{names[index]}: {error}; choose another --image") from None
     cell = scene.default_cell() if args.cell is None else find_cell(args.cell, scene.student.grid, scene.student.name)
-    student, teacher, note = load_networks(numbers, args.run)
+    student, teacher, note = load_networks(config, args.run)
     report = report_cell(scene, cell, student, teacher, names)
     draw_show(scene, report, note, output)
     if not scene.positives.any():
@@ -107,7 +108,7 @@ def _views(args: argparse.Namespace, output: Path) -> None:
               "--epoch or --seed")
 
 
-def draw_run(names: "ImageList", numbers: Numbers, run: Path, path: Path) -> None:
+def draw_run(names: "ImageList", config: Config, run: Path, path: Path) -> None:
     """What the network of a run's newest checkpoint makes of the first image whose views overlap, written to `path`.
 
     Without such an image among the first few nothing is written: it is a picture, and no run fails for want of it.
@@ -118,30 +119,27 @@ def draw_run(names: "ImageList", numbers: Numbers, run: Path, path: Path) -> Non
 
     for index in range(min(len(names), 20)):
         try:
-            scene = make_scene(names, index, 0, numbers)
+            scene = make_scene(names, index, 0, config)
         except UnreadableImage:
             continue
         if scene.positives.any():
-            student, teacher, note = load_networks(numbers, run)
+            student, teacher, note = load_networks(config, run)
             draw_show(scene, report_cell(scene, scene.default_cell(), student, teacher, names), note, path)
             return
 
 
 def _config(args: argparse.Namespace) -> Config:
-    overrides = given_options(args, Numbers)
+    overrides = given_values(args)
     if args.run is None:
         return load_config(args.recipe, overrides)
+    path = args.run / "run.json"
     try:
-        numbers = dict(json.loads((args.run / "run.json").read_text(encoding="utf-8"))["numbers"])
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no run.json in {args.run}: expected the --output of a run") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{args.run / 'run.json'} is damaged: expected the values of a run") from None
-    unknown = sorted(set(numbers) - {field.name for field in fields(Numbers)})
-    if unknown:
-        raise UserError(f"{args.run / 'run.json'} has values that this version does not know: {', '.join(unknown)}; "
-                        "it was made by another version")
-    return load_config(None, numbers | overrides)
+    except ValueError:
+        raise UserError(f"{path} is damaged: expected the values of a run") from None
+    return load_identity(record, path, overrides)
 
 
 def find_image(wanted: str, names: list[str]) -> int:
@@ -177,15 +175,15 @@ def find_cell(wanted: str, grid: tuple[int, int], view: str) -> int:
     return row * grid[1] + column
 
 
-def _pair(wanted: str | None, numbers: Numbers) -> tuple[int, int]:
+def _pair(wanted: str | None, train: Train) -> tuple[int, int]:
     """View numbers from 0 of "L1,G2"."""
     if wanted is None:
         return 0, 1
-    views = [f"G{i + 1}" for i in range(numbers.global_views)] + [f"L{i + 1}" for i in range(numbers.local_views)]
+    views = [f"G{i + 1}" for i in range(train.global_views)] + [f"L{i + 1}" for i in range(train.local_views)]
     found = [views.index(part) if part in views else math.inf for part in wanted.upper().replace(" ", "").split(",")]
-    if len(found) != 2 or found[0] == math.inf or found[1] >= numbers.global_views or found[0] == found[1]:
+    if len(found) != 2 or found[0] == math.inf or found[1] >= train.global_views or found[0] == found[1]:
         raise UserError(f"--pair: expected a student view ({views[0]} to {views[-1]}) and another, global, teacher "
-                        f"view (G1 to G{numbers.global_views}) as in {views[-1]},G1, found {wanted!r}")
+                        f"view (G1 to G{train.global_views}) as in {views[-1]},G1, found {wanted!r}")
     return int(found[0]), int(found[1])
 
 

@@ -46,10 +46,11 @@ def show_figure(scene: Scene, report: CellReport, note: str) -> Figure:
     heights = [max(3.6, 1.9 * rows), 5.0, 4.5]
     figure = Figure(figsize=(12, sum(heights) + 3 * HEADER), layout="constrained")
     parts = figure.subfigures(6, 1, height_ratios=[part for height in heights for part in (HEADER, height)], hspace=0)
-    n = scene.numbers
-    _headline(parts[0], "1  Views", f"image {scene.index}, epoch {scene.epoch}, seed {n.seed}: {n.global_views} global "
-              f"views (G: student and teacher), {n.local_views} local views (L: student only); tinted: the cells "
-              f"with a positive in {scene.teacher.short}")
+    train = scene.config.train
+    _headline(parts[0], "1  Views",
+              f"image {scene.index}, epoch {scene.epoch}, seed {train.seed}: {train.global_views} global views (G: "
+              f"student and teacher), {train.local_views} local views (L: student only); tinted: the cells with a "
+              f"positive in {scene.teacher.short}")
     _views_band(parts[1], scene, rows)
     _headline(parts[2], "2  Positive cells", _pair_band(parts[3], scene))
     _headline(parts[4], f"3  Cell {place(scene.student, report.cell)} of {scene.student.short} (row, column from 0) "
@@ -83,10 +84,10 @@ def _pair_band(band: SubFigure, scene: Scene) -> str:
     draw_view(panels[0], scene.student, colours[scene.pair[0]], f"student: {_named(scene.student)}")
     draw_view(panels[1], scene.teacher, colours[scene.pair[1]], f"teacher: {_named(scene.teacher)}")
     shown = join(band, *panels, scene)
-    n, positives = scene.numbers, scene.positives
+    options, positives = scene.config.objective, scene.positives
     unit = {"cell_diagonal": "cell diagonals", "pixel": "source pixels",
-            "cell_diagonal_fraction": "cell diagonals in fractions of the image"}[n.t_pos_unit]
-    closer = f"closer than T_pos = {n.t_pos:g} {unit}"
+            "cell_diagonal_fraction": "cell diagonals in fractions of the image"}[options.t_pos_unit]
+    closer = f"closer than T_pos = {options.t_pos:g} {unit}"
     if not shown:
         return f"No overlap: no cell of {scene.student.short} has a centre {closer} to one of {scene.teacher.short}."
     matched = int(positives.any(1).sum())
@@ -116,7 +117,8 @@ def _attention(figure: SubFigure, scene: Scene, report: CellReport) -> None:
     if report.attention is None:
         draw_view(axes, view, colour, "no attention (attention: none)", grey=True)
     else:
-        draw_view(axes, view, colour, f"attention over {view.short}, mean of {scene.numbers.heads} heads", grey=True)
+        heads = scene.config.objective.heads
+        draw_view(axes, view, colour, f"attention over {view.short}, mean of {heads} heads", grey=True)
         side, share = view.pixels.shape[1], report.attention.numpy() * 100
         # Seen through where there is little: the picture stays.
         heat = axes.imshow(share, extent=(-0.5, side - 0.5, side - 0.5, -0.5), cmap="viridis", vmin=0,

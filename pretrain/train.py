@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pretrain import augment, checkpoint, distributed
 from pretrain.atomic import write_text
 from pretrain.backbone_file import BackboneInfo, save_backbone
-from pretrain.config import Config, Numbers
+from pretrain.config import Config
 from pretrain.data import Batch, list_images, make_loader, steps_per_epoch
 from pretrain.distributed import Process
 from pretrain.errors import UserError
@@ -24,6 +24,7 @@ from pretrain.optim import peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import Probe
 from pretrain.run_folder import claimed
+from pretrain.shared_options import Train
 from pretrain.show import draw_run
 from pretrain.signals import Stop, never
 from pretrain.trainer import Trainer
@@ -53,7 +54,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
     that of an uninterrupted run, bit for bit on a CPU. Raises `UserError`, `Stopped`, `TrainingFailed`.
     """
     names = list_images(folder)
-    per_epoch = steps_per_epoch(len(names), config.numbers)
+    per_epoch = steps_per_epoch(len(names), config.train)
     backbone = output / "backbone.safetensors"
     with claimed(output, config, names) if process.is_main else contextlib.nullcontext():
         distributed.barrier()
@@ -66,25 +67,25 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
                 if "DataLoader worker" not in str(error):
                     raise
                 raise UserError(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small "
-                                f"for {config.machine.workers} (--workers); the same words go on") from None
+                                f"for {config.runtime.workers} (--workers); the same words go on") from None
     return backbone
 
 
 def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process: Process, stop: Stop) -> None:
     """Train from the newest checkpoint to the end, in a folder that is ours."""
-    numbers, machine = config.numbers, config.machine
-    steps = numbers.epochs * per_epoch
+    values, runtime = config.train, config.runtime
+    steps = values.epochs * per_epoch
     probe = Probe(names, config, process.device)
     trainer = Trainer(config, process, steps, per_epoch)
     first_step = _resume(trainer, output, process)
     trainer.teacher.train()
-    _say(process, f"{len(names)} images, {numbers.epochs} epochs of {per_epoch} steps; a step is {numbers.batch_size} "
+    _say(process, f"{len(names)} images, {values.epochs} epochs of {per_epoch} steps; a step is {values.batch_size} "
                   f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
-                  f"{peak_lr(numbers.base_lr, numbers.batch_size):g}, {numbers.precision} on {process.device} x "
+                  f"{peak_lr(values.base_lr, values.batch_size):g}, {values.precision} on {process.device} x "
                   f"{process.world}")
-    if numbers.precision == "fp16" and process.device.type == "cpu":
+    if values.precision == "fp16" and process.device.type == "cpu":
         _say(process, "fp16 is many times slower than fp32 on a CPU: --precision bf16 or fp32 suits it")
-    elif numbers.precision == "bf16" and process.device.type == "cpu" and not bf16_is_fast():
+    elif values.precision == "bf16" and process.device.type == "cpu" and not bf16_is_fast():
         _say(process, "bf16 is many times slower than fp32 on this CPU (no AVX-512): --precision fp32 suits it")
     loader = make_loader(names, config, first_step, steps, process.rank, process.world,
                          process.device.type == "cuda")
@@ -96,10 +97,10 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
         step = first_step
         while True:
             asked_to_stop = distributed.largest_over_processes(stop())  # all stop after the same step
-            probing = step in (0, steps) or (machine.probe_every and step % machine.probe_every == 0)
+            probing = step in (0, steps) or (runtime.probe_every and step % runtime.probe_every == 0)
             if probing and not log.has_probe(step) and (step == steps or not asked_to_stop):
                 log.probe(step, probe(trainer.student, trainer.teacher))
-            if step > first_step and (step % machine.checkpoint_every == 0 or step == steps or asked_to_stop):
+            if step > first_step and (step % runtime.checkpoint_every == 0 or step == steps or asked_to_stop):
                 _save(trainer, output, step, config, process)
             if step == steps:
                 break
@@ -113,7 +114,7 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
             took = time.perf_counter() - started
 
             for batch in micro_batches:
-                _note_unreadable(unreadable, batch, output, len(names), numbers, process)
+                _note_unreadable(unreadable, batch, output, len(names), values, process)
             step += 1
             if not math.isfinite(result["loss"]):
                 _not_finite(result["loss"], step, trainer, micro_batches, output)
@@ -122,7 +123,7 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
                                      "their scale was halved each time: try a lower --base-lr or --precision bf16")
             if trainer.is_logged(step - 1):
                 counts = {"skipped": trainer.skipped, "overflowed": trainer.overflowed}
-                log.step(step, {**result, **counts}, numbers.batch_size / took, waited / took)
+                log.step(step, {**result, **counts}, values.batch_size / took, waited / took)
                 bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
                                 negative=f"{result['negative_cosine']:.3f}", refresh=False)
             bar.update()
@@ -148,17 +149,17 @@ def _resume(trainer: Trainer, output: Path, process: Process) -> int:
     if (meta["world_size"], meta["micro_batch"]) != (process.world, trainer.micro_batch):
         _say(process, f"processes {meta['world_size']} -> {process.world}, images at once {meta['micro_batch']} -> "
                       f"{trainer.micro_batch} (batch norm sees these together); a step stays "
-                      f"{trainer.numbers.batch_size} images")
-    before, now = meta.get("jitter"), _jitter_kernel(trainer.numbers)
+                      f"{trainer.train.batch_size} images")
+    before, now = meta.get("jitter"), _jitter_kernel(trainer.train)
     if before and now and before != now:
         _say(process, f"colour jitter by {now} instead of {before}: single levels differ, so the end will not be equal "
                       "bit for bit (numba installed or removed?)")
     return meta["step"]
 
 
-def _jitter_kernel(numbers: Numbers) -> str | None:
+def _jitter_kernel(values: Train) -> str | None:
     """What applies the jitter in the loader; None when the device does."""
-    return augment.jitter_kernel() if numbers.colour_on == "loader" else None
+    return augment.jitter_kernel() if values.colour_on == "loader" else None
 
 
 def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Process) -> None:
@@ -167,12 +168,12 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
             raise TrainingFailed(f"weights are not finite after step {step} ({name}), so nothing was saved: try a "
                                  "lower --base-lr or --precision bf16 in another --output")
     if process.is_main:
-        meta = {"steps": trainer.steps, "images_seen": step * config.numbers.batch_size,
+        meta = {"steps": trainer.steps, "images_seen": step * config.train.batch_size,
                 "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
-                "jitter": _jitter_kernel(config.numbers), "torch": torch.__version__,
+                "jitter": _jitter_kernel(config.train), "torch": torch.__version__,
                 "saved": datetime.now(UTC).isoformat(timespec="seconds")}
-        checkpoint.save(output, step, trainer.state(), meta, config.machine.keep_checkpoints,
-                        config.machine.archive_every)
+        checkpoint.save(output, step, trainer.state(), meta, config.runtime.keep_checkpoints,
+                        config.runtime.archive_every)
     distributed.barrier()
 
 
@@ -180,12 +181,12 @@ def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) ->
     """Backbone, pictures, and last the note that all of it is there."""
     state = {name: value for name, value in trainer.student.encoder.state_dict().items()
              if not name.endswith("num_batches_tracked")}
-    info = BackboneInfo("CLoVE", config.numbers.architecture, config.numbers.epochs, branch="student",
-                        source_name=f"pretrain:{config.numbers.variant}", source_sha256=config.hash())
+    info = BackboneInfo("CLoVE", config.train.architecture, config.train.epochs, branch="student",
+                        source_name=f"pretrain:{config.objective.variant}", source_sha256=config.hash())
     digest = save_backbone(output / "backbone.safetensors", state, info)
     pictures = {"curves.png": lambda path: draw_curves(output / "metrics.jsonl", path),
-                "views.png": lambda path: draw_views(names, config.numbers, path),
-                "show.png": lambda path: draw_run(names, config.numbers, output, path)}
+                "views.png": lambda path: draw_views(names, config, path),
+                "show.png": lambda path: draw_run(names, config, output, path)}
     for name, draw in pictures.items():
         try:
             draw(output / name)
@@ -211,7 +212,7 @@ def _noted_unreadable(output: Path, process: Process) -> dict[str, str]:
 
 
 def _note_unreadable(
-    known: dict[str, str], batch: Batch, output: Path, images: int, numbers: Numbers, process: Process
+    known: dict[str, str], batch: Batch, output: Path, images: int, values: Train, process: Process
 ) -> None:
     """Name images that were replaced, once each, in unreadable.log; stop when they are too many."""
     new = {name: why for name, why in batch.unreadable.items() if name not in known}
@@ -221,7 +222,7 @@ def _note_unreadable(
     log = _unreadable_log(output, process)
     with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(f"{name}: {why}\n" for name, why in new.items())
-    share = numbers.max_corrupt_share
+    share = values.max_corrupt_share
     if len(known) > (max(share * images, 1) if share else 0):  # over the epochs each process meets nearly all images
         name, why = next(iter(known.items()))
         raise UserError(f"{len(known)} of {images} images cannot be read, expected at most a share of {share:g} "
@@ -231,7 +232,7 @@ def _note_unreadable(
 def _not_finite(loss: float, step: int, trainer: Trainer, micro_batches: list[Batch], output: Path) -> None:
     """Say that the update of `step`, counted from 1, was skipped, name its images in nonfinite.log, and end the run
     when there were too many in a row."""
-    process, limit, in_a_row = trainer.process, trainer.config.machine.nonfinite_limit, trainer.skipped_in_a_row
+    process, limit, in_a_row = trainer.process, trainer.config.runtime.nonfinite_limit, trainer.skipped_in_a_row
     images = [name for batch in micro_batches for name in batch.names]
     log = output / ("nonfinite.log" if process.is_main else f"nonfinite-{process.rank}.log")
     with open(log, "a+", encoding="utf-8", errors="surrogateescape") as file:

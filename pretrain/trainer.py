@@ -29,13 +29,13 @@ class Trainer:
 
     def __init__(self, config: Config, process: Process, steps: int, per_epoch: int) -> None:
         self.config, self.process, self.steps = config, process, steps
-        numbers = config.numbers
-        self.numbers = numbers
-        self.warmup_steps = round(numbers.warmup_epochs * per_epoch)
-        torch.manual_seed(numbers.seed)
-        self.student = Student(numbers).to(process.device)
-        self.teacher = Teacher(self.student, numbers).to(process.device)
-        if config.machine.channels_last:
+        train, options = config.train, config.objective
+        self.train, self.options = train, options
+        self.warmup_steps = round(train.warmup_epochs * per_epoch)
+        torch.manual_seed(train.seed)
+        self.student = Student(train, options).to(process.device)
+        self.teacher = Teacher(self.student).to(process.device)
+        if config.runtime.channels_last:
             self.student.encoder.to(memory_format=torch.channels_last)
             self.teacher.encoder.to(memory_format=torch.channels_last)
         self.student = distributed.synchronise_batch_norm(self.student, process)
@@ -47,10 +47,10 @@ class Trainer:
         self.changed_by_forward = [buffer for network in (self.student, self.teacher) for buffer in network.buffers()
                                    if id(buffer) not in known]
         self.student_counters, self.teacher_counters = counters
-        if config.machine.compile:
+        if config.runtime.compile:
             self.student.compile()
             self.teacher.compile()
-        elif dtype := AUTOCAST[numbers.precision]:
+        elif dtype := AUTOCAST[train.precision]:
             self.teacher.keep_cast(dtype)
         self.forward: nn.Module = self.student
         if process.world > 1:
@@ -60,42 +60,42 @@ class Trainer:
                 self.forward = DistributedDataParallel(
                     self.student, device_ids=[process.device.index] if process.device.type == "cuda" else None,
                     broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=numbers.sgd_momentum,
-                              weight_decay=numbers.weight_decay, trust=numbers.trust)
+        self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=train.sgd_momentum,
+                              weight_decay=train.weight_decay, trust=train.trust)
         self.skipped = self.skipped_in_a_row = 0  # steps whose loss was not finite
         self.overflowed = self.overflowed_in_a_row = 0  # updates left out because fp16 gradients overflowed
-        self.scaler = torch.amp.GradScaler(process.device.type, enabled=numbers.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(process.device.type, enabled=train.precision == "fp16")
         self.micro_batch = process.world * images_at_once(
-            numbers.batch_size, config.machine.device_batch, process.world)
-        self.accumulation = numbers.batch_size // self.micro_batch
+            train.batch_size, config.runtime.device_batch, process.world)
+        self.accumulation = train.batch_size // self.micro_batch
 
     def lr(self, step: int) -> float:
-        peak = peak_lr(self.numbers.base_lr, self.numbers.batch_size)
-        return cosine_schedule(step, self.steps, peak, peak * self.numbers.final_lr, self.warmup_steps, peak / 100)
+        peak = peak_lr(self.train.base_lr, self.train.batch_size)
+        return cosine_schedule(step, self.steps, peak, peak * self.train.final_lr, self.warmup_steps, peak / 100)
 
     def momentum(self, step: int) -> float:
-        return cosine_schedule(step, self.steps, self.numbers.teacher_momentum, 1.0)
+        return cosine_schedule(step, self.steps, self.options.teacher_momentum, 1.0)
 
     def loss(self, batch: Batch, watch: bool = True) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of one micro-batch of this process, in fp32; with `watch` the statistics of `clove_loss` too."""
-        device, dtype = self.process.device, AUTOCAST[self.numbers.precision]
+        device, dtype = self.process.device, AUTOCAST[self.train.precision]
         groups = [normalise(self._in_memory_format(views)) for views in finished_views(batch, device)]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             teacher_maps = functional_call(self.teacher, self.teacher.cast, (groups[0],))
             student_maps = self.forward(groups)
         boxes = [boxes.to(device, non_blocking=True) for boxes in batch.boxes]
         sizes = batch.sizes.to(device, non_blocking=True)
-        return clove_loss(student_maps, teacher_maps, boxes, sizes, self.numbers, watch)
+        return clove_loss(student_maps, teacher_maps, boxes, sizes, self.options, watch)
 
     def _in_memory_format(self, views: torch.Tensor) -> torch.Tensor:
         """(V, B, 3, S, S) uint8, laid out as the encoder wants them."""
-        if not self.config.machine.channels_last:
+        if not self.config.runtime.channels_last:
             return views
         return views.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, views.shape[:2])
 
     def is_logged(self, step: int) -> bool:
         """Whether `step`, counted from 0, gets a line of metrics."""
-        return (step + 1) % self.config.machine.log_every == 0 or step + 1 in (1, self.steps)
+        return (step + 1) % self.config.runtime.log_every == 0 or step + 1 in (1, self.steps)
 
     def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
         """One optimizer step; returns the loss and, in a logged step, the statistics, means over processes. When the
@@ -122,7 +122,7 @@ class Trainer:
             self.skipped_in_a_row = 0
             for group in self.optimizer.param_groups:
                 group["lr"] = result["lr"]
-            if self.numbers.ema_timing == "before_step":
+            if self.options.ema_timing == "before_step":
                 self.teacher.follow(self.student, result["teacher_momentum"])
             if overflowed:
                 self.overflowed += 1
@@ -131,7 +131,7 @@ class Trainer:
                 self.overflowed_in_a_row = 0
                 self.optimizer.step()
             self.scaler.update()
-            if self.numbers.ema_timing == "after_step":
+            if self.options.ema_timing == "after_step":
                 self.teacher.follow(self.student, result["teacher_momentum"])
             passes = len(micro_batches[0].views) * self.accumulation
             for counters, more in ((self.student_counters, passes), (self.teacher_counters, self.accumulation)):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pretrain import augment
 from pretrain.augment import BLUR_SIGMA, Colour
-from pretrain.config import Numbers
+from pretrain.shared_options import Train
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
 FLIP = 0.5
@@ -58,12 +58,12 @@ class Draws:
         return self._next() < probability
 
 
-def view_kinds(numbers: Numbers) -> list[ViewKind]:
+def view_kinds(train: Train) -> list[ViewKind]:
     """The global views first, then the local ones. Global views take turns between BYOL's two policies."""
-    first = ViewKind(numbers.global_size, numbers.global_scale, blur=1.0, solarize=0.0)
-    second = ViewKind(numbers.global_size, numbers.global_scale, blur=0.1, solarize=0.2)
-    local = ViewKind(numbers.local_size, numbers.local_scale, blur=0.5, solarize=0.0)
-    return [(first, second)[i % 2] for i in range(numbers.global_views)] + [local] * numbers.local_views
+    first = ViewKind(train.global_size, train.global_scale, blur=1.0, solarize=0.0)
+    second = ViewKind(train.global_size, train.global_scale, blur=0.1, solarize=0.2)
+    local = ViewKind(train.local_size, train.local_scale, blur=0.5, solarize=0.0)
+    return [(first, second)[i % 2] for i in range(train.global_views)] + [local] * train.local_views
 
 
 def random_crop(draws: Draws, width: int, height: int, scale: tuple[float, float]) -> tuple[int, ...]:
@@ -138,20 +138,20 @@ def make_view(
 
 
 def make_views(
-    image: np.ndarray | Image.Image, numbers: Numbers, epoch: int, index: int
+    image: np.ndarray | Image.Image, train: Train, epoch: int, index: int
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """All views of image number `index` in `epoch`: a list of (3, S, S) uint8, the boxes (V, 4) float32, and what was
     drawn for their colours, (V, 11) float32 (`Colour.row`).
 
     With `colour_on` "loader" the views are finished; with "device" only cut, and `gpu_augment` applies the rest.
     """
-    image, kinds = _array(image), view_kinds(numbers)
+    image, kinds = _array(image), view_kinds(train)
     # Row v depends on the view's number alone, not on how many there are: one generator for each view costs more.
-    drawn = np.random.default_rng([numbers.seed, epoch, index]).random((len(kinds), DRAWS)).tolist()
+    drawn = np.random.default_rng([train.seed, epoch, index]).random((len(kinds), DRAWS)).tolist()
     views, boxes, colours = [], [], []
     for kind, row in zip(kinds, drawn, strict=True):
-        view, box, colour = cut_view(image, kind, Draws(row), numbers.box_frame)
-        views.append(view if numbers.colour_on == "device" else augment.apply(view, colour))
+        view, box, colour = cut_view(image, kind, Draws(row), train.box_frame)
+        views.append(view if train.colour_on == "device" else augment.apply(view, colour))
         boxes.append(box)
         colours.append(colour.row())
     return views, np.stack(boxes), np.array(colours, dtype=np.float32)

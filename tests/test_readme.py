@@ -16,7 +16,8 @@ from benchmarks.options import build_parser
 from benchmarks.speed.__main__ import MODULES
 from pretrain import drill, shards, show
 from pretrain.__main__ import build_parser as pretrain_parser
-from pretrain.config import load_config, recipe_names
+from pretrain.config import load_config
+from pretrain.recipe_file import recipe_names
 from transfer.__main__ import _parser as transfer_parser
 
 MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed|\.launch)?)"

@@ -139,8 +139,8 @@ def retrieval(features: nn.Module, views: RetrievalProbe) -> float | None:
             for view in views.views]
     first, second = (F.normalize(one.float(), dim=1) for one in maps)
     boxes = views.boxes.to(views.device)
-    found = retrieval_accuracy(first, second, boxes[0], boxes[1], views.sizes.to(views.device), views.numbers.t_pos,
-                               views.numbers.t_pos_unit)
+    found = retrieval_accuracy(first, second, boxes[0], boxes[1], views.sizes.to(views.device), views.t_pos,
+                               views.t_pos_unit)
     return None if np.isnan(found) else found
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from pretrain.atomic import write_text
-from pretrain.config import Numbers
 from pretrain.errors import UserError
 from pretrain.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.probe import RetrievalProbe
+from pretrain.shared_options import Train
 from transfer import datasets, dense_labels, frozen
 from transfer.dense_measure import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
 from transfer.provenance import code_version, hardware, versions
@@ -133,7 +133,7 @@ def probe(request: Request) -> tuple[dict, Pictures]:
     baselines = {frozen.RAND_INIT: frozen.random_weights(architecture, protocol.seed),
                  LAST_GAMMA_0: frozen.random_weights(architecture, protocol.seed, last_gamma=0.0), PIXELS: None}
     sources = {own: weights, **{name: source for name, source in baselines.items() if name != own}}
-    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Numbers(), device)
+    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Train(), device)
     pictures = Pictures(data, protocol)
     measured = {}
     for name, source in sources.items():

@@ -44,7 +44,7 @@ def batches(config: Config, photos: Path | None, steps: int) -> Iterator[Batch]:
 
 def measure(config: Config, source: Iterator[Batch], warmup: int, steps: int) -> dict[str, float | int]:
     """Images a second over `steps`, share of that time spent waiting for the loader, peak of allocated memory in GB."""
-    trainer = Trainer(config, distributed.start(config.machine.device), STEPS, 1000)
+    trainer = Trainer(config, distributed.start(config.runtime.device), STEPS, 1000)
     for number in range(warmup):
         trainer.step(number, [next(source)])
     torch.cuda.synchronize()
@@ -57,7 +57,7 @@ def measure(config: Config, source: Iterator[Batch], warmup: int, steps: int) ->
         trainer.step(number, [batch])
     torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    return {"images_per_second": round(steps * config.numbers.batch_size / seconds, 1),
+    return {"images_per_second": round(steps * config.train.batch_size / seconds, 1),
             "loader_wait": round(waited / seconds, 4),
             "peak_gb": round(torch.cuda.max_memory_allocated() / 2 ** 30, 2)}
 

@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader
 from benchmarks.speed import machine, reference_loader
 from pretrain import images as image_files
 from pretrain.atomic import write_text
-from pretrain.config import Config, Machine, Numbers
+from pretrain.config import load_config
 from pretrain.data import ViewDataset, list_images, make_loader
 from pretrain.errors import UserError
 from pretrain.images import ImageList
+from pretrain.shared_options import Train
 
 REFERENCE, FINISHED, CUT = "reference", "finished views", "cut views"
 SIDES = (REFERENCE, FINISHED, CUT)
@@ -77,7 +78,7 @@ def photographs(folder: Path | None, count: int = 32) -> Iterator[ImageList]:
 def in_process(images: ImageList) -> dict[str, Callable[[], float]]:
     """For each side: seconds that the next `TURN` images take."""
     reference = reference_loader.ReferenceDataset([images.folder / name for name in images])
-    finished, cut = (ViewDataset(images, replace(Numbers(), colour_on=place)) for place in ("loader", "device"))
+    finished, cut = (ViewDataset(images, replace(Train(), colour_on=place)) for place in ("loader", "device"))
     loads: dict[str, Callable[[int], object]] = {
         REFERENCE: lambda number: reference[number % len(images)],
         FINISHED: lambda number: finished[divmod(number, len(images))],
@@ -99,7 +100,6 @@ def in_process(images: ImageList) -> dict[str, Callable[[], float]]:
 def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
     """For each side: seconds that one loader process takes for `LOADER_BATCHES` batches after the first."""
     batch = min(BATCH, len(images))
-    numbers = replace(Numbers(), batch_size=batch)
 
     def reference() -> Iterable:
         paths = [images.folder / name for name in images]
@@ -108,7 +108,8 @@ def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
                           collate_fn=reference_loader.collate)
 
     def ours(place: str) -> Iterable:
-        config = Config(replace(numbers, colour_on=place), Machine(workers=1, device_batch=batch))
+        values = {"batch_size": batch, "device_batch": batch, "colour_on": place, "workers": 1}
+        config = load_config(None, values)
         return make_loader(images, config, 0, LOADER_BATCHES + 1, 0, 1, pin=False)
 
     def seconds(make: Callable[[], Iterable]) -> float:

@@ -39,7 +39,7 @@ def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[
     student = [maps(GLOBAL_VIEWS, GLOBAL_SIDE).requires_grad_(), maps(local_views, LOCAL_SIDE).requires_grad_()]
     teacher, all_boxes = maps(GLOBAL_VIEWS, GLOBAL_SIDE), [boxes(GLOBAL_VIEWS, 0.5, 1.0), boxes(local_views, 0.3, 0.5)]
     sizes = torch.tensor([[500.0, 375.0]]).expand(images, 2)
-    numbers = load_config(None, {"variant": "released"}).numbers
+    options = load_config(None, {"variant": "released"}).objective
 
     def loop() -> Tensor:
         views, of_views = ([view for group in groups for view in group] for groups in (student, all_boxes))
@@ -48,7 +48,7 @@ def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[
         return sum(losses) / len(losses)
 
     def joined() -> Tensor:
-        return clove_loss(student, teacher, all_boxes, sizes, numbers, False)[0]
+        return clove_loss(student, teacher, all_boxes, sizes, options, False)[0]
 
     def with_gradient(loss: Callable[[], Tensor]) -> tuple[float, list[Tensor]]:
         value = loss()

@@ -51,10 +51,10 @@ def settings(options: argparse.Namespace, precision: str = "fp32") -> Config:
 
 def made_batch(config: Config, seed: int = 0) -> Batch:
     """Views of random blocks (a picture has structure; noise has none), with boxes of the configured areas."""
-    numbers, rng = config.numbers, torch.Generator().manual_seed(seed)
-    sides = ((numbers.global_views, numbers.global_size, numbers.global_scale),
-             (numbers.local_views, numbers.local_size, numbers.local_scale))
-    views, boxes, images = [], [], numbers.batch_size
+    train, rng = config.train, torch.Generator().manual_seed(seed)
+    sides = ((train.global_views, train.global_size, train.global_scale),
+             (train.local_views, train.local_size, train.local_scale))
+    views, boxes, images = [], [], train.batch_size
     for count_, side, scale in sides:
         if count_ == 0:
             continue
@@ -80,10 +80,10 @@ def our_side(config: Config) -> tuple[Trainer, Callable[[int, Batch], float]]:
 def reference_side(trainer: Trainer) -> tuple[ReferenceStep, Callable[[int, Batch], float]]:
     """The reference from the weights and schedules of `trainer`, and its step as (number, batch) -> loss. It does not
     keep `trainer` alive."""
-    numbers = trainer.numbers
-    reference = ReferenceStep(numbers.architecture, numbers.projector_hidden, numbers.projector_dim, numbers.heads,
-                              trainer.student.state_dict(), trainer.teacher.state_dict(), numbers.weight_decay,
-                              numbers.sgd_momentum)
+    train, own = trainer.train, trainer.options
+    reference = ReferenceStep(train.architecture, own.projector_hidden, own.projector_dim, own.heads,
+                              trainer.student.state_dict(), trainer.teacher.state_dict(), train.weight_decay,
+                              train.sgd_momentum)
     rates = [(trainer.lr(number), trainer.momentum(number)) for number in range(PER_EPOCH)]
     return reference, lambda number, batch: reference.step(batch.views, batch.boxes, *rates[number])
 

@@ -15,21 +15,21 @@ def test_demo__brings_recipe_scale_and_both_methods(size, batch):
     assert options.demo and options.include_demo and options.scale == size and options.recipe == size
     assert options.methods == ("clove", "rand")
     assert options.tasks == ("coco", "keypoints", "cityscapes")
-    assert options.pretrain.numbers.batch_size == batch
+    assert options.pretrain.train.batch_size == batch
 
 
 @pytest.mark.parametrize("epochs, recipe", [(50, "imagenet_50ep"), (200, "imagenet_200ep"), (400, "imagenet_400ep")])
 def test_epochs__picks_the_recipe_with_that_many(epochs, recipe):
     options = parse(["--epochs", str(epochs)])
     assert options.recipe == recipe
-    assert options.pretrain.numbers.epochs == epochs
+    assert options.pretrain.train.epochs == epochs
     assert options.scale == "full"
     assert not options.said
 
 
 def test_epochs__without_a_recipe_replaces_them_and_says_so():
     options = parse(["--epochs", "123"])
-    assert options.recipe == "imagenet_200ep" and options.pretrain.numbers.epochs == 123
+    assert options.recipe == "imagenet_200ep" and options.pretrain.train.epochs == 123
     assert options.said == ("there is no recipe with 123 epochs: imagenet_200ep with its epochs replaced",)
 
 
@@ -52,7 +52,7 @@ def test_checkpoint__alone_pretrains_nothing(tmp_path):
 def test_set__reaches_the_recipe_one_task_or_all():
     options = parse(["--epochs", "200", "--set", "pretrain.seed=7", "--set", "coco.SOLVER.MAX_ITER=5",
                      "--set", "transfer.SOLVER.BASE_LR=0.01"])
-    assert options.pretrain.numbers.seed == 7
+    assert options.pretrain.train.seed == 7
     assert options.overrides == {
         "coco": {"SOLVER.MAX_ITER": "5", "SOLVER.BASE_LR": "0.01"},
         "keypoints": {"SOLVER.BASE_LR": "0.01"}, "cityscapes": {"SOLVER.BASE_LR": "0.01"}}

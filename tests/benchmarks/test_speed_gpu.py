@@ -24,7 +24,7 @@ def test_main__writes_a_file_named_after_the_gpu(monkeypatch: pytest.MonkeyPatch
     """One row for each batch, mode and source; what does not fit is said and does not end the rest."""
 
     def measure(config: object, source: object, warmup: int, steps: int) -> dict:
-        if config.numbers.batch_size == 64:
+        if config.train.batch_size == 64:
             raise torch.cuda.OutOfMemoryError
         return {"images_per_second": 10.0, "loader_wait": 0.0, "peak_gb": 1.0}
 
@@ -42,6 +42,6 @@ def test_main__writes_a_file_named_after_the_gpu(monkeypatch: pytest.MonkeyPatch
 
 def test_configuration__modes_differ_in_precision_and_compilation() -> None:
     made = {mode: gpu.configuration(32, mode, 4, "cpu") for mode in gpu.MODES}
-    assert [(made[mode].numbers.precision, made[mode].machine.compile) for mode in made] == [
+    assert [(made[mode].train.precision, made[mode].runtime.compile) for mode in made] == [
         ("fp32", False), ("bf16", False), ("bf16", True)]
-    assert made["fp32"].numbers.batch_size == 32 and made["fp32"].numbers.architecture == "resnet50"
+    assert made["fp32"].train.batch_size == 32 and made["fp32"].train.architecture == "resnet50"

@@ -43,7 +43,7 @@ def test_sides__do_the_same_work() -> None:
     """As many views of the same sizes and types of draws; the reference float32 and normalised."""
     with loader.photographs(None, count=2) as images:
         reference = collate([ReferenceDataset([images.folder / name for name in images])[n] for n in (0, 1)])
-        ours = ViewDataset(images, loader.Numbers())
+        ours = ViewDataset(images, loader.Train())
         batch = ours.collate([ours[0, n] for n in (0, 1)])
         assert [group.shape for group in reference] == [group.shape for group in batch.views]
         assert all(group.dtype == torch.float32 for group in reference)

@@ -61,7 +61,7 @@ def test_plan__head_families_are_for_fpn_tasks():
 def test_tiny__is_two_steps_two_iterations_and_two_images():
     options = parse(["--tiny"])
     data, pretrain, *_ = suite.plan(options)
-    assert data.numbers["photos"] / options.pretrain.numbers.batch_size * options.pretrain.numbers.epochs == 2
+    assert data.numbers["photos"] / options.pretrain.train.batch_size * options.pretrain.train.epochs == 2
     assert data.numbers["val"] == 2 and data.numbers == suite.DEMO_DATA["tiny"] != suite.DEMO_DATA["demo"]
     assert {suite.iterations(options, task) for task in TASKS} == {2}
     assert pretrain.cost == "8 image views of 64 px"
@@ -155,8 +155,8 @@ def test_command__of_pretraining_is_understood_by_the_real_parser(tmp_path):
     words = stage.command(tmp_path, {"data": tmp_path})
     assert words[1:4] == ["-P", "-m", "pretrain"]
     _, config = parse_pretrain(words[4:])
-    assert config.numbers == options.pretrain.numbers
-    assert config.machine.device == "cpu"
+    assert config.train == options.pretrain.train
+    assert config.runtime.device == "cpu"
 
 
 def test_command__several_gpus_start_torchrun(tmp_path):

@@ -11,9 +11,9 @@ from PIL import Image, ImageFilter
 
 from pretrain import augment, gpu_augment
 from pretrain.augment import BRIGHTNESS, CONTRAST, HUE, ORDERS, SATURATION, Colour
-from pretrain.config import Numbers
 from pretrain.data import ViewDataset, list_images
 from pretrain.gpu_augment import finished_views
+from pretrain.shared_options import Train
 from pretrain.views import Draws, ViewKind, random_colour
 
 # Mean and largest difference in levels that an operation may have.
@@ -166,11 +166,11 @@ def test_device__samples_of_a_batch_are_independent() -> None:
 
 
 def test_finished_views__a_batch_that_was_only_cut(photos, tiny) -> None:
-    numbers: Numbers = tiny().numbers
+    train: Train = tiny().train
     images = list_images(photos)
     batches = []
     for place in ("loader", "device"):
-        dataset = ViewDataset(images, replace(numbers, colour_on=place))
+        dataset = ViewDataset(images, replace(train, colour_on=place))
         batches.append(dataset.collate([dataset[0, index] for index in range(4)]))
     assert batches[0].colours == [] and [tuple(c.shape) for c in batches[1].colours] == [(2, 4, 11), (1, 4, 11)]
     finished, made = (finished_views(batch, torch.device("cpu")) for batch in batches)

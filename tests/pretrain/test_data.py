@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config import Config, Numbers
+from pretrain.config import Config
 from pretrain.data import (
     REPLACEMENTS,
     Batch,
@@ -22,6 +22,7 @@ from pretrain.data import (
     steps_per_epoch,
 )
 from pretrain.errors import UserError
+from pretrain.shared_options import Train
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -32,11 +33,11 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 @pytest.fixture
-def small() -> Numbers:
-    return replace(Numbers(), global_size=32, local_size=16, local_views=2, batch_size=4)
+def small() -> Train:
+    return replace(Train(), global_size=32, local_size=16, local_views=2, batch_size=4)
 
 
-def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
+def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_photos: Callable, small: Train) -> None:
     folder = make_photos(tmp_path, 4)
     (folder / "01.png").write_bytes(b"no image")
     (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:200])
@@ -48,14 +49,14 @@ def test_dataset__corrupt_image_is_replaced_and_reported(tmp_path: Path, make_ph
     assert batch.names == ["00.png", "03.png"] and sorted(batch.unreadable) == ["01.png", "02.png"]
 
 
-def test_dataset__last_image_is_replaced_by_the_first(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
+def test_dataset__last_image_is_replaced_by_the_first(tmp_path: Path, make_photos: Callable, small: Train) -> None:
     folder = make_photos(tmp_path, 3)
     (folder / "02.png").write_bytes(b"no image")
     assert ViewDataset(list_images(folder), small)[0, 2].name == "00.png"
 
 
 def test_dataset__more_in_a_row_than_ten_where_the_share_allows_it(
-    tmp_path: Path, make_photos: Callable, small: Numbers
+    tmp_path: Path, make_photos: Callable, small: Train
 ) -> None:
     folder = make_photos(tmp_path, 30)
     for number in range(REPLACEMENTS + 2):
@@ -79,7 +80,7 @@ def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: 
     assert "\n" not in text
 
 
-def test_collate__shapes_and_order(tmp_path: Path, make_photos: Callable, small: Numbers) -> None:
+def test_collate__shapes_and_order(tmp_path: Path, make_photos: Callable, small: Train) -> None:
     folder = make_photos(tmp_path, 3)
     dataset = ViewDataset(list_images(folder), small)
     items = [dataset[0, index] for index in (2, 0, 1)]
@@ -96,29 +97,29 @@ def test_collate__shapes_and_order(tmp_path: Path, make_photos: Callable, small:
 
 
 def test_steps_per_epoch__drops_the_incomplete_batch() -> None:
-    numbers = replace(Numbers(), batch_size=8)
-    assert [steps_per_epoch(images, numbers) for images in (8, 15, 16)] == [1, 1, 2]
+    train = replace(Train(), batch_size=8)
+    assert [steps_per_epoch(images, train) for images in (8, 15, 16)] == [1, 1, 2]
 
 
 def test_steps_per_epoch__batch_larger_than_the_folder() -> None:
     with pytest.raises(UserError, match=r"batch_size 64 needs at least as many images, found 20: use a smaller "
                                         r"batch_size, for example 5, or more images"):
-        steps_per_epoch(20, replace(Numbers(), batch_size=64))
+        steps_per_epoch(20, replace(Train(), batch_size=64))
 
 
-def order(images: int, numbers: Numbers, first: int, last: int, rank: int = 0, world: int = 1) -> list:
-    sampler = MicroBatchOrder(images, numbers, 4 // world, first, last, rank, world)
+def order(images: int, train: Train, first: int, last: int, rank: int = 0, world: int = 1) -> list:
+    sampler = MicroBatchOrder(images, train, 4 // world, first, last, rank, world)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     return batches
 
 
 @pytest.fixture
-def twelve() -> Numbers:
-    return replace(Numbers(), batch_size=12)
+def twelve() -> Train:
+    return replace(Train(), batch_size=12)
 
 
-def test_order__each_epoch_is_another_permutation(twelve: Numbers) -> None:
+def test_order__each_epoch_is_another_permutation(twelve: Train) -> None:
     batches = order(30, twelve, 0, 6)  # 2 steps of 3 micro-batches an epoch
     epochs = [[item for batch in batches[start:start + 6] for item in batch] for start in (0, 6, 12)]
     for number, epoch in enumerate(epochs):
@@ -129,7 +130,7 @@ def test_order__each_epoch_is_another_permutation(twelve: Numbers) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_order__ranks_together_are_the_single_process(twelve: Numbers, world: int) -> None:
+def test_order__ranks_together_are_the_single_process(twelve: Train, world: int) -> None:
     single = order(30, twelve, 0, 6)
     ranks = [order(30, twelve, 0, 6, rank, world) for rank in range(world)]
     for number, batch in enumerate(single):
@@ -137,7 +138,7 @@ def test_order__ranks_together_are_the_single_process(twelve: Numbers, world: in
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
-def test_order__resumed_is_the_tail(twelve: Numbers, step: int) -> None:
+def test_order__resumed_is_the_tail(twelve: Train, step: int) -> None:
     assert order(30, twelve, step, 6) == order(30, twelve, 0, 6)[3 * step:]
 
 
@@ -188,12 +189,12 @@ def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path,
 def test_loader__processes_start_after_the_main_one_has_used_every_library(photos: Path, tiny: Callable) -> None:
     """Thread pools do not survive a fork: a view made before must not make the loader processes wait for ever."""
     names = list_images(photos)
-    ViewDataset(names, Numbers())[0, 0]
+    ViewDataset(names, Train())[0, 0]
     assert cv2.getNumThreads() == 1
     assert len(list(make_loader(names, tiny(workers=2), 0, 6, 0, 1, pin=False))) == 6
 
 
-def test_pin_memory__keeps_everything(tmp_path: Path, make_photos: Callable, small: Numbers,
+def test_pin_memory__keeps_everything(tmp_path: Path, make_photos: Callable, small: Train,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())  # needs a GPU otherwise
     dataset = ViewDataset(list_images(make_photos(tmp_path, 2)), replace(small, colour_on="device"))

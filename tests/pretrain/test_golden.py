@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import loss, matcher
-from pretrain.config import Numbers, load_config
-from pretrain.loss import LossOptions, clove_loss, ranking_terms
+from pretrain.clove_options import CloveOptions
+from pretrain.config import load_config
+from pretrain.loss import clove_loss, ranking_terms
 from pretrain.matcher import match
 from pretrain.optim import LARS, cosine_schedule, peak_lr
 
@@ -42,23 +43,23 @@ def seed0() -> Golden:
     return read(FOLDER / "released_seed0.npz")
 
 
-def released() -> Numbers:
-    return load_config(None, {"variant": "released"}).numbers
+def released() -> CloveOptions:
+    return load_config(None, {"variant": "released"}).objective
 
 
-def pair_loss(golden: Golden, which: str, numbers: Numbers) -> tuple[float, Tensor]:
+def pair_loss(golden: Golden, which: str, options: CloveOptions) -> tuple[float, Tensor]:
     """Loss of the one view pair of the file, and its gradient for the student map."""
     student, teacher = golden[f"{which}.student"].clone().requires_grad_(), golden[f"{which}.teacher"]
     positives = match(golden[f"{which}.student_boxes"], golden[f"{which}.teacher_boxes"], tuple(student.shape[-2:]),
-                      tuple(teacher.shape[-2:]), numbers.t_pos, numbers.t_pos_unit)
+                      tuple(teacher.shape[-2:]), options.t_pos, options.t_pos_unit)
     terms, _ = ranking_terms(student.flatten(2).transpose(1, 2)[None], teacher.flatten(2).transpose(1, 2)[None],
-                             positives[None], LossOptions.from_numbers(numbers))
+                             positives[None], options)
     value = terms.mean()
     value.backward()
     return value.item(), student.grad
 
 
-def whole_loss(golden: Golden, numbers: Numbers, image_major: bool = False) -> float:
+def whole_loss(golden: Golden, options: CloveOptions, image_major: bool = False) -> float:
     """The loss over all terms. `image_major` misreads the rows, as if they were image * V + view."""
     boxes = golden["all.boxes"]
     views, images = boxes.shape[:2]
@@ -73,15 +74,15 @@ def whole_loss(golden: Golden, numbers: Numbers, image_major: bool = False) -> f
     students = [split(golden["all.global_student"]), split(golden["all.local_student"])]
     assert sum(len(maps) for maps in students) == views
     value, _ = clove_loss(students, teacher, [boxes[:global_views], boxes[global_views:]],
-                          torch.ones(images, 2, dtype=torch.float64), numbers)
+                          torch.ones(images, 2, dtype=torch.float64), options)
     return value.item()
 
 
-def off(golden: Golden, numbers: Numbers) -> float:
+def off(golden: Golden, options: CloveOptions) -> float:
     """How far losses and gradients are from the golden ones, in tolerances; the largest of them."""
-    distances = [abs(whole_loss(golden, numbers) - golden["all.loss"].item()) / LOSS_TOLERANCE]
+    distances = [abs(whole_loss(golden, options) - golden["all.loss"].item()) / LOSS_TOLERANCE]
     for which in ("global", "local"):
-        value, grad = pair_loss(golden, which, numbers)
+        value, grad = pair_loss(golden, which, options)
         expected = golden[f"{which}.student_grad"]
         distances += [abs(value - golden[f"{which}.loss"].item()) / LOSS_TOLERANCE,
                       ((grad - expected).abs().max() / expected.abs().max()).item() / GRAD_TOLERANCE]
@@ -202,7 +203,7 @@ def negative_without(dropped: int) -> Callable:
     """The released negative written again, leaving out the `dropped` most similar ones of the k."""
 
     def negative(cosine: Tensor, teacher: Tensor, positives: Tensor,
-                 options: LossOptions) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+                 options: CloveOptions) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         ranked = cosine.masked_fill(positives, -9.0).sort(-1, descending=True)
         value = ranked.values[..., dropped:options.k].mean(-1)
         usable = (~positives).sum(-1) >= options.k

@@ -104,7 +104,7 @@ def colours(tmp_path: Path) -> Path:
 
 
 def test_probe__colours_are_told_apart(colours: Path, tiny: Callable[..., Config]) -> None:
-    probe = KnnProbe(list_images(colours), 12, tiny().numbers, CPU)
+    probe = KnnProbe(list_images(colours), 12, tiny().train, CPU)
     assert probe.pixels.shape == (12, 3, 48, 48)
     assert probe(Colour()) == {"knn_top1": 1.0}
     probe.labels = torch.arange(12) % 2  # labels that say nothing of the colour
@@ -113,7 +113,7 @@ def test_probe__colours_are_told_apart(colours: Path, tiny: Callable[..., Config
 
 def test_probe__leaves_the_encoder_and_the_random_state(colours: Path, tiny: Callable[..., Config]) -> None:
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-    probe = KnnProbe(list_images(colours), 8, tiny().numbers, CPU)
+    probe = KnnProbe(list_images(colours), 8, tiny().train, CPU)
     state, before = torch.get_rng_state(), {name: value.clone() for name, value in encoder.state_dict().items()}
     assert probe(encoder) == probe(encoder)
     assert torch.equal(torch.get_rng_state(), state) and not encoder.training
@@ -123,7 +123,7 @@ def test_probe__leaves_the_encoder_and_the_random_state(colours: Path, tiny: Cal
 def test_probe__unreadable_images_are_left_out(colours: Path, tiny: Callable[..., Config]) -> None:
     for number in range(5):
         (colours / "red" / f"{number}.png").write_bytes(b"")
-    assert KnnProbe(list_images(colours), 12, tiny().numbers, CPU)(Colour()) == {}
+    assert KnnProbe(list_images(colours), 12, tiny().train, CPU)(Colour()) == {}
     (colours / "red" / "4.png").write_bytes((colours / "red" / "5.png").read_bytes())
-    probe = KnnProbe(list_images(colours), 12, tiny().numbers, CPU)
+    probe = KnnProbe(list_images(colours), 12, tiny().train, CPU)
     assert len(probe.pixels) == 8 and probe(Colour()) == {"knn_top1": 1.0}

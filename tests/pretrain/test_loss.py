@@ -1,15 +1,19 @@
 """Equation 2 against a slow loop written from the equations: one image, one view pair, one cell at a time."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.config import VARIANTS, Numbers, load_config
-from pretrain.loss import LossOptions, clove_loss, ranking_terms
+import pretrain.loss
+from pretrain.clove_options import VARIANTS, CloveOptions
+from pretrain.config import load_config
+from pretrain.loss import clove_loss, ranking_terms
 
 SIZES = torch.tensor([[640.0, 480.0], [300.0, 500.0], [224.0, 224.0]], dtype=torch.float64)
 OPTIONS = {
@@ -49,7 +53,7 @@ def slow_positives(student_box: Tensor, teacher_box: Tensor, size: Tensor, stude
     return found
 
 
-def slow_negative(query: Tensor, teacher: Tensor, positives: set[int], options: LossOptions) -> Tensor | None:
+def slow_negative(query: Tensor, teacher: Tensor, positives: set[int], options: CloveOptions) -> Tensor | None:
     """cos(C_i, F_neg) for one query, None where it has no negative."""
     cosines = [cosine(query, vector) for vector in teacher]
     candidates = [j for j in range(len(teacher)) if options.negatives_exclude == "top1" or j not in positives]
@@ -63,7 +67,7 @@ def slow_negative(query: Tensor, teacher: Tensor, positives: set[int], options: 
     return cosine(query, mean)
 
 
-def slow_term(student: Tensor, teacher: Tensor, pairs: list[tuple[int, int]], options: LossOptions) -> Tensor:
+def slow_term(student: Tensor, teacher: Tensor, pairs: list[tuple[int, int]], options: CloveOptions) -> Tensor:
     """One image and view pair; student (Q, C), teacher (L, C)."""
     zero = (student * 0.0).sum()
     of_query = [{j for i, j in pairs if i == q} for q in range(len(student))]
@@ -88,9 +92,8 @@ def slow_term(student: Tensor, teacher: Tensor, pairs: list[tuple[int, int]], op
 
 
 def slow_loss(student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], sizes: Tensor,
-              numbers: Numbers) -> Tensor:
+              options: CloveOptions) -> Tensor:
     """Mean over every ordered pair (student view i, other global teacher view j) and every image."""
-    options = LossOptions.from_numbers(numbers)
     views = [(maps[v], group_boxes[v]) for maps, group_boxes in zip(student_maps, boxes, strict=True)
              for v in range(len(maps))]
     terms = []
@@ -101,7 +104,7 @@ def slow_loss(student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tens
             for b in range(len(sizes)):
                 own, other = student[b].flatten(1).T, teacher_maps[j, b].flatten(1).T
                 pairs = slow_positives(student_boxes[b], boxes[0][j, b], sizes[b], tuple(student.shape[-2:]),
-                                       tuple(teacher_maps.shape[-2:]), numbers.t_pos)
+                                       tuple(teacher_maps.shape[-2:]), options.t_pos)
                 terms.append(slow_term(own, other, pairs, options))
     return torch.stack(terms).sum() / len(terms)
 
@@ -133,15 +136,15 @@ def case(seed: int, global_views: int = 2, local_views: int = 2, teacher_grid: i
     return students, maps(global_views, teacher_grid), boxes, SIZES[:images]
 
 
-def compare(numbers: Numbers, *made: object) -> float:
+def compare(options: CloveOptions, *made: object) -> float:
     """Loss and gradients of both writings must agree; returns the loss.
 
     The slow one takes cosines of any vectors; the fast one wants unit vectors, so that the gradient goes through the
     normalisation here.
     """
     students, teacher, boxes, sizes = made
-    fast, _ = clove_loss([F.normalize(maps, dim=2) for maps in students], teacher, boxes, sizes, numbers)
-    slow = slow_loss(students, teacher, boxes, sizes, numbers)
+    fast, _ = clove_loss([F.normalize(maps, dim=2) for maps in students], teacher, boxes, sizes, options)
+    slow = slow_loss(students, teacher, boxes, sizes, options)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
     fast_grads = torch.autograd.grad(fast, students, allow_unused=True)
     slow_grads = torch.autograd.grad(slow, students, allow_unused=True)
@@ -150,8 +153,8 @@ def compare(numbers: Numbers, *made: object) -> float:
     return slow.item()
 
 
-def paper(**changes: object) -> Numbers:
-    return replace(Numbers(), **changes)
+def paper(**changes: object) -> CloveOptions:
+    return replace(CloveOptions(), **changes)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -209,15 +212,16 @@ def test_paper__mean_over_ranks_with_unequal_numbers_of_positives() -> None:
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_options__each_value_equals_the_slow_loop(variant: str, change: dict) -> None:
     """Every value of every option from both presets; a small margin, so that hinges switch on and off."""
-    numbers = replace(load_config(None, {"variant": variant}).numbers, box_frame="edges", t_pos_unit="cell_diagonal",
+    options = replace(load_config(None, {"variant": variant}).objective, t_pos_unit="cell_diagonal",
                       mu=0.4, k=6, **change)
-    compare(numbers, *case(5, teacher_grid=4, local_grid=3, local_views=1, images=2))
+    compare(options, *case(5, teacher_grid=4, local_grid=3, local_views=1, images=2))
 
 
 def test_options__the_table_names_every_option_and_value() -> None:
     """An option that is added to the loss must be added to the table above."""
-    scalars = {"lambda_pos", "mu", "k"}
-    assert set(LossOptions.__dataclass_fields__) == OPTIONS.keys() | scalars
+    scalars = {"lambda_pos", "mu", "k", "t_pos", "t_pos_unit"}
+    read = set(re.findall(r"\boptions\.(\w+)", Path(pretrain.loss.__file__).read_text(encoding="utf-8")))
+    assert read == OPTIONS.keys() | scalars
     for name, value in VARIANTS["released"].items():
         if name in OPTIONS:
             assert value in OPTIONS[name]
@@ -228,33 +232,33 @@ def test_options__the_table_names_every_option_and_value() -> None:
 @pytest.mark.parametrize("few", OPTIONS["too_few_negatives"])
 def test_few_candidates__fewer_cells_than_k(exclude: str, similarity: str, few: str) -> None:
     """2 x 2 teacher cells against k = 10: what is left is used, or the term is 0."""
-    numbers = paper(negatives_exclude=exclude, negative_similarity=similarity, too_few_negatives=few)
-    value = compare(numbers, *case(6, teacher_grid=2, local_grid=3))
+    options = paper(negatives_exclude=exclude, negative_similarity=similarity, too_few_negatives=few)
+    value = compare(options, *case(6, teacher_grid=2, local_grid=3))
     assert (value == 0) == (few == "zero")
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_few_candidates__one_teacher_cell(variant: str) -> None:
     """L = 1: nothing is left for a negative; every pair is skipped, without NaN."""
-    numbers = replace(load_config(None, {"variant": variant}).numbers, t_pos_unit="cell_diagonal")
-    assert compare(numbers, *case(7, teacher_grid=1, local_grid=3)) == 0
+    options = replace(load_config(None, {"variant": variant}).objective, t_pos_unit="cell_diagonal")
+    assert compare(options, *case(7, teacher_grid=1, local_grid=3)) == 0
 
 
 def test_few_candidates__all_cells_positive() -> None:
     """With every teacher cell a positive and positives excluded there is no negative: the pairs are skipped."""
     made = case(8, teacher_grid=3, local_grid=2)
-    numbers = paper(negatives_exclude="positives_and_top1", t_pos=100.0)
-    assert compare(numbers, *made) == 0
-    assert compare(replace(numbers, negatives_exclude="top1"), *made) > 20
+    options = paper(negatives_exclude="positives_and_top1", t_pos=100.0)
+    assert compare(options, *made) == 0
+    assert compare(replace(options, negatives_exclude="top1"), *made) > 20
 
 
 def test_statistics__a_hinge_whose_term_is_0_is_not_active() -> None:
     """Released, 9 teacher cells against k = 10: all terms are 0, though mu is far from reached."""
     student, teacher = (F.normalize(torch.randn(2, 3, cells, 8), dim=-1) for cells in (4, 9))
     positives = torch.zeros(2, 3, 4, 9, dtype=torch.bool)
-    for options, active in ((LossOptions.from_numbers(load_config(None, {"variant": "released"}).numbers), 0.0),
-                            (replace(LossOptions.from_numbers(Numbers()), hinge="image"), 0.0),
-                            (replace(LossOptions.from_numbers(Numbers()), hinge="image", negative_queries="all"), 1.0)):
+    for options, active in ((load_config(None, {"variant": "released"}).objective, 0.0),
+                            (replace(CloveOptions(), hinge="image"), 0.0),
+                            (replace(CloveOptions(), hinge="image", negative_queries="all"), 1.0)):
         terms, statistics = ranking_terms(student, teacher, positives, options)
         assert bool((terms > 0).all()) == bool(active) and statistics["hinge_active"] == active
 
@@ -264,7 +268,7 @@ def test_sum__is_the_literal_sum_over_pairs() -> None:
     student = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
     teacher = torch.tensor([[[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]]])
     positives = torch.tensor([[[[True, False, True], [False, True, False]]]])
-    options = replace(LossOptions.from_numbers(Numbers()), mu=1.0, lambda_pos=1.0, k=2, reduction="sum")
+    options = replace(CloveOptions(), mu=1.0, lambda_pos=1.0, k=2, reduction="sum")
     # Query 0 ranks cells 0 (1.0), 2 (0.6): F_neg is cell 2. Query 1 ranks 1 (1.0), 2 (0.8): F_neg is cell 2.
     hinges = [1 - 1 + 0.6, 1 - 0.6 + 0.6, 1 - 1 + 0.8]
     terms, statistics = ranking_terms(student, teacher, positives, options)

@@ -8,30 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.config import Config, Numbers
+from pretrain.config import Config
 from pretrain.model import Student, Teacher, normalise
 
 
 @pytest.fixture
-def numbers(tiny: Callable[..., Config]) -> Numbers:
-    return tiny().numbers
+def config(tiny: Callable[..., Config]) -> Config:
+    return tiny()
 
 
 @pytest.fixture
-def networks(numbers: Numbers) -> tuple[Student, Teacher]:
+def networks(config: Config) -> tuple[Student, Teacher]:
     torch.manual_seed(0)
-    student = Student(numbers)
-    return student, Teacher(student, numbers).train()
+    student = Student(config.train, config.objective)
+    return student, Teacher(student).train()
 
 
 def views(count: int, side: int, images: int = 3) -> Tensor:
     return torch.randn(count, images, 3, side, side, generator=torch.Generator().manual_seed(side))
 
 
-def test_student__shapes_and_unit_length(networks: tuple, numbers: Numbers) -> None:
+def test_student__shapes_and_unit_length(networks: tuple, config: Config) -> None:
     maps = networks[0]([views(2, 48), views(1, 32)])
-    assert [tuple(group.shape) for group in maps] == [(2, 3, numbers.projector_dim, 3, 3),
-                                                      (1, 3, numbers.projector_dim, 2, 2)]
+    assert [tuple(group.shape) for group in maps] == [(2, 3, config.objective.projector_dim, 3, 3),
+                                                      (1, 3, config.objective.projector_dim, 2, 2)]
     for group in maps:
         torch.testing.assert_close(group.norm(dim=2), torch.ones_like(group[:, :, 0]))
 
@@ -113,8 +113,8 @@ def test_follow__momentum_zero_copies_and_one_stays(networks: tuple, momentum: f
 
 
 @pytest.mark.parametrize("kind", ["plain", "normalized", "none"])
-def test_student__attention_kind_is_the_configured_one(numbers: Numbers, kind: str) -> None:
-    student = Student(replace(numbers, attention=kind, attention_temperature=0.3))
+def test_student__attention_kind_is_the_configured_one(config: Config, kind: str) -> None:
+    student = Student(config.train, replace(config.objective, attention=kind, attention_temperature=0.3))
     assert student.attention.kind == kind and student.attention.temperature == 0.3
     assert bool(list(student.attention.parameters())) == (kind != "none")
 
@@ -126,10 +126,10 @@ def test_normalise__imagenet_mean_and_deviation() -> None:
     assert normalise(pixels.expand(2, 5, 3, 4, 4)).shape == (2, 5, 3, 4, 4)
 
 
-def test_student__gradient_reaches_every_parameter(numbers: Numbers) -> None:
+def test_student__gradient_reaches_every_parameter(config: Config) -> None:
     """Zero-initialised residual branches block the way at the start; any other value lets it through."""
     torch.manual_seed(0)
-    student = Student(numbers)
+    student = Student(config.train, config.objective)
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.constant_(module.weight, 0.7)

@@ -95,7 +95,7 @@ def test_curves__torn_last_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scene(photos: Path, tiny: Callable) -> Callable[..., Scene]:
-    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 0, 0, tiny(**changes).numbers, pair)
+    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 0, 0, tiny(**changes), pair)
 
 
 def joined(scene: Scene) -> tuple[int, Figure]:
@@ -162,12 +162,12 @@ def test_view__as_many_grid_lines_as_cells_less_one(scene: Callable) -> None:
 def test_views__unreadable_photographs_are_left_out(tmp_path: Path, make_photos: Callable, tiny: Callable) -> None:
     folder = make_photos(tmp_path / "photos", 4)
     (folder / "01.png").write_bytes(b"")
-    draw_views(list_images(folder), tiny().numbers, tmp_path / "views.png")
+    draw_views(list_images(folder), tiny(), tmp_path / "views.png")
     three = Image.open(tmp_path / "views.png")
     assert three.size == (1200, 1200) and np.asarray(three.convert("L")).std() > 20
     for name in list_images(folder):
         (folder / name).write_bytes(b"")
-    draw_views(list_images(folder), tiny().numbers, tmp_path / "none.png")
+    draw_views(list_images(folder), tiny(), tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 

@@ -95,14 +95,14 @@ def test_retrieval__unit_of_the_threshold() -> None:
 @pytest.fixture
 def networks(tiny: Callable[..., Config]) -> tuple[Student, Teacher]:
     torch.manual_seed(0)
-    student = Student(tiny().numbers)
-    return student, Teacher(student, tiny().numbers).train()
+    student = Student(tiny().train, tiny().objective)
+    return student, Teacher(student).train()
 
 
 def test_probe__leaves_the_networks_as_they_are(photos: Path, tiny: Callable, networks: tuple) -> None:
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
     modes = [network.training for network in networks]
-    probe = RetrievalProbe(list_images(photos), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(photos), 4, tiny().train, torch.device("cpu"))
     rng = torch.get_rng_state()
     values = probe(*networks)
     assert set(values) == {f"{figure}_{cells}" for figure in ("retrieval", "feature_std", "effective_rank")
@@ -120,16 +120,16 @@ def test_probe__images_that_cannot_be_read_are_left_out(tmp_path: Path, make_pho
     folder = make_photos(tmp_path, 4)
     for name in ("01.png", "02.png"):
         (folder / name).write_bytes(b"")
-    probe = RetrievalProbe(list_images(folder), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(folder), 4, tiny().train, torch.device("cpu"))
     assert probe.views.shape[:2] == (2, 2)
     for name in ("00.png", "03.png"):
         (folder / name).write_bytes(b"")
-    assert RetrievalProbe(list_images(folder), 4, tiny().numbers, torch.device("cpu"))(*networks) == {}
+    assert RetrievalProbe(list_images(folder), 4, tiny().train, torch.device("cpu"))(*networks) == {}
 
 
 def test_probe__collapsed_network_shows(photos: Path, tiny: Callable, networks: tuple) -> None:
     """A projector that gives every cell the same vector: spread 0, rank 1; the backbone before it is untouched."""
-    probe = RetrievalProbe(list_images(photos), 4, tiny().numbers, torch.device("cpu"))
+    probe = RetrievalProbe(list_images(photos), 4, tiny().train, torch.device("cpu"))
     before = probe(*networks)
     student, teacher = networks
     torch.nn.init.zeros_(student.attention.out_proj.weight)

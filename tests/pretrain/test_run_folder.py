@@ -109,13 +109,30 @@ def test_claimed__an_output_that_a_link_in_the_images_leads_to(make_photos: Call
             pass
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}', '{"numbers": 3, "images": 1, "images_hash": ""}'])
+@pytest.mark.parametrize("content", [
+    "{", "[1]", '{"a": 1}',
+    '{"objective": "clove", "train": 3, "images": 1, "images_hash": ""}'])
 def test_claimed__run_json_of_something_else(images: ImageList, tiny: Callable, tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     text = "run.json is damaged: expected the values of a run, choose another --output"
     with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), images):
         pass
     assert (tmp_path / "run.json").read_text() == content
+
+
+def test_claimed__the_folder_of_an_older_version(images: ImageList, tiny: Callable, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"numbers": {"seed": 0}, "images": 9, "images_hash": ""}')
+    text = r"run.json is of an older version of this program, whose runs this one neither resumes nor shows"
+    with pytest.raises(UserError, match=text) as error, run_folder.claimed(tmp_path, tiny(), images):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_claimed__the_folder_of_another_objective(images: ImageList, tiny: Callable, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"objective": "other", "train": {}, "images": 9, "images_hash": ""}')
+    text = r"holds a run with other values \(objective 'other' -> 'clove'\): choose another --output"
+    with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), images):
+        pass
 
 
 @pytest.mark.parametrize("name", run_folder.LEFT_BY_A_RUN)

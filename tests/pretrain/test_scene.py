@@ -7,25 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config import Numbers
+from pretrain.clove_options import CloveOptions
 from pretrain.data import list_images
 from pretrain.errors import UserError
 from pretrain.images import read_image
-from pretrain.loss import LossOptions, ranking_terms
+from pretrain.loss import ranking_terms
 from pretrain.matcher import cell_centres
 from pretrain.model import Student, normalise
 from pretrain.scene import Scene, View, feature_grid, hardest_negatives, load_networks, make_scene, report_cell
+from pretrain.shared_options import Train
 from pretrain.views import make_views
 
 
 @pytest.fixture
 def scene(photos: Path, tiny: Callable) -> Callable[..., Scene]:
     """scene(pair=(0, 1), **changes) of image 2 in epoch 1."""
-    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 2, 1, tiny(**changes).numbers, pair)
+    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 2, 1, tiny(**changes), pair)
 
 
 def test_scene__views_are_those_of_a_run(scene: Callable, photos: Path, tiny: Callable) -> None:
-    pixels, boxes, _ = make_views(read_image(photos / "02.png"), tiny(seed=4).numbers, 1, 2)
+    pixels, boxes, _ = make_views(read_image(photos / "02.png"), tiny(seed=4).train, 1, 2)
     made = scene(seed=4)
     assert [view.name for view in made.views] == ["global 1", "global 2", "local 1"]
     assert [view.short for view in made.views] == ["G1", "G2", "L1"]
@@ -35,7 +36,7 @@ def test_scene__views_are_those_of_a_run(scene: Callable, photos: Path, tiny: Ca
 
 def test_scene__grids_are_those_of_the_network(scene: Callable, tiny: Callable) -> None:
     assert [view.grid for view in scene().views] == [(3, 3), (3, 3), (2, 2)]
-    assert feature_grid(tiny(last_stage_stride=2).numbers, 224) == (7, 7)
+    assert feature_grid(tiny(last_stage_stride=2).train, 224) == (7, 7)
 
 
 def test_scene__positives_by_distance(scene: Callable) -> None:
@@ -53,10 +54,10 @@ def test_scene__default_cell_is_in_the_middle_of_those_with_a_positive(photos: P
         return View("global 1", np.zeros((3, 48, 48), np.uint8), torch.tensor(box), (5, 5))
 
     image = read_image(photos / "00.png")
-    corner = Scene(image, "", 0, 0, [view(0, 0, 0.5, 0.5), view(0.4, 0.4, 0.9, 0.9)], (0, 1), tiny(t_pos=0.1).numbers)
+    corner = Scene(image, "", 0, 0, [view(0, 0, 0.5, 0.5), view(0.4, 0.4, 0.9, 0.9)], (0, 1), tiny(t_pos=0.1))
     assert corner.positives.any(1).nonzero().flatten().tolist() == [24]
     assert corner.default_cell() == 24
-    apart = Scene(image, "", 0, 0, [view(0, 0, 0.3, 0.3), view(0.6, 0.6, 1, 1)], (0, 1), tiny().numbers)
+    apart = Scene(image, "", 0, 0, [view(0, 0, 0.3, 0.3), view(0.6, 0.6, 1, 1)], (0, 1), tiny())
     assert not apart.positives.any() and apart.default_cell() == 12
 
 
@@ -76,12 +77,12 @@ POSITIVES = torch.tensor([False, True, False, True, False])
     ({"k": 3, "negatives_exclude": "positives_and_top1"}, 2, [0, 4]),
 ], ids=["poster", "k above the cells", "released"])
 def test_hardest_negatives__by_hand(changes: dict, dropped: int, negatives: list[int]) -> None:
-    assert hardest_negatives(COSINE, POSITIVES, Numbers(**changes)) == (dropped, negatives)
+    assert hardest_negatives(COSINE, POSITIVES, CloveOptions(**changes)) == (dropped, negatives)
 
 
 def test_hardest_negatives__none_left() -> None:
-    numbers = Numbers(negatives_exclude="positives_and_top1")
-    assert hardest_negatives(COSINE, torch.ones(5, dtype=torch.bool), numbers) == (None, [])
+    options = CloveOptions(negatives_exclude="positives_and_top1")
+    assert hardest_negatives(COSINE, torch.ones(5, dtype=torch.bool), options) == (None, [])
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 0), (2, 1)], ids=["G1-G2", "G2-G1", "L1-G2"])
@@ -91,7 +92,7 @@ def test_hardest_negatives__none_left() -> None:
 def test_report__agrees_with_the_loss(scene: Callable, photos: Path, pair: tuple[int, int], changes: dict) -> None:
     """The loss on the same vectors has the same cos(C, F_neg), and the same mean positive cosine."""
     made = scene(pair, **changes)
-    student, teacher, note = load_networks(made.numbers, None)
+    student, teacher, note = load_networks(made.config, None)
     assert "random initial network" in note
     cell = made.default_cell()
     report = report_cell(made, cell, student, teacher, list_images(photos))
@@ -101,7 +102,7 @@ def test_report__agrees_with_the_loss(scene: Callable, photos: Path, pair: tuple
     contextualized = student([stack(views, split)])[0][pair[0] - split.start, 0].flatten(1)[:, cell]  # (C,)
     projected = teacher(stack(views, slice(0, 2)))[pair[1], 0].flatten(1)  # (C, L)
     assert torch.allclose(report.cosine, contextualized @ projected, atol=1e-5)
-    positives, options = made.positives[cell][None, None, None], LossOptions.from_numbers(made.numbers)
+    positives, options = made.positives[cell][None, None, None], made.config.objective
     _, told = ranking_terms(contextualized[None, None, None], projected.T[None, None], positives, options)
     assert report.negative_cosine == pytest.approx(told["negative_cosine"].item(), abs=1e-5)
     assert report.cosine[report.positives].mean().item() == pytest.approx(told["positive_cosine"].item(), abs=1e-5)
@@ -111,7 +112,7 @@ def step_views(made: Scene, photos: Path) -> list[list[np.ndarray]]:
     """The views of the image and of its company, put together anew."""
     others = [index for index in range(9) if index != made.index]
     chosen = [made.index] + [others[i] for i in np.linspace(0, 7, 7).astype(int)]
-    return [make_views(read_image(photos / f"{i:02d}.png"), made.numbers, made.epoch, i)[0] for i in chosen]
+    return [make_views(read_image(photos / f"{i:02d}.png"), made.config.train, made.epoch, i)[0] for i in chosen]
 
 
 def stack(views: list[list[np.ndarray]], which: slice) -> torch.Tensor:
@@ -120,7 +121,7 @@ def stack(views: list[list[np.ndarray]], which: slice) -> torch.Tensor:
 
 def test_report__attention_is_the_mean_over_heads(scene: Callable, photos: Path) -> None:
     made = scene()
-    student, teacher, _ = load_networks(made.numbers, None)
+    student, teacher, _ = load_networks(made.config, None)
     seen = []
     weights = student.attention.weights
     student.attention.weights = lambda maps: seen.append(weights(maps)) or seen[-1]
@@ -130,12 +131,12 @@ def test_report__attention_is_the_mean_over_heads(scene: Callable, photos: Path)
 
 
 def test_grid__a_single_cell() -> None:
-    assert feature_grid(Numbers(architecture="resnet18"), 32) == (1, 1)
+    assert feature_grid(Train(architecture="resnet18"), 32) == (1, 1)
 
 
 def test_report__a_network_that_diverged_is_told(scene: Callable, photos: Path) -> None:
     made = scene()
-    student, teacher, _ = load_networks(made.numbers, None)
+    student, teacher, _ = load_networks(made.config, None)
     with torch.no_grad():
         student.attention.in_proj_bias.fill_(float("nan"))
     with pytest.raises(UserError, match="the network gives NaN or inf: its training diverged"):
@@ -144,24 +145,24 @@ def test_report__a_network_that_diverged_is_told(scene: Callable, photos: Path) 
 
 def test_report__without_attention(scene: Callable, photos: Path) -> None:
     made = scene(attention="none")
-    report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], list_images(photos))
+    report = report_cell(made, 0, *load_networks(made.config, None)[:2], list_images(photos))
     assert report.attention is None and report.cosine.abs().max() <= 1 + 1e-5
 
 
 def test_report__image_alone_in_its_folder(tmp_path: Path, make_photos: Callable, tiny: Callable) -> None:
     folder = make_photos(tmp_path, 2)
     (folder / "01.png").write_bytes(b"")  # company that cannot be read
-    made = make_scene(list_images(folder), 0, 0, tiny().numbers)
-    report = report_cell(made, 0, *load_networks(made.numbers, None)[:2], list_images(folder))
+    made = make_scene(list_images(folder), 0, 0, tiny())
+    report = report_cell(made, 0, *load_networks(made.config, None)[:2], list_images(folder))
     assert report.cosine.isfinite().all()
 
 
 def test_networks__random_ones_are_where_a_run_starts(tiny: Callable) -> None:
     state = torch.get_rng_state()
-    student, teacher, _ = load_networks(tiny(seed=3).numbers, None)
+    student, teacher, _ = load_networks(tiny(seed=3), None)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(3)
-    expected = Student(tiny(seed=3).numbers).state_dict()
+    expected = Student(tiny(seed=3).train, tiny(seed=3).objective).state_dict()
     torch.set_rng_state(state)
     assert all(torch.equal(value, expected[name]) for name, value in student.state_dict().items())
     assert torch.equal(teacher.projector[0].weight, student.projector[0].weight)
@@ -169,4 +170,4 @@ def test_networks__random_ones_are_where_a_run_starts(tiny: Callable) -> None:
 
 def test_networks__folder_without_checkpoint(tmp_path: Path, tiny: Callable) -> None:
     with pytest.raises(UserError, match=r"no whole checkpoint in .*; leave out --run to see the random"):
-        load_networks(tiny().numbers, tmp_path)
+        load_networks(tiny(), tmp_path)

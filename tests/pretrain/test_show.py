@@ -58,18 +58,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     return kept
 
 
-def numbers(tiny_words: Callable, **changes: object) -> list[str]:
-    """TINY without what does not change the numbers, which `show` does not take."""
+def identity_options(tiny_words: Callable, **changes: object) -> list[str]:
+    """TINY without the runtime options, which `show` does not take."""
     words, kept = tiny_words(**changes), []
-    machine = ("--workers", "--log-every", "--checkpoint-every", "--probe-images", "--device")
+    runtime = ("--workers", "--log-every", "--checkpoint-every", "--probe-images", "--device")
     for at, word in enumerate(words):
-        if word not in machine and (not at or words[at - 1] not in machine):
+        if word not in runtime and (not at or words[at - 1] not in runtime):
             kept.append(word)
     return kept
 
 
 def test_show__picture_of_a_random_network(show: Show, photos: Path, tiny_words: Callable, tmp_path: Path) -> None:
-    done = show("--data", photos, "--output", "made/a.png", *numbers(tiny_words))
+    done = show("--data", photos, "--output", "made/a.png", *identity_options(tiny_words))
     assert (done.returncode, done.stdout, done.stderr) == (0, "made/a.png\n", "")
     picture = Image.open(tmp_path / "here" / "made" / "a.png")
     assert picture.width == 1200 and np.asarray(picture.convert("L")).std() > 20
@@ -78,9 +78,10 @@ def test_show__picture_of_a_random_network(show: Show, photos: Path, tiny_words:
 def test_show__run_brings_its_values_and_its_network(show: Show, photos: Path, finished: Path, drawn: list) -> None:
     assert show("--data", photos, "--run", finished, "--image", "3").returncode == 0
     scene, report, note = drawn[0]
-    assert scene.numbers.seed == 5 and scene.numbers.architecture == "resnet18" and scene.index == 3
+    assert scene.config.train.seed == 5 and scene.config.train.architecture == "resnet18" and scene.index == 3
     assert note == f"network of {finished} after step 2"
-    words = [word for key, value in json.loads((finished / "run.json").read_text())["numbers"].items()
+    record = json.loads((finished / "run.json").read_text())
+    words = [word for key, value in (record["train"] | record["clove"]).items()
              for word in (f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value]))]
     assert show("--data", photos, "--image", "3", *words).returncode == 0
     same, before, note = drawn[1]
@@ -93,7 +94,7 @@ def test_show__words_win_over_the_run(show: Show, photos: Path, finished: Path, 
                 "--pair", "l1,G2")
     assert done.returncode == 0, done.stderr
     scene, report, _ = drawn[0]
-    assert (scene.numbers.t_pos, scene.numbers.seed, scene.epoch, scene.pair) == (0.3, 7, 2, (2, 1))
+    assert (scene.config.objective.t_pos, scene.config.train.seed, scene.epoch, scene.pair) == (0.3, 7, 2, (2, 1))
     assert report.cell == 2
 
 
@@ -165,13 +166,16 @@ def test_show__run_without_a_whole_checkpoint(show: Show, photos: Path, finished
     (tmp_path / "run.json").write_bytes((finished / "run.json").read_bytes())
     done = show("--data", photos, "--run", tmp_path)
     assert done.returncode == 2 and "no whole checkpoint in" in done.stderr
-    (tmp_path / "run.json").write_text('{"numbers": [1]}')
+    (tmp_path / "run.json").write_text('{"objective": "clove", "train": [1]}')
     done = show("--data", photos, "--run", tmp_path)
     assert done.returncode == 2 and "run.json is damaged" in done.stderr
-    (tmp_path / "run.json").write_text('{"numbers": {"seed": 0, "margin": 100}}')
+    (tmp_path / "run.json").write_text('{"objective": "clove", "train": {"seed": 0}, "clove": {"margin": 100}}')
     done = show("--data", photos, "--run", tmp_path)
     assert done.returncode == 2 and "values that this version does not know: margin; it was made by another version" \
         in done.stderr
+    (tmp_path / "run.json").write_text('{"numbers": {"seed": 0}}')
+    done = show("--data", photos, "--run", tmp_path)
+    assert done.returncode == 2 and "run.json is of an older version of this program" in done.stderr
 
 
 def test_show__image_that_cannot_be_read(show: Show, make_photos: Callable, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pretrain.show_picture import draw_show, place, show_figure
 
 @pytest.fixture
 def scene(photos: Path, tiny: Callable) -> Callable[..., Scene]:
-    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 0, 0, tiny(**changes).numbers, pair)
+    return lambda pair=(0, 1), **changes: make_scene(list_images(photos), 0, 0, tiny(**changes), pair)
 
 
 def made_up(scene: Scene, **changes: object) -> CellReport:

@@ -109,7 +109,7 @@ def test_train__finished_run_whose_backbone_went_astray_writes_it_again(whole, p
 def test_train__other_numbers_in_the_same_folder_are_refused(whole, photos, cli):
     done = cli(photos, whole, seed=9, k=6)
     assert done.returncode == 2
-    assert "holds a run with other numbers (seed 0 -> 9; k 5 -> 6)" in done.stderr
+    assert "holds a run with other values (seed 0 -> 9; k 5 -> 6)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -183,8 +183,8 @@ def test_train__nan_losses_in_a_row_are_counted_over_a_restart(photos, cli, tmp_
 
 def test_not_finite__names_the_images_of_a_step_once(tmp_path):
     """A killed run meets its last steps again."""
-    process, machine = Process(0, 1, torch.device("cpu")), SimpleNamespace(nonfinite_limit=9)
-    trainer = SimpleNamespace(process=process, config=SimpleNamespace(machine=machine), skipped_in_a_row=1)
+    process, runtime = Process(0, 1, torch.device("cpu")), SimpleNamespace(nonfinite_limit=9)
+    trainer = SimpleNamespace(process=process, config=SimpleNamespace(runtime=runtime), skipped_in_a_row=1)
     for step in (2, 12, 2, 12, 1):
         pretrain.train._not_finite(math.nan, step, trainer, [SimpleNamespace(names=[f"{step}.png", "b.png"])], tmp_path)
     assert (tmp_path / "nonfinite.log").read_text().splitlines() == [
@@ -295,7 +295,7 @@ def test_train__too_many_corrupt_images_stop_the_run(make_photos, cli, tmp_path)
 def test_note_unreadable__the_share_is_of_all_images_for_every_process(tmp_path, tiny, share, bad, processes, stops):
     process = Process(1, processes, torch.device("cpu"))
     batch = SimpleNamespace(unreadable={f"a: {number}.png": "cannot be decoded: x" for number in range(bad)})
-    noted = (known := {}), batch, tmp_path, 64, tiny(max_corrupt_share=share).numbers, process
+    noted = (known := {}), batch, tmp_path, 64, tiny(max_corrupt_share=share).train, process
     if stops:
         most = f"expected at most a share of {share:g}"
         with pytest.raises(UserError, match=f"^{bad} of 64 images cannot be read, {most} "):
@@ -310,7 +310,7 @@ def test_noted_unreadable__is_known_after_a_restart_and_written_once(tmp_path, t
     batch = SimpleNamespace(unreadable={"a.png": "cannot be decoded: x: y", "caf\udce9.png": "the file is gone"})
     for _ in range(2):
         known = pretrain.train._noted_unreadable(tmp_path, process)
-        pretrain.train._note_unreadable(known, batch, tmp_path, 64, tiny(max_corrupt_share=0.5).numbers, process)
+        pretrain.train._note_unreadable(known, batch, tmp_path, 64, tiny(max_corrupt_share=0.5).train, process)
         assert known == batch.unreadable
     assert log.read_bytes() == b"a.png: cannot be decoded: x: y\ncaf\xe9.png: the file is gone\n"
 

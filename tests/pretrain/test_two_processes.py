@@ -40,7 +40,7 @@ def join(rank: int, port: int) -> Process:
 
 
 def batch(images: int, seed: int = 0, config=None) -> Batch:
-    numbers = config.numbers
+    train = config.train
     rng = np.random.default_rng(seed)
 
     def boxes(views: int) -> torch.Tensor:
@@ -51,7 +51,7 @@ def batch(images: int, seed: int = 0, config=None) -> Batch:
         made[flipped] = made[flipped][:, [2, 1, 0, 3]]
         return torch.from_numpy(made)
 
-    sides = [(numbers.global_views, numbers.global_size), (numbers.local_views, numbers.local_size)]
+    sides = [(train.global_views, train.global_size), (train.local_views, train.local_size)]
     views = [torch.from_numpy(rng.integers(0, 256, (v, images, 3, s, s), dtype=np.uint8)) for v, s in sides]
     return Batch(views, [boxes(v) for v, _ in sides], torch.full((images, 2), 100.0), [""] * images, {})
 

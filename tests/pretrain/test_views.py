@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pretrain import augment, views
-from pretrain.config import Numbers
+from pretrain.shared_options import Train
 from pretrain.views import (
     Draws,
     ViewKind,
@@ -189,24 +189,24 @@ def test_crop_box__frames(frame: str, expected: list[float]) -> None:
 
 
 def test_view_kinds__table_of_the_released_recipe() -> None:
-    kinds = view_kinds(Numbers())
+    kinds = view_kinds(Train())
     first, second = ViewKind(224, (0.2, 1.0), 1.0, 0.0), ViewKind(224, (0.2, 1.0), 0.1, 0.2)
     assert kinds == [first, second] + 6 * [ViewKind(96, (0.08, 0.3), 0.5, 0.0)]
-    assert view_kinds(replace(Numbers(), global_views=3, local_views=0)) == [first, second, first]
+    assert view_kinds(replace(Train(), global_views=3, local_views=0)) == [first, second, first]
 
 
 @pytest.fixture
-def small() -> Numbers:
-    return replace(Numbers(), global_size=48, local_size=24, local_views=2)
+def small() -> Train:
+    return replace(Train(), global_size=48, local_size=24, local_views=2)
 
 
-def test_make_views__sizes_and_boxes(noise: Image.Image, small: Numbers) -> None:
+def test_make_views__sizes_and_boxes(noise: Image.Image, small: Train) -> None:
     pixels, boxes, _ = make_views(noise, small, epoch=0, index=0)
     assert [view.shape for view in pixels] == [(3, 48, 48)] * 2 + [(3, 24, 24)] * 2
     assert boxes.shape == (4, 4) and boxes.min() >= 0 and boxes.max() <= 1
 
 
-def test_make_views__cut_only_leaves_the_colours_to_the_device(noise: Image.Image, small: Numbers) -> None:
+def test_make_views__cut_only_leaves_the_colours_to_the_device(noise: Image.Image, small: Train) -> None:
     """The numbers that travel along are those that the loader would have applied."""
     finished, boxes, rows = make_views(noise, small, 0, 3)
     cut, cut_boxes, cut_rows = make_views(noise, replace(small, colour_on="device"), 0, 3)
@@ -218,13 +218,13 @@ def test_make_views__cut_only_leaves_the_colours_to_the_device(noise: Image.Imag
     assert any(not np.array_equal(one, other) for one, other in zip(finished, cut, strict=True))
 
 
-def test_make_views__box_frame_is_passed_on(noise: Image.Image, small: Numbers) -> None:
+def test_make_views__box_frame_is_passed_on(noise: Image.Image, small: Train) -> None:
     _, edges, _ = make_views(noise, small, 0, 0)
     _, centres, _ = make_views(noise, replace(small, box_frame="pixel_centres"), 0, 0)
     assert 0 < np.abs(edges - centres).max() < 0.03
 
 
-def test_make_views__repeatable_in_any_order(noise: Image.Image, small: Numbers) -> None:
+def test_make_views__repeatable_in_any_order(noise: Image.Image, small: Train) -> None:
     keys = [(epoch, index) for epoch in (0, 1) for index in (0, 1, 2)]
     forth = {key: make_views(noise, small, *key) for key in keys}
     back = {key: make_views(noise, small, *key) for key in reversed(keys)}
@@ -236,14 +236,14 @@ def test_make_views__repeatable_in_any_order(noise: Image.Image, small: Numbers)
     assert not np.array_equal(make_views(noise, replace(small, seed=1), 0, 0)[1], forth[0, 0][1])
 
 
-def test_make_views__a_view_does_not_depend_on_how_many_there_are(noise: Image.Image, small: Numbers) -> None:
+def test_make_views__a_view_does_not_depend_on_how_many_there_are(noise: Image.Image, small: Train) -> None:
     few, _, _ = make_views(noise, replace(small, local_views=0), 3, 5)
     many, _, _ = make_views(noise, replace(small, local_views=5), 3, 5)
     assert len(few) == 2 and all(map(np.array_equal, few, many))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 2000), (3000, 16), (16, 17), (224, 1)], ids=str)
-def test_make_views__odd_sizes(small: Numbers, size: tuple[int, int]) -> None:
+def test_make_views__odd_sizes(small: Train, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     for index in range(10):

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks import demo_data
-from pretrain.config import Numbers
 from pretrain.errors import UserError
 from pretrain.images import ImageList
 from pretrain.probe import RetrievalProbe
+from pretrain.shared_options import Train
 from transfer import dense_measure, segmentation
 from transfer.__main__ import main
 from transfer.dense_labels import DenseData, Labelled
@@ -63,7 +63,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> DenseData:
 
 @pytest.fixture(scope="module")
 def views(painted: DenseData) -> RetrievalProbe:
-    return RetrievalProbe(painted.val.images, 2, Numbers(), torch.device("cpu"))
+    return RetrievalProbe(painted.val.images, 2, Train(), torch.device("cpu"))
 
 
 def test_measure__an_oracle_is_near_perfect(painted: DenseData, views: RetrievalProbe) -> None:

@@ -286,9 +286,9 @@ def test_read_checkpoint__arrays_of_old_and_new_pickles(tmp_path, small, other, 
 
 
 def test_read_checkpoint__real_networks_of_our_pretraining(tmp_path):
-    numbers = load_config("demo").numbers
-    student = Student(numbers)
-    teacher = Teacher(student, numbers)
+    config = load_config("demo")
+    student = Student(config.train, config.objective)
+    teacher = Teacher(student)
     torch.nn.init.constant_(teacher.encoder.bn1.bias, 3)
     path = written({"student": student.state_dict(), "teacher": teacher.state_dict(), "optimizer": {}, "scaler": {},
                     "rng": torch.get_rng_state()}, tmp_path / "step_00000001.pt")
