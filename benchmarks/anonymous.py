@@ -42,9 +42,11 @@ NOT_TELLING = {"root", "localhost", "localdomain"}
 ENVIRONMENT = ("USER", "LOGNAME", "USERNAME", "HOSTNAME", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT", "SLURM_CLUSTER_NAME",
                "SLURM_SUBMIT_HOST", "SLURMD_NODENAME")
 # Keys of the schemas, and mappings whose keys are all the program's: never changed.
-SCHEMA = {part for fields in (results.FIELDS, probe_table.FIELDS, imported.FIELDS, comparisons.FIELDS)
-          for name in fields for part in name.split(".")}
-FIXED = {"config", "metrics", "baselines", "outcome", "versions", "protocol", "pixel_format"}
+SCHEMA = {part for fields in (results.FIELDS, results.PRETRAINING_FIELDS, probe_table.FIELDS, imported.FIELDS,
+                              comparisons.FIELDS) for name in fields for part in name.split(".")}
+SCHEMA |= {"table", "details", "share"}  # of schema 1, and inside dataset.train_share
+FIXED = {"config", "baselines", "outcome", "versions", "protocol", "pixel_format"}
+METRICS = "metrics"  # GROUP/NAME and GROUP/NAME-CLASS: the class is somebody's word
 # What the program itself fills in, out of its own words.
 OWN_WORDS = {"kind", "table", "task", "fit", "scale", "heads", "solver", "schedule", "architecture", "evaluator",
              "init"}
@@ -94,8 +96,8 @@ class Scrubber:
 
     def _value(self, value: Any, where: str, fixed: bool) -> Any:
         if isinstance(value, dict):
-            return {key if fixed or key in SCHEMA else self._text(key, False):
-                    self._value(inside, key, fixed or key in FIXED) for key, inside in value.items()}
+            return {self._key(key, where, fixed): self._value(inside, key, fixed or key in FIXED)
+                    for key, inside in value.items()}
         if isinstance(value, list):
             return [self._value(inside, where, fixed) for inside in value]
         if not isinstance(value, str):
@@ -103,6 +105,14 @@ class Scrubber:
         if where.lower() in MACHINES and not fixed:
             return self._label("name", "", value)
         return self._text(value, where in OWN_WORDS)
+
+    def _key(self, key: str, where: str, fixed: bool) -> str:
+        if fixed or key in SCHEMA:
+            return key
+        if where == METRICS:
+            metric, dash, name = key.partition("-")
+            return metric + dash + self._text(name, False)
+        return self._text(key, False)
 
     def _text(self, text: str, strict: bool) -> str:
         if (text, strict) not in self._known:
@@ -181,14 +191,19 @@ def _names_in(text: str) -> Iterator[str]:
         yield from match[0].split("@")
 
 
-def _texts(value: Any, own: bool = False, fixed: bool = False) -> Iterator[tuple[bool, str]]:
+def _texts(value: Any, where: str = "", fixed: bool = False) -> Iterator[tuple[bool, str]]:
     """(whether the program chose its words, text) of all texts and keys."""
     if isinstance(value, dict):
         for key, inside in value.items():
-            yield fixed or key in SCHEMA, key
-            yield from _texts(inside, key in OWN_WORDS, fixed or key in FIXED)
+            if where == METRICS and not fixed:
+                metric, _, name = key.partition("-")
+                yield True, metric
+                yield False, name
+            else:
+                yield fixed or key in SCHEMA, key
+            yield from _texts(inside, key, fixed or key in FIXED)
     elif isinstance(value, list):
         for inside in value:
-            yield from _texts(inside, own, fixed)
+            yield from _texts(inside, where, fixed)
     elif isinstance(value, str):
-        yield own, value
+        yield where in OWN_WORDS, value

@@ -4,7 +4,8 @@
 
 Both models' predictions (kept by `--keep-predictions`) are matched to the ground truth once, by pycocotools. Each
 sample then draws the images anew, with replacement, the same for both models, and AP is accumulated as pycocotools
-does. It says how far the evaluation images decide the difference, not how far another training would (about 0.3 AP).
+does. It says how far the evaluation images decide the difference of these two models, not how far another fine-tuning
+(about 0.3 AP) or another pretraining would: those are other models, which a row's mean and deviation are made of.
 """
 
 import argparse
@@ -20,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.comparisons import TABLE, file_name, sentence
+from benchmarks.coco_results import held_as, iou_types, tasks
+from benchmarks.comparisons import SCHEMA, file_name, sentence
 from benchmarks.make_tables import ROOT
 from benchmarks.results import digest
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 NAME = "predictions.json.gz"
-IOU_TYPES = {"coco": {"AP_bb": "bbox", "AP_mb": "segm"}, "keypoints": {"AP_kp": "keypoints"}}
-IOU_TYPES["coco-c4"] = IOU_TYPES["coco"]
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's recall thresholds
 
 
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     if one["task"] != other["task"]:
         raise UserError(f"the two runs are of different tasks ({one['task']} and {other['task']}): expected the same")
     outcome = compare(one, other, options.annotations, options.samples, options.seed)
-    record = {"schema": 1, "kind": "bootstrap", "table": TABLE[one["task"]], "names": [one["name"], other["name"]],
+    record = {"schema": SCHEMA, "kind": "bootstrap", "task": one["task"], "names": [one["name"], other["name"]],
               "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": sha256,
               "samples": options.samples, "seed": options.seed, "outcome": outcome,
               "made": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -153,11 +154,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -> dict[str, dict[str, float]]:
-    """{metric: difference, its 95 % interval, and the share of samples in which the first is better}, in percent."""
+    """{metric: difference, its 95 % interval, and the share of samples in which the first is better}, in percent.
+
+    Of each IoU type of the task that both models' predictions hold: those on data without masks have none.
+    """
     from tqdm import tqdm
 
     outcome = {}
-    for metric, iou_type in IOU_TYPES[one["task"]].items():
+    # Before any is matched: pycocotools makes up masks from boxes, in the predictions that it is handed.
+    held = [iou_type for iou_type in iou_types(TASKS[one["task"]])
+            if _hold(one["predictions"], iou_type) and _hold(other["predictions"], iou_type)]
+    for iou_type in held:
+        metric = f"{iou_type}/AP"
         both = [matched(annotations, model["predictions"], iou_type) for model in (one, other)]
         images = len(both[0][0].objects)
         whole = [float(average_precision(classes, np.ones((1, images)))[0]) for classes in both]
@@ -174,6 +182,11 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
     return outcome
 
 
+def _hold(predictions: list[dict], iou_type: str) -> bool:
+    """Whether predictions can be evaluated for an IoU type; none at all are refused where they are matched."""
+    return not predictions or held_as(iou_type) in predictions[0]
+
+
 def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
     """Kept predictions with their hash and the name of their row. UserError for anything else."""
     file = path / NAME if path.is_dir() else path
@@ -184,8 +197,8 @@ def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
         raise UserError(f"{file}: no such file; run the fine-tuning or evaluation with --keep-predictions") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} holds no kept predictions ({error}): evaluate again with --keep-predictions") from None
-    if not isinstance(found["task"], str) or found["task"] not in IOU_TYPES:
-        raise UserError(f"{file} is of task {found['task']}: expected one of {', '.join(IOU_TYPES)}")
+    if not isinstance(found["task"], str) or found["task"] not in tasks():
+        raise UserError(f"{file} is of task {found['task']}: expected one of {', '.join(tasks())}")
     if found["annotations_sha256"] != annotations_sha256:
         raise UserError(f"{file} was predicted for annotations {found['annotations_sha256'][:12]}, {annotations} is "
                         f"{annotations_sha256[:12]}: give the validation annotations of that run")
@@ -193,8 +206,12 @@ def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
 
 
 def _name(file: Path) -> str:
+    """What a run's result calls it: its row, and where it was pretrained here which pretraining and trial it is."""
     try:
-        weights = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))["weights"]
-        return weights["method"] if weights.get("epochs") is None else f"{weights['method']} {weights['epochs']}"
+        result = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))
+        weights = result["weights"]
+        name = weights["method"] if weights.get("epochs") is None else f"{weights['method']} {weights['epochs']}"
+        pretraining = weights.get("pretraining")
+        return f"{name} (pretraining {pretraining['seed']}, trial {result['trial']})" if pretraining else name
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return file.parent.name

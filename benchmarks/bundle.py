@@ -69,7 +69,7 @@ def _read(folder: Path) -> Records:
     for name, kind in KINDS.items():
         records[name], problems = read_sealed(folder / name, kind.parse)
         if problems:
-            raise UserError(f"{len(problems)} {kind.word} files are not what they should be, first {problems[0]}: mend "
+            raise UserError(f"{len(problems)} {kind.word} files are not what they should be, first {problems[0]}: fix "
                             "or remove them, a bundle holds good results only")
     if not any(records.values()):
         raise UserError(f"expected results to bundle, found none in {folder / 'runs'}")

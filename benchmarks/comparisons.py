@@ -10,14 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.imported import task_of
 from benchmarks.measured import Group
-from benchmarks.paper_tables import TABLES
-from benchmarks.results import POSITIVE, SHA256, TEXT, Check, canonical, check_fields, parse_sealed, read_sealed
+from benchmarks.paper_tables import unknown_table, unknown_task
+from benchmarks.results import (
+    POSITIVE,
+    SHA256,
+    TEXT,
+    Check,
+    canonical,
+    check_fields,
+    json_files,
+    parse_sealed,
+)
+from transfer.old_result import metric_of
+from transfer.tasks import TASKS
 
-TABLE = {TABLES[name].task: name for name in TABLES if name.startswith("coco_")}  # task -> table: annotations as COCO's
+SCHEMA = 2
 FIELDS: dict[str, Check] = {
+    "schema": (f"1 or {SCHEMA}", lambda v: v in (1, SCHEMA) and not isinstance(v, bool)),
     "kind": ("bootstrap", lambda v: v == "bootstrap"),
-    "table": ("one of " + ", ".join(TABLE.values()), lambda v: v in TABLE.values()),
     "names": ("two names", lambda v: isinstance(v, list) and len(v) == 2 and all(map(TEXT[1], v))),
     "predictions_sha256": ("two hashes", lambda v: isinstance(v, list) and len(v) == 2 and all(map(SHA256[1], v))),
     "annotations_sha256": SHA256,
@@ -25,16 +37,16 @@ FIELDS: dict[str, Check] = {
     "seed": ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
     "outcome": ("a mapping of metrics", lambda v: isinstance(v, dict) and v != {}),
 }
-FIGURE: Check = ("a number from -100 to 100", lambda v: isinstance(v, int | float) and not isinstance(v, bool)
+DIFFERENCE: Check = ("a number from -100 to 100", lambda v: isinstance(v, int | float) and not isinstance(v, bool)
                  and -100 <= v <= 100)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One file: its table, the hashes of the two predictions it is of, and what it says."""
+    """One file: its task, the hashes of the two predictions it is of, and what it says."""
 
     file: str
-    table: str
+    task: str
     predictions: frozenset[str]
     text: str
 
@@ -44,12 +56,16 @@ class Comparison:
 
 
 def sentence(record: dict) -> str:
-    """The outcome in words, as it stands under a table."""
-    parts = [f"{metric.replace('_', ' ')} {found['difference']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
-             for metric, found in record["outcome"].items()]
+    """The outcome in words, as it stands under a table: metrics are called as the task's columns are."""
+    task = TASKS.get(task_of(record))
+    names = {column.metric: column.name.replace("_", " ") for column in task.columns} if task else {}
+    parts = []
+    for metric, found in _outcome(record).items():
+        parts.append(f"{names.get(metric, metric)} {found['difference']:+.1f} "
+                     f"[{found['low']:+.1f}, {found['high']:+.1f}]")
     first, second = record["names"]
-    return (f"Paired bootstrap over the evaluation images ({record['samples']} samples, 95 % interval; it knows "
-            f"nothing of other trainings): {first} minus {second}: {', '.join(parts)}.")
+    return (f"Paired bootstrap over the evaluation images ({record['samples']} samples, 95 % interval; one model each: "
+            f"it knows nothing of other pretrainings and fine-tunings): {first} minus {second}: {', '.join(parts)}.")
 
 
 def validate(record: Any) -> list[str]:
@@ -57,17 +73,30 @@ def validate(record: Any) -> list[str]:
     problems = check_fields(record, FIELDS)
     if problems:
         return problems
-    if unknown := set(record["outcome"]) - set(TABLES[record["table"]].metrics):
-        return [f"outcome: expected metrics of {record['table']}, found {min(unknown)!r:.60}"]
-    fields = {f"{metric}.{key}": FIGURE for metric in record["outcome"] for key in ("difference", "low", "high")}
-    return [f"outcome.{problem}" for problem in check_fields(record["outcome"], fields)]
+    problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
+    if problems:
+        return problems
+    try:
+        outcome = _outcome(record)
+    except ValueError as error:
+        return [f"outcome: {error}"]
+    for metric, found in outcome.items():
+        wrong = check_fields(found, dict.fromkeys(("difference", "low", "high"), DIFFERENCE))
+        problems += [f"outcome of {metric}: {text}" for text in wrong]
+    return problems
+
+
+def _outcome(record: dict) -> dict[str, Any]:
+    """The outcome under GROUP/NAME, in any schema."""
+    if record["schema"] == 1:
+        return {metric_of(record["table"], column): found for column, found in record["outcome"].items()}
+    return record["outcome"]
 
 
 def file_name(record: dict) -> str:
     """The name that a comparison's content gives it: the same models, data, samples and seed have the same."""
-    task = next(task for task, table in TABLE.items() if table == record["table"])
     identity = canonical([record[key] for key in ("predictions_sha256", "annotations_sha256", "samples", "seed")])
-    return f"{task}-{zlib.crc32(identity.encode()):08x}.json"
+    return f"{task_of(record)}-{zlib.crc32(identity.encode()):08x}.json"
 
 
 def parse_comparison(content: bytes) -> dict:
@@ -76,10 +105,21 @@ def parse_comparison(content: bytes) -> dict:
 
 
 def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
-    """(comparisons, one line for each file that is no good) of `folder`, sorted by file."""
-    records, problems = read_sealed(folder, parse_comparison)
-    return ([Comparison(file_name(record), record["table"], frozenset(record["predictions_sha256"]), sentence(record))
-             for record in records], [f"{problem}; no comparison: compare again" for problem in problems])
+    """(comparisons, one line for each file that is no good or whose task is not known) of `folder`, sorted by file."""
+    comparisons, problems = [], []
+    for path in json_files(folder):
+        try:
+            record = parse_comparison(path.read_bytes())
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: {error}; no comparison: compare again")
+            continue
+        task = task_of(record)
+        if task in TASKS:
+            predictions = frozenset(record["predictions_sha256"])
+            comparisons.append(Comparison(file_name(record), task, predictions, sentence(record)))
+        else:
+            problems.append(f"{path.name}: {unknown_task(task) if 'task' in record else unknown_table(task)}")
+    return comparisons, problems
 
 
 def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hidden: set[str]
@@ -90,10 +130,10 @@ def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hi
     """
     blocks: dict[tuple, list[Group]] = {}
     for group in groups:
-        blocks.setdefault((group.example["table"], group.block), []).append(group)
+        blocks.setdefault((group.example["task"], group.block), []).append(group)
     lines, waiting = [], 0
     for one in comparisons:
-        if any(one.table == table and one.stands_in(members) for (table, _), members in blocks.items()):
+        if any(one.task == task and one.stands_in(members) for (task, _), members in blocks.items()):
             continue
         if one.predictions & hidden:
             waiting += 1

@@ -1,16 +1,18 @@
-"""`python -m benchmarks import FILE`: a bundle of this suite, or figures made elsewhere, into results/."""
+"""`python -m benchmarks import FILE`: a bundle of this suite, or metrics made elsewhere, into results/."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from benchmarks import coco_results
 from benchmarks.bundle import read_archive
-from benchmarks.imported import SOURCES, from_coco_results, from_metrics_json, write_imported
+from benchmarks.imported import from_metrics_json, write_imported
 from benchmarks.make_tables import ROOT
 from benchmarks.records import KINDS, parse_members, put
 from benchmarks.results import EPOCHS, TEXT, read_sealed
 from pretrain.errors import UserError
+from transfer.tasks import TASKS, Task
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,12 +20,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks import",
         description="Reads a bundle (.tar.gz), detectron2's metrics.json, or a COCO result file with its annotations. "
-                    "Figures made elsewhere get rows of their own, marked as imported.")
+                    "Metrics made elsewhere get rows of their own, marked as imported.")
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
                         help="where to (default: the project's results/)")
     parser.add_argument("--method", metavar="NAME", help="the row's name; not for a bundle")
-    parser.add_argument("--task", choices=sorted(SOURCES), help="the table; not for a bundle")
+    parser.add_argument("--task", choices=list(TASKS), help="the table; not for a bundle")
     parser.add_argument("--epochs", type=int, metavar="N", help="of the pretraining (default: not stated)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth of a COCO result file")
     return parser
@@ -45,22 +47,26 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError("a bundle brings its own names: leave out --method, --task, --epochs and --annotations")
         return _bundle(options.file, options.results)
     if not options.method or not options.task:
-        raise UserError(f"{options.file} is no bundle: figures made elsewhere need --method NAME and --task "
-                        f"{'|'.join(sorted(SOURCES))}")
+        raise UserError(f"{options.file} is no bundle: metrics made elsewhere need --method NAME and --task "
+                        f"{'|'.join(TASKS)}")
     for option, value, (expected, holds) in (("--method", options.method, TEXT), ("--epochs", options.epochs, EPOCHS)):
         if not holds(value):
             raise UserError(f"{option} {value!r}: expected {expected.removesuffix(' or null')}")
     if options.annotations is not None and not options.annotations.is_file():
         raise UserError(f"--annotations {options.annotations}: no such file")
-    metrics = _figures(options.file, options.annotations, options.task)
-    path = write_imported(options.results / "imported", options.file, options.task, options.method, options.epochs,
-                          metrics, options.annotations)
-    shown = ", ".join(f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in metrics.items())
-    print(f"{options.method}: {shown}\nwrote {path}; its row is marked as imported")
+    task = TASKS[options.task]
+    metrics = _metrics(options.file, options.annotations, task)
+    path = write_imported(options.results / "imported", options.file, task, options.method, options.epochs, metrics,
+                          options.annotations)
+    shown = []
+    for column in task.columns:
+        value = metrics.get(column.metric)
+        shown.append(f"{column.name} {'-' if value is None else f'{value:.1f}'}")
+    print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
     return 0
 
 
-def _figures(path: Path, annotations: Path | None, task: str) -> dict[str, float | None]:
+def _metrics(path: Path, annotations: Path | None, task: Task) -> dict[str, float | None]:
     try:
         is_list = isinstance(json.loads(path.read_bytes()), list)
     except (ValueError, RecursionError):  # a metrics.json is one object a line
@@ -71,7 +77,7 @@ def _figures(path: Path, annotations: Path | None, task: str) -> dict[str, float
         return from_metrics_json(path, task)
     if annotations is None:
         raise UserError(f"{path} is a COCO result file: give the ground truth with --annotations FILE")
-    return from_coco_results(path, annotations, task)
+    return coco_results.evaluate(path, annotations, task)
 
 
 def _bundle(path: Path, folder: Path) -> int:

@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a file: the packages are found from the 
 from benchmarks.comparisons import read_comparisons, without_place  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import Group, group_results  # noqa: E402
-from benchmarks.paper_tables import TABLES  # noqa: E402
+from benchmarks.paper_tables import unknown_task  # noqa: E402
 from benchmarks.probe_table import NAME as PROBES  # noqa: E402
 from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_probes  # noqa: E402
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
@@ -33,6 +33,7 @@ from benchmarks.why import why  # noqa: E402
 from pretrain.atomic import write_text  # noqa: E402
 from pretrain.errors import UserError, run_cli  # noqa: E402
 from transfer.code_hash import finetuning_sha256  # noqa: E402
+from transfer.tasks import TASKS  # noqa: E402
 
 EXPECTED = ROOT / "results" / "expected.csv"
 
@@ -51,7 +52,7 @@ class Tables:
 
     def shown(self) -> str:
         """The poster's tables and those with measured rows, as markdown."""
-        shown = [markdown(table) for table in self.tables if TABLES[table.name].in_poster
+        shown = [markdown(table) for table in self.tables if table.in_poster
                  or any(row.group for block in table.blocks for row in block.rows)]
         return "\n".join([*shown, *filter(None, [probes_text(self.probes)])])
 
@@ -69,8 +70,7 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
                         "pass --results with the folder above it")
     for name in ("runs", "probes", "imported", "comparisons"):
         _refuse_no_folder(results / name)
-    rows = read_reported(reported)
-    problems: list[str] = []
+    rows, problems = read_reported(reported)
     hidden = 0
     hidden_predictions: set[str] = set()
 
@@ -79,6 +79,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
         for path, result, reason in each_result(results / "runs"):
             if result is None:
                 problems.append(f"{path.name}: {reason}")
+            elif result["task"] not in TASKS:
+                problems.append(f"{path.name}: {unknown_task(result['task'])}")
             elif (result["demo"] or result["scale"] in PROVES_NOTHING) and not include_demo:
                 hidden += 1
                 if result.get("predictions"):
@@ -87,16 +89,19 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
                 yield path, result
 
     groups, replaced = group_results(good())
-    by_table: dict[str, list[Group]] = {}
+    by_task: dict[str, list[Group]] = {}
     for group in groups:
-        by_table.setdefault(group.example["table"], []).append(group)
+        by_task.setdefault(group.example["task"], []).append(group)
     imported, more = read_imported(results / "imported")
     expectations, code = read_expected(EXPECTED), finetuning_sha256()
     comparisons, others = read_comparisons(results / "comparisons")
     nowhere, waiting = without_place(comparisons, groups, hidden_predictions)
-    tables = [build_table(name, rows.get(name, []), by_table.get(name, []), expectations, code,
-                          [row for row in imported if row.table == name], comparisons)
-              for name in TABLES if name in rows or name in by_table]
+    tables = []
+    for name, task in TASKS.items():
+        elsewhere = [row for row in imported if row.task == name]
+        if task.table.name in rows or name in by_task or elsewhere:
+            tables.append(build_table(task, rows.get(task.table.name, []), by_task.get(name, []), expectations, code,
+                                      elsewhere, comparisons))
     probes, wrong = read_probes(results / "probes")
     chosen = [probe for probe in probes if include_demo or not probe["demo"]]
     hidden += len(probes) - len(chosen) + waiting

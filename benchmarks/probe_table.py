@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.latex_text import escape_latex
 from benchmarks.render import LATEX_PREAMBLE, escape_markdown
 from benchmarks.results import FIELDS as RUN_FIELDS
-from benchmarks.results import PERCENT, SHA256, TRUTH, canonical, check_fields, digest, parse_sealed, read_sealed
+from benchmarks.results import (
+    PERCENT,
+    SHA256_OR_NULL,
+    TRUTH,
+    canonical,
+    check_fields,
+    digest,
+    parse_sealed,
+    read_sealed,
+)
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 
@@ -40,17 +49,17 @@ MAPPING = RUN_FIELDS["weights"]
 FIELDS = {name: RUN_FIELDS[name] for name in _SHARED} | {
     "schema": ("1", lambda v: v == 1 and not TRUTH[1](v)), "kind": ("probe", lambda v: v == "probe"),
     "metrics": MAPPING, "baselines": MAPPING, "protocol": MAPPING, "details": MAPPING,
-    "weights.file_sha256": ("64 hexadecimal digits or null", lambda v: v is None or SHA256[1](v))}
+    "weights.file_sha256": SHA256_OR_NULL, "weights.pretraining": RUN_FIELDS["weights.pretraining"]}
 
 
 def validate(probe: Any) -> list[str]:
     """What is wrong with a probe's content, one sentence a field; empty: nothing. Ignores `digest`."""
-    problems = check_fields(probe, FIELDS)
+    problems = check_fields(probe, FIELDS, optional=("weights.pretraining",))
     if problems:
         return problems
     for row in (probe["metrics"], *probe["baselines"].values()):
-        if not isinstance(row, dict) or not set(COLUMNS.values()) <= set(row):
-            return [f"metrics: expected {', '.join(COLUMNS.values())} for the backbone and each baseline"]
+        if not isinstance(row, dict) or not row:
+            return ["metrics: expected a mapping of at least one metric for the backbone and each baseline"]
         problems += [f"metrics.{name}: expected {PERCENT[0]}, found {value!r:.60}"
                      for name, value in row.items() if not PERCENT[1](value)]
     try:
@@ -173,6 +182,9 @@ def _rows(members: list[dict], escape: Callable[[str], str], strong: Callable[[s
         weights = probe["weights"]["file_sha256"]
         below = _below(probe)
         source = f"probe, weights {weights[:8]}" if weights else "probe, random weights"
+        pretraining = probe["weights"].get("pretraining")
+        if pretraining:
+            source += f", pretraining {pretraining['seed']} of recipe {pretraining['recipe_sha256'][:8]}"
         source += f"; {strong(escape('below random init: ' + ', '.join(below)))}" if below else ""
         cells = [escape(probe_name(probe)), "-" if probe["epochs"] is None else str(probe["epochs"]),
                  *_cells(probe["metrics"]), source]
@@ -191,13 +203,14 @@ def _below(probe: dict) -> list[str]:
         return []
     found = []
     for column, metric in COLUMNS.items():
-        others = [probe["baselines"][name][metric] for name in RANDOM if name in probe["baselines"]]
+        others = [probe["baselines"][name].get(metric) for name in RANDOM if name in probe["baselines"]]
         others = [value for value in others if value is not None]
-        value = probe["metrics"][metric]
+        value = probe["metrics"].get(metric)
         if others and value is not None and value < max(others):
             found.append(column)
     return found
 
 
 def _cells(metrics: dict) -> list[str]:
-    return ["-" if metrics[metric] is None else f"{metrics[metric]:.1f}" for metric in COLUMNS.values()]
+    values = [metrics.get(metric) for metric in COLUMNS.values()]
+    return ["-" if value is None else f"{value:.1f}" for value in values]

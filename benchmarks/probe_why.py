@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.probe_table import COLUMNS, NAME, TITLE, parse_probe, probe_blocks, probe_name
+from benchmarks.provenance import pretraining_line
 from benchmarks.results import json_files
 from pretrain.errors import UserError
 
@@ -29,7 +30,7 @@ def why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
             for shown, asked, figures in _rows(probe):
                 names.append(shown)
                 if row.casefold() in asked:
-                    told.append(_told(shown, column, figures[metric], heading, probe, files[probe["digest"]]))
+                    told.append(_told(shown, column, figures.get(metric), heading, probe, files[probe["digest"]]))
     if not told:
         near = difflib.get_close_matches(row, names, n=1, cutoff=0.0)
         raise UserError(f"--why: {NAME} has no row {row}; the nearest is {near[0] if near else '-'}, "
@@ -51,6 +52,7 @@ def _told(name: str, column: str, value: float | None, heading: str, probe: dict
     told = {
         "file": f"{path}, digest {probe['digest'][:12]}",
         "probe": f"{probe_name(probe)}, {weights['architecture']}, {'sha256 ' + sha256[:12] if sha256 else 'random'}",
+        **pretraining_line(weights),
         "data": f"{data['train']['images']} training and {data['val']['images']} evaluation images, annotations "
                 f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
         "protocol": ", ".join(f"{key} {value}" for key, value in sorted(probe["protocol"].items())) + f", seed "

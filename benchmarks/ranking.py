@@ -3,16 +3,32 @@
 Among printed rows as papers do it: best bold, second underlined. Among measured rows the first place is bold only when
 Welch's t-test (two-sided, unequal variances) against the runner-up gives p < 0.05, else underlined as the second is.
 Rows that tie share their place; where several share the first there is no second.
+
+Trials are the unit of that test, but for a method that was pretrained here its pretrainings are: fine-tunings of one
+pretraining share their start and are not independent. Such a row is bold with three pretrainings or more.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from benchmarks.welch import welch_p
 
 LEVEL = 0.05
+PRETRAININGS_FOR_BOLD = 3
 BEST, LEADING, SECOND = "best", "leading", "second"  # leading: first without a proof
 SAME_DIGITS = 9  # of a mean in percent: what differs later is rounding, and a tie
+OVER_TRIALS = "trials"
+OVER_PRETRAININGS = "pretrainings, over trials where a row starts from elsewhere or from random weights"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The independent values of one row in one column, in percent: its trials' or, pretrained here, the mean of each
+    pretraining's trials."""
+
+    values: Sequence[float]
+    pretrained_here: bool = False
 
 
 def places(values: Sequence[float | None]) -> list[str]:
@@ -28,43 +44,53 @@ def places(values: Sequence[float | None]) -> list[str]:
     return ["" if value is None else names.get(value, "") for value in rounded]
 
 
-def compare(columns: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
+def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
     """(places of each column, one sentence on the tests) of measured rows that may be compared.
 
-    `columns[metric][row]` are the values of the row's trials, in percent; `names[row]` says what the row is called.
+    `columns[column][row]` is what the row has there; `names[row]` says what the row is called.
     """
     found: dict[str, list[str]] = {}
     said: list[str] = []
-    for metric, rows in columns.items():
-        found[metric] = places([fmean(values) if values else None for values in rows])
-        best, second = ([number for number, place in enumerate(found[metric]) if place == wanted]
-                        for wanted in (BEST, SECOND))
-        column = metric.replace("_", " ")
+    for column, rows in columns.items():
+        found[column] = places([fmean(row.values) if row.values else None for row in rows])
+        best = [number for number, place in enumerate(found[column]) if place == BEST]
+        second = [number for number, place in enumerate(found[column]) if place == SECOND]
+        title, proven = column.replace("_", " "), False
         if second:
             runner_up, p, why = _hardest(rows[best[0]], {number: rows[number] for number in second})
-            said.append(f"{column} {names[best[0]]} over {names[runner_up]} " + (why if p is None else f"p = {p:.2g}"))
+            proven = p is not None and p < LEVEL
+            outcome = why if p is None else f"p = {p:.2g}"
+            few = len(rows[best[0]].values) if rows[best[0]].pretrained_here else PRETRAININGS_FOR_BOLD
+            if proven and few < PRETRAININGS_FOR_BOLD:
+                proven = False
+                outcome += f", not bold with {few} pretrainings"
+            said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
         elif best:
-            p = None
-            said.append(f"{column} {' and '.join(names[number] for number in best)} tie")
-        if best and (p is None or p >= LEVEL):
-            found[metric] = [LEADING if place == BEST else place for place in found[metric]]
+            said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
+        if not proven:
+            found[column] = [LEADING if place == BEST else place for place in found[column]]
     if not said:
         return found, ""
-    return found, f"Best over runner-up (Welch's t-test over trials, bold below {LEVEL}): {'; '.join(said)}."
+    here = any(row.pretrained_here for rows in columns.values() for row in rows)
+    over = OVER_PRETRAININGS if here else OVER_TRIALS
+    return found, f"Best over runner-up (Welch's t-test over {over}, bold below {LEVEL}): {'; '.join(said)}."
 
 
-def welch(one: Sequence[float], other: Sequence[float]) -> tuple[float | None, str]:
+def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
     """(two-sided p of Welch's t-test, "") or (None, why there is none)."""
-    if min(len(one), len(other)) < 2:
-        return None, "not tested (n=1)"
-    p = welch_p(one, other)
-    return p, "not tested (trials without any spread)" if p is None else ""
+    for sample in (one, other):
+        if len(sample.values) < 2:
+            return None, "not tested (one pretraining)" if sample.pretrained_here else "not tested (n=1)"
+    p = welch_p(one.values, other.values)
+    if p is None:
+        return None, "not tested (trials without any spread)"
+    return p, ""
 
 
-def _hardest(best: Sequence[float], seconds: Mapping[int, Sequence[float]]) -> tuple[int, float | None, str]:
+def _hardest(best: Sample, seconds: Mapping[int, Sample]) -> tuple[int, float | None, str]:
     """(row, p, why none) of the runner-up that the best must be tested against.
 
     Of several that tie, one that can be tested, and of those the one with the largest p.
     """
-    tested = [(number, *welch(best, values)) for number, values in seconds.items()]
+    tested = [(number, *welch(best, sample)) for number, sample in seconds.items()]
     return max(tested, key=lambda one: -1.0 if one[1] is None else one[1])

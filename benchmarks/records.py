@@ -11,22 +11,16 @@ from pretrain.atomic import write_text
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file. `parse` raises ValueError saying what is wrong; `file_name` follows from the content."""
+    """One kind of file. `parse` gives the content as it is stored, in any schema, or raises ValueError saying what is
+    wrong; `file_name` follows from the content."""
 
     word: str
     parse: Callable[[bytes], dict]
     file_name: Callable[[dict], str]
 
 
-def _result(content: bytes) -> dict:
-    result, reason = results.parse_result(content)
-    if result is None:
-        raise ValueError(reason)
-    return result
-
-
 # Folder in results/, and in a bundle -> what lies in it.
-KINDS = {"runs": Kind("result", _result, results.file_name),
+KINDS = {"runs": Kind("result", results.parse_stored, results.file_name),
          "probes": Kind("probe", probe_table.parse_probe, probe_table.file_name),
          "imported": Kind("imported", imported.parse_imported, imported.file_name),
          "comparisons": Kind("comparison", comparisons.parse_comparison, comparisons.file_name)}

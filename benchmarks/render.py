@@ -90,16 +90,24 @@ def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None)
 
 
 def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
-    """Every figure of every table, one a line, unrounded, with what it was made of."""
+    """Every number of every table, one a line, unrounded, with what it was made of."""
     import pandas as pd
 
-    return pd.DataFrame(
-        [{"table": table.name, "block": block.heading, "kind": row.kind, "method": row.method, "epochs": row.epochs,
-          "metric": metric, "value": cell.mean, "deviation": cell.deviation, "n": cell.n, "source": row.source,
-          "files": ";".join(sorted(trial.file for trial in row.group.trials.values())) if row.group else ""}
-         for table in tables for block in table.blocks for row in block.rows for metric, cell in row.cells.items()],
-        columns=["table", "block", "kind", "method", "epochs", "metric", "value", "deviation", "n", "source", "files"],
-    ).astype({"epochs": "Int64", "n": "Int64"})
+    columns = ["table", "block", "kind", "method", "epochs", "metric", "value", "deviation", "n", "source", "files",
+               "pretrainings"]
+    lines = []
+    for table in tables:
+        for block in table.blocks:
+            for row in block.rows:
+                group = row.group
+                files = ";".join(sorted(trial.file for trial in group.trials.values())) if group else ""
+                pretrained = group is not None and group.pretrained_here
+                for name, cell in row.cells.items():
+                    pretrainings = len(group.by_pretraining(name)) if pretrained else None
+                    lines.append([table.name, block.heading, row.kind, row.method, row.epochs, name, cell.mean,
+                                  cell.deviation, cell.n, row.source, files, pretrainings])
+    whole = {"epochs": "Int64", "n": "Int64", "pretrainings": "Int64"}
+    return pd.DataFrame(lines, columns=columns).astype(whole)
 
 
 def escape_markdown(text: str) -> str:
@@ -112,14 +120,14 @@ def escape_markdown(text: str) -> str:
 def _frame(table: TableModel, block: Block, escape: Escape, style: Style, all_measured: bool) -> "pd.DataFrame":
     import pandas as pd
 
-    columns = ["Method", "Epochs", *[metric.replace("_", " ") for metric in table.metrics], "Source"]
+    columns = ["Method", "Epochs", *[column.replace("_", " ") for column in table.columns], "Source"]
     rows = []
     for row in _with_divider(block, all_measured):
         if row is None:
             rows.append([style(MEASURED_HERE, "bold"), *[""] * (len(columns) - 1)])
         else:
             rows.append([escape(row.method), epochs_text(row.epochs),
-                         *[_shown(row, row.cells[metric], escape, style) for metric in table.metrics],
+                         *[_shown(row, row.cells[column], escape, style) for column in table.columns],
                          escape(row.source)])
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
@@ -147,7 +155,7 @@ def _shown(row: Row, cell: Cell, escape: Escape, style: Style) -> str:
 
 
 def _alignment(table: TableModel) -> list[str]:
-    return ["left", *["right"] * (len(table.metrics) + 1), "left"]
+    return ["left", *["right"] * (len(table.columns) + 1), "left"]
 
 
 def _markdown_style(text: str, look: str) -> str:

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.make_tables import ROOT, read_tables
+from benchmarks.paper_tables import main_columns
 from benchmarks.probe_table import probes_html
+from benchmarks.provenance import hardware_text, trial_provenance
 from benchmarks.render import html_text
 from benchmarks.results import read_results
 from benchmarks.rows import IMPORTED, Row
-from benchmarks.why import hardware_text, trial_provenance
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 # What a stage's folder may hold, in the order shown, with the words under it.
 PICTURES = {
@@ -78,8 +80,8 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
     found = read_tables(results, ROOT / "results" / "reported", include_demo)
 
     def provenance(row: Row) -> str:
-        return "\n".join(trial_provenance(results / "runs", key, trial)
-                         for key, trial in sorted(row.group.trials.items(), key=lambda item: item[0]))
+        return "\n".join(trial_provenance(results / "runs", place, trial)
+                         for place, trial in sorted(row.group.trials.items(), key=lambda item: item[0]))
 
     shown = [table for table in found.tables if any(row.group or row.kind == IMPORTED
                                                     for block in table.blocks for row in block.rows)]
@@ -148,7 +150,7 @@ def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
             task = json.loads((folder / "request.json").read_text(encoding="utf-8"))["task"]
             runs.setdefault(task, []).append((name, _lines(folder / "metrics.json")))
     for task, members in sorted(runs.items()):
-        yield _figure(_drawn(members), f"{task}: loss and early figures over iterations")
+        yield _figure(_drawn(members, _early(task)), f"{task}: loss and early metrics over iterations")
 
 
 def _lines(path: Path) -> list[dict]:
@@ -161,24 +163,37 @@ def _lines(path: Path) -> list[dict]:
     return entries
 
 
-def _drawn(members: list[tuple[str, list[dict]]]) -> str:
+def _early(task: str) -> list[tuple[str, ...]]:
+    """Of each main column of a task the keys that early evaluations write it under; none for a task not known here.
+
+    Since schema 2 that is the metric's name; logs of before have the column's.
+    """
+    if task not in TASKS:
+        return []
+    main = main_columns(TASKS[task])
+    return [(f"early/{column.metric}", f"early/{column.name}") for column in TASKS[task].columns
+            if column.name in main]
+
+
+def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) -> str:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    names = sorted({key for _, entries in members for entry in entries for key in entry
-                    if key.startswith("early/AP") and key.split("/")[1].split("_")[0] == "AP"})
+    logged = {key for _, entries in members for entry in entries for key in entry}
+    drawn = [("total_loss",), *(keys for keys in early if logged & set(keys))]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
-    axes = figure.subplots(1, 1 + len(names), squeeze=False)[0]
-    for axis, key in zip(axes, ["total_loss", *names], strict=True):
+    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axis, keys in zip(axes, drawn, strict=True):
         for label, entries in members:
-            points = [(entry["iteration"], entry[key]) for entry in entries if key in entry and "iteration" in entry]
+            points = [(entry["iteration"], entry[key]) for entry in entries for key in keys
+                      if key in entry and "iteration" in entry]
             places, values = zip(*points, strict=True) if points else ((), ())
             axis.plot(places, values, label=label, marker="." if len(points) < 40 else "")
         axis.set_xlabel("iteration")
-        early = f"{key.removeprefix('early/')} (percent)"
-        axis.set_title("training loss" if key == "total_loss" else early, loc="left")
+        title = "training loss" if keys == ("total_loss",) else f"{keys[-1].removeprefix('early/')} (percent)"
+        axis.set_title(title, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(fontsize=7, frameon=False)
     buffer = io.BytesIO()

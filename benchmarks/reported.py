@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from benchmarks.paper_tables import TABLES
+from benchmarks.paper_tables import by_table, column_names, unknown_table
 from pretrain.errors import UserError
 
 COLUMNS = ["table", "method", "epochs", "metric", "value", "source"]
@@ -13,7 +13,7 @@ COLUMNS = ["table", "method", "epochs", "metric", "value", "source"]
 
 @dataclass(frozen=True)
 class ReportedRow:
-    """One row as a paper prints it; values in percent by metric."""
+    """One row as a paper prints it; values in percent by column."""
 
     method: str
     epochs: int | None
@@ -21,16 +21,30 @@ class ReportedRow:
     source: str
 
 
-def read_reported(folder: Path) -> dict[str, list[ReportedRow]]:
-    """Rows of each table in the files' order. UserError for a file that is not what it should be."""
+def read_reported(folder: Path) -> tuple[dict[str, list[ReportedRow]], list[str]]:
+    """(rows of each table in the files' order, one line for each file or column that no table here has).
+
+    UserError for a file that is not what it should be.
+    """
     files = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
-    reported = {path.stem: _read_file(path) for path in files}
-    absent = [name for name, table in TABLES.items() if table.in_poster and name not in reported]
+    tables = by_table()
+    reported: dict[str, list[ReportedRow]] = {}
+    problems: list[str] = []
+    for path in files:
+        rows = _read_file(path)
+        if path.stem not in tables:
+            problems.append(f"{path.name}: {unknown_table(path.stem)}")
+            continue
+        reported[path.stem] = rows
+        columns = column_names(tables[path.stem])
+        for name in dict.fromkeys(column for row in rows for column in row.values if column not in columns):
+            problems.append(f"{path.name}: its {name}, which is no column of the table: expected {', '.join(columns)}")
+    absent = [name for name, task in tables.items() if task.table.in_poster and name not in reported]
     if absent:
         found = ", ".join(path.name for path in files) or "no CSV file"
         raise UserError(f"expected {', '.join(f'{name}.csv' for name in absent)} in {folder}, found {found}; "
                         "pass --reported DIR or restore them")
-    return reported
+    return reported, problems
 
 
 def printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dict[str, float]:
@@ -40,9 +54,6 @@ def printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dic
 
 
 def _read_file(path: Path) -> list[ReportedRow]:
-    if path.stem not in TABLES:
-        raise UserError(f"expected a file named after a table ({', '.join(TABLES)}), found {path}; rename or move it")
-    metrics = TABLES[path.stem].metrics
     rows: dict[tuple[str, int | None], ReportedRow] = {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -53,14 +64,14 @@ def _read_file(path: Path) -> list[ReportedRow]:
             try:
                 epochs = int(entry["epochs"]) if entry["epochs"] else None
                 value = Decimal(entry["value"])
-                known = entry["table"] == path.stem and entry["metric"] in metrics and 0 <= value <= 100
+                known = entry["table"] == path.stem and bool(entry["metric"]) and 0 <= value <= 100
             except (InvalidOperation, TypeError, ValueError):
                 known, epochs = False, None
             row = ReportedRow(entry["method"], epochs, {}, entry["source"]) if known else None
             if row is not None:
                 row = rows.setdefault((row.method, row.epochs), row)
             if row is None or entry["metric"] in row.values:
-                raise UserError(f"expected a percentage of {', '.join(metrics)}, each once a row, in {path}, line "
+                raise UserError(f"expected a percentage of table {path.stem}, each column once a row, in {path}, line "
                                 f"{reader.line_num}, found {','.join(map(str, entry.values()))}; restore the file")
             row.values[entry["metric"]] = value
     return list(rows.values())

@@ -2,23 +2,25 @@
 
 Standard library only. results/README.md documents the schema; `validate` is its other half. Each file carries
 `digest`, the SHA-256 of its own canonical JSON without that key, so that a number changed by hand is found.
+
+A result holds all metrics that the evaluator gave. Which of them a table shows is the task's: nothing here knows a
+table, and no change of one makes a file invalid.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper_tables import TABLES
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
+from transfer.old_result import SCHEMA, read_as_now
 
-SCHEMA = 1
-PROVES_NOTHING = ("demo", "tiny")  # scales whose figures stay out of the main tables
+PROVES_NOTHING = ("demo", "tiny")  # scales whose metrics stay out of the main tables
 # Rows whose weights each trial draws anew, as `python -m transfer finetune` names them.
 RANDOM = ("Rand init", "Rand init (MSRA pixels)", "Rand init (zero gamma)")
 Check = tuple[str, Callable[[Any], bool]]
@@ -57,11 +59,24 @@ SHA256_OR_NULL: Check = ("64 hexadecimal digits or null", lambda v: v is None or
 MOMENT: Check = ("a time in ISO 8601 with its zone", _moment)
 PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or _number(v, 0, 100))
 TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
+PRETRAINING_FIELDS: dict[str, Check] = {
+    "objective": TEXT, "seed": ("an integer", _whole), "recipe_sha256": SHA256, "images_sha256": SHA256}
+
+
+def _is_pretraining(value: Any) -> bool:
+    return value is None or check_fields(value, PRETRAINING_FIELDS) == []
+
+
+def _is_share(value: Any) -> bool:
+    return (value is None or (isinstance(value, dict) and value.get("share") != 0 and _number(value.get("share"), 0, 1)
+                              and _whole(value.get("images"), 1)))
+
 
 # Dotted names reach into mappings. Keys beyond these are welcome and kept.
-OPTIONAL = {"dataset.name", "overrides", "kind", "schedule", "solver", "fit", "processes", "images_at_once",
-            "batch_norm_images", "eval_every", "predictions", "weights.init", "weights.branch", "weights.fpn",
-            "weights.pixel_format", "weights.pkl_sha256", "weights.path_sha256", "weights.conversion"}
+OPTIONAL = {"dataset.name", "dataset.label", "dataset.train_share", "training", "evaluation", "overrides", "kind",
+            "schedule", "solver", "fit", "processes", "images_at_once", "batch_norm_images", "eval_every",
+            "predictions", "weights.init", "weights.branch", "weights.fpn", "weights.pixel_format",
+            "weights.pkl_sha256", "weights.path_sha256", "weights.conversion", "weights.pretraining"}
 FIELDS: dict[str, Check] = {
     "schema": (f"{SCHEMA}", lambda v: _whole(v) and v == SCHEMA),
     "method": TEXT,
@@ -71,9 +86,7 @@ FIELDS: dict[str, Check] = {
     "stage.name": TEXT,
     "stage.key": TEXT,
     "task": TEXT,
-    "table": ("one of " + ", ".join(TABLES), lambda v: isinstance(v, str) and v in TABLES),
-    "metrics": MAPPING,
-    "details": MAPPING,
+    "metrics": ("a mapping of at least one metric", lambda v: isinstance(v, dict) and v != {}),
     "trial": NATURAL,
     "seed": ("an integer", _whole),
     "heads": TEXT,
@@ -84,6 +97,8 @@ FIELDS: dict[str, Check] = {
     "weights.architecture": TEXT,
     "dataset": MAPPING,
     "dataset.name": TEXT,
+    "dataset.label": TEXT_OR_NULL,
+    "dataset.train_share": ("a mapping of share (above 0, at most 1) and images, or null", _is_share),
     "dataset.train": MAPPING,
     "dataset.train.images": POSITIVE,
     "dataset.train.annotations_sha256": SHA256,
@@ -113,6 +128,9 @@ FIELDS: dict[str, Check] = {
     "weights.pkl_sha256": SHA256_OR_NULL,
     "weights.path_sha256": SHA256_OR_NULL,
     "weights.conversion": ("a mapping or null", lambda v: v is None or isinstance(v, dict)),
+    "weights.pretraining": ("a mapping of objective, seed, recipe_sha256 and images_sha256, or null", _is_pretraining),
+    "training": MAPPING,
+    "evaluation": MAPPING,
     "config": MAPPING,
     "config_sha256": SHA256,
     "versions": MAPPING,
@@ -123,9 +141,6 @@ FIELDS: dict[str, Check] = {
     "started": MOMENT,
     "ended": MOMENT,
 }
-
-
-_PLACES = [(name.split(".")[:-1], name.split(".")[-1], name, *check) for name, check in FIELDS.items()]
 
 
 def canonical(value: Any) -> str:
@@ -147,42 +162,65 @@ def weights_sha256(result: dict) -> str | None:
 
 def validate(result: dict) -> list[str]:
     """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
-    return _field_problems(result) or _digest_or_problem(result)[1]
+    return _as_now(result)[1] or _digest_or_problem(result)[1]
 
 
-def _field_problems(result: dict) -> list[str]:
-    if not isinstance(result, dict):
-        return [f"expected a mapping, found {_short(result)}"]
-    problems = []
-    for parents, key, name, expected, holds in _PLACES:
-        place: Any = result
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            continue  # the parent is named already
-        if key not in place:
-            if name not in OPTIONAL:
-                problems.append(f"{name}: missing, expected {expected}")
-        elif not holds(place[key]):
-            problems.append(f"{name}: expected {expected}, found {_short(place[key])}")
-    for check in (_validate_metrics, _validate_weights):
-        problems = problems or check(result)
-    return problems
+def current(result: dict) -> dict:
+    """A result in today's schema: one of schema 1 is turned into it, another comes back as it is.
+
+    ValueError when a result of schema 1 does not hold what that schema asks for.
+    """
+    if not isinstance(result, dict) or not _whole(result.get("schema")) or result["schema"] != 1:
+        return result
+    if problems := check_fields(result, {"table": TEXT, "metrics": MAPPING, "details": MAPPING}, optional={"details"}):
+        raise ValueError("; ".join(problems))
+    return read_as_now(result)
 
 
-def check_fields(record: Any, fields: dict[str, Check]) -> list[str]:
-    """What is wrong with the (dotted) fields of any record, one sentence each; empty: nothing. All must be there."""
+def _as_now(stored: Any) -> tuple[dict, list[str]]:
+    """A stored result in today's schema and what is wrong with its fields."""
+    try:
+        result = current(stored)
+    except ValueError as error:
+        return {}, [str(error)]
+    problems = check_fields(result, FIELDS, OPTIONAL)
+    return result, problems or metric_problems(result["metrics"]) or _weights_problems(result)
+
+
+def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str] = ()) -> list[str]:
+    """What is wrong with the (dotted) fields of any record, one sentence each; empty: nothing.
+
+    All but the `optional` ones must be there. Of a mapping that is none only the mapping is named.
+    """
     if not isinstance(record, dict):
         return [f"expected a mapping, found {_short(record)}"]
     problems = []
     for name, (expected, holds) in fields.items():
+        above, _, key = name.rpartition(".")
         place: Any = record
-        for part in name.split("."):
-            place = place.get(part, KeyError) if isinstance(place, dict) else KeyError
-        if place is KeyError:
-            problems.append(f"{name}: missing, expected {expected}")
-        elif not holds(place):
-            problems.append(f"{name}: expected {expected}, found {_short(place)}")
+        for part in above.split(".") if above else ():
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            if above not in fields:
+                problems.append(f"{name}: missing, expected {expected}")
+        elif key not in place:
+            if name not in optional:
+                problems.append(f"{name}: missing, expected {expected}")
+        elif not holds(place[key]):
+            problems.append(f"{name}: expected {expected}, found {_short(place[key])}")
+    return problems
+
+
+def metric_problems(metrics: dict[Any, Any]) -> list[str]:
+    """What is wrong with metrics, one sentence each: each is a percentage or null under GROUP/NAME."""
+    expected, holds = PERCENT
+    problems = []
+    for name, value in metrics.items():
+        group, _, metric = str(name).partition("/")
+        if not (group and metric):
+            problems.append(f"metrics: expected GROUP/NAME, such as bbox/AP, found {_short(name)}")
+        elif not holds(value):
+            problems.append(f"metrics.{name}: expected {expected}, found {_short(value)}")
     return problems
 
 
@@ -224,11 +262,12 @@ def write_result(folder: Path, result: dict) -> Path:
     """Write a result into `folder` under the name that its content gives it, whole or not at all.
 
     The same method, epochs, task, trial and stage key give the same name: a stage that runs again replaces its file.
-    UserError when the result is not valid; nothing is written then.
+    A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
     """
     problems = validate(result)
     if problems:
         raise UserError(f"expected a valid result, found: {'; '.join(problems)}; nothing was written")
+    result = current(result)
     result = json.loads(canonical(result))  # as it will be read: lists for tuples, texts for keys
     result["digest"] = digest(result)
     path = Path(folder) / file_name(result)
@@ -245,7 +284,10 @@ def file_name(result: dict) -> str:
 
 
 def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
-    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name."""
+    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name.
+
+    Results come in today's schema, whatever their files have; `digest` is the file's.
+    """
     for path in json_files(folder):
         result, reason = _read(path)
         yield path, result, reason
@@ -264,38 +306,36 @@ def read_results(folder: Path) -> tuple[list[dict], list[str]]:
 
 def _read(path: Path) -> tuple[dict | None, str]:
     try:
-        return parse_result(path.read_bytes())
+        return _parse(path.read_bytes())[1], ""
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        return None, str(error)
 
 
-def parse_result(content: bytes) -> tuple[dict | None, str]:
-    """(result, "") of a result file's content, or (None, why it is none)."""
+def parse_stored(content: bytes) -> dict:
+    """A result file's content as it is stored, of any schema; ValueError says why it is no result."""
+    return _parse(content)[0]
+
+
+def _parse(content: bytes) -> tuple[dict, dict]:
+    """(a result as it is stored, the same in today's schema)."""
     try:
-        result = json.loads(content)
+        stored = json.loads(content)
     except (ValueError, RecursionError) as error:
-        return None, f"not whole JSON ({error})"
-    problems = _field_problems(result)
-    found, more = ("", []) if problems else _digest_or_problem(result)
+        raise ValueError(f"not whole JSON ({error})") from None
+    result, problems = _as_now(stored)
+    found, more = ("", []) if problems else _digest_or_problem(stored)
     if problems or more:
-        return None, "; ".join(problems or more)
-    if "digest" not in result:
-        return None, "no digest: not written by benchmarks.results.write_result"
-    if result["digest"] != found:
-        return None, "changed after it was written (its digest does not match); restore it or run the stage again"
-    return result, ""
+        raise ValueError("; ".join(problems or more))
+    if "digest" not in stored:
+        raise ValueError("no digest: not written by benchmarks.results.write_result")
+    if stored["digest"] != found:
+        raise ValueError("changed after it was written (its digest does not match); restore it or run the stage again")
+    return stored, result
 
 
-def _validate_metrics(result: dict) -> list[str]:
-    wanted, metrics = TABLES[result["table"]].metrics, result["metrics"]
-    if set(metrics) != set(wanted):
-        return [f"metrics: expected {', '.join(wanted)}, found {', '.join(metrics) or 'none'}"]
-    expected, holds = PERCENT
-    return [f"metrics.{name}: expected {expected}, found {_short(metrics[name])}"
-            for name in wanted if not holds(metrics[name])]
-
-
-def _validate_weights(result: dict) -> list[str]:
+def _weights_problems(result: dict) -> list[str]:
     if result["weights"]["method"] not in RANDOM and not _is_sha256(weights_sha256(result)):
         return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
     if result["method"] in RANDOM and result["weights"].get("pkl_sha256"):

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from benchmarks.comparisons import Comparison
 from benchmarks.imported import Imported
 from benchmarks.measured import ANNOTATIONS, DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, data_hash, distinctions
-from benchmarks.paper_tables import TABLES, remarks
-from benchmarks.ranking import compare, places
+from benchmarks.paper_tables import column_names, main_columns, remarks
+from benchmarks.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
 from benchmarks.reported import ReportedRow, printed
 from benchmarks.sentinels import RANDOM, Expectations, below_random, outside
+from transfer.tasks import Task
 
 MISSING = "-"
 LOOK_AGAIN, STALE = "(!)", "(stale)"
@@ -29,6 +30,10 @@ KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
 HOW_PRINTED = "Figures in italics are printed in papers; upright ones were measured here."
 DIFFERENCES = (" \"Measured - paper\" and \"measured - random init\" are differences of unrounded means: to the "
                "paper's row of the same method and epochs, and to random initialisation under the same setting.")
+PRETRAINED_HERE = (" Where a method was pretrained here, mean and deviation are over the means of its pretrainings, "
+                   "for fine-tunings of one pretraining are not independent; with one pretraining the deviation is "
+                   f"over its fine-tunings alone. Bold needs {PRETRAININGS_FOR_BOLD} pretrainings there.")
+FROM_ELSEWHERE = " A checkpoint from elsewhere is one pretraining: its deviation is over its fine-tunings alone."
 CODE_UNKNOWN = "code unknown: no hash of the fine-tuning's code was recorded, so nobody can tell whether it is stale"
 STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; run the stage again to be sure."
 
@@ -74,46 +79,51 @@ class TableModel:
 
     name: str
     title: str
-    metrics: tuple[str, ...]
+    columns: tuple[str, ...]
+    in_poster: bool
     blocks: list[Block]
     notes: list[str]
 
 
-def build_table(name: str, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
+def build_table(task: Task, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
                 code: str | None = None, imported: Sequence[Imported] = (),
                 comparisons: Sequence[Comparison] = ()) -> TableModel:
-    """One table of printed, measured and imported rows.
+    """The table of a task: its printed, measured and imported rows.
 
     `code`: hash of today's fine-tuning; rows of another one are stale. `comparisons` stand under the block that has
     both of their results.
     """
-    table = TABLES[name]
+    table = task.table
     by_block: dict[tuple, list[Group]] = {}
     for group in groups:
         by_block.setdefault(group.block, []).append(group)
-    rows, remarks = _printed_rows(name, reported)
+    rows, remarks = _printed_rows(task, reported)
     under_protocol = by_block.pop((PAPER, ""), [])
-    measured = _measured(name, under_protocol, reported, expectations, code, rows)
+    measured = _measured(task, under_protocol, reported, expectations, code, rows)
 
     def tests(block: Block, members: list[Group]) -> list[str]:
-        return block.tests + [one.text for one in comparisons if one.table == name and one.stands_in(members)]
+        return block.tests + [one.text for one in comparisons if one.task == task.name and one.stands_in(members)]
 
     blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, tests(measured, under_protocol))]
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
-        block = _measured(name, members, reported, {}, code)
+        block = _measured(task, members, reported, {}, code)
         blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, tests(block, members)))
     if imported:
-        blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, table.metrics) for row in imported]))
+        blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, task) for row in imported]))
     notes = [table.note] if table.note else []
     if groups:
         notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
+        if any(group.pretrained_here for group in groups):
+            notes[-1] += PRETRAINED_HERE
+        if any(group.from_elsewhere for group in groups):
+            notes[-1] += FROM_ELSEWHERE
         if any(row.kind == DIFFERENCE for block in blocks for row in block.rows):
             notes[-1] += DIFFERENCES
         if any(STALE in row.source for block in blocks for row in block.rows):
             notes.append(STALE_MEANS)
     if reported:
         notes.append(HOW_PRINTED)
-    return TableModel(name, table.title, table.metrics, blocks, notes)
+    return TableModel(table.name, table.title, column_names(task), table.in_poster, blocks, notes)
 
 
 def epochs_text(epochs: int | None) -> str:
@@ -126,28 +136,31 @@ def row_name(method: str, epochs: int | None) -> str:
     return method if epochs is None else f"{method} {epochs}"
 
 
-def _printed_rows(name: str, reported: list[ReportedRow]) -> tuple[list[Row], list[str]]:
-    metrics, random = TABLES[name].metrics, printed(reported, RANDOM, None)
-    column = {metric: places([float(row.values[metric]) if metric in row.values else None for row in reported])
-              for metric in metrics}
+def _printed_rows(task: Task, reported: list[ReportedRow]) -> tuple[list[Row], list[str]]:
+    columns, random = column_names(task), printed(reported, RANDOM, None)
+    ranks = {column: places([float(row.values[column]) if column in row.values else None for row in reported])
+             for column in columns}
     rows, remarks = [], []
     for number, row in enumerate(reported):
-        found = below_random(printed(reported, row.method, row.epochs), random, metrics)
+        found = below_random(printed(reported, row.method, row.epochs), random, main_columns(task))
         remarks += [f"{row.method} {epochs_text(row.epochs)} as printed: {text}" for text in found]
-        cells = {metric: Cell(f"{row.values[metric]:.1f}", column[metric][number], float(row.values[metric]))
-                 if metric in row.values else Cell(MISSING) for metric in metrics}
+        cells = {}
+        for column in columns:
+            value = row.values.get(column)
+            cells[column] = (Cell(MISSING) if value is None else
+                             Cell(f"{value:.1f}", ranks[column][number], float(value)))
         rows.append(Row(PRINTED, row.method, row.epochs, cells,
                         f"paper ({row.source})" + (f" {LOOK_AGAIN}" if found else "")))
     return rows, remarks
 
 
-def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expectations: Expectations,
+def _measured(task: Task, groups: list[Group], reported: list[ReportedRow], expectations: Expectations,
               code: str | None, papers: Sequence[Row] = ()) -> Block:
     """The measured rows of one block in the paper's order, the others after them, each with its differences.
 
     `papers`: printed rows that the measured ones may be compared with.
     """
-    metrics = TABLES[name].metrics
+    columns = column_names(task)
     first = {row.method: place for place, row in reversed(list(enumerate(reported)))}
     alike: dict[tuple, list[Group]] = {}
     for group in groups:
@@ -159,23 +172,24 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
     for key in sorted(alike):
         named = zip(distinctions(alike[key]), alike[key], strict=True)
         ordered += sorted(named, key=lambda pair: pair[0])
-    ranks, tests = _ranks(metrics, ordered)
+    ranks, tests = _ranks(columns, ordered)
     several_data = len({data_hash(group.example) for group in groups}) > 1
     made: list[Row] = []
     remarks = []
     for number, (distinction, group) in enumerate(ordered):
-        demo, n = group.block[0] == DEMO, len(group.trials)
+        demo = group.block[0] == DEMO
         method, epochs = group.example["method"], group.example["epochs"]
-        source = f"{'demo' if demo else 'measured'}, n={n}; " + _setting(group)
+        source = f"{'demo' if demo else 'measured'}, {group.count()}; " + _setting(group)
         source += f", {distinction}" if distinction else ""
         if several_data and ANNOTATIONS not in distinction:
             source += f", {ANNOTATIONS} {data_hash(group.example)}"
-        doubts = [] if demo else _doubts(name, group, groups, reported, expectations)
+        doubts = [] if demo else _doubts(task, group, groups, reported, expectations)
         doubts += [CODE_UNKNOWN] if not demo and any(trial.code is None for trial in group.trials.values()) else []
         remarks += [f"{method} {epochs_text(epochs)}, {source}: {text}" for text in doubts]
         source += f" {LOOK_AGAIN}" if doubts else ""
         source += f" {STALE}" if _is_stale(group, code) else ""
-        cells = {metric: _mean_cell(group.cell(metric), n, ranks[number][metric]) for metric in metrics}
+        cells = {column: _mean_cell(group.cell(column), len(group.trials), ranks[number][column])
+                 for column in columns}
         made.append(Row(MEASURED, f"{'DEMO ' if demo else ''}{method}", epochs, cells, source, group))
     rows = []
     for row in made:
@@ -188,11 +202,11 @@ def _measured(name: str, groups: list[Group], reported: list[ReportedRow], expec
     return Block("", "", rows, remarks, tests)
 
 
-def _ranks(metrics: tuple[str, ...], ordered: list[tuple[str, Group]]) -> tuple[list[dict[str, str]], list[str]]:
+def _ranks(columns: tuple[str, ...], ordered: list[tuple[str, Group]]) -> tuple[list[dict[str, str]], list[str]]:
     """For each group (with what distinguishes it) the place of each cell among the groups of the same setting and data,
     and what the tests said."""
     groups = [group for _, group in ordered]
-    ranks = [dict.fromkeys(metrics, "") for _ in groups]
+    ranks = [dict.fromkeys(columns, "") for _ in groups]
     tests = []
     settings: dict[tuple[str, str], list[int]] = {}
     for number, group in enumerate(groups):
@@ -206,11 +220,12 @@ def _ranks(metrics: tuple[str, ...], ordered: list[tuple[str, Group]]) -> tuple[
         plain = [row_name(groups[number].example["method"], groups[number].example["epochs"]) for number in members]
         names = [f"{name} ({ordered[number][0]})" if plain.count(name) > 1 else name
                  for name, number in zip(plain, members, strict=True)]
-        found, sentence = compare({metric: [groups[number].values(metric) for number in members] for metric in metrics},
-                                  names)
-        for metric in metrics:
-            for number, place in zip(members, found[metric], strict=True):
-                ranks[number][metric] = place
+        samples = {column: [Sample(groups[number].independent(column), groups[number].pretrained_here)
+                            for number in members] for column in columns}
+        found, sentence = compare(samples, names)
+        for column in columns:
+            for number, place in zip(members, found[column], strict=True):
+                ranks[number][column] = place
         if sentence:
             tests.append(f"{setting}: {sentence}")
     return ranks, tests
@@ -225,19 +240,19 @@ def _random_rows(group: Group, groups: list[Group]) -> list[Group]:
                                                for key in other.config.keys() | group.config.keys()))
 
 
-def _doubts(name: str, group: Group, groups: list[Group], reported: list[ReportedRow], expectations: Expectations
+def _doubts(task: Task, group: Group, groups: list[Group], reported: list[ReportedRow], expectations: Expectations
             ) -> list[str]:
     """What the literature and random initialisation under the same setting say against a row."""
-    metrics, method = TABLES[name].metrics, group.example["method"]
-    values = group.means(metrics)
-    found = outside(expectations, name, method, group.example["epochs"], group.example["heads"], values)
+    columns, main, method = column_names(task), main_columns(task), group.example["method"]
+    values = group.means(columns)
+    found = outside(expectations, task.table.name, method, group.example["epochs"], group.example["heads"], values)
     if method.startswith(RANDOM):
         return found
     same = _random_rows(group, groups)
     if not same and group.block[0] == PAPER:
         found += [f"{text}, as the paper prints it"
-                  for text in below_random(values, printed(reported, RANDOM, None), metrics)]
-    return found + [text for other in same for text in below_random(values, other.means(metrics), metrics)]
+                  for text in below_random(values, printed(reported, RANDOM, None), main)]
+    return found + [text for other in same for text in below_random(values, other.means(columns), main)]
 
 
 def _is_stale(group: Group, code: str | None) -> bool:
@@ -248,10 +263,11 @@ def _setting(group: Group) -> str:
     return ", ".join([f"{group.example['heads']} heads", *remarks(group.example), *group.departures])
 
 
-def _imported_row(row: Imported, metrics: tuple[str, ...]) -> Row:
-    values = {metric: row.metrics[metric] for metric in metrics}
-    cells = {metric: Cell(MISSING) if value is None else Cell(f"{value:.1f}", mean=value)
-             for metric, value in values.items()}
+def _imported_row(row: Imported, task: Task) -> Row:
+    cells = {}
+    for column in task.columns:
+        value = row.metrics.get(column.metric)
+        cells[column.name] = Cell(MISSING) if value is None else Cell(f"{value:.1f}", mean=value)
     return Row(IMPORTED, row.method, row.epochs, cells, row.source)
 
 
@@ -264,13 +280,12 @@ def _mean_cell(cell: tuple[float, float | None, int] | None, n: int, place: str)
 
 
 def _difference_row(row: Row, other: Row, what: str) -> Row:
-    def cell(metric: str) -> Cell:
-        first, second = row.cells[metric].mean, other.cells[metric].mean
+    cells = {}
+    for column in row.cells:
+        first, second = row.cells[column].mean, other.cells[column].mean
         if first is None or second is None:
-            return Cell(MISSING)
-        difference = first - second
-        text = f"{difference:+.1f}"
-        return Cell("0.0" if text in ("+0.0", "-0.0") else text, mean=difference)
-
-    return Row(DIFFERENCE, f"{row.method}: measured - {what}", row.epochs,
-               {metric: cell(metric) for metric in row.cells}, "difference", parts=(row, other))
+            cells[column] = Cell(MISSING)
+            continue
+        text = f"{first - second:+.1f}"
+        cells[column] = Cell("0.0" if text in ("+0.0", "-0.0") else text, mean=first - second)
+    return Row(DIFFERENCE, f"{row.method}: measured - {what}", row.epochs, cells, "difference", parts=(row, other))

@@ -258,10 +258,6 @@ def publish(
 ) -> Path:
     """Put a finished evaluation into results/runs, with the row it belongs to."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if "details" not in result:  # until results.py takes all metrics under their own names: the columns, the others
-        columns = {column.metric: column.name for column in tasks.get(result["task"]).columns}
-        result["details"] = {key: value for key, value in result["metrics"].items() if key not in columns}
-        result["metrics"] = {name: result["metrics"].get(key) for key, name in columns.items()}
     result |= {"method": DISPLAY.get(method, method), "epochs": result["weights"]["epochs"], "demo": options.demo,
                "stage": {"name": stage, "key": key}}
     if data is not None:

@@ -1,16 +1,15 @@
 """Where one cell of a table comes from: `make_tables.py --why TABLE:ROW:COLUMN`."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measured import Trial
-from benchmarks.paper_tables import TABLES
 from benchmarks.probe_table import NAME as PROBES
 from benchmarks.probe_why import why_probe
+from benchmarks.provenance import trial_provenance
 from benchmarks.rows import DIFFERENCE, Row, TableModel, row_name
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 
 def why(question: str, tables: list[TableModel], results: Path, probes: Sequence[dict] = ()) -> str:
@@ -29,8 +28,8 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
         return why_probe(asked, column, list(probes), results / "probes")
     table = next(table for table in tables if table.name == name)
     metric = column.replace(" ", "_")
-    if metric not in table.metrics:
-        raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.metrics)}")
+    if metric not in table.columns:
+        raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}")
     rows = [(block, row) for block in table.blocks for row in block.rows]
     found = [(block, row) for block, row in rows if asked.casefold() in (_name(row).casefold(), row.method.casefold())]
     if not found:
@@ -42,7 +41,7 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
 
 
 def _table(word: str, names: list[str]) -> str:
-    word = next((name for name, table in TABLES.items() if table.task == word), word)
+    word = TASKS[word].table.name if word in TASKS else word
     fitting = [name for name in names if name == word] or [name for name in names if word and word in name]
     if len(fitting) != 1:
         none = f" ({PROBES}: no probe is shown)" if word and word in PROBES else ""
@@ -68,44 +67,6 @@ def _told(table: TableModel, row: Row, metric: str, heading: str, runs: Path) ->
     if row.group is None:
         return "\n".join([*lines, f"  not measured here: {row.source}"])
     lines.append(f"  {row.source}")
-    for key, trial in sorted(row.group.trials.items(), key=lambda item: item[0]):
-        lines.append(trial_provenance(runs, key, trial, metric))
+    for place, trial in sorted(row.group.trials.items(), key=lambda item: item[0]):
+        lines.append(trial_provenance(runs, place, trial, metric))
     return "\n".join(lines)
-
-
-def trial_provenance(runs: Path, key: tuple[int, int], trial: Trial, metric: str | None = None) -> str:
-    """All that one evaluation is made of, as text; its file lies in `runs`. `metric`: the figure to begin with."""
-    result = json.loads((runs / trial.file).read_bytes())
-    weights, data, code = result["weights"], result["dataset"], result["code"]
-    sha = weights.get("pkl_sha256") or weights.get("path_sha256")
-    conversion = weights.get("conversion") or {}
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
-    told = {
-        "file": f"{runs / trial.file}, digest {result['digest'][:12]}",
-        "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
-                   f"{'sha256 ' + sha[:12] if sha else 'random'}",
-        "certificate": f"{conversion.get('source', 'unnamed')}, {conversion['consumed']} tensors, source sha256 "
-                       f"{str(conversion.get('source_sha256'))[:12]}" if conversion.get("consumed") else "none",
-        "data": f"{data['train']['images']} training and {data['val']['images']} evaluation images, annotations "
-                f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
-        "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
-                    f"{result['config_sha256'][:12]}",
-        "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
-        "code": f"git {str(code.get('git_sha'))[:12]}{', with uncommitted changes' if code.get('dirty') else ''}",
-        "versions": versions,
-        "hardware": hardware_text(result["hardware"]),
-        "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
-                f"{result['peak_memory_mb']} MB",
-    }
-    figure = "" if metric is None else f": {_figure(trial.metrics[metric])}"
-    lines = [f"  trial {key[0]}, seed {key[1]}{figure}", *(f"    {name:<12} {text}" for name, text in told.items())]
-    return "\n".join(lines)
-
-
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
-
-
-def hardware_text(found: str | dict) -> str:
-    """Hardware as a result records it, in one line."""
-    return found if isinstance(found, str) else ", ".join(f"{name} {value}" for name, value in sorted(found.items()))

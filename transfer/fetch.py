@@ -1,6 +1,6 @@
 """`python -m transfer fetch METHOD`: the published checkpoint of a method, or how a person gets it.
 
-benchmarks/methods.yaml says where each is had, under which licence, and its sum where one is known. A download is
+transfer/methods.yaml says where each is had, under which licence, and its sum where one is known. A download is
 checked against that and is whole or not there.
 """
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pretrain.atomic import atomic_path
 from pretrain.errors import USER_ERROR, UserError
 
-METHODS = Path(__file__).resolve().parent.parent / "benchmarks" / "methods.yaml"
+METHODS = Path(__file__).resolve().parent / "methods.yaml"
 _CHUNK, _PATIENCE = 1 << 20, 30  # bytes; seconds without a byte
 
 
@@ -77,7 +77,7 @@ def fetch(method: Published, output: Path) -> tuple[Path, str, bool]:
 
 def _opened(address: str) -> http.client.HTTPResponse:
     if urlsplit(address).scheme not in ("http", "https"):
-        raise UserError(f"expected an http or https address, found {address}: mend benchmarks/methods.yaml")
+        raise UserError(f"expected an http or https address, found {address}: fix transfer/methods.yaml")
     try:
         # Some servers refuse the library's own name.
         return urllib.request.urlopen(urllib.request.Request(address, headers={"User-Agent": "clove-suite"}),

@@ -22,10 +22,9 @@ from pretrain.signals import stop_signals
 from transfer import datasets, detectron2_compat, evaluate, picture, predictions, trainer
 from transfer.processes import leaving
 from transfer.proof import assert_loaded
-from transfer.result import PICTURE
 from transfer.weights import zero_last_gammas
 
-MEASURED = "measured.json"
+MEASURED, PICTURE = "measured.json", "predictions.png"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,9 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
     if not comm.is_main_process():
         return {}
     picture.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
-    return {"metrics": metrics, "predictions": predictions.record(kept) if keeper else None,
+    own = evaluate.OFFICIAL[task]
+    return {"metrics": metrics, "evaluator": job.evaluator if own == "pycocotools" else own,
+            "predictions": predictions.record(kept) if keeper else None,
             "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
 
 

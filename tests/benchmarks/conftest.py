@@ -10,9 +10,9 @@ from benchmarks.results import RANDOM
 from transfer.code_hash import finetuning_sha256
 
 METRICS = {
-    "coco_detection_segmentation": ("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"),
-    "coco_keypoints": ("AP_kp", "AP50_kp", "AP75_kp"),
-    "cityscapes_instance_segmentation": ("AP", "AP50"),
+    "coco_detection_segmentation": ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75"),
+    "coco_keypoints": ("keypoints/AP", "keypoints/AP50", "keypoints/AP75"),
+    "cityscapes_instance_segmentation": ("segm/AP", "segm/AP50"),
 }
 NEAR_THE_PAPER = {  # within what is expected of CLoVE 200
     "coco_detection_segmentation": [40.5, 60.0, 45.0, 36.5, 57.0, 39.0],
@@ -28,15 +28,18 @@ FULL = {  # task, train and val images, classes, iterations, batch, learning rat
 
 @pytest.fixture
 def make_result() -> Callable[..., dict]:
-    """`make_result(table, values, **{"dotted__key": value})`: a valid CLoVE 200 result at full scale, varied."""
+    """`make_result(table, values, **{"dotted__key": value})`: a valid CLoVE 200 result at full scale, varied.
+
+    `values` are those of the table's columns.
+    """
 
     def make(table: str = "coco_detection_segmentation", values: list | None = None, **changes) -> dict:
         task, train, val, classes, iterations, batch, rate = FULL[table]
         values = values or NEAR_THE_PAPER[table]
         result = {
-            "schema": 1, "method": "CLoVE", "epochs": 200, "demo": False,
-            "stage": {"name": f"finetune-{task}", "key": "ab" * 32}, "task": task, "table": table,
-            "metrics": dict(zip(METRICS[table], values, strict=True)), "details": {"bbox": {"APs": 20.5}},
+            "schema": 2, "method": "CLoVE", "epochs": 200, "demo": False,
+            "stage": {"name": f"finetune-{task}", "key": "ab" * 32}, "task": task,
+            "metrics": dict(zip(METRICS[table], values, strict=True)) | {"bbox/APs": 20.5},
             "trial": 0, "seed": 1, "heads": "4conv1fc", "scale": "full",
             "weights": {"method": "CLoVE", "epochs": 200, "branch": "student", "architecture": "resnet50",
                         "standard": True, "pkl_sha256": "cd" * 32, "conversion": {"consumed": 265}},

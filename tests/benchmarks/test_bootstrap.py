@@ -101,8 +101,7 @@ def kept(tmp_path: Path):
     return build
 
 
-def test_main__a_better_model_is_better_and_the_same_is_the_same(kept, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(bootstrap.IOU_TYPES, "coco", {"AP_bb": "bbox"})  # these have no masks
+def test_main__a_better_model_is_better_and_the_same_is_the_same(kept, tmp_path: Path, capsys) -> None:
     found = made_up(tmp_path / "truth.json")
     worse = [row | {"bbox": [row["bbox"][0] + 4, *row["bbox"][1:]]} for row in found]
     one, other = kept("good", found), kept("bad", worse)
@@ -112,15 +111,16 @@ def test_main__a_better_model_is_better_and_the_same_is_the_same(kept, tmp_path:
     told = capsys.readouterr().out
     assert "good 200 minus bad 200: AP bb +" in told and "good 200 minus good 200: AP bb +0.0 [+0.0, +0.0]" in told
     records = [json.loads(path.read_text()) for path in (tmp_path / "results" / "comparisons").iterdir()]
-    better = next(record for record in records if record["names"] == ["good 200", "bad 200"])["outcome"]["AP_bb"]
+    better = next(record for record in records if record["names"] == ["good 200", "bad 200"])["outcome"]
+    assert set(better) == {"bbox/AP"}  # these have no masks
+    better = better["bbox/AP"]
     assert 0 < better["low"] < better["difference"] < better["high"] and better["better"] == 1.0
     assert better["difference"] == pytest.approx(better["first"] - better["second"])
 
 
-def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_result, tmp_path, monkeypatch) -> None:
+def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_result, tmp_path) -> None:
     from benchmarks.results import write_result
 
-    monkeypatch.setitem(bootstrap.IOU_TYPES, "coco", {"AP_bb": "bbox"})
     found = made_up(tmp_path / "truth.json")
     results = tmp_path / "results"
     bootstrap.main([str(kept("good", found)), str(kept("bad", found[::2])), "--annotations",
@@ -140,7 +140,7 @@ def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_re
 @pytest.mark.parametrize(("change", "said"), [
     ("absent", r"predictions.json.gz: no such file; run the fine-tuning or evaluation with --keep-predictions"),
     ("half", "holds no kept predictions"), ("other", "was predicted for annotations 000000000000, "),
-    ("task", "is of task voc: expected one of coco, keypoints"), ("few", "--samples 5: expected at least 100"),
+    ("task", "is of task voc: expected one of coco, keypoints, coco-c4"), ("few", "--samples 5: expected at least 100"),
     ("seed", "--seed -1: expected a number from 0"),
     ("list", r"is of task \['coco'\]: expected one of coco, keypoints"),
     ("truth", "--annotations .*: no such file"), ("empty", "expected detections to compare, found none")])

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import anonymous, bundle, comparisons, import_results, imported, make_tables
 from benchmarks.results import digest, read_results, write_result
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 REPORTED = make_tables.ROOT / "results" / "reported"
 
@@ -228,8 +229,8 @@ def with_imported_and_comparison(results: Path) -> None:
     folder = results / "imported"
     source = results / "janedoe_metrics.json"
     source.write_text("{}")
-    figures = dict.fromkeys(make_tables.TABLES["coco_detection_segmentation"].metrics, 31.25)
-    imported.write_imported(folder, source, "coco", "Theirs by janedoe", 800, figures)
+    figures = dict.fromkeys(["bbox/AP", "bbox/AP50", "segm/AP"], 31.25)
+    imported.write_imported(folder, source, TASKS["coco"], "Theirs by janedoe", 800, figures)
     record = {"schema": 1, "kind": "bootstrap", "table": "coco_detection_segmentation",
               "names": ["CLoVE 200", "janedoe's"], "predictions_sha256": ["1" * 64, "2" * 64],
               "annotations_sha256": "3" * 64, "samples": 100, "seed": 0, "made": "2026-01-01T00:00:00+00:00",
@@ -267,7 +268,7 @@ def test_import__other_imported_figures_of_the_same_name_are_refused(results: Pa
     bundle.main([str(tmp_path / "one.tar.gz"), "--results", str(results)])
     [file] = (results / "imported").iterdir()
     record = json.loads(file.read_text())
-    record["metrics"]["AP_bb"] = 99.0
+    record["metrics"]["bbox/AP"] = 99.0
     file.write_text(json.dumps(record | {"digest": digest(record)}))
     with pytest.raises(UserError, match=r"1 imported of .* are here already with other content, first coco-"):
         import_results.main([str(tmp_path / "one.tar.gz"), "--results", str(results)])
@@ -308,7 +309,8 @@ def test_bundle__weights_of_a_model_file_with_a_certificate(make_result, tmp_pat
 @pytest.mark.parametrize(("change", "said"), [
     ({"method": None}, "method: expected a printable text that is not empty, found None"),
     ({"epochs": "many"}, "epochs: expected an integer from 0 or null, found 'many'"),
-    ({"metrics": {}}, "metrics: expected AP_bb, AP50_bb"), ({"table": "x"}, "table: expected one of"),
+    ({"metrics": {}}, "metrics: expected a mapping of at least one"), ({"task": 3}, "task: expected a printable text"),
+    ({"metrics": {"AP": 1.0}}, "metrics: expected GROUP/NAME, such as bbox/AP, found 'AP'"),
     ({"source": []}, "source: expected a mapping, found []")])
 def test_imported__a_wrong_file_is_named_and_left_out(results: Path, change: dict, said: str) -> None:
     with_imported_and_comparison(results)

@@ -69,7 +69,7 @@ def test_comparison__without_both_results_in_one_block_is_left_out_and_named(sho
 
 @pytest.mark.parametrize(("key", "value"), [
     ("outcome", [1, 2]), ("outcome", {"AP_bb": 1.0}), ("outcome", {"AP_bb": {"difference": "x", "low": 0, "high": 1}}),
-    ("outcome", {}), ("names", "ab"), ("names", ["a"]), ("names", ["a", "b\nc"]), ("table", "other"), ("table", [1]),
+    ("outcome", {}), ("names", "ab"), ("names", ["a"]), ("names", ["a", "b\nc"]), ("table", [1]),
     ("predictions_sha256", ["1a", "2b"]), ("predictions_sha256", None), ("samples", "many")])
 def test_comparison__of_another_type_is_left_out_and_named(shown, key: str, value: object) -> None:
     found = shown({}, {}, **{key: value})
@@ -77,6 +77,23 @@ def test_comparison__of_another_type_is_left_out_and_named(shown, key: str, valu
     [problem] = found.problems
     assert problem.startswith(f"coco.json: {key}") and "expected" in problem
     assert problem.endswith("; no comparison: compare again")
+
+
+def test_comparison__of_a_table_that_is_not_known_here_is_left_out_and_named(shown) -> None:
+    found = shown({}, {}, table="other")
+    [problem] = found.problems
+    assert said_in(found) == [] and problem.startswith("coco.json: table other is not known here: expected one of ")
+    found = shown({}, {}, schema=2, task="dots", outcome={"dots/F1": {"difference": 1.0, "low": 0.5, "high": 1.5}})
+    assert found.problems[0].startswith("coco.json: its task dots is not known here: expected one of coco, ")
+    assert "set CLOVE_TASKS to the file that defines it" in found.problems[0]
+
+
+def test_comparison__of_today_names_metrics_as_the_columns_and_others_by_their_keys(shown) -> None:
+    outcome = {metric: {"difference": 1.0, "low": 0.5, "high": 1.5} for metric in ("bbox/AP", "bbox/AP-car")}
+    found = shown({}, {}, schema=2, task="coco", outcome=outcome)
+    assert said_in(found) == [""] and found.problems == []
+    [text] = [test for test in found.tables[0].blocks[0].tests if test.startswith("Paired")]
+    assert text.endswith("One 200 minus Two 200: AP bb +1.0 [+0.5, +1.5], bbox/AP-car +1.0 [+0.5, +1.5].")
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", "{}", "[" * 100_000, '{"digest": NaN}'])

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import import_results, imported, make_tables
+from benchmarks import coco_results, import_results, imported, make_tables
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 REPORTED = make_tables.ROOT / "results" / "reported"
 DETECTRON2 = {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0, "segm/AP": 4.0, "segm/AP50": 5.0, "segm/AP75": 6.0}
@@ -55,7 +56,7 @@ def test_import__a_coco_result_file_is_evaluated(tmp_path: Path) -> None:
     assert import_results.main([str(tmp_path / "found.json"), "--results", str(tmp_path), *words]) == 0
     [written] = (tmp_path / "imported").iterdir()
     metrics = json.loads(written.read_text())["metrics"]
-    assert metrics["AP_bb"] == pytest.approx(100) and metrics["AP50_mb"] == pytest.approx(100)
+    assert metrics["bbox/AP"] == pytest.approx(100) and metrics["segm/AP50"] == pytest.approx(100)
 
 
 def _mask():
@@ -73,7 +74,7 @@ def _mask():
     ('{"total_loss": 1.0}', ["--method", "A", "--task", "keypoints"], "expected a line with keypoints/AP"),
     ('{"total_loss": 1.0}', ["--method", "A", "--task", "coco", "--annotations", "TRUTH"],
      "goes with a COCO result file"),
-    ("[]", ["--method", "A"], "is no bundle: figures made elsewhere need --method NAME and --task"),
+    ("[]", ["--method", "A"], "is no bundle: metrics made elsewhere need --method NAME and --task"),
     ("[]", ["--method", "A", "--task", "cityscapes", "--annotations", "TRUTH"],
      "cannot be evaluated for task cityscapes"),
 ])
@@ -111,25 +112,25 @@ def test_import__names_and_epochs_are_checked(tmp_path: Path, words: list[str], 
 
 def test_imported__wrong_figures_are_not_written(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("")
-    with pytest.raises(UserError, match=r"metrics.AP_kp: expected a number from 0 to 100 or null, found 400.0; not"):
-        imported.write_imported(tmp_path / "imported", tmp_path / "x.json", "keypoints", "A", None,
-                                {"AP_kp": 400.0, "AP50_kp": None, "AP75_kp": None})
+    with pytest.raises(UserError, match="metrics.keypoints/AP: expected a number from 0 to 100 or null, found 400"):
+        imported.write_imported(tmp_path / "imported", tmp_path / "x.json", TASKS["keypoints"], "A", None,
+                                {"keypoints/AP": 400.0})
     assert not (tmp_path / "imported").exists()
 
 
 def evaluated(tmp_path: Path, detections: list) -> dict:
     (tmp_path / "found.json").write_text(json.dumps(detections))
-    return imported.from_coco_results(tmp_path / "found.json", tmp_path / "instances.json", "coco")
+    return coco_results.evaluate(tmp_path / "found.json", tmp_path / "instances.json", TASKS["coco"])
 
 
 def test_import__what_a_coco_file_does_not_hold_stays_empty(tmp_path: Path) -> None:
     truth = ground_truth(tmp_path / "instances.json")
     found = {key: truth[key] for key in ("image_id", "category_id")} | {"score": 0.9}
     metrics = evaluated(tmp_path, [found | {"bbox": truth["bbox"]}])
-    assert metrics["AP_bb"] == pytest.approx(100) and metrics["AP_mb"] is metrics["AP75_mb"] is None
+    assert metrics["bbox/AP"] == pytest.approx(100) and "segm/AP" not in metrics
     mask = {"size": [64, 64], "counts": pytest.importorskip("pycocotools.mask").encode(_mask())["counts"].decode()}
     metrics = evaluated(tmp_path, [found | {"segmentation": mask}])
-    assert metrics["AP_mb"] == pytest.approx(100) and metrics["AP_bb"] is None
+    assert metrics["segm/AP"] == pytest.approx(100) and "bbox/AP" not in metrics
     with pytest.raises(UserError, match=r"detection 1 of image 1: it has no segmentation, the first has bbox, segm"):
         evaluated(tmp_path, [found | {"bbox": truth["bbox"], "segmentation": mask}, found | {"bbox": truth["bbox"]}])
 

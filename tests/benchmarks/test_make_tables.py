@@ -6,13 +6,15 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import imported, make_tables
 from benchmarks.results import digest, write_result
 from pretrain.errors import UserError
+from transfer.tasks import TASKS, Column
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
 COCO, CITYSCAPES, KEYPOINTS = (
@@ -278,7 +280,6 @@ def test_main__a_certificate_that_is_a_text_is_named(make_result, tmp_path: Path
     ("AP,26.5", "AP,NaN", "line 2, found"),
     ("AP,26.5", "AP,126.5", "line 2, found"),
     ("AP50,52.9", "AP,52.9", "line 3, found"),
-    ("AP50,52.9", "AP75,52.9", "line 3, found"),
     ("Supervised,100", "Supervised,some", "line 2, found"),
     ("table,method", "table,name", "expected the columns table,method,epochs,metric,value,source in"),
 ])
@@ -348,3 +349,115 @@ def test_tables__a_printed_row_below_random_is_marked_too(make_result, tables_of
 def test_tables__demo_rows_carry_no_doubts(make_result, tables_of, tmp_path: Path) -> None:
     write_all(tmp_path, make_result(demo=True, values=[1.0] * 6), random_row(make_result, [2.0] * 6, demo=True))
     assert "(!)" not in tables_of(tmp_path, include_demo=True)[1]
+
+
+def of_pretraining(make_result, seed: int, trial: int, value: float, recipe: str = "a1", **changes) -> dict:
+    pretraining = {"objective": "clove", "seed": seed, "recipe_sha256": recipe * 32, "images_sha256": "b2" * 32}
+    key = hashlib.sha256(repr((seed, trial, recipe)).encode()).hexdigest()
+    return make_result(values=[value] * 6, trial=trial, seed=trial, stage__key=key, weights__pretraining=pretraining,
+                       weights__pkl_sha256=hashlib.sha256(f"{seed} {recipe}".encode()).hexdigest(), **changes)
+
+
+def test_tables__pretrainings_of_one_recipe_are_one_row_that_says_what_n_is_made_of(make_result, tables_of, tmp_path):
+    write_all(tmp_path, *[of_pretraining(make_result, seed, trial, 38 + 3 * (seed - 1) + 2 * trial)
+                          for seed in (1, 2, 3) for trial in (0, 1)])
+    [table], text, problems = tables_of(tmp_path)
+    assert problems == []
+    assert [row for row in table if row[0] == "CLoVE" and "measured" in row[-1]] == [
+        ["CLoVE", "200", *["42.0 ± 3.0"] * 6, "measured, n=6: 3 pretrainings x 2 fine-tunings; 4conv1fc heads (!)"]]
+    assert "mean and deviation are over the means of its pretrainings" in text
+    assert "A checkpoint from elsewhere is one pretraining" not in text
+    csv_lines = (tmp_path / "tables" / "tables.csv").read_text().splitlines()
+    [line] = [line for line in csv_lines if ",measured,CLoVE,200,AP_bb," in line]
+    assert ",42.0,3.0,6," in line and line.endswith(",3")
+
+
+def test_tables__bold_needs_three_pretrainings_where_the_method_was_pretrained_here(make_result, tables_of, tmp_path):
+    others = [make_result(method="Theirs", values=[30.0 + trial / 10] * 6, trial=trial) for trial in range(3)]
+    mine = [of_pretraining(make_result, seed, trial, 40 + seed / 5) for seed in (1, 2) for trial in (0, 1, 2)]
+    write_all(tmp_path, *others, *mine)
+    _, text, _ = tables_of(tmp_path)
+    assert "**40.3" not in text and "<u>40.3 ± 0.1</u>" in text
+    assert "AP bb CLoVE 200 over Theirs 200 p = " in text and ", not bold with 2 pretrainings" in text
+    assert "A checkpoint from elsewhere is one pretraining: its deviation is over its fine-tunings alone." in text
+    write_all(tmp_path, of_pretraining(make_result, 3, 0, 40.6))
+    assert "**40.4 ± 0.2**" in tables_of(tmp_path)[1]
+
+
+def test_tables__ablations_of_one_objective_stand_beside_each_other(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, *[of_pretraining(make_result, 1, 0, 40, recipe, method="Mine") for recipe in ("a1", "c3")])
+    [table], _, problems = tables_of(tmp_path)
+    assert problems == [] and [row[-1] for row in table if row[0] == "Mine"] == [
+        f"measured, n=1: 1 pretraining x 1 fine-tuning; 4conv1fc heads, recipe {recipe * 4} on images b2b2b2b2 "
+        "(student)" for recipe in ("a1", "c3")]
+
+
+def test_tables__a_column_added_or_removed_leaves_every_stored_file_valid(make_result, tables_of, tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results, imported metrics, comparisons and printed figures, of this schema and of the first."""
+    keys = {"One": "1a" * 32, "Two": "2b" * 32}
+    for method, sha256 in keys.items():
+        write_all(tmp_path, make_result(method=method, predictions={"file": "p", "sha256": sha256}))
+    old = make_result(method="Old") | {"schema": 1, "table": COCO, "details": {"bbox/APs": 20.5}}
+    old["metrics"] = dict(zip(("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"),
+                              [40.5, 60.0, 45.0, 36.5, 57.0, 39.0], strict=True))
+    (tmp_path / "runs" / "old.json").write_text(json.dumps(old | {"digest": digest(old)}))
+    source = tmp_path / "metrics.txt"
+    source.write_text("{}")
+    imported.write_imported(tmp_path / "imported", source, TASKS["coco"], "Theirs", 800,
+                            {"bbox/AP": 31.0, "bbox/AP50": 32.0, "segm/AP": 33.0})
+    outcome = {"difference": 1.0, "low": 0.5, "high": 1.5}
+    record = {"schema": 2, "kind": "bootstrap", "task": "coco", "names": list(keys), "samples": 100, "seed": 0,
+              "predictions_sha256": list(keys.values()), "annotations_sha256": "34" * 32,
+              "outcome": {"bbox/AP": outcome, "segm/AP": outcome}}
+    (tmp_path / "comparisons").mkdir()
+    (tmp_path / "comparisons" / "c.json").write_text(json.dumps(record | {"digest": digest(record)}))
+    [before, _], _, problems = tables_of(tmp_path)
+    assert problems == []
+    columns = tuple(column for column in TASKS["coco"].columns if column.name != "AP_mb")
+    changed = replace(TASKS["coco"], columns=(*columns, Column("APs_bb", "bbox/APs")))
+    monkeypatch.setitem(TASKS, "coco", changed)
+    [after, theirs], text, problems = tables_of(tmp_path)
+    assert problems == [f"{COCO}.csv: its AP_mb, which is no column of the table: expected AP_bb, AP50_bb, AP75_bb, "
+                        "AP50_mb, AP75_mb, APs_bb"]
+    assert after[0] == ["Method", "Epochs", "AP bb", "AP50 bb", "AP75 bb", "AP50 mb", "AP75 mb", "APs bb", "Source"]
+    measured = {row[0]: row[2:8] for row in after if "measured, n=1" in row[-1]}
+    values = ["40.5", "60.0", "45.0", "57.0", "39.0", "20.5"]
+    assert measured == {"One": values, "Two": values, "Old": values}
+    for row, new in zip(before[1:10], after[1:10], strict=True):  # printed: one column fewer, an empty one more
+        assert new[2:8] == [*row[2:5], *row[6:8], "-"]
+    assert theirs[1][2:8] == ["31.0", "32.0", "-", "-", "-", "-"]
+    assert r"One minus Two: AP bb +1.0 \[+0.5, +1.5\], segm/AP +1.0 \[+0.5, +1.5\]." in text
+    monkeypatch.undo()
+    assert tables_of(tmp_path)[0][0] == before
+
+
+def test_tables__boxes_alone_leave_the_columns_of_masks_empty(make_result, tables_of, tmp_path: Path) -> None:
+    boxes = {"bbox/AP": 30.0, "bbox/AP50": 50.0, "bbox/AP75": 20.0, "bbox/AP-cell": 30.0}
+    own = {"dataset__classes": ["cell"], "dataset__name": "blood", "metrics": boxes}
+    write_all(tmp_path, *[make_result(trial=trial, **own) for trial in (0, 1)],
+              random_row(make_result, [1.0] * 6, **own | {"metrics": {"bbox/AP": 10.0}}))
+    [_, table], text, problems = tables_of(tmp_path)
+    assert problems == [] and "AP mb" not in text.split("### Own data")[1].split("Best over")[1]
+    rows = {row[0]: row[2:8] for row in table[1:]}
+    assert rows["CLoVE"] == ["30.0 ± 0.0", "50.0 ± 0.0", "20.0 ± 0.0", "-", "-", "-"]
+    assert rows["Rand init"] == ["10.0", "-", "-", "-", "-", "-"]
+    assert rows["CLoVE: measured - random init"] == ["+20.0", "-", "-", "-", "-", "-"]
+
+
+def test_tables__results_of_a_task_that_is_not_known_are_named_and_left_out(make_result, tables_of, tmp_path) -> None:
+    write_all(tmp_path, make_result(), make_result(task="dots", metrics={"dots/F1": 50.0}))
+    source = tmp_path / "metrics.txt"
+    source.write_text("{}")
+    dots = replace(TASKS["coco"], name="dots")
+    imported.write_imported(tmp_path / "imported", source, dots, "Theirs", 800, {"dots/F1": 31.0})
+    shutil.copytree(ROOT / "results" / "reported", tmp_path / "reported")
+    (tmp_path / "reported" / "dots.csv").write_text(
+        "table,method,epochs,metric,value,source\ndots,Theirs,,F1,50.0,a paper\n")
+    [table], _, problems = tables_of(tmp_path)
+    said = (f": its task dots is not known here: expected one of {', '.join(TASKS)}; set CLOVE_TASKS to the file that "
+            "defines it")
+    assert len(problems) == 2 and all(problem.endswith(said) for problem in problems)
+    assert "CLoVE" in {row[0] for row in table}
+    found = make_tables.read_tables(tmp_path, tmp_path / "reported")
+    assert found.problems[0].startswith("dots.csv: table dots is not known here: expected one of coco_detection_segm")

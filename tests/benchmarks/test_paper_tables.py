@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_tables
-from benchmarks.paper_tables import TABLES, departures, remarks
+from benchmarks.paper_tables import by_table, column_names, departures, main_columns, on_standard_data, remarks, shown
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
 COCO, CITYSCAPES, KEYPOINTS = (
@@ -81,7 +81,7 @@ def printed(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", [*POSTER, *WIDER])
 def test_reported__holds_the_printed_values_and_nothing_else(name: str) -> None:
-    metrics = make_tables.TABLES[name].metrics
+    metrics = column_names(by_table()[name])
     source = "poster" if name in POSTER else "official repository README"
     expected = [[name, method, epochs.strip("-"), metric, value, source]
                 for method, epochs, *values in printed((POSTER | WIDER)[name])
@@ -127,8 +127,9 @@ def test_departures__another_solver_is_named(make_result):
 
 
 def test_voc__is_a_table_beside_the_posters():
-    table = TABLES["voc_detection"]
-    assert table.metrics == ("AP", "AP50", "AP75") and not table.in_poster and "five trials" in table.note
+    task = by_table()["voc_detection"]
+    table = task.table
+    assert column_names(task) == ("AP", "AP50", "AP75") and not table.in_poster and "five trials" in table.note
     assert (table.classes, table.train_images, table.val_images) == (20, 5011 + 11540, 4952)
 
 
@@ -157,3 +158,22 @@ def test_departures__a_model_file_whose_training_is_not_known(make_result) -> No
 
 def test_departures__an_early_look_changes_nothing(make_result) -> None:
     assert departures(make_result(overrides=["TEST.EVAL_PERIOD=500"])) == []
+
+
+def test_main_columns__are_the_averages_over_thresholds() -> None:
+    assert {name: main_columns(task) for name, task in by_table().items()} == {
+        COCO: ("AP_bb", "AP_mb"), CITYSCAPES: ("AP",), KEYPOINTS: ("AP_kp",), "voc_detection": ("AP",),
+        "coco_detection_segmentation_c4": ("AP_bb", "AP_mb"), "lvis_detection_segmentation": ("AP_bb", "AP_mb")}
+
+
+def test_shown__is_a_view_of_the_metrics(make_result) -> None:
+    result = make_result(CITYSCAPES, [35.0, None])
+    assert shown(result) == {"AP": 35.0, "AP50": None}
+    del result["metrics"]["segm/AP"]
+    assert shown(result) == {"AP": None, "AP50": None}
+
+
+@pytest.mark.parametrize(("share", "standard"), [
+    (None, True), ({"share": 1.0, "images": 118287}, True), ({"share": 0.25, "images": 29571}, False)])
+def test_on_standard_data__a_share_of_the_training_images_is_other_data(make_result, share, standard: bool) -> None:
+    assert on_standard_data(make_result(dataset__train_share=share)) == standard

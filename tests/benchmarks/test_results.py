@@ -16,12 +16,12 @@ ROOT = Path(results.__file__).resolve().parent.parent
 
 
 def test_write_result__is_read_back_equal_with_lists_for_tuples(make_result, tmp_path: Path) -> None:
-    result = make_result(config__SOLVER__STEPS=(60000, 80000), details={"per class": {1: 2.5}})
+    result = make_result(config__SOLVER__STEPS=(60000, 80000), more={"per class": {1: 2.5}})
     path = write_result(tmp_path / "new" / "runs", result)
     [found], problems = read_results(tmp_path / "new" / "runs")
     assert problems == []
     assert found["config"]["SOLVER"]["STEPS"] == [60000, 80000]
-    assert found["details"] == {"per class": {"1": 2.5}}
+    assert found["more"] == {"per class": {"1": 2.5}}
     assert found.pop("digest") == results.digest(found)
     assert found["metrics"] == result["metrics"]
     assert os.listdir(path.parent) == [path.name]
@@ -46,8 +46,8 @@ def test_file_name__is_the_same_for_a_stage_that_ran_again_and_no_other(make_res
 
 
 def test_write_result__refuses_an_invalid_one_and_writes_nothing(make_result, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.AP_bb: expected a number from 0 to 100 or null, found nan; nothing"):
-        write_result(tmp_path, make_result(metrics__AP_bb=float("nan")))
+    with pytest.raises(UserError, match="metrics.bbox/AP: expected a number from 0 to 100 or null, found nan; noth"):
+        write_result(tmp_path, make_result(**{"metrics__bbox/AP": float("nan")}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,8 +77,8 @@ def test_validate__names_every_missing_field(make_result) -> None:
 
 
 @pytest.mark.parametrize(("change", "problem"), [
-    ({"schema": 2}, "schema: expected 1, found 2"),
-    ({"schema": True}, "schema: expected 1, found True"),
+    ({"schema": 3}, "schema: expected 2, found 3"),
+    ({"schema": True}, "schema: expected 2, found True"),
     ({"method": " "}, "method: expected a printable text that is not empty, found ' '"),
     ({"method": "a\nb"}, r"method: expected a printable text that is not empty, found 'a\nb'"),
     ({"epochs": "200"}, "epochs: expected an integer from 0 or null, found '200'"),
@@ -94,11 +94,17 @@ def test_validate__names_every_missing_field(make_result) -> None:
     ({"ended": "yesterday"}, "ended: expected a time in ISO 8601 with its zone, found 'yesterday'"),
     ({"ended": "2026-01-01T00:00:00"},
      "ended: expected a time in ISO 8601 with its zone, found '2026-01-01T00:00:00'"),
-    ({"metrics__AP_bb": 100.1}, "metrics.AP_bb: expected a number from 0 to 100 or null, found 100.1"),
-    ({"metrics__AP_bb": -1}, "metrics.AP_bb: expected a number from 0 to 100 or null, found -1"),
-    ({"metrics__AP_bb": True}, "metrics.AP_bb: expected a number from 0 to 100 or null, found True"),
-    ({"metrics": {"AP_bb": 1}},
-     "metrics: expected AP_bb, AP50_bb, AP75_bb, AP_mb, AP50_mb, AP75_mb, found AP_bb"),
+    ({"metrics__bbox/AP": 100.1}, "metrics.bbox/AP: expected a number from 0 to 100 or null, found 100.1"),
+    ({"metrics__bbox/AP": -1}, "metrics.bbox/AP: expected a number from 0 to 100 or null, found -1"),
+    ({"metrics__bbox/AP": True}, "metrics.bbox/AP: expected a number from 0 to 100 or null, found True"),
+    ({"metrics": {"AP_bb": 1}}, "metrics: expected GROUP/NAME, such as bbox/AP, found 'AP_bb'"),
+    ({"metrics": {"/AP": 1}}, "metrics: expected GROUP/NAME, such as bbox/AP, found '/AP'"),
+    ({"metrics": {}}, "metrics: expected a mapping of at least one metric, found {}"),
+    ({"dataset__label": 3}, "dataset.label: expected a printable text that is not empty, or null, found 3"),
+    ({"dataset__train_share": {"share": 0, "images": 5}}, "dataset.train_share: expected a mapping of share (above 0, "
+     "at most 1) and images, or null, found {'share': 0, 'images': 5}"),
+    ({"training": "x"}, "training: expected a mapping, found 'x'"),
+    ({"evaluation": None}, "evaluation: expected a mapping, found None"),
     ({"weights__pkl_sha256": None},
      "weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"),
 ])
@@ -108,15 +114,63 @@ def test_validate__says_what_was_expected_and_found(make_result, change: dict, p
 
 def test_validate__finds_infinity_and_foreign_types_deep_inside(make_result) -> None:
     for value in (float("inf"), float("nan"), {1, 2}):
-        [problem] = validate(make_result(details={"sizes": [1.0, {"APs": value}]}))
+        [problem] = validate(make_result(more={"sizes": [1.0, {"APs": value}]}))
         assert problem.startswith("expected finite numbers and plain JSON types everywhere")
 
 
-def test_validate__knows_the_tables(make_result) -> None:
-    [problem] = validate(make_result(table="coco_keypoints") | {"table": "voc"})
-    assert problem.startswith("table: expected one of coco_detection_segmentation, ")
-    assert problem.endswith("found 'voc'")
+def test_validate__asks_for_no_table_and_no_column(make_result) -> None:
+    assert validate(make_result(task="a task of somebody", metrics={"dots/F1": 50.0, "dots/F1-a/b": None})) == []
     assert validate([]) == ["expected a mapping, found []"]
+
+
+def of_schema_1(make_result, **changes) -> dict:
+    """A result as the first schema stored it: the table's columns, and the rest under `details`."""
+    columns = dict(zip(("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"), (40.5, 60, None, 36, 57, 39),
+                       strict=True))
+    return make_result() | {"schema": 1, "table": "coco_detection_segmentation", "metrics": columns,
+                            "details": {"bbox/APs": 20.5, "segm/AP-car": None}} | changes
+
+
+def stored(folder: Path, result: dict) -> Path:
+    """The file as that schema's writer left it."""
+    path = folder / "old.json"
+    path.write_text(json.dumps(result | {"digest": results.digest(result)}))
+    return path
+
+
+def test_read_results__a_file_of_schema_1_reads_like_todays(make_result, tmp_path: Path) -> None:
+    old = of_schema_1(make_result)
+    stored(tmp_path, old)
+    [found], problems = read_results(tmp_path)
+    assert problems == [] and found["schema"] == 2 and "details" not in found
+    assert found["metrics"] == {
+        "bbox/AP": 40.5, "bbox/AP50": 60, "bbox/AP75": None, "segm/AP": 36, "segm/AP50": 57, "segm/AP75": 39,
+        "bbox/APs": 20.5, "segm/AP-car": None}
+    assert found["digest"] == results.digest(old)  # of what is stored
+
+
+def test_read_results__a_change_in_a_file_of_schema_1_is_found(make_result, tmp_path: Path) -> None:
+    path = stored(tmp_path, of_schema_1(make_result))
+    path.write_text(path.read_text().replace('"AP_bb": 40.5', '"AP_bb": 41.5'))
+    assert "its digest does not match" in read_results(tmp_path)[1][0]
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    ({"metrics": {"AP_xy": 1.0}}, "metrics: expected GROUP/NAME or a column of schema 1, found 'AP_xy'"),
+    ({"table": "coco_keypoints", "metrics": {"AP": 1.0}},
+     "metrics: expected GROUP/NAME or a column of schema 1, found 'AP'"),
+    ({"metrics": {"AP_bb": 101}}, "metrics.bbox/AP: expected a number from 0 to 100 or null, found 101"),
+    ({"metrics": []}, "metrics: expected a mapping, found []"), ({"table": None}, "table: expected a printable text"),
+    ({"details": 3}, "details: expected a mapping, found 3")])
+def test_validate__a_result_of_schema_1_that_is_none_is_named(make_result, change: dict, problem: str) -> None:
+    assert validate(of_schema_1(make_result, **change))[0].startswith(problem)
+
+
+def test_write_result__writes_one_of_schema_1_as_todays_under_the_same_name(make_result, tmp_path: Path) -> None:
+    old = of_schema_1(make_result)
+    path = write_result(tmp_path, old)
+    assert path.name == file_name(old) == file_name(make_result())
+    assert json.loads(path.read_text())["schema"] == 2 and "bbox/APs" in json.loads(path.read_text())["metrics"]
 
 
 def test_read_results__names_each_broken_file_and_reads_the_others(make_result, tmp_path: Path) -> None:
@@ -124,10 +178,10 @@ def test_read_results__names_each_broken_file_and_reads_the_others(make_result, 
     text = good.read_text()
     (tmp_path / "a_half.json").write_text(text[: len(text) // 2])
     (tmp_path / "b_empty.json").write_text("")
-    (tmp_path / "c_edited.json").write_text(text.replace('"AP_bb": 40.5', '"AP_bb": 48.0'))
+    (tmp_path / "c_edited.json").write_text(text.replace('"bbox/AP": 40.5', '"bbox/AP": 48.0'))
     (tmp_path / "d_no_digest.json").write_text(json.dumps(make_result()))
-    (tmp_path / "e_nan.json").write_text(text.replace('"AP_bb": 40.5', '"AP_bb": NaN'))
-    (tmp_path / "f_huge.json").write_text(text.replace('"APs": 20.5', '"APs": 1e999'))
+    (tmp_path / "e_nan.json").write_text(text.replace('"bbox/AP": 40.5', '"bbox/AP": NaN'))
+    (tmp_path / "f_huge.json").write_text(text.replace('"wall_seconds": 12.5', '"more": 1e999, "wall_seconds": 12.5'))
     (tmp_path / "g_binary.json").write_bytes(b"\xff\xfe\xfa\x00\x81")
     (tmp_path / "h_deep.json").write_text("[" * 100_000)
     (tmp_path / "i_folder.json").mkdir()
@@ -135,14 +189,14 @@ def test_read_results__names_each_broken_file_and_reads_the_others(make_result, 
     (tmp_path / ".writing.1.part.json").write_text("{")
     (tmp_path / "notes.txt").write_text("{")
     found, problems = read_results(tmp_path)
-    assert [result["metrics"]["AP_bb"] for result in found] == [40.5]
+    assert [result["metrics"]["bbox/AP"] for result in found] == [40.5]
     reasons = dict(problem.split(": ", 1) for problem in problems)
     assert [name[0] for name in reasons] == list("abcdefghij")
     assert reasons["a_half.json"].startswith("not whole JSON (")
     assert reasons["b_empty.json"].startswith("not whole JSON (")
     assert reasons["c_edited.json"].startswith("changed after it was written (its digest does not match)")
     assert reasons["d_no_digest.json"] == "no digest: not written by benchmarks.results.write_result"
-    assert reasons["e_nan.json"] == "metrics.AP_bb: expected a number from 0 to 100 or null, found nan"
+    assert reasons["e_nan.json"] == "metrics.bbox/AP: expected a number from 0 to 100 or null, found nan"
     assert reasons["f_huge.json"].startswith("expected finite numbers")
     assert reasons["g_binary.json"].startswith("not whole JSON (")
     assert reasons["h_deep.json"].startswith("not whole JSON (")
@@ -153,7 +207,7 @@ def test_read_results__names_each_broken_file_and_reads_the_others(make_result, 
 def test_read_results__finds_any_single_change(make_result, tmp_path: Path) -> None:
     path = write_result(tmp_path, make_result())
     written = json.loads(path.read_text())
-    for change in ({"trial": 1}, {"details": {}}, {"note": "better"}, {"digest": "0" * 64}):
+    for change in ({"trial": 1}, {"metrics": {"bbox/AP": 1}}, {"note": "better"}, {"digest": "0" * 64}):
         path.write_text(json.dumps(written | change))
         found, [problem] = read_results(tmp_path)
         assert found == []
@@ -196,7 +250,7 @@ def test_write_result__two_hundred_by_eight_processes_at_once_all_arrive_whole(m
     assert [writer.returncode for writer in writers] == [0] * 8, told
     found, problems = read_results(tmp_path / "runs")
     assert problems == [] and len(os.listdir(tmp_path / "runs")) == len(found) == 201
-    figures = {result["trial"]: result["metrics"]["AP_bb"] for result in found if result["method"] == "CLoVE"}
+    figures = {result["trial"]: result["metrics"]["bbox/AP"] for result in found if result["method"] == "CLoVE"}
     assert figures == {number: number / 10 for number in range(200)}
 
 
@@ -205,7 +259,7 @@ def test_results__need_the_standard_library_only() -> None:
             "print(sorted({name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names))")
     answer = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.strip() in ("['__main__', 'benchmarks', 'pretrain']", "['benchmarks', 'pretrain']")
+    assert answer.stdout.strip().replace("'__main__', ", "") == "['benchmarks', 'pretrain', 'transfer']"
 
 
 def test_readme__documents_every_field() -> None:
@@ -223,9 +277,19 @@ NEW_KEYS = {
     "weights__init": "converted checkpoint", "weights__branch": "teacher", "weights__fpn": False,
     "weights__pixel_format": {"channel_order": "BGR", "mean": [1, 2, 3], "std": [1, 1, 1], "stride_in_1x1": True},
     "weights__conversion": {"consumed": 265}, "weights__path_sha256": "ab" * 32,
+    "weights__pretraining": {"objective": "clove", "seed": 3, "recipe_sha256": "ab" * 32, "images_sha256": "cd" * 32},
+    "dataset__label": "half", "dataset__train_share": {"share": 0.25, "images": 10},
+    "training": {"identity": "ab" * 32}, "evaluation": {"identity": "cd" * 32},
 }
 MAY_BE_NULL = {"schedule", "solver", "fit", "processes", "batch_norm_images", "eval_every", "predictions",
-               "weights__branch", "weights__conversion", "weights__path_sha256"}
+               "weights__branch", "weights__conversion", "weights__path_sha256", "weights__pretraining",
+               "dataset__label", "dataset__train_share"}
+
+
+@pytest.mark.parametrize("change", [{"seed": None}, {"recipe_sha256": "ab"}, {"objective": ""}, {"images_sha256": 3}])
+def test_validate__a_pretraining_has_objective_seed_recipe_and_images(change: dict, make_result) -> None:
+    [problem] = validate(make_result(weights__pretraining=NEW_KEYS["weights__pretraining"] | change))
+    assert problem.startswith("weights.pretraining: expected a mapping of objective, seed, recipe_sha256 and im")
 
 
 @pytest.mark.parametrize("name", list(NEW_KEYS))

@@ -77,3 +77,16 @@ def test_why__what_is_not_there_is_explained(asked, question: str, said: str) ->
     with pytest.raises(UserError) as caught:
         asked(question)
     assert said in str(caught.value)
+
+
+def test_why__tells_the_pretraining_of_each_trial(asked, make_result, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_result(tmp_path / "runs", make_result(method="Mine", stage__key=f"{seed}" * 64, weights__pkl_sha256=(
+            f"{seed}" * 64), weights__pretraining={"objective": "clove", "seed": seed, "recipe_sha256": "a1" * 32,
+                                                   "images_sha256": "b2" * 32}))
+    told = asked("coco:Mine 200:AP_bb")
+    assert "measured, n=2: 2 pretrainings x 1 fine-tuning; 4conv1fc heads" in told
+    for seed in (1, 2):
+        assert f"  trial 0, seed 1 of pretraining {seed}: 40.500\n" in told
+        assert f"    pretraining  clove, seed {seed}, recipe a1a1a1a1a1a1, images b2b2b2b2b2b2\n" in told
+    assert "pretraining" not in asked("coco_detection_segmentation:CLoVE 400:AP_bb")

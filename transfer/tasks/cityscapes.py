@@ -8,7 +8,7 @@ LAYOUT = (
 )
 
 TASK = Task(
-    name="cityscapes", place=2, title="masks of Cityscapes' eight things",
+    name="cityscapes", place=1, title="masks of Cityscapes' eight things",
     table=Table("cityscapes_instance_segmentation", "Instance segmentation on Cityscapes (R50-FPN)",
                 data="Cityscapes fine train / val", classes=8, train_images=2975, val_images=500, batch=8,
                 in_poster=True),

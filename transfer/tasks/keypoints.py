@@ -29,7 +29,7 @@ def configure(cfg: CfgNode, dataset: Dataset) -> None:
 
 
 TASK = Task(
-    name="keypoints", place=1, title="keypoints of COCO's persons",
+    name="keypoints", place=2, title="keypoints of COCO's persons",
     table=Table("coco_keypoints", "Keypoint detection on COCO (R50-FPN)", data="COCO train2017 / val2017", classes=1,
                 train_images=50_000, val_images=5000, batch=16, in_poster=True),
     columns=(Column("AP_kp", "keypoints/AP"), Column("AP50_kp", "keypoints/AP50"),

@@ -12,7 +12,7 @@ LAYOUT = (
 )
 
 TASK = Task(
-    name="lvis", place=5, title="boxes and masks on LVIS v1",
+    name="lvis", place=4, title="boxes and masks on LVIS v1",
     table=Table("lvis_detection_segmentation", "Object detection and segmentation on LVIS (R50-FPN)",
                 data="LVIS v1 train / val", classes=1203, train_images=99_000, val_images=19_809, batch=16),
     columns=coco.COLUMNS, folders=("lvis",), layout=LAYOUT,
