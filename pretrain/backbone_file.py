@@ -5,6 +5,7 @@ A safetensors file: plain tensors, no pickle, nothing that can run. The header i
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,19 @@ def _three(value: object, least: float) -> bool:
             and all(isinstance(one, int | float) and least <= one <= 1 for one in value))
 
 
+PRETRAINING_HASHES = ("recipe_sha256", "images_sha256")
+
+
+def _is_pretraining(value: object) -> bool:
+    """Whether `value` is what `BackboneInfo.pretraining` holds."""
+    if not isinstance(value, dict) or value.keys() != {"objective", "seed", *PRETRAINING_HASHES}:
+        return False
+    named = isinstance(value["objective"], str) and value["objective"] != ""
+    seeded = type(value["seed"]) is int and value["seed"] >= 0
+    hashes = [value[key] for key in PRETRAINING_HASHES]
+    return named and seeded and all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in hashes)
+
+
 # What a header's values must be: the file may be a stranger's.
 HEADER: dict[str, Callable[[Any], bool]] = {
     "method": lambda v: isinstance(v, str) and v.strip() != "" and not any(letter < " " for letter in v),
@@ -34,6 +48,8 @@ HEADER: dict[str, Callable[[Any], bool]] = {
     "pixel_mean": lambda v: _three(v, 0.0),
     "pixel_std": lambda v: _three(v, 1e-6),
     "stride_in_1x1": lambda v: isinstance(v, bool),
+    "pretraining": lambda v: v is None or _is_pretraining(v),
+    "classes": lambda v: v is None or (type(v) is int and v > 1),
     **dict.fromkeys(("source_name", "source_sha256", "family", "tool_version"), lambda v: isinstance(v, str)),
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -46,6 +62,9 @@ class BackboneInfo:
 
     `pixel_mean` and `pixel_std` are in units of 0..1 intensities and in `channel_order`.
     `branch` is "student", "teacher", or "single" for methods with one network.
+    `pretraining` says which pretraining of this project made it: {"objective", "seed", "recipe_sha256" (all that
+    changes the numbers but the seed), "images_sha256" (the list of its images' names)}; None for files from elsewhere.
+    `classes`: number of classes that it learned from; None without labels.
     """
 
     method: str
@@ -60,6 +79,8 @@ class BackboneInfo:
     source_sha256: str = ""
     family: str = ""  # layout of the source, as intake names it
     tool_version: str = __version__
+    pretraining: dict[str, Any] | None = None
+    classes: int | None = None
 
 
 def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: BackboneInfo) -> str:

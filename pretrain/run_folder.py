@@ -73,11 +73,18 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
+def images_sha256(names: ImageList) -> str:
+    """SHA-256 of the list of the images' names, one a line; file names need not be UTF-8."""
+    digest = hashlib.sha256()
+    for number, name in enumerate(names):
+        digest.update(("\n" * (number > 0) + name).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 def _bind(output: Path, config: Config, names: ImageList) -> None:
     """Write down whose folder it is, or compare with what stands there."""
-    listed = "\n".join(names).encode("utf-8", "surrogateescape")  # file names need not be UTF-8
     record = {**config.identity(), "config_hash": config.hash(),
-              "images": len(names), "images_hash": hashlib.sha256(listed).hexdigest()}
+              "images": len(names), "images_hash": images_sha256(names)}
     path = output / "run.json"
     if not path.is_file():
         there = [name for name in LEFT_BY_A_RUN if (output / name).exists()]

@@ -23,7 +23,7 @@ from pretrain.metrics import MetricsLog
 from pretrain.optim import peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import Probe
-from pretrain.run_folder import claimed
+from pretrain.run_folder import claimed, images_sha256
 from pretrain.shared_options import Train
 from pretrain.show import draw_run
 from pretrain.signals import Stop, never
@@ -181,8 +181,11 @@ def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) ->
     """Backbone, pictures, and last the note that all of it is there."""
     state = {name: value for name, value in trainer.student.encoder.state_dict().items()
              if not name.endswith("num_batches_tracked")}
+    pretraining = {"objective": config.objective_name, "seed": config.train.seed,
+                   "recipe_sha256": config.recipe_hash(), "images_sha256": images_sha256(names)}
     info = BackboneInfo("CLoVE", config.train.architecture, config.train.epochs, branch="student",
-                        source_name=f"pretrain:{config.objective.variant}", source_sha256=config.hash())
+                        source_name=f"pretrain:{config.objective.variant}", source_sha256=config.hash(),
+                        pretraining=pretraining)
     digest = save_backbone(output / "backbone.safetensors", state, info)
     pictures = {"curves.png": lambda path: draw_curves(output / "metrics.jsonl", path),
                 "views.png": lambda path: draw_views(names, config, path),

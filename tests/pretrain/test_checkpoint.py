@@ -9,7 +9,7 @@ import torch
 
 from pretrain import checkpoint
 from pretrain.atomic import sha256_file
-from pretrain.backbone_file import BackboneInfo, load_backbone, save_backbone
+from pretrain.backbone_file import BackboneInfo, header_of, load_backbone, read_header, save_backbone
 from pretrain.errors import UserError
 
 
@@ -175,13 +175,21 @@ def test_save__a_device_that_is_really_full(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_backbone__what_was_saved_is_loaded(tmp_path: Path) -> None:
-    info = BackboneInfo("CLoVE", "resnet18", 3, branch="student", source_name="x", source_sha256="y")
+    info = BackboneInfo("CLoVE", "resnet18", 3, branch="student", source_name="x", source_sha256="y", classes=3,
+                        pretraining={"objective": "o", "seed": 0, "recipe_sha256": "0" * 64, "images_sha256": "f" * 64})
     values = {"conv1.weight": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
     digest = save_backbone(tmp_path / "b.safetensors", values, info)
     loaded, read = load_backbone(tmp_path / "b.safetensors")
     assert read == info and loaded.keys() == values.keys()
     assert digest == sha256_file(tmp_path / "b.safetensors")
     assert all(torch.equal(loaded[name], value) for name, value in values.items())
+
+
+def test_backbone__a_header_of_an_older_version(tmp_path: Path) -> None:
+    info = BackboneInfo("CLoVE", "resnet18", 3)
+    header = json.loads(header_of(info))
+    del header["pretraining"], header["classes"]
+    assert read_header(json.dumps(header), tmp_path) == info and info.pretraining is None
 
 
 def test_backbone__cut_off_or_foreign_file(tmp_path: Path) -> None:

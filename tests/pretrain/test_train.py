@@ -1,5 +1,6 @@
 """The loop: killed and resumed equals uninterrupted, bit for bit; mistakes end in one line."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -53,12 +54,18 @@ def whole(photos, run_pretrain, tmp_path_factory):
     return output
 
 
-def test_train__leaves_backbone_metrics_and_pictures(whole):
+def test_train__leaves_backbone_metrics_and_pictures(whole, tiny):
     for name in ("backbone.safetensors", "metrics.jsonl", "curves.png", "views.png", "show.png", "run.json",
                  "done.json"):
         assert (whole / name).stat().st_size > 0
     tensors, info = load_backbone(whole / "backbone.safetensors")
     assert len(tensors) == 100 and (info.architecture, info.branch, info.epochs) == ("resnet18", "student", 3)
+    run = json.loads((whole / "run.json").read_text())
+    assert info.pretraining == {"objective": "clove", "seed": 0, "recipe_sha256": tiny(seed=1).recipe_hash(),
+                                "images_sha256": run["images_hash"]}
+    assert run["config_hash"] == info.source_sha256 == tiny().hash() and info.classes is None
+    names = [f"{number:02d}.png" for number in range(9)]
+    assert run["images_hash"] == hashlib.sha256("\n".join(names).encode()).hexdigest()
     lines = metrics(whole)
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6, 6]
     assert "retrieval_backbone" in lines[0] and "retrieval_backbone" in lines[-1]
