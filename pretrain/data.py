@@ -20,11 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain import augment
 from pretrain.config import Config
 from pretrain.errors import UserError
-from pretrain.images import SUFFIXES, ImageList, UnreadableImage, find_images
+from pretrain.images import SUFFIXES, ImageList, UnreadableImage, walk_images
+from pretrain.name_table import NameTable
+from pretrain.order import EpochOrder
 from pretrain.shards import ShardList, shard_paths
 from pretrain.shared_options import Train
 from pretrain.views import make_views
 
+LIST = "images"  # a kept list of a folder is called images-HASH.names
 TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
 REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up, or the allowed share if that is more
 
@@ -37,6 +40,7 @@ class Batch:
     boxes: for each group (V, B, 4) fractions of the source image. sizes: (B, 2) width and height in source pixels.
     names: the images' paths. unreadable: {path: reason} of the images that were replaced.
     colours: for each group (V, B, 11), what `gpu_augment` has still to apply; empty when the views are finished.
+    labels: (B,) int64, places in `ImageList.classes`; None where the images have no labels.
     """
 
     views: list[Tensor]
@@ -45,10 +49,13 @@ class Batch:
     names: list[str]
     unreadable: dict[str, str]
     colours: list[Tensor] = field(default_factory=list)
+    labels: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
+        labels = None if self.labels is None else self.labels.pin_memory()
         return Batch([v.pin_memory() for v in self.views], [b.pin_memory() for b in self.boxes],
-                     self.sizes.pin_memory(), self.names, self.unreadable, [c.pin_memory() for c in self.colours])
+                     self.sizes.pin_memory(), self.names, self.unreadable, [c.pin_memory() for c in self.colours],
+                     labels)
 
 
 class Item(NamedTuple):
@@ -60,22 +67,35 @@ class Item(NamedTuple):
     name: str
     unreadable: dict[str, str]
     colours: np.ndarray
+    label: int | None
 
 
-def list_images(folder: str | Path) -> ImageList:
+def list_images(folder: str | Path, keep: Path | None = None, output: Path | None = None) -> ImageList:
     """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. One with .tar
-    files instead is a folder of WebDataset shards: all images in them, sorted by name. Both together are refused."""
+    files instead is a folder of WebDataset shards: all images in them, sorted by name. Both together are refused.
+
+    keep: a folder for the list, which is then read from its file there; without one it is held in memory. output: a
+    folder that may not lie among the images."""
     folder = Path(folder)
-    found, shards = find_images(folder), shard_paths(folder)
-    if found and shards:
-        raise UserError(f"{folder} holds {len(found)} images, the first {found[0]}, and {len(shards)} .tar shards: "
+    names = walk_images(folder, output)
+    table = NameTable(names) if keep is None else NameTable.write(keep, LIST, names)
+    shards = shard_paths(folder)
+    if len(table) and shards:
+        raise UserError(f"{folder} holds {len(table)} images, the first {table[0]}, and {len(shards)} .tar shards: "
                         "expected one or the other, move one kind out")
-    if found:
-        return ImageList(folder, found)
+    if len(table):
+        return ImageList(folder, table)
+    if table.path:
+        table.path.unlink()
     if shards:
-        return ShardList(folder, shards)
+        return ShardList(folder, keep)
     raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "
                     "found none at any depth, and no .tar shards")
+
+
+def open_list(folder: str | Path, table: NameTable) -> ImageList:
+    """The images of a folder whose list another process has made."""
+    return ShardList(folder, index=table) if table.has_rows else ImageList(folder, table)
 
 
 class ViewDataset(Dataset):
@@ -99,7 +119,8 @@ class ViewDataset(Dataset):
                 unreadable[self.images[number]] = str(error)
                 continue
             views, boxes, colours = make_views(pixels, self.train, epoch, number)
-            return Item(views, boxes, pixels.shape[1::-1], self.images[number], unreadable, colours)
+            return Item(views, boxes, pixels.shape[1::-1], self.images[number], unreadable, colours,
+                        self.images.label(number))
         first, why = next(iter(unreadable.items()))
         raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.images.folder}, "
                         f"the first is {first} ({why})")
@@ -127,8 +148,9 @@ class ViewDataset(Dataset):
         unreadable: dict[str, str] = {}
         for item in items:
             unreadable |= item.unreadable
+        labels = torch.tensor([item.label for item in items]) if self.images.classes else None
         return Batch(sizes=torch.tensor([item.size for item in items], dtype=torch.float32),
-                     names=[item.name for item in items], unreadable=unreadable, **stacked)
+                     names=[item.name for item in items], unreadable=unreadable, labels=labels, **stacked)
 
 
 def _stack(rows: list[list[np.ndarray]]) -> Tensor:
@@ -166,8 +188,8 @@ def images_at_once(batch_size: int, device_batch: int, world: int) -> int:
 class MicroBatchOrder:
     """Sampler: for each optimizer step from `first_step` on, the micro-batches of one process.
 
-    With M = at_once * world, micro-batch a of step s is perm[s*B + a*M : s*B + (a+1)*M], cut into equal runs for the
-    ranks: the images of a step are the same for every world size.
+    With M = at_once * world, micro-batch a of step s is order[s*B + a*M : s*B + (a+1)*M] of the epoch's order, cut into
+    equal runs for the ranks: the images of a step are the same for every world size.
     """
 
     def __init__(
@@ -182,15 +204,13 @@ class MicroBatchOrder:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch = steps_per_epoch(self.images, self.train)
-        epoch, order = -1, np.empty(0)
         for step in range(self.first_step, self.last_step):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = np.random.default_rng([self.train.seed, epoch]).permutation(self.images)
-            start = (step % per_epoch) * self.train.batch_size
+            epoch, within = divmod(step, per_epoch)
+            order = EpochOrder(self.images, self.train.seed, epoch)
+            start = within * self.train.batch_size
             for micro in range(start, start + self.train.batch_size, self.micro_batch):
-                mine = order[micro + self.rank * self.share:micro + (self.rank + 1) * self.share]
-                yield [(epoch, int(index)) for index in mine]
+                mine = order[range(micro + self.rank * self.share, micro + (self.rank + 1) * self.share)]
+                yield [(epoch, index) for index in mine.tolist()]
 
 
 def make_loader(

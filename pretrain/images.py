@@ -3,14 +3,17 @@
 import io
 import math
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pretrain import labels
 from pretrain.errors import UserError
+from pretrain.name_table import NameTable
 
 try:  # optional: decodes as PIL does, bit for bit, in two thirds of the time
     import simplejpeg
@@ -28,27 +31,65 @@ class UnreadableImage(Exception):
 
 def find_images(folder: str | Path) -> list[str]:
     """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    return list(walk_images(folder))
+
+
+def walk_images(folder: str | Path, output: Path | None = None) -> Iterator[str]:
+    """What `find_images` gives, one by one: no more than the entries of one folder at each depth are held.
+
+    Raises `UserError` when the walk meets `output`: what is written there would become images."""
+    if not Path(folder).is_dir():
         raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
-    found, above = [], {str(folder): frozenset[tuple[int, int]]()}
-    for root, folders, files in os.walk(folder, onerror=_unlisted, followlinks=True):
-        here = above.pop(root) | {_identity(root)}
-        folders[:] = sorted(name for name in folders if not name.startswith(".")
-                            and _identity(os.path.join(root, name)) not in here)  # else a link that leads back up
-        above |= {os.path.join(root, name): here for name in folders}
-        found += [os.path.relpath(os.path.join(root, name), folder) for name in files
-                  if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    return sorted(found)
+    forbidden = None if output is None else identity(output)
+    for name in _walk(str(folder), "", frozenset(), forbidden):
+        if name is None:
+            raise among_images(output, folder)
+        yield name
 
 
-def _unlisted(error: OSError) -> None:
-    """Images that are left out in silence would make another dataset."""
-    raise UserError(f"the folder {error.filename} cannot be listed ({error.strerror}): mend its rights, or move it out "
-                    "of the images")
+def among_images(output: Path, folder: str | Path) -> UserError:
+    """What is said when `output` lies in the folder of the images."""
+    return UserError(f"--output {output} lies inside --data {folder}, where the run's own pictures would become images "
+                     "to train on: choose an --output outside")
 
 
-def _identity(folder: str) -> tuple[int, int]:
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]], forbidden: tuple[int, int] | None
+          ) -> Iterator[str | None]:
+    """The images below a folder, sorted by their whole path; None for the forbidden folder, by device and inode."""
+    here = identity(folder)
+    if here in above:  # a link that leads back up
+        return
+    if here == forbidden:
+        yield None
+    entries = []
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    entries.append(entry.name + "/")  # sorted as the paths that it is the beginning of
+                elif entry.name.lower().endswith(SUFFIXES):
+                    entries.append(entry.name)
+    except OSError as error:  # images that are left out in silence would make another dataset
+        raise UserError(f"the folder {error.filename} cannot be listed ({error.strerror}): fix its rights, or move it "
+                        "out of the images") from None
+    for name in sorted(entries):
+        if name.endswith("/"):
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {here}, forbidden)
+        else:
+            yield prefix + name
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def identity(folder: str | Path) -> tuple[int, int]:
+    """Device and inode."""
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
@@ -96,38 +137,56 @@ def read_image(path: str | Path) -> Image.Image:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableImage("is not a regular file")
+            return file.read()
     except FileNotFoundError:
         raise UnreadableImage("the file is gone") from None
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from None
 
 
-class ImageList(Sequence[str]):
-    """Sorted names of the images in a folder, and their contents by number.
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a FIFO is waited for
 
-    The names lie in one array: a list of a million strings would be copied into every loader process, because counting
-    references writes to each.
+
+class ImageList(Sequence[str]):
+    """Sorted names of the images in a folder, and their contents and labels by number.
+
+    classes: sorted names of the classes; empty where `label_by` was not called.
     """
 
-    def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
+    def __init__(self, folder: str | Path, names: Iterable[str] | NameTable) -> None:
         self.folder = Path(folder)
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self._text = np.frombuffer(b"".join(encoded), np.uint8)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self.names = names if isinstance(names, NameTable) else NameTable(names)
+        self.classes: tuple[str, ...] = ()
+        self._labels: tuple[labels.Kind, dict[str, int]] = ("none", {})
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.names)
 
     @overload
     def __getitem__(self, number: int) -> str: ...
     @overload
     def __getitem__(self, number: slice) -> list[str]: ...
     def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[at] for at in range(*number.indices(len(self)))]
-        at = range(len(self))[number]  # IndexError and negative numbers as for a list
-        return self._text[self._ends[at]:self._ends[at + 1]].tobytes().decode("utf-8", "surrogateescape")
+        return self.names[number]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def label_by(self, kind: labels.Kind, classes: Iterable[str] | None = None) -> None:
+        """Let the images have labels, those that `kind` of pretrain/labels.py says; `classes` when they are known
+        already, else all names are gone through. Raises `UserError` when an image has none."""
+        if kind != "none":
+            self.classes = tuple(sorted(labels.count_classes(self, kind) if classes is None else classes))
+        self._labels = (kind, {name: number for number, name in enumerate(self.classes)})
+
+    def label(self, number: int) -> int | None:
+        """The place in `classes` of the class of image `number`."""
+        kind, numbers = self._labels
+        return None if kind == "none" else numbers[labels.class_of(self[number], kind)]
 
     def size(self, number: int) -> int:
         """Bytes of the file of image `number`; -1 when it cannot be reached."""

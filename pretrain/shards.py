@@ -2,21 +2,25 @@
 
   python -m pretrain.shards pack PHOTOS SHARDS                then:  python -m pretrain --data SHARDS ...
 
-A shard is a plain tar file. The headers are read once and kept as an index (.clove-index.npz in the folder, or only in
-memory where nothing may be written), so that reading is random access: order, views and resume of a run are exactly
-those of the folder that was packed. WebDataset takes what stands before the first dot of a file's name for its key:
-where names of the folder would clash there, single characters are percent-encoded in the shard and decoded when read.
+A shard is a plain tar file. The headers are read once and kept as an index (.clove-index-HASH.names in the folder, or
+where a run keeps its lists, if nothing may be written there), so that reading is random access: order, views and resume
+of a run are exactly those of the folder that was packed. WebDataset takes what stands before the first dot of a file's
+name for its key: where names of the folder would clash there, single characters are percent-encoded in the shard and
+decoded when read.
 """
 
 import argparse
 import contextlib
+import hashlib
+import heapq
+import itertools
 import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tarfile
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +30,11 @@ from urllib.parse import unquote
 import numpy as np
 from tqdm import tqdm
 
-from pretrain.atomic import atomic_path
 from pretrain.errors import UserError, run_cli
-from pretrain.images import SUFFIXES, ImageList, find_images
+from pretrain.images import SUFFIXES, ImageList, walk_images
+from pretrain.name_table import SUFFIX, NameTable
 
-INDEX = ".clove-index.npz"
+INDEX = ".clove-index"
 OPEN_SHARDS = 64  # files that one process holds open
 END = bytes(512)  # of zeros, at the end of a tar file
 
@@ -41,25 +45,13 @@ def shard_paths(folder: str | Path) -> list[Path]:
 
 
 class ShardList(ImageList):
-    """The images of all shards of a folder, sorted by name. Safe to fork and to pickle."""
+    """The images of all shards of a folder, sorted by name. Safe to fork and to pickle.
 
-    def __init__(self, folder: str | Path, shards: list[Path]) -> None:
-        try:
-            stats = [path.stat() for path in shards]
-        except OSError as error:
-            raise UserError(f"shard {error.filename} cannot be read: {error.strerror}") from None
-        signature = json.dumps([[path.name, stat.st_size, stat.st_mtime_ns]
-                                for path, stat in zip(shards, stats, strict=True)])
-        index = _load_index(Path(folder) / INDEX, signature)
-        if index is None:
-            index = _read_headers(shards)
-            if not len(index["ends"]):
-                raise UserError(f"no images in the shards of {folder}: expected members that end in "
-                                f"{' '.join(SUFFIXES)}, found none in {len(shards)} .tar files")
-            _save_index(Path(folder) / INDEX, signature, index)
-        self.folder, self.shards = Path(folder), shards
-        self._text, self._ends = index["text"], np.concatenate([[0], index["ends"]])
-        self._places = index["places"]  # (N, 3): shard, offset and size in bytes
+    keep: folder for the index where none can be written into the shards' own. index: when it is there already."""
+
+    def __init__(self, folder: str | Path, keep: Path | None = None, index: NameTable | None = None) -> None:
+        self.shards = shard_paths(folder)
+        super().__init__(folder, index or _index(Path(folder), self.shards, keep))
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor, the latest used last
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,11 +59,11 @@ class ShardList(ImageList):
 
     def size(self, number: int) -> int:
         """Bytes of the file of image `number`."""
-        return int(self._places[number, 2])
+        return self.names.row(number)[2]
 
     def read(self, number: int) -> bytes:
         """The file of image `number`; `UserError` when its shard is gone, cannot be read or has become shorter."""
-        shard, offset, size = self._places[number].tolist()
+        shard, offset, size = self.names.row(number)
         try:
             data = os.pread(self._descriptor(shard), size, offset)  # no position: a fork may share the descriptor
             while 0 < len(data) < size and (more := os.pread(self._descriptor(shard), size - len(data),
@@ -96,18 +88,69 @@ def _damaged(shard: Path, why: str) -> UserError:
     return UserError(f"shard {shard} is damaged: expected a whole tar file, found that it {why}; copy or pack it again")
 
 
-def _read_headers(shards: list[Path]) -> dict[str, np.ndarray]:
-    """Names (text and where each ends) and places of all images in the shards, sorted by name."""
-    found: list[tuple[str, int, int, int]] = []
-    for number, path in enumerate(shards):
-        found += [(name, number, offset, size) for name, offset, size in _members(path)]
-    if len({name for name, *_ in found}) < len(found):  # numbered from zero in each shard
-        found = [(f"{shards[shard].name}/{name}", shard, offset, size) for name, shard, offset, size in found]
-    found.sort()
-    encoded = [name.encode("utf-8", "surrogateescape") for name, *_ in found]
-    return {"text": np.frombuffer(b"".join(encoded), np.uint8),
-            "ends": np.cumsum([len(name) for name in encoded], dtype=np.int64),
-            "places": np.array([place for _, *place in found], dtype=np.int64).reshape(-1, 3)}
+def _index(folder: Path, shards: list[Path], keep: Path | None) -> NameTable:
+    """Names of all images in the shards, sorted, each with its place: shard, offset and size in bytes."""
+    try:
+        stats = [path.stat() for path in shards]
+    except OSError as error:
+        raise UserError(f"shard {error.filename} cannot be read: {error.strerror}") from None
+    described = json.dumps([[path.name, found.st_size, found.st_mtime_ns]
+                            for path, found in zip(shards, stats, strict=True)])
+    signature = hashlib.sha256(described.encode()).hexdigest()
+    places = [folder] if keep is None else [folder, keep]
+    for path in [path for place in places for path in place.glob(f"{INDEX}-*{SUFFIX}")]:
+        with contextlib.suppress(OSError, ValueError):
+            index = NameTable.open(path)
+            if index.note == signature:
+                return index
+    runs = [_read_shard(number, path) for number, path in enumerate(shards)]
+    rows = np.empty((sum(len(run) for run in runs), 3), np.int64)
+    if not len(rows):
+        raise UserError(f"no images in the shards of {folder}: expected members that end in "
+                        f"{' '.join(SUFFIXES)}, found none in {len(shards)} .tar files")
+    for place in places:
+        with contextlib.suppress(OSError):  # read-only or full
+            index = NameTable.write(place, INDEX, _merged(runs, shards, rows), rows, signature)
+            for path in place.glob(f"{INDEX}-*{SUFFIX}"):
+                if path != index.path:
+                    path.unlink()  # of shards that are no more
+            return index
+    return NameTable(_merged(runs, shards, rows), rows, signature)
+
+
+def _read_shard(number: int, path: Path) -> NameTable:
+    """The images in a shard, sorted by name, each with its place."""
+    members = sorted(_members(path))
+    places = np.array([(number, offset, size) for _, offset, size in members], np.int64).reshape(-1, 3)
+    return NameTable([name for name, *_ in members], places)
+
+
+def _merged(runs: list[NameTable], shards: list[Path], rows: np.ndarray) -> Iterator[str]:
+    """The names of all runs, sorted; their places go into `rows`, (N, 3)."""
+    before = None
+    for name, *_ in _sorted_members(runs):
+        if name == before:  # numbered from zero in each shard: told apart by its name
+            runs = [run.renamed(f"{path.name}/") for run, path in zip(runs, shards, strict=True)]
+            break
+        before = name
+    for at, (name, run, number) in enumerate(_sorted_members(runs)):
+        rows[at] = run.row(number)
+        yield name
+
+
+def _sorted_members(runs: list[NameTable]) -> Iterator[tuple[str, NameTable, int]]:
+    """(name, its run, its number there), sorted by name."""
+    runs = sorted((run for run in runs if len(run)), key=lambda run: run[0])
+    one_by_one = all(first[-1] < second[0] for first, second in itertools.pairwise(runs))
+    streams = [_numbered(place, run) for place, run in enumerate(runs)]
+    # Shards of our own packing follow each other; a merge would hold a block of each at once.
+    for name, place, number in itertools.chain(*streams) if one_by_one else heapq.merge(*streams):
+        yield name, runs[place], number
+
+
+def _numbered(place: int, run: NameTable) -> Iterator[tuple[str, int, int]]:
+    for number, name in enumerate(run):
+        yield name, place, number
 
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
@@ -131,22 +174,6 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
-def _load_index(path: Path, signature: str) -> dict[str, np.ndarray] | None:
-    """None when there is no index, or one of other shards."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            if str(saved["signature"]) == signature:
-                return {name: saved[name] for name in ("text", "ends", "places")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    return None
-
-
-def _save_index(path: Path, signature: str, index: dict[str, np.ndarray]) -> None:
-    with contextlib.suppress(OSError), atomic_path(path) as sibling:  # read-only, full: then only in memory
-        np.savez(sibling, signature=np.array(signature), **index)
-
-
 def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tuple[int, int]:
     """Copy the images below `folder`, as they are, into shards of at most `shard_mb` million bytes (or one image).
 
@@ -160,7 +187,7 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
         raise UserError(f"{output} is a mount, which nothing can take the place of: name a new folder in it")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists: expected a new or empty folder, choose another one")
-    images = ImageList(folder, find_images(folder))
+    images = ImageList(folder, walk_images(folder))
     if not images:
         held = "shards already" if shard_paths(folder) else "none"
         raise UserError(f"expected a folder of images that end in {' '.join(SUFFIXES)}: {folder} holds {held}")
@@ -169,7 +196,7 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
     try:
         beside.mkdir()
         shards = _write_shards(images, beside, shard_mb * 1e6)
-        if list(ShardList(beside, shards)) != list(images):
+        if ShardList(beside).names.sha256 != images.names.sha256:
             raise UserError(f"the names in the shards are not those of {folder}: did it change meanwhile? Start again")
         os.replace(beside, output)
     finally:
@@ -208,7 +235,10 @@ def _split(images: ImageList, limit: float) -> Iterator[list[str]]:
     names, total = [], float(tarfile.RECORDSIZE)  # the end mark
     for name in images:
         # Its header, a second one for a long name, and the last block filled up.
-        size = (images.folder / name).stat().st_size + 4 * tarfile.BLOCKSIZE + len(os.fsencode(name))
+        found = (images.folder / name).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{images.folder / name} is not a regular file: take it out of the images")
+        size = found.st_size + 4 * tarfile.BLOCKSIZE + len(os.fsencode(name))
         if names and total + size > limit:
             yield names
             names, total = [], float(tarfile.RECORDSIZE)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 # Everything else in this package can change a fine-tuning's figures. These only look, fetch or describe, ...
-WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetch.py", "inspection.py", "picture.py",
-                  "excerpt.py", "preflight.py", "provenance.py", "show.py"}
+WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetch.py", "identity.py", "inspection.py",
+                  "old_result.py", "picture.py", "excerpt.py", "preflight.py", "provenance.py", "show.py"}
 # ... these make the starting weights, whose hash and certificate are part of every result, ...
 CONVERSION = {"architecture.py", "certificate.py", "convert.py", "families.py", "intake.py", "layout.py", "loading.py",
               "maps.py", "naming.py", "proof.py", "writers.py"}

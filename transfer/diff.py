@@ -15,9 +15,9 @@ from tabulate import tabulate
 
 from pretrain.errors import UserError
 
-# What a run measured, when, and what only repeats or names its other words.
+# What a run measured, when, and what only repeats or names its other entries.
 OUTCOME = ("metrics", "details", "config", "config_sha256", "wall_seconds", "peak_memory_mb", "started", "ended",
-           "stage", "digest", "schema", "table", "early", "weights.conversion")
+           "stage", "digest", "schema", "table", "early", "weights.conversion", "training", "evaluation")
 DIFFERENT = 1  # exit code, as diff's own; 0: the same, 2: wrong input
 WIDEST = 60  # characters of a value in the table
 

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
-from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings
+from transfer import datasets, detectron2_compat, evaluate, fast_coco, identity, predictions, result, settings
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import SYNCHRONISED
@@ -56,7 +56,7 @@ def evaluate_model(model: str | Path, task: str, data: str | Path, output: str |
                    method: str | None = None, trust: bool = False) -> dict:
     """Evaluate `model` on the validation set in `data` and write result.json into `output`; returns its content."""
     detectron2_compat.apply()
-    fast_coco.check_task(evaluator, task, evaluate.OFFICIAL[task])
+    by = fast_coco.chosen(evaluator, task, evaluate.OFFICIAL[task])
     output, place = Path(output), choose_device(device, num_gpus)
     read = read_model(Path(model), task)
     if method and read.found:
@@ -64,6 +64,8 @@ def evaluate_model(model: str | Path, task: str, data: str | Path, output: str |
                         f"({read.found['weights']['method']}); leave it out")
     if output.resolve() == read.file.parent.resolve():
         raise UserError(f"{output} is where the model lies: expected another folder for --output")
+    if (output / result.REQUEST).is_file():
+        raise UserError(f"{output} holds a fine-tuning: expected another folder for --output, so that its result stays")
     dataset = datasets.find(data, task)
     known = read.found or _about_stranger(read, method, dataset)
     cfg, halves = fitted_to(read.cfg, dataset, output, place), both_halves(known, dataset)
@@ -72,8 +74,10 @@ def evaluate_model(model: str | Path, task: str, data: str | Path, output: str |
     (output / result.RESULT).unlink(missing_ok=True)
     start(_work, num_gpus, Job(cfg, dataset, "", evaluator, keep_predictions=keep_predictions), read.file, trust)
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
+    about = {**known, "dataset": halves, "evaluator": by}
     return result.write(output, {
-        **known, "kind": result.EVALUATION, **result.about_measurement(task, measured), "dataset": halves,
+        **about, "kind": result.EVALUATION, **identity.records(about) | ({} if read.found else {"training": None}),
+        **result.about_measurement(task, measured),
         "evaluated": {"model": read.file.name, "sha256": sha256_file(read.file), "processes": num_gpus}})
 
 

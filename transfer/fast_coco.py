@@ -33,12 +33,16 @@ def require() -> ModuleType:
                         "or leave the option out") from None
 
 
-def check_task(name: str, task: str, official: str) -> None:
-    """`UserError` when the evaluator `name` cannot stand in for the `official` one of `task`, or is not there."""
+def chosen(name: str, task: str, official: str) -> str:
+    """Whose code computes the metrics of `task` with --evaluator `name`: the `official` one's, but for pycocotools.
+
+    Raises `UserError` when `name` cannot stand in for the official one, or is not there.
+    """
     if name == "hotcoco":
         if official != "pycocotools":
             raise UserError(f"--evaluator hotcoco: {task} figures come from {official} alone; leave it out")
         require()
+    return name if official == "pycocotools" else official
 
 
 class CheckedCOCOeval(COCOeval):

@@ -15,8 +15,18 @@ from detectron2.config import CfgNode
 from pretrain.atomic import make_folder
 from pretrain.errors import UserError
 from pretrain.run_folder import locked
-from transfer import datasets, detectron2_compat, evaluate, fast_coco, predictions, result, settings, tasks, trainer
-from transfer.checkpoints import FINAL
+from transfer import (
+    datasets,
+    detectron2_compat,
+    evaluate,
+    fast_coco,
+    identity,
+    predictions,
+    result,
+    settings,
+    tasks,
+    trainer,
+)
 from transfer.fit import chosen
 from transfer.processes import choose_device, start
 from transfer.weights import ZERO_GAMMA_INIT, Weights, read_weights
@@ -138,11 +148,13 @@ def run(args: argparse.Namespace) -> int:
 def finetune(request: Request) -> dict:
     """Train, evaluate and write result.json; returns its content, at once when it is there already.
 
-    Raises `UserError` for what the user can mend and `trainer.TrainingFailed` when the loss is not finite; leaves with
+    In a folder whose training is finished and whose evaluation is another one (the validation annotations were fixed,
+    say) the finished model is evaluated again, and the old result stays beside the new one.
+    Raises `UserError` for what the user can fix and `trainer.TrainingFailed` when the loss is not finite; leaves with
     SystemExit when a signal asks it to stop.
     """
     detectron2_compat.apply()
-    fast_coco.check_task(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
+    evaluator = fast_coco.chosen(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
     if request.eval_every < 0:
         raise UserError(f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none")
     if not 0 <= request.trial < 2**32:
@@ -159,40 +171,44 @@ def finetune(request: Request) -> dict:
                            eval_every=request.eval_every)
     if schedule is None and request.scale == "full":  # a small scale has a length of its own
         schedule = tasks.get(request.task).default_schedule
-    words = {"task": request.task, "heads": heads, "scale": request.scale, "schedule": schedule,
+    about = {"task": request.task, "heads": heads, "scale": request.scale, "schedule": schedule,
              "solver": request.solver or settings.COMMON, "fit": fit and fit.kind, "trial": request.trial,
-             "weights": {key: value for key, value in weights.record().items() if key != "conversion"},
-             "dataset": datasets.describe(dataset)}
-    result.check_same(output, words, cfg)
-    kept = output / predictions.NAME
-    if (found := result.read(output)) is not None and (kept.is_file() or not request.keep_predictions):
-        print(f"{output} is finished: nothing to do", file=sys.stderr)
-        return found
-    if found is not None and not (output / FINAL).is_file():
-        raise UserError(f"--keep-predictions: {output} is finished, found no {FINAL} in it any more: predictions need "
-                        "the training once more, into another --output")
+             "weights": weights.record(), "dataset": datasets.describe(dataset), "evaluator": evaluator,
+             **result.about_config(cfg, request.num_gpus)}
+    result.check_training(output, about)
+    found = result.finished(output, about, request.keep_predictions)
+    if found is None:
+        _say_that_the_rate_never_drops(cfg)
+        make_folder(output)
+        with locked(output):
+            # Again: another process may have worked here until now, and have finished.
+            result.check_training(output, about)
+            found = result.finished(output, about, request.keep_predictions)
+            if found is None:
+                return _measured(request, output, about, cfg, dataset, weights)
+    print(f"{output} is finished: nothing to do", file=sys.stderr)
+    return found
+
+
+def _say_that_the_rate_never_drops(cfg: CfgNode) -> None:
     if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
         print(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} lie behind SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the learning "
               "rate does not drop there", file=sys.stderr)
-    make_folder(output)
-    with locked(output):
-        return _measured(request, output, words, cfg, dataset, weights)
 
 
-def _measured(request: Request, output: Path, words: dict, cfg: CfgNode, dataset: datasets.Dataset, weights: Weights
+def _measured(request: Request, output: Path, about: dict, cfg: CfgNode, dataset: datasets.Dataset, weights: Weights
               ) -> dict:
     """Train and evaluate in a folder that is ours; returns the result that was written."""
-    result.check_same(output, words, cfg)  # again: another process may have worked here until now
-    result.begin(output, words, cfg)
+    result.set_aside(output, about)
+    result.begin(output, about, cfg)
     try:
         start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
                                           weights.init == ZERO_GAMMA_INIT, request.keep_predictions))
     except Exception:
-        if not any(output.glob("model_*.pth")):  # nothing was trained: other words may have the folder
+        if not any(output.glob("model_*.pth")):  # nothing was trained: other options may have the folder
             result.withdraw(output)
         raise
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
     return result.write(output, {
-        "kind": result.FINETUNING, **words, **result.about_measurement(request.task, measured),
-        **result.about_config(cfg, request.num_gpus), "weights": weights.record(),
-        "overrides": list(request.overrides)})
+        "kind": result.FINETUNING, **about, **identity.records(about),
+        **result.about_measurement(request.task, measured), "overrides": list(request.overrides)})

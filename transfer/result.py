@@ -1,6 +1,7 @@
 """result.json: what one fine-tuning or evaluation found, and everything that made it."""
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,14 @@ from detectron2.config import CfgNode
 
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
-from transfer import evaluate, settings
+from transfer import archive, evaluate, identity, predictions, settings
+from transfer.checkpoints import FINAL
 from transfer.fit import batch_norm_images, images_at_once
 from transfer.old_result import SCHEMA, read_as_now
 from transfer.provenance import code_version, hardware, versions
 
 FINETUNING, EVALUATION = "finetuning", "evaluation"  # the kinds
-RESULT, CONFIG, WORDS = "result.json", "config.yaml", "request.json"
-# An early look at a model leaves no trace in it: a run may go on with another period.
-FREE_TO_CHANGE = {"TEST.EVAL_PERIOD"}
+RESULT, CONFIG, REQUEST, PICTURE = "result.json", "config.yaml", "request.json", "predictions.png"
 
 
 def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
@@ -32,8 +32,7 @@ def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
 def about_measurement(task: str, measured: dict) -> dict[str, Any]:
     """The entries of a result that say what was measured, when, and with what; `measured` is what `work` wrote."""
     return {"schema": SCHEMA, "task": task, "table": evaluate.TABLES[task],
-            **{key: measured[key] for key in ("metrics", "evaluator", "predictions", "wall_seconds", "peak_memory_mb",
-                                              "started")},
+            **{key: measured[key] for key in ("metrics", "predictions", "wall_seconds", "peak_memory_mb", "started")},
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(), "hardware": hardware(), "code": code_version()}
 
@@ -53,46 +52,93 @@ def read(output: Path) -> dict | None:
         found = read_as_now(json.loads(path.read_text(encoding="utf-8")))
         found["task"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same words measure "
-                        "the finished model again") from None
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same command "
+                        "evaluates the finished model again") from None
     return found
 
 
-def begin(output: Path, words: dict, cfg: CfgNode) -> None:
-    """Note what a folder is for, before anything runs."""
+def begin(output: Path, about: dict, cfg: CfgNode) -> None:
+    """Note what a folder is for, before anything runs: `about` without what config.yaml and the weights' folder say."""
+    weights = {key: value for key, value in about["weights"].items() if key != "conversion"}
+    request = {key: value for key, value in about.items() if key not in ("config", "config_sha256")}
     write_text(output / CONFIG, cfg.dump())
-    write_text(output / WORDS, json.dumps(words, indent=1) + "\n")
+    write_text(output / REQUEST, json.dumps({**request, "weights": weights}, indent=1) + "\n")
 
 
 def withdraw(output: Path) -> None:
     """Take back what `begin` noted; the log stays."""
-    for name in (CONFIG, WORDS):
+    for name in (CONFIG, REQUEST):
         (output / name).unlink(missing_ok=True)
 
 
-def check_same(output: Path, words: dict, cfg: CfgNode) -> None:
-    """Refuse an output folder that holds another run, naming what differs."""
+def check_training(output: Path, about: dict) -> None:
+    """Refuse an output folder that holds another training than `about` describes, naming what differs.
+
+    What it was evaluated on may be another: see `finished`.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: expected a folder for --output")
-    before, now = {}, {**words, "config": settings.plain(cfg)}
     try:
-        before |= json.loads((output / WORDS).read_text(encoding="utf-8"))
-        before["config"] = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(before["config"], dict):
-            raise ValueError(f"a config of type {type(before['config']).__name__}")
+        # Which images batch norm sees was not noted by older versions.
+        before = {"batch_norm_images": about["batch_norm_images"],
+                  **json.loads((output / REQUEST).read_text(encoding="utf-8")),
+                  "config": yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))}
+        other = identity.differences(identity.training(before), identity.training(about))
     except FileNotFoundError:  # a run killed before it began
-        if models := sorted(path.name for path in output.glob("model_*.pth")):
-            raise UserError(f"{output} holds {', '.join(models)} but no {WORDS} and {CONFIG}, so that nobody can tell "
+        models = sorted(path.name for path in output.glob("model_*.pth"))
+        if there := models + [RESULT] * (output / RESULT).is_file():
+            raise UserError(f"{output} holds {', '.join(there)} but no {REQUEST} and {CONFIG}, so that nobody can tell "
                             "which run they are of: use another --output") from None
         return
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{output} holds a run whose {WORDS} or {CONFIG} is damaged ({' '.join(str(error).split())}): "
-                        "use another --output") from None
-    config = settings.differences(before.pop("config"), now.pop("config"))
-    config = {key: values for key, values in config.items() if key not in FREE_TO_CHANGE}
-    other = settings.differences(before, now)
-    if config or other:
-        named = [f"{key} was {old}, is {new}" for key, (old, new) in list({**other, **config}.items())[:5]]
-        more = f" and {len(config) + len(other) - 5} more" if len(config) + len(other) > 5 else ""
-        raise UserError(f"{output} holds another run: {'; '.join(named)}{more}. Use the same words as before to go on, "
-                        "or another --output")
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{output} holds a run whose {REQUEST} or {CONFIG} is damaged ({why}): use another "
+                        "--output") from None
+    if other:
+        raise UserError(f"{output} holds another run: {identity.in_words(other)}. Use the same options as before to "
+                        "resume it, or another --output")
+
+
+def finished(output: Path, about: dict, keep_predictions: bool) -> dict | None:
+    """The result that the folder holds of this very training and evaluation; None: there is something to do.
+
+    Raises `UserError` when only an evaluation is missing and the finished model is gone.
+    """
+    found = read(output)
+    if found is None:
+        return None
+    other = identity.differences(identity.evaluation(found), identity.evaluation(about))
+    if other:
+        why = f"{output} was evaluated on something else ({identity.in_words(other)})"
+    elif keep_predictions and not (output / predictions.NAME).is_file():
+        why = f"--keep-predictions: {output} is finished"
+    else:
+        return found
+    more = "another evaluation needs the training once more, into another --output"
+    if not (output / FINAL).is_file():
+        raise UserError(f"{why}, found no {FINAL} in it any more: {more}")
+    try:
+        archive.check(output / FINAL)
+    except UserError as error:
+        raise UserError(f"{why}, and {str(error).partition(': download')[0]}: {more}") from None
+    return None
+
+
+def set_aside(output: Path, about: dict) -> None:
+    """Keep a result of another evaluation than `about` describes under another name, with its predictions, and say so.
+
+    result.json goes last: when this is interrupted, the next start does the rest.
+    """
+    found = read(output)
+    if found is None:
+        return
+    before, now = identity.evaluation(found), identity.evaluation(about)
+    if before == now:
+        return
+    ending = identity.sha256(before)[:8]
+    for name in (predictions.NAME, PICTURE, RESULT):
+        stem, _, suffixes = name.partition(".")
+        if (output / name).is_file():
+            (output / name).replace(output / f"{stem}-{ending}.{suffixes}")
+    print(f"{output} was evaluated on something else ({identity.in_words(identity.differences(before, now))}): its "
+          f"finished model is evaluated again, the result so far stays as result-{ending}.json", file=sys.stderr)

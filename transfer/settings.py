@@ -25,6 +25,7 @@ from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import Fit, fitted, settle
+from transfer.identity import PLACES, flatten
 from transfer.tasks import TASKS, Task, get
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -37,8 +38,6 @@ NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", 
 # Families of heads on an FPN, those of the first task first.
 HEADS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.heads if name != C4))
 SOLVERS = tuple(dict.fromkeys([COMMON, *(name for task in TASKS.values() for name in task.solvers)]))
-# Where a run lies and where its weights lay: of no influence on its figures, left out of hash and comparison.
-PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
 # What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
 FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
@@ -210,17 +209,6 @@ def _fit_norm(cfg: CfgNode, key: str, num_gpus: int, device: str) -> None:
 def plain(cfg: CfgNode) -> dict:
     """`cfg` as nested dicts and lists of plain values."""
     return json.loads(json.dumps(cfg))
-
-
-def flatten(cfg: dict, prefix: str = "") -> dict[str, object]:
-    """{"SOLVER.BASE_LR": 0.02, ...} of a nested config."""
-    flat = {}
-    for key, value in cfg.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def differences(a: dict, b: dict) -> dict[str, tuple[object, object]]:

@@ -22,9 +22,10 @@ from pretrain.signals import stop_signals
 from transfer import datasets, detectron2_compat, evaluate, picture, predictions, trainer
 from transfer.processes import leaving
 from transfer.proof import assert_loaded
+from transfer.result import PICTURE
 from transfer.weights import zero_last_gammas
 
-MEASURED, PICTURE = "measured.json", "predictions.png"
+MEASURED = "measured.json"
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,7 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
     if not comm.is_main_process():
         return {}
     picture.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
-    own = evaluate.OFFICIAL[task]
-    return {"metrics": metrics, "evaluator": job.evaluator if own == "pycocotools" else own,
-            "predictions": predictions.record(kept) if keeper else None,
+    return {"metrics": metrics, "predictions": predictions.record(kept) if keeper else None,
             "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain import shards
 from pretrain.config import Config
 from pretrain.data import (
     REPLACEMENTS,
@@ -177,6 +178,41 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
     assert not equal(alone[0], alone[4])
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_loader__labels_follow_the_image(tmp_path: Path, make_photos: Callable, tiny: Callable[..., Config],
+                                         packed: bool) -> None:
+    """With any number of loader processes and of processes, after a resume, from shards, and for an image that stands
+    in for one that cannot be read."""
+    for number, label in enumerate(("ant", "bee", "cat")):
+        make_photos(tmp_path / "photos" / label, 3, seed=number)
+    (tmp_path / "photos" / "bee" / "02.png").write_bytes(b"no image")
+    folder = tmp_path / "photos"
+    if packed:
+        shards.pack(folder, tmp_path / "packed", 0.03)
+        folder = tmp_path / "packed"
+    names = list_images(folder)
+    names.label_by("folder")
+    assert names.classes == ("ant", "bee", "cat")
+
+    def found(workers: int, first: int, rank: int, world: int) -> list[tuple[str, int]]:
+        config = tiny(workers=workers, device_batch=2)
+        batches = list(make_loader(names, config, first, 6, rank, world, pin=False))
+        assert all(batch.labels.dtype == torch.int64 and batch.labels.shape == (2,) for batch in batches)
+        return [(name, label) for batch in batches for name, label in
+                zip(batch.names, batch.labels.tolist(), strict=True)]
+
+    alone = found(0, 0, 0, 1)
+    assert len(alone) == 24 and {label for _, label in alone} == {0, 1, 2}
+    assert all(names.classes[label] == name.split("/")[0] for name, label in alone)
+    assert all(name != "bee/02.png" for name, _ in alone) and ("cat/00.png", 2) in alone
+    assert found(2, 0, 0, 1) == alone and found(0, 3, 0, 1) == alone[12:]
+    assert sorted(found(0, 0, 0, 2) + found(1, 0, 1, 2)) == sorted(alone)
+
+
+def test_loader__without_labels_there_are_none(photos: Path, tiny: Callable[..., Config]) -> None:
+    assert next(make_loader(list_images(photos), tiny(), 0, 6, 0, 1, pin=False)).labels is None
+
+
 def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path, tiny: Callable[..., Config]) -> None:
     """Rank 1 of two sees what the second half of a single process's micro-batch holds."""
     names = list_images(photos)
@@ -202,6 +238,9 @@ def test_pin_memory__keeps_everything(tmp_path: Path, make_photos: Callable, sma
     pinned = batch.pin_memory()
     assert equal(batch, pinned) and pinned.unreadable == batch.unreadable
     assert len(pinned.colours) == 2 and all(map(torch.equal, pinned.colours, batch.colours))
+    assert pinned.labels is None
+    batch.labels = torch.tensor([1, 0])
+    assert batch.pin_memory().labels.tolist() == [1, 0]
 
 
 def test_photos__are_real_files(photos: Path, tmp_path: Path, make_photos: Callable) -> None:

@@ -17,7 +17,7 @@ from pretrain.data import (
     list_images,
 )
 from pretrain.errors import UserError
-from pretrain.images import ImageList, UnreadableImage, decode, read_image
+from pretrain.images import ImageList, UnreadableImage, decode, find_images, read_image
 
 GRADIENT = np.linspace(0, 255, 40 * 30).astype(np.uint8).reshape(30, 40)
 
@@ -202,18 +202,37 @@ def test_decode__the_fast_decoder_is_used_for_whole_colour_and_grey_files_only(m
         decode(whole[:len(whole) // 2])
 
 
-def test_image_list__names_lie_in_arrays_that_a_fork_shares(tmp_path: Path) -> None:
-    """A list of strings would be copied into every loader process."""
-    names = [f"folder{number % 7}/{'ü' * (number % 5)}{number}.jpg" for number in range(5000)]
+def test_image_list__is_a_sequence_of_names(tmp_path: Path) -> None:
+    names = ["b/1.jpg", "a.jpg"]  # as given: an annotation file's order
     listed = ImageList(tmp_path, names)
-    assert list(listed) == names and listed[-1] == names[-1] and listed[3:9:2] == names[3:9:2]
-    assert listed.index(names[77]) == 77 and names[5] in listed and "x" not in listed
-    with pytest.raises(IndexError):
-        listed[5000]
-    held = [value for value in vars(listed).values() if not isinstance(value, Path)]
-    assert all(isinstance(value, np.ndarray) for value in held)
-    assert sum(value.nbytes for value in held) == len("".join(names).encode()) + 8 * 5001
+    assert list(listed) == names and listed[-1] == "a.jpg" and listed[0:9] == names and len(listed) == 2
+    assert listed.index("a.jpg") == 1 and "b/1.jpg" in listed and "x" not in listed
     assert list(pickle.loads(pickle.dumps(listed))) == names
+
+
+def test_list_images__sorted_by_the_whole_path(tmp_path: Path) -> None:
+    """A folder's images stand where its path with a slash would."""
+    names = ["a-b/1.png", "a.png", "a/1.png", "a/b.png", "a/b/0.png", "a/b0.png", "a0.png", "ü.png", "\udcff.png"]
+    touch(tmp_path, *names)
+    assert list(list_images(tmp_path)) == sorted(names) == find_images(tmp_path)
+
+
+def test_read__what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    listed = list_images(tmp_path)
+    for number in range(2):
+        with pytest.raises(UnreadableImage, match="^is not a regular file$"):
+            listed.read(number)
+
+
+def test_label__by_folder_and_by_prefix(tmp_path: Path) -> None:
+    listed = ImageList(tmp_path, ["dog/x__1.jpg", "cat/deep/er/y__1.jpg", "dog/y__2.jpg"])
+    assert listed.classes == () and listed.label(0) is None
+    listed.label_by("folder")
+    assert listed.classes == ("cat", "dog") and [listed.label(number) for number in range(3)] == [1, 0, 1]
+    listed.label_by("prefix")
+    assert listed.classes == ("x", "y") and [listed.label(number) for number in range(3)] == [0, 1, 1]
 
 
 def test_list_images__a_folder_that_cannot_be_listed_is_named(
@@ -229,7 +248,7 @@ def test_list_images__a_folder_that_cannot_be_listed_is_named(
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(UserError, match=r"^the folder .*closed cannot be listed \(Permission denied\): mend"):
+    with pytest.raises(UserError, match=r"^the folder .*closed cannot be listed \(Permission denied\): fix its"):
         list_images(folder)
 
 

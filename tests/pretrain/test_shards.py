@@ -20,7 +20,7 @@ from PIL import Image
 from pretrain import shards
 from pretrain.data import Batch, list_images, make_loader
 from pretrain.errors import UserError
-from pretrain.shards import INDEX, ShardList, pack, shard_paths
+from pretrain.shards import ShardList, pack, shard_paths
 
 AWKWARD = ["a.b.c.jpg", "a.b.d.jpg", "deep/er/x.png", "deep/x y.JPG", "same.jpeg", "same.jpg", "same.png", "50%.jpg",
            "50%2E.jpg", "ü" * 70 + ".jpg", f"{'long/' * 40}x.jpg", "z/z.webp"]
@@ -37,6 +37,11 @@ def folder(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path, kind)
     (tmp_path / "folder" / "damaged.jpg").write_bytes(b"not a picture")
     return tmp_path / "folder"
+
+
+def indices(folder: Path) -> list[Path]:
+    """The kept indices of shards in a folder."""
+    return sorted(folder.glob(".*.names"))
 
 
 def test_pack__names_order_and_bytes_are_the_folders(folder: Path, tmp_path: Path) -> None:
@@ -93,6 +98,18 @@ def test_read__same_names_in_each_shard(tmp_path: Path) -> None:
     assert list(images) == ["a.tar/000.jpg", "b.tar/000.jpg"] and [images.read(0), images.read(1)] == [b"a", b"b"]
 
 
+def test_read__shards_whose_names_interleave(tmp_path: Path) -> None:
+    for shard, names in (("a", "31"), ("b", "20"), ("c", "")):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(f"{name}.jpg")
+                member.size = 1
+                tar.addfile(member, io.BytesIO(name.encode()))
+    images = list_images(tmp_path)
+    assert list(images) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert b"".join(images.read(number) for number in range(4)) == b"0123"
+
+
 def equal(one: Batch, other: Batch) -> bool:
     return (one.names == other.names and torch.equal(one.sizes, other.sizes)
             and all(torch.equal(a, b) for a, b in zip(one.views + one.boxes, other.views + other.boxes, strict=True)))
@@ -130,7 +147,7 @@ def test_train__cannot_tell_shards_from_the_folder(photos: Path, tmp_path: Path,
 def test_index__is_kept_and_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(folder, tmp_path / "out", 0.02)
     names = list(list_images(tmp_path / "out"))
-    monkeypatch.setattr(shards, "_read_headers", None)  # a call would fail
+    monkeypatch.setattr(shards, "_read_shard", None)  # a call would fail
     images = list_images(tmp_path / "out")
     assert list(images) == names and images.read(0) == (folder / names[0]).read_bytes()
 
@@ -138,31 +155,41 @@ def test_index__is_kept_and_read_again(folder: Path, tmp_path: Path, monkeypatch
 def test_index__of_other_shards_or_damaged_is_made_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(folder, out, 0.02)
-    whole = (out / INDEX).read_bytes()
-    for damaged in (b"", whole[:100], whole[:-30], b"PK" + whole[:50]):
-        (out / INDEX).write_bytes(damaged)
+    index, = indices(out)
+    whole = index.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-30], whole + b"0"):
+        index.write_bytes(damaged)
         assert len(list_images(out)) == len(AWKWARD) + 1
-        assert (out / INDEX).read_bytes() == whole
+        assert index.read_bytes() == whole and indices(out) == [index]
     shard_paths(out)[0].unlink()
     assert 0 < len(list_images(out)) < len(AWKWARD) + 1
+    assert len(indices(out)) == 1 and indices(out) != [index]  # the old one is gone
 
 
 def test_index__folder_that_may_not_be_written_to(folder: Path, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     pack(folder, tmp_path / "out", 0.02)
-    (tmp_path / "out" / INDEX).unlink()
+    indices(tmp_path / "out")[0].unlink()
+    write = shards.NameTable.write
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def refuse(place: Path, *others: object) -> object:
+        if place == tmp_path / "out":
+            raise PermissionError(13, "Permission denied")
+        return write(place, *others)
 
-    monkeypatch.setattr(shards.np, "savez", refuse)
+    monkeypatch.setattr(shards.NameTable, "write", refuse)
     assert len(list_images(tmp_path / "out")) == len(AWKWARD) + 1
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir() if path.suffix != ".tar") == []
+    assert indices(tmp_path / "out") == []
+    (tmp_path / "run").mkdir()
+    kept = list_images(tmp_path / "out", tmp_path / "run")  # then the run's folder takes it
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [kept.names.path.name]
+    monkeypatch.setattr(shards, "_read_shard", None)
+    assert list(list_images(tmp_path / "out", tmp_path / "run")) == list(kept)
 
 
 def one_shard(folder: Path, out: Path) -> Path:
     pack(folder, out)
-    (out / INDEX).unlink()
+    indices(out)[0].unlink()
     (path,) = shard_paths(out)
     return path
 
@@ -260,6 +287,13 @@ def test_pack__links_to_nothing_and_names_that_webdataset_cannot_tell_apart(tmp_
     with pytest.raises(UserError, match=r"photos/c\.png is a link to nowhere\.png, which is not there: bring its"):
         pack(tmp_path / "photos", tmp_path / "three")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "two"]
+
+
+def test_pack__a_fifo_is_told(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    os.mkfifo(tmp_path / "photos" / "a.jpg")
+    with pytest.raises(UserError, match=r"photos/a\.jpg is not a regular file: take it out of the images"):
+        pack(tmp_path / "photos", tmp_path / "out")
 
 
 def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from transfer import datasets, finetune, model_file, predictions, settings
 from transfer.evaluate_model import both_halves, evaluate_model, fitted_to
 
 SAME = ("metrics", "evaluator", "weights", "heads", "scale", "trial", "seed", "config", "config_sha256",
-        "iterations", "dataset", "batch_norm_images", "table", "predictions")
+        "iterations", "dataset", "batch_norm_images", "table", "predictions", "training", "evaluation")
 
 
 @pytest.mark.slow
@@ -47,6 +47,7 @@ def test_evaluate_model__has_the_figures_of_the_run(thin_request: Callable, smal
     assert {key: alone[key] for key in ("metrics", "predictions")} == {
         key: found[key] for key in ("metrics", "predictions")}
     assert (alone["weights"]["method"], alone["weights"]["path_sha256"]) == ("Theirs", before)
+    assert alone["training"] is None and alone["evaluation"] == found["evaluation"]
     assert (alone["heads"], alone["weights"]["init"], alone["batch_norm_images"]) == ("4conv1fc", "not known", None)
     assert set(found) <= set(alone)
 

@@ -145,7 +145,7 @@ def test_finetune__another_run_that_came_first_is_seen_behind_the_lock(generated
 
     monkeypatch.setattr(finetune, "locked", locked)
     monkeypatch.setattr(finetune, "start", None)
-    with pytest.raises(UserError, match="holds another run: "):
+    with pytest.raises(UserError, match="holds a run whose request.json or config.yaml is damaged"):
         finetune.finetune(request(generated, tmp_path, overrides=START))
 
 
