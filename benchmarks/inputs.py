@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.errors import UserError
-from transfer import datasets
+from transfer import datasets, tasks
 
-TASKS = datasets.TASKS
+TASKS = tuple(tasks.TASKS)
 POSTER_TASKS = ("coco", "keypoints", "cityscapes")  # run when none are named
 # Options that name a task's data, the first that was given wins; the last is its folder in DETECTRON2_DATASETS too.
 DATA_OPTIONS = {"coco": ("coco",), "coco-c4": ("coco",), "keypoints": ("keypoints", "coco"),
@@ -68,7 +68,7 @@ def task_folder(task: str, given: dict[str, Path | None]) -> Path:
         return Path(root) / options[-1]
     words = " or ".join(f"--{option} DIR" for option in options)
     raise UserError(f"task {task}: give {words} (or DETECTRON2_DATASETS, with {options[-1]}/ in it) laid out as "
-                    f"{datasets.layout(task)}")
+                    f"{tasks.get(task).layout}")
 
 
 def read_task(task: str, folder: Path) -> TaskData:

@@ -6,10 +6,12 @@ after CUDA has started.
 """
 
 import functools
+import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 
 NAME = re.compile(r"[^_]+_[^_]+_[^_]+_leftImg8bit\.png")
@@ -53,6 +55,15 @@ def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, 
         raise UserError(f"{len(orphans)} annotations in {annotation_root} have no image in {image_root}, first "
                         f"{min(orphans)}: the evaluation goes over every annotation")
     return files
+
+
+def digest(annotation_root: Path) -> str:
+    """One SHA-256 over the names and contents of all annotation files of a split."""
+    total = hashlib.sha256()
+    for path in sorted(annotation_root.glob("*/*")):
+        if path.name.endswith(("_instanceIds.png", "_labelIds.png", "_polygons.json")):
+            total.update(f"{path.relative_to(annotation_root).as_posix()} {sha256_file(path)}\n".encode())
+    return total.hexdigest()
 
 
 def load(image_root: Path, annotation_root: Path) -> list[dict]:

@@ -23,6 +23,7 @@ FIELDS: dict[str, tuple[str, Callable[[object], object]]] = {
     "neg_category_ids": ("a list", lambda value: isinstance(value, list)),
     "not_exhaustive_category_ids": ("a list", lambda value: isinstance(value, list)),
     "area": ("a number of pixels", lambda value: isinstance(value, int | float) and 0 <= value < math.inf)}
+Categories = tuple[tuple[int, str], ...]
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0
 
@@ -34,15 +35,16 @@ class CocoFile:
     path: Path
     file_names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # (width, height) of each image
-    categories: tuple[tuple[int, str], ...]  # sorted by id
+    categories: Categories  # sorted by id
     keypoint_names: tuple[str, ...]  # empty without keypoints
     skeleton: tuple[tuple[int, int], ...]  # pairs of keypoint numbers, from 1
+    has_masks: bool  # every object has one; False: none has, or they were not asked for
     has_rle: bool  # an object that is no crowd has its mask as run lengths
     annotations: int
 
 
-def read(path: Path, task: str, evaluated: bool = True) -> CocoFile:
-    """Read and check the annotation file at `path` for `task` (coco: masks, keypoints: keypoints).
+def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFile:
+    """Read and check the annotation file at `path`: boxes and masks where there are some, or `keypoints`.
 
     `evaluated`: False for a file that is only trained on. Raises `UserError` naming the file and the first thing that
     is wrong with it.
@@ -59,7 +61,8 @@ def read(path: Path, task: str, evaluated: bool = True) -> CocoFile:
         check_no_zero(path, content["annotations"])
     if len({category["name"] for category in content["categories"]}) < len(categories):
         raise UserError(f"{path}: names in 'categories' are not unique: expected a name of its own for each class")
-    names = _keypoint_names(path, content["categories"]) if task == "keypoints" else ()
+    names = _keypoint_names(path, content["categories"]) if keypoints else ()
+    has_masks = not keypoints and _have_masks(path, content["annotations"])
     has_rle, usable = False, 0
     for row in content["annotations"]:
         where = f"{path}: annotation {row['id']}"
@@ -70,13 +73,11 @@ def read(path: Path, task: str, evaluated: bool = True) -> CocoFile:
         crowd = bool(row["iscrowd"])
         if crowd and not evaluated:
             continue  # left out of the training
-        if task == "keypoints":
-            usable += _check_keypoints(where, row, len(names)) and not crowd
-        else:
+        if has_masks:
             has_rle |= _check_mask(where, row, images[row["image_id"]]) and not crowd
-            usable += not crowd
+        usable += not crowd and (not keypoints or _check_keypoints(where, row, len(names)))
     if not usable:
-        what = "object with a labelled keypoint" if task == "keypoints" else "object that is no crowd"
+        what = "object with a labelled keypoint" if keypoints else "object that is no crowd"
         raise UserError(f"{path} has {len(content['annotations'])} annotations but no {what}: "
                         "expected at least one to train on and to evaluate against")
     first = content["categories"][0]
@@ -87,6 +88,7 @@ def read(path: Path, task: str, evaluated: bool = True) -> CocoFile:
         categories=tuple((number, categories[number]["name"]) for number in sorted(categories)),
         keypoint_names=names,
         skeleton=_skeleton(path, first.get("skeleton") or [], len(names)) if names else (),
+        has_masks=has_masks,
         has_rle=has_rle,
         annotations=len(content["annotations"]),
     )
@@ -160,6 +162,30 @@ def check_box(where: str, box: object, image: dict) -> None:
                         f"{image['height']} pixels): expected [x, y, width, height], not corner coordinates")
 
 
+def check_same_categories(train_path: Path, train: Categories, val_path: Path, val: Categories) -> None:
+    """Raise unless the categories, (id, name) of each, of two annotation files are the same."""
+    if train == val:
+        return
+    differ = []
+    for half, extra in (("train", set(train) - set(val)), ("val", set(val) - set(train))):
+        if extra:
+            differ.append(f"only {half} has {', '.join(f'{number} {label}' for number, label in sorted(extra))}")
+    raise UserError(f"the categories of {train_path} and {val_path} differ: {'; '.join(differ)}; expected the same ids "
+                    "and names in both")
+
+
+def _have_masks(path: Path, annotations: list[dict]) -> bool:
+    """Whether the objects have masks; raises when some have and some have not. Crowds follow the objects."""
+    objects = [row for row in annotations if not row["iscrowd"]]
+    with_mask = sum(bool(row.get("segmentation")) for row in objects)
+    if 0 < with_mask < len(objects):
+        without = next(row for row in objects if not row.get("segmentation"))
+        raise UserError(f"{path}: {with_mask} objects have a mask and {len(objects) - with_mask} have none (the first "
+                        f"is annotation {without['id']}): expected 'segmentation' in each, for boxes and masks, or in "
+                        "none, for boxes alone")
+    return with_mask > 0
+
+
 def _check_mask(where: str, row: dict, image: dict) -> bool:
     """Whether the mask is run lengths; raises when there is none, or one of another image."""
     mask = row.get("segmentation")
@@ -173,8 +199,8 @@ def _check_mask(where: str, row: dict, image: dict) -> bool:
     polygons = [part for part in mask if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0] \
         if isinstance(mask, list) else []
     if not polygons or not all(_are_numbers(part) for part in polygons):
-        raise UserError(f"{where} has no mask ('segmentation' is {str(mask)[:40]}): task coco trains Mask R-CNN and "
-                        "needs a polygon of at least three points, or run lengths, for every object")
+        raise UserError(f"{where} has no mask ('segmentation' is {str(mask)[:40]}): Mask R-CNN needs a polygon of at "
+                        "least three points, or run lengths, for every object")
     return False
 
 

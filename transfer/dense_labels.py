@@ -16,9 +16,9 @@ from PIL import Image
 
 from pretrain.errors import UserError
 from pretrain.images import ImageList, UnreadableImage
-from transfer import datasets
+from transfer import datasets, tasks
 
-TASKS = ("coco", "cityscapes")
+TASKS = tuple(name for name, task in tasks.TASKS.items() if task.pixel_labels)
 IGNORE = -1  # pixels without a label: they count nowhere
 MULTIPLE = 32  # sides of the resized images: the total stride of a ResNet
 LONGEST = 4  # a longer side beyond this many shorter sides is squeezed: memory stays bounded
@@ -73,14 +73,24 @@ def resized(width: int, height: int, side: int) -> tuple[int, int]:
 
 def load(dataset: datasets.Dataset) -> DenseData:
     """The labels of a dataset that `datasets.find` has found and checked."""
-    if dataset.task == "cityscapes":
-        from cityscapesscripts.helpers.labels import labels
+    return tasks.get(dataset.task).pixel_labels(dataset)
 
-        trained = sorted((label.trainId, label.name) for label in labels if 0 <= label.trainId < 255)
-        train, val = (_cityscapes(split) for split in (dataset.train, dataset.val))
-        return DenseData(train, val, tuple(name for _, name in trained), background=False)
+
+def of_instances(dataset: datasets.Dataset) -> DenseData:
+    """COCO's format; raises for a dataset without masks."""
+    if "masks" not in dataset.parts:
+        raise UserError(f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel")
     train, val = (_coco(split) for split in (dataset.train, dataset.val))
     return DenseData(train, val, ("background", *dataset.classes), background=True)
+
+
+def of_streets(dataset: datasets.Dataset) -> DenseData:
+    """Cityscapes' files."""
+    from cityscapesscripts.helpers.labels import labels
+
+    trained = sorted((label.trainId, label.name) for label in labels if 0 <= label.trainId < 255)
+    train, val = (_cityscapes(split) for split in (dataset.train, dataset.val))
+    return DenseData(train, val, tuple(name for _, name in trained), background=False)
 
 
 def paint(shape: tuple[int, int], instances: list[tuple[int, np.ndarray]], crowds: list[np.ndarray]) -> np.ndarray:

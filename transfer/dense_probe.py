@@ -21,9 +21,10 @@ from pretrain.errors import UserError
 from pretrain.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.probe import RetrievalProbe
 from pretrain.shared_options import Train
-from transfer import datasets, dense_labels, frozen
+from transfer import datasets, dense_labels, frozen, where
 from transfer.dense_measure import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
 from transfer.provenance import code_version, hardware, versions
+from transfer.tasks import Where
 
 SCHEMA, KIND = 1, "probe"
 RETRIEVAL_IMAGES = 64
@@ -33,7 +34,7 @@ class Request:
     """What to probe; `weights` as in `frozen.read_weights`."""
 
     weights: str
-    data: str | Path
+    data: str | Path | Where
     task: str
     protocol: Protocol = field(default_factory=Protocol)
     architecture: str = "resnet50"  # of random weights
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Protocol()
     parser.add_argument("--weights", required=True, metavar="DIR|FILE",
                         help="folder that `convert` wrote, any checkpoint file, or the word random")
-    parser.add_argument("--data", required=True, metavar="DIR", help="a folder in COCO's format or Cityscapes' layout")
-    parser.add_argument("--task", required=True, choices=dense_labels.TASKS, help="which of the two layouts")
+    where.add_arguments(parser, images=False, train_share=False)
+    parser.add_argument("--task", required=True, choices=dense_labels.TASKS, help="whose data it is")
     parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
     parser.add_argument("--layer", choices=list(frozen.LAYERS), default=default.layer,
                         help="stage whose map is probed, under detectron2's name (default: %(default)s)")
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     protocol = Protocol(layer=args.layer, side=args.side, images=args.images, cells=args.cells,
                         batch_norm=args.batch_norm, seed=args.seed)
-    request = Request(weights=args.weights, data=args.data, task=args.task, protocol=protocol,
+    request = Request(weights=args.weights, data=where.of(args), task=args.task, protocol=protocol,
                       architecture=args.architecture, branch=args.branch, trust=args.trust, device=args.device)
     if args.output and Path(args.output).is_file():
         raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
@@ -122,8 +123,8 @@ def probe(request: Request) -> tuple[dict, Pictures]:
     dataset = datasets.find(request.data, request.task)
     data = dense_labels.load(dataset)
     if len(data.train) < 2:
-        raise UserError(f"{len(data.train)} training image in {request.data}: expected at least 2, one of which "
-                        "chooses the regularisation of the linear classifier")
+        raise UserError(f"{len(data.train)} training image in {dataset.train.annotations}: expected at least 2, one of "
+                        "which chooses the regularisation of the linear classifier")
     shared = dense_labels.images_in_both(data)
     if shared:
         print(f"warning: {len(shared)} images stand in train and in val ({shared[0]}): the figures flatter every row",

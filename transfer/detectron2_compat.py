@@ -133,6 +133,6 @@ def import_lvis() -> None:
     module = importlib.import_module("lvis.eval")
     for handler in set(logging.root.handlers) - set(handlers):
         logging.root.removeHandler(handler)
-    logging.getLogger("lvis").setLevel(logging.ERROR)
+    logging.getLogger(module.__package__).setLevel(logging.ERROR)
     if not hasattr(np, "float"):
         module.np = _OldNumpy()

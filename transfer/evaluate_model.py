@@ -17,12 +17,24 @@ from detectron2.utils import comm
 
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
-from transfer import datasets, detectron2_compat, evaluate, fast_coco, identity, predictions, result, settings
+from transfer import (
+    datasets,
+    detectron2_compat,
+    evaluate,
+    fast_coco,
+    identity,
+    predictions,
+    result,
+    settings,
+    tasks,
+    where,
+)
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import SYNCHRONISED
 from transfer.model_file import Model, load, read_model
 from transfer.processes import choose_device, leaving, start
+from transfer.tasks import Where
 from transfer.work import MEASURED, Job, logged, measure, one_line_errors, write_measured
 
 
@@ -30,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer evaluate`."""
     parser.add_argument("model", metavar="MODEL",
                         help="folder of a finished fine-tuning, or a detectron2 model file with its config.yaml beside")
-    parser.add_argument("--task", required=True, choices=datasets.TASKS)
-    parser.add_argument("--data", required=True, metavar="DIR", help="laid out as for finetune")
+    parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
+    where.add_arguments(parser, train_share=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="for result.json and predictions.png")
     parser.add_argument("--keep-predictions", action="store_true", help=f"write {predictions.NAME} too")
     parser.add_argument("--evaluator", default="pycocotools", choices=fast_coco.EVALUATORS)
@@ -44,19 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
-    found = evaluate_model(args.model, args.task, args.data, args.output, args.keep_predictions, args.evaluator,
+    found = evaluate_model(args.model, args.task, where.of(args), args.output, args.keep_predictions, args.evaluator,
                            args.device, args.num_gpus, args.method, args.trust)
     print(evaluate.in_words(found["task"], found["metrics"]))
     print(f"wrote {Path(args.output) / result.RESULT} and predictions.png")
     return 0
 
 
-def evaluate_model(model: str | Path, task: str, data: str | Path, output: str | Path, keep_predictions: bool = False,
-                   evaluator: str = "pycocotools", device: str | None = None, num_gpus: int = 1,
-                   method: str | None = None, trust: bool = False) -> dict:
+def evaluate_model(model: str | Path, task: str, data: str | Path | Where, output: str | Path,
+                   keep_predictions: bool = False, evaluator: str = "pycocotools", device: str | None = None,
+                   num_gpus: int = 1, method: str | None = None, trust: bool = False) -> dict:
     """Evaluate `model` on the validation set in `data` and write result.json into `output`; returns its content."""
     detectron2_compat.apply()
-    by = fast_coco.chosen(evaluator, task, evaluate.OFFICIAL[task])
+    by = fast_coco.chosen(evaluator, task, tasks.get(task).official)
     output, place = Path(output), choose_device(device, num_gpus)
     read = read_model(Path(model), task)
     if method and read.found:
@@ -94,9 +106,9 @@ def fitted_to(cfg: CfgNode, dataset: Dataset, output: Path, device: str) -> CfgN
     if points and (not model.KEYPOINT_ON or points != model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS):
         has = f"{model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS} keypoints" if model.KEYPOINT_ON else "no keypoint head"
         raise UserError(f"the data has {points} keypoints, the model {has}: expected the data it was trained for")
-    groups = {group for group, _ in evaluate.METRICS[dataset.task].values()}
-    if "segm" in groups and not model.MASK_ON:
-        raise UserError(f"task {dataset.task} wants masks, and the model has no mask head (MODEL.MASK_ON is False)")
+    if "masks" in dataset.parts and not model.MASK_ON:
+        raise UserError("the data has masks, and the model has no mask head (MODEL.MASK_ON is False): expected the "
+                        "data it was trained for")
     for key in settings.NORM_KEYS:  # the same sums in an evaluation, with any number of processes
         node = cfg
         *parents, name = key.split(".")
@@ -117,7 +129,7 @@ def both_halves(known: dict, dataset: Dataset) -> dict:
     if before["classes"] != now["classes"]:
         raise UserError(f"the data has the classes {', '.join(now['classes'][:5])}, the model was trained for "
                         f"{', '.join(before['classes'][:5])}: expected the same, in the same order")
-    return {**now, "train": before["train"]}
+    return {**now, **{key: before[key] for key in ("train", "train_share") if key in before}}
 
 
 def _about_stranger(read: Model, method: str | None, dataset: Dataset) -> dict[str, Any]:

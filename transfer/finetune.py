@@ -26,9 +26,11 @@ from transfer import (
     settings,
     tasks,
     trainer,
+    where,
 )
 from transfer.fit import chosen
 from transfer.processes import choose_device, start
+from transfer.tasks import Where
 from transfer.weights import ZERO_GAMMA_INIT, Weights, read_weights
 from transfer.work import MEASURED, Job, work
 
@@ -41,7 +43,7 @@ class Request:
 
     task: str
     weights: str
-    data: str | Path
+    data: str | Path | Where
     output: str | Path
     scale: str = "full"
     heads: str | None = None  # None: what the task's file names
@@ -61,7 +63,7 @@ class Request:
     def of(cls, args: argparse.Namespace, **more: str) -> "Request":
         """The options of the command line, and `more`."""
         said = {name: value for name, value in vars(args).items() if name in {one.name for one in fields(cls)}}
-        return cls(**{**said, "overrides": tuple(args.overrides), **more})
+        return cls(**{**said, "data": where.of(args), "overrides": tuple(args.overrides), **more})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,8 +103,7 @@ def _solvers() -> str:
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """Those that say what a task is, on which data and machine; a preflight has them too."""
     parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
-    parser.add_argument("--data", required=True, metavar="DIR",
-                        help="laid out as the task has it (docs/transfer.md); if not, the error shows the layout")
+    where.add_arguments(parser)
     parser.add_argument("--scale", default="full", choices=settings.SCALES,
                         help="full is the published protocol (default); the others are small and prove nothing")
     parser.add_argument("--heads", choices=settings.HEADS,
@@ -154,7 +155,7 @@ def finetune(request: Request) -> dict:
     SystemExit when a signal asks it to stop.
     """
     detectron2_compat.apply()
-    evaluator = fast_coco.chosen(request.evaluator, request.task, evaluate.OFFICIAL[request.task])
+    evaluator = fast_coco.chosen(request.evaluator, request.task, tasks.get(request.task).official)
     if request.eval_every < 0:
         raise UserError(f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none")
     if not 0 <= request.trial < 2**32:
@@ -178,7 +179,7 @@ def finetune(request: Request) -> dict:
     result.check_training(output, about)
     found = result.finished(output, about, request.keep_predictions)
     if found is None:
-        _say_that_the_rate_never_drops(cfg)
+        _say_what_to_know(cfg, dataset)
         make_folder(output)
         with locked(output):
             # Again: another process may have worked here until now, and have finished.
@@ -190,7 +191,9 @@ def finetune(request: Request) -> dict:
     return found
 
 
-def _say_that_the_rate_never_drops(cfg: CfgNode) -> None:
+def _say_what_to_know(cfg: CfgNode, dataset: datasets.Dataset) -> None:
+    for note in dataset.notes:
+        print(note, file=sys.stderr)
     if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
         print(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} lie behind SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the learning "
               "rate does not drop there", file=sys.stderr)

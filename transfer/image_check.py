@@ -23,6 +23,23 @@ def missing(place: Path, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if os.path.basename(name) not in listed[os.path.dirname(name)]]
 
 
+def first_whole(places: list[Path], split: str, listed: Path, names: tuple[str, ...],
+                sizes: tuple[tuple[int, int], ...]) -> Path:
+    """The first place that holds all images that the annotation file `listed` names, with the sizes that it gives.
+
+    Raises with the count and the first names of those missing.
+    """
+    absent = {place: missing(place, names) for place in places}
+    best = min(absent, key=lambda place: len(absent[place]))
+    if absent[best]:
+        first = ", ".join(absent[best][:3])
+        raise UserError(f"{len(absent[best])} of the {len(names)} images that {listed} lists are not in "
+                        f"{best}: {first}{', ...' if len(absent[best]) > 3 else ''}")
+    for name, size in probed(split, list(zip(names, sizes, strict=True))):
+        check_image(best / name, size)
+    return best
+
+
 def _listing(folder: Path) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 

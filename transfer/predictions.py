@@ -46,7 +46,7 @@ class Keeper(DatasetEvaluator):
         """Write the file on the first process."""
         gathered = comm.gather(self.rows, dst=0)
         if comm.is_main_process():
-            names = category_ids(self.task, self.dataset_name)
+            names = category_ids(self.dataset_name)
             rows = [row | {"category_id": names[row["category_id"]][0]} for row in itertools.chain(*gathered)]
             write(self.path, {
                 "schema": SCHEMA, "task": self.task, "annotations_sha256": self.sha256,
@@ -55,14 +55,12 @@ class Keeper(DatasetEvaluator):
         return {}
 
 
-def category_ids(task: str, dataset_name: str) -> list[tuple[int, str]]:
+def category_ids(dataset_name: str) -> list[tuple[int, str]]:
     """(id in the annotations, name) of each class, in the order of the model's classes."""
     meta = MetadataCatalog.get(dataset_name)
     names = list(meta.thing_classes)
-    if task == "cityscapes":
-        from cityscapesscripts.helpers.labels import name2label
-
-        return [(name2label[name].id, name) for name in names]
+    if (numbers := meta.get("category_ids")) is not None:  # the task says
+        return list(zip(numbers, names, strict=True))
     own = {place: number for number, place in meta.get("thing_dataset_id_to_contiguous_id", {}).items()}
     return [(own.get(place, place), name) for place, name in enumerate(names)]
 

@@ -1,7 +1,7 @@
 """python -m transfer preflight: two iterations, an evaluation of two images and a save, on the machine that is meant.
 
 The whole dataset is read and checked as a fine-tuning does it; then the fine-tuning itself runs on a few of its images
-(`excerpt`), from random weights, with the batch, the processes and the device of the real one. A broken dataset or
+(`Task.excerpt`), from random weights, with the batch, the processes and the device of the real one. A broken dataset or
 evaluator, a full disk and a batch that does not fit the memory show in minutes and not after 90,000 iterations.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
-from transfer import datasets, excerpt, finetune, trainer
+from transfer import datasets, finetune, tasks, trainer
 from transfer.provenance import hardware
 
 ITERATIONS, TRAIN, VAL = 2, 16, 2
@@ -58,7 +58,7 @@ def preflight(request: finetune.Request) -> dict:
     (output / PASSED).unlink(missing_ok=True)
     dataset = datasets.find(request.data, request.task)
     try:
-        excerpt.write(dataset, work / "data", TRAIN, VAL)
+        tasks.get(request.task).excerpt(dataset, work / "data", TRAIN, VAL)
         found = finetune.finetune(replace(request, data=work / "data", output=work / "run",
                                           overrides=(*request.overrides, *SHORT)))
     except BaseException:

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from transfer.code_hash import finetuning_sha256
+from transfer.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torchvision", "pycocotools", "numpy", "cityscapesscripts", "lvis")
+PACKAGES = ("torchvision", "pycocotools", "numpy")  # beside those that compute a task's metrics
 
 
 def versions() -> dict[str, str | None]:
@@ -20,7 +21,8 @@ def versions() -> dict[str, str | None]:
     import detectron2
 
     found = {"python": platform.python_version(), "torch": torch.__version__, "detectron2": detectron2.__version__}
-    for name in PACKAGES:
+    official = (task.official for task in TASKS.values() if task.official not in found)
+    for name in dict.fromkeys([*PACKAGES, *official]):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
-from transfer import archive, evaluate, identity, predictions, settings
+from transfer import archive, identity, predictions, settings, tasks
 from transfer.checkpoints import FINAL
 from transfer.fit import batch_norm_images, images_at_once
 from transfer.old_result import SCHEMA, read_as_now
@@ -31,7 +31,7 @@ def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
 
 def about_measurement(task: str, measured: dict) -> dict[str, Any]:
     """The entries of a result that say what was measured, when, and with what; `measured` is what `work` wrote."""
-    return {"schema": SCHEMA, "task": task, "table": evaluate.TABLES[task],
+    return {"schema": SCHEMA, "task": task, "table": tasks.get(task).table.name,
             **{key: measured[key] for key in ("metrics", "predictions", "wall_seconds", "peak_memory_mb", "started")},
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(), "hardware": hardware(), "code": code_version()}

@@ -61,7 +61,7 @@ def _train_and_evaluate(job: Job) -> None:
             assert_loaded(started, cfg.MODEL.WEIGHTS)
 
     def early(current: nn.Module) -> dict[str, float]:
-        metrics = evaluate.columns(task, evaluate.evaluate(current, cfg, task))
+        metrics = evaluate.columns(task, evaluate.evaluate(current, cfg, job.dataset))
         return {name: value for name, value in metrics.items() if value is not None}
 
     with stop_signals() as stop:
@@ -78,7 +78,7 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
     task, kept = job.dataset.task, Path(cfg.OUTPUT_DIR, predictions.NAME)
     keeper = (predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
               if job.keep_predictions else None)
-    metrics = evaluate.evaluate(model, cfg, task, job.evaluator, keeper)
+    metrics = evaluate.evaluate(model, cfg, job.dataset, job.evaluator, keeper)
     if not comm.is_main_process():
         return {}
     picture.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))

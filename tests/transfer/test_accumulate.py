@@ -84,7 +84,7 @@ def test_step__of_pieces_is_the_step_of_the_batch_when_losses_are_means_over_ima
 
 def detector() -> tuple[nn.Module, list[dict]]:
     """A small Mask R-CNN in training mode, and four images of one size with one to four objects."""
-    cfg = settings.resolve(Dataset("coco", SPLIT, SPLIT, ("disc", "star")), "2fc", "full", CONFIG,
+    cfg = settings.resolve(Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks")), "2fc", "full", CONFIG,
                            architecture="resnet18")
     torch.manual_seed(1)
     model = build_model(cfg).train()

@@ -18,12 +18,13 @@ from transfer.tasks import TASKS, get
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 DATASETS = {
-    "coco": Dataset("coco", SPLIT, SPLIT, ("disc", "star", "plank")),
-    "coco-c4": Dataset("coco-c4", SPLIT, SPLIT, ("disc", "star", "plank")),
-    "keypoints": Dataset("keypoints", SPLIT, SPLIT, ("person",), tuple(f"point_{n}" for n in range(17))),
-    "cityscapes": Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh")),
-    "voc": Dataset("voc", SPLIT, SPLIT, tuple("abcdefghijklmnopqrst")),
-    "lvis": Dataset("lvis", SPLIT, SPLIT, tuple(f"class_{n}" for n in range(1203))),
+    "coco": Dataset("coco", SPLIT, SPLIT, ("disc", "star", "plank"), ("boxes", "masks")),
+    "coco-c4": Dataset("coco-c4", SPLIT, SPLIT, ("disc", "star", "plank"), ("boxes", "masks")),
+    "keypoints": Dataset("keypoints", SPLIT, SPLIT, ("person",), ("boxes", "keypoints"),
+                         tuple(f"point_{n}" for n in range(17))),
+    "cityscapes": Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh"), ("boxes", "masks")),
+    "voc": Dataset("voc", SPLIT, SPLIT, tuple("abcdefghijklmnopqrst"), ("boxes",)),
+    "lvis": Dataset("lvis", SPLIT, SPLIT, tuple(f"class_{n}" for n in range(1203)), ("boxes", "masks")),
 }
 ONE = {"MAX_ITER": 90_000, "STEPS": (60_000, 80_000), "IMS_PER_BATCH": 16, "BASE_LR": 0.02, "WARMUP_ITERS": 1000}
 TWO = {**ONE, "MAX_ITER": 180_000, "STEPS": (120_000, 160_000)}
@@ -181,9 +182,9 @@ def test_scale__demo_is_as_small_as_promised() -> None:
 def test_resolve__takes_classes_keypoints_and_mask_format_from_the_data() -> None:
     cfg = settings.resolve(DATASETS["coco"], "2fc", "full", trial=3)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3 and cfg.INPUT.MASK_FORMAT == "polygon" and cfg.SEED == 3
-    lengths = Dataset("coco", SPLIT, SPLIT, ("disc",), has_rle=True)
+    lengths = Dataset("coco", SPLIT, SPLIT, ("disc",), ("boxes", "masks"), has_rle=True)
     assert settings.resolve(lengths, "2fc", "full").INPUT.MASK_FORMAT == "bitmask"
-    hand = Dataset("keypoints", SPLIT, SPLIT, ("hand",), tuple("abcde"))
+    hand = Dataset("keypoints", SPLIT, SPLIT, ("hand",), ("boxes", "keypoints"), tuple("abcde"))
     cfg = settings.resolve(hand, "2fc", "full")
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 5 and cfg.TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 5
     assert settings.resolve(DATASETS["keypoints"], "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == []

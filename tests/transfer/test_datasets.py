@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from pretrain.errors import UserError
-from transfer import coco_json, datasets
+from transfer import coco_json, datasets, tasks
 
 POLYGON = [[2, 2, 12, 2, 12, 12]]
 RLE = {"size": [20, 30], "counts": [0, 5, 595]}
@@ -118,11 +118,11 @@ def test_find__categories_that_differ_are_named(coco: Path) -> None:
         datasets.find(coco, "coco")
 
 
-@pytest.mark.parametrize("task", datasets.TASKS)
+@pytest.mark.parametrize("task", tuple(tasks.TASKS))
 def test_find__empty_folder_gets_the_layout(task: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         datasets.find(tmp_path, task)
-    assert datasets.layout(task) in str(caught.value) and "\n" not in str(caught.value)
+    assert tasks.get(task).layout in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="is not a folder: expected the data of task"):
         datasets.find(tmp_path / "none", task)
 
@@ -166,7 +166,8 @@ def _set(key: str, value: object) -> Callable[[dict], None]:
     (_set("bbox", [5, 5, -2, 5]), "outside its image"),
     (_set("bbox", [5, 5, float("nan"), 5]), "outside its image"),
     (_set("bbox", [5, 5, 5]), r"has bbox \[5, 5, 5\]: expected \[x, y, width, height\] in pixels"),
-    (_set("segmentation", []), "annotation 2 has no mask"),
+    *[(change, r"1 objects have a mask and 1 have none \(the first is annotation 2\): expected 'segmentation' in each")
+      for change in (_set("segmentation", []), _set("segmentation", None), _drop("segmentation"))],
     (_set("segmentation", [[1, 2, 3, 4]]), "annotation 2 has no mask"),
     (lambda values: [row.update(iscrowd=1) for row in values["annotations"]], "but no object that is no crowd"),
 ])
@@ -174,11 +175,11 @@ def test_read__names_what_is_not_coco(spoil: Callable[[dict], None], text: str, 
     path = tmp_path / "instances.json"
     values = content()
     path.write_text(json.dumps(values))
-    assert coco_json.read(path, "coco").annotations == 2
+    assert coco_json.read(path).annotations == 2
     spoil(values)
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=text) as caught:
-        coco_json.read(path, "coco")
+        coco_json.read(path)
     assert str(path) in str(caught.value)
 
 
@@ -190,7 +191,7 @@ def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_pat
     path = tmp_path / "instances.json"
     path.write_bytes(written.encode("latin-1"))
     with pytest.raises(UserError, match=text):
-        coco_json.read(path, "coco")
+        coco_json.read(path)
 
 
 @pytest.mark.parametrize(("spoil", "text"), [
@@ -209,11 +210,11 @@ def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None],
     path = tmp_path / "person_keypoints.json"
     values = content(keypoints=True)
     path.write_text(json.dumps(values))
-    assert coco_json.read(path, "keypoints").keypoint_names == ("left_eye", "right_eye")
+    assert coco_json.read(path, keypoints=True).keypoint_names == ("left_eye", "right_eye")
     spoil(values)
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=text):
-        coco_json.read(path, "keypoints")
+        coco_json.read(path, keypoints=True)
 
 
 def test_read__boxes_may_stick_out_by_rounding(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_read__boxes_may_stick_out_by_rounding(tmp_path: Path) -> None:
     values["annotations"][0]["bbox"] = [-0.5, 0, 31, 20.4]
     values["annotations"][1]["bbox"] = [4, 4, 0, 3]  # COCO itself has boxes without width
     path.write_text(json.dumps(values))
-    assert coco_json.read(path, "coco").annotations == 2
+    assert coco_json.read(path).annotations == 2
 
 
 def test_register__classes_are_those_of_the_file_and_the_last_dataset_counts(coco: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transfer.__main__ import _parser
 from transfer.datasets import Dataset, Split
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
-COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"))
+COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks"))
 
 
 def config(schedule: str | None = None, **words: object) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -75,9 +76,10 @@ def score(task: str, generated: Path, keep: float = 1.0, shift: int = 0) -> tupl
     `shift`ed right."""
     if task == "lvis":
         pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
-    own = generated / datasets.KINDS[task]
-    _, name = datasets.register(datasets.find(own if own.is_dir() else generated, task))
-    evaluator = evaluate.build_evaluator(task, name)
+    own = generated / tasks.get(task).demo_layout
+    dataset = datasets.find(own if own.is_dir() else generated, task)
+    _, name = datasets.register(dataset)
+    evaluator = tasks.get(task).evaluator(dataset, get_cfg())
     evaluator.reset()
     for record in DatasetCatalog.get(name):
         instances = truth(task, record)
@@ -86,32 +88,32 @@ def score(task: str, generated: Path, keep: float = 1.0, shift: int = 0) -> tupl
             instances.pred_masks = torch.roll(instances.pred_masks, shift, dims=2)
         evaluator.process([record], [{"instances": instances}])
     metrics = evaluate.all_metrics(evaluator.evaluate())
-    columns = {f"{group}/{name}" for group, name in evaluate.METRICS[task].values()}
+    columns = {column.metric for column in tasks.get(task).columns}
     return evaluate.columns(task, metrics), {key: value for key, value in metrics.items() if key not in columns}
 
 
-@pytest.mark.parametrize("task", datasets.TASKS)
+@pytest.mark.parametrize("task", tuple(tasks.TASKS))
 def test_evaluate__ground_truth_against_itself_is_100(task: str, generated: Path) -> None:
     metrics, details = score(task, generated)
-    assert set(metrics) == set(evaluate.METRICS[task])
+    assert set(metrics) == {column.name for column in tasks.get(task).columns}
     assert metrics == pytest.approx(dict.fromkeys(metrics, 100.0))
     defined = [value for value in details.values() if value is not None]
     assert defined == pytest.approx([100.0] * len(defined)) and defined
 
 
-@pytest.mark.parametrize("task", datasets.TASKS)
+@pytest.mark.parametrize("task", tuple(tasks.TASKS))
 def test_evaluate__every_dataset_that_a_config_names_has_a_loader_and_an_evaluator(task: str, generated: Path) -> None:
     if task == "lvis":
         pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
-    dataset = datasets.find(generated / datasets.KINDS[task], task)
+    dataset = datasets.find(generated / tasks.get(task).demo_layout, task)
     datasets.register(dataset)
     cfg = settings.resolve(dataset, tasks.get(task).default_heads, "full")
     for name, split in zip((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), (dataset.train, dataset.val), strict=True):
         assert len(DatasetCatalog.get(name)) == split.images > 0
-    assert hasattr(evaluate.build_evaluator(task, cfg.DATASETS.TEST[0]), "evaluate")
+    assert hasattr(tasks.get(task).evaluator(dataset, cfg), "evaluate")
 
 
-@pytest.mark.parametrize("task", datasets.TASKS)
+@pytest.mark.parametrize("task", tuple(tasks.TASKS))
 def test_evaluate__half_of_the_ground_truth_is_less(task: str, generated: Path) -> None:
     metrics, _ = score(task, generated, keep=0.5)
     assert all(0 < value < 100 for value in metrics.values())
@@ -123,10 +125,10 @@ def test_evaluate__masks_elsewhere_are_worth_nothing(task: str, name: str, gener
     assert metrics[name] < 5
 
 
-@pytest.mark.parametrize("task", datasets.TASKS)
+@pytest.mark.parametrize("task", tuple(tasks.TASKS))
 def test_evaluate__no_detection_is_zero_not_undefined(task: str, generated: Path) -> None:
     metrics, details = score(task, generated, keep=0.0)
-    assert metrics == dict.fromkeys(evaluate.METRICS[task], 0.0)
+    assert metrics == dict.fromkeys((column.name for column in tasks.get(task).columns), 0.0)
     assert all(value is None or value == 0.0 for value in details.values())
 
 
@@ -181,8 +183,9 @@ def test_evaluate__voc_takes_the_11_points_of_2007(tmp_path: Path) -> None:
         Image.new("RGB", (40, 20)).save(tmp_path / year / "JPEGImages/1.jpg")
         (tmp_path / year / "Annotations/1.xml").write_text(
             f"<annotation><size><width>40</width><height>20</height></size>{objects}</annotation>")
-    _, name = datasets.register(datasets.find(tmp_path, "voc"))
-    evaluator = evaluate.build_evaluator("voc", name)
+    dataset = datasets.find(tmp_path, "voc")
+    _, name = datasets.register(dataset)
+    evaluator = tasks.get("voc").evaluator(dataset, get_cfg())
     evaluator.reset()
     record = DatasetCatalog.get(name)[0]
     evaluator.process([record], [{"instances": truth("voc", record)[:1]}])

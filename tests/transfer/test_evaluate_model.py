@@ -99,7 +99,7 @@ def test_fitted_to__another_model_than_the_task_wants(small_data: Path, tmp_path
     with pytest.raises(UserError, match="the data has 17 keypoints, the model no keypoint head"):
         fitted_to(cfg, points, tmp_path, "cpu")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON = 4, False
-    with pytest.raises(UserError, match="task coco wants masks, and the model has no mask head"):
+    with pytest.raises(UserError, match="the data has masks, and the model has no mask head"):
         fitted_to(cfg, coco, tmp_path, "cpu")
 
 

@@ -11,8 +11,8 @@ from transfer.datasets import Dataset, Split
 from transfer.fit import Fit, batch_norm_images, chosen, images_at_once
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
-COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"))
-CITYSCAPES = Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh"))
+COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks"))
+CITYSCAPES = Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh"), ("boxes", "masks"))
 
 
 def resolved(fit: Fit | None, dataset: Dataset = COCO, *overrides: str, **words: object) -> settings.CfgNode:

@@ -60,7 +60,7 @@ def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, datasets.Da
     cfg = settings.resolve(dataset, tasks.get(task).default_heads, "demo", OVERRIDES)
     name = cfg.DATASETS.TEST[0]
     keeper = predictions.Keeper(output / predictions.NAME, task, name, dataset.val.annotations_sha256)
-    metrics = evaluate.evaluate(Jittered(DatasetCatalog.get(name)), cfg, task, "pycocotools", keeper)
+    metrics = evaluate.evaluate(Jittered(DatasetCatalog.get(name)), cfg, dataset, "pycocotools", keeper)
     return metrics, predictions.read(output / predictions.NAME), dataset
 
 

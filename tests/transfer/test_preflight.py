@@ -9,7 +9,7 @@ import pytest
 from pretrain.errors import UserError
 from tests.transfer.test_lvis_json import needs_lvis
 from tests.transfer.test_tasks import FPN, THIN
-from transfer import datasets, evaluate, excerpt
+from transfer import datasets, evaluate, tasks
 from transfer.finetune import Request
 from transfer.preflight import preflight
 
@@ -18,7 +18,7 @@ from transfer.preflight import preflight
 def request_for(small_data: Path, tmp_path: Path) -> Callable[..., Request]:
     """request_for(task, **changes): thin, on a CPU, into tmp_path/out."""
     def made(task: str, **changes: object) -> Request:
-        values = {"task": task, "data": small_data / datasets.KINDS[task], "output": tmp_path / "out",
+        values = {"task": task, "data": small_data / tasks.get(task).demo_layout, "output": tmp_path / "out",
                   "weights": "random", "architecture": "resnet18", "scale": "demo",
                   "device": "cpu", "overrides": THIN if task in ("coco-c4", "voc") else THIN + FPN}
         return Request(**values | changes)
@@ -28,8 +28,8 @@ def request_for(small_data: Path, tmp_path: Path) -> Callable[..., Request]:
 
 @pytest.mark.parametrize("task", ["coco", "keypoints", "cityscapes", "voc", pytest.param("lvis", marks=needs_lvis)])
 def test_excerpt__is_read_as_the_whole_was(task: str, small_data: Path, tmp_path: Path) -> None:
-    whole = datasets.find(small_data / datasets.KINDS[task], task)
-    excerpt.write(whole, tmp_path, 2, 1)
+    whole = datasets.find(small_data / tasks.get(task).demo_layout, task)
+    tasks.get(task).excerpt(whole, tmp_path, 2, 1)
     part = datasets.find(tmp_path, task)
     assert (part.train.images, part.val.images) == (2, 1)
     assert (whole.train.images, whole.val.images) == (3, 2)
@@ -38,7 +38,7 @@ def test_excerpt__is_read_as_the_whole_was(task: str, small_data: Path, tmp_path
 
 def test_excerpt__takes_the_images_with_the_most_objects(small_data: Path, tmp_path: Path) -> None:
     whole = datasets.find(small_data / "coco", "coco")
-    excerpt.write(whole, tmp_path, 2, 1)
+    tasks.get("coco").excerpt(whole, tmp_path, 2, 1)
 
     def counts(path: Path) -> list[int]:
         content = json.loads(path.read_text())

@@ -10,7 +10,7 @@ from benchmarks import demo_data, results
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
 from tests.transfer.test_lvis_json import needs_lvis
-from transfer import datasets, diff, evaluate
+from transfer import diff, evaluate, tasks
 from transfer.convert import convert
 from transfer.finetune import Request, finetune
 
@@ -40,7 +40,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory, random_state: Callable) 
 def request(generated: Path, output: Path, task: str, **words: object) -> Request:
     overrides = THIN if task in ("coco-c4", "voc") else THIN + FPN
     values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}
-    return Request(task=task, data=generated / datasets.KINDS[task], output=output, overrides=overrides, **values)
+    data = generated / tasks.get(task).demo_layout
+    return Request(task=task, data=data, output=output, overrides=overrides, **values)
 
 
 @pytest.mark.slow
@@ -51,7 +52,7 @@ def test_finetune__from_converted_weights_to_a_result(task: str, heads: str, gen
     result = finetune(request(generated, tmp_path, task, weights=str(converted)))
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert (result["heads"], result["table"], result["evaluator"]) == (
-        heads, evaluate.TABLES[task], evaluate.OFFICIAL[task])
+        heads, tasks.get(task).table.name, tasks.get(task).official)
     assert (result["schedule"], result["solver"]) == (None, "common")
     assert set(result["metrics"]) >= DETAILS[task]
     assert all(0 <= value <= 100 for value in evaluate.columns(task, result["metrics"]).values())

@@ -17,7 +17,7 @@ from transfer.datasets import Dataset, Split
 from transfer.weights import read_weights, zero_last_gammas
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
-DATASET = Dataset("coco", SPLIT, SPLIT, ("disc", "star"))
+DATASET = Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks"))
 SMALL = ("MODEL.FPN.OUT_CHANNELS=16", "MODEL.ROI_BOX_HEAD.CONV_DIM=16", "MODEL.ROI_BOX_HEAD.FC_DIM=16",
          "MODEL.ROI_MASK_HEAD.CONV_DIM=16")
 RGB = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],

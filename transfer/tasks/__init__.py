@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 from pretrain.errors import UserError
-from transfer.tasks.task import Column, Schedule, Table, Task, Where
+from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
-__all__ = ["TASKS", "Column", "Schedule", "Table", "Task", "Where", "get"]
+__all__ = ["TASKS", "Column", "Reader", "Schedule", "Table", "Task", "Where", "get"]
 VARIABLE = "CLOVE_TASKS"
 
 

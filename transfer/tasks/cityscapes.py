@@ -1,11 +1,99 @@
 """Task cityscapes: Mask R-CNN R50-FPN on Cityscapes' eight things. Values of mmselfsup's and DetCo's files."""
 
-from transfer.tasks.task import Column, Schedule, Table, Task
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
+
+    from transfer.datasets import Dataset
+    from transfer.dense_labels import DenseData
 
 LAYOUT = (
     "DIR/leftImg8bit/{train,val}/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png and DIR/gtFine/{train,val}/CITY/"
     "CITY_SEQUENCE_FRAME_gtFine_{instanceIds.png,labelIds.png,polygons.json}"
 )
+
+
+def find(where: Where) -> Dataset:
+    """Both halves, every annotation file there; cityscapesscripts, which the other tasks do not need, is there too."""
+    from pathlib import Path
+
+    from pretrain.errors import UserError
+    from transfer import cityscapes
+    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.image_check import check_image, probed
+
+    folder = where.folder
+    if not (folder / "leftImg8bit").is_dir() and (folder / TASK.name / "leftImg8bit").is_dir():
+        folder = folder / TASK.name
+    splits = {}
+    for half in SPLITS:
+        images, annotations = folder / "leftImg8bit" / half, folder / "gtFine" / half
+        if not images.is_dir() or not annotations.is_dir():
+            raise UserError(f"{folder} is not laid out as Cityscapes: {images if not images.is_dir() else annotations} "
+                            f"is missing; expected {LAYOUT}")
+        files = cityscapes.list_files(images, annotations)
+        if not files:
+            raise UserError(f"no images in {images}: expected {LAYOUT}")
+        for image, *_ in probed(half, files):
+            check_image(Path(image), None)
+        splits[half] = Split(len(files), annotations, images, cityscapes.digest(annotations))
+    return Dataset(TASK.name, splits["train"], splits["val"], cityscapes.class_names(), ("boxes", "masks"))
+
+
+def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
+    """Kept predictions have Cityscapes' label ids."""
+    from functools import partial
+
+    from transfer import cityscapes
+
+    split = dataset.half(half)
+    numbers = [label.id for label in cityscapes.instance_labels()]
+    known = {"gt_dir": str(split.annotations), "category_ids": numbers}
+    return partial(cityscapes.load, split.image_root, split.annotations), known
+
+
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
+    """cityscapesscripts."""
+    from transfer.cityscapes_evaluation import CityscapesEvaluator
+
+    return CityscapesEvaluator(dataset.name("val"))
+
+
+def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
+    """Links to the files of the images with most objects among the first hundred."""
+    import json
+    from pathlib import Path
+
+    from transfer import cityscapes
+    from transfer.excerpt import fullest
+
+    def objects(files: tuple[str, ...]) -> int:
+        return len(json.loads(Path(files[3]).read_text(encoding="utf-8"))["objects"])
+
+    for half, count in (("train", train), ("val", val)):
+        split = dataset.half(half)
+        listed = cityscapes.list_files(split.image_root, split.annotations)
+        for files in fullest(listed[:100], objects, count):
+            for file, kind in zip(files, ("leftImg8bit", "gtFine", "gtFine", "gtFine"), strict=True):
+                link = folder / kind / half / Path(file).parent.name / Path(file).name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(Path(file).absolute())
+
+
+def pixel_labels(dataset: Dataset) -> DenseData:
+    """Cityscapes' own 19 training labels."""
+    from transfer import dense_labels
+
+    return dense_labels.of_streets(dataset)
+
 
 TASK = Task(
     name="cityscapes", place=1, title="masks of Cityscapes' eight things",
@@ -15,4 +103,5 @@ TASK = Task(
     columns=(Column("AP", "segm/AP"), Column("AP50", "segm/AP50")), folders=("cityscapes",), layout=LAYOUT,
     config="cityscapes.yaml", heads=("2fc", "4conv1fc"), schedules={"24k": Schedule(24_000, (18_000,))},
     seconds=0.240, official="cityscapesscripts", demo_layout="cityscapes",
+    find=find, load=load, evaluator=evaluator, excerpt=excerpt, pixel_labels=pixel_labels,
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transfer.tasks.task import Column, Schedule, Table, Task
+from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
 
     from transfer.datasets import Dataset
+    from transfer.dense_labels import DenseData
 
 COLUMNS = (Column("AP_bb", "bbox/AP"), Column("AP50_bb", "bbox/AP50"), Column("AP75_bb", "bbox/AP75"),
            Column("AP_mb", "segm/AP"), Column("AP50_mb", "segm/AP50"), Column("AP75_mb", "segm/AP75"))
@@ -20,10 +24,59 @@ LAYOUT = (
 )
 
 
+def find(where: Where) -> Dataset:
+    """Boxes and masks, or boxes alone where no object has a mask."""
+    return find_for(TASK, where)
+
+
+def find_for(task: Task, where: Where) -> Dataset:
+    """The same for another task on these files."""
+    from transfer import coco_layout
+
+    return coco_layout.find(where, task, coco_layout.Kind("instances", keypoints=False))
+
+
+def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
+    """detectron2's own reader."""
+    from functools import partial
+
+    from detectron2.data.datasets.coco import load_coco_json
+
+    split = dataset.half(half)
+    file, images = str(split.annotations), str(split.image_root)
+    return partial(load_coco_json, file, images, dataset.name(half)), {"json_file": file, "image_root": images}
+
+
 def configure(cfg: CfgNode, dataset: Dataset) -> None:
-    """The polygon reader refuses run lengths; bitmaps read both."""
+    """Faster R-CNN where there are no masks."""
+    cfg.MODEL.MASK_ON = "masks" in dataset.parts
     if dataset.has_rle:
-        cfg.INPUT.MASK_FORMAT = "bitmask"
+        cfg.INPUT.MASK_FORMAT = "bitmask"  # the polygon reader refuses run lengths; bitmaps read both
+
+
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
+    """pycocotools, never detectron2's faster re-implementation."""
+    from detectron2.evaluation import COCOEvaluator
+
+    groups = ("bbox", "segm") if "masks" in dataset.parts else ("bbox",)
+    return COCOEvaluator(dataset.name("val"), tasks=groups, use_fast_impl=False)
+
+
+def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
+    """Two new annotation files and links to the image folders."""
+    from transfer.excerpt import fullest_of_file
+
+    for half, count in (("train", train), ("val", val)):
+        split = dataset.half(half)
+        fullest_of_file(split.annotations, folder / "annotations" / f"{half}.json", count)
+        (folder / f"{half}2017").symlink_to(split.image_root.absolute())
+
+
+def pixel_labels(dataset: Dataset) -> DenseData:
+    """The class of the instance that covers a pixel, 0 for background."""
+    from transfer import dense_labels
+
+    return dense_labels.of_instances(dataset)
 
 
 TASK = Task(
@@ -42,5 +95,7 @@ TASK = Task(
                # issue 20).
         "vicreg": {"SOLVER": {"BASE_LR": 0.04, "WARMUP_ITERS": 50}}},
     seconds=0.261,  # detectron2's model zoo, as all of these
-    official="pycocotools", configure=configure, demo_layout="coco",
+    official="pycocotools", demo_layout="coco",
+    find=find, load=load, configure=configure, evaluator=evaluator, excerpt=excerpt, pixel_labels=pixel_labels,
+    named_files=True,
 )

@@ -4,8 +4,21 @@
 and SoCo's 1x rows digit for digit.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from transfer.tasks import coco
-from transfer.tasks.task import Schedule, Table, Task
+from transfer.tasks.task import Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from transfer.datasets import Dataset
+
+
+def find(where: Where) -> Dataset:
+    """COCO's files."""
+    return coco.find_for(TASK, where)
+
 
 TASK = Task(
     name="coco-c4", place=3, title="boxes and masks on COCO with a C4 backbone",
@@ -15,5 +28,7 @@ TASK = Task(
     config="coco-c4.yaml", heads=("c4",),
     schedules={"1x": Schedule(90_000, (60_000, 80_000)),  # PixPro, CLoVE's repository
                "2x": Schedule(180_000, (120_000, 160_000))},  # MoCo's repository, SetSim
-    seconds=0.584, official="pycocotools", configure=coco.configure, demo_layout="coco",
+    seconds=0.584, official="pycocotools", demo_layout="coco",
+    find=find, load=coco.load, configure=coco.configure, evaluator=coco.evaluator, excerpt=coco.excerpt,
+    named_files=True,
 )

@@ -9,15 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from transfer.tasks import coco
-from transfer.tasks.task import Column, Schedule, Table, Task
+from transfer.tasks.task import Column, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
 
     from transfer.datasets import Dataset
 
 COCO_KEYPOINTS = 17
 OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
+
+
+def find(where: Where) -> Dataset:
+    """Boxes and keypoints; the names of these stand in the file."""
+    from transfer import coco_layout
+
+    return coco_layout.find(where, TASK, coco_layout.Kind("person_keypoints", keypoints=True))
 
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:
@@ -26,6 +34,14 @@ def configure(cfg: CfgNode, dataset: Dataset) -> None:
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = number
     if number != COCO_KEYPOINTS:
         cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
+
+
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
+    """pycocotools, with the sigmas that the config holds."""
+    from detectron2.evaluation import COCOEvaluator
+
+    return COCOEvaluator(dataset.name("val"), tasks=("bbox", "keypoints"), use_fast_impl=False,
+                         kpt_oks_sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS))
 
 
 TASK = Task(
@@ -38,5 +54,6 @@ TASK = Task(
     config="keypoints.yaml",
     heads=("2fc", "4conv1fc"),  # the keypoint head itself has no norm option in detectron2
     schedules={"2x": Schedule(180_000, (120_000, 160_000)), "1x": Schedule(90_000, (60_000, 80_000))},
-    seconds=0.315, official="pycocotools", configure=configure, demo_layout="keypoints",
+    seconds=0.315, official="pycocotools", demo_layout="keypoints",
+    find=find, load=coco.load, configure=configure, evaluator=evaluator, excerpt=coco.excerpt, named_files=True,
 )

@@ -3,13 +3,91 @@
 1x is the default, a reading: SoCo evaluates 90k, and CLoVE's README has SoCo's supervised row within noise.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from transfer.tasks import coco
-from transfer.tasks.task import Schedule, Table, Task
+from transfer.tasks.task import Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
+
+    from transfer.datasets import Dataset
 
 LAYOUT = (
     "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's train2017/ and val2017/ in "
     "DIR/, DIR/images/ or DIR/../coco/"
 )
+
+
+def find(where: Where) -> Dataset:
+    """LVIS' two files and COCO's images; the package lvis is there."""
+    from pretrain.atomic import sha256_file
+    from pretrain.errors import UserError
+    from transfer import coco_json, lvis_json
+    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.image_check import first_whole
+
+    lvis_json.require()
+    folder = where.folder
+    if folder and not (folder / "lvis_v1_val.json").is_file() and (folder / TASK.name).is_dir():
+        folder = folder / TASK.name
+    named = {"train": where.train_annotations, "val": where.val_annotations}
+    files = {}
+    for half in SPLITS:
+        paths = [named[half]] if named[half] else [folder / place / f"lvis_v1_{half}.json"
+                                                   for place in (".", "annotations")]
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise UserError(f"no {paths[0].name} in {folder}: expected for task {TASK.name} {LAYOUT}")
+        files[half] = lvis_json.read(found[0])
+    train, val = files["train"], files["val"]
+    coco_json.check_same_categories(train.path, train.categories, val.path, val.categories)
+    images = where.images or folder
+    beside = images.absolute().parent / coco.TASK.name
+    places = [place for place in (images, images / "images", beside) if place.is_dir()]
+    splits = {}
+    for half, file in files.items():
+        root = first_whole(places, half, file.path, file.file_names, file.sizes)
+        splits[half] = Split(len(file.file_names), file.path, root, sha256_file(file.path))
+    return Dataset(TASK.name, splits["train"], splits["val"], tuple(name for _, name in train.categories),
+                   ("boxes", "masks"))
+
+
+def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
+    """detectron2's own reader, which takes 1 from the ids of the file; kept predictions have those of the file."""
+    from functools import partial
+
+    from transfer import lvis_json
+
+    lvis_json.require()
+    from detectron2.data.datasets.lvis import load_lvis_json
+
+    split = dataset.half(half)
+    known = {"json_file": str(split.annotations), "image_root": str(split.image_root),
+             "category_ids": list(range(1, len(dataset.classes) + 1))}
+    return partial(load_lvis_json, str(split.annotations), f"{split.image_root}/"), known
+
+
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
+    """lvis."""
+    from transfer.lvis_evaluation import LvisClassEvaluator
+
+    return LvisClassEvaluator(dataset.name("val"), tasks=("bbox", "segm"))
+
+
+def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
+    """Two new annotation files and one link to the images: their names hold train2017/ and val2017/."""
+    from transfer.excerpt import fullest_of_file
+
+    for half, count in (("train", train), ("val", val)):
+        fullest_of_file(dataset.half(half).annotations, folder / "annotations" / f"lvis_v1_{half}.json", count)
+    (folder / "images").symlink_to(dataset.train.image_root.absolute())
+
 
 TASK = Task(
     name="lvis", place=4, title="boxes and masks on LVIS v1",
@@ -21,4 +99,5 @@ TASK = Task(
                "2x": Schedule(180_000, (120_000, 160_000))},  # detectron2's own file for v1, where it is called 1x
     seconds=0.292,  # LVIS v0.5, which has about as many classes as v1
     official="lvis", demo_layout="lvis",
+    find=find, load=load, evaluator=evaluator, excerpt=excerpt, named_files=True,
 )

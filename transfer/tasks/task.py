@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset, Split
+    from transfer.datasets import Dataset
     from transfer.dense_labels import DenseData
 
 
@@ -59,16 +59,24 @@ class Schedule:
 class Where:
     """Where a dataset lies: a folder in the task's layout, or files that lie otherwise."""
 
-    folder: Path
+    folder: Path | None  # None: all of the next three are given
     train_annotations: Path | None = None
     val_annotations: Path | None = None
     images: Path | None = None
     train_share: float = 1.0  # of the training images: a fixed subset, chosen by a hash of their names
 
 
+Records = list[dict[str, Any]]  # detectron2's: file_name, image_id, width, height, annotations
+Reader = Callable[[], Records]
+Raw = Mapping[str, Mapping[str, float]]  # what detectron2's evaluators return: {group: {name: percent, NaN or -1}}
+
+
 @dataclass(frozen=True)
 class Task:
-    """Everything that the suite knows of one task. Tuples and mappings have the default first."""
+    """Everything that the suite knows of one task. Tuples and mappings have the default first.
+
+    `half` is "train" or "val". What a function finds wrong with the data it raises as a `UserError` of one line.
+    """
 
     name: str
     title: str  # a few words for help texts
@@ -82,17 +90,27 @@ class Task:
     seconds: float  # an iteration of the protocol's batch on 8 V100
     official: str  # whose code computes the metrics
 
-    find: Callable[[Where], Dataset] = None  # found and checked; `UserError` for what is wrong
-    load: Callable[[Dataset, Split, str], tuple[Callable[[], list[dict]], dict[str, Any]]] = None
-    # ^ (dataset, split, "train" or "val") -> (what reads detectron2's records, metadata that its evaluator wants)
-    configure: Callable[[CfgNode, Dataset], None] = None  # what follows from the data: MASK_ON, classes, sigmas
-    evaluator: Callable[[str, CfgNode], DatasetEvaluator] = None  # of a registered dataset
-    # A few train and val images as a dataset in the same layout:
-    excerpt: Callable[[Dataset, Path, int, int], None] = None
+    # The data, found and checked:
+    find: Callable[[Where], Dataset]
+    # One half of it: what reads detectron2's records, and metadata for detectron2's catalog, such as its evaluator
+    # wants. category_ids in it, one for each class, are the ids of kept predictions (default: detectron2's own).
+    load: Callable[[Dataset, str], tuple[Reader, dict[str, Any]]]
+    # The evaluator of its validation half, which is registered:
+    evaluator: Callable[[Dataset, CfgNode], DatasetEvaluator]
+    # (dataset, new folder, images of train, of val): a few of its images as a dataset in the same layout, for a
+    # preflight; `excerpt.fullest` chooses them:
+    excerpt: Callable[[Dataset, Path, int, int], None]
 
+    # What of the config follows from the data, beside the number of classes: mask head, keypoints.
+    configure: Callable[[CfgNode, Dataset], None] | None = None
+    # All metrics of what the evaluator returned, GROUP/NAME in percent; None: `evaluate.all_metrics`.
+    metrics: Callable[[Raw], dict[str, float | None]] | None = None
+    # A class for every pixel, for the probes; None: there is no probe on its data.
+    pixel_labels: Callable[[Dataset], DenseData] | None = None
+
+    named_files: bool = False  # whether its annotations are one file for each half, which `Where` may name
     solvers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # beside the one that all methods share
     demo_layout: str | None = None  # folder of the demo's data that it takes; None: not in the demo
-    pixel_labels: Callable[[Dataset], DenseData] | None = None  # a class for every pixel, for the probes
     place: int = 100  # in lists and tables; equal ones follow by name
 
     @property

@@ -4,12 +4,86 @@ MoCo, PixPro, DenseCL, SetSim: 24k iterations, the mean of five trials. detectro
 the protocol of any of them.
 """
 
-from transfer.tasks.task import Column, Schedule, Table, Task
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
+
+    from transfer.datasets import Dataset
 
 LAYOUT = (
     "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
     "ImageSets/Main/trainval.txt, in VOC2007 test.txt too"
 )
+
+
+def find(where: Where) -> Dataset:
+    """Both years, every annotation read."""
+    from pathlib import Path
+
+    from pretrain.errors import UserError
+    from transfer import voc
+    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.image_check import check_image, probed
+
+    folder = where.folder
+    places = [place for place in (folder, folder / "VOCdevkit", folder / TASK.name) if (place / "VOC2007").is_dir()]
+    if not places:
+        raise UserError(f"{folder} is not laid out as Pascal VOC: {folder / 'VOC2007'} is missing; expected {LAYOUT}")
+    root, splits = places[0], {}
+    for half in SPLITS:
+        records = voc.load(root, half)
+        for record in probed(half, records):
+            check_image(Path(record["file_name"]), (record["width"], record["height"]))
+        splits[half] = Split(len(records), root, root, voc.digest(root, half))
+    return Dataset(TASK.name, splits["train"], splits["val"], tuple(voc.CLASS_NAMES), ("boxes",))
+
+
+def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
+    """The lists of this half; the evaluator reads the annotations of its first one again."""
+    from functools import partial
+
+    from transfer import voc
+
+    root = dataset.half(half).annotations
+    year, listed = voc.PARTS[half][0]
+    return partial(voc.load, root, half), {"dirname": str(root / year), "split": listed, "year": voc.YEAR}
+
+
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
+    """detectron2's own code, as in the literature."""
+    from transfer.voc_evaluation import VocEvaluator
+
+    return VocEvaluator(dataset.name("val"))
+
+
+def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
+    """Short lists, and links to the folders of images and annotations."""
+    from pathlib import Path
+
+    from transfer import voc
+    from transfer.excerpt import fullest
+
+    for half, count in (("train", train), ("val", val)):
+        whole, parts = dataset.half(half).annotations, voc.PARTS[half]
+        records = {record["file_name"]: len(record["annotations"]) for record in voc.load(whole, half)}
+        for year, listed in parts:
+            mine = [path for path in records if Path(path).parent.parent.name == year]
+            chosen = fullest(mine, records.__getitem__, max(count // len(parts), 1))
+            lists = folder / year / "ImageSets" / "Main"
+            lists.mkdir(parents=True, exist_ok=True)
+            (lists / f"{listed}.txt").write_text("".join(f"{Path(path).stem}\n" for path in chosen), encoding="utf-8")
+            for part in ("JPEGImages", "Annotations"):
+                if not (folder / year / part).is_symlink():
+                    (folder / year / part).symlink_to((whole / year / part).absolute())
+
 
 TASK = Task(
     name="voc", place=5, title="boxes on Pascal VOC",
@@ -23,4 +97,5 @@ TASK = Task(
         "vicreg": {"SOLVER": {"BASE_LR": 0.1, "WARMUP_ITERS": 1000, "WARMUP_FACTOR": 0.333},
                    "MODEL": {"RPN": {"LOSS_WEIGHT": 0.2}}}},
     seconds=0.537, official="detectron2", demo_layout="voc",
+    find=find, load=load, evaluator=evaluator, excerpt=excerpt,
 )
