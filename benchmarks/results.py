@@ -213,14 +213,13 @@ def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str
 
 def metric_problems(metrics: dict[Any, Any]) -> list[str]:
     """What is wrong with metrics, one sentence each: each is a percentage or null under GROUP/NAME."""
-    expected, holds = PERCENT
     problems = []
     for name, value in metrics.items():
         group, _, metric = str(name).partition("/")
         if not (group and metric):
             problems.append(f"metrics: expected GROUP/NAME, such as bbox/AP, found {_short(name)}")
-        elif not holds(value):
-            problems.append(f"metrics.{name}: expected {expected}, found {_short(value)}")
+        elif value is not None and not _number(value, 0, 100):
+            problems.append(f"metrics.{name}: expected {PERCENT[0]}, found {_short(value)}")
     return problems
 
 

@@ -126,6 +126,42 @@ def test_import__a_full_disk_leaves_nothing_of_a_bundle(results: Path, tmp_path:
     assert len(calls) == 2 and not list((tmp_path / "new").rglob("*.json"))
 
 
+def of_schema_1(make_result, trial: int) -> dict:
+    """A result as the first schema stored it."""
+    columns = dict.fromkeys(("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"), 40.0 + trial)
+    return make_result(trial=trial, seed=trial) | {
+        "schema": 1, "table": "coco_detection_segmentation", "metrics": columns, "details": {"segm/AP-janedoe": 5.0}}
+
+
+@pytest.mark.parametrize("words", [[], ["--anonymous"]])
+def test_bundle__results_of_schema_1_are_carried_as_they_are_stored(make_result, tmp_path: Path, words: list[str]
+                                                                   ) -> None:
+    folder = tmp_path / "results"
+    (folder / "runs").mkdir(parents=True)
+    for trial in range(2):
+        result = of_schema_1(make_result, trial)
+        (folder / "runs" / f"{trial}.json").write_text(json.dumps(result | {"digest": digest(result)}))
+    path, elsewhere = tmp_path / "one.tar.gz", tmp_path / "elsewhere"
+    assert bundle.main([str(path), "--results", str(folder), *words]) == 0
+    assert ("janedoe" in b"".join(members(path).values()).decode()) == (not words)
+    same_tables(path, elsewhere)
+    stored = [json.loads(file.read_text()) for file in (elsewhere / "runs").iterdir()]
+    assert {record["schema"] for record in stored} == {1} and "details" in stored[0]
+    assert "40.5 ± 0.7" in (elsewhere / "tables" / "tables.md").read_text()
+
+
+def test_bundle__anonymous_hides_a_name_in_a_class_and_leaves_the_metrics_alone(make_result, tmp_path: Path) -> None:
+    metrics = make_result()["metrics"] | {"segm/AP-janedoe": 5.0, "segm/AP-car": 6.0, "segm/AP-/home/x/janedoe/y": None}
+    write_result(tmp_path / "runs", make_result(metrics=metrics, dataset__classes=["janedoe", "car"]))
+    path = tmp_path / "blind.tar.gz"
+    assert bundle.main([str(path), "--results", str(tmp_path), "--anonymous"]) == 0
+    text = b"".join(members(path).values()).decode()
+    assert "janedoe" not in text and "/home" not in text
+    [record] = [json.loads(content) for name, content in members(path).items() if name.startswith("runs/")]
+    assert record["metrics"] == make_result()["metrics"] | {
+        "segm/AP-<name>": 5.0, "segm/AP-car": 6.0, "segm/AP-<path>/y": None}
+
+
 def repacked(path: Path, change: dict[str, bytes], target: Path) -> Path:
     target.write_bytes(bundle.archive(members(path) | change))
     return target

@@ -39,14 +39,15 @@ def clone(tmp_path: Path) -> Path:
     return place
 
 
-def run_script(place: Path, words: list[str], cwd: str | Path, removed: tuple[str, ...] = ()
+def run_script(place: Path, words: list[str], cwd: str | Path, removed: tuple[str, ...] = (), tasks: str = ""
                ) -> subprocess.CompletedProcess[str]:
     """Run Python with `words` where only pandas, tabulate and what they need can be imported."""
     site = place.parent / "site"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(BLOCKER.replace("REMOVED", repr(removed)))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "ascii"}
+    environment |= {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "ascii",
+                    "CLOVE_TASKS": tasks}
     return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -74,3 +75,36 @@ def test_script__tells_a_missing_package_and_a_missing_folder(clone: Path) -> No
     answer = run_script(clone, [script, "--results", "absent"], cwd=clone)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == "error: expected a folder, found none at absent; pass --results DIR\n"
+
+
+TASK = """
+from transfer.tasks import Column, Schedule, Table, Task
+
+TASK = Task(
+    name="dots", title="dots", table=Table("dots_counting", "Counting dots", data="Dots", classes=1, train_images=2,
+    val_images=1, batch=16), columns=(Column("F1", "dots/F1"), Column("recall", "dots/recall")), folders=("dots",),
+    layout="DIR/dots", config="coco.yaml", heads=("2fc",), schedules={"1x": Schedule(90000, ())}, seconds=1.0,
+    official="its own")
+"""
+
+
+def test_script__shows_the_table_of_somebodys_task_and_names_it_where_its_file_is_not_given(
+        make_result, clone: Path, markdown_tables) -> None:
+    file = clone / "my_task.py"
+    file.write_text(TASK)
+    for trial in range(2):
+        write_result(clone / "results" / "runs", make_result(
+            task="dots", metrics={"dots/F1": 50.0 + trial, "dots/other": 3.0}, trial=trial, heads="2fc",
+            dataset__classes=["dot"], dataset__train__images=2, dataset__val__images=1))
+    script = str(clone / "benchmarks" / "make_tables.py")
+    answer = run_script(clone, [script], cwd="/", tasks=str(file))
+    assert (answer.returncode, answer.stderr) == (0, "")
+    dots = markdown_tables(answer.stdout)[-1]
+    assert dots[0] == ["Method", "Epochs", "F1", "recall", "Source"]
+    assert dots[-1] == ["CLoVE", "200", "50.5 ? 0.7", "-", "measured, n=2; 2fc heads"]
+    written = (clone / "results" / "tables" / "dots_counting.md").read_text(encoding="utf-8")
+    assert "## Counting dots" in written and "50.5 ± 0.7" in written
+    answer = run_script(clone, [script], cwd="/")
+    assert answer.returncode == 0 and len(answer.stderr.splitlines()) == 2 and "Traceback" not in answer.stderr
+    assert all("its task dots is not known here: expected one of coco, " in line and line.endswith(
+        "set CLOVE_TASKS to the file that defines it") for line in answer.stderr.splitlines())
