@@ -49,6 +49,10 @@ def _find_tasks() -> dict[str, Task]:
             continue
         if task.name in found:
             raise UserError(f"two files define the task {task.name}, the second is {module.__file__}: rename one")
+        other = next((one.name for one in found.values() if one.table.name == task.table.name), None)
+        if other:  # the tables are files of that name
+            raise UserError(f"the tasks {other} and {task.name} have the table {task.table.name} both: rename the "
+                            f"table in {module.__file__}")
         found[task.name] = task
     # The poster's tables first, in its order, then the others by name.
     return dict(sorted(found.items(), key=lambda item: (item[1].place, item[0])))

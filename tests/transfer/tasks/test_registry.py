@@ -37,7 +37,8 @@ def test_an_unknown_task_is_answered_with_those_that_there_are():
 def test_a_file_outside_the_project_adds_a_task(tmp_path):
     own = tmp_path / "own.py"
     own.write_text("import dataclasses\nfrom transfer.tasks.coco import TASK\n"
-                   "TASK = dataclasses.replace(TASK, name='own')\n")
+                   "table = dataclasses.replace(TASK.table, name='own_table')\n"
+                   "TASK = dataclasses.replace(TASK, name='own', table=table)\n")
     code = "from transfer import tasks; print(tasks.get('own').config, *tasks.TASKS)"
     done = run(code, {"CLOVE_TASKS": str(own)})
     assert done.stdout.startswith("coco.yaml ") and " own " in done.stdout, done.stderr
@@ -47,6 +48,8 @@ def test_a_file_outside_the_project_adds_a_task(tmp_path):
     (None, "found no such file"),
     ("x = 1\n", "found none in it"),
     ("from transfer.tasks.coco import TASK\n", "two files define the task coco"),
+    ("import dataclasses\nfrom transfer.tasks.coco import TASK\nTASK = dataclasses.replace(TASK, name='own')\n",
+     "the tasks coco and own have the table coco_detection_segmentation both: rename the table in "),
 ])
 def test_a_wrong_file_is_one_clear_error(tmp_path, content, message):
     own = tmp_path / "own.py"
