@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretrain.batch_norm import SynchronisedBatchNorm
 from pretrain.errors import UserError
 
 
@@ -84,58 +86,13 @@ def barrier() -> None:
         dist.barrier()
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """All-reduce whose gradient is the sum of all processes' gradients."""
-
-    @staticmethod
-    def forward(ctx: object, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
-
-
-class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of the batches of all processes joined; torch's own refuses CPU tensors.
-
-    Every process must hold the same number of values a channel. Two passes (mean, then squared distance from it), so
-    that it equals batch norm on the joined batch to rounding.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or world_size() == 1:
-            return super().forward(x)
-        values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        count = values.numel() // values.shape[1] * world_size()
-        mean = _SumOverProcesses.apply(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
-        out = centred * (variance + self.eps).rsqrt()[:, None, None]
-        if self.affine:
-            out = out * self.weight[:, None, None] + self.bias[:, None, None]
-        return out.to(x.dtype)
-
-
 def synchronise_batch_norm(module: nn.Module, process: Process) -> nn.Module:
-    """Batch norm layers over all processes: torch's on GPUs, ours on CPUs, unchanged with one process."""
+    """The same module, its batch norm layers of any kind over all processes; unchanged with one process."""
     if process.world == 1:
         return module
-    if process.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            synced = CPUSyncBatchNorm2d(child.num_features, child.eps, child.momentum, child.affine)
-            synced.load_state_dict(child.state_dict())
-            setattr(module, name, synced)
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, SynchronisedBatchNorm(child))
         else:
             synchronise_batch_norm(child, process)
     return module

@@ -18,28 +18,8 @@ torch.Tensor.float = torch.Tensor.double
 from pretrain import distributed, train  # noqa: E402 - after the switch to float64
 from pretrain.config import Config, load_config  # noqa: E402
 from pretrain.data import list_images, make_loader  # noqa: E402
-from pretrain.distributed import CPUSyncBatchNorm2d, Process  # noqa: E402
+from pretrain.distributed import Process  # noqa: E402
 from pretrain.signals import stop_signals  # noqa: E402
-
-
-def batch_norm(process: Process) -> dict:
-    """Two batches in training, then one in evaluation mode; this process holds its share of each."""
-    torch.manual_seed(0)
-    norm = CPUSyncBatchNorm2d(5, momentum=0.3)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    joined = [3.0 * torch.randn(8, 5, 3, 4) + torch.randn(5, 1, 1) for _ in range(3)]
-    weights = [torch.randn(8, 5, 3, 4) for _ in range(3)]
-    share = slice(process.rank * 8 // process.world, (process.rank + 1) * 8 // process.world)
-    outputs, inputs = [], [x[share].clone().requires_grad_() for x in joined]
-    for number, x in enumerate(inputs):
-        norm.train(number < 2)
-        outputs.append(norm(x))
-        (outputs[-1].square() * weights[number][share]).sum().backward()
-    low = norm.train()(joined[0][share].bfloat16()) if process.world > 1 else torch.empty(0)
-    return {"outputs": [y.detach() for y in outputs], "input_grads": [x.grad for x in inputs],
-            "weight_grad": norm.weight.grad, "bias_grad": norm.bias.grad, "low": low.detach(),
-            "state": norm.state_dict()}
 
 
 def steps(process: Process, photos: Path, config: Config) -> dict:
@@ -101,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     process = distributed.start("cpu")
     config = load_config(None, given | {"batch_size": 8, "device_batch": 4 // process.world})
-    result = {"batch_norm": batch_norm(process), "steps": steps(process, photos, config)}
+    result = {"steps": steps(process, photos, config)}
     if process.world > 1:
         result["own_statistics"] = own_statistics(process, photos, config)
         few = load_config(None, given | {"epochs": 2, "checkpoint_every": 100})

@@ -1,6 +1,7 @@
-"""Processes that train together: batch norm over all of them, whole runs that stop and go on together.
+"""Processes that train together: steps that equal those of one process, whole runs that stop and go on together.
 
-test_two_processes.py has the single step; here two processes do everything once, and the slow tests look at it.
+test_two_processes.py has the single step, test_batch_norm.py the layer; here two processes do everything once, and the
+slow tests look at it.
 """
 
 import json
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import distributed
-from pretrain.distributed import CPUSyncBatchNorm2d, Process
+from pretrain.batch_norm import SynchronisedBatchNorm
+from pretrain.distributed import Process
 from pretrain.errors import UserError
 
 SCRIPT = Path(__file__).parent / "joined_process.py"
@@ -61,36 +63,6 @@ def close(one: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
     """Within `tolerance` of the largest entry: float64, only the order of summation differs."""
     assert one.dtype == other.dtype == torch.float64 or one.dtype == torch.int64
     assert (one - other).abs().max() <= tolerance * other.abs().max().clamp(min=1e-12)
-
-
-@pytest.mark.slow
-def test_batch_norm__two_processes_equal_plain_batch_norm_on_the_joined_batch(double: list[dict]) -> None:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    try:
-        norm = nn.BatchNorm2d(5, momentum=0.3)
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-        joined = [3.0 * torch.randn(8, 5, 3, 4) + torch.randn(5, 1, 1) for _ in range(3)]
-        weights = [torch.randn(8, 5, 3, 4) for _ in range(3)]
-    finally:
-        torch.set_default_dtype(torch.float32)
-    of_rank = [one["batch_norm"] for one in double]
-    for number, x in enumerate(joined):
-        norm.train(number < 2)
-        x.requires_grad_()
-        y = norm(x)
-        (y.square() * weights[number]).sum().backward()
-        close(torch.cat([one["outputs"][number] for one in of_rank]), y.detach())
-        close(torch.cat([one["input_grads"][number] for one in of_rank]), x.grad)
-    close(sum(one["weight_grad"] for one in of_rank), norm.weight.grad)
-    close(sum(one["bias_grad"] for one in of_rank), norm.bias.grad)
-    low = norm.train()(joined[0])
-    torch.testing.assert_close(torch.cat([one["low"] for one in of_rank]).double(), low, rtol=0.02, atol=0.05)
-    for one in of_rank:
-        assert one["low"].dtype == torch.bfloat16
-        for name, value in norm.state_dict().items():
-            close(one["state"][name], value, 1e-2 if name.startswith("running") else 1e-10)
 
 
 @pytest.mark.slow
@@ -152,7 +124,7 @@ def test_synchronise__replaces_every_batch_norm_and_keeps_its_state() -> None:
     assert distributed.synchronise_batch_norm(module, Process(0, 1, torch.device("cpu"))) is module
     assert type(module[1]) is nn.BatchNorm2d  # one process: nothing to do
     distributed.synchronise_batch_norm(module, Process(0, 2, torch.device("cpu")))
-    assert type(module[1]) is type(module[2][0]) is CPUSyncBatchNorm2d
+    assert type(module[1]) is type(module[2][0]) is SynchronisedBatchNorm
     assert module[1].momentum == 0.2 and not module[2][0].affine
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
@@ -160,8 +132,6 @@ def test_synchronise__replaces_every_batch_norm_and_keeps_its_state() -> None:
 def test_one_process__nothing_communicates() -> None:
     values = torch.tensor([1.0, 2.0])
     assert distributed.mean_over_processes(values) is values and distributed.world_size() == 1
-    norm, x = CPUSyncBatchNorm2d(4), torch.randn(3, 4, 2, 2)
-    assert torch.equal(norm(x), nn.BatchNorm2d(4)(x))
 
 
 def test_start__an_environment_that_torchrun_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
