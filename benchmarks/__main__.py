@@ -12,6 +12,7 @@ from benchmarks.jobs import refuse_beside_jobs
 from benchmarks.options import ROOT, Options, parse
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import FAILED, Stage, StageFailed, finished, locked, read_stamp, run_stage
+from benchmarks.standing import standing
 from benchmarks.suite import count_gpus, find_inputs
 from benchmarks.tables import print_tables
 from pretrain.atomic import write_text
@@ -20,6 +21,7 @@ from pretrain.errors import UserError, run_cli
 COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
             "bootstrap": "bootstrap", "status": "status",
             "cancel": "cancel", "retry": "retry", "logs": "logs"}  # word -> module with its own parser
+STANDS = "result stands"  # where the work is not, or not any more
 PICTURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
 
 
@@ -100,13 +102,18 @@ def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
 
 def print_plan(options: Options, stages: list[Stage]) -> int:
     """Stages, what each needs, what is done already, cost and disk."""
-    progress = Progress(options.output)
+    progress, stands = Progress(options.output), standing(stages, options)
     print(f"plan: {len(stages) + 1} stages, work in {options.output}, results in {options.results}")
     todo = []
     for stage in stages:
         stamp = None if stage.name in options.rerun else progress.look(stage)
-        todo += [] if stamp else [stage]
-        state = f"done ({_minutes(stamp['seconds'])})" if stamp else "to do"
+        if stamp:
+            state = f"done ({_minutes(stamp['seconds'])})"
+        elif stage.name in stands:
+            state = STANDS
+        else:
+            state = "to do"
+            todo.append(stage)
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<32} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
     print(f"  {'tables':<32} {'always':<16} needs all results; seconds")
@@ -117,7 +124,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
 
 def run(options: Options, stages: list[Stage]) -> int:
     """Run what is not done; a failing stage stops what depends on it and nothing else."""
-    progress = Progress(options.output)
+    progress, stands = Progress(options.output), standing(stages, options)
     _check_disk(options, stages)
     # OpenMP's threads by default spin for milliseconds while they wait; beside other work on the same cores a step then
     # takes many times as long. A short spin costs an idle machine nothing.
@@ -128,6 +135,9 @@ def run(options: Options, stages: list[Stage]) -> int:
     stopped: list[str] = []
     for number, stage in enumerate(stages, start=1):
         key = progress.key(stage)
+        if stage.name in stands and (key is None or progress.look(stage) is None):
+            times.append((stage.name, STANDS))
+            continue
         if key is None:
             stopped.append(stage.name)
             continue
@@ -191,8 +201,8 @@ def disk_needed(stages: list[Stage]) -> float:
 
 
 def _check_disk(options: Options, stages: list[Stage]) -> None:
-    progress = Progress(options.output)
-    needed = disk_needed([stage for stage in stages if progress.look(stage) is None])
+    progress, stands = Progress(options.output), standing(stages, options)
+    needed = disk_needed([stage for stage in stages if progress.look(stage) is None and stage.name not in stands])
     free = _free_gb(options.output)
     if needed > free:
         raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "

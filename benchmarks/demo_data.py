@@ -11,20 +11,13 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.demo import figures, lvis_files, photos, scenes, streets, voc_files
+from benchmarks.demo import layouts, photos
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError, run_cli
 
 MANIFEST = "demo_data.json"
-SPLITS = ("train", "val")
-CITIES = {"train": ("ashmere", "brookfield"), "val": ("cedarhaven",)}  # not real ones
-PHOTOS, COCO, KEYPOINTS, CITYSCAPES = range(4)
 
 
 def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, val: int = 8) -> None:
@@ -48,14 +41,10 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
         make_folder(making)
         _photos(making / "photos", seed, photos)
         counts = {"train": train, "val": val}
-        _coco(making / "coco", (seed, COCO), counts, scenes.scene, "instances", scenes.CATEGORIES)
-        people = "person_keypoints"
-        _coco(making / "keypoints", (seed, KEYPOINTS), counts, figures.group, people, [figures.CATEGORY])
-        _cityscapes(making / "cityscapes", seed, counts)
-        _voc(making / "voc", making / "coco")
-        _lvis(making / "lvis", making / "coco")
+        for write in layouts.LAYOUTS.values():
+            write(making, seed, counts)
         made = {"made_by": "benchmarks.demo_data", "seed": seed, "photos": photos, **counts}
-        _write_json(making / MANIFEST, {**made, "files": _files(making)})
+        layouts.write_json(making / MANIFEST, {**made, "files": _files(making)})
         if output.exists():
             output.rename(former)
         making.rename(output)
@@ -66,96 +55,11 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _rng(seed: int, kind: int, split: str, index: int) -> np.random.Generator:
-    return np.random.default_rng([seed, kind, SPLITS.index(split), index])
-
-
 def _photos(folder: Path, seed: int, count: int) -> None:
     """Every fourth picture lies in a subfolder: real collections are nested."""
     for index in range(count):
-        picture = photos.photo(_rng(seed, PHOTOS, "train", index), index)
-        _save(picture, folder / ("more" if index % 4 == 3 else "") / f"{index:04}.jpg")
-
-
-def _coco(
-    folder: Path, seeds: tuple[int, int], counts: dict[str, int],
-    make: Callable[[np.random.Generator, int], tuple[Image.Image, list[dict]]], stem: str, categories: list[dict],
-) -> None:
-    for split in SPLITS:
-        images, annotations = [], []
-        for index in range(counts[split]):
-            number = 1 + index + 100_000 * SPLITS.index(split)
-            picture, found = make(_rng(*seeds, split, index), index)
-            name = f"{number:012}.jpg"
-            _save(picture, folder / "images" / name)
-            size = {"height": picture.height, "width": picture.width}
-            images.append({"license": 1, "file_name": name, **size, "id": number})
-            for annotation in found:
-                # Numbers from 1, and none in both splits: pycocotools takes 0 for "no match".
-                identity = 1 + len(annotations) + 1_000_000 * SPLITS.index(split)
-                annotations.append({"id": identity, "image_id": number, **annotation})
-        _write_json(folder / "annotations" / f"{stem}_{split}.json", {
-            "info": {"description": "made-up demo data", "version": "1.0", "year": 2026},
-            "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
-            "images": images, "annotations": annotations, "categories": categories,
-        })
-
-
-def _cityscapes(folder: Path, seed: int, counts: dict[str, int]) -> None:
-    for split in SPLITS:
-        for index in range(counts[split]):
-            picture, objects = streets.street(_rng(seed, CITYSCAPES, split, index), index, counts[split])
-            city = CITIES[split][index % len(CITIES[split])]
-            name = f"{city}_{index:06}_000019"
-            _save(picture, folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
-            truth = folder / "gtFine" / split / city
-            instances = streets.paint_ids(objects, instances=True)
-            labels = streets.paint_ids(objects, instances=False).astype(np.uint8)
-            _save(Image.fromarray(instances), truth / f"{name}_gtFine_instanceIds.png")
-            _save(Image.fromarray(labels), truth / f"{name}_gtFine_labelIds.png")
-            _write_json(truth / f"{name}_gtFine_polygons.json", {
-                "imgHeight": picture.height, "imgWidth": picture.width,
-                "objects": [{"label": label, "polygon": corners} for label, corners in objects],
-            })
-
-
-def _voc(folder: Path, coco: Path) -> None:
-    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to each."""
-    for split in SPLITS:
-        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-        lists = voc_files.LISTS[split]
-        for number, (year, listed) in enumerate(lists):
-            ids = []
-            for image in content["images"][number::len(lists)] or content["images"][:1]:
-                name = Path(image["file_name"]).stem[-6:]  # six digits, as in VOC
-                rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
-                picture = folder / year / "JPEGImages" / f"{name}.jpg"
-                picture.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(coco / "images" / image["file_name"], picture)
-                _write(folder / year / "Annotations" / f"{name}.xml",
-                       voc_files.annotation(picture.name, year, (image["width"], image["height"]), rows))
-                ids.append(name)
-            _write(folder / year / "ImageSets" / "Main" / f"{listed}.txt", "\n".join(ids) + "\n")
-
-
-def _lvis(folder: Path, coco: Path) -> None:
-    for split in SPLITS:
-        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-        _write_json(folder / f"lvis_v1_{split}.json", lvis_files.from_coco(content))
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
-
-
-def _write_json(path: Path, content: dict) -> None:
-    _write(path, json.dumps(content))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+        picture = photos.photo(layouts.rng(seed, layouts.PHOTOS, "train", index), index)
+        layouts.save(picture, folder / ("more" if index % 4 == 3 else "") / f"{index:04}.jpg")
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -1,13 +1,11 @@
 """What a run will cost, before it starts. Estimates, each with where its figure comes from; never results."""
 
 from pretrain.config import Config
+from transfer import tasks
 
 # Images a second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an image, not a measurement.
 H100_IMAGES_PER_SECOND = 1870
-# Seconds an iteration on 8 V100 with the protocol's batch, detectron2's model zoo (its LVIS row is for LVIS v0.5, which
-# has about as many classes as v1).
-V100_SECONDS = {"coco": 0.261, "coco-c4": 0.584, "keypoints": 0.315, "cityscapes": 0.240, "voc": 0.537, "lvis": 0.292}
-V100_GPUS = 8
+V100_GPUS = 8  # of `Task.seconds`
 # On disk at once: two checkpoints of student, teacher and momentum and one being written; as many of a detector with
 # momentum (the largest, of keypoints: 0.49 GB each).
 PRETRAIN_GB = 1.5
@@ -40,4 +38,4 @@ def finetuning(task: str, iterations: int, scale: str) -> str:
 
 def finetuning_hours(task: str, iterations: int, scale: str) -> dict[str, float]:
     """{"V100": hours on one}; empty for a small one."""
-    return {"V100": iterations * V100_SECONDS[task] * V100_GPUS / 3600} if scale == "full" else {}
+    return {"V100": iterations * tasks.get(task).seconds * V100_GPUS / 3600} if scale == "full" else {}

@@ -7,8 +7,6 @@ tables, however the others ended.
 """
 
 import contextlib
-import hashlib
-import json
 import shlex
 import shutil
 import subprocess
@@ -25,7 +23,7 @@ from benchmarks.jobs import TABLES, StageRecord, Submitted
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import Stage, finished
 from benchmarks.stage_job import StageJob, ancestors
-from benchmarks.suite import count_gpus, solver_value
+from benchmarks.standing import standing
 from benchmarks.tables import print_tables
 from pretrain.errors import UserError
 
@@ -50,17 +48,17 @@ class Unit:
 
 def units(stages: list[Stage], todo: list[str], max_jobs: int | None = None) -> list[Unit]:
     """The stages named in `todo` as units, without the tables, in the order of `stages`."""
-    made: dict[tuple, Unit] = {}
+    made: dict[str, Unit] = {}
     for stage in stages:
         if stage.name not in todo:
             continue
-        together = stage.parents if stage.kind in ("preflight", "finetune") else stage.name
-        unit = made.setdefault((stage.kind, together), Unit(stage.name, [], stage.kind, stage.parents))
+        together = stage.array or stage.name
+        unit = made.setdefault(together, Unit(stage.name, [], stage.kind, stage.parents))
         unit.stages.append(stage.name)
         unit.after = tuple(dict.fromkeys(unit.after + stage.gates))
-    for unit in made.values():
+    for together, unit in made.items():
         if len(unit.stages) > 1:  # finetune-METHOD, preflight
-            unit.name = unit.name.rsplit("-", 2)[0] if unit.kind == "finetune" else unit.kind
+            unit.name = together
     return list(made.values()) if max_jobs is None else _limit(list(made.values()), stages, max_jobs)
 
 
@@ -99,25 +97,8 @@ def check(plan: Plan) -> None:
 
     options = plan.options
     launch.refuse_path(options.output)
-    if options.pretrain:
-        images_at_once(options.pretrain.train.batch_size, options.pretrain.runtime.device_batch,
-                       options.cluster.processes)
-    gpus = max(count_gpus(options), 1)
-    for task in () if options.fit else options.tasks:
-        batch = int(solver_value(options, task, "IMS_PER_BATCH"))
-        if batch % gpus:
-            raise UserError(f"task {task}: SOLVER.IMS_PER_BATCH {batch} cannot be shared by the {gpus} GPUs of a node: "
-                            "expected a multiple; use fewer --gpus-per-node, or --set "
-                            f"{task}.SOLVER.IMS_PER_BATCH=N")
-
-
-def identities(stages: list[Stage]) -> dict[str, str]:
-    """Of each stage the hash of what can be told before its parents are done: its numbers and inputs, and theirs."""
-    found: dict[str, str] = {}
-    for stage in stages:
-        content = [stage.numbers, stage.inputs, [found[name] for name in stage.parents]]
-        found[stage.name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return found
+    for one in options.pretrainings:
+        images_at_once(one.config.train.batch_size, one.config.runtime.device_batch, options.cluster.processes)
 
 
 def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
@@ -128,7 +109,7 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
     if any(state.word == NO_ANSWER for state in states.values()):
         raise UserError("Slurm does not answer (squeue): whether earlier jobs of this folder go on cannot be told, so "
                         "nothing was submitted")
-    wanted = identities(stages)
+    wanted = {stage.name: stage.planned for stage in stages}
     alive = {name: record for name, record in records.items() if not states[record.job_id].is_over}
     ending = [record for record in alive.values() if (record.notes / jobs.CANCELLED).is_file()]
     if ending:
@@ -150,8 +131,7 @@ def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
     check(plan)
     output, stages = plan.options.output, plan.stages()
     alive = under_way(plan, stages)
-    _, done = finished(stages, output)
-    todo = _todo(stages, done.keys() | alive.keys(), only)
+    todo = _todo(stages, done_stages(plan, stages) | alive.keys(), only)
     if not todo:
         return None
     stamp = datetime.now(UTC)
@@ -173,14 +153,21 @@ def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
     return submitted
 
 
+def done_stages(plan: Plan, stages: list[Stage]) -> set[str]:
+    """Names of those that need not run."""
+    _, done = finished(stages, plan.options.output)
+    return done.keys() | standing(stages, plan.options)
+
+
 def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
     """`submit`, and what the user should know of it; returns the exit code."""
-    _, done = finished(plan.stages(), plan.options.output)
+    stages = plan.stages()
+    done = done_stages(plan, stages)
     submitted = submit(plan, only)
     if submitted is None:
-        if len(done) == len(plan.stages()):
+        if len(done) == len(stages):
             print_tables(plan.options)
-        print(f"nothing to submit: {len(done)} of {len(plan.stages())} stages done, the others are under way")
+        print(f"nothing to submit: {len(done)} of {len(stages)} stages done, the others are under way")
         return 0
     for record in submitted.records:
         print(f"job {record.job_id}: {record.stage}")
@@ -215,7 +202,7 @@ def _submit(
     for task in tasks:
         task.folder.mkdir()
     made = launch.hand_over(executor, tasks, environment)
-    known = identities(stages)
+    known = {stage.name: stage.planned for stage in stages}
     for name, job in zip(unit.stages, made, strict=True):
         submitted.records.append(
             StageRecord(name, job.job_id, known.get(name, ""), unit.parents or unit.after, str(folder)))
@@ -248,7 +235,7 @@ def resources(kind: str, plan: Plan) -> tuple[ClusterOptions, int, int, int]:
     options = plan.options.cluster
     one = replace(options, nodes=1, tasks_per_node=1, gpus_per_node=0)
     if kind == "pretrain":
-        cpus = options.cpus_per_task or plan.options.pretrain.runtime.workers + 1
+        cpus = options.cpus_per_task or max(one.config.runtime.workers for one in plan.options.pretrainings) + 1
         return options, cpus, cpus, options.gpus_per_node
     if kind == "probe":
         return one, options.cpus_per_task or LOADERS + 1, options.cpus_per_task or LOADERS + 1, \
@@ -279,7 +266,7 @@ def _take_back(output: Path, submitted: Submitted) -> None:
 def print_graph(plan: Plan) -> None:
     """Stages, what each waits for and asks for; the files for sbatch; GPU-hours and disk of what is to do."""
     options, stages = plan.options, plan.stages()
-    _, done = finished(stages, options.output)
+    done = done_stages(plan, stages)
     todo = [stage.name for stage in stages if stage.name not in done]
     by_name = {stage.name: stage for stage in stages}
     made = units(stages, todo, options.max_jobs)

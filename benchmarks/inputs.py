@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.errors import UserError
-from transfer import datasets, tasks
+from transfer import identity
+from transfer.tasks import TASKS, get
 
-TASKS = tuple(tasks.TASKS)
-POSTER_TASKS = ("coco", "keypoints", "cityscapes")  # run when none are named
-# Options that name a task's data, the first that was given wins; the last is its folder in DETECTRON2_DATASETS too.
-DATA_OPTIONS = {"coco": ("coco",), "coco-c4": ("coco",), "keypoints": ("keypoints", "coco"),
-                "cityscapes": ("cityscapes",), "voc": ("voc",), "lvis": ("lvis",)}
+POSTER_TASKS = tuple(name for name, task in TASKS.items() if task.table.in_poster)  # run when none are named
+# Options that name data, in the order of the tasks: the first of a task's that was given wins.
+DATA_OPTIONS = tuple(dict.fromkeys(option for task in TASKS.values() for option in task.folders))
 IMAGENET_LAYOUT = "IMAGENET_DIR/train/CLASS/*.JPEG (only the images are read, no labels)"
 
 
@@ -26,13 +25,26 @@ class Photos:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """A task's data folder, image counts, and the hash of what describes it."""
+class DataFolder:
+    """A folder that a data option names, as [LABEL=]DIR; `part`: of the names of stages, which most need not have."""
 
+    label: str
     folder: Path
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's dataset: where it is, image counts, hashes of what belongs to the training (classes too) and of what to
+    the evaluation."""
+
+    label: str
+    folder: Path
+    part: str
     train_images: int
     val_images: int
-    digest: str
+    training: str
+    evaluation: str
 
 
 def find_photos(photos: Path | None, imagenet: Path | None) -> Photos:
@@ -57,26 +69,59 @@ def read_photos(folder: Path) -> Photos:
     return Photos(folder, len(images), hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest())
 
 
-def task_folder(task: str, given: dict[str, Path | None]) -> Path:
-    """Folder of a task's data: its option (see DATA_OPTIONS), else $DETECTRON2_DATASETS."""
-    options = DATA_OPTIONS[task]
-    for option in options:
-        if given.get(option) is not None:
-            return Path(given[option])
+def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
+    """The folders of one data option, each DIR or LABEL=DIR. Raises `UserError` for labels that cannot be told apart.
+
+    Names of stages hold the labels but for the first folder without one, so that another dataset leaves the stages of
+    those before it what they were.
+    """
+    found: list[DataFolder] = []
+    for word in words:
+        label, equals, place = word.partition("=")
+        if not equals or not label.strip() or Path(word).exists():  # a folder may have = in its name
+            label, place = "", word
+        folder = Path(place).absolute()
+        unnamed = not label and not any(one.part == "" for one in found)
+        label = label or folder.name or option
+        if not label.isprintable() or label != label.strip():
+            raise UserError(f"--{option} {word!r}: expected a label that can be printed, without spaces around it; "
+                            f"name one, as in --{option} LABEL=DIR")
+        part = "" if unnamed else f".{slug(label)}"
+        if any(slug(one.label).lower() == slug(label).lower() for one in found):
+            raise UserError(f"--{option} {word}: the label {label} is taken by another dataset; name one, as in "
+                            f"--{option} LABEL=DIR")
+        found.append(DataFolder(label, folder, part))
+    return tuple(found)
+
+
+def task_folders(task: str, given: dict[str, tuple[DataFolder, ...]]) -> tuple[DataFolder, ...]:
+    """Folders of a task's datasets: of its first option that was given, else in $DETECTRON2_DATASETS."""
+    known = get(task)
+    for option in known.folders:
+        if given.get(option):
+            return given[option]
+    last = known.folders[-1]
     root = os.environ.get("DETECTRON2_DATASETS")
     if root:
-        return Path(root) / options[-1]
-    words = " or ".join(f"--{option} DIR" for option in options)
-    raise UserError(f"task {task}: give {words} (or DETECTRON2_DATASETS, with {options[-1]}/ in it) laid out as "
-                    f"{tasks.get(task).layout}")
+        return (DataFolder(last, Path(root).absolute() / last),)
+    words = " or ".join(f"--{option} DIR" for option in known.folders)
+    raise UserError(f"task {task}: give {words} (or DETECTRON2_DATASETS, with {last}/ in it) laid out as "
+                    f"{known.layout}")
 
 
-def read_task(task: str, folder: Path) -> TaskData:
+def read_task(task: str, where: DataFolder) -> TaskData:
     """Check a task's data and hash its annotations and classes. Raises `UserError`."""
+    from transfer import datasets  # imports what reads annotations: only when there are some
+
     try:
-        described = datasets.describe(folder, task)
+        described = datasets.describe(where.folder, task)
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
-    identity = [described["classes"], *(described[split]["annotations_sha256"] for split in ("train", "val"))]
-    return TaskData(folder, described["train"]["images"], described["val"]["images"],
-                    hashlib.sha256(repr(identity).encode()).hexdigest())
+    training, evaluation = identity.split_dataset(described)
+    return TaskData(where.label, where.folder, where.part, described["train"]["images"], described["val"]["images"],
+                    identity.sha256(training), identity.sha256(evaluation))
+
+
+def slug(name: str) -> str:
+    """A name as a part of a stage's."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)

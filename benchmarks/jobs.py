@@ -22,7 +22,7 @@ TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph: no sta
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a submission. `identity`: as `graph.identities` has it. `needs`: the parents' names."""
+    """One stage of a submission. `identity`: `Stage.planned`. `needs`: the parents' names."""
 
     stage: str
     job_id: str

@@ -18,7 +18,7 @@ from pretrain.errors import UserError
 
 THREADS = 16  # a network file system answers many small files at once
 SPARE = 2**30  # bytes that stay free on the disk
-IMAGE_FOLDERS = ("images", "train2017")  # LVIS: of COCO's images, when they lie in its own folder
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def place(disk: str) -> Path:
@@ -101,9 +101,12 @@ def _size(path: Path) -> int:
         return -1
 
 
-def worth_it(source: Path, task: str) -> bool:
-    """Not for LVIS beside COCO: the folder holds annotations alone, and a copy would not find the images."""
-    return task != "lvis" or any((source / name).is_dir() for name in IMAGE_FOLDERS)
+def holds_images(source: Path) -> bool:
+    """False where a task's folder holds annotations alone, as LVIS beside COCO: a copy would not find the images."""
+    try:
+        return any(path.suffix.lower() in IMAGES for path, _ in _files(source))
+    except OSError:  # `local_copy` says what
+        return True
 
 
 def _files(source: Path) -> Iterator[tuple[Path, Path]]:

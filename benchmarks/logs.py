@@ -11,12 +11,13 @@ from pathlib import Path
 
 from benchmarks import jobs
 from benchmarks.follow import NO_ANSWER
-from benchmarks.saved_plan import plan_of
-from benchmarks.stage import finished, glance
+from benchmarks.saved_plan import UnreadablePlan, plan_of
+from benchmarks.stage import finished, glance, stage_folders
 from benchmarks.status import add_output
 from pretrain.errors import UserError
 
 EVERY = 1.0  # seconds
+LOG = "log.txt"  # detectron2's
 
 
 def main(words: list[str]) -> int:
@@ -40,14 +41,20 @@ def main(words: list[str]) -> int:
 
 def local_log(output: Path, name: str) -> Path:
     """log.txt of a stage of a local run. Raises `UserError`."""
-    stages = plan_of(output).stages()
+    try:
+        stages = plan_of(output).stages()
+    except UnreadablePlan as error:
+        folder = stage_folders(output).get(name)
+        if folder is None or not (folder / LOG).is_file():
+            raise UserError(f"found no {LOG} of a stage {name} in {output}; {error}") from None
+        return folder / LOG
     stage = next((one for one in stages if one.name == name), None)
     if stage is None:
         raise UserError(f"{name}: no such stage; there are {', '.join(one.name for one in stages)}")
     _, hashes = finished(stages, output, glance)
     if not all(parent in hashes for parent in stage.parents):
         raise UserError(f"stage {name} has not begun: it needs {', '.join(stage.parents)}")
-    path = stage.folder(output, stage.key(hashes)) / "log.txt"
+    path = stage.folder(output, stage.key(hashes)) / LOG
     if not path.is_file():
         raise UserError(f"stage {name} has no log of its own: a run on this machine prints to its terminal")
     return path

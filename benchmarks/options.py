@@ -8,16 +8,19 @@ from urllib.parse import urlparse
 
 from benchmarks import cluster, cluster_file, keep
 from benchmarks.cluster import ClusterOptions
-from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, TASKS
+from benchmarks.evaluations import read_shares
+from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, DataFolder, read_folders, slug
+from benchmarks.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds, refuse_labels
 from benchmarks.results import RANDOM as RANDOM_ROWS
-from pretrain.config import Config, load_config
 from pretrain.errors import UserError
 from pretrain.recipe_file import recipe_names
+from transfer.tasks import TASKS
 
 # Methods that start from random weights: their word of `python -m transfer finetune --weights`.
 RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
-OWN = ("clove", *RANDOM)
-DATA = tuple(dict.fromkeys(option for options in DATA_OPTIONS.values() for option in options))
+CLOVE = "clove"  # label of the pretraining where none is named
+HEADS = tuple(dict.fromkeys(heads for task in TASKS.values() if len(task.heads) > 1 for heads in task.heads))
+PROBED = tuple(name for name, task in TASKS.items() if task.pixel_labels is not None)
 SCALES = ("full", "mini", "demo", "tiny")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,13 +31,15 @@ examples:
   ./run_all.sh --checkpoint mine=FILE --tasks coco,keypoints --coco COCO
   ./run_all.sh --photos PHOTOS --recipe mini --coco DIR --tasks coco --scale mini
   ./run_all.sh --epochs 200 ... --cluster slurm --partition P --nodes 2 --gpus-per-node 8 --time 24:00:00 --trials 5
-Started again with the same words, a run goes on where it was; what is done is not done again.
+  ./run_all.sh --pretrain clove=mini --pretrain no_attention=mini,attention=none --pretrain-seeds 3 --photos PHOTOS \
+               --coco A --coco B --train-share 0.1,1 --tasks coco
+The same command again resumes a run where it was; what is done is not done again.
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for, resolved: `pretrain` is None when nothing is pretrained."""
+    """What is asked for, resolved: `pretrainings` is empty when nothing is pretrained."""
 
     demo: bool  # on generated pictures: --demo or --tiny
     tasks: tuple[str, ...]
@@ -45,9 +50,9 @@ class Options:
     checkpoints: dict[str, Path]
     photos: Path | None
     imagenet: Path | None
-    data: dict[str, Path | None]
-    recipe: str
-    pretrain: Config | None
+    data: dict[str, tuple[DataFolder, ...]]  # by option
+    pretrainings: tuple[Pretraining, ...] = ()
+    train_shares: tuple[float, ...] = (1.0,)  # of a dataset's training images
     architecture: str = "resnet50"  # of random methods and preflights: a checkpoint has its own
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
     branch: str | None = None  # of checkpoints that hold two networks
@@ -86,14 +91,20 @@ def build_parser() -> argparse.ArgumentParser:
                       help="the recipe with N epochs; if there is none, imagenet_200ep with N epochs")
     what.add_argument("--recipe", metavar="NAME|FILE",
                       help=f"pretraining recipe: {', '.join(recipe_names())}, or a file")
+    what.add_argument("--pretrain", action="append", default=[], metavar="LABEL=RECIPE[,KEY=VALUE...]",
+                      help="pretrain this recipe with these values, as the row LABEL; may be repeated, for ablations "
+                           "and other objectives beside each other (instead of --epochs and --recipe)")
+    what.add_argument("--pretrain-seeds", metavar="N|A,B,...",
+                      help="pretrainings of each, with the seeds from the recipe's on, or with these (default: 1)")
     what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
                       help="fine-tune this checkpoint, no pretraining; NAME is its row; may be repeated")
     what.add_argument("--tasks", default=",".join(POSTER_TASKS), metavar="A,B",
                       help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's)")
     what.add_argument("--methods", metavar="A,B",
-                      help="clove (pretrained here), rand (random init), rand_msra (the pixels of the literature's "
-                           "random rows), rand_zero_gamma (last batch-norm gamma of each block 0), names of "
-                           "checkpoints; default: clove,rand, or the checkpoints alone")
+                      help="clove or the labels of --pretrain (pretrained here), rand (random init), rand_msra (the "
+                           "pixels of the literature's random rows), rand_zero_gamma (last batch-norm gamma of each "
+                           "block 0), names of checkpoints; default: what is pretrained, rand and the checkpoints, or "
+                           "the checkpoints alone")
     what.add_argument("--branch", choices=("student", "teacher"),
                       help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--architecture", choices=ARCHITECTURES,
@@ -101,24 +112,31 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--trials", type=int, default=1, metavar="N",
                       help="fine-tunings of each method and task, each with another seed (default 1)")
     what.add_argument("--probes", action="store_true",
-                      help="probe each frozen backbone too, on coco and cityscapes: minutes, a table of its own")
+                      help=f"probe each frozen backbone too, on {' and '.join(PROBED)}: minutes, a table of its own")
     what.add_argument("--scale", choices=SCALES, help="of the fine-tuning: full is the published protocol (default)")
-    what.add_argument("--heads", choices=("4conv1fc", "2fc"), help="head family of the detectors (default: the task's)")
+    what.add_argument("--heads", choices=HEADS, help="head family of the detectors (default: the task's)")
     what.add_argument("--schedule", metavar="NAME|TASK=NAME,...",
                       help="1x, 2x, 24k, and for one GPU 1x_1gpu (accumulates) or 1x_1gpu_linear, for all tasks or for "
                            "some: coco=2x,keypoints=1x (default: each task's published one)")
     what.add_argument("--solver", metavar="NAME|TASK=NAME,...",
-                      help="vicreg for the VICReg family on coco and voc (default: the solver that all methods share)")
+                      help=f"{_solvers()} (default: the solver that all methods share)")
     what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
                       help="override a recipe value: pretrain.KEY=V, coco.SOLVER.MAX_ITER=V (one task), "
                            "transfer.KEY=V (all tasks); may be repeated")
     data = parser.add_argument_group("data")
     data.add_argument("--imagenet", type=Path, metavar="DIR", help="ImageNet, or IMAGENET_DIR")
     data.add_argument("--photos", type=Path, metavar="DIR", help="any folder of images, instead of ImageNet")
-    layouts = {"coco": "COCO, for coco-c4 too", "keypoints": "COCO keypoints, default: --coco",
-               "cityscapes": "Cityscapes", "voc": "Pascal VOC: VOC2007/ and VOC2012/", "lvis": "LVIS v1"}
-    for option, layout in layouts.items():
-        data.add_argument(f"--{option}", type=Path, metavar="DIR", help=f"{layout}; or DETECTRON2_DATASETS")
+    for option in DATA_OPTIONS:
+        takers = [name for name, task in TASKS.items() if option in task.folders]
+        try:
+            data.add_argument(f"--{option}", action="append", default=[], metavar="[LABEL=]DIR", dest=f"data_{option}",
+                              help=f"data of {', '.join(takers)}, or DETECTRON2_DATASETS; several stand beside each "
+                                   "other, called by their folders or labels")
+        except argparse.ArgumentError:
+            raise UserError(f"task {takers[0]}: its data cannot be named by --{option}, which is an option already; "
+                            "choose another name among its folders") from None
+    data.add_argument("--train-share", default="1", metavar="A,B",
+                      help="shares of the training images, each a fixed subset, beside each other (default: 1, all)")
     how = parser.add_argument_group("how")
     how.add_argument("--output", type=Path, metavar="DIR",
                      help="folder for everything (default: work in output/, results in results/)")
@@ -160,66 +178,35 @@ def parse(arguments: list[str] | None = None) -> Options:
     said: list[str] = []
     args = cluster_file.parse(build_parser(), arguments, said)
     options = cluster_file.options_of(args)
-    if args.demo and args.tiny:
-        raise UserError("--demo and --tiny are two sizes of the same: leave out one of them")
     demo = "demo" if args.demo else "tiny" if args.tiny else ""
-    if demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
-        raise UserError(f"--{demo} brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
-                        "--imagenet and --scale")
-    if demo and any(getattr(args, option) for option in DATA):
-        raise UserError(f"--{demo} brings its own data: leave out {', '.join(f'--{option}' for option in DATA)}")
-    if demo and args.checkpoint:
-        raise UserError(f"--{demo} pretrains its own checkpoint: leave out --checkpoint or --{demo}")
-    checkpoints = _checkpoints(args.checkpoint)
-    tasks = _subset("--tasks", args.tasks, TASKS)
-    wants_pretraining = bool(demo or args.epochs or args.recipe or args.photos)
-    if not wants_pretraining and not checkpoints and not args.methods:
-        raise UserError("nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --photos DIR or "
-                        "--checkpoint NAME=FILE; ./run_all.sh --help explains them")
-    default = (["clove", "rand"] if wants_pretraining else []) + list(checkpoints)
-    methods = _subset("--methods", args.methods, (*OWN, *checkpoints)) if args.methods else tuple(default)
-    unused = [name for name in checkpoints if name not in methods]
-    if unused:
-        raise UserError(f"--checkpoint {unused[0]} is not among --methods {args.methods}: leave it out or add it")
-    if wants_pretraining and "clove" not in methods:
-        raise UserError(f"--methods {args.methods} leaves nothing to pretrain: add clove, or leave out --demo, "
-                        "--tiny, --epochs, --recipe and --photos")
-    if args.gpus is not None and args.gpus < 0:
-        raise UserError(f"--gpus must be at least 0, found {args.gpus}")
-    if args.trials < 1:
-        raise UserError(f"--trials must be at least 1, found {args.trials}")
-    if args.probes and not {"coco", "cityscapes"} & set(tasks):
-        raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add coco or cityscapes to --tasks")
-    if args.probes and methods == ("rand",):
-        raise UserError("--probes: random weights stand in every probe as a baseline; add another method")
-    if args.eval_every < 0:
-        raise UserError(f"--eval-every must be at least 0, found {args.eval_every}")
-    if args.branch and not checkpoints:
-        raise UserError(f"--branch {args.branch} changes nothing here: there is no --checkpoint")
+    given = {option: getattr(args, f"data_{option}") for option in DATA_OPTIONS}
+    _refuse_beside_demo(args, demo, given)
+    recipes = read_labels(args.pretrain)
+    labels = tuple(recipes) or (CLOVE,)
+    checkpoints = _checkpoints(args.checkpoint, labels)
+    refuse_labels(recipes, (*RANDOM, *RANDOM_ROWS, *checkpoints))
+    tasks = _subset("--tasks", args.tasks, tuple(TASKS))
+    methods = _methods(args, demo, labels, checkpoints)
+    _refuse_without_effect(args, tasks, methods, checkpoints)
     schedules, solvers = _by_task("--schedule", args.schedule, tasks), _by_task("--solver", args.solver, tasks)
     pretrain_values, task_values = _assignments(args.assignments, tasks)
-    if pretrain_values and "clove" not in methods:
-        raise UserError("--set pretrain.... changes nothing here: clove is not among the methods")
-    recipe, config = "", None
-    if "clove" in methods:
-        recipe = demo or _recipe(args, said)
-        if args.epochs is not None:
-            pretrain_values = {"epochs": str(args.epochs), **pretrain_values}
-        config = load_config(recipe, pretrain_values)
-    if args.architecture and config is not None:
-        raise UserError(f"--architecture {args.architecture}: the recipe says what is pretrained, and the random "
-                        "methods follow it; use --set pretrain.architecture=NAME")
-    if args.architecture and not set(methods) & set(RANDOM):
-        raise UserError(f"--architecture {args.architecture} changes nothing here: a checkpoint has its own; add a "
-                        "random method, as in --methods rand,NAME")
+    pretrained = tuple(label for label in labels if label in methods)
+    if (pretrain_values or args.pretrain_seeds) and not pretrained:
+        option = "--set pretrain...." if pretrain_values else "--pretrain-seeds"
+        raise UserError(f"{option} changes nothing here: {', '.join(labels)} is not among the methods")
+    if pretrained and not recipes:
+        epochs = {} if args.epochs is None else {"epochs": str(args.epochs)}
+        recipes = {CLOVE: Recipe(demo or _recipe(args, said), epochs)}
+    pretrainings = pretrainings_of(recipes if pretrained else {}, pretrain_values, read_seeds(args.pretrain_seeds))
     output = _output(args.output) if args.output else ROOT / "output"
     scale = demo or args.scale or "full"
     preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
         demo=bool(demo), tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
-        data={option: getattr(args, option) for option in DATA}, recipe=recipe, pretrain=config,
-        architecture=config.train.architecture if config else args.architecture or "resnet50", overrides=task_values,
+        data={option: read_folders(option, words) for option, words in given.items()},
+        pretrainings=pretrainings, train_shares=read_shares(args.train_share),
+        architecture=_architecture(args, methods, pretrainings), overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
         keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results",
@@ -227,6 +214,78 @@ def parse(arguments: list[str] | None = None) -> Options:
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
         preflight=preflight, cluster=options, max_jobs=args.max_jobs, said=tuple(said))
+
+
+def _refuse_beside_demo(args: argparse.Namespace, demo: str, given: dict[str, list[str]]) -> None:
+    if args.demo and args.tiny:
+        raise UserError("--demo and --tiny are two sizes of the same: leave out one of them")
+    if demo and (args.epochs or args.recipe or args.photos or args.imagenet or args.scale):
+        raise UserError(f"--{demo} brings its own pictures, recipe and scale: leave out --epochs, --recipe, --photos, "
+                        "--imagenet and --scale")
+    if demo and any(given.values()):
+        raise UserError(f"--{demo} brings its own data: leave out "
+                        f"{', '.join(f'--{option}' for option in DATA_OPTIONS)}")
+    if demo and args.checkpoint:
+        raise UserError(f"--{demo} pretrains its own checkpoint: leave out --checkpoint or --{demo}")
+
+
+def _methods(
+    args: argparse.Namespace, demo: str, labels: tuple[str, ...], checkpoints: dict[str, Path]
+) -> tuple[str, ...]:
+    """The rows to be measured: labels of pretrainings, random methods, checkpoints."""
+    if args.pretrain and (args.epochs or args.recipe):
+        raise UserError("--pretrain says what is pretrained: leave out --epochs and --recipe, or say them there, as in "
+                        "--pretrain clove=mini,epochs=100")
+    wants_pretraining = bool(demo or args.epochs or args.recipe or args.photos or args.pretrain)
+    if not wants_pretraining and not checkpoints and not args.methods:
+        raise UserError("nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --pretrain "
+                        "LABEL=RECIPE, --photos DIR or --checkpoint NAME=FILE; ./run_all.sh --help explains them")
+    if not args.methods:
+        return (*((*labels, "rand") if wants_pretraining else ()), *checkpoints)
+    methods = _subset("--methods", args.methods, (*labels, *RANDOM, *checkpoints))
+    if wants_pretraining and not set(labels) & set(methods):
+        raise UserError(f"--methods {args.methods} leaves nothing to pretrain: add {', '.join(labels)}, or leave out "
+                        "--demo, --tiny, --epochs, --recipe, --pretrain and --photos")
+    for option, names in (("--checkpoint", checkpoints), ("--pretrain", labels if args.pretrain else ())):
+        for name in names:
+            if name not in methods:
+                raise UserError(f"{option} {name} is not among --methods {args.methods}: leave it out or add it")
+    return methods
+
+
+def _refuse_without_effect(
+    args: argparse.Namespace, tasks: tuple[str, ...], methods: tuple[str, ...], checkpoints: dict[str, Path]
+) -> None:
+    """Numbers that are none, and options that would change nothing."""
+    if args.gpus is not None and args.gpus < 0:
+        raise UserError(f"--gpus must be at least 0, found {args.gpus}")
+    if args.trials < 1:
+        raise UserError(f"--trials must be at least 1, found {args.trials}")
+    if args.probes and not set(PROBED) & set(tasks):
+        raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add {' or '.join(PROBED)} to --tasks")
+    if args.probes and set(methods) <= set(RANDOM):
+        raise UserError("--probes: random weights stand in every probe as a baseline; add another method")
+    if args.eval_every < 0:
+        raise UserError(f"--eval-every must be at least 0, found {args.eval_every}")
+    if args.branch and not checkpoints:
+        raise UserError(f"--branch {args.branch} changes nothing here: there is no --checkpoint")
+
+
+def _architecture(
+    args: argparse.Namespace, methods: tuple[str, ...], pretrainings: tuple[Pretraining, ...]
+) -> str:
+    """Of random methods and preflights: that of the pretrainings, or --architecture."""
+    architectures = sorted({one.config.train.architecture for one in pretrainings})
+    if args.architecture and pretrainings:
+        raise UserError(f"--architecture {args.architecture}: the recipe says what is pretrained, and the random "
+                        "methods follow it; use --set pretrain.architecture=NAME")
+    if args.architecture and not set(methods) & set(RANDOM):
+        raise UserError(f"--architecture {args.architecture} changes nothing here: a checkpoint has its own; add a "
+                        "random method, as in --methods rand,NAME")
+    if len(architectures) > 1:
+        raise UserError(f"the pretrainings have architectures {', '.join(architectures)}: random methods and "
+                        "preflights follow one; pretrain the others in another run")
+    return architectures[0] if architectures else args.architecture or "resnet50"
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:
@@ -261,13 +320,22 @@ def _output(path: Path) -> Path:
     return output
 
 
-def _checkpoints(given: list[str]) -> dict[str, Path]:
+def _solvers() -> str:
+    """"vicreg for coco, voc": each solver with the tasks that know it."""
+    takers: dict[str, list[str]] = {}
+    for task in TASKS.values():
+        for name in task.solvers:
+            takers.setdefault(name, []).append(task.name)
+    return "; ".join(f"{name} for {', '.join(names)}" for name, names in takers.items())
+
+
+def _checkpoints(given: list[str], labels: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for word in given:
         name, equals, file = word.partition("=")
         if not equals or not name.strip() or not file:
             raise UserError(f"--checkpoint {word}: expected NAME=FILE, such as --checkpoint mine=ckpt_epoch_200.pth")
-        if name in OWN:
+        if name in RANDOM or name in labels:
             raise UserError(f"--checkpoint {word}: the name {name} is taken by the suite's own method, choose another")
         if not name.isprintable() or name != name.strip():
             raise UserError(f"--checkpoint {word!r}: expected a name without line breaks, or spaces around it")
@@ -282,11 +350,6 @@ def _checkpoints(given: list[str]) -> dict[str, Path]:
             raise UserError(f"--checkpoint {name}: no such file {file}")
         found[name] = Path(file).absolute()
     return found
-
-
-def slug(name: str) -> str:
-    """A method's name as part of a stage's."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)
 
 
 def _subset(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.saved_plan import Plan
 from benchmarks.stage import Stage
-from benchmarks.suite import DEMO_DATA, iterations
 from transfer import tasks
 from transfer.old_result import read_as_now
 
@@ -24,30 +22,27 @@ class Progress:
     metric: str = ""
 
 
-def read(plan: Plan, stage: Stage, folder: Path) -> Progress:
+def read(stage: Stage, folder: Path) -> Progress:
     """Progress of `stage` in its `folder`; an empty one for stages without steps."""
     if stage.kind == "pretrain":
-        return _pretraining(plan, folder)
+        return _pretraining(stage, folder)
     if stage.kind == "finetune":
-        return _finetuning(plan, stage, folder)
+        return _finetuning(stage, folder)
     return Progress()
 
 
-def _pretraining(plan: Plan, folder: Path) -> Progress:
-    train = plan.options.pretrain.train
-    images = plan.inputs.photos.images if plan.inputs.photos else DEMO_DATA[plan.options.scale]["photos"]
-    total = images // train.batch_size * train.epochs
+def _pretraining(stage: Stage, folder: Path) -> Progress:
     lines = [line for line in _lines(folder / "metrics.jsonl") if "loss" in line]
     if not lines:
-        return Progress(0, total)
+        return Progress(0, stage.steps)
     last = lines[-1]
     speed = last.get("images_per_second")
-    left = (total - last["step"]) * train.batch_size / speed if speed else None
-    return Progress(last["step"], total, left, _figure("loss", last["loss"]))
+    left = (stage.steps - last["step"]) * stage.batch / speed if speed else None
+    return Progress(last["step"], stage.steps, left, _figure("loss", last["loss"]))
 
 
-def _finetuning(plan: Plan, stage: Stage, folder: Path) -> Progress:
-    total = iterations(plan.options, stage.task)
+def _finetuning(stage: Stage, folder: Path) -> Progress:
+    total = stage.steps
     try:
         result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
         column = tasks.get(stage.task).columns[0]

@@ -3,6 +3,10 @@
 A stage's key is the hash of its numbers (the resolved values that change them), its inputs' hashes and its parents'
 output hashes. It works in OUTPUT/NAME-KEY and is done when stage.json stands there: a changed value or input gives
 another folder, an edited comment or edited code does not, and an interrupted stage finds its own folder again.
+
+What a fine-tuning is evaluated on is no part of its key but stands in its stamp: other validation data finds the
+finished training in the same folder and evaluates it again. `Stage.planned` is told without any output, from all that
+the outputs follow from: by it a result is found whose work, and that of its parents, is long gone.
 """
 
 import ctypes
@@ -10,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +42,9 @@ class Stage:
     `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
     `finish(folder, key)` runs after the command, in this process. `kind` says what a job of it asks of a cluster;
     `task` is a fine-tuning's. `gates` are stages that must have passed first without being a part of the result.
-    `gpu_hours` maps a kind of GPU to the estimated hours on one of them.
+    `evaluation` are hashes of what decides the result beside what was trained. `array` names the stages that may be
+    one array of jobs. `gpu_hours` maps a kind of GPU to the estimated hours on one of them; `steps`, each of `batch`
+    images, say how long it is.
     """
 
     name: str
@@ -51,6 +58,11 @@ class Stage:
     disk_gb: float = 0.0  # while it runs
     stays_gb: float | None = None  # afterwards; None: as much
     gates: tuple[str, ...] = ()
+    evaluation: dict[str, str] = field(default_factory=dict)
+    array: str = ""
+    steps: int = 0
+    batch: int = 0
+    planned: str = ""  # by `plan_keys`
     kind: Literal["small", "pretrain", "preflight", "finetune", "probe"] = "small"
     task: str = ""
     gpu_hours: dict[str, float] = field(default_factory=dict)
@@ -60,6 +72,12 @@ class Stage:
         content = {"numbers": self.numbers, "inputs": self.inputs,
                    "parents": {name: parent_outputs[name] for name in self.parents}}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def result_key(self, key: str) -> str:
+        """Identity of what was trained under `key` and evaluated as this stage says."""
+        if not self.evaluation:
+            return key
+        return hashlib.sha256(json.dumps([key, self.evaluation], sort_keys=True).encode()).hexdigest()
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -78,6 +96,24 @@ class StageFailed(Exception):
         super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
         self.code = code if code > 0 else 1
         self.folder = folder
+
+
+def plan_keys(stages: list[Stage]) -> None:
+    """Set `planned` of each: the identity of its result as it is known before anything has run."""
+    trained: dict[str, str] = {}
+    for stage in stages:
+        trained[stage.name] = stage.key(trained)
+        stage.planned = stage.result_key(trained[stage.name])
+
+
+def stage_folders(output: Path) -> dict[str, Path]:
+    """The newest folder of each stage that has one in `output`, without knowing the stages."""
+    found: dict[str, Path] = {}
+    for folder in sorted(output.glob("*-*/"), key=lambda path: path.stat().st_mtime):
+        name, _, key = folder.name.rpartition("-")
+        if re.fullmatch("[0-9a-f]{8}", key):
+            found[name] = folder
+    return found
 
 
 def hash_product(path: Path) -> str:
@@ -103,7 +139,9 @@ def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    return stamp if stamp.get("key") == key and (folder / stage.product).exists() else None
+    same = (isinstance(stamp, dict) and stamp.get("key") == key
+            and stamp.get("evaluation", {}) == stage.evaluation)
+    return stamp if same and (folder / stage.product).exists() else None
 
 
 def finished(
@@ -149,7 +187,8 @@ def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
         except (UserError, OSError) as error:  # of this stage alone: the others go on
             print(f"error: stage {stage.name}: {error}", file=sys.stderr, flush=True)
             raise StageFailed(stage, USER_ERROR, folder) from None
-    stamp = {"name": stage.name, "key": key, "output_sha256": hash_product(folder / stage.product),
+    stamp = {"name": stage.name, "key": key, "evaluation": stage.evaluation,
+             "output_sha256": hash_product(folder / stage.product),
              "seconds": round(time.monotonic() - started, 1),
              "ended": datetime.now(UTC).isoformat(timespec="seconds")}
     write_text(folder / STAMP, json.dumps(stamp, indent=2) + "\n")

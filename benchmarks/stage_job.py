@@ -120,7 +120,7 @@ def with_local_data(stage: Stage, disk: str, start: str) -> Stage:
         words = stage.command(folder, parents)
         if "--data" in words:
             at = words.index("--data") + 1
-            if local_copy.worth_it(Path(words[at]), stage.task):
+            if not stage.task or local_copy.holds_images(Path(words[at])):
                 words[at] = str(local_copy.local_copy(Path(words[at]), local_copy.place(disk), start))
         return words
 

@@ -21,8 +21,9 @@ from benchmarks import jobs, progress
 from benchmarks.follow import GONE, NO_ANSWER, Ending
 from benchmarks.jobs import TABLES, StageRecord, State
 from benchmarks.options import ROOT
-from benchmarks.saved_plan import Plan, plan_of
-from benchmarks.stage import FAILED, finished, glance
+from benchmarks.saved_plan import Plan, UnreadablePlan, plan_of
+from benchmarks.stage import FAILED, STAMP, finished, glance, stage_folders
+from benchmarks.standing import standing
 from pretrain.signals import COME_BACK
 
 ALL_DONE, INCOMPLETE, GOING = 0, 1, 3
@@ -48,6 +49,7 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
     """A row for each stage; `states` has squeue's answers by job id, one that is absent was not given."""
     output, stages = plan.options.output, plan.stages()
     folders, hashes = finished(stages, output, glance)
+    stands = standing(stages, plan.options)
     records = jobs.newest(output)
     rows: dict[str, Row] = {}
     local = _is_locked(output)
@@ -58,12 +60,14 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
         bad_parents = [name for name in stage.needs if rows[name].state not in (*ALIVE, "done", "to do")]
         if stage.name in folders:
             state, detail = "done", ""
+        elif stage.name in stands and not _is_alive(record, states):
+            state, detail = "done", "its result stands"
         elif record is not None and not (local and states.get(record.job_id, State(NO_ANSWER)).is_over):
             state, detail = _of_job(record, states.get(record.job_id, State(NO_ANSWER)), bad_parents, folder)
         else:
             state, detail = _of_local(folder, local)
             local = local and state != "running"  # one at a time
-        known = progress.read(plan, stage, folder) if folder is not None else progress.Progress()
+        known = progress.read(stage, folder) if folder is not None else progress.Progress()
         rows[stage.name] = Row(
             stage.name, state, record.job_id if record else "",
             f"{known.done}/{known.total}" if known.total and known.done else "",
@@ -71,6 +75,27 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
     if TABLES in records:
         rows[TABLES] = _of_tables(records[TABLES], states)
     return list(rows.values())
+
+
+def look_without_plan(output: Path, states: dict[str, State]) -> list[Row]:
+    """As `look`, from the folders of stages and the records of jobs alone: of stages that have begun or have a job."""
+    records, local = jobs.newest(output), _is_locked(output)
+    rows: dict[str, Row] = {}
+    for name, folder in sorted(stage_folders(output).items()):
+        state, detail = ("done", "") if (folder / STAMP).is_file() else _of_local(folder, local)
+        rows[name] = Row(name, state, detail=detail)
+    for name, record in records.items():
+        if name == TABLES:
+            rows[name] = _of_tables(record, states)
+        elif name not in rows or rows[name].state != "done":
+            state, detail = _of_job(record, states.get(record.job_id, State(NO_ANSWER)), [], None)
+            rows[name] = Row(name, state, record.job_id, detail=detail)
+    return list(rows.values())
+
+
+def _is_alive(record: StageRecord | None, states: dict[str, State]) -> bool:
+    """Whether a job may still work on it."""
+    return record is not None and not states.get(record.job_id, State(NO_ANSWER)).is_over
 
 
 def _of_job(record: StageRecord, state: State, bad_parents: list[str], folder: Path | None) -> tuple[str, str]:
@@ -171,8 +196,11 @@ def table(rows: list[Row]) -> str:
 
 def snapshot(plan: Plan) -> list[Row]:
     """All rows now, with what squeue says."""
-    records = jobs.newest(plan.options.output)
-    return look(plan, jobs.ask([record.job_id for record in records.values()]))
+    return look(plan, _ask(plan.options.output))
+
+
+def _ask(output: Path) -> dict[str, State]:
+    return jobs.ask([record.job_id for record in jobs.newest(output).values()])
 
 
 def main(words: list[str]) -> int:
@@ -187,8 +215,16 @@ def main(words: list[str]) -> int:
 def watch(output: Path, again: bool, sleep: Callable[[float], None]) -> int:
     """Print the table, `again` and again if asked for; returns the exit code."""
     while True:
-        rows = snapshot(plan_of(output))
+        readable = True
+        try:
+            rows = snapshot(plan_of(output))
+        except UnreadablePlan as error:
+            print(f"warning: {error}; this is what the folder itself shows", file=sys.stderr)
+            rows = look_without_plan(output, _ask(output))
+            readable = False
         code, line = verdict(rows)
+        if not readable and code == ALL_DONE:
+            code, line = INCOMPLETE, f"{line} of those that have begun; whether there are others is in the plan"
         clear = "\x1b[H\x1b[2J" if again and sys.stdout.isatty() else ""
         print(f"{clear}{table(rows)}\n{line}", flush=True)
         if not again or code != GOING:

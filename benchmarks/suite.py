@@ -1,4 +1,5 @@
-"""The graph: preflights; pretrain -> convert -> fine-tune for each task and trial; what there is, what each needs."""
+"""The stages of a run: preflights; pretrain -> convert -> fine-tune for each row and evaluation; what there is, what
+each needs."""
 
 import json
 import os
@@ -10,22 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks import estimate, keep, probe_table, results
-from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folder
-from benchmarks.options import RANDOM, ROOT, Options, slug
-from benchmarks.stage import Stage
+from benchmarks.evaluations import Evaluation, Protocol, protocol_of
+from benchmarks.inputs import Photos, TaskData, find_photos, read_task, slug, task_folders
+from benchmarks.options import CLOVE, PROBED, RANDOM, Options
+from benchmarks.pretrainings import Pretraining
+from benchmarks.stage import Stage, plan_keys
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from transfer import tasks
 
-DISPLAY = {"clove": "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
+DISPLAY = {CLOVE: "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
            "rand_zero_gamma": "Rand init (zero gamma)"}
-C4 = "c4"  # as the heads of a task: a C4 backbone, without a choice
-CONFIGS = ROOT / "transfer" / "configs"
-DEMO_FOLDERS = {"coco-c4": "coco"}  # of a task, where it is not the task's name
-PROBED = ("coco", "cityscapes")  # tasks with labels for every pixel
 # Of generated data: what each scale of a demo gets.
 DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
              "tiny": {"seed": 0, "photos": 8, "train": 4, "val": 2}}
@@ -33,11 +30,37 @@ DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found on the disk: pretraining images, each task's data, SHA-256 of each checkpoint."""
+    """What was found: pretraining images, each task's datasets and resolved protocol, SHA-256 of each checkpoint."""
 
     photos: Photos | None = None
-    data: dict[str, TaskData] = field(default_factory=dict)
+    data: dict[str, tuple[TaskData, ...]] = field(default_factory=dict)  # empty: the demo's
     checkpoints: dict[str, str] = field(default_factory=dict)
+    protocols: dict[str, Protocol] = field(default_factory=dict)
+
+    def datasets(self, task: str) -> tuple[TaskData | None, ...]:
+        """Those of a task; None stands for the demo's."""
+        return self.data.get(task) or (None,)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the fine-tunings of a row start from. `name`: in the names of stages."""
+
+    method: str
+    name: str
+    pretraining: Pretraining | None = None
+    checkpoint: Path | None = None
+    random: str = ""  # transfer's name of random weights
+
+    @property
+    def row(self) -> str:
+        """Its name in the tables."""
+        return DISPLAY.get(self.method, self.method)
+
+    @property
+    def converted(self) -> str:
+        """The stage whose backbone they take; "" for random weights."""
+        return "" if self.random else f"convert-{self.name}"
 
 
 def plan(options: Options) -> list[Stage]:
@@ -49,12 +72,16 @@ def plan(options: Options) -> list[Stage]:
 def find_inputs(options: Options) -> Inputs:
     """Look at everything that the stages read, which can take minutes. Raises one `UserError` naming all that is
     missing, or a wrong --set."""
-    _check_overrides(options)
-    photos, data = (None, {}) if options.demo else _find_inputs(options)
-    # Absolute: what is planned here may run in a job that starts elsewhere.
-    return Inputs(photos and replace(photos, folder=photos.folder.absolute()),
-                  {task: replace(one, folder=one.folder.absolute()) for task, one in data.items()},
-                  {name: sha256_file(path) for name, path in options.checkpoints.items()})
+    protocols = find_protocols(options)
+    if options.demo:
+        _check_demo(options)
+        photos, data = None, {}
+    else:
+        photos, data = _find_inputs(options)
+    if photos:  # absolute: what is planned here may run in a job that starts elsewhere
+        photos = replace(photos, folder=photos.folder.absolute())
+    checkpoints = {name: sha256_file(path) for name, path in options.checkpoints.items()}
+    return Inputs(photos, data, checkpoints, protocols)
 
 
 def build(options: Options, inputs: Inputs) -> list[Stage]:
@@ -63,46 +90,78 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
     if options.demo:
         stages.append(_demo_data(options))
     if options.preflight:
-        stages += [_preflight(options, task, inputs.data.get(task)) for task in options.tasks]
-    for method in options.methods:
-        if method == "clove":
-            stages.append(_pretrain(options, inputs.photos))
-        if method not in RANDOM:
-            stages.append(_convert(options, method, inputs))
+        for task in options.tasks:
+            for data in inputs.datasets(task):
+                stages.append(_preflight(options, inputs, Evaluation(task, data)))
+    for start in starts(options):
+        if start.pretraining:
+            stages.append(_pretrain(options, start, inputs.photos))
+        if not start.random:
+            stages.append(_convert(options, start, inputs))
             if options.probes:
-                stages += [_probe(options, method, task, inputs.data.get(task)) for task in options.tasks
-                           if task in PROBED]
-        stages += [_finetune(options, method, task, trial, inputs.data.get(task))
-                   for task in options.tasks for trial in range(options.trials)]
+                for task in options.tasks:
+                    if task in PROBED:
+                        stages += [_probe(options, start, Evaluation(task, data)) for data in inputs.datasets(task)]
+        for evaluation in evaluations(options, inputs):
+            stages.append(_finetune(options, inputs, start, evaluation))
+    plan_keys(stages)
     return stages
 
 
-def _check_overrides(options: Options) -> None:
-    """A wrong --set, --fit, --schedule, --solver or number of GPUs is told now, not when the pretraining is done."""
-    processes = max(1, count_gpus(options))
-    for task, overrides in options.overrides.items():
-        schedule, solver = options.schedules.get(task), options.solvers.get(task)
-        if overrides or options.fit or schedule or solver or processes > 1:
-            from transfer import fit, settings  # imports detectron2: only when there is something to check
-
-            try:
-                protocol = task, _heads(options, task), options.scale
-                length, fitting = fit.chosen(schedule, options.fit)
-                settings.check_overrides(*protocol, tuple(f"{key}={value}" for key, value in overrides.items()), length,
-                                         solver, fitting, processes)
-            except UserError as error:
-                raise UserError(f"task {task}: {error}") from None
+def starts(options: Options) -> list[Start]:
+    """Each method's, a pretrained one's for each of its seeds."""
+    found: list[Start] = []
+    for method in options.methods:
+        if method in RANDOM:
+            found.append(Start(method, method, random=RANDOM[method]))
+        elif method in options.checkpoints:
+            found.append(Start(method, slug(method), checkpoint=options.checkpoints[method]))
+        else:
+            found += [Start(method, one.name, one) for one in options.pretrainings if one.label == method]
+    return found
 
 
-def _heads(options: Options, task: str) -> str:
-    own = tasks.get(task).default_heads
-    if own == C4 and options.heads:
-        raise UserError(f"--heads {options.heads}: task {task} has a C4 backbone and no head family to choose; leave "
-                        "out the option or the task")
-    return options.heads or own
+def evaluations(options: Options, inputs: Inputs) -> list[Evaluation]:
+    """What each row is measured on."""
+    return [Evaluation(task, data, share, trial) for task in options.tasks for data in inputs.datasets(task)
+            for share in options.train_shares for trial in range(options.trials)]
 
 
-def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
+def find_protocols(options: Options) -> dict[str, Protocol]:
+    """Of each task. Raises `UserError` for a wrong --set, --fit, --schedule, --solver, --heads or number of GPUs."""
+    return {task: _protocol(options, task) for task in options.tasks}
+
+
+def _protocol(options: Options, task: str) -> Protocol:
+    """What transfer makes of the options of a task; a wrong one is told now, not when the pretraining is done."""
+    known = tasks.get(task)
+    if options.heads and options.heads not in known.heads:
+        raise UserError(f"--heads {options.heads}: task {task} has heads {', '.join(known.heads)}; leave out the "
+                        "option or the task")
+    from transfer import settings  # imports detectron2
+
+    overrides = tuple(f"{key}={value}" for key, value in options.overrides.get(task, {}).items())
+    try:
+        return protocol_of(settings.protocol(
+            task, options.heads or known.default_heads, options.scale, overrides, options.schedules.get(task),
+            options.solvers.get(task), options.fit, max(1, count_gpus(options))))
+    except UserError as error:
+        raise UserError(f"task {task}: {error}") from None
+
+
+def _check_demo(options: Options) -> None:
+    from benchmarks.demo.layouts import LAYOUTS
+
+    for task in options.tasks:
+        layout = tasks.get(task).demo_layout
+        if layout not in LAYOUTS:
+            what = "names no demo_layout" if layout is None else f"names the demo_layout {layout!r}"
+            raise UserError(f"task {task} {what}: expected one of {', '.join(LAYOUTS)}; leave the task out of the "
+                            "demo, or run it on data of its own")
+    _check_batches(options, DEMO_DATA[options.scale]["photos"], [])
+
+
+def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskData, ...]]]:
     missing: list[str] = []
 
     def look(find: Callable[[], Any]) -> Any:
@@ -112,16 +171,28 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, TaskData]]:
             missing.append(str(error))
             return None
 
-    photos = look(lambda: find_photos(options.photos, options.imagenet)) if options.pretrain else None
-    data = {task: look(lambda task=task: read_task(task, task_folder(task, options.data))) for task in options.tasks}
-    if photos is not None and photos.images < options.pretrain.train.batch_size:
-        missing.append(f"{photos.images} pretraining images are fewer than one batch of "
-                       f"{options.pretrain.train.batch_size}: use --recipe mini, or --set pretrain.batch_size=N")
+    photos = None
+    if options.pretrainings:
+        photos = look(lambda: find_photos(options.photos, options.imagenet))
+    data: dict[str, tuple[TaskData, ...]] = {}
+    for task in options.tasks:
+        folders = look(lambda task=task: task_folders(task, options.data)) or ()
+        data[task] = tuple(look(lambda task=task, where=where: read_task(task, where)) for where in folders)
+    if photos is not None:
+        _check_batches(options, photos.images, missing)
     if missing:
         listed = "\n".join(f"  - {line}" for line in missing)
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
                         f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
     return photos, data
+
+
+def _check_batches(options: Options, images: int, missing: list[str]) -> None:
+    """Pretrainings whose batch is larger than all images go into `missing`."""
+    largest = max((one.config.train.batch_size for one in options.pretrainings), default=0)
+    if images < largest:
+        missing.append(f"{images} pretraining images are fewer than one batch of {largest}: use --recipe mini, or "
+                       "--set pretrain.batch_size=N")
 
 
 def _python(module: str, *arguments: object) -> list[str]:
@@ -136,8 +207,8 @@ def _demo_data(options: Options) -> Stage:
         product="data", cost="seconds", disk_gb=0.01)
 
 
-def _pretrain(options: Options, photos: Photos | None) -> Stage:
-    config = options.pretrain
+def _pretrain(options: Options, start: Start, photos: Photos | None) -> Stage:
+    config = start.pretraining.config
     values = config.flat()
     if options.device != "auto":
         values["device"] = options.device
@@ -154,139 +225,162 @@ def _pretrain(options: Options, photos: Photos | None) -> Stage:
         return _python("pretrain", *words)
 
     images = DEMO_DATA[options.scale]["photos"] if options.demo else photos.images
+    train = config.train
     return Stage(
-        "pretrain", config.identity(), command, product="backbone.safetensors",
+        f"pretrain-{start.name}", config.identity(), command, product="backbone.safetensors",
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
         cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB, kind="pretrain",
-        gpu_hours=estimate.pretraining_hours(images, config))
+        gpu_hours=estimate.pretraining_hours(images, config),
+        steps=images // train.batch_size * train.epochs, batch=train.batch_size)
 
 
-def _convert(options: Options, method: str, inputs: Inputs) -> Stage:
-    words: list[object] = ["--method", DISPLAY.get(method, method)]
-    source = options.checkpoints.get(method)
-    branch = {"branch": options.branch} if source and options.branch else {}
-    words += ["--branch", options.branch] if branch else []
+def _convert(options: Options, start: Start, inputs: Inputs) -> Stage:
+    source = start.checkpoint
+    numbers = {"method": start.row}
+    words: list[object] = ["--method", start.row]
+    if source and options.branch:
+        numbers["branch"] = options.branch
+        words += ["--branch", options.branch]
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        file = source or parents["pretrain"] / "backbone.safetensors"
+        file = source or parents[f"pretrain-{start.name}"] / "backbone.safetensors"
         return _python("transfer", "convert", file, "--output", folder, *words)
 
     return Stage(
-        f"convert-{slug(method)}", {"method": DISPLAY.get(method, method), **branch}, command,
-        product="detectron2.pkl", inputs={"checkpoint": inputs.checkpoints[method]} if source else {},
-        parents=() if source else ("pretrain",),
-        cost="under a minute", disk_gb=0.25)
+        start.converted, numbers, command, product="detectron2.pkl",
+        inputs={"checkpoint": inputs.checkpoints[start.method]} if source else {},
+        parents=() if source else (f"pretrain-{start.name}",), cost="under a minute", disk_gb=0.25)
 
 
-def _chosen(options: Options, task: str) -> dict[str, str]:
-    chosen = {"schedule": options.schedules.get(task), "solver": options.solvers.get(task), "fit": options.fit}
-    return {name: value for name, value in chosen.items() if value}
+def _task_numbers(inputs: Inputs, evaluation: Evaluation) -> dict[str, Any]:
+    """What changes a result, whatever the method."""
+    numbers: dict[str, Any] = {"protocol": inputs.protocols[evaluation.task].training}
+    if evaluation.share != 1:
+        numbers["train_share"] = evaluation.share
+    return numbers
 
 
-def _task_numbers(options: Options, task: str) -> dict[str, Any]:
-    """The values of a task that change a result, whatever the method."""
-    known = tasks.get(task)
-    return {"configs": _configs(task, _heads(options, task), options.scale),
-            "schedules": {name: [one.iterations, one.steps] for name, one in known.schedules.items()},
-            "solvers": dict(known.solvers),
-            "overrides": options.overrides.get(task, {}), "scale": options.scale} | _chosen(options, task)
+def _place(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> Path:
+    """Where a task's data is."""
+    if evaluation.data is not None:
+        return evaluation.data.folder
+    return parents["data"] / "data" / tasks.get(evaluation.task).demo_layout
 
 
-def _task_words(options: Options, task: str, data: TaskData | None, parents: dict[str, Path]) -> list[object]:
-    """The same on the command line, with where the data are and what runs it."""
-    place = parents["data"] / "data" / DEMO_FOLDERS.get(task, task) if options.demo else data.folder
-    words: list[object] = ["--task", task, "--data", place, "--scale", options.scale,
+def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
+    """A task on the command line of transfer, with where its data is and what runs it."""
+    task = evaluation.task
+    words: list[object] = ["--task", task, "--data", _place(options, evaluation, parents), "--scale", options.scale,
                            "--num-gpus", max(count_gpus(options), 1)]
-    heads = _heads(options, task)
-    words += ["--heads", heads] if heads != C4 else []
+    chosen = {"heads": options.heads, "schedule": options.schedules.get(task), "solver": options.solvers.get(task),
+              "fit": options.fit}
+    for name, value in chosen.items():
+        words += [f"--{name}", value] if value else []
+    words += ["--train-share", f"{evaluation.share:g}"] if evaluation.share != 1 else []
     words += ["--device", options.device] if options.device != "auto" else []
-    for name, value in _chosen(options, task).items():
-        words += [f"--{name}", value]
     for key, value in options.overrides.get(task, {}).items():
         words += ["--set", f"{key}={value}"]
     return words
 
 
-def _preflight(options: Options, task: str, data: TaskData | None) -> Stage:
+def _preflight(options: Options, inputs: Inputs, evaluation: Evaluation) -> Stage:
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        return _python("transfer", "preflight", *_task_words(options, task, data, parents), "--architecture",
+        return _python("transfer", "preflight", *_task_words(options, evaluation, parents), "--architecture",
                        options.architecture, "--output", folder / "preflight")
 
+    data = evaluation.data
     return Stage(
-        f"preflight-{task}", _task_numbers(options, task) | {"architecture": options.architecture}, command,
-        product="preflight/preflight.json", inputs={} if options.demo else {"data": data.digest},
-        parents=("data",) if options.demo else (), cost="minutes", disk_gb=0.5, kind="preflight", task=task)
+        f"preflight-{evaluation.place}", _task_numbers(inputs, evaluation) | {"architecture": options.architecture},
+        command, product="preflight/preflight.json",
+        inputs={} if data is None else {"training": data.training, "evaluation": data.evaluation},
+        parents=("data",) if data is None else (), cost="minutes", disk_gb=0.5, kind="preflight", array="preflight",
+        task=evaluation.task)
 
 
-def _finetune(options: Options, method: str, task: str, trial: int, data: TaskData | None) -> Stage:
-    architecture = options.architecture
-    numbers = _task_numbers(options, task) | {"trial": trial}
-    start = RANDOM.get(method)
-    if start:
-        numbers["architecture"] = architecture
-    if start not in (None, "random"):
-        numbers["weights"] = start
-    converted = None if start else f"convert-{slug(method)}"
+def _finetune(options: Options, inputs: Inputs, start: Start, evaluation: Evaluation) -> Stage:
+    task, data, protocol = evaluation.task, evaluation.data, inputs.protocols[evaluation.task]
+    numbers = _task_numbers(inputs, evaluation) | {"trial": evaluation.trial}
+    if start.random:
+        numbers |= {"architecture": options.architecture, "weights": start.random}
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        words = [*_task_words(options, task, data, parents), "--weights", start or parents[converted],
-                 "--output", folder, "--trial", trial]
-        words += ["--architecture", architecture] if start else []
+        words = [*_task_words(options, evaluation, parents), "--weights",
+                 start.random or parents[start.converted], "--output", folder, "--trial", evaluation.trial]
+        words += ["--architecture", options.architecture] if start.random else []
         words += ["--eval-every", options.eval_every] if options.eval_every else []
         words += ["--keep-predictions"] if options.keep_predictions else []
         return _python("transfer", "finetune", *words)
 
-    parents = (("data",) if options.demo else ()) + ((converted,) if converted else ())
     stage = Stage(
-        f"finetune-{slug(method)}-{task}-{trial}", numbers, command, product="result.json",
-        inputs={} if options.demo else {"data": data.digest}, parents=parents,
-        gates=(f"preflight-{task}",) if options.preflight else (),
-        cost=estimate.finetuning(task, iterations(options, task), options.scale), disk_gb=estimate.FINETUNE_GB,
+        f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
+        inputs={} if data is None else {"data": data.training},
+        evaluation={"protocol": protocol.evaluation} | ({} if data is None else {"data": data.evaluation}),
+        parents=(("data",) if data is None else ()) + ((start.converted,) if start.converted else ()),
+        gates=(f"preflight-{Evaluation(task, data).place}",) if options.preflight else (),
+        cost=estimate.finetuning(task, protocol.iterations, options.scale), disk_gb=estimate.FINETUNE_GB,
         stays_gb=0.0 if options.keep == keep.NONE else estimate.MODEL_GB,
-        kind="finetune", task=task, gpu_hours=estimate.finetuning_hours(task, iterations(options, task), options.scale))
+        kind="finetune", array=f"finetune-{start.name}", task=task,
+        gpu_hours=estimate.finetuning_hours(task, protocol.iterations, options.scale), steps=protocol.iterations,
+        batch=protocol.batch)
+
+    origin = Origin(start.row, data and data.label, options.demo, options.results)
 
     def finish(folder: Path, key: str) -> None:
-        publish(folder, key, stage.name, method, data, options)
+        publish(folder, key, stage, origin)
         keep.tidy(folder, options.keep)
 
     stage.finish = finish
     return stage
 
 
-def publish(
-    folder: Path, key: str, stage: str, method: str, data: TaskData | None, options: Options
-) -> Path:
-    """Put a finished evaluation into results/runs, with the row it belongs to."""
+@dataclass(frozen=True)
+class Origin:
+    """Whose a result is: its row, the label of the dataset (None: the demo's); and the folder of all results."""
+
+    row: str
+    label: str | None
+    demo: bool
+    results: Path
+
+    def sign(self, record: dict[str, Any], stage: Stage, key: str) -> None:
+        """Write it into a result or probe, with the stage that made it."""
+        record |= {"method": self.row, "demo": self.demo,
+                   "stage": {"name": stage.name, "key": stage.result_key(key), "planned": stage.planned}}
+        if self.label is not None:
+            record["dataset"] |= {"label": self.label}
+
+
+def publish(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:
+    """Put a finished evaluation into results/runs."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    result |= {"method": DISPLAY.get(method, method), "epochs": result["weights"]["epochs"], "demo": options.demo,
-               "stage": {"name": stage, "key": key}}
-    if data is not None:
-        result["dataset"] |= {"name": data.folder.absolute().name}
-    return results.write_result(options.results / "runs", result)
+    result["epochs"] = result["weights"]["epochs"]
+    origin.sign(result, stage, key)
+    return results.write_result(origin.results / "runs", result)
 
 
-def _probe(options: Options, method: str, task: str, data: TaskData | None) -> Stage:
-    converted = f"convert-{slug(method)}"
+def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
+    data = evaluation.data
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        place = parents["data"] / "data" / task if options.demo else data.folder
-        words: list[object] = ["--weights", parents[converted], "--data", place, "--task", task, "--output", folder]
-        if options.device != "auto":
-            words += ["--device", options.device]
+        words: list[object] = ["--weights", parents[start.converted], "--data",
+                               _place(options, evaluation, parents), "--task", evaluation.task, "--output", folder]
+        words += ["--device", options.device] if options.device != "auto" else []
         return _python("transfer", "probe", *words)
 
-    def finish(folder: Path, key: str) -> Path:
-        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-        probe |= {"method": DISPLAY.get(method, method), "demo": options.demo,
-                  "stage": {"name": stage.name, "key": key}}
-        if data is not None:
-            probe["dataset"] |= {"name": data.folder.absolute().name}
-        return probe_table.write_probe(options.results / "probes", probe)
-
     stage = Stage(
-        f"probe-{slug(method)}-{task}", {"task": task}, command, product="probe.json",
-        inputs={} if options.demo else {"data": data.digest}, parents=(*(("data",) if options.demo else ()), converted),
-        cost="minutes", disk_gb=0.01, kind="probe", finish=finish)
+        f"probe-{start.name}-{evaluation.place}", {"task": evaluation.task}, command, product="probe.json",
+        inputs={} if data is None else {"training": data.training, "evaluation": data.evaluation},
+        parents=(*(("data",) if data is None else ()), start.converted),
+        cost="minutes", disk_gb=0.01, kind="probe", task=evaluation.task)
+
+    origin = Origin(start.row, data and data.label, options.demo, options.results)
+
+    def finish(folder: Path, key: str) -> None:
+        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        origin.sign(probe, stage, key)
+        probe_table.write_probe(origin.results / "probes", probe)
+
+    stage.finish = finish
     return stage
 
 
@@ -307,43 +401,3 @@ def _visible_gpus() -> int:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
-
-
-def _config(name: str) -> dict[str, Any]:
-    """The values of one of transfer's files: what YAML reads, so that an edited comment changes nothing."""
-    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def _configs(task: str, heads: str, scale: str) -> dict[str, dict[str, Any]]:
-    """The files that make a fine-tuning's config, bases included, as transfer/settings.py lays them."""
-    own = [] if heads == C4 else [f"heads-{heads}"]
-    small = [] if scale == "full" else [f"scale-{scale}-c4" if heads == C4 else f"scale-{scale}"]
-    found: dict[str, dict[str, Any]] = {}
-    for name in [task, *own, *small]:
-        while name:
-            found[name] = _config(name)
-            name = found[name].get("_BASE_", "").removesuffix(".yaml")
-    return found
-
-
-def iterations(options: Options, task: str) -> int:
-    """Length of a fine-tuning."""
-    return int(solver_value(options, task, "MAX_ITER"))
-
-
-def solver_value(options: Options, task: str, name: str) -> str:
-    """A value of detectron2's SOLVER, as overrides, scale, schedule, task and base say, in this order."""
-    if f"SOLVER.{name}" in options.overrides.get(task, {}):
-        return options.overrides[task][f"SOLVER.{name}"]
-    for file in ([] if options.scale == "full" else [f"scale-{options.scale}"]) + [task]:
-        while file:
-            values = _config(file)
-            if file == task and name == "MAX_ITER":
-                known = tasks.get(task)
-                # Without a preset for one GPU, which follows after an underscore.
-                chosen = (options.schedules.get(task) or known.default_schedule).partition("_")[0]
-                return str(known.schedules[chosen].iterations)
-            if name in values.get("SOLVER", {}):
-                return str(values["SOLVER"][name])
-            file = values.get("_BASE_", "").removesuffix(".yaml")
-    raise KeyError(name)

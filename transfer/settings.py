@@ -24,7 +24,7 @@ from pretrain.errors import UserError
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
-from transfer.fit import Fit, fitted, settle
+from transfer.fit import Fit, chosen, fitted, settle
 from transfer.identity import PLACES, flatten
 from transfer.tasks import TASKS, Task, get
 
@@ -149,15 +149,24 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
     return cfg
 
 
-def check_overrides(task: str, heads: str, scale: str, overrides: tuple[str, ...], schedule: str | None = None,
-                    solver: str | None = None, fit: Fit | None = None, num_gpus: int = 1) -> None:
-    """Raise what `resolve` would raise for these KEY=VALUE, this fit and so many processes, without data."""
+def protocol(task: str, heads: str, scale: str, overrides: tuple[str, ...] = (), schedule: str | None = None,
+             solver: str | None = None, fit: str | None = None, num_gpus: int = 1) -> dict[str, object]:
+    """What these options resolve to, as nested plain values: no data, no weights, no machine.
+
+    `schedule` and `fit` are those of the command line. Raises what `resolve` would raise for them, for these KEY=VALUE
+    and for so many processes.
+    """
+    schedule, chosen_fit = chosen(schedule, fit)
     cfg = layers(task, heads, scale, schedule, solver)
-    fit = fitted(cfg, fit)
+    chosen_fit = fitted(cfg, chosen_fit)
     _override(cfg, overrides)
-    settle(cfg, fit, num_gpus)
+    settle(cfg, chosen_fit, num_gpus)
     if overrides:
         assert_buildable(cfg, f"--set {' '.join(overrides)}")
+    if schedule is None and scale == "full":
+        schedule = get(task).default_schedule
+    return {"task": task, "heads": heads, "scale": scale, "schedule": schedule, "solver": solver or COMMON,
+            "fit": chosen_fit and chosen_fit.kind, "config": plain(cfg)}
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:

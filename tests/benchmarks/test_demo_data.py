@@ -86,7 +86,7 @@ def test_generate__a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_data.streets, "street", broken)
+    monkeypatch.setattr(streets, "street", broken)
     with pytest.raises(KeyboardInterrupt):
         demo_data.generate(tmp_path / "data", **SMALL)
     assert list(tmp_path.iterdir()) == []

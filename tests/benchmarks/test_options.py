@@ -4,38 +4,41 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.inputs import task_folder
+from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, task_folders
 from benchmarks.options import parse
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 
 @pytest.mark.parametrize(("size", "batch"), [("demo", 16), ("tiny", 4)])
 def test_demo__brings_recipe_scale_and_both_methods(size, batch):
     options = parse([f"--{size}"])
-    assert options.demo and options.include_demo and options.scale == size and options.recipe == size
+    assert options.demo and options.include_demo and options.scale == size
     assert options.methods == ("clove", "rand")
-    assert options.tasks == ("coco", "keypoints", "cityscapes")
-    assert options.pretrain.train.batch_size == batch
+    [pretraining] = options.pretrainings
+    assert (pretraining.label, pretraining.name, pretraining.recipe) == ("clove", "clove", size)
+    assert set(options.tasks) == {"coco", "keypoints", "cityscapes"}
+    assert options.pretrainings[0].config.train.batch_size == batch
 
 
 @pytest.mark.parametrize("epochs, recipe", [(50, "imagenet_50ep"), (200, "imagenet_200ep"), (400, "imagenet_400ep")])
 def test_epochs__picks_the_recipe_with_that_many(epochs, recipe):
     options = parse(["--epochs", str(epochs)])
-    assert options.recipe == recipe
-    assert options.pretrain.train.epochs == epochs
+    assert options.pretrainings[0].recipe == recipe
+    assert options.pretrainings[0].config.train.epochs == epochs
     assert options.scale == "full"
     assert not options.said
 
 
 def test_epochs__without_a_recipe_replaces_them_and_says_so():
     options = parse(["--epochs", "123"])
-    assert options.recipe == "imagenet_200ep" and options.pretrain.train.epochs == 123
+    assert options.pretrainings[0].recipe == "imagenet_200ep" and options.pretrainings[0].config.train.epochs == 123
     assert options.said == ("there is no recipe with 123 epochs: imagenet_200ep with its epochs replaced",)
 
 
 def test_photos__take_the_photos_recipe_and_say_so(tmp_path):
     options = parse(["--photos", str(tmp_path)])
-    assert options.recipe == "photos"
+    assert options.pretrainings[0].recipe == "photos"
     assert "recipe photos" in options.said[0]
 
 
@@ -43,7 +46,7 @@ def test_checkpoint__alone_pretrains_nothing(tmp_path):
     file = tmp_path / "a=b.pth"
     file.write_bytes(b"x")
     options = parse(["--checkpoint", f"mine={file}", "--tasks", "coco,keypoints"])
-    assert options.pretrain is None
+    assert options.pretrainings == ()
     assert options.methods == ("mine",)
     assert options.tasks == ("coco", "keypoints")
     assert options.checkpoints == {"mine": file}
@@ -52,7 +55,7 @@ def test_checkpoint__alone_pretrains_nothing(tmp_path):
 def test_set__reaches_the_recipe_one_task_or_all():
     options = parse(["--epochs", "200", "--set", "pretrain.seed=7", "--set", "coco.SOLVER.MAX_ITER=5",
                      "--set", "transfer.SOLVER.BASE_LR=0.01"])
-    assert options.pretrain.train.seed == 7
+    assert options.pretrainings[0].config.train.seed == 7
     assert options.overrides == {
         "coco": {"SOLVER.MAX_ITER": "5", "SOLVER.BASE_LR": "0.01"},
         "keypoints": {"SOLVER.BASE_LR": "0.01"}, "cityscapes": {"SOLVER.BASE_LR": "0.01"}}
@@ -61,10 +64,39 @@ def test_set__reaches_the_recipe_one_task_or_all():
 def test_tasks__beyond_the_posters_are_run_when_they_are_named(tmp_path):
     options = parse(["--epochs", "200", "--tasks", "voc,coco-c4,lvis", "--voc", "a", "--lvis", "b", "--coco", "c",
                      "--set", "coco-c4.SOLVER.MAX_ITER=5"])
-    assert options.tasks == ("coco-c4", "voc", "lvis")
+    assert options.tasks == tuple(task for task in TASKS if task in ("coco-c4", "voc", "lvis"))
     assert options.overrides == {"coco-c4": {"SOLVER.MAX_ITER": "5"}, "voc": {}, "lvis": {}}
-    folders = [task_folder(task, options.data) for task in options.tasks]
-    assert folders == [Path("c"), Path("a"), Path("b")]
+    for task, folder in (("coco-c4", "c"), ("voc", "a"), ("lvis", "b")):
+        assert [one.folder for one in task_folders(task, options.data)] == [Path(folder).absolute()]
+
+
+def test_pretrain__each_label_and_seed_is_a_pretraining_of_its_own():
+    options = parse(["--pretrain", "clove=mini", "--pretrain", "wide=mini,global_scale=0.3,1,epochs=30",
+                     "--pretrain-seeds", "2", "--set", "pretrain.seed=4"])
+    assert options.methods == ("clove", "wide", "rand")
+    assert [(one.label, one.name, one.seed) for one in options.pretrainings] == [
+        ("clove", "clove", 4), ("clove", "clove.seed5", 5), ("wide", "wide", 4), ("wide", "wide.seed5", 5)]
+    first, again, wide, _ = (one.config for one in options.pretrainings)
+    assert wide.train.global_scale == (0.3, 1.0) and wide.train.epochs == 30
+    assert first.hash() != again.hash() and first.recipe_hash() == again.recipe_hash() != wide.recipe_hash()
+    named = parse(["--tiny", "--pretrain-seeds", "3,0"]).pretrainings
+    assert [(one.name, one.seed) for one in named] == [("clove.seed3", 3), ("clove", 0)]
+
+
+def test_data__several_datasets_of_a_task_have_labels(tmp_path):
+    (tmp_path / "x=y").mkdir()
+    words = ["--epochs", "200", "--tasks", "coco,coco-c4"]
+    folders = [str(tmp_path / "first"), f"own={tmp_path / 'b'}", str(tmp_path / "x=y")]
+    options = parse([*words, *(word for folder in folders for word in ("--coco", folder))])
+    found = task_folders("coco", options.data)
+    assert [(one.label, one.folder.name, one.part) for one in found] == [
+        ("first", "first", ""), ("own", "b", ".own"), ("x=y", "x=y", ".x_y")]
+    assert task_folders("coco-c4", options.data) == found
+
+
+def test_train_share__several_beside_each_other():
+    assert parse(["--tiny", "--train-share", "0.1, 0.25,1"]).train_shares == (0.1, 0.25, 1.0)
+    assert parse(["--tiny"]).train_shares == (1.0,)
 
 
 def test_output__takes_the_results_along(tmp_path):
@@ -79,17 +111,18 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words, text", [
-    ([], "nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --photos DIR or --checkpoint NAME=FILE"),
+    ([], "nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --pretrain LABEL=RECIPE, --photos DIR "
+     "or --checkpoint NAME=FILE"),
     (["--demo", "--tasks", "coko"],
-     "--tasks coko: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis; the nearest is coco"),
-    (["--demo", "--tasks", ","], "--tasks is empty: expected some of coco, coco-c4, keypoints, cityscapes, voc, lvis"),
+     f"--tasks coko: expected some of {', '.join(TASKS)}; the nearest is coco"),
+    (["--demo", "--tasks", ","], f"--tasks is empty: expected some of {', '.join(TASKS)}"),
     (["--demo", "--epochs", "3"], "--demo brings its own pictures, recipe and scale"),
     (["--tiny", "--scale", "mini"], "--tiny brings its own pictures, recipe and scale"),
     (["--tiny", "--checkpoint", "a=b"], "--tiny pretrains its own checkpoint: leave out --checkpoint or --tiny"),
     (["--demo", "--architecture", "resnet18"], "--architecture resnet18: the recipe says what is pretrained"),
     (["--demo", "--tiny"], "--demo and --tiny are two sizes of the same: leave out one of them"),
-    (["--demo", "--coco", "x"], "--demo brings its own data: leave out --coco, --keypoints, --cityscapes, --voc, "
-                                "--lvis"),
+    (["--demo", "--coco", "x"], "--demo brings its own data: leave out "
+                                f"{', '.join(f'--{option}' for option in DATA_OPTIONS)}"),
     (["--demo", "--voc", "x"], "--demo brings its own data"),
     (["--demo", "--methods", "rand"], "--methods rand leaves nothing to pretrain: add clove"),
     (["--demo", "--methods", "moco"], "--methods moco: expected some of clove, rand, rand_msra, rand_zero_gamma;"),
@@ -118,11 +151,32 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
     (["--demo", "--branch", "teacher"], "--branch teacher changes nothing here: there is no --checkpoint"),
     (["--demo", "--eval-every", "-2"], "--eval-every must be at least 0, found -2"),
     (["--demo", "--schedule", "coco=2x,voc=24k"],
-     "--schedule coco=2x,voc=24k: expected NAME, or TASK=NAME,... with tasks of coco, keypoints, cityscapes, found "
+     f"--schedule coco=2x,voc=24k: expected NAME, or TASK=NAME,... with tasks of {', '.join(POSTER_TASKS)}, found "
      "'voc=24k'"),
     (["--demo", "--solver", "coco=,keypoints=common"], "--solver coco=,keypoints=common: expected NAME, or TASK=NAME"),
     (["--recipe", "demmo"], "no recipe 'demmo': expected a YAML file or one of demo"),
     (["--methods", "rand", "--set", "pretrain.seed=1"], "--set pretrain.... changes nothing here"),
+    (["--pretrain", "mini"], "--pretrain mini: expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as"),
+    (["--pretrain", "a=mini,b"], "--pretrain a=mini,b: expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as "),
+    (["--pretrain", "a=mini", "--pretrain", "a=photos"], "--pretrain a is given twice: choose another label"),
+    (["--pretrain", "a b=mini", "--pretrain", "A_b=mini"], "--pretrain A_b: the name a b is taken, choose another"),
+    (["--pretrain", "rand=mini"], "--pretrain rand: the name rand is taken, choose another label"),
+    (["--pretrain", " a=mini"], "--pretrain ' a': expected a label that can be printed, without spaces around it"),
+    (["--pretrain", "a=mini", "--epochs", "9"], "--pretrain says what is pretrained: leave out --epochs and --recipe"),
+    (["--pretrain", "a=mini", "--pretrain", "b=mini,epoch=3"], "--pretrain b: unknown key 'epoch' on the command line"),
+    (["--pretrain", "a=mini", "--methods", "clove"], "--methods clove: expected some of a, rand, rand_msra"),
+    (["--pretrain", "a=mini", "--pretrain", "b=mini", "--methods", "a"], "--pretrain b is not among --methods a"),
+    (["--pretrain", "a=mini", "--pretrain", "b=mini,architecture=resnet18"],
+     "the pretrainings have architectures resnet18, resnet50: random methods and preflights follow one"),
+    (["--demo", "--pretrain-seeds", "0"], "--pretrain-seeds must be at least 1, found 0"),
+    (["--demo", "--pretrain-seeds", "many"], "--pretrain-seeds many: expected a number of pretrainings, or their"),
+    (["--demo", "--pretrain-seeds", "1,1"], "--pretrain-seeds 1,1: a seed stands there twice"),
+    (["--methods", "rand", "--pretrain-seeds", "3"], "--pretrain-seeds changes nothing here: clove is not among"),
+    (["--demo", "--train-share", "0"], "--train-share 0: expected numbers above 0, at most 1, as in 0.1,0.25,1, found"),
+    (["--demo", "--train-share", "half"], "--train-share half: expected numbers above 0, at most 1"),
+    (["--demo", "--train-share", "1,1.0"], "--train-share 1,1.0: 1.0 stands there twice"),
+    (["--epochs", "200", "--coco", "a/x", "--coco", "b/x"], "--coco b/x: the label x is taken by another dataset"),
+    (["--epochs", "200", "--coco", "a\tb=x"], "--coco 'a\\tb=x': expected a label that can be printed"),
     (["--epochs", "2"], "warmup_epochs must not exceed epochs, found 5.0 and 2"),
 ])
 def test_mistakes__are_named_with_what_to_do(words, text):

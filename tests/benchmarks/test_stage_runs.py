@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import results, suite
-from benchmarks.inputs import TaskData
 from benchmarks.options import parse
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
@@ -110,24 +109,26 @@ def test_run__too_little_disk_is_told_before_anything_runs(options):
 
 def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result):
     options = parse(["--demo", "--output", str(tmp_path)])
+    made = Stage("finetune-clove-coco-0", {}, lambda *_: [], "result.json", planned="ef" * 32)
     result = {name: value for name, value in make_result().items()
               if name not in ("method", "epochs", "demo", "stage", "digest")}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", None, options)
+    path = suite.publish(tmp_path, "ab" * 32, made, suite.Origin("CLoVE", None, True, options.results))
     written = json.loads(path.read_text())
-    assert "name" not in written["dataset"]
+    assert "label" not in written["dataset"]
     assert written["method"] == "CLoVE" and written["demo"] is True
-    assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32}
+    assert written["stage"] == {"name": "finetune-clove-coco-0", "key": "ab" * 32, "planned": "ef" * 32}
     assert path.parent == tmp_path / "results" / "runs"
 
 
 def test_publish__a_result_as_the_fine_tuning_writes_it(tmp_path, make_result):
     options = parse(["--demo", "--output", str(tmp_path)])
+    made = Stage("finetune-clove-coco-0", {}, lambda *_: [], "result.json", planned="ef" * 32)
     result = {name: value for name, value in make_result().items()
               if name not in ("method", "epochs", "demo", "stage", "digest", "details")}
     result["metrics"] = {column.metric: 40.0 for column in tasks.get(result["task"]).columns} | {"bbox/APs": 20.5}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", None, options)
+    suite.publish(tmp_path, "ab" * 32, made, suite.Origin("CLoVE", None, True, options.results))
     found, problems = results.read_results(tmp_path / "results" / "runs")
     assert len(found) == 1 and problems == []
 
@@ -147,11 +148,13 @@ def test_finish__publishes_and_keeps_the_models_that_are_wanted(tmp_path, make_r
     assert (folder / "model_final.pth").is_file() == stays and (folder / "result.json").is_file()
 
 
-def test_publish__own_data_is_called_by_its_folder(tmp_path, make_result):
+def test_publish__own_data_is_called_by_its_label(tmp_path, make_result):
     options = parse(["--demo", "--output", str(tmp_path)])
+    made = Stage("finetune-clove-coco-0", {}, lambda *_: [], "result.json", planned="ef" * 32)
     result = {name: value for name, value in make_result().items()
               if name not in ("method", "epochs", "demo", "stage", "digest")}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    data = TaskData(tmp_path / "nuclei", 24, 8, "cd" * 32)
-    path = suite.publish(tmp_path, "ab" * 32, "finetune-clove-coco-0", "clove", data, options)
-    assert json.loads(path.read_text())["dataset"]["name"] == "nuclei"
+    evaluated = replace(made, evaluation={"data": "cd" * 32})
+    path = suite.publish(tmp_path, "ab" * 32, evaluated, suite.Origin("CLoVE", "nuclei", False, options.results))
+    written = json.loads(path.read_text())
+    assert written["dataset"]["label"] == "nuclei" and written["stage"]["key"] != "ab" * 32

@@ -249,7 +249,7 @@ def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
     (("SOLVER.MAX_ITER=60000",), "SOLVER.STEPS (60000, 80000) must lie before SOLVER.MAX_ITER 60000: set both")])
 def test_resolve__refuses_values_that_fail_late_or_never_end(words: tuple[str, ...], text: str) -> None:
     for check in (lambda: settings.resolve(DATASETS["coco"], "2fc", "full", words),
-                  lambda: settings.check_overrides("coco", "2fc", "full", words)):
+                  lambda: settings.protocol("coco", "2fc", "full", words)):
         with pytest.raises(UserError) as caught:
             check()
         assert str(caught.value).startswith(text)

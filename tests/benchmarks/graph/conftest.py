@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.options import ROOT, parse
+from benchmarks.options import ROOT, Options, parse
 from benchmarks.saved_plan import Plan
 from benchmarks.suite import find_inputs
 from tests.benchmarks.launch.conftest import gate, running_cluster, slurm, until  # noqa: F401 (fixtures)
 
 ON_SLURM = ("--cluster", "slurm", "--time", "20")
+
+
+def planned(options: Options) -> Plan:
+    """As ./run_all.sh plans it."""
+    return Plan(options, find_inputs(options))
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +49,7 @@ def plan(words: Callable[..., list[str]]) -> Callable[..., Plan]:
     """plan(...): as words(...), planned."""
 
     def make(*more: str, **changes: str) -> Plan:
-        options = parse(words(*more, **changes))
-        return Plan(options, find_inputs(options))
+        return planned(parse(words(*more, **changes)))
 
     return make
 

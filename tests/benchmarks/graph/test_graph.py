@@ -6,16 +6,16 @@ from benchmarks import graph, jobs
 from benchmarks.options import parse
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import Stage
-from benchmarks.suite import Inputs
+from benchmarks.suite import Inputs, find_protocols
 from pretrain.errors import UserError
-from tests.benchmarks.graph.conftest import ON_SLURM
+from tests.benchmarks.graph.conftest import ON_SLURM, planned
 
 DEMO = ("--demo", "--tasks", "coco,keypoints", "--trials", "2")
 
 
 @pytest.fixture
 def demo(tmp_path):
-    return lambda *more: Plan(parse([*DEMO, *ON_SLURM, "--output", str(tmp_path / "out"), *more]), Inputs())
+    return lambda *more: planned(parse([*DEMO, *ON_SLURM, "--output", str(tmp_path / "out"), *more]))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def made(plan, max_jobs=None, todo=None):
 def test_units__fine_tunings_of_a_method_are_an_array(demo):
     units = made(demo())
     assert [(unit.name, len(unit.stages), unit.parents) for unit in units] == [
-        ("data", 1, ()), ("pretrain", 1, ("data",)), ("convert-clove", 1, ("pretrain",)),
+        ("data", 1, ()), ("pretrain-clove", 1, ("data",)), ("convert-clove", 1, ("pretrain-clove",)),
         ("finetune-clove", 4, ("data", "convert-clove")), ("finetune-rand", 4, ("data",))]
     assert all(unit.limit is None and unit.after == () for unit in units)
     [single] = made(demo(), todo=["finetune-rand-keypoints-1"])
@@ -47,9 +47,10 @@ def test_units__preflights_are_an_array_that_fine_tunings_wait_for_and_nothing_e
     assert units["preflight"].stages == ["preflight-coco", "preflight-keypoints"]
     assert units["preflight"].parents == ("data",) and units["preflight"].limit is None
     assert units["finetune-rand"].after == units["finetune-clove"].after == ("preflight-coco", "preflight-keypoints")
-    assert units["pretrain"].after == ()
+    assert units["pretrain-clove"].after == ()
     limited = {unit.name: unit for unit in made(demo("--preflight"), max_jobs=1)}
-    assert limited["preflight"].limit == 1 and limited["pretrain"].after == ("preflight-coco", "preflight-keypoints")
+    assert limited["preflight"].limit == 1
+    assert limited["pretrain-clove"].after == ("preflight-coco", "preflight-keypoints")
     assert set(limited["finetune-rand"].after) == {"preflight-coco", "preflight-keypoints",
                                                   *limited["finetune-clove"].stages}
 
@@ -70,7 +71,7 @@ def chains(count):
         stages.append(Stage(f"probe-{letter}-coco", {}, lambda *_: [], "x", parents=(f"convert-{letter}",),
                             kind="probe"))
         stages += [Stage(f"finetune-{letter}-coco-{trial}", {}, lambda *_: [], "x", parents=(f"convert-{letter}",),
-                         kind="finetune") for trial in range(3)]
+                         kind="finetune", array=f"finetune-{letter}") for trial in range(3)]
     return stages
 
 
@@ -103,7 +104,7 @@ def test_sbatch_file__of_an_array_with_its_dependency_and_limit(demo, srun, tmp_
                 "--account", "lab", "--cpus-per-task", "4")
     unit = next(unit for unit in made(plan, 3) if unit.name == "finetune-clove")
     executor, environment = graph.executor_of(unit, plan, tmp_path / "jobs", tmp_path / "code",
-                                              {"convert-clove": "12", "pretrain": "11"})
+                                              {"convert-clove": "12", "pretrain-clove": "11"})
     text = graph.launch.submission_text(executor, 4).splitlines()
     for line in ("--array=0-3%2", "--dependency=afterok:12", "--kill-on-invalid-dep=yes", "--nodes=1", "--requeue",
                  "--ntasks-per-node=1", "--gpus-per-node=2", "--cpus-per-task=8", "--mem=100GB", "--qos=high",
@@ -117,7 +118,7 @@ def test_sbatch_file__of_pretraining_has_all_nodes_and_of_a_conversion_a_few_cpu
     texts = {unit.name: graph.launch.submission_text(graph.executor_of(unit, plan, tmp_path, tmp_path, {})[0])
              for unit in made(plan)}
     for line in ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=1", "--mem=100GB"):
-        assert f"#SBATCH {line}\n" in texts["pretrain"]
+        assert f"#SBATCH {line}\n" in texts["pretrain-clove"]
     for line in ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=2", "--mem=16GB"):
         assert f"#SBATCH {line}\n" in texts["convert-clove"]
     assert "gpus" not in texts["convert-clove"]
@@ -128,7 +129,7 @@ def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, sru
     graph.print_graph(demo("--nodes", "2", "--tasks-per-node", "2", "--max-jobs", "1"))
     shown = capsys.readouterr().out
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
-    assert "pretrain                     job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
+    assert "pretrain-clove               job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
     assert "finetune-rand                array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
     assert ": not estimated at this size; disk, with all of it running at once: 13.8 GB" in shown
     assert shown.count("#!/bin/bash") == 6 and "afterok:ID-OF-data:ID-OF-convert-clove" in shown
@@ -140,15 +141,16 @@ def test_gpu_hours__are_those_of_the_words(tmp_path, capsys, srun, monkeypatch):
 
     options = parse(["--epochs", "200", "--tasks", "coco", "--trials", "3", "--output", str(tmp_path), *ON_SLURM,
                      "--gpus-per-node", "8"])
-    inputs = Inputs(Photos(tmp_path, 1_281_167, "a"), {"coco": TaskData(tmp_path, 118_287, 5_000, "b")})
+    data = TaskData("coco", tmp_path, "", 118_287, 5_000, "b", "c")
+    inputs = Inputs(Photos(tmp_path, 1_281_167, "a"), {"coco": (data,)}, {}, find_protocols(options))
     graph.print_graph(Plan(options, inputs))
     # 1281167 x 200 / 1870 / 3600 = 38.06; 6 fine-tunings of 90000 x 0.261 x 8 / 3600 = 52.2
     assert "GPU-hours of what is to do: 38 H100-hours and 313 V100-hours; disk, " in capsys.readouterr().out
 
 
 def test_check__what_would_only_show_on_the_nodes(demo):
-    with pytest.raises(UserError, match=r"^task coco: SOLVER.IMS_PER_BATCH 2 cannot be shared by the 4 GPUs of a node"):
-        graph.check(demo("--gpus-per-node", "4"))
+    with pytest.raises(UserError, match=r"^task coco: SOLVER.IMS_PER_BATCH 2 cannot be shared by 4 processes: "):
+        demo("--gpus-per-node", "4")
     with pytest.raises(UserError, match=r"^batch_size must be a multiple of the number of processes, found 16 and 3"):
         graph.check(demo("--nodes", "3"))
     with pytest.raises(UserError, match=r"Slurm drops backslashes; choose a path without it"):
@@ -177,7 +179,8 @@ def test_under_way__without_an_answer_of_slurm_nothing_is_submitted(demo, monkey
         graph.submit(plan)
 
 
-def test_identities__follow_what_a_stage_builds_on(demo):
-    before, after = (graph.identities(demo(*more).stages()) for more in ((), ("--set", "pretrain.seed=1")))
+def test_planned__follows_what_a_stage_builds_on(demo):
+    before, after = ({stage.name: stage.planned for stage in demo(*more).stages()}
+                     for more in ((), ("--set", "pretrain.seed=1")))
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {name for name in before if name == "pretrain" or "clove" in name}
+    assert changed == {name for name in before if "clove" in name}

@@ -216,14 +216,15 @@ def test_cancel__ends_all_or_a_stage_with_its_children(slurm, words, run_all, tm
     where = ["--output", str(output)]
     assert cancel.main(["convert-clove", *where]) == 0
     assert "cancelled: convert-clove, finetune-clove-coco-0;" in capsys.readouterr().out
-    assert states(output) == {"pretrain": "waiting", "convert-clove": "cancelled", "finetune-clove-coco-0": "cancelled",
-                              "finetune-rand-coco-0": "waiting", "tables": "waiting"}
+    assert states(output) == {"pretrain-clove": "waiting", "convert-clove": "cancelled",
+                              "finetune-clove-coco-0": "cancelled", "finetune-rand-coco-0": "waiting",
+                              "tables": "waiting"}
     assert cancel.main(where) == 0
     assert cancel.main(where) == 0
     assert capsys.readouterr().out.endswith("nothing waits or runs\n")
     code, line = end_of(output, capsys)
-    assert code == 1 and line.startswith("error: 0 of 5 stages done; cancelled: pretrain, convert-clove, ")
-    with pytest.raises(UserError, match=r"^finetune-x: no job of such a stage; there are pretrain, convert-clove"):
+    assert code == 1 and line.startswith("error: 0 of 5 stages done; cancelled: pretrain-clove, convert-clove, ")
+    with pytest.raises(UserError, match=r"^finetune-x: no job of such a stage; there are pretrain-clove, convert-"):
         cancel.main(["finetune-x", *where])
 
 
@@ -254,13 +255,13 @@ def test_exit_code__of_the_command_itself(slurm, words):
 def test_pretraining_over_two_nodes__is_a_stage_like_any_other(slurm, words, run_all, pictures, tmp_path):
     output, alone = tmp_path / "out", tmp_path / "alone"
     assert run_all(words(*ON_SLURM, "--nodes", "2", "--tasks-per-node", "2", methods="clove")) == 0
-    until(lambda: states(output)["pretrain"] not in status.ALIVE, "the pretraining", 200)
+    until(lambda: states(output)["pretrain-clove"] not in status.ALIVE, "the pretraining", 200)
     assert cancel.main(["--output", str(output)]) == 0
-    record = jobs.newest(output)["pretrain"]
+    record = jobs.newest(output)["pretrain-clove"]
     assert slurm.show(record.job_id, "NodeList") == "node[1-2]" and "cpu x 4" in record.log().read_text()
     plan = read_plan(output)
     command = plan.stages()[0].command(alone, {})
     subprocess.run([*command[:3], "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", *command[3:]],
                    check=True, capture_output=True, timeout=200)
-    stamp = json.loads(next(output.glob("pretrain-*/stage.json")).read_text())
+    stamp = json.loads(next(output.glob("pretrain-clove-*/stage.json")).read_text())
     assert stamp["output_sha256"] == sha256_file(alone / "backbone.safetensors")

@@ -145,15 +145,18 @@ def test_place__says_what_is_wrong_on_which_node(disk: Path, monkeypatch: pytest
 
 def test_stage__reads_the_copy_and_nothing_else_changes(source: Path, disk: Path) -> None:
     stage = Stage("finetune-a-coco-0", {"a": 1}, lambda folder, _: ["run", "--data", str(source), "--out", str(folder)],
-                  "x", task="coco")
+                  "x", task="own")
+    (source / "a.jpg").write_bytes(b"pixels")
     local = with_local_data(stage, str(disk), "1")
     words = local.command(Path("out"), {})
     copy = local_copy.local_copy(source, local_copy.place(str(disk)), "1")
     assert words == ["run", "--data", str(copy), "--out", "out"]
     assert local.key({}) == stage.key({})
-    annotations = with_local_data(Stage("x", {}, lambda *_: ["--data", str(disk)], "x", task="lvis"),
-                                  str(disk), "1")
-    assert annotations.command(Path("out"), {}) == ["--data", str(disk)]  # its images lie beside, in coco/
+    beside = source.parent / "elsewhere"  # no image in it: they lie in another folder
+    for task, copied in (("own", False), ("", True)):  # a pretraining's shards are no images either
+        stage = Stage("x", {}, lambda *_: ["--data", str(beside)], "x", task=task)
+        words = with_local_data(stage, str(disk), "1").command(Path("out"), {})
+        assert (words != ["--data", str(beside)]) == copied
 
 
 def test_options__need_a_cluster() -> None:

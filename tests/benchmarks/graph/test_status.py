@@ -12,14 +12,12 @@ from benchmarks import cancel, graph, jobs, logs, retry, status
 from benchmarks.follow import Ending
 from benchmarks.jobs import StageRecord, State, Submitted
 from benchmarks.options import parse
-from benchmarks.saved_plan import Plan
 from benchmarks.stage import FAILED, finished, hash_product
-from benchmarks.suite import Inputs
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
-from tests.benchmarks.graph.conftest import ON_SLURM
+from tests.benchmarks.graph.conftest import ON_SLURM, planned
 
-NAMES = ("data", "pretrain", "convert-clove", "finetune-clove-coco-0", "finetune-rand-coco-0", "tables")
+NAMES = ("data", "pretrain-clove", "convert-clove", "finetune-clove-coco-0", "finetune-rand-coco-0", "tables")
 
 
 class Run:
@@ -27,7 +25,7 @@ class Run:
 
     def __init__(self, folder, *more):
         self.output = folder / "out"
-        self.plan = Plan(parse(["--demo", "--tasks", "coco", "--output", str(self.output), *more]), Inputs())
+        self.plan = planned(parse(["--demo", "--tasks", "coco", "--output", str(self.output), *more]))
         self.stages = {stage.name: stage for stage in self.plan.stages()}
         self.plan.write(self.output)
 
@@ -50,7 +48,7 @@ class Run:
             folder = self.folder(name)
             (folder / self.stages[name].product).write_text(name)
             _, hashes = finished(self.stages.values(), self.output)
-            stamp = {"key": self.stages[name].key(hashes),
+            stamp = {"key": self.stages[name].key(hashes), "evaluation": self.stages[name].evaluation,
                      "output_sha256": hash_product(folder / self.stages[name].product)}
             write_text(folder / "stage.json", json.dumps(stamp))
 
@@ -75,19 +73,19 @@ def run(tmp_path):
 
 def test_going__slurm_answers(run):
     run.finish("data")
-    jobs.note_start(run.notes("pretrain"), "101", "node1")
-    write_text(run.folder("pretrain") / "metrics.jsonl",
+    jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
+    write_text(run.folder("pretrain-clove") / "metrics.jsonl",
                '{"step": 0, "retrieval_backbone": 0.1}\n{"step": 60, "loss": 1.25, "images_per_second": 32.0}\n{"st')
-    rows = run.look(data="COMPLETED", pretrain="RUNNING", convert_clove="PENDING:Dependency",
+    rows = run.look(data="COMPLETED", pretrain_clove="RUNNING", convert_clove="PENDING:Dependency",
                     finetune_clove_coco_0="PENDING:Dependency", finetune_rand_coco_0="PENDING:None",
                     tables="PENDING:Dependency")
     assert [row.state for row in rows.values()] == ["done", "running", "waiting", "waiting", "waiting", "waiting"]
     # 192 images in batches of 16, 20 epochs: 240 steps; 180 x 16 images at 32 a second are 90 s.
-    row = rows["pretrain"]
+    row = rows["pretrain-clove"]
     assert (row.steps, row.seconds_left, row.metric) == ("60/240", 90, "loss 1.25")
     assert rows["convert-clove"].detail == "Dependency" and rows["finetune-rand-coco-0"].detail == ""
     code, line = status.verdict(list(rows.values()))
-    assert code == 3 and line == ("1 of 6 stages done; running: pretrain; waiting: convert-clove, "
+    assert code == 3 and line == ("1 of 6 stages done; running: pretrain-clove; waiting: convert-clove, "
                                   "finetune-clove-coco-0, finetune-rand-coco-0, tables")
     assert "60/240" in status.table(list(rows.values())) and "2 min" in status.table(list(rows.values()))
 
@@ -105,7 +103,7 @@ def test_fine_tuning__progress_time_and_figures(run):
 
 
 def test_all_done(run):
-    run.finish("data", "pretrain", "convert-clove", "finetune-clove-coco-0", "finetune-rand-coco-0")
+    run.finish("data", "pretrain-clove", "convert-clove", "finetune-clove-coco-0", "finetune-rand-coco-0")
     assert run.states() == ["done"] * 5 + ["waiting?"]
     write_text(run.notes("tables") / jobs.TABLES_DONE, "{}")
     assert status.verdict(list(run.look().values())) == (0, "all 6 stages done")
@@ -113,54 +111,56 @@ def test_all_done(run):
 
 def test_failed__children_are_named_and_others_not(run):
     run.finish("data", "finetune-rand-coco-0")
-    jobs.note_start(run.notes("pretrain"), "101", "node1")
-    Ending(1, "RuntimeError: connection closed", 0).write(run.notes("pretrain"))
-    Ending(3, "loss was not finite", 1).write(run.notes("pretrain"))
+    jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
+    Ending(1, "RuntimeError: connection closed", 0).write(run.notes("pretrain-clove"))
+    Ending(3, "loss was not finite", 1).write(run.notes("pretrain-clove"))
     write_text(run.notes("tables") / jobs.TABLES_DONE, "{}")
-    over = {"pretrain": "FAILED", "convert_clove": "CANCELLED", "finetune_clove_coco_0": "CANCELLED"}
+    over = {"pretrain-clove": "FAILED", "convert_clove": "CANCELLED", "finetune_clove_coco_0": "CANCELLED"}
     for words in (over, dict.fromkeys(over, "GONE"), {}):  # Slurm knows, has forgotten, does not answer
         rows = run.look(**words)
         assert [row.state for row in rows.values()] == ["done", "failed", "cancelled", "cancelled", "done", "done"]
         code, line = status.verdict(list(rows.values()))
         assert code == 1
-        assert line == ("error: 3 of 6 stages done; failed: pretrain; cancelled: convert-clove, finetune-clove-coco-0 "
-                        "(pretrain: loss was not finite); `python -m benchmarks retry --failed` goes on")
+        assert line == ("error: 3 of 6 stages done; failed: pretrain-clove; cancelled: convert-clove, "
+                        "finetune-clove-coco-0 (pretrain-clove: loss was not finite); "
+                        "`python -m benchmarks retry --failed` goes on")
 
 
 def test_killed__without_a_word(run):
     run.finish("data")
-    jobs.note_start(run.notes("pretrain"), "101", "node1")
-    row = run.look(pretrain="OUT_OF_MEMORY")["pretrain"]
+    jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
+    row = run.look(pretrain_clove="OUT_OF_MEMORY")["pretrain-clove"]
     assert row.state == "failed"
     assert row.detail == "it ended (OUT_OF_MEMORY) without a word of its own: it was killed, or never started"
-    assert run.look(pretrain="GONE")["pretrain"].state == "lost"
-    row = run.look()["pretrain"]
+    assert run.look(pretrain_clove="GONE")["pretrain-clove"].state == "lost"
+    row = run.look()["pretrain-clove"]
     assert (row.state, row.detail) == ("running?", "Slurm does not answer; it has no files yet")
-    (run.folder("pretrain") / "x").touch()
-    assert run.look()["pretrain"].detail == "Slurm does not answer; its last file is 0 s old"
-    assert run.look(pretrain="PENDING:BeginTime")["pretrain"].detail == "comes back"
-    held = run.look(pretrain="PENDING:launch_failed_requeued_held")["pretrain"]
+    (run.folder("pretrain-clove") / "x").touch()
+    assert run.look()["pretrain-clove"].detail == "Slurm does not answer; its last file is 0 s old"
+    assert run.look(pretrain_clove="PENDING:BeginTime")["pretrain-clove"].detail == "comes back"
+    held = run.look(pretrain_clove="PENDING:launch_failed_requeued_held")["pretrain-clove"]
     assert held.state == "waiting"
     assert re.fullmatch(r"held \(launch_failed_requeued_held\): `scontrol release \d+` lets it go on", held.detail)
 
 
 def test_stopped__saved_is_not_failed_and_comes_back(run):
     run.finish("data")
-    jobs.note_start(run.notes("pretrain"), "101", "node1")
-    Ending(143, "stopped after step 7, saved", 0).write(run.notes("pretrain"))
-    assert run.look(pretrain="RUNNING")["pretrain"].state == "running"
-    assert run.look(pretrain="PENDING:BeginTime")["pretrain"].state == "waiting"
-    assert run.look()["pretrain"].state == "running?"
-    assert run.look(pretrain="FAILED")["pretrain"].state == "stopped"
-    write_text(run.notes("pretrain") / jobs.CANCELLED, "{}")
-    assert run.look(pretrain="CANCELLED")["pretrain"].state == run.look()["pretrain"].state == "cancelled"
+    jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
+    Ending(143, "stopped after step 7, saved", 0).write(run.notes("pretrain-clove"))
+    assert run.look(pretrain_clove="RUNNING")["pretrain-clove"].state == "running"
+    assert run.look(pretrain_clove="PENDING:BeginTime")["pretrain-clove"].state == "waiting"
+    assert run.look()["pretrain-clove"].state == "running?"
+    assert run.look(pretrain_clove="FAILED")["pretrain-clove"].state == "stopped"
+    write_text(run.notes("pretrain-clove") / jobs.CANCELLED, "{}")
+    for told in ({"pretrain_clove": "CANCELLED"}, {}):
+        assert run.look(**told)["pretrain-clove"].state == "cancelled"
 
 
 def test_second_submission__its_jobs_count(run):
     run.finish("data")
-    Ending(2, "wrong", 0).write(run.notes("pretrain"))
+    Ending(2, "wrong", 0).write(run.notes("pretrain-clove"))
     assert run.states()[1] == "failed"
-    run.submit("pretrain", "convert-clove", "finetune-clove-coco-0", "tables")
+    run.submit("pretrain-clove", "convert-clove", "finetune-clove-coco-0", "tables")
     assert run.states() == ["done", "waiting?", "waiting?", "waiting?", "waiting?", "waiting?"]
 
 
@@ -168,16 +168,16 @@ def test_local_run__running_stopped_failed_to_do(tmp_path):
     run = Run(tmp_path)
     assert run.states() == ["to do"] * 5
     run.finish("data")
-    run.folder("pretrain")
+    run.folder("pretrain-clove")
     assert run.states() == ["done", "stopped", "to do", "to do", "to do"]
     with open(run.output / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run.states() == ["done", "running", "to do", "to do", "to do"]
-    write_text(run.folder("pretrain") / FAILED, '{"message": "stage pretrain failed (exit code 3)"}')
+    write_text(run.folder("pretrain-clove") / FAILED, '{"message": "stage pretrain-clove failed (exit code 3)"}')
     code, line = status.verdict(list(run.look().values()))
     assert code == 1
-    assert line == ("error: 1 of 5 stages done; failed: pretrain; to do: convert-clove, finetune-clove-coco-0, "
-                    "finetune-rand-coco-0 (pretrain: stage pretrain failed (exit code 3))")
+    assert line == ("error: 1 of 5 stages done; failed: pretrain-clove; to do: convert-clove, finetune-clove-coco-0, "
+                    "finetune-rand-coco-0 (pretrain-clove: stage pretrain-clove failed (exit code 3))")
 
 
 def test_main__watch_shows_it_until_it_is_over(run, monkeypatch, capsys):
@@ -211,17 +211,17 @@ def test_ask__what_squeue_says(monkeypatch, tmp_path, script, expected):
 
 
 def test_logs__whole_or_followed_to_the_end(run, capsys, monkeypatch):
-    path = jobs.newest(run.output)["pretrain"].log()
+    path = jobs.newest(run.output)["pretrain-clove"].log()
     where = ["--output", str(run.output)]
-    with pytest.raises(UserError, match=r"^stage pretrain has printed nothing yet"):
-        logs.main(["pretrain", *where])
+    with pytest.raises(UserError, match=r"^stage pretrain-clove has printed nothing yet"):
+        logs.main(["pretrain-clove", *where])
     path.write_text("one\n")
-    assert logs.main(["pretrain", *where]) == 0
+    assert logs.main(["pretrain-clove", *where]) == 0
     assert capsys.readouterr().out == "one\n"
     told = iter(["RUNNING", "COMPLETED"])
     logs.follow(path, lambda: State(next(told)), lambda _: path.open("a").write("two\n"))
     assert capsys.readouterr().out == "one\ntwo\n"
-    with pytest.raises(UserError, match=r"^pretraining: no such stage; there are data, pretrain"):
+    with pytest.raises(UserError, match=r"^pretraining: no such stage; there are data, pretrain-clove"):
         logs.main(["pretraining", *where])
 
 
@@ -234,7 +234,7 @@ def test_commands__what_they_cannot_do_is_told(tmp_path, run, monkeypatch):
         retry.main(["--failed", "--output", str(here.output)])
     with pytest.raises(UserError, match=r"^retry: expected --failed or the names of stages"):
         retry.main(["--output", str(run.output)])
-    with pytest.raises(UserError, match=r"^finetune: no such stage; there are data, pretrain"):
+    with pytest.raises(UserError, match=r"^finetune: no such stage; there are data, pretrain-clove"):
         retry.main(["finetune", "--output", str(run.output)])
     monkeypatch.setattr(jobs, "ask", lambda ids: dict.fromkeys(ids, State("NO ANSWER")))
     with pytest.raises(UserError, match=r"^Slurm does not answer \(squeue\); nothing was cancelled$"):
@@ -252,3 +252,33 @@ def test_rerun__sets_a_finished_stage_aside_before_it_is_submitted(run, monkeypa
                                      "--rerun", "data"])
     assert command.main() == 0
     assert said == [("data",)] and len(list(run.output.glob("data-*.old1"))) == 1
+
+
+@pytest.mark.parametrize("change", [{"version": "older"}, {"options": {}}, None])
+def test_status_and_logs__live_with_a_plan_that_cannot_be_read(tmp_path, change, capsys, monkeypatch):
+    run = Run(tmp_path, *ON_SLURM)
+    run.submit(*NAMES)
+    run.finish("data")
+    jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
+    folder = run.folder("finetune-rand-coco-0")
+    (folder / "log.txt").write_text("one\n")
+    path = run.output / "plan.json"
+    path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change))
+    monkeypatch.setattr(jobs, "ask", lambda ids: dict.fromkeys(ids, State("RUNNING")))
+    assert status.main(["--output", str(run.output)]) == status.GOING
+    told = capsys.readouterr()
+    assert re.search(r"^data +done", told.out, re.M) and re.search(r"^pretrain-clove +running +101", told.out, re.M)
+    assert re.fullmatch(r"warning: \S+plan.json (was written by|is damaged).* with the same options; this is what the "
+                        r"folder itself shows", told.err.strip())
+    assert logs.local_log(run.output, "finetune-rand-coco-0") == folder / "log.txt"
+    with pytest.raises(UserError, match="^found no log.txt of a stage data in .*; .*plan.json"):
+        logs.local_log(run.output, "data")
+
+
+def test_status__names_the_task_of_another_file_that_is_missing(tmp_path, monkeypatch, capsys):
+    run = Run(tmp_path)
+    run.finish("data")
+    monkeypatch.setattr("benchmarks.saved_plan.TASKS", {})
+    assert status.main(["--output", str(run.output)]) == status.INCOMPLETE
+    assert "plan.json has a task coco that is not known here: set CLOVE_TASKS as the run had it" in (
+        capsys.readouterr().err)

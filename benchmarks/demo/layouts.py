@@ -1,0 +1,122 @@
+"""The layouts that a task can name for the demo (`Task.demo_layout`): each generator writes one folder of made-up data.
+
+A generator is called with the folder of the whole demo data, the seed and the number of images of each split; those of
+`voc` and `lvis` are the pictures of `coco`, which comes before them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.demo import figures, lvis_files, scenes, streets, voc_files
+
+SPLITS = ("train", "val")
+CITIES = {"train": ("ashmere", "brookfield"), "val": ("cedarhaven",)}  # not real ones
+PHOTOS, SCENES, PEOPLE, STREETS = range(4)  # each kind of picture has generators of its own
+
+
+def rng(seed: int, kind: int, split: str, index: int) -> np.random.Generator:
+    """The generator of one picture: the same bytes whatever else is made."""
+    return np.random.default_rng([seed, kind, SPLITS.index(split), index])
+
+
+def _scenes(data: Path, seed: int, counts: dict[str, int]) -> None:
+    _coco(data / "coco", (seed, SCENES), counts, scenes.scene, "instances", scenes.CATEGORIES)
+
+
+def _people(data: Path, seed: int, counts: dict[str, int]) -> None:
+    _coco(data / "keypoints", (seed, PEOPLE), counts, figures.group, "person_keypoints", [figures.CATEGORY])
+
+
+def _coco(
+    folder: Path, seeds: tuple[int, int], counts: dict[str, int],
+    make: Callable[[np.random.Generator, int], tuple[Image.Image, list[dict]]], stem: str, categories: list[dict],
+) -> None:
+    for split in SPLITS:
+        images, annotations = [], []
+        for index in range(counts[split]):
+            number = 1 + index + 100_000 * SPLITS.index(split)
+            picture, found = make(rng(*seeds, split, index), index)
+            name = f"{number:012}.jpg"
+            save(picture, folder / "images" / name)
+            size = {"height": picture.height, "width": picture.width}
+            images.append({"license": 1, "file_name": name, **size, "id": number})
+            for annotation in found:
+                # Numbers from 1, and none in both splits: pycocotools takes 0 for "no match".
+                identity = 1 + len(annotations) + 1_000_000 * SPLITS.index(split)
+                annotations.append({"id": identity, "image_id": number, **annotation})
+        write_json(folder / "annotations" / f"{stem}_{split}.json", {
+            "info": {"description": "made-up demo data", "version": "1.0", "year": 2026},
+            "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+            "images": images, "annotations": annotations, "categories": categories,
+        })
+
+
+def _cityscapes(data: Path, seed: int, counts: dict[str, int]) -> None:
+    folder = data / "cityscapes"
+    for split in SPLITS:
+        for index in range(counts[split]):
+            picture, objects = streets.street(rng(seed, STREETS, split, index), index, counts[split])
+            city = CITIES[split][index % len(CITIES[split])]
+            name = f"{city}_{index:06}_000019"
+            save(picture, folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+            truth = folder / "gtFine" / split / city
+            instances = streets.paint_ids(objects, instances=True)
+            labels = streets.paint_ids(objects, instances=False).astype(np.uint8)
+            save(Image.fromarray(instances), truth / f"{name}_gtFine_instanceIds.png")
+            save(Image.fromarray(labels), truth / f"{name}_gtFine_labelIds.png")
+            write_json(truth / f"{name}_gtFine_polygons.json", {
+                "imgHeight": picture.height, "imgWidth": picture.width,
+                "objects": [{"label": label, "polygon": corners} for label, corners in objects],
+            })
+
+
+def _voc(data: Path, *_: object) -> None:
+    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to each."""
+    folder, coco = data / "voc", data / "coco"
+    for split in SPLITS:
+        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
+        lists = voc_files.LISTS[split]
+        for number, (year, listed) in enumerate(lists):
+            ids = []
+            for image in content["images"][number::len(lists)] or content["images"][:1]:
+                name = Path(image["file_name"]).stem[-6:]  # six digits, as in VOC
+                rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
+                picture = folder / year / "JPEGImages" / f"{name}.jpg"
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(coco / "images" / image["file_name"], picture)
+                _write(folder / year / "Annotations" / f"{name}.xml",
+                       voc_files.annotation(picture.name, year, (image["width"], image["height"]), rows))
+                ids.append(name)
+            _write(folder / year / "ImageSets" / "Main" / f"{listed}.txt", "\n".join(ids) + "\n")
+
+
+def _lvis(data: Path, *_: object) -> None:
+    for split in SPLITS:
+        content = json.loads((data / "coco" / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
+        write_json(data / "lvis" / f"lvis_v1_{split}.json", lvis_files.from_coco(content))
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """With its folder; JPEG where the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
+
+
+def write_json(path: Path, content: dict) -> None:
+    """With its folder."""
+    _write(path, json.dumps(content))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+# Another layout is another line here: the folder of the demo's data that it makes, and what writes it.
+LAYOUTS: dict[str, Callable[[Path, int, dict[str, int]], None]] = {
+    "coco": _scenes, "keypoints": _people, "cityscapes": _cityscapes, "voc": _voc, "lvis": _lvis}

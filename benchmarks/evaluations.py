@@ -1,0 +1,63 @@
+"""What is measured of each backbone: a task on a dataset, with a share of its training images, in several trials."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.inputs import TaskData
+from pretrain.errors import UserError
+from transfer import identity
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What transfer resolves a task's options to: length, batch, hashes of what belongs to the training and of what to
+    the evaluation."""
+
+    iterations: int
+    batch: int
+    training: str
+    evaluation: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One fine-tuning of each row. `data` is None for the demo's, which a stage of the run makes."""
+
+    task: str
+    data: TaskData | None
+    share: float = 1.0
+    trial: int = 0
+
+    @property
+    def place(self) -> str:
+        """Of the names of stages: the task, and where they are not the usual ones its dataset and share."""
+        dataset = self.data.part if self.data else ""
+        share = "" if self.share == 1 else f".share{self.share:g}"
+        return f"{self.task}{dataset}{share}"
+
+
+def read_shares(text: str) -> tuple[float, ...]:
+    """--train-share: shares above 0, at most 1, none twice. Raises `UserError`."""
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            share = float(part)
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            raise UserError(f"--train-share {text}: expected numbers above 0, at most 1, as in 0.1,0.25,1, found "
+                            f"{part.strip()!r}")
+        if share in found:
+            raise UserError(f"--train-share {text}: {part.strip()} stands there twice")
+        found.append(share)
+    return tuple(found)
+
+
+def protocol_of(resolved: dict[str, Any]) -> Protocol:
+    """Of what `transfer.settings.protocol` gives."""
+    config = identity.flatten(resolved["config"])
+    evaluation = {key: config.pop(key) for key in identity.EVALUATION_KEYS if key in config}
+    training = {key: value for key, value in config.items() if key not in identity.WITHOUT_EFFECT}
+    names = {key: value for key, value in resolved.items() if key != "config"}
+    return Protocol(config["SOLVER.MAX_ITER"], config["SOLVER.IMS_PER_BATCH"], identity.sha256(names | training),
+                    identity.sha256(evaluation))

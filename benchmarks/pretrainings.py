@@ -1,0 +1,116 @@
+"""The pretrainings of a run, beside each other: ablations under labels of their own, each with several seeds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.inputs import slug
+from pretrain.config import Config, load_config
+from pretrain.errors import UserError
+
+FORM = "expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as --pretrain no_attention=mini,attention=none"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One pretraining. `label` is its row in the tables, `name` its part of the names of stages, which has the seed
+    unless that is the recipe's own; `config` is resolved, with the seed."""
+
+    label: str
+    name: str
+    recipe: str
+    config: Config
+
+    @property
+    def objective(self) -> str:
+        return self.config.objective_name
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What --pretrain says: a recipe's name or file, and values over it."""
+
+    name: str
+    values: dict[str, str]
+
+
+def read_labels(words: list[str]) -> dict[str, Recipe]:
+    """{label: recipe} of the values of --pretrain. Raises `UserError`."""
+    found: dict[str, Recipe] = {}
+    for word in words:
+        label, equals, rest = word.partition("=")
+        recipe, *parts = rest.split(",")
+        if not equals or not label.strip() or not recipe.strip():
+            raise UserError(f"--pretrain {word}: {FORM}")
+        if label in found:
+            raise UserError(f"--pretrain {label} is given twice: choose another label")
+        values: dict[str, str] = {}
+        key = ""
+        for part in parts:
+            name, equals, value = part.partition("=")
+            if equals:
+                key = name.strip()
+                values[key] = value
+            elif key:
+                values[key] += f",{part}"  # of a value with a comma in it, such as global_scale=0.2,1
+            else:
+                raise UserError(f"--pretrain {word}: {FORM}, found {part!r}")
+        found[label] = Recipe(recipe, values)
+    return found
+
+
+def read_seeds(text: str | None) -> int | tuple[int, ...]:
+    """--pretrain-seeds: how many (counted from the recipe's own), or which. Raises `UserError`."""
+    parts = [part.strip() for part in (text or "1").split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--pretrain-seeds {text}: expected a number of pretrainings, or their seeds as in 1,2,3")
+    numbers = tuple(int(part) for part in parts)
+    if len(numbers) > 1:
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"--pretrain-seeds {text}: a seed stands there twice")
+        return numbers
+    if numbers[0] < 1:
+        raise UserError(f"--pretrain-seeds must be at least 1, found {text}")
+    return numbers[0]
+
+
+def refuse_labels(labels: Iterable[str], taken: Iterable[str]) -> None:
+    """Labels that are no names of rows, or that another row or its stages have. Raises `UserError`."""
+    names = list(taken)
+    for label in labels:
+        if not label.isprintable() or label != label.strip():
+            raise UserError(f"--pretrain {label!r}: expected a label that can be printed, without spaces around it")
+        for other in names:
+            if slug(other).lower() == slug(label).lower():
+                raise UserError(f"--pretrain {label}: the name {other} is taken, choose another label")
+        names.append(label)
+
+
+def pretrainings_of(
+    recipes: dict[str, Recipe], values: dict[str, str], seeds: int | tuple[int, ...]
+) -> tuple[Pretraining, ...]:
+    """One for each label and seed; `values` are set in all of them. Raises `UserError`, which names the label where
+    there are several."""
+    made: list[Pretraining] = []
+    for label, recipe in recipes.items():
+        try:
+            made += _repeated(label, recipe.name, recipe.values | values, seeds)
+        except UserError as error:
+            raise UserError(f"--pretrain {label}: {error}" if len(recipes) > 1 else str(error)) from None
+    return tuple(made)
+
+
+def _repeated(label: str, recipe: str, values: dict[str, str], seeds: int | tuple[int, ...]) -> list[Pretraining]:
+    own = load_config(recipe, values)
+    first = own.train.seed
+    made = []
+    for seed in range(first, first + seeds) if isinstance(seeds, int) else seeds:
+        if seed == first:
+            made.append(Pretraining(label, slug(label), recipe, own))
+        else:
+            config = load_config(recipe, values | {"seed": str(seed)})
+            made.append(Pretraining(label, f"{slug(label)}.seed{seed}", recipe, config))
+    return made
