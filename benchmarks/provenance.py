@@ -33,6 +33,7 @@ def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None 
                 f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
         "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
                     f"{result['config_sha256'][:12]}",
+        **_identities(result),
         "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
         "code": f"git {str(code.get('git_sha'))[:12]}{', with uncommitted changes' if code.get('dirty') else ''}",
         "versions": versions,
@@ -47,6 +48,16 @@ def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None 
         value = trial.columns[column]
         first += ": undefined" if value is None else f": {value:.3f}"
     return "\n".join([first, *(f"    {name:<12} {text}" for name, text in told.items())])
+
+
+def _identities(result: dict) -> dict[str, str]:
+    """The hashes of what was trained and of what it was evaluated on, as far as they are recorded."""
+    found = {}
+    for name in ("training", "evaluation"):
+        sha256 = (result.get(name) or {}).get("sha256")
+        if sha256:
+            found[name] = f"identity {sha256[:12]}"
+    return found
 
 
 def hardware_text(found: str | dict) -> str:

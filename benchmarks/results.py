@@ -50,6 +50,7 @@ TEXT: Check = ("a printable text that is not empty",
                lambda v: isinstance(v, str) and v.strip() != "" and v.isprintable())
 TEXT_OR_NULL: Check = ("a printable text that is not empty, or null", lambda v: v is None or TEXT[1](v))
 MAPPING: Check = ("a mapping", lambda v: isinstance(v, dict))
+MAPPING_OR_NULL: Check = ("a mapping or null", lambda v: v is None or isinstance(v, dict))
 NATURAL: Check = ("an integer from 0", lambda v: _whole(v, 0))
 POSITIVE: Check = ("an integer from 1", lambda v: _whole(v, 1))
 POSITIVE_OR_NULL: Check = ("an integer from 1 or null", lambda v: v is None or _whole(v, 1))
@@ -127,10 +128,10 @@ FIELDS: dict[str, Check] = {
                              and set(v) == {"channel_order", "mean", "std", "stride_in_1x1"}),
     "weights.pkl_sha256": SHA256_OR_NULL,
     "weights.path_sha256": SHA256_OR_NULL,
-    "weights.conversion": ("a mapping or null", lambda v: v is None or isinstance(v, dict)),
+    "weights.conversion": MAPPING_OR_NULL,
     "weights.pretraining": ("a mapping of objective, seed, recipe_sha256 and images_sha256, or null", _is_pretraining),
-    "training": MAPPING,
-    "evaluation": MAPPING,
+    "training": MAPPING_OR_NULL,
+    "evaluation": MAPPING_OR_NULL,
     "config": MAPPING,
     "config_sha256": SHA256,
     "versions": MAPPING,

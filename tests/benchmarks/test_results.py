@@ -103,8 +103,8 @@ def test_validate__names_every_missing_field(make_result) -> None:
     ({"dataset__label": 3}, "dataset.label: expected a printable text that is not empty, or null, found 3"),
     ({"dataset__train_share": {"share": 0, "images": 5}}, "dataset.train_share: expected a mapping of share (above 0, "
      "at most 1) and images, or null, found {'share': 0, 'images': 5}"),
-    ({"training": "x"}, "training: expected a mapping, found 'x'"),
-    ({"evaluation": None}, "evaluation: expected a mapping, found None"),
+    ({"training": "x"}, "training: expected a mapping or null, found 'x'"),
+    ({"evaluation": 3}, "evaluation: expected a mapping or null, found 3"),
     ({"weights__pkl_sha256": None},
      "weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"),
 ])
@@ -279,11 +279,11 @@ NEW_KEYS = {
     "weights__conversion": {"consumed": 265}, "weights__path_sha256": "ab" * 32,
     "weights__pretraining": {"objective": "clove", "seed": 3, "recipe_sha256": "ab" * 32, "images_sha256": "cd" * 32},
     "dataset__label": "half", "dataset__train_share": {"share": 0.25, "images": 10},
-    "training": {"identity": "ab" * 32}, "evaluation": {"identity": "cd" * 32},
+    "training": {"sha256": "ab" * 32}, "evaluation": {"sha256": "cd" * 32},
 }
 MAY_BE_NULL = {"schedule", "solver", "fit", "processes", "batch_norm_images", "eval_every", "predictions",
                "weights__branch", "weights__conversion", "weights__path_sha256", "weights__pretraining",
-               "dataset__label", "dataset__train_share"}
+               "dataset__label", "dataset__train_share", "training", "evaluation"}
 
 
 @pytest.mark.parametrize("change", [{"seed": None}, {"recipe_sha256": "ab"}, {"objective": ""}, {"images_sha256": 3}])

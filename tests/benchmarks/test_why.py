@@ -90,3 +90,12 @@ def test_why__tells_the_pretraining_of_each_trial(asked, make_result, tmp_path: 
         assert f"  trial 0, seed 1 of pretraining {seed}: 40.500\n" in told
         assert f"    pretraining  clove, seed {seed}, recipe a1a1a1a1a1a1, images b2b2b2b2b2b2\n" in told
     assert "pretraining" not in asked("coco_detection_segmentation:CLoVE 400:AP_bb")
+
+
+def test_why__tells_the_identities_of_training_and_evaluation(asked, make_result, tmp_path: Path) -> None:
+    write_result(tmp_path / "runs", make_result(method="Mine", training={"sha256": "a1" * 32}, evaluation={
+        "sha256": "b2" * 32}))
+    write_result(tmp_path / "runs", make_result(method="Stranger", training=None, evaluation={}))
+    told = asked("coco:Mine 200:AP_bb")
+    assert "    training     identity a1a1a1a1a1a1\n    evaluation   identity b2b2b2b2b2b2\n" in told
+    assert "identity" not in asked("coco:Stranger 200:AP_bb")
