@@ -27,7 +27,7 @@ from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_
 from benchmarks.render import csv_frame, html_text, latex, markdown  # noqa: E402
 from benchmarks.reported import read_reported  # noqa: E402
 from benchmarks.results import PROVES_NOTHING, each_result  # noqa: E402
-from benchmarks.rows import TableModel, build_table  # noqa: E402
+from benchmarks.rows import IMPORTED, MEASURED, TableModel, build_table  # noqa: E402
 from benchmarks.sentinels import read_expected  # noqa: E402
 from benchmarks.why import why  # noqa: E402
 from pretrain.atomic import write_text  # noqa: E402
@@ -53,7 +53,7 @@ class Tables:
     def shown(self) -> str:
         """The poster's tables and those with measured rows, as markdown."""
         shown = [markdown(table) for table in self.tables if table.in_poster
-                 or any(row.group for block in table.blocks for row in block.rows)]
+                 or any(row.kind in (MEASURED, IMPORTED) for block in table.blocks for row in block.rows)]
         return "\n".join([*shown, *filter(None, [probes_text(self.probes)])])
 
 

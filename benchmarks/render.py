@@ -47,8 +47,8 @@ def latex(table: TableModel) -> str:
         frame = _frame(table, block, escape_latex, _latex_style, bool(number))
         text = tabulate(frame.values.tolist(), headers=[escape_latex(name) for name in frame.columns],
                         tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(table))
-        rules = iter(["\\toprule", "\\midrule", "\\bottomrule"])
-        text = re.sub(r"\\hline", lambda _, rules=rules: next(rules), text)
+        for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
+            text = text.replace("\\hline", rule, 1)
         said = [table.title, block.heading, block.note, *(table.notes if number == 0 else []),
                 *(f"{LOOK_AGAIN} {remark}." for remark in block.remarks), *block.tests]
         caption, *notes = [escape_latex(sentence if sentence.endswith(".") else f"{sentence}.")
@@ -79,8 +79,10 @@ def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None)
                 for source, row in zip(frame["Source"], _with_divider(block, bool(number)), strict=True)]
         with pd.option_context("display.max_colwidth", None):  # the default cuts texts at 50 letters
             text = frame.to_html(index=False, escape=False, border=0, justify="left")
-        kinds = iter(["head", *_kinds(block, bool(number))])
-        parts.append(re.sub(r"<tr( style=\"[^\"]*\")?>", lambda _, kinds=kinds: f"<tr class=\"{next(kinds)}\">", text))
+        before, *rows = re.split(r"<tr(?: style=\"[^\"]*\")?>", text)
+        kinds = ["head", *_kinds(block, bool(number))]
+        rows = [f"<tr class=\"{kind}\">{row}" for kind, row in zip(kinds, rows, strict=True)]
+        parts.append(before + "".join(rows))
         if block.remarks:
             items = "".join(f"<li>{LOOK_AGAIN} {html.escape(remark)}</li>" for remark in block.remarks)
             parts.append(f"<ul class=\"doubts\">{items}</ul>")

@@ -150,7 +150,7 @@ def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
             task = json.loads((folder / "request.json").read_text(encoding="utf-8"))["task"]
             runs.setdefault(task, []).append((name, _lines(folder / "metrics.json")))
     for task, members in sorted(runs.items()):
-        yield _figure(_drawn(members, _early(task)), f"{task}: loss and early metrics over iterations")
+        yield _figure(_drawn(members, early_keys(task)), f"{task}: loss and early metrics over iterations")
 
 
 def _lines(path: Path) -> list[dict]:
@@ -163,7 +163,7 @@ def _lines(path: Path) -> list[dict]:
     return entries
 
 
-def _early(task: str) -> list[tuple[str, ...]]:
+def early_keys(task: str) -> list[tuple[str, ...]]:
     """Of each main column of a task the keys that early evaluations write it under; none for a task not known here.
 
     Since schema 2 that is the metric's name; logs of before have the column's.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import coco_results, import_results, imported, make_tables
+from benchmarks.results import digest
 from pretrain.errors import UserError
 from transfer.tasks import TASKS
 
@@ -35,6 +36,41 @@ def test_import__detectron2s_metrics_become_a_marked_row(tmp_path: Path) -> None
     written.write_text(written.read_text().replace("31.0", "41.0"))
     found = make_tables.read_tables(results, REPORTED)
     assert "Theirs" not in found.shown() and "changed after it was written" in found.problems[0]
+
+
+def test_import__of_a_task_without_measured_rows_is_shown_with_all_its_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps({"bbox/AP": 54.0, "bbox/AP50": 81.0, "bbox/AP75": 60.0, "bbox/AP-cat": 70.0,
+                                "roi_head/num_bg_samples": 400.0, "iteration": 9}))
+    results = tmp_path / "results"
+    assert import_results.main([str(file), "--results", str(results), "--method", "Theirs", "--task", "voc"]) == 0
+    [written] = (results / "imported").iterdir()
+    assert json.loads(written.read_text())["metrics"] == {
+        "bbox/AP": 54.0, "bbox/AP50": 81.0, "bbox/AP75": 60.0, "bbox/AP-cat": 70.0}
+    [row] = [line for line in make_tables.read_tables(results, REPORTED).shown().splitlines() if "Theirs" in line]
+    assert [cell.strip() for cell in row.split("|")][3:6] == ["54.0", "81.0", "60.0"]
+
+
+def test_import__boxes_alone_leave_the_columns_of_masks_empty(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps({"bbox/AP": 54.0}))
+    assert import_results.main([str(file), "--results", str(tmp_path), "--method", "A", "--task", "coco"]) == 0
+    assert capsys.readouterr().out.startswith("A: AP_bb 54.0, AP50_bb -, AP75_bb -, AP_mb -, AP50_mb -, AP75_mb -\n")
+
+
+def test_imported__a_file_of_schema_1_is_read_like_todays(tmp_path: Path) -> None:
+    """As the first schema stored it: the table's columns, each under its name in the table."""
+    metrics = dict(zip(("AP_bb", "AP50_bb", "AP75_bb", "AP_mb", "AP50_mb", "AP75_mb"), (31.0, 32, 33, 34, 35, None),
+                       strict=True))
+    record = {"schema": 1, "kind": "imported", "table": "coco_detection_segmentation", "method": "Theirs",
+              "epochs": 800, "metrics": metrics, "source": {"file": "metrics.json", "sha256": "ab" * 32},
+              "annotations_sha256": None, "imported": "2026-01-01T00:00:00+00:00", "tool_version": "1"}
+    (tmp_path / "imported").mkdir()
+    (tmp_path / "imported" / "a.json").write_text(json.dumps(record | {"digest": digest(record)}))
+    assert imported.file_name(record).startswith("coco-")
+    [row], problems = imported.read_imported(tmp_path / "imported")
+    assert problems == [] and row.task == "coco" and row.metrics == {
+        "bbox/AP": 31.0, "bbox/AP50": 32, "bbox/AP75": 33, "segm/AP": 34, "segm/AP50": 35, "segm/AP75": None}
 
 
 def ground_truth(path: Path) -> dict:

@@ -58,6 +58,12 @@ def test_page__without_anything_measured_shows_the_printed_tables_and_says_so(tm
     assert "Nothing has been measured yet: these are printed figures." in text and text.count("<table") == 5
 
 
+def test_early_keys__are_those_of_the_main_columns_old_and_new() -> None:
+    assert report.early_keys("coco") == [("early/bbox/AP", "early/AP_bb"), ("early/segm/AP", "early/AP_mb")]
+    assert report.early_keys("cityscapes") == [("early/segm/AP", "early/AP")]
+    assert report.early_keys("a task that is not known here") == []
+
+
 def test_page__names_what_was_left_out(run_folder: Path) -> None:
     (run_folder / "results" / "runs" / "half.json").write_text("{")
     assert "half.json: not whole JSON" in report.page(run_folder, run_folder / "results")
