@@ -48,8 +48,8 @@ SCHEMA |= {"table", "details", "share"}  # of schema 1, and inside dataset.train
 FIXED = {"config", "baselines", "outcome", "versions", "protocol", "pixel_format"}
 METRICS = "metrics"  # GROUP/NAME and GROUP/NAME-CLASS: the class is somebody's word
 # What the program itself fills in, out of its own words.
-OWN_WORDS = {"kind", "table", "task", "fit", "scale", "heads", "solver", "schedule", "architecture", "evaluator",
-             "init"}
+OWN_WORDS = {"kind", "table", "task", "objective", "fit", "scale", "heads", "solver", "schedule", "architecture",
+             "evaluator", "init"}
 MACHINES = {"host", "hostname", "node", "nodes", "nodename", "nodelist", "user", "username", "login", "cluster"}
 
 

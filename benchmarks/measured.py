@@ -8,6 +8,7 @@ Standard library only.
 
 import hashlib
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,14 +70,14 @@ class Group:
         cells = {column: self.cell(column) for column in columns}
         return {column: cell[0] if cell else None for column, cell in cells.items()}
 
-    def by_pretraining(self, column: str | None = None) -> dict[int | None, list[float]]:
+    def by_pretraining(self, column: str) -> dict[int | None, list[float]]:
         """Seed of the pretraining -> the column of its trials that have it, in percent, in the order of the trials.
 
-        Pretrainings without a value are left out. Without a column: a 0.0 for each trial, to be counted.
+        Pretrainings without a value are left out.
         """
         found: dict[int | None, list[float]] = {}
         for place, trial in sorted(self.trials.items(), key=lambda item: item[0]):
-            value = 0.0 if column is None else trial.columns[column]
+            value = trial.columns[column]
             if value is not None:
                 found.setdefault(place.pretraining, []).append(value)
         return found
@@ -110,8 +111,8 @@ class Group:
         """How many trials it has and, pretrained here, what they are made of."""
         if not self.pretrained_here:
             return f"n={len(self.trials)}"
-        counts = [len(several) for several in self.by_pretraining().values()]
-        least, most = min(counts), max(counts)
+        counts = Counter(place.pretraining for place in self.trials)
+        least, most = min(counts.values()), max(counts.values())
         each = str(most) if least == most else f"{least} to {most}"
         return (f"n={len(self.trials)}: {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
                 f"fine-tuning{'s' * (most > 1)}")

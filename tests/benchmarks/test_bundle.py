@@ -250,6 +250,12 @@ def test_bundle__a_user_called_like_a_word_of_the_schema_changes_no_key(
     same_tables(path, tmp_path / "elsewhere")
 
 
+def test_anonymous__a_user_called_like_an_objective_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "clove")
+    record = {"weights": {"pretraining": {"objective": "clove", "seed": 3, "recipe_sha256": "ab" * 32}}}
+    assert anonymous.Scrubber([record]).record(record)["weights"] == record["weights"]
+
+
 def test_bundle__a_record_that_is_no_good_without_names_is_refused(
         make_result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "Rand")
