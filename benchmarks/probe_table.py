@@ -45,16 +45,17 @@ _SHARED = ("method", "epochs", "demo", "stage", "stage.name", "stage.key", "task
            "dataset", "dataset.train.images", "dataset.train.annotations_sha256", "dataset.val.images",
            "dataset.val.annotations_sha256", "dataset.classes", "seed", "versions", "hardware", "code", "wall_seconds",
            "started", "ended")
+OPTIONAL = ("dataset.name", "dataset.label", "weights.pretraining")
 MAPPING = RUN_FIELDS["weights"]
 FIELDS = {name: RUN_FIELDS[name] for name in _SHARED} | {
     "schema": ("1", lambda v: v == 1 and not TRUTH[1](v)), "kind": ("probe", lambda v: v == "probe"),
     "metrics": MAPPING, "baselines": MAPPING, "protocol": MAPPING, "details": MAPPING,
-    "weights.file_sha256": SHA256_OR_NULL, "weights.pretraining": RUN_FIELDS["weights.pretraining"]}
+    "weights.file_sha256": SHA256_OR_NULL, **{name: RUN_FIELDS[name] for name in OPTIONAL}}
 
 
 def validate(probe: Any) -> list[str]:
     """What is wrong with a probe's content, one sentence a field; empty: nothing. Ignores `digest`."""
-    problems = check_fields(probe, FIELDS, optional=("weights.pretraining",))
+    problems = check_fields(probe, FIELDS, OPTIONAL)
     if problems:
         return problems
     for row in (probe["metrics"], *probe["baselines"].values()):
@@ -169,7 +170,8 @@ def _heading(members: list[dict]) -> str:
     data, protocol = probe["dataset"], probe["protocol"]
     probed = data.get("probed", {name: data[name]["images"] for name in ("train", "val")})
     number = hashlib.sha256(canonical([data["train"], data["val"]]).encode("ascii")).hexdigest()[:8]
-    name = f"{data['name']}, " if "name" in data else ""
+    label = data.get("label") or data.get("name")
+    name = f"{label}, " if label else ""
     return (f"{'Demo: ' if probe['demo'] else ''}{name}{probe['task']}, {len(data['classes'])} classes, "
             f"{probed['train']} training and {probed['val']} evaluation images (annotations {number}); "
             f"{probe['weights']['architecture']} {protocol.get('layer', '')}, shorter side {protocol.get('side', '-')}"

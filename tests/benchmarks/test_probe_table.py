@@ -71,6 +71,7 @@ def test_write_and_read__the_same_again_and_a_changed_figure_is_found(tmp_path: 
     ("metrics", {}, "metrics: expected a mapping of at least one metric"),
     ("metrics", [3.0], "metrics: expected a mapping"),
     ("baselines", {"Rand init": {}}, "metrics: expected a mapping of at least one metric for the backbone and each"),
+    ("dataset__label", 3, "dataset.label: expected a printable text that is not empty, or null, found 3"),
     ("weights__pretraining", {"seed": 1}, "weights.pretraining: expected a mapping of objective, seed, recipe_sha256"),
     ("weights__file_sha256", "abc", "weights.file_sha256: expected 64 hexadecimal digits or null"),
     ("dataset__val__images", 0, "dataset.val.images: expected an integer from 1"),
@@ -85,7 +86,7 @@ def test_validate__names_what_is_wrong(name: str, value: object, text: str, tmp_
 
 def test_validate__every_field_is_needed() -> None:
     assert probe_table.validate(make_probe()) == []
-    for name in set(probe_table.FIELDS) - {"weights.pretraining"}:
+    for name in set(probe_table.FIELDS) - set(probe_table.OPTIONAL):
         probe = copy.deepcopy(make_probe())
         *parents, key = name.split(".")
         place = probe
@@ -102,6 +103,12 @@ def test_table__a_column_that_a_stored_probe_lacks_is_empty(
     assert probe_table.validate(make_probe()) == []
     (rows,) = markdown_tables(shown([make_probe()]))
     assert rows[0][7] == "depth" and {row[7] for row in rows[1:]} == {"-"}
+
+
+def test_table__datasets_of_one_task_stand_under_their_labels() -> None:
+    other = make_probe(dataset__label="buds", dataset__train={"images": 48, "annotations_sha256": "ee" * 32})
+    text = shown([make_probe(), other])
+    assert "### mini, coco, 2 classes" in text and "### buds, coco, 2 classes" in text
 
 
 def test_table__says_which_pretraining_a_probe_is_of(markdown_tables: Callable) -> None:
@@ -232,10 +239,10 @@ def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -
     (tmp_path / "s").mkdir()
     written = {name: value for name, value in make_probe().items() if name not in ("demo", "stage")}
     (tmp_path / "s" / "probe.json").write_text(json.dumps(written))
-    path = stage.finish(tmp_path / "s", "key")
+    stage.finish(tmp_path / "s", "key")
+    [path] = (options.results / "probes").iterdir()
     found = json.loads(path.read_text())
-    assert path.parent == options.results / "probes" and found["demo"] is True
-    assert found["stage"] == {"name": "probe-clove-coco", "key": "key"}
+    assert found["demo"] is True and found["stage"]["name"] == "probe-clove-coco" and found["stage"]["key"]
     assert not any(name.startswith("probe-") for name in [s.name for s in suite.plan(parse(["--demo"]))])
 
 
