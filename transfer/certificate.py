@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 import torch
 
 from pretrain.atomic import sha256_file, write_text
+from pretrain.backbone_file import HEADER
 from pretrain.errors import UserError
 from transfer.intake import ARCHITECTURES, expected_shapes
 from transfer.writers import WRITERS, read_detectron2
@@ -41,6 +42,8 @@ class Certificate(TypedDict):
     branch: str
     address: str  # "PLACE:PREFIX" of the network in the input
     epochs: int | None
+    # Which pretraining of this project made it, as its header says; None: of elsewhere. Not in older certificates.
+    pretraining: NotRequired[dict | None]
     consumed: int
     expected: int
     missing: list
@@ -153,8 +156,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_fields(content: Mapping[str, Any], path: Path) -> None:
     hints = get_type_hints(Certificate)
-    odd = sorted(hints.keys() ^ content.keys()) or [
-        name for name, hint in hints.items() if not _fits(content[name], hint)]
+    odd = sorted((Certificate.__required_keys__ - content.keys()) | (content.keys() - hints.keys())) or [
+        name for name in content if not _fits(content[name], hints[name])]
     if odd:
         raise UserError(f"expected the {len(hints)} fields of schema {SCHEMA} in {path}, found these missing, unknown "
                         f"or of another type: {', '.join(odd[:5])}: convert the checkpoint again")
@@ -180,6 +183,9 @@ def _check_claims(content: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"expected all {number} tensors of a {architecture} in {path}, found {content['consumed']} of "
                         f"{content['expected']} consumed and {len(content['missing'])} missing: "
                         "convert the whole checkpoint again")
+    if not HEADER["pretraining"](content.get("pretraining")):
+        raise UserError(f"expected objective, seed, recipe_sha256 and images_sha256 as the pretraining in {path}, "
+                        f"found {json.dumps(content['pretraining'])}: convert the checkpoint again")
     known = (form.keys() == {"channel_order", "mean", "std", "stride_in_1x1"}
              and form["channel_order"] in ("RGB", "BGR") and isinstance(form["stride_in_1x1"], bool)
              and all(isinstance(form[key], list) and len(form[key]) == 3 and all(map(_is_number, form[key]))

@@ -78,6 +78,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
         "branch": info.branch,
         "address": reading.address,
         "epochs": info.epochs,
+        "pretraining": info.pretraining,
         "consumed": len(state),
         "expected": len(expected_shapes(info.architecture)),
         "missing": sorted(expected_shapes(info.architecture).keys() - state.keys()),

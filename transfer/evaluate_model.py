@@ -143,6 +143,7 @@ def _about_stranger(read: Model, method: str | None, dataset: Dataset) -> dict[s
         "schedule": None, "solver": None, "fit": None, "trial": 0, "overrides": [],
         "weights": {"method": method or read.file.stem, "epochs": None, "branch": None, "init": "not known",
                     "architecture": depth, "standard": depth == "resnet50", "path_sha256": sha256_file(read.file),
+                    "pretraining": None,
                     "pixel_format": {"channel_order": cfg.INPUT.FORMAT, "mean": list(cfg.MODEL.PIXEL_MEAN),
                                      "std": list(cfg.MODEL.PIXEL_STD),
                                      "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1}},

@@ -5,6 +5,7 @@ after that is the same for all: the architecture is found from names and shapes,
 there, have the right shape and hold sane numbers (`architecture.py`).
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from transfer.writers import AUTHOR, HEADER_KEY
 
 __all__ = ["ARCHITECTURES", "Reading", "expected_shapes", "read_checkpoint"]
 
-OWN_FAMILY, NO_FAMILY = "backbone.safetensors", "unknown layout"
+OWN_FAMILY, OWN_CHECKPOINT, NO_FAMILY = "backbone.safetensors", "our pretraining checkpoint", "unknown layout"
 
 # detectron2's names (modeling/backbone/fpn.py) are ReSim's too; with its --fpn-bn the convolution is child 0.
 _FPN = re.compile(r"(?:backbone\.)?(fpn_(?:lateral|output)[2-5])(?:\.0)?\.(weight|bias)")
@@ -118,8 +119,23 @@ def _read(path: Path, content: Mapping[Any, Any], found: Places, container: str,
     if (own := _own_header(content, path)) is not None:  # pixels and stride cannot be told from the tensors
         info, method = replace(own, architecture=architecture, source_name=info.source_name,
                                source_sha256=info.source_sha256), own.method
+    if family and family.name == OWN_CHECKPOINT and (finished := _finished_run(path)) is not None:
+        info = replace(info, epochs=finished.epochs, pretraining=finished.pretraining)
     return Reading(used, info, left_over, family.name if family else NO_FAMILY, fpn, container, address, dict(branches),
                    "layout" if method else "file name", family.candidates if family else (), tuple(notes))
+
+
+def _finished_run(path: Path) -> BackboneInfo | None:
+    """What the pretraining says of its finished network, when `path` is the last checkpoint in its run's folder: an
+    earlier one is not what that recipe makes, and of a file elsewhere nobody knows."""
+    folder = path.absolute().parent.parent
+    try:
+        steps = json.loads((folder / "done.json").read_text(encoding="utf-8"))["steps"]
+        if path.absolute() != folder / "checkpoints" / f"step_{steps:08d}.pt":
+            return None
+        return load_backbone(folder / "backbone.safetensors")[1]
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return None
 
 
 def _own_header(content: Mapping[Any, Any], path: Path) -> BackboneInfo | None:

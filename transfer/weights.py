@@ -44,6 +44,7 @@ class Weights:
     branch: str | None = None
     pkl: str = ""
     pkl_sha256: str | None = None
+    pretraining: dict | None = None  # which pretraining of this project made it, see `BackboneInfo`
     conversion: dict | None = None
 
     def record(self) -> dict:
@@ -52,7 +53,7 @@ class Weights:
         return {"method": self.method, "epochs": self.epochs, "branch": self.branch, "init": self.init,
                 "architecture": self.architecture, "standard": self.architecture == "resnet50",
                 "pixel_format": self.pixel_format, "fpn": fpn, "pkl_sha256": self.pkl_sha256,
-                "conversion": self.conversion}
+                "pretraining": self.pretraining, "conversion": self.conversion}
 
 
 def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
@@ -70,7 +71,8 @@ def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
     conversion = read_certificate(folder)
     return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"],
                    epochs=conversion["epochs"], branch=conversion["branch"], pkl=str(pkl),
-                   pkl_sha256=conversion["targets"]["detectron2"]["sha256"], conversion=conversion)
+                   pkl_sha256=conversion["targets"]["detectron2"]["sha256"],
+                   pretraining=conversion.get("pretraining"), conversion=conversion)
 
 
 def zero_last_gammas(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pretrain.atomic import sha256_file
+from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
 from transfer.certificate import (
     TOLERANCE,
@@ -19,6 +20,7 @@ from transfer.certificate import (
     write_certificate,
 )
 from transfer.convert import convert
+from transfer.weights import read_weights
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,29 @@ def test_read_certificate__every_edit_is_found(folder, key, value):
         read_certificate(folder)
 
 
+PRETRAINING = {"objective": "clove", "seed": 3, "recipe_sha256": "a" * 64, "images_sha256": "b" * 64}
+
+
+def test_certificate__says_which_pretraining_made_it_through_every_file_that_keeps_the_header(tmp_path, random_state):
+    save_backbone(tmp_path / "own.safetensors", random_state("resnet18"), BackboneInfo(
+        "CLoVE", "resnet18", 200, "student", pretraining=PRETRAINING))
+    made = convert(tmp_path / "own.safetensors", tmp_path / "one", targets=("detectron2", "mmdet"))
+    assert made["pretraining"] == PRETRAINING == read_certificate(tmp_path / "one")["pretraining"]
+    assert read_weights(str(tmp_path / "one")).record()["pretraining"] == PRETRAINING
+    for number, name in enumerate(("backbone.safetensors", "detectron2.pkl", "mmdet.pth")):
+        again = convert(tmp_path / "one" / name, tmp_path / str(number), trust=True)
+        assert again["pretraining"] == PRETRAINING, name
+
+
+def test_certificate__of_elsewhere_and_of_an_older_version_has_no_pretraining(folder):
+    assert read_certificate(folder)["pretraining"] is None
+    assert read_weights(str(folder)).record()["pretraining"] is None
+    write_certificate(folder, {key: value for key, value in content(folder).items() if key != "pretraining"})
+    assert "pretraining" not in read_certificate(folder)
+    assert read_weights(str(folder)).record()["pretraining"] is None
+    assert read_weights("random").record()["pretraining"] is None
+
+
 def test_read_certificate__its_looks_may_change(folder):
     # Another order and other spaces say the same.
     turned = dict(reversed(content(folder).items()))
@@ -72,6 +97,8 @@ def test_read_certificate__its_looks_may_change(folder):
     ({"pixel_format": {"channel_order": "RGB", "mean": [1, 2], "std": [1, 1, 1], "stride_in_1x1": False}}, "three num"),
     ({"pixel_format": {"channel_order": "RGB", "mean": [1, 2, 3], "std": [1, 0, 1], "stride_in_1x1": False}}, "RGB"),
     ({"targets": {}}, "expected .* to certify detectron2.pkl, found no file: .* with --to detectron2"),
+    ({"pretraining": {"seed": 3}}, r'expected objective, seed, .* as the pretraining in .*, found {"seed": 3}'),
+    ({"pretraining": 3}, "found these missing, unknown or of another type: pretraining"),
     ({"epochs": "many"}, "found these missing, unknown or of another type: epochs"),
     ({"extra": 1}, "found these missing, unknown or of another type: extra"),
     ({"schema": 1}, "expected a certificate of schema 2 .*, found schema 1, of another version"),

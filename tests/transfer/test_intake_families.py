@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pretrain.atomic import sha256_file
+from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import load_config
 from pretrain.errors import UserError
 from pretrain.model import Student, Teacher
@@ -296,3 +297,23 @@ def test_read_checkpoint__real_networks_of_our_pretraining(tmp_path):
         reading = read_checkpoint(path, branch)
         assert (reading.family, reading.info.method) == ("our pretraining checkpoint", "CLoVE")
         assert all(torch.equal(value, network.encoder.state_dict()[name]) for name, value in reading.state.items())
+
+
+PRETRAINING = {"objective": "clove", "seed": 3, "recipe_sha256": "a" * 64, "images_sha256": "b" * 64}
+
+
+def test_read_checkpoint__the_last_one_of_a_finished_run_is_that_pretraining(tmp_path, random_state):
+    student, teacher = random_state("resnet18"), random_state("resnet18", 1)
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    content = family_files.own_checkpoint(student, teacher)
+    last, earlier, alone = (written(content, tmp_path / name) for name in (
+        "run/checkpoints/step_00000008.pt", "run/checkpoints/step_00000004.pt", "step_00000008.pt"))
+    save_backbone(tmp_path / "run/backbone.safetensors", student, BackboneInfo(
+        "CLoVE", "resnet18", 200, "student", pretraining=PRETRAINING))
+    assert read_checkpoint(last).info.pretraining is None  # not finished
+    (tmp_path / "run/done.json").write_text('{"steps": 8}')
+    for branch in ("student", "teacher"):
+        info = read_checkpoint(last, branch).info
+        assert (info.pretraining, info.epochs, info.branch) == (PRETRAINING, 200, branch)
+    for path in (earlier, alone):
+        assert (read_checkpoint(path).info.pretraining, read_checkpoint(path).info.epochs) == (None, None)
