@@ -28,7 +28,9 @@ Identity = dict[str, Any]  # {dotted name: plain value}
 
 def split_dataset(described: Mapping[str, Any]) -> tuple[dict, dict]:
     """What of a dataset (as `datasets.describe` gives it) belongs to the training, and what to the evaluation."""
-    return {key: value for key, value in described.items() if key not in ("val", "name")}, {"val": described["val"]}
+    names = ("name", "label")  # what a table calls it
+    trained = {key: value for key, value in described.items() if key != "val" and key not in names}
+    return trained, {"val": described["val"]}
 
 
 def training(about: Mapping[str, Any]) -> Identity:

@@ -202,8 +202,9 @@ def test_result_of_an_older_version__is_read_and_evaluated_again_like_any_other(
     first, run = finetune.finetune(start), Path(start.output)
     columns = evaluate.columns("coco", first["metrics"])
     there = {column.metric for column in tasks.get("coco").columns}
-    old = {**{key: value for key, value in first.items() if key not in ("training", "evaluation")}, "metrics": columns,
-           "details": {key: value for key, value in first["metrics"].items() if key not in there}}
+    old = {**{key: value for key, value in first.items() if key not in ("training", "evaluation")}, "schema": 1,
+           "metrics": columns, "details": {
+               key: value for key, value in first["metrics"].items() if key not in there}}
     (run / "result.json").write_text(json.dumps(old))
     request = json.loads((run / "request.json").read_text())
     new = ("evaluator", "seed", "iterations", "processes", "images_at_once", "batch_norm_images", "eval_every")

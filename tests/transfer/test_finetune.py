@@ -55,7 +55,7 @@ def request(generated: Path, output: Path, task: str = "coco", overrides: tuple 
 def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path, tmp_path: Path) -> None:
     result = finetune.finetune(request(generated, tmp_path, weights=str(converted), trial=2))
     assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert result["schema"] == 1 and result["table"] == "coco_detection_segmentation"
+    assert result["schema"] == 2 and result["table"] == "coco_detection_segmentation"
     assert None not in evaluate.columns("coco", result["metrics"]).values() and "details" not in result
     assert (result["trial"], result["seed"], result["heads"], result["scale"]) == (2, 2, "4conv1fc", "demo")
     weights = result["weights"]
