@@ -104,7 +104,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     """Stages, what each needs, what is done already, cost and disk."""
     progress, stands = Progress(options.output), standing(stages, options)
     print(f"plan: {len(stages) + 1} stages, work in {options.output}, results in {options.results}")
-    todo = []
+    todo, width = [], max(len(stage.name) for stage in stages)
     for stage in stages:
         stamp = None if stage.name in options.rerun else progress.look(stage)
         if stamp:
@@ -115,8 +115,8 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
             state = "to do"
             todo.append(stage)
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
-        print(f"  {stage.name:<32} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
-    print(f"  {'tables':<32} {'always':<16} needs all results; seconds")
+        print(f"  {stage.name:<{width}} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
+    print(f"  {'tables':<{width}} {'always':<16} needs all results; seconds")
     print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo):.1f} GB, "
           f"free {_free_gb(options.output):.1f} GB")
     return 0
@@ -176,8 +176,9 @@ def print_summary(options: Options, progress: Progress, times: list[tuple[str, s
     """Tables, the time of each stage, where files and pictures are."""
     tables = print_tables(options)
     print("Time of each stage")
+    width = max((len(name) for name, _ in times), default=0)
     for name, time in times:
-        print(f"  {name:<32} {time}")
+        print(f"  {name:<{width}} {time}")
     print(f"Tables   {tables}\nResults  {options.results / 'runs'}\nPictures")
     for folder in progress.folders.values():
         for picture in PICTURES:

@@ -273,18 +273,19 @@ def print_graph(plan: Plan) -> None:
     made.append(Unit(TABLES, [TABLES], "small", after=tuple(todo)))
     print(f"graph: {len(stages) + 1} stages, {len(done)} done, {len(made)} submissions; work in {options.output}, "
           f"results in {options.results}")
+    width = max(len(name) for unit in made for name in (unit.name, *unit.stages))
     for unit in made:
         asked, cpus, _, gpus = resources(unit.kind, plan)
         waits = ", ".join(dict.fromkeys(unit.parents + unit.after)) or "nothing"
         needs = f"after {'all others' if unit.name == TABLES else waits}"
         size = f"array of {len(unit.stages)}" + (f", {unit.limit} at once" if unit.limit else "") \
             if len(unit.stages) > 1 else "job"
-        print(f"  {unit.name:<28} {size}; {needs}; {asked.nodes} node{'s' if asked.nodes > 1 else ''} x {asked.tasks} "
-              f"task{'s' if asked.tasks > 1 else ''}, {gpus} GPUs a node, {cpus} CPUs a task, {asked.minutes} min a "
-              "start")
+        place = (f"{asked.nodes} node{'s' if asked.nodes > 1 else ''} x {asked.tasks} "
+                 f"task{'s' if asked.tasks > 1 else ''}, {gpus} GPUs a node, {cpus} CPUs a task")
+        print(f"  {unit.name:<{width}} {size}; {needs}; {place}, {asked.minutes} min a start")
         for name in unit.stages:
             if name in by_name:
-                print(f"    {name:<26} {by_name[name].cost}; {by_name[name].disk_gb:g} GB")
+                print(f"    {name:<{width}} {by_name[name].cost}; {by_name[name].disk_gb:g} GB")
     hours: dict[str, float] = {}
     for name in todo:
         for gpu, value in by_name[name].gpu_hours.items():

@@ -37,6 +37,7 @@ from benchmarks.options import ROOT
 from pretrain.config import Config
 from pretrain.errors import UserError, run_cli
 from pretrain.signals import COME_BACK, stop_signals
+from transfer.tasks import VARIABLE as TASK_FILES
 
 
 class Job(Checkpointable, ABC):
@@ -220,8 +221,12 @@ def _executor(
 
 def _environment(code: Path, cpus: int) -> dict[str, str]:
     others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != str(ROOT)]
-    return {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+    environment = {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
+                   "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+    own_tasks = [os.path.abspath(place) for place in os.environ.get(TASK_FILES, "").split(os.pathsep) if place]
+    if own_tasks:  # a job may start in another folder, or without the environment
+        environment[TASK_FILES] = os.pathsep.join(own_tasks)
+    return environment
 
 
 def _python() -> str:

@@ -1,5 +1,7 @@
 """The graph before anything is handed over: units, limits, what is asked of the cluster, refusals."""
 
+import os
+
 import pytest
 
 from benchmarks import graph, jobs
@@ -125,12 +127,22 @@ def test_sbatch_file__of_pretraining_has_all_nodes_and_of_a_conversion_a_few_cpu
     assert "--dependency" not in texts["convert-clove"] and "--kill-on-invalid" not in texts["convert-clove"]  # done
 
 
+def test_sbatch_file__carries_the_files_of_own_tasks(demo, srun, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOVE_TASKS", os.pathsep.join(("own.py", "/lab/other.py")))
+    monkeypatch.chdir(tmp_path)
+    plan = demo()
+    unit = next(unit for unit in made(plan) if unit.name == "finetune-rand")
+    executor, environment = graph.executor_of(unit, plan, tmp_path / "jobs", tmp_path / "code", {})
+    assert environment["CLOVE_TASKS"] == f"{tmp_path / 'own.py'}:/lab/other.py"
+    assert f"export CLOVE_TASKS={tmp_path / 'own.py'}:/lab/other.py" in graph.launch.submission_text(executor, 1)
+
+
 def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, srun, capsys, tmp_path):
     graph.print_graph(demo("--nodes", "2", "--tasks-per-node", "2", "--max-jobs", "1"))
     shown = capsys.readouterr().out
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
-    assert "pretrain-clove               job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
-    assert "finetune-rand                array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
+    assert "pretrain-clove             job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
+    assert "finetune-rand              array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
     assert ": not estimated at this size; disk, with all of it running at once: 13.8 GB" in shown
     assert shown.count("#!/bin/bash") == 6 and "afterok:ID-OF-data:ID-OF-convert-clove" in shown
     assert not (tmp_path / "out").exists()
