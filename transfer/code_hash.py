@@ -1,5 +1,6 @@
 """One hash of all that decides a fine-tuning's figures in this code. Standard library only."""
 
+import ast
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 # Everything else in this package can change a fine-tuning's figures. These only look, fetch or describe, ...
 WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetch.py", "identity.py", "inspection.py",
-                  "old_result.py", "picture.py", "excerpt.py", "preflight.py", "provenance.py", "show.py"}
+                  "old_result.py", "picture.py", "excerpt.py", "preflight.py", "provenance.py", "show.py", "where.py"}
 # ... these make the starting weights, whose hash and certificate are part of every result, ...
 CONVERSION = {"architecture.py", "certificate.py", "convert.py", "families.py", "intake.py", "layout.py", "loading.py",
               "maps.py", "naming.py", "proof.py", "writers.py"}
@@ -21,7 +22,19 @@ def finetuning_sha256() -> str:
     total = hashlib.sha256()
     for path in sorted([*FOLDER.glob("*.py"), *FOLDER.glob("configs/*.yaml")]):
         if path.name not in WITHOUT_EFFECT | CONVERSION | PROBES:
-            lines = [line.rstrip() for line in path.read_text(encoding="utf-8").splitlines()]
-            code = "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
-            total.update(f"{path.name}\n{code}\n".encode())
+            total.update(f"{path.name}\n{_code(path.read_text(encoding='utf-8'))}\n".encode())
+    for path in sorted(FOLDER.glob("tasks/*.py")):
+        total.update(f"{path.name}\n{_functions(path.read_text(encoding='utf-8'))}\n".encode())
     return total.hexdigest()
+
+
+def _code(source: str) -> str:
+    lines = [line.rstrip() for line in source.splitlines()]
+    return "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
+
+
+def _functions(source: str) -> str:
+    """Of a task's file: its facts reach a result through the config that this records, or are columns and words."""
+    found = [ast.get_source_segment(source, node) for node in ast.parse(source).body
+             if isinstance(node, ast.FunctionDef) and node.name not in ("excerpt", "pixel_labels")]
+    return _code("\n".join(found))

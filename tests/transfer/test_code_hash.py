@@ -37,6 +37,15 @@ def test_finetuning_sha256__changes_with_a_value_and_not_with_a_comment(copied: 
     assert hashed() != before
 
 
+def test_finetuning_sha256__changes_with_a_tasks_functions_and_not_with_its_columns(copied: Path) -> None:
+    before, path = hashed(), copied / "tasks" / "voc.py"
+    source = path.read_text()
+    path.write_text(source.replace('Column("AP75", "bbox/AP75")', 'Column("AP90", "bbox/AP90")'))
+    assert path.read_text() != source and hashed() == before
+    path.write_text(source.replace("return VocEvaluator", "return AnotherEvaluator"))
+    assert path.read_text() != source and hashed() != before
+
+
 def test_finetuning_sha256__a_new_file_counts_and_one_that_only_looks_does_not(copied: Path) -> None:
     before = hashed()
     (copied / "show.py").write_text("changed = True\n")
