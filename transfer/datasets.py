@@ -58,6 +58,7 @@ def find(data: str | Path | Where, task: str) -> Dataset:
     """The dataset of `task` in a folder, checked; raises `UserError` saying what is wrong and what is expected."""
     own = tasks.get(task)
     where = data if isinstance(data, Where) else Where(Path(data))
+    train_share.check(where.train_share)
     named = {"--train-annotations": where.train_annotations, "--val-annotations": where.val_annotations,
              "--images": where.images}
     given = [option for option, path in named.items() if path is not None]
@@ -81,7 +82,6 @@ def find(data: str | Path | Where, task: str) -> Dataset:
 
 def _shared(dataset: Dataset, share: float) -> Dataset:
     """`dataset` with a share of its training images; raises when they hold nothing to learn from."""
-    train_share.check(share)
     read, _ = tasks.get(dataset.task).load(dataset, "train")
     records = _without_trace(read, dataset.name("train"))
     chosen = train_share.choose(records, dataset.train.image_root, share)

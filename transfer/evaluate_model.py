@@ -6,6 +6,7 @@ with the kind "evaluation". For a run's folder it has all that the run recorded,
 
 import argparse
 import json
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +80,8 @@ def evaluate_model(model: str | Path, task: str, data: str | Path | Where, outpu
     if (output / result.REQUEST).is_file():
         raise UserError(f"{output} holds a fine-tuning: expected another folder for --output, so that its result stays")
     dataset = datasets.find(data, task)
+    for note in dataset.notes:
+        print(note, file=sys.stderr)
     known = read.found or _about_stranger(read, method, dataset)
     cfg, halves = fitted_to(read.cfg, dataset, output, place), both_halves(known, dataset)
     assert_buildable(cfg, str(read.file.parent / result.CONFIG), training=False)

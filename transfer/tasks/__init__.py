@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -27,8 +28,10 @@ def get(name: str) -> Task:
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{VARIABLE} names {path}: expected a Python file that defines TASK, found no such file")
-    spec = importlib.util.spec_from_file_location(f"transfer.tasks.{path.stem}", path)
+    name = f"clove_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look there
     spec.loader.exec_module(module)
     return module
 
