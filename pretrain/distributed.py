@@ -5,6 +5,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.batch_norm import SynchronisedBatchNorm
 from pretrain.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ def largest_over_processes(value: int) -> int:
     largest = torch.tensor([value])
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest.item())
+
+
+def gather(value: T) -> list[T]:
+    """Every process's value, by rank; any picklable object."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

@@ -38,13 +38,18 @@ def walk_images(folder: str | Path, output: Path | None = None) -> Iterator[str]
     """What `find_images` gives, one by one: no more than the entries of one folder at each depth are held.
 
     Raises `UserError` when the walk meets `output`: what is written there would become images."""
-    if not Path(folder).is_dir():
-        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
+    check_folder(folder)
     forbidden = None if output is None else identity(output)
     for name in _walk(str(folder), "", frozenset(), forbidden):
         if name is None:
             raise among_images(output, folder)
         yield name
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise `UserError` unless it is there."""
+    if not Path(folder).is_dir():
+        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
 
 
 def among_images(output: Path, folder: str | Path) -> UserError:
@@ -162,6 +167,11 @@ class ImageList(Sequence[str]):
         self.names = names if isinstance(names, NameTable) else NameTable(names)
         self.classes: tuple[str, ...] = ()
         self._labels: tuple[labels.Kind, dict[str, int]] = ("none", {})
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the list of names."""
+        return self.names.sha256
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,14 +1,14 @@
 """k-NN on labelled folders: do the backbone's pooled features put images of one class together?
 
-Labels are folder names (CLASS/IMAGE, one level). Weights of the neighbours as in instance discrimination (Wu et al.,
-2018) and DINO: exp(cosine / 0.07).
+Labels are those of the run (pretrain/labels.py), folder names where it has none. Weights of the neighbours as in
+instance discrimination (Wu et al., 2018) and DINO: exp(cosine / 0.07).
 Legend: N images, C channels, S side in pixels.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from pretrain.errors import UserError
 from pretrain.images import ImageList, UnreadableImage
+from pretrain.labels import FORMS, Kind, class_of
 from pretrain.model import normalise
 from pretrain.shared_options import Train
 
+T = TypeVar("T")
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
 RESIZE = 256 / 224  # shorter side over the side of the crop
@@ -28,36 +30,33 @@ AT_ONCE = 64  # images of one forward pass; batch norm sees these together
 ORDER_SEED = 7_919
 
 
-def labelled_images(names: Sequence[str]) -> dict[str, list[str]]:
-    """{class: its images} of the paths CLASS/IMAGE with two images or more; images at other depths have no label.
+def choose(names: Sequence[str], images: int, kind: Kind) -> list[tuple[str, int]]:
+    """At most `images` (class, image number), by class: evenly spaced classes, at least two images of each, evenly
+    spaced and as many of each class as there is room for. `kind` as in pretrain/labels.py.
 
-    Raises `UserError` unless there are two such classes."""
-    classes: dict[str, list[str]] = {}
-    for name in names:
-        parts = Path(name).parts
-        if len(parts) == 2:
-            classes.setdefault(parts[0], []).append(name)
-    kept = {label: images for label, images in classes.items() if len(images) > 1}
-    if len(kept) < 2:
-        deeper = sum(len(Path(name).parts) > 2 for name in names)
-        flat = sum(len(Path(name).parts) == 1 for name in names)
+    Raises `UserError` unless there are two classes of two images or more; an image without a class is left out."""
+    counts = Counter(class_of(name, kind) for name in names)
+    without = counts.pop(None, 0)
+    usable = {label: count for label, count in counts.items() if count > 1}
+    if len(usable) < 2:
         raise UserError(
-            "knn_images needs labels: expected DIR/CLASS/IMAGE with two classes or more of two images or more, found "
-            f"{len(kept)} such {'class' if len(kept) == 1 else 'classes'} ({flat} images without a folder, {deeper} "
-            "deeper): use --knn-images 0, or one folder a class")
-    return kept
-
-
-def choose(classes: dict[str, list[str]], images: int) -> list[tuple[str, str]]:
-    """At most `images` (class, name): evenly spaced classes, at least two images of each, evenly spaced and as many of
-    each class as there is room for."""
-    labels = sorted(classes)
-    kept = _spaced(labels, min(len(labels), images // 2))
+            f"knn_images needs labels: expected {FORMS[kind]} with two classes or more of two images or more, found "
+            f"{len(usable)} such {'class' if len(usable) == 1 else 'classes'} ({without} images without a class): use "
+            "--knn-images 0, or name the images after their classes")
+    kept = _spaced(sorted(usable), min(len(usable), images // 2))
     each = images // len(kept)
-    return [(label, name) for label in kept for name in _spaced(classes[label], min(each, len(classes[label])))]
+    wanted = {label: set(_spaced(range(usable[label]), min(each, usable[label]))) for label in kept}
+    chosen, seen = [], Counter()
+    for number, name in enumerate(names):
+        label = class_of(name, kind)
+        if label in wanted:
+            if seen[label] in wanted[label]:
+                chosen.append((label, number))
+            seen[label] += 1
+    return sorted(chosen)
 
 
-def _spaced(items: list[str], count: int) -> list[str]:
+def _spaced(items: Sequence[T], count: int) -> list[T]:
     return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
 
 
@@ -97,10 +96,10 @@ class KnnProbe:
     def __init__(self, names: ImageList, images: int, train: Train, device: torch.device) -> None:
         self.device = device
         pixels, labels = [], []
-        numbers_of = {name: number for number, name in enumerate(names)}
-        for label, name in choose(labelled_images(names), images):
+        kind = "folder" if train.labels == "none" else train.labels
+        for label, number in choose(names, images, kind):
             try:
-                image = Image.fromarray(names.pixels(numbers_of[name]))
+                image = Image.fromarray(names.pixels(number))
                 pixels.append(centre_crop(image, train.global_size))
             except UnreadableImage:
                 continue

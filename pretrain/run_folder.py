@@ -3,18 +3,18 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pretrain.atomic import make_folder, write_text
 from pretrain.config import Config
 from pretrain.errors import UserError
-from pretrain.images import ImageList
+from pretrain.images import ImageList, among_images, check_folder
 
 PATIENCE = 30.0  # seconds that a run which is just being stopped is waited for
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system without locks
@@ -22,24 +22,17 @@ LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetens
 
 
 @contextlib.contextmanager
-def claimed(output: Path, config: Config, names: ImageList) -> Iterator[None]:
-    """Make the folder ours while the block runs. Raises `UserError` when it cannot be made, lies among the images,
-    holds something else or a run with other values, or when another process works in it."""
-    if _among(output, names):
-        raise UserError(f"--output {output} lies inside --data {names.folder}, where the run's own pictures would "
-                        "become images to train on: choose an --output outside")
+def claimed(output: Path, config: Config, folder: Path) -> Iterator[None]:
+    """Make `output` ours while the block runs. Raises `UserError` when it cannot be made, lies in the images' `folder`
+    (links in there are seen by the listing), holds something else or a run with other values, or when another process
+    works in it."""
+    check_folder(folder)
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):  # Path.resolve fails in loops
+        raise among_images(output, folder)
     make_folder(output)
     with locked(output):
-        _bind(output, config, names)
+        _stored(output, config)
         yield
-
-
-def _among(output: Path, names: ImageList) -> bool:
-    """Whether the images' folder holds `output`, itself or through one of the links that the search follows."""
-    folders = {os.path.dirname(name) for name in names}
-    folders |= {str(above) for folder in folders for above in Path(folder).parents} | {""}
-    place = Path(os.path.realpath(output))  # Path.resolve fails in loops
-    return any(place.is_relative_to(os.path.realpath(names.folder / folder)) for folder in folders)
 
 
 @contextlib.contextmanager
@@ -73,35 +66,36 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
-def images_sha256(names: ImageList) -> str:
-    """SHA-256 of the list of the images' names, one a line; file names need not be UTF-8."""
-    digest = hashlib.sha256()
-    for number, name in enumerate(names):
-        digest.update(("\n" * (number > 0) + name).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def bind(output: Path, config: Config, images: ImageList) -> None:
+    """Write down whose folder it is, or raise `UserError` when it is that of a run on other images."""
+    before = _stored(output, config)
+    if before is None:
+        record = {**config.identity(), "config_hash": config.hash(), "images": len(images),
+                  "images_hash": images.sha256, "classes": len(images.classes)}
+        write_text(output / "run.json", json.dumps(record, indent=2) + "\n")
+    elif before["images_hash"] != images.sha256:
+        if images.names.path and images.names.path.parent == output.absolute():
+            images.names.path.unlink()
+        raise UserError(f"{output} holds a run on other images (then {before['images']}, now {len(images)}): choose "
+                        "another --output")
 
 
-def _bind(output: Path, config: Config, names: ImageList) -> None:
-    """Write down whose folder it is, or compare with what stands there."""
-    record = {**config.identity(), "config_hash": config.hash(),
-              "images": len(names), "images_hash": images_sha256(names)}
+def _stored(output: Path, config: Config) -> dict[str, Any] | None:
+    """What stands in the run.json of a run with these values; None in an empty folder."""
     path = output / "run.json"
     if not path.is_file():
         there = [name for name in LEFT_BY_A_RUN if (output / name).exists()]
         if there:
             raise UserError(f"{output} holds {', '.join(there)} but no run.json: expected an empty folder or one of a "
                             "run, choose another --output")
-        write_text(path, json.dumps(record, indent=2) + "\n")
-        return
+        return None
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        images, images_hash = before["images"], before["images_hash"]
+        before["images"], before["images_hash"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: expected the values of a run, choose another --output") from None
     changed = config.difference(before, path)
     if changed:
         raise UserError(f"{output} holds a run with other values ({'; '.join(changed)}): choose another --output, or "
                         "use the same options as before to resume")
-    if images_hash != record["images_hash"]:
-        raise UserError(f"{output} holds a run on other images (then {images}, now {record['images']}): "
-                        "choose another --output")
+    return before

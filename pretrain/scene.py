@@ -209,14 +209,14 @@ def _negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], opt
 
 def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:
     """The views of a few other images."""
-    others = [index for index in range(len(names)) if index != scene.index]
-    drawn = []
-    for place in np.linspace(0, len(others) - 1, min(COMPANY, len(others))).astype(int):
+    others, drawn = len(names) - 1, []
+    for place in np.linspace(0, others - 1, min(COMPANY, others)).astype(int).tolist():
+        number = place + (place >= scene.index)
         try:
-            image = names.pixels(others[place])
+            image = names.pixels(number)
         except UnreadableImage:
             continue
-        drawn.append(make_views(image, replace(scene.config.train, colour_on="loader"), scene.epoch, others[place])[0])
+        drawn.append(make_views(image, replace(scene.config.train, colour_on="loader"), scene.epoch, number)[0])
     return drawn
 
 

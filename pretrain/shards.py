@@ -108,14 +108,20 @@ def _index(folder: Path, shards: list[Path], keep: Path | None) -> NameTable:
     if not len(rows):
         raise UserError(f"no images in the shards of {folder}: expected members that end in "
                         f"{' '.join(SUFFIXES)}, found none in {len(shards)} .tar files")
-    for place in places:
-        with contextlib.suppress(OSError):  # read-only or full
-            index = NameTable.write(place, INDEX, _merged(runs, shards, rows), rows, signature)
-            for path in place.glob(f"{INDEX}-*{SUFFIX}"):
-                if path != index.path:
-                    path.unlink()  # of shards that are no more
-            return index
+    with contextlib.suppress(OSError):  # read-only or full
+        return _kept(folder, runs, shards, rows, signature)
+    if keep is not None:
+        return _kept(keep, runs, shards, rows, signature)
     return NameTable(_merged(runs, shards, rows), rows, signature)
+
+
+def _kept(folder: Path, runs: list[NameTable], shards: list[Path], rows: np.ndarray, signature: str) -> NameTable:
+    """Write the index into a folder, in the place of one of shards that are no more."""
+    index = NameTable.write(folder, INDEX, _merged(runs, shards, rows), rows, signature)
+    for path in folder.glob(f"{INDEX}-*{SUFFIX}"):
+        if path != index.path:
+            path.unlink()
+    return index
 
 
 def _read_shard(number: int, path: Path) -> NameTable:

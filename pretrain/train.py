@@ -15,7 +15,7 @@ from pretrain import augment, checkpoint, distributed
 from pretrain.atomic import write_text
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import Config
-from pretrain.data import Batch, list_images, make_loader, steps_per_epoch
+from pretrain.data import Batch, make_loader, steps_per_epoch
 from pretrain.distributed import Process
 from pretrain.errors import UserError
 from pretrain.images import ImageList
@@ -23,7 +23,8 @@ from pretrain.metrics import MetricsLog
 from pretrain.optim import peak_lr
 from pretrain.picture import draw_curves, draw_views
 from pretrain.probe import Probe
-from pretrain.run_folder import claimed, images_sha256
+from pretrain.run_folder import bind, claimed
+from pretrain.run_images import run_images
 from pretrain.shared_options import Train
 from pretrain.show import draw_run
 from pretrain.signals import Stop, never
@@ -53,10 +54,12 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
     Started again with the same configuration and images it goes on from the newest whole checkpoint; the result equals
     that of an uninterrupted run, bit for bit on a CPU. Raises `UserError`, `Stopped`, `TrainingFailed`.
     """
-    names = list_images(folder)
-    per_epoch = steps_per_epoch(len(names), config.train)
     backbone = output / "backbone.safetensors"
-    with claimed(output, config, names) if process.is_main else contextlib.nullcontext():
+    with claimed(output, config, folder) if process.is_main else contextlib.nullcontext():
+        names = run_images(config, folder, output, process)
+        per_epoch = steps_per_epoch(len(names), config.train)
+        if process.is_main:
+            bind(output, config, names)
         distributed.barrier()
         if (output / "done.json").is_file() and backbone.is_file():
             _say(process, f"pretraining in {output} is finished already")
@@ -79,6 +82,9 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
     trainer = Trainer(config, process, steps, per_epoch)
     first_step = _resume(trainer, output, process)
     trainer.teacher.train()
+    if names.classes:
+        shown = ", ".join(names.classes[:5]) + (", ..." if len(names.classes) > 5 else "")
+        _say(process, f"labels {values.labels}: {len(names.classes)} classes ({shown})")
     _say(process, f"{len(names)} images, {values.epochs} epochs of {per_epoch} steps; a step is {values.batch_size} "
                   f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
                   f"{peak_lr(values.base_lr, values.batch_size):g}, {values.precision} on {process.device} x "
@@ -182,7 +188,7 @@ def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) ->
     state = {name: value for name, value in trainer.student.encoder.state_dict().items()
              if not name.endswith("num_batches_tracked")}
     pretraining = {"objective": config.objective_name, "seed": config.train.seed,
-                   "recipe_sha256": config.recipe_hash(), "images_sha256": images_sha256(names)}
+                   "recipe_sha256": config.recipe_hash(), "images_sha256": names.sha256}
     info = BackboneInfo("CLoVE", config.train.architecture, config.train.epochs, branch="student",
                         source_name=f"pretrain:{config.objective.variant}", source_sha256=config.hash(),
                         pretraining=pretraining)

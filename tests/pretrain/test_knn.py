@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pretrain.config import Config
 from pretrain.data import list_images
 from pretrain.errors import UserError
-from pretrain.knn import KnnProbe, centre_crop, choose, knn_top1, labelled_images
+from pretrain.knn import KnnProbe, centre_crop, choose, knn_top1
 
 CPU = torch.device("cpu")
 
@@ -49,27 +49,29 @@ def test_knn__no_more_than_twenty_neighbours_vote() -> None:
     assert round((1 - knn_top1(features, labels)) * len(labels)) == 1
 
 
-def test_labels__folder_names_one_level_deep() -> None:
+def test_choose__images_of_classes_with_two_or_more() -> None:
     names = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", "dog/old/3.jpg", "4.jpg", "eel/1.jpg"]
-    assert labelled_images(names) == {"cat": ["cat/1.jpg", "cat/2.jpg"], "dog": ["dog/1.jpg", "dog/2.jpg"]}
+    assert choose(names, 100, "folder") == [("cat", 0), ("cat", 1), ("dog", 2), ("dog", 3), ("dog", 4)]
+    by_prefix = ["b__1.jpg", "x/a__1.jpg", "b__2.jpg", "c.jpg", "a__2.jpg"]
+    assert choose(by_prefix, 100, "prefix") == [("a", 1), ("a", 4), ("b", 0), ("b", 2)]
 
 
 @pytest.mark.parametrize("names, found", [
-    (["1.jpg", "2.jpg"], r"found 0 such classes \(2 images without a folder, 0 deeper\)"),
-    (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], r"found 1 such class \(0 images without a folder, 0 deeper\)"),
-    (["a/cat/1.jpg", "a/cat/2.jpg", "a/dog/1.jpg"], r"found 0 such classes \(0 images without a folder, 3 deeper\)"),
-], ids=["flat", "one class", "deeper"])
-def test_labels__missing_ones_are_told(names: list[str], found: str) -> None:
-    with pytest.raises(UserError, match="expected DIR/CLASS/IMAGE.*" + found):
-        labelled_images(names)
+    (["1.jpg", "2.jpg"], r"found 0 such classes \(2 images without a class\): use --knn-images 0"),
+    (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "4.jpg"], r"found 1 such class \(1 images without a class\)"),
+    (["a/cat/1.jpg", "a/cat/2.jpg", "a/dog/1.jpg"], r"found 1 such class \(0 images without a class\)"),
+], ids=["flat", "one class", "one folder above"])
+def test_choose__missing_labels_are_told(names: list[str], found: str) -> None:
+    with pytest.raises(UserError, match="expected CLASS/IMAGE with two classes or more.*" + found):
+        choose(names, 10, "folder")
 
 
 def test_choose__spread_over_classes_and_images() -> None:
-    classes = {label: [f"{label}/{i}" for i in range(10)] for label in "abcde"}
-    chosen = choose(classes, 10)
-    assert [label for label, _ in chosen] == list("aabbccddee") and chosen[:2] == [("a", "a/0"), ("a", "a/9")]
-    assert [label for label, _ in choose(classes, 5)] == list("aaee")  # no class with a single image
-    assert len(choose(classes, 1000)) == len(set(choose(classes, 1000))) == 50
+    names = [f"{label}/{i}" for label in "abcde" for i in range(10)]
+    chosen = choose(names, 10, "folder")
+    assert [label for label, _ in chosen] == list("aabbccddee") and chosen[:2] == [("a", 0), ("a", 9)]
+    assert [label for label, _ in choose(names, 5, "folder")] == list("aaee")  # no class with a single image
+    assert len(choose(names, 1000, "folder")) == len(set(choose(names, 1000, "folder"))) == 50
 
 
 def test_centre_crop__middle_of_the_longer_side() -> None:

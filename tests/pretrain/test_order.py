@@ -35,11 +35,11 @@ def test_order__large_numbers_stay_in_range_and_apart() -> None:
         assert found.min() >= 0 and found.max() < images and len(np.unique(found)) == 100_000
 
 
-@pytest.mark.parametrize("images", [2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 25, 37])
+@pytest.mark.parametrize("images", [2, 3, 5, 6, 8, 9, 16, 25, 37])
 def test_order__every_image_at_every_position_and_every_pair_first_equally_often(images: int) -> None:
-    """Over 4,000 epochs. Five standard deviations: one in a million would be above by chance."""
+    """Over 2,000 epochs. Five standard deviations: one in a million would be above by chance."""
     places, pairs = np.zeros((images, images)), np.zeros((images, images))
-    for epoch in range(4000):
+    for epoch in range(2000):
         order = whole(images, 1, epoch)
         places[np.arange(images), order] += 1
         pairs[order[0], order[1]] += 1
