@@ -65,7 +65,7 @@ def test_train__leaves_backbone_metrics_and_pictures(whole, tiny):
                                 "images_sha256": run["images_hash"]}
     assert run["config_hash"] == info.source_sha256 == tiny().hash() and info.classes is None
     names = [f"{number:02d}.png" for number in range(9)]
-    assert run["images_hash"] == hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert run["images_hash"] == hashlib.sha256("".join(name + "\0" for name in names).encode()).hexdigest()
     lines = metrics(whole)
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 6, 6]
     assert "retrieval_backbone" in lines[0] and "retrieval_backbone" in lines[-1]
