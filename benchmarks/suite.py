@@ -1,5 +1,4 @@
-"""The stages of a run: preflights; pretrain -> convert -> fine-tune for each row and evaluation; what there is, what
-each needs."""
+"""The stages of a run: preflights; pretrain -> convert -> fine-tune for each row and evaluation."""
 
 import json
 import os
@@ -85,7 +84,7 @@ def find_inputs(options: Options) -> Inputs:
 
 
 def build(options: Options, inputs: Inputs) -> list[Stage]:
-    """The stages, without a look at the disk."""
+    """The stages, without a look at the disk. Raises `UserError` when two would have one name."""
     stages: list[Stage] = []
     if options.demo:
         stages.append(_demo_data(options))
@@ -104,6 +103,10 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
                         stages += [_probe(options, start, Evaluation(task, data)) for data in inputs.datasets(task)]
         for evaluation in evaluations(options, inputs):
             stages.append(_finetune(options, inputs, start, evaluation))
+    names = [stage.name for stage in stages]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double:
+        raise UserError(f"two stages would be called {double}: choose another label for a pretraining or dataset")
     plan_keys(stages)
     return stages
 

@@ -188,6 +188,12 @@ def test_plan__pretrainings_datasets_and_shares_stand_beside_each_other(tmp_path
             stage.planned, stage.key(dict.fromkeys(stage.parents, "x")))
 
 
+def test_plan__two_stages_of_one_name_are_refused():
+    with pytest.raises(UserError, match=r"^two stages would be called pretrain-clove.seed1: choose another label"):
+        suite.plan(parse(["--tiny", "--tasks", "coco", "--pretrain", "clove=tiny", "--pretrain", "clove.seed1=tiny",
+                          "--pretrain-seeds", "2"]))
+
+
 def test_key__other_validation_data_is_the_same_training_with_another_result(tmp_path):
     words = ["--methods", "rand", "--tasks", "coco"]
     options = parse(words)
