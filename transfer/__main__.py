@@ -120,8 +120,9 @@ def main() -> int:
         return run(arguments)
     from transfer.convert import convert, describe
     targets = ",".join(arguments.targets or ["detectron2"]).split(",")
-    certificate = convert(arguments.file, arguments.output, arguments.method, arguments.branch, arguments.trust,
-                          arguments.prefix, targets=[target.strip() for target in targets], fpn=arguments.fpn)
+    certificate = convert(arguments.file, arguments.output, arguments.method, fpn=arguments.fpn,
+                          targets=[target.strip() for target in targets], branch=arguments.branch,
+                          trust=arguments.trust, prefix=arguments.prefix)
     print(describe(certificate, arguments.output))
     return 0
 

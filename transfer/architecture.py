@@ -20,6 +20,14 @@ _OTHER_ARCHITECTURES = {"resnet101": "ResNet-101", "resnet152": "ResNet-152", "w
                         "wide_resnet101_2": "Wide ResNet-101-2", "resnext50_32x4d": "ResNeXt-50 32x4d",
                         "resnext101_32x8d": "ResNeXt-101 32x8d"}
 TITLES = ARCHITECTURES | _OTHER_ARCHITECTURES
+OTHER_NETWORK = "another network"
+# Relatives of a ResNet, by tensors that it does not have; their stages can have its very names and shapes.
+# openai/CLIP, clip/model.py, and open_clip, modified_resnet.py; timm's resnet50d and its like have conv1.0, conv1.3.
+_RELATIVES = (
+    (r"attnpool\.", "modified ResNet of CLIP (attention pool, stem of three convolutions, pooling before strides)"),
+    (r"(conv[23]|bn[23])\.", "ResNet with a stem of three convolutions, as the modified ones of CLIP and open_clip"),
+    (r"conv1\.\d", "ResNet with a deep stem of several convolutions, as timm's resnet50d"),
+)
 
 
 @lru_cache
@@ -31,9 +39,18 @@ def expected_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
             if not name.startswith("fc.") and not name.endswith(COUNTER)}
 
 
-def nearest(inside: Mapping[str, torch.Tensor]) -> str | None:
+def kind_of_network(tensors: Mapping[str, torch.Tensor]) -> tuple[str, bool]:
+    """The title of the nearest known network, and whether it is one that can be converted."""
+    for pattern, title in _RELATIVES:
+        if any(re.match(pattern, name) for name in tensors):
+            return title, False
+    best = nearest(tensors)
+    return TITLES.get(best, OTHER_NETWORK), best in ARCHITECTURES
+
+
+def nearest(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The nearest known ResNet by names and shapes together, so that a damaged one is still called by its name."""
-    found = {(name, tuple(value.shape)) for name, value in inside.items()
+    found = {(name, tuple(value.shape)) for name, value in tensors.items()
              if not name.startswith("fc.") and not name.endswith(COUNTER)}
 
     def likeness(architecture: str) -> float:
@@ -46,49 +63,63 @@ def nearest(inside: Mapping[str, torch.Tensor]) -> str | None:
     return best if likeness(best) >= 0.5 else None
 
 
-def checked(inside: Mapping[str, torch.Tensor], architecture: str, prefix: str, path: Path) -> dict[str, torch.Tensor]:
+def checked(tensors: Mapping[str, torch.Tensor], architecture: str, prefix: str, path: Path
+            ) -> dict[str, torch.Tensor]:
     """Every expected tensor as float32, in torchvision's order; errors name the tensors at fault.
 
-    `inside`: the network's tensors under torchvision's names; `prefix` and `path` are for the messages.
+    `tensors`: the network's under torchvision's names; `prefix` and `path` are for the messages.
     """
-    expected, title = expected_shapes(architecture), ARCHITECTURES[architecture]
-    present = [name for name in expected if name in inside]
-    of_network = f"expected {len(expected)} tensors of {title} under prefix {prefix!r} of {path}"
-    if missing := [name for name in expected if name not in inside]:
-        raise UserError(f"{of_network}, found {len(present)}; missing: {some(missing)}: use the whole file")
-    # fc, projectors and the like may be left over; another conv or batch norm in the body means another network.
-    surplus = [name for name in inside if name not in expected and not name.endswith(COUNTER)
-               and re.match(r"(conv1|bn1|layer\d+)\.", name)]
-    if surplus:
-        raise UserError(f"{of_network}, found {len(present) + len(surplus)}; a {title} has no {some(surplus)}: "
-                        "this is another network and cannot be converted")
-    wrong = [f"{name} is {list(inside[name].shape)}, not {list(shape)}" for name, shape in expected.items()
-             if tuple(inside[name].shape) != shape]
-    if wrong:
-        what = ("its stem is one for small images, as of CIFAR, which the transfer cannot use"
-                if tuple(inside["conv1.weight"].shape[2:]) == (3, 3) else "this is another network")
-        raise UserError(f"{of_network}, found other shapes: {some(wrong)}: {what}")
-    odd = [f"{name} ({_kind(inside[name])})" for name in expected if _kind(inside[name]) not in FLOATS]
+    expected = expected_shapes(architecture)
+    _check_names(tensors, architecture, f"under prefix {prefix!r} of {path}")
+    odd = [f"{name} ({_kind(tensors[name])})" for name in expected if _kind(tensors[name]) not in FLOATS]
     if odd:
         raise UserError(f"expected floating-point tensors in {path}, found {some(odd)}: save the network unquantized, "
                         "dense and with its numbers")
-    stored = Counter(str(inside[name].dtype).removeprefix("torch.") for name in expected)
+    stored = Counter(str(tensors[name].dtype).removeprefix("torch.") for name in expected)
     if set(stored) != {"float32"}:
         print(f"note: {path.name} stores {', '.join(f'{count} tensors as {kind}' for kind, count in stored.items())}; "
               "all are converted to float32", file=sys.stderr)
-    state = {name: inside[name].detach().to(torch.float32, copy=True).contiguous() for name in expected}
-    if broken := [name for name, value in state.items() if not _finite(value)]:
-        raise UserError(f"expected finite numbers in {path}, found NaN or infinity in {some(broken)}: "
-                        "the training diverged or the file is damaged; use an earlier checkpoint")
-    if flat := [name for name in state if name.endswith("running_var") and _degenerate(inside[name])]:
-        raise UserError(f"expected positive batch-norm variances in {path}, found zero or negative ones in "
-                        f"{some(flat)}: the statistics are damaged; use another checkpoint")
+    state = {name: tensors[name].detach().to(torch.float32, copy=True).contiguous() for name in expected}
+    _check_numbers(state, tensors, path)
     return state
 
 
 def some(names: Collection[str], most: int = 5) -> str:
     """The first few of many names, and how many more there are."""
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _check_names(tensors: Mapping[str, torch.Tensor], architecture: str, where: str) -> None:
+    """All of the network's tensors are there with their shapes, and no more convolutions or batch norms."""
+    expected, title = expected_shapes(architecture), ARCHITECTURES[architecture]
+    present = sum(name in tensors for name in expected)
+    of_network = f"expected {len(expected)} tensors of {title} {where}"
+    surplus = [name for name in tensors if name not in expected and not name.endswith(COUNTER)]
+    if surplus:
+        raise UserError(f"{of_network}, found {present + len(surplus)}; a {title} has no {some(surplus)}: "
+                        "this is another network and cannot be converted")
+    if missing := [name for name in expected if name not in tensors]:
+        raise UserError(f"{of_network}, found {present}; missing: {some(missing)}: use the whole file")
+    wrong = [f"{name} is {list(tensors[name].shape)}, not {list(shape)}" for name, shape in expected.items()
+             if tuple(tensors[name].shape) != shape]
+    if wrong:
+        what = ("its stem is one for small images, as of CIFAR, which the transfer cannot use"
+                if tuple(tensors["conv1.weight"].shape[2:]) == (3, 3) else "this is another network")
+        raise UserError(f"{of_network}, found other shapes: {some(wrong)}: {what}")
+
+
+def _check_numbers(state: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Finite, positive variances, no convolution of zeros. `stored`: the same tensors in the file's precision."""
+    if broken := [name for name, value in state.items() if not _finite(value)]:
+        raise UserError(f"expected finite numbers in {path}, found NaN or infinity in {some(broken)}: "
+                        "the training diverged; use an earlier checkpoint")
+    if flat := [name for name in state if name.endswith("running_var") and _degenerate(stored[name])]:
+        raise UserError(f"expected positive batch-norm variances in {path}, found zero or negative ones in "
+                        f"{some(flat)}: these are not the statistics of a training; use another checkpoint")
+    # Whatever stands before a convolution of zeros, its maps are the same: no comparison of maps would prove anything.
+    if empty := [name for name, value in state.items() if value.ndim == 4 and not value.any()]:
+        raise UserError(f"expected trained convolutions in {path}, found nothing but zeros in {some(empty)}: its maps "
+                        "could not prove the conversion; use a checkpoint of a trained network")
 
 
 def _kind(tensor: torch.Tensor) -> str:

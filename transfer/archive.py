@@ -1,6 +1,9 @@
-"""Looks at a zip file before torch does: whether it is whole, and not one of the other things that are zip files."""
+"""Looks at archives before torch does: whether a zip is whole, and which other things people bring as a checkpoint."""
 
+import gzip
 import lzma
+import shlex
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,10 +11,15 @@ from pathlib import Path
 from pretrain.errors import UserError
 
 PIECE = 1 << 20  # bytes read at once
+# First bytes of files that must be unpacked first, and the command for it; FILE is the file, OUT what it becomes.
+_COMPRESSED = ((b"\x1f\x8b", "gzip", "gunzip -c FILE > OUT"), (b"BZh", "bzip2", "bunzip2 -c FILE > OUT"),
+               (b"\xfd7zXZ\x00", "xz", "unxz -c FILE > OUT"), (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d FILE -o OUT"),
+               (b"7z\xbc\xaf\x27\x1c", "7z", "7z x FILE"), (b"Rar!", "rar", "unrar x FILE"))
+_OLDEST_TORCH = {"sys_info", "pickle", "storages", "tensors"}  # the tar of torch before version 0.1.10
 
 
 def check(path: Path) -> None:
-    """Compare every part with the sum that the file itself has of it, which torch's reader does not do.
+    """Compare every part of a zip with the sum that the file itself has of it, which torch's reader does not do.
 
     Raises `UserError` for a part that has changed, for TorchScript and for numpy's archives, each with what to do.
     A file that does not begin like a zip is left to others.
@@ -28,10 +36,68 @@ def check(path: Path) -> None:
                     with archive.open(part) as content:
                         while content.read(PIECE):
                             pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, lzma.LZMAError,
-            zlib.error) as error:
+    except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in a way that Python does not know
+        raise UserError(f"{path} is a zip file that cannot be read ({error}): unpack it, or save it again with "
+                        "torch.save") from None
+    except (zipfile.BadZipFile, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} begins like a PyTorch file but is damaged or cut off ({path.stat().st_size} bytes; "
                         f"{error}): download or copy it again") from None
+
+
+def pickle_protocol(path: Path) -> int:
+    """The protocol of the pickle in a file that torch.save wrote, of either container."""
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head == b"PK":
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as content:
+                head = content.read(2)
+    return head[1] if head[:1] == b"\x80" else 0
+
+
+def packed(path: Path) -> str | None:
+    """What to say of a tar or a compressed file, with the command that unpacks it; None for other files."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head[257:262] == b"ustar":
+        return _tar(path)
+    kind = next((kind for kind in _COMPRESSED if head.startswith(kind[0])), None)
+    if kind is None:
+        return None
+    _, name, command = kind
+    if name == "gzip" and _inner(path)[257:262] == b"ustar":
+        return f"{path} is a tar packed with gzip: unpack it with `tar -xzf {_quoted(path)}` and name the file in it"
+    out = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz", ".zst") else Path(f"{path}.unpacked")
+    command = command.replace("FILE", _quoted(path)).replace("OUT", _quoted(out))
+    return f"{path} is packed with {name}: unpack it with `{command}` and name the file that this makes"
+
+
+def _quoted(path: Path) -> str:
+    """As a shell reads it."""
+    return shlex.quote(str(path))
+
+
+def _tar(path: Path) -> str:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = archive.getnames()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        return f"{path} is a tar that is cut off ({path.stat().st_size} bytes; {error}): download or copy it again"
+    if set(names) >= _OLDEST_TORCH:
+        return (f"{path} was written by PyTorch before version 0.1.10: where you may trust it, "
+                f"torch.save(torch.load({str(path)!r}, weights_only=False), FILE) writes it anew")
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{path} is a tar ({shown or 'empty'}): unpack it with `tar -xf {_quoted(path)}` and name the file in it"
+
+
+def _inner(path: Path) -> bytes:
+    """The first bytes of what a gzip file holds; none when it is not whole."""
+    try:
+        with gzip.open(path) as file:
+            return file.read(512)
+    except (OSError, EOFError, zlib.error):
+        return b""
 
 
 def _known(path: Path, names: list[str]) -> None:
@@ -44,4 +110,4 @@ def _known(path: Path, names: list[str]) -> None:
                         f"{str(path)!r}).items()}}, FILE) makes it a state dict")
     if not any(name.endswith("data.pkl") for name in names):
         raise UserError(f"{path} is a zip file, but none that torch.save wrote ({', '.join(names[:3]) or 'empty'}): "
-                        "unpack it, or name another file")
+                        f"unpack it with `unzip {_quoted(path)}` and name the file in it")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import urlparse
 
 import detectron2
@@ -29,7 +29,7 @@ from transfer.certificate import (
     batch_norm_warnings,
     write_certificate,
 )
-from transfer.intake import ARCHITECTURES, Reading, expected_shapes, read_checkpoint
+from transfer.intake import ARCHITECTURES, Reading, expected_shapes, one_of, read_checkpoint
 from transfer.maps import STAGES
 from transfer.proof import PROOFS, assert_loaded
 from transfer.writers import WRITERS, State, pixel_format, without_biases
@@ -40,21 +40,27 @@ CANONICAL = "backbone.safetensors"
 FPN_PREFIX = "fpn_"  # every name of a pretrained FPN begins so, and no name of a ResNet does
 
 
-def convert(source: str | Path, output: str | Path, method: str | None = None, branch: str | None = None,
-            trust: bool = False, prefix: str | None = None, *, targets: Sequence[str] = ("detectron2",),
-            fpn: bool = False) -> Certificate:
+class How(TypedDict, total=False):
+    """How to read the checkpoint, as in `read_checkpoint`."""
+
+    branch: str | None
+    trust: bool
+    prefix: str | None
+
+
+def convert(source: str | Path, output: str | Path, method: str | None = None, *,
+            targets: Sequence[str] = ("detectron2",), fpn: bool = False, **how: Unpack[How]) -> Certificate:
     """Write `source` into the folder `output`: backbone.safetensors, a file for each target, conversion.json.
 
     conversion.json, returned as a dictionary, is written last: a folder without it is not a finished conversion, and a
     file that fails its proof does not stay. What an earlier conversion left in the folder is taken away first.
-    `method` names the row of the tables (default: what the file says). `branch`, `trust` and `prefix` as in
-    `read_checkpoint`.
-    `fpn` also takes over a pretrained FPN (ReSim), into detectron2's file and the canonical one.
+    `method` names the row of the tables (default: what the file proves, else its name). `fpn` also takes over a
+    pretrained FPN (ReSim), into detectron2's file and the canonical one.
     Raises `UserError` when the file cannot be read or what the target loaded is not the same network.
     """
     source, output = Path(source), Path(output)
     _check_targets(targets, fpn)
-    reading = read_checkpoint(source, branch, trust, prefix)
+    reading = read_checkpoint(source, **how)
     _check_fits(reading, source, targets, fpn)
     _prepare_output(source, output, targets)
     info = replace(reading.info, method=method or reading.info.method, family=reading.info.family or reading.family)
@@ -64,6 +70,9 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
     written = {target: _write(target, output, state, info, kept_fpn) for target in dict.fromkeys(targets)}
     statistics = batch_norm_summary(state)
     transferred = sorted(without_biases(kept_fpn))
+    notes = list(reading.notes)
+    if method is None and reading.candidates:
+        notes.append(f"No method is proved, the file's name stands for it: {one_of(reading.candidates)}.")
     return write_certificate(output, {
         "schema": SCHEMA,
         "source": info.source_name,
@@ -91,7 +100,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, b
         "targets": written,
         "tolerance": TOLERANCE,
         "warnings": batch_norm_warnings(statistics),
-        "notes": list(reading.notes),
+        "notes": notes,
         "versions": {"tool": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
                      "detectron2": detectron2.__version__, "numpy": np.__version__},
     })

@@ -1,227 +1,252 @@
 """The published checkpoint layouts, one row each.
 
-A row says where each network lies, as "PLACE:PREFIX" (see `layout.py`), which names give the layout away, and what the
-method is called. Rows exclude one another; a file that fits none, or more than one, is not guessed at.
+A row says where each network lies, which names give the layout away, and what the method is called. The first row that
+fits chooses the network; every row that fits names its method, so that a method is named only where no other one writes
+the same names. Rows that prove no method, because many programs write them, come last.
+
 Each row names the repository and file whose code writes the layout. Rows of the tables' methods and of torchvision were
-checked against that code; those of DINO, timm, solo-learn, lightly, BYOL and mmselfsup's other algorithms follow its
-documentation and other people's readers. No published file was opened: a file that differs is told, not guessed.
+checked against that code, as were SCRL, R2O, SoCo, LEWEL, SparK, VICReg, lightly's MoCo and DenseCL; those of DINO,
+timm, solo-learn, BYOL, MoCo v3 and mmselfsup's other algorithms follow their documentation and other people's readers.
+No published file was opened: a file that differs is refused or has its candidates listed, not guessed.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from transfer.layout import Places
+from transfer.layout import Place, Places
+
+CLEAR_OF_OTHERS = ("", "state_dict", "model")  # where a network is looked for although the file holds others elsewhere
 
 
 @dataclass(frozen=True)
 class Family:
-    """One published checkpoint layout.
+    """One published checkpoint layout. Names are without wrapper words, so `module.encoder.` is `encoder.` here.
 
-    `branches`: where each network may lie, the one that the method's authors transfer first. `marks` and `without`:
-    beginnings of addresses of which every one, and none, must be there. `keys`: what the file itself must hold.
-    `accepts` has the last word. `method`: the row's name in the tables; None when the layout does not tell, and then
-    `candidates` are methods known to write it. `epochs`: whether the stored epoch counts finished epochs.
+    `branches`: where each network may lie, the one that the method's authors transfer first; "PREFIX" in the dictionary
+    that holds everything, or "KEY:PREFIX" below it. `marks`: beginnings of names that must all be there, alternatives
+    joined by "|". `only`: a pattern of all other names; a file with more in it is not of this layout. `keys`: what the
+    file itself must hold. `accepts` has the last word. `method`: the row's name in the tables; None when the layout
+    does not prove it, and then `candidates` are those that may have written it. `epochs`: whether the stored epoch
+    counts finished epochs. `known_network`: False where programs with other ResNets of the same tensors write it too.
     """
 
     name: str
     branches: Mapping[str, tuple[str, ...]]
     marks: tuple[str, ...]
-    without: tuple[str, ...] = ()
+    only: str = ""
     keys: tuple[str, ...] = ()
-    accepts: Callable[[Mapping[Any, Any], Places], bool] = lambda _content, _found: True
+    accepts: Callable[[Mapping[Any, Any], Place], bool] = lambda _content, _place: True
     method: str | None = None
     candidates: tuple[str, ...] = ()
     epochs: bool = True
+    known_network: bool = True
     note: str = ""
     aliases: tuple[str, ...] = ()  # prefixes, in the default branch's place, that repeat its tensors
     pixels: Mapping[str, Any] = field(default_factory=dict)  # fields of BackboneInfo, where they are not the usual ones
 
-    def fits(self, content: Mapping[Any, Any], found: Places) -> bool:
-        """Whether the file is of this layout."""
-        return (all(key in content for key in self.keys) and all(begins(found, mark) for mark in self.marks)
-                and not any(begins(found, mark) for mark in self.without) and self.accepts(content, found))
+    def fits(self, content: Mapping[Any, Any], found: Places, base: str) -> bool:
+        """Whether the part of a file below the place `base` is of this layout."""
+        if base not in found or not all(key in content for key in self.keys):
+            return False
+        if not all(_begins(found, base, mark) for mark in self.marks):
+            return False
+        if self.only and not all(re.match(self.only, name) for name in self._others(found[base], base)):
+            return False
+        return self.accepts(content, found[base])
+
+    def networks(self, found: Places, base: str) -> dict[str, str]:
+        """The address of each branch that is there: some published files leave one out."""
+        there = {}
+        for branch, addresses in self.branches.items():
+            present = [below(base, address) for address in addresses if _begins(found, base, address)]
+            if present:
+                there[branch] = present[0]
+        return there
+
+    def _others(self, place: Place, base: str) -> list[str]:
+        """Names of tensors that are not of the ResNets."""
+        prefixes = [address for addresses in self.branches.values() for address in addresses if ":" not in address]
+        of_resnets = re.compile(f"(?:{'|'.join(map(re.escape, prefixes))})(?:conv1|bn1|layer[1-4]|[014567])[.]")
+        return [name for name, value in place.values.items()
+                if isinstance(value, torch.Tensor) and not of_resnets.match(name)]
 
 
-def begins(found: Places, address: str) -> bool:
-    """Whether any name in the address's place begins with the rest of it."""
-    place, prefix = address.split(":", 1)
-    return any(name.startswith(prefix) for name in found.get(place, ()))
+def below(base: str, address: str) -> str:
+    """`PREFIX` or `KEY:PREFIX` of a row as an address in the file."""
+    key, _, prefix = address.rpartition(":")
+    return f"{'/'.join(part for part in (base, key) if part)}:{prefix}"
 
 
-def _labelled(place: str) -> Callable[[Mapping[Any, Any], Places], bool]:
-    """A classifier of ImageNet's 1000 classes on the network in this place."""
-    def accepts(_content: Mapping[Any, Any], found: Places) -> bool:
-        head = found.get(place, {}).get("fc.weight")
-        return isinstance(head, torch.Tensor) and head.ndim == 2 and head.shape[0] == 1000
-    return accepts
+def _begins(found: Places, base: str, mark: str) -> bool:
+    """Whether any name begins so, with one of the alternatives."""
+    for address in mark.split("|"):
+        where, prefix = below(base, address).split(":", 1)
+        if where in found and any(name.startswith(prefix) for name in found[where].values):
+            return True
+    return False
 
 
-def _says(key: str, value: str) -> Callable[[Mapping[Any, Any], Places], bool]:
-    return lambda content, _found: content.get(key) == value
+def _labelled(_content: Mapping[Any, Any], place: Place) -> bool:
+    """A classifier of ImageNet's 1000 classes stands on the network."""
+    heads = [place.values.get(name) for name in ("fc.weight", "stem.fc.weight")]
+    return any(isinstance(head, torch.Tensor) and head.ndim == 2 and head.shape[0] == 1000 for head in heads)
 
 
-def _has_fpn(_content: Mapping[Any, Any], found: Places) -> bool:
-    return any("fpn_lateral" in name for name in found.get("model", ()))
-
-
-_ALIASES = ("encoder_q.0.", "online_net.0.")  # OpenSelfSup registers the student twice
-_PLAIN = (
-    "VICRegL backbone", "SlotCon backbone-only", "Barlow Twins", "VICReg", "DINO ResNet-50", "an extracted backbone")
-# MSRA's networks see 0..255 pixels in BGR order with only the mean taken off, and stride in the 1x1 convolution.
-MSRA_PIXELS = {"channel_order": "BGR", "pixel_mean": (103.53 / 255, 116.28 / 255, 123.675 / 255),
-               "pixel_std": (1 / 255, 1 / 255, 1 / 255), "stride_in_1x1": True}
+def _says(key: str, value: str) -> Callable[[Mapping[Any, Any], Place], bool]:
+    return lambda content, _place: content.get(key) == value
 
 
 # What the methods' converters for detectron2 write into "__author__".
 AUTHORS = {"PixPro": "PixPro and CLoVE", "lalala": "SlotCon", "OpenSelfSup": "DenseCL", "MMSelfSup": "mmselfsup",
-           "MOCO": "MoCo, ReSim and SetSim", "torchvision": "torchvision's networks", "Yue": "SoCo",
+           "MOCO": "MoCo, ReSim and SetSim", "torchvision": "detectron2 itself", "Yue": "SoCo",
            "clove-suite": "this program"}
+# MSRA's networks see 0..255 pixels in BGR order with only the mean taken off, and stride in the 1x1 convolution.
+MSRA_PIXELS = {"channel_order": "BGR", "pixel_mean": (103.53 / 255, 116.28 / 255, 123.675 / 255),
+               "pixel_std": (1 / 255, 1 / 255, 1 / 255), "stride_in_1x1": True}
 
-
-def _plain(place: str) -> list[Family]:
-    """Torchvision's own names, in the file itself or under "state_dict" or "model"."""
-    labelled = _labelled(place)
-    single, marks = {"single": (f"{place}:",)}, (f"{place}:conv1.", f"{place}:layer1.")
-    timm = ("arch", "version", "optimizer") if place == "state_dict" else ()
-
-    def is_timm(content: Mapping[Any, Any], _found: Places) -> bool:
-        return bool(timm) and all(key in content for key in timm)
-
-    return [
-        Family("torchvision", single, marks, method="Supervised", candidates=("torchvision", "timm"),
-               note="The file names no method: Supervised, for it has a classifier of 1000 classes; --method names "
-                    "another where that was learnt on top of a self-supervised network.",
-               accepts=lambda content, found: labelled(content, found) and not is_timm(content, found)),
-        Family("plain torchvision names", single, marks, candidates=_PLAIN, accepts=lambda content, found: not (
-            labelled(content, found) or is_timm(content, found) or content.get("author") == "DenseCL")),
-    ]
-
-
-def _swav(place: str) -> list[Family]:
-    """facebookresearch/swav, src/resnet50.py and main_swav.py; the published files are the bare state dict."""
-    marks, single = (f"{place}:module.layer1.", f"{place}:module.projection_head."), {"single": (f"{place}:module.",)}
-    return [
-        Family("SwAV", single, (*marks, f"{place}:module.prototypes.weight"), method="SwAV"),
-        Family("SwAV's code", single, (*marks, f"{place}:module.prototypes.prototypes0."),
-               candidates=("DeepCluster v2", "SeLa v2", "SwAV with several prototype heads")),
-        # pytorch/examples, imagenet/main.py: also what the linear evaluations of MoCo and SimSiam write.
-        Family("torchvision names under module.", single, (f"{place}:module.layer1.", f"{place}:module.fc."),
-               candidates=("Supervised", "a self-supervised network with a linear classifier trained on it")),
-    ]
-
-
-def _lightly(place: str) -> list[Family]:
-    """lightly-ai/lightly, benchmarks/imagenet/resnet50 (byol.py, dino.py) and examples; Lightning's container or the
-    state dict alone. In its DINO `backbone` is the teacher. Networks of children have index names."""
-    head, name = f"{place}:projection_head.", "lightly"
-    teachers = (f"{place}:teacher_backbone.", f"{place}:backbone_momentum.", f"{place}:momentum_backbone.")
-    return [
-        Family(name, {"student": (f"{place}:backbone.",), "teacher": teachers}, (head, f"{place}:backbone."),
-               without=(f"{place}:student_backbone.",), epochs=False),
-        Family(name, {"teacher": (f"{place}:backbone.",), "student": (f"{place}:student_backbone.",)},
-               (f"{place}:student_backbone.", f"{place}:backbone."), epochs=False),
-        Family(name, {"student": (f"{place}:student_backbone.",), "teacher": teachers},
-               (f"{place}:student_backbone.", f"{place}:teacher_backbone."), without=(f"{place}:backbone.",),
-               epochs=False),
-    ]
-
+_ENCODERS = {"student": ("encoder.",), "teacher": ("encoder_k.",)}
+_QUERY_AND_KEY = {"student": ("encoder_q.",), "teacher": ("encoder_k.",)}
+_ALIASES = ("encoder_q.0.", "online_net.0.")  # OpenSelfSup registers the student twice
+_LIGHTLY_TEACHERS = ("teacher_backbone.", "backbone_momentum.", "momentum_backbone.", "key_backbone.",
+                     "query_backbone.")
+_SUPERVISED = ("Supervised", "a self-supervised network with a classifier trained on it")
+_OTHER = "another method that uses these names"
+_HEADS = r"(?:projector|projection|predictor|prototypes|queue|center)"
 
 FAMILIES = (
-    # sthalles/CLoVE and zdaxie/PixPro: main_pretrain.py, contrast/models/*.py. PixPro's published copy lacks "opt".
-    Family("CLoVE", {"student": ("model:module.encoder.",), "teacher": ("model:module.encoder_k.",)},
-           ("model:module.self_attn.", "model:module.encoder."), method="CLoVE"),
-    Family("PixPro", {"student": ("model:module.encoder.",), "teacher": ("model:module.encoder_k.",)},
-           ("model:module.value_transform.", "model:module.encoder."), without=("model:module.self_attn.",),
-           method="PixPro"),
+    # sthalles/CLoVE and zdaxie/PixPro: main_pretrain.py, contrast/models/*.py. PixPro's published copy lacks "opt". Its
+    # --pixpro-transform-layer 0, the default, has no value_transform: then only a usual projector is left.
+    Family("CLoVE", _ENCODERS, ("self_attn.in_proj_weight", "projector.", "encoder."), method="CLoVE"),
+    Family("PixPro", _ENCODERS, ("value_transform.", "encoder."), method="PixPro"),
+    Family("PixPro without transform", _ENCODERS, ("projector.linear1.bias", "encoder.layer1.", "encoder_k.layer1."),
+           only=r"(?:projector|projector_instance)(?:_k)?\.|predictor\.",
+           candidates=("PixPro", "another method in PixPro's code")),
+    # hologerry/SoCo, contrast/models/SoCo_FPN.py, SoCo_FPN_Star.py and SoCo_C4.py.
+    Family("SoCo", _ENCODERS, ("neck.lateral_convs.", "head.", "encoder.layer1."), method="SoCo",
+           note="Its FPN and box head are in the file and are not read: the ResNet is transferred alone."),
+    Family("SoCo C4", _ENCODERS, ("queue", "predictor.linear1.", "projector.linear1.", "encoder.layer1."),
+           candidates=("SoCo C4", "another method in PixPro's code")),
     # CVMI-Lab/SlotCon, models/slotcon.py; transfer/detection/convert_pretrain_to_d2.py takes encoder_k, the teacher.
-    Family("SlotCon", {"teacher": ("model:module.encoder_k.",), "student": ("model:module.encoder_q.",)},
-           ("model:module.grouping_k.", "model:module.encoder_k."), method="SlotCon",
-           note="Its authors transfer the teacher, alone of the dense methods."),
+    Family("SlotCon", {"teacher": ("encoder_k.",), "student": ("encoder_q.",)}, ("grouping_k.", "encoder_k."),
+           method="SlotCon", note="Its authors transfer the teacher, alone of the dense methods."),
     # WXinlong/DenseCL, tools/extract_backbone_weights.py, and openselfsup/models/densecl.py.
-    Family("DenseCL published", {"student": ("state_dict:",)}, ("state_dict:conv1.", "state_dict:layer1."),
-           accepts=_says("author", "DenseCL"), method="DenseCL"),
-    Family("DenseCL raw", {"student": ("state_dict:backbone.",),
-                           "teacher": ("state_dict:encoder_k.0.", "state_dict:encoder_k.module.0.")},
-           ("state_dict:backbone.", "state_dict:queue2"), method="DenseCL", aliases=_ALIASES),
-    # open-mmlab/mmselfsup, mmselfsup/models/algorithms (moco.py, byol.py, simsiam.py, ...), of 0.x and 1.x.
-    Family("mmselfsup", {"student": ("state_dict:backbone.",),
-                         "teacher": ("state_dict:encoder_k.0.", "state_dict:encoder_k.module.0.",
-                                     "state_dict:target_net.0.", "state_dict:target_net.module.0.")},
-           ("state_dict:backbone.",),  # the others: DenseCL, lightly, detectors and classifiers of OpenMMLab
-           without=("state_dict:queue2", "state_dict:projection_head.", "state_dict:rpn_head.", "state_dict:roi_head.",
-                    "state_dict:bbox_head.", "state_dict:decode_head.", "state_dict:head.fc.",
-                    "state_dict:ema_backbone."),
-           accepts=lambda content, _found: "pytorch-lightning_version" not in content,
-           candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"), aliases=_ALIASES),
+    Family("DenseCL published", {"student": ("",)}, ("conv1.", "layer1."), accepts=_says("author", "DenseCL"),
+           method="DenseCL"),
+    Family("DenseCL raw", {"student": ("backbone.",), "teacher": ("encoder_k.0.",)}, ("backbone.", "queue2"),
+           method="DenseCL", aliases=_ALIASES),
     # Tete-Xiao/ReSim, moco/models.py, moco/builder.py and detection/convert-pretrain-to-detectron2.py.
-    Family("ReSim", {"student": ("state_dict:module.encoder_q.",), "teacher": ("state_dict:module.encoder_k.",)},
-           ("state_dict:module.encoder_q.layer1.", "state_dict:module.encoder_q.fpn_lateral"), method="ReSim"),
-    Family("ReSim converted", {"student": ("model:",)}, ("model:stem.conv1.",), keys=("__author__",), accepts=_has_fpn,
-           method="ReSim"),
+    Family("ReSim", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fpn_lateral"), method="ReSim"),
+    Family("ReSim converted", {"student": ("",)}, ("stem.conv1.", "fpn_lateral|backbone.fpn_lateral"),
+           keys=("__author__",), method="ReSim"),
     # DerrickWang005/SetSim.pytorch, setstim/framework.py. Queues and masks are deleted before saving.
-    Family("SetSim", {"student": ("state_dict:module.encoder_q.0.",), "teacher": ("state_dict:module.encoder_k.0.",)},
-           ("state_dict:module.encoder_q.0.layer1.", "state_dict:module.encoder_q.1.0."), method="SetSim"),
-    # facebookresearch/moco, moco/builder.py: an MLP head in v2, one layer in v1.
-    Family("MoCo v2", {"student": ("state_dict:module.encoder_q.",), "teacher": ("state_dict:module.encoder_k.",)},
-           ("state_dict:module.encoder_q.layer1.", "state_dict:module.encoder_q.fc.0."),
-           without=("state_dict:module.encoder_q.fpn_",), method="MoCo v2",
-           candidates=("MoCo v2", "ReSim-C4, PCL v2 and others in MoCo's code")),
-    Family("MoCo v1", {"student": ("state_dict:module.encoder_q.",), "teacher": ("state_dict:module.encoder_k.",)},
-           ("state_dict:module.encoder_q.layer1.", "state_dict:module.encoder_q.fc.weight"),
-           without=("state_dict:module.encoder_q.fpn_",), method="MoCo v1",
-           candidates=("MoCo v1", "PCL v1 and others in MoCo's code")),
-    # facebookresearch/VICRegL, main_vicregl.py; facebookresearch/vicreg, main_vicreg.py; barlowtwins, main.py.
-    Family("VICRegL", {"single": ("model:module.backbone.",)},
-           ("model:module.backbone.", "model:module.maps_projector."), method="VICRegL",
+    Family("SetSim", {"student": ("encoder_q.0.",), "teacher": ("encoder_k.0.",)},
+           ("encoder_q.0.layer1.", "encoder_q.1.0."), method="SetSim"),
+    # facebookresearch/moco, moco/builder.py: an MLP head in v2, one layer in v1. Many methods were built in this code.
+    Family("MoCo v2", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fc.0."),
+           only=r"encoder_[qk]\.fc\.[02]\.|queue",
+           candidates=("MoCo v2", "ReSim-C4", "PCL v2", "another method in MoCo's code")),
+    Family("MoCo v1", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fc.weight"),
+           only=r"encoder_[qk]\.fc\.\w+$|queue", candidates=("MoCo v1", "PCL v1", "another method in MoCo's code")),
+    # facebookresearch/moco-v3, moco/builder.py.
+    Family("MoCo v3", {"student": ("base_encoder.",), "teacher": ("momentum_encoder.",)},
+           ("base_encoder.layer1.", "momentum_encoder.", "predictor.0."), method="MoCo v3"),
+    # facebookresearch/VICRegL, main_vicregl.py; facebookresearch/vicreg, main_vicreg.py: three layers, the last without
+    # bias; facebookresearch/barlowtwins, main.py: a last batch norm without weights.
+    Family("VICRegL", {"single": ("backbone.",)}, ("backbone.", "maps_projector."), method="VICRegL",
            note="It was pretrained with a deviation of 0.228 for red, and is transferred with the usual 0.229."),
-    Family("VICReg", {"single": ("model:module.backbone.",)}, ("model:module.backbone.", "model:module.projector."),
-           without=("model:module.maps_projector.", "model:module.classifier.", "model:module.bn."), method="VICReg"),
-    Family("Barlow Twins", {"single": ("model:module.backbone.",)},
-           ("model:module.backbone.", "model:module.projector.", "model:module.bn."),
-           without=("model:module.maps_projector.",), method="Barlow Twins"),
+    Family("VICReg", {"single": ("backbone.",)}, ("backbone.", "projector.0.bias", "projector.6.weight"),
+           only=r"projector\.(?:[0134]\.|6\.weight)", method="VICReg"),
+    Family("Barlow Twins", {"single": ("backbone.",)}, ("backbone.", "projector.6.weight", "bn.running_var"),
+           only=r"projector\.[01346]\.|bn\.(?:running|num)", method="Barlow Twins"),
     # facebookresearch/simsiam, simsiam/builder.py.
-    Family("SimSiam", {"single": ("state_dict:module.encoder.",)},
-           ("state_dict:module.encoder.layer1.", "state_dict:module.predictor."), method="SimSiam"),
+    Family("SimSiam", {"single": ("encoder.",)},
+           ("encoder.layer1.", "encoder.fc.6.", "encoder.fc.7.running_var", "predictor.3."),
+           only=r"encoder\.fc\.|predictor\.[013]\.", method="SimSiam"),
     # facebookresearch/dino, main_dino.py; its evaluations read the teacher. A ResNet's teacher is wrapped, a ViT's not.
-    Family("DINO", {"teacher": ("teacher:module.backbone.", "teacher:backbone."),
-                    "student": ("student:module.backbone.", "student:backbone.")},
-           ("student:module.backbone.", "student:module.head."), method="DINO"),
-    # BYOL has no PyTorch code of its authors. yaox12/BYOL-PyTorch: model/basic_modules.py, and its published file as
-    # others read it ("online_backbone"); sthalles/PyTorch-BYOL's containers.
-    Family("BYOL", {"student": ("model:module.online_network.encoder.",),
-                    "teacher": ("model:module.target_network.encoder.",)},
-           ("model:module.online_network.encoder.",), method="BYOL"),
-    Family("BYOL", {"student": ("online_backbone:module.",), "teacher": ("target_backbone:module.",)},
-           ("online_backbone:module.layer1.",), method="BYOL"),
-    Family("BYOL", {"student": ("online_network_state_dict:encoder.",),
-                    "teacher": ("target_network_state_dict:encoder.",)},
-           ("online_network_state_dict:encoder.",), method="BYOL"),
+    Family("DINO", {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
+           ("student:backbone.", "student:head.last_layer."), keys=("dino_loss",), method="DINO"),
+    # BYOL has no PyTorch code of its authors. yaox12/BYOL-PyTorch, model/basic_modules.py, and KKallidromitis' r2o,
+    # model/r2o_model.py, and detcon-pytorch, both made from it; yaox12's published file as others read it.
+    *(Family("BYOL", {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
+             ("online_network.encoder.",), method=method) for method in ("BYOL", "R2O", "DetCon")),
+    Family("BYOL", {"student": ("online_backbone:",), "teacher": ("target_backbone:",)}, ("online_backbone:layer1.",),
+           method="BYOL"),
+    # sthalles/PyTorch-BYOL, trainer.py, and kakaobrain/scrl, trainer/base.py, whose trainer does both.
+    *(Family("BYOL", {"student": ("online_network_state_dict:encoder.",),
+                      "teacher": ("target_network_state_dict:encoder.",)},
+             ("online_network_state_dict:encoder.",), method=method) for method in ("BYOL", "SCRL")),
+    # LayneH/LEWEL, models/lewel.py, made from amazon-research/exponential-moving-average-normalization, which has
+    # neither predictor_obj nor proj_obj.
+    Family("LEWEL", {"student": ("online_net.backbone.",), "teacher": ("target_net.backbone.",)},
+           ("online_net.backbone.", "predictor_obj.|online_net.neck.proj_obj."), method="LEWEL"),
+    Family("EMAN", {"student": ("online_net.backbone.",), "teacher": ("target_net.backbone.",)},
+           ("online_net.backbone.", "target_net.backbone."), candidates=("BYOL", "BYOL with EMAN", "LEWEL")),
+    # keyu-tian/SparK, pretrain/spark.py and pretrain/utils/misc.py.
+    Family("SparK", {"single": ("sparse_encoder.sp_cnn.",)}, ("sparse_encoder.sp_cnn.", "mask_tokens.|dense_decoder."),
+           method="SparK", epochs=False),
+    # facebookresearch/swav, src/resnet50.py and main_swav.py; the published files are the bare state dict.
+    Family("SwAV", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes.weight"), method="SwAV"),
+    Family("SwAV's code", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes.prototypes0."),
+           candidates=("DeepCluster v2", "SeLa v2", "SwAV with several prototype heads")),
+    # lightly-ai/lightly, benchmarks/imagenet/resnet50 (byol.py, dino.py, mocov2.py) and examples/pytorch (densecl.py);
+    # Lightning's container or the state dict alone. In its DINO `backbone` is the teacher; the momentum copy of its
+    # MoCo is called key_backbone or query_backbone by version. Networks of children have index names.
+    Family("lightly", {"teacher": ("backbone.",), "student": ("student_backbone.",)},
+           ("student_backbone.", "backbone."), epochs=False),
+    Family("lightly", {"student": ("student_backbone.",), "teacher": _LIGHTLY_TEACHERS},
+           ("student_backbone.", "teacher_backbone."), epochs=False),
+    Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS},
+           ("backbone.", "projection_head_global.", "projection_head_local."), epochs=False, candidates=("DenseCL",)),
+    Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS}, ("backbone.", "projection_head."),
+           epochs=False),
     # vturrisi/solo-learn, solo/methods/base.py, in Lightning's container; older files say encoder.
-    Family("solo-learn", {"student": ("state_dict:backbone.", "state_dict:encoder."),
-                          "teacher": ("state_dict:momentum_backbone.", "state_dict:momentum_encoder.")},
-           (), keys=("pytorch-lightning_version",), without=("state_dict:projection_head.",), epochs=False,
-           accepts=lambda _content, found: any(begins(found, f"state_dict:{name}.") for name in ("backbone", "encoder")
-                                               ),
+    Family("solo-learn", {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")},
+           ("backbone.|encoder.",), keys=("pytorch-lightning_version",), epochs=False,
            candidates=("any of solo-learn's methods: its args.json beside the file says which",)),
-    # huggingface/pytorch-image-models, timm/utils/checkpoint_saver.py.
-    Family("timm checkpoint", {"single": ("state_dict:",)}, ("state_dict:conv1.", "state_dict:layer1."),
-           keys=("arch", "version", "optimizer"), epochs=False, candidates=("Supervised",)),
-    # detectron2's pickles: its tools/convert-torchvision-to-d2.py and the methods' own copies of it.
-    Family("detectron2 names", {"single": ("model:",)}, ("model:stem.conv1.",), keys=("__author__",),
-           accepts=lambda content, found: content["__author__"] != "torchvision" and not _has_fpn(content, found)),
-    Family("detectron2 names", {"single": ("model:",)}, ("model:stem.conv1.",), keys=("__author__",),
-           accepts=_says("__author__", "torchvision"), method="Supervised", candidates=("torchvision",)),
-    *(Family("MSRA", {"single": (f"{place}:",)}, (f"{place}:res2_0_branch2a_", f"{place}:fc1000_w"),
-             method="Supervised", pixels=MSRA_PIXELS) for place in ("", "model", "blobs")),
-    *(Family("Caffe2 names", {"single": (f"{place}:",)}, (f"{place}:res2_0_branch2a_",), (f"{place}:fc1000_w",),
-             candidates=("a detector of Detectron's model zoo",), pixels=MSRA_PIXELS)
-      for place in ("", "model", "blobs")),
-    # Our own: pretrain/trainer.py.
+    # open-mmlab/mmselfsup, mmselfsup/models/algorithms (moco.py, byol.py, simsiam.py, ...), of 0.x and 1.x. Its
+    # classifiers, detectors and segmenters have heads of other names.
+    Family("mmselfsup", {"student": ("backbone.",), "teacher": ("encoder_k.0.", "target_net.0.")}, ("backbone.",),
+           only=r"backbone\.|neck\.|head\.(?!fc\.)|encoder_[qk]\.|(?:online|target)_net\.|queue|memory_bank|data_prep",
+           candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"), aliases=_ALIASES),
+    # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
     Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("teacher:encoder.",)},
-           ("student:encoder.layer1.", "student:projector.", "teacher:encoder.layer1."), method="CLoVE"),
-    *(row for place in ("", "state_dict") for row in (*_swav(place), *_lightly(place))),
-    *(row for place in ("", "state_dict", "model") for row in _plain(place)),
+           ("student:encoder.layer1.", "student:attention.", "teacher:encoder.layer1."), method="CLoVE"),
+    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("teacher:encoder.",)},
+           ("student:encoder.layer1.",), keys=("optimizer", "scaler", "rng"),
+           candidates=("an objective of this program: the config beside the file says which",)),
+    # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare model.
+    Family("Hugging Face ResNet", {"single": ("resnet.", "")}, ("resnet.embedder.embedder.|embedder.embedder.",),
+           candidates=_SUPERVISED, known_network=False),
+    # huggingface/pytorch-image-models, timm/utils/checkpoint_saver.py.
+    Family("timm checkpoint", {"single": ("",)}, ("conv1.", "layer1."), keys=("arch", "version", "optimizer"),
+           epochs=False, candidates=_SUPERVISED, known_network=False),
+    # detectron2's pickles: its tools/convert-torchvision-to-d2.py, which others use for their networks too (detcon-
+    # pytorch, r2o), and the methods' own copies of it.
+    Family("detectron2 names", {"single": ("",)}, ("stem.conv1.",), keys=("__author__",),
+           accepts=lambda content, place: _says("__author__", "torchvision")(content, place) and _labelled({}, place),
+           candidates=_SUPERVISED),
+    Family("detectron2 names", {"single": ("",)}, ("stem.conv1.",), keys=("__author__",)),
+    Family("MSRA", {"single": ("",)}, ("res2_0_branch2a_", "fc1000_w"), method="Supervised", pixels=MSRA_PIXELS),
+    Family("Caffe2 names", {"single": ("",)}, ("res2_0_branch2a_",), pixels=MSRA_PIXELS,
+           candidates=("a detector of Detectron's model zoo",)),
+    # Names that many programs use: they choose the network, and prove no method.
+    Family("student and teacher", {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
+           ("teacher:backbone.", "student:backbone."), candidates=("DINO", _OTHER),
+           note="Which of the two networks this method's authors transfer is not known: the teacher is read, as in "
+                "DINO; --branch student takes the other."),
+    Family("backbone and heads", {"single": ("backbone.",)}, ("backbone.", "proj|pred"), only=_HEADS + r"|bn\.",
+           candidates=("VICReg", "Barlow Twins", "SimCLR", _OTHER), known_network=False),
+    Family("encoder and heads", {"single": ("encoder.",)}, ("encoder.", "proj|pred"), only=_HEADS + r"|encoder\.fc\.",
+           candidates=("SimSiam", "SimCLR", _OTHER), known_network=False),
+    # Torchvision's own names. pytorch/examples, imagenet/main.py, and the linear evaluations of MoCo and SimSiam
+    # write such a classifier too, in a container with their epochs.
+    Family("torchvision", {"single": ("",)}, ("conv1.", "layer1."), accepts=_labelled, candidates=_SUPERVISED,
+           known_network=False),
+    Family("plain torchvision names", {"single": ("",)}, ("conv1.", "layer1."), known_network=False, candidates=(
+        "VICRegL backbone", "SlotCon backbone-only", "Barlow Twins", "VICReg", "DINO ResNet-50",
+        "an extracted backbone")),
 )

@@ -3,7 +3,8 @@
 The JSON object of --json has these keys, of which none will change its meaning under schema 1:
 
 schema, file, bytes, sha256: the file. container: kind of file. family: the published layout, or "unknown layout".
-method, method_from ("layout", "header" or "file name"), candidates: methods known to write a layout that names none.
+method, method_from ("layout", "header", "sum" or "file name"), candidates: methods that may have written a file whose
+layout proves none.
 branch ("student", "teacher", "single"), branches (branch -> "PLACE:PREFIX", the default first), address.
 epochs (null: not stored). architecture, standard (true for ResNet-50 alone). read, expected: numbers of tensors.
 left_over (prefix -> number), fpn (names). pixels (channel_order; mean and std of intensities from 0 to 1).
@@ -24,7 +25,7 @@ from pretrain.atomic import sha256_file
 from pretrain.errors import USER_ERROR, UserError
 from transfer.architecture import ARCHITECTURES, expected_shapes
 from transfer.families import FAMILIES
-from transfer.intake import OWN_FAMILY, Reading, read_checkpoint
+from transfer.intake import OWN_FAMILY, Reading, one_of, read_checkpoint
 from transfer.layout import Choice, LayoutError, grouped
 
 
@@ -102,15 +103,11 @@ def _left_over(reading: Reading) -> dict[str, int]:
 def text(report: dict[str, Any]) -> str:
     """What a person reads: one line a fact."""
     mean, std = (" ".join(f"{255 * value:.6g}" for value in report["pixels"][key]) for key in ("mean", "std"))
-    method = report["method"]
-    if report["method_from"] == "file name":
-        method += " (the file's name, as the layout tells no method; convert takes --method)"
     networks = [_network(report, branch, address) for branch, address in report["branches"].items()]
     left = [f"{prefix} ({count})" for prefix, count in report["left_over"].items()]
     lines = {
         "layout": f"{report['family']} ({report['container']}, {report['bytes'] / 1e6:.1f} MB)",
-        "method": method,
-        "could be": ", ".join(report["candidates"]),
+        "method": _method(report),
         "network": networks[0] if networks else "",
         **{" " * i: network for i, network in enumerate(networks[1:], 1)},
         "epochs": "not stored" if report["epochs"] is None else report["epochs"],
@@ -125,6 +122,16 @@ def text(report: dict[str, Any]) -> str:
     }
     shown = [report["file"], *(f"  {name:<11}{value}" for name, value in lines.items() if value != "")]
     return "\n".join([*shown, *(f"  {'note' if i == 0 else '':<11}{note}" for i, note in enumerate(report["notes"]))])
+
+
+def _method(report: dict[str, Any]) -> str:
+    if report["candidates"]:
+        return f"{one_of(report['candidates'])} (until then it is called {report['method']}, as the file)"
+    if report["method_from"] == "file name":
+        return f"{report['method']} (the file's name, as nothing in it proves a method; --method NAME says which)"
+    if report["method_from"] == "sum":
+        return f"{report['method']} (its SHA-256 is that of a file of torchvision's)"
+    return report["method"]
 
 
 def _network(report: dict[str, Any], branch: str, address: str) -> str:

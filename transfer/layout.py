@@ -1,7 +1,8 @@
 """Where in a checkpoint file the networks are: dictionaries of tensors, prefixes in them, and how to name one.
 
 An address is "PLACE:PREFIX": the keys that lead to a dictionary of tensors, joined by "/" (nothing for the file
-itself), and what stands before the network's own names, as in "state_dict:module.encoder_q.".
+itself), and what stands before the network's own names, as in "state_dict:module.encoder_q.". Names are compared
+without the words that wrappers put into them (`naming.WRAPPERS`); what a user reads has the names of the file.
 """
 
 import re
@@ -14,25 +15,47 @@ import numpy as np
 import torch
 
 from pretrain.errors import UserError
-from transfer.architecture import TITLES, nearest
-from transfer.naming import COUNTER, dialect
+from transfer.architecture import kind_of_network
+from transfer.naming import COUNTER, dialect, without_wrappers
 
-Places = dict[str, dict[str, Any]]
-
-_BEFORE_A_RESNET = re.compile(r"(|.*?\.)(?:conv1|bn1|layer[1-4]|fc|stem|res[2-5])\.")
+_BEFORE_A_RESNET = re.compile(r"(|.*?\.)(?:conv1|bn1|layer[1-4]|fc|stem|res[2-5]|attnpool|embedder\.embedder)\.")
 # The first tensor of a network in each dialect, and a second one that must stand beside it.
 _FIRST_TENSORS = (
     (r"(|.*\.)conv1\.weight", "layer1.0.conv1.weight"), (r"(|.*\.)stem\.conv1\.weight", "res2.0.conv1.weight"),
-    (r"(|.*\.)0\.weight", "4.0.conv1.weight"), (r"(|.*\.)conv1_w", "res2_0_branch2a_w"))
+    (r"(|.*\.)0\.weight", "4.0.conv1.weight"), (r"(|.*\.)conv1_w", "res2_0_branch2a_w"),
+    (r"(|.*\.)embedder\.embedder\.convolution\.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dictionary of tensors in a file. `values` by names without wrapper words; `names`: what the file calls each."""
+
+    values: dict[str, Any]
+    names: dict[str, str]
+
+    def in_file(self, prefix: str) -> str:
+        """The prefix as it stands in the file: with its wrapper words."""
+        for name, own in self.names.items():
+            rest = name.removeprefix(prefix)
+            if name.startswith(prefix) and own.endswith(rest):
+                return own.removesuffix(rest)
+        return prefix
+
+
+Places = dict[str, Place]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A part of a file: tensors under one prefix of one place. `title` names the network where it is a ResNet."""
+    """A part of a file: tensors under one prefix of one place.
+
+    `title` names the network where it is a ResNet, and `usable` says whether it is one that can be converted.
+    """
 
     address: str
     tensors: int
     title: str = ""
+    usable: bool = False
 
 
 class LayoutError(UserError):
@@ -43,25 +66,33 @@ class LayoutError(UserError):
         self.choices = choices
 
 
+@dataclass(frozen=True)
+class Network:
+    """The tensors under a prefix by torchvision's names, `origins`: the name each has in its place, the dialect."""
+
+    tensors: dict[str, torch.Tensor]
+    origins: dict[str, str]
+    dialect: str
+
+
 def places(content: Mapping[Any, Any], depth: int = 4) -> Places:
     """Every dictionary with tensors in a file, by the keys that lead to it; optimizers left out.
 
     The place "" is the file itself, with whatever it holds beside dictionaries. Arrays come as tensors.
     """
-    found = {"": {str(name): _as_tensor(value) for name, value in content.items() if not isinstance(value, Mapping)}}
+    found = {"": _place({str(name): _as_tensor(value) for name, value in content.items()
+                         if not isinstance(value, Mapping)})}
     for key, value in content.items():
         if isinstance(value, Mapping) and depth and not str(key).startswith("optim"):
-            inner = places(value, depth - 1)
-            found |= {f"{key}/{name}".rstrip("/"): tensors for name, tensors in inner.items() if _has_tensors(tensors)}
+            for name, place in places(value, depth - 1).items():
+                if any(isinstance(tensor, torch.Tensor) for tensor in place.values.values()):
+                    found[f"{key}/{name}".rstrip("/")] = place
     return found
 
 
-def inside(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, torch.Tensor], dict[str, str], str]:
-    """The tensors under `prefix` by torchvision's names, the name each has in the file, and the dialect's title.
-
-    Only tensors of the ResNet itself. Raises `UserError` when two tensors have one name.
-    """
-    under = {name.removeprefix(prefix): value for name, value in state.items()
+def inside(place: Place, prefix: str) -> Network:
+    """The ResNet under `prefix`, which has no wrapper words. `UserError` when two tensors have one name."""
+    under = {name.removeprefix(prefix): value for name, value in place.values.items()
              if name.startswith(prefix) and isinstance(value, torch.Tensor)}
     title, translate = dialect(under)
     tensors, origins = {}, {}
@@ -73,25 +104,34 @@ def inside(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, torch.Tenso
             raise UserError(f"expected one tensor for {own}, found {origins[own]} and {prefix + name}: "
                             "save the network alone")
         tensors[own], origins[own] = value, prefix + name
-    return tensors, origins, title
+    return Network(tensors, origins, title)
 
 
 def choices(found: Places) -> list[Choice]:
     """Every part of a file: whole networks first, then what is beside them, the largest first."""
     networks, others = [], []
-    for place, state in found.items():
-        names = {name for name, value in state.items()
-                 if isinstance(value, torch.Tensor) and not name.endswith(COUNTER)}
-        prefixes = {match[1]: None for name in state for first, second in _FIRST_TENSORS
-                    if (match := re.fullmatch(first, name)) and match[1] + second in names}
-        for prefix in prefixes:
-            tensors, origins, _ = inside(state, prefix)
-            architecture = nearest(tensors)
-            networks.append(Choice(f"{place}:{prefix}", sum(not name.endswith(COUNTER) for name in tensors),
-                                   TITLES[architecture] if architecture else "another network"))
-            names -= set(origins.values())
-        others += [Choice(f"{place}:{prefix}", count) for prefix, count in grouped(sorted(names))]
+    for where, place in found.items():
+        names = set(_tensor_names(place))
+        for prefix in network_prefixes(place):
+            network = inside(place, prefix)
+            count = sum(not name.endswith(COUNTER) for name in network.tensors)
+            title, usable = kind_of_network(network.tensors)
+            networks.append(Choice(f"{where}:{place.in_file(prefix)}", count, title, usable))
+            names -= set(network.origins.values())
+        parts = grouped(sorted(place.names[name] for name in names))
+        others += [Choice(f"{where}:{prefix}", count) for prefix, count in parts]
     return networks + sorted(others, key=lambda choice: -choice.tensors)
+
+
+def network_prefixes(place: Place) -> list[str]:
+    """The prefixes of all ResNets in a place, in the file's order."""
+    prefixes: dict[str, None] = {}
+    for name in place.values:
+        for first, second in _FIRST_TENSORS:
+            match = re.fullmatch(first, name)
+            if match and match[1] + second in place.values:
+                prefixes[match[1]] = None
+    return list(prefixes)
 
 
 def grouped(names: Iterable[str]) -> list[tuple[str, int]]:
@@ -102,14 +142,18 @@ def grouped(names: Iterable[str]) -> list[tuple[str, int]]:
 def listed(found: Places, most: int = 5) -> str:
     """In one line, which prefixes there are in each place with how many tensors; counters are left out."""
     lines = []
-    for place, state in found.items():
-        counts = grouped(name for name, value in state.items()
-                         if isinstance(value, torch.Tensor) and not name.endswith(COUNTER))
+    for where, place in found.items():
+        counts = grouped(place.names[name] for name in _tensor_names(place))
         if counts:
             shown = ", ".join(f"{name!r} ({count})" for name, count in counts[:most])
-            lines.append((f"under {place!r}: " if place else "") + shown
+            lines.append((f"under {where!r}: " if where else "") + shown
                          + (f" and {len(counts) - most} more" if len(counts) > most else ""))
     return "; ".join(lines) or "no tensors"
+
+
+def _tensor_names(place: Place) -> list[str]:
+    return [name for name, value in place.values.items()
+            if isinstance(value, torch.Tensor) and not name.endswith(COUNTER)]
 
 
 def _group(name: str) -> str:
@@ -122,8 +166,11 @@ def _group(name: str) -> str:
     return ".".join(words[:2 if words[0] == "module" and len(words) > 2 else 1]) + "."
 
 
-def _has_tensors(state: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, torch.Tensor) for value in state.values())
+def _place(values: dict[str, Any]) -> Place:
+    plain = {without_wrappers(name): name for name in values}
+    if len(plain) < len(values):  # a network beside its wrapped copy: their names differ by the wrapper alone
+        plain = {name: name for name in values}
+    return Place({name: values[own] for name, own in plain.items()}, plain)
 
 
 def _as_tensor(value: Any) -> Any:

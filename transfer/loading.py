@@ -1,16 +1,19 @@
 """Opens a stranger's checkpoint file without running code from it.
 
 torch's files go through its weights_only loading with a short list of further classes; bare pickles, as the MSRA and
-detectron2 model zoos have them, through an unpickler that can build numpy arrays and nothing else.
+detectron2 model zoos have them, through an unpickler that can build numpy arrays and nothing else. torch's loader knows
+only pickle protocol 2: other protocols are written out anew in that one (`protocol2.py`) and meet the same rules.
 """
 
 import argparse
 import codecs
+import json
 import pickle
 import re
 import sys
 import warnings
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 from pretrain.errors import UserError
-from transfer import archive
+from transfer import archive, protocol2
 
 ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of arrays", "safetensors"
 
@@ -30,35 +33,40 @@ ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of
 _ALLOWED = [argparse.Namespace, np.ndarray, np.dtype, codecs.encode,
             multiarray._reconstruct, (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
             multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"),
+            numpy_numeric._frombuffer, (numpy_numeric._frombuffer, "numpy.core.numeric._frombuffer"),
             *(type(np.dtype(code)) for code in "?bBhilqefd")]
-_OLD_TORCH = re.compile(rb"\x80.\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)  # torch.serialization.MAGIC_NUMBER
+# torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in a frame.
+_OLD_TORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)
 
 
-def load(path: Path, trust: bool = False) -> tuple[dict[Any, Any], str]:
-    """The dictionary in a checkpoint file, on the CPU, and what kind of file it is.
+@dataclass(frozen=True)
+class Opened:
+    """What a file holds, on the CPU, the kind of file, and a safetensors file's own texts."""
+
+    content: dict[Any, Any]
+    container: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def load(path: Path, trust: bool = False) -> Opened:
+    """Open a checkpoint file once.
 
     `trust` lets the file run its own code while it is read; without it only tensors, arrays and plain values are built.
     Raises `UserError` when the file is missing, unreadable, no dictionary, or holds another class.
     """
-    kind = kind_of(path)
+    kind = _kind_of(path)
     if kind == SAFETENSORS:
-        return _safetensors(path), kind
+        return _safetensors(path)
     if kind == ZIP:
         archive.check(path)
     if trust:
         print(f"warning: --trust: {path} may run any code while it is read", file=sys.stderr)
     try:
-        if kind == PICKLE:
-            with open(path, "rb") as file:
-                # latin1: what Python 2 wrote, as the MSRA files, are strings of bytes.
-                content = (pickle.Unpickler if trust else _ArraysOnly)(file, encoding="latin1").load()
-        else:
-            with safe_globals(_ALLOWED), warnings.catch_warnings(action="ignore"):  # about pickle protocols
-                content = torch.load(path, map_location="cpu", weights_only=not trust)
+        content = _bare_pickle(path, trust) if kind == PICKLE else _torch_file(path, trust)
     except (PermissionError, MemoryError, UserError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, ImportError | AttributeError):  # only with trust: the file's own code is not installed
+        if isinstance(error, ImportError | AttributeError) and trust:  # the file's own code is not installed
             raise UserError(f"{path} needs code that is not here ({error}): install it, or save the state dict "
                             "alone with torch.save") from None
         raise UserError(_why_unreadable(path, error)) from None
@@ -67,17 +75,19 @@ def load(path: Path, trust: bool = False) -> tuple[dict[Any, Any], str]:
     if not isinstance(content, dict):
         raise UserError(f"expected a dictionary in {path}, found {type(content).__name__}: "
                         "save the network's state_dict with torch.save")
-    return content, kind
+    return Opened(content, kind)
 
 
-def kind_of(path: Path) -> str:
+def _kind_of(path: Path) -> str:
     """What kind of file it is, by its first bytes; the name alone decides only when they say nothing.
 
-    Missing, empty and odd files end here, with a `UserError`.
+    Missing, empty, packed and odd files end here, with a `UserError`.
     """
     head = _first_bytes(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":  # eight bytes of length, then JSON
         return SAFETENSORS
+    if said := archive.packed(path):
+        raise UserError(said)
     if _OLD_TORCH.match(head):
         return OLD
     if head.startswith(b"\x80") or (path.suffix == ".pkl" and not head.startswith(b"PK")):
@@ -90,7 +100,7 @@ def _first_bytes(path: Path) -> bytes:
         raise UserError(f"expected a checkpoint file, found the folder {path}: name the file in it")
     try:
         with open(path, "rb") as file:
-            head = file.read(40)
+            head = file.read(60)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
     if not head:
@@ -98,12 +108,27 @@ def _first_bytes(path: Path) -> bytes:
     return head
 
 
-def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _safetensors(path: Path) -> Opened:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            return Opened(tensors, SAFETENSORS, file.metadata() or {})
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
+
+
+def _torch_file(path: Path, trust: bool) -> Any:
+    with safe_globals(_ALLOWED), warnings.catch_warnings(action="ignore"):  # about pickle protocols
+        if not trust and archive.pickle_protocol(path) > 2:
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=protocol2)
+        return torch.load(path, map_location="cpu", weights_only=not trust)
+
+
+def _bare_pickle(path: Path, trust: bool) -> Any:
+    unpickler = pickle.Unpickler if trust else _ArraysOnly
+    with open(path, "rb") as file:
+        # latin1: what Python 2 wrote, as the MSRA files, are strings of bytes.
+        return unpickler(file, encoding="latin1").load()
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
@@ -133,17 +158,42 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
+    """What to do about a file that did not open. "Damaged" or "not whole" only where a sum or a length says so: the
+    sums of a zip were compared before."""
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers and text, because "
                 "anything else can run code: add --trust if you know where the file comes from")
     head = _first_bytes(path)
-    if head.startswith(b"PK"):
-        return (f"{path} begins like a PyTorch file but is damaged or cut off ({path.stat().st_size} bytes): "
-                "download or copy it again")
-    if head.startswith(b"\x80"):
-        return (f"{path} is a Python pickle, but not a whole one ({path.stat().st_size} bytes): "
-                "download it again, or save the state dict with torch.save")
-    shown = head.decode("ascii", "replace").split("\n")[0]
-    begins = f" (it begins with {shown!r})" if shown.isprintable() and shown.isascii() else ""
-    return f"{path} is neither a PyTorch nor a safetensors file{begins}: download it again or name another file"
+    said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    if head.startswith((b"PK", b"\x80")):
+        if isinstance(error, EOFError) or re.search(r"truncated|unexpected EOF|ran out of|unexpected end", str(error)):
+            return (f"{path} is a Python pickle, but not a whole one ({path.stat().st_size} bytes): "
+                    "download it again, or save the state dict with torch.save")
+        what = "PyTorch file" if head.startswith(b"PK") else "Python pickle"
+        return f"{path} is a {what} that cannot be read here ({said}): save the state dict alone with torch.save"
+    return _other_file(path, head)
+
+
+def _other_file(path: Path, head: bytes) -> str:
+    text = head.decode("ascii", "replace")
+    shown = text.split("\n")[0]
+    begins = f" (it begins with {shown[:40]!r})" if shown.isprintable() and shown.isascii() else ""
+    what_to_do = "download it again or name another file"
+    if text.startswith("version https://git-lfs"):
+        what_to_do = "it is the pointer that Git LFS leaves in its place, `git lfs pull` downloads the file"
+    elif text.lstrip().lower().startswith(("<!doctype", "<html")):
+        what_to_do = "it is a web page, open the address in a browser and save the file itself"
+    elif text.startswith("{"):
+        what_to_do = _of_json(path) or what_to_do
+    return f"{path} is neither a PyTorch nor a safetensors file{begins}: {what_to_do}"
+
+
+def _of_json(path: Path) -> str | None:
+    """The list of a checkpoint's parts, as Hugging Face writes it beside them."""
+    try:
+        content = json.loads(path.read_bytes())
+        files = sorted(set(content["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return f"it is the list of a checkpoint's parts, name the part with the network ({', '.join(map(str, files[:3]))})"

@@ -1,13 +1,16 @@
 """A ResNet's tensors under other programs' names, turned into torchvision's.
 
-Four dialects are known: torchvision's own; detectron2's (modeling/backbone/resnet.py); Caffe2's, of the MSRA and
-Detectron model zoos; and torchvision's children by their index, which nn.Sequential(*resnet.children()) leaves.
+Five dialects are known: torchvision's own; detectron2's (modeling/backbone/resnet.py); Caffe2's, of the MSRA and
+Detectron model zoos; torchvision's children by their index, which nn.Sequential(*resnet.children()) leaves; and
+Hugging Face's (transformers, models/resnet/modeling_resnet.py).
 """
 
 import re
 from collections.abc import Callable, Collection
 
 COUNTER = "num_batches_tracked"  # of batch norm: says nothing about the network in use, never counted
+# What DistributedDataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric put into names.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 
 _DETECTRON2 = re.compile(r"(?:stem|res([2-5])\.(\d+))\.(conv[1-3]|shortcut)(\.norm)?\.(\w+)")
 _CAFFE2 = re.compile(r"(?:(?:res_)?conv1|res([2-5])_(\d+)_branch(1|2[abc]))(_bn)?_(\w+)")
@@ -16,6 +19,17 @@ _CAFFE2_KINDS = {"gamma": "weight", "s": "weight", "beta": "bias", "b": "bias", 
                  "rm": "running_mean", "running_var": "running_var", "riv": "running_var"}
 _INDEX = re.compile(r"([014567])\.(.+)")
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_HUGGING_FACE = re.compile(r"(?:embedder\.embedder|encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:(shortcut)|layer\.(\d)))"
+                           r"\.(convolution|normalization)\.(\w+)")
+# The ResNet's own children, and those of its relatives with another stem or head: they make it another network.
+_TORCHVISION = re.compile(r"(?:conv[1-3]|bn[1-3]|layer\d+|attnpool)\.")
+
+
+def without_wrappers(name: str) -> str:
+    """`module.encoder.layer1._orig_mod.0.conv1.weight` is `encoder.layer1.0.conv1.weight`; works for prefixes too."""
+    if not any(word in name for word in WRAPPERS):
+        return name
+    return ".".join(word for word in name.split(".") if word not in WRAPPERS)
 
 
 def dialect(names: Collection[str]) -> tuple[str, Callable[[str], str | None]]:
@@ -31,6 +45,8 @@ def dialect(names: Collection[str]) -> tuple[str, Callable[[str], str | None]]:
         return "Caffe2", from_caffe2
     if any(name.startswith("4.0.") for name in names):
         return "index", from_index
+    if any(name.startswith("embedder.embedder.") for name in names):
+        return "Hugging Face", from_hugging_face
     return "torchvision", _from_torchvision
 
 
@@ -62,8 +78,18 @@ def from_index(name: str) -> str | None:
     return f"{_CHILDREN[match[1]]}.{match[2]}" if match else None
 
 
+def from_hugging_face(name: str) -> str | None:
+    """`encoder.stages.2.layers.0.layer.1.normalization.bias` is `layer3.0.bn2.bias`."""
+    match = _HUGGING_FACE.fullmatch(name)
+    if match is None:
+        return None
+    stage, block, shortcut, number, part, kind = match.groups()
+    part_name = shortcut or f"conv{int(number or 0) + 1}"
+    return _name(stage and str(int(stage) + 2), block, part_name, part == "normalization", kind)
+
+
 def _from_torchvision(name: str) -> str | None:
-    return name if re.match(r"(conv1|bn1|layer\d+)\.", name) else None
+    return name if _TORCHVISION.match(name) else None
 
 
 def _name(stage: str | None, block: str | None, part: str, norm: bool, kind: str) -> str:

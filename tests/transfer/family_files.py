@@ -106,6 +106,42 @@ def pixpro_published(student: State, teacher: State) -> dict[str, Any]:
     return {"model": pixpro(student, teacher)["model"]}
 
 
+def pixpro_without_transform(student: State, teacher: State) -> dict[str, Any]:
+    """--pixpro-transform-layer 0, the default of its code: value_transform is an nn.Identity."""
+    content = pixpro(student, teacher)
+    content["model"] = {name: value for name, value in content["model"].items() if "value_transform" not in name}
+    return content
+
+
+def soco(student: State, teacher: State) -> dict[str, Any]:
+    """hologerry/SoCo, contrast/models/SoCo_FPN.py: an FPN with batch norm and a box head on each side."""
+    model = _two(student, teacher, "module.encoder.", "module.encoder_k.")
+    for side in ("", "_k"):
+        for i, width in enumerate((256, 512, 1024, 2048)):
+            for kind, shape in (("lateral_convs", (256, width, 1, 1)), ("fpn_convs", (256, 256, 3, 3))):
+                name = f"module.neck{side}.{kind}.{i}"
+                model |= layer(f"{name}.conv", *shape, bias=False) | batch_norm(f"{name}.bn", 256)
+        model |= layer(f"module.head{side}.conv1", 256, 256, 3, 3, bias=False)
+        model |= batch_norm(f"module.head{side}.bn1", 256)
+        model |= _linear_mlp(f"module.projector{side}", 1024)
+    model |= _linear_mlp("module.predictor", 256)
+    return {"opt": argparse.Namespace(arch="resnet50"), "model": model, "optimizer": OPTIMIZER,
+            "scheduler": {"last_epoch": 7}, "epoch": 100}
+
+
+def soco_c4(student: State, teacher: State) -> dict[str, Any]:
+    """contrast/models/SoCo_C4.py: no FPN, and a queue that is never used."""
+    model = _two(student, teacher, "module.encoder.", "module.encoder_k.")
+    for name, width in (("projector", 2048), ("projector_k", 2048), ("predictor", 256)):
+        model |= _linear_mlp(f"module.{name}", width)
+    model |= {"module.queue": flat(128, 65536), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
+    return {"opt": argparse.Namespace(arch="resnet50"), "model": model, "optimizer": OPTIMIZER, "epoch": 400}
+
+
+def _linear_mlp(name: str, width: int) -> State:
+    return layer(f"{name}.linear1", 4096, width) | batch_norm(f"{name}.bn1", 4096) | layer(f"{name}.linear2", 256, 4096)
+
+
 def slotcon(student: State, teacher: State) -> dict[str, Any]:
     model = _two(student, teacher, "module.encoder_q.", "module.encoder_k.")
     for side in "qk":
@@ -261,6 +297,64 @@ def byol(student: State, teacher: State) -> dict[str, Any]:
     return {"epoch": 300, "steps": 9, "model": model, "optimizer": OPTIMIZER}
 
 
+def scrl(student: State, teacher: State) -> dict[str, Any]:
+    """kakaobrain/scrl, trainer/base.py; sthalles/PyTorch-BYOL has the same without tag and scores."""
+    return {"tag": "last", "epoch": 200, "max_eval_score": 0.0, "max_eval_epoch": 1,
+            "online_network_state_dict": prefixed("encoder.", indexed(with_counters(student)))
+            | mlp("projector.net", 2048, 4096, 256),
+            "target_network_state_dict": prefixed("encoder.", indexed(with_counters(teacher))),
+            "predictor_state_dict": mlp("net", 256, 4096, 256), "optimizer_state_dict": OPTIMIZER}
+
+
+def lewel(student: State, teacher: State, objects: bool = True) -> dict[str, Any]:
+    """LayneH/LEWEL, models/lewel.py; without its object branch it is the BYOL of EMAN, whose code it was made from."""
+    state: State = {}
+    for side, network in (("online", student), ("target", teacher)):
+        state |= prefixed(f"module.{side}_net.backbone.", with_counters(network))
+        for neck in ("proj", "proj_obj")[:1 + objects]:
+            state |= layer(f"module.{side}_net.neck.{neck}.mlp.0", 4096, 2048, 1, bias=False)
+    for head in ("predictor", "predictor_obj")[:1 + objects]:
+        state |= layer(f"module.{head}.mlp.0", 4096, 256, 1, bias=False)
+    return {"epoch": 400, "arch": "LEWELB", "state_dict": state, "best_acc1": 70.0, "optimizer": OPTIMIZER,
+            "scaler": None}
+
+
+def spark(student: State, _teacher: State) -> dict[str, Any]:
+    """keyu-tian/SparK, pretrain/utils/misc.py: the whole model with its decoder, and its config beside the tensors."""
+    module = prefixed("sparse_encoder.sp_cnn.", with_counters(student)) | layer("dense_decoder.proj", 3, 32, 1, 1)
+    for i, width in enumerate((2048, 1024, 512, 256)):
+        module |= {f"mask_tokens.{i}": flat(1, width, 1, 1)} | batch_norm(f"densify_norms.{i}", width)
+        module |= layer(f"densify_projs.{i}", 512 >> i, width, 3, 3)
+    module |= {"imn_m": flat(1, 3, 1, 1), "norm_black": flat(1, 3, 224, 224)}
+    module["config"] = {"mask_ratio": 0.6, "sbn": True}
+    return {"args": "Args(...)", "input_size": 224, "arch": "resnet50", "epoch": 1599, "performance_desc": "",
+            "module": OrderedDict(module), "optimizer": OPTIMIZER, "is_pretrain": True}
+
+
+def moco_v3(student: State, teacher: State) -> dict[str, Any]:
+    """facebookresearch/moco-v3, moco/builder.py: the projector stands where the classifier was."""
+    state = _two(student, teacher, "module.base_encoder.", "module.momentum_encoder.")
+    for name in ("base_encoder.fc", "momentum_encoder.fc", "predictor"):
+        state |= mlp(f"module.{name}", 2048, 4096, 256, last_bias=False)
+    return {"epoch": 300, "arch": "resnet50", "state_dict": state, "optimizer": OPTIMIZER, "scaler": {}}
+
+
+def hugging_face_name(name: str) -> str:
+    """transformers' name of one of torchvision's, by its modules (models/resnet/modeling_resnet.py)."""
+    *place, kind = name.split(".")
+    part = "convolution" if place[-1].startswith("conv") or place[-2:] == ["downsample", "0"] else "normalization"
+    if len(place) == 1:
+        return f"embedder.embedder.{part}.{kind}"
+    inside = "shortcut" if "downsample" in place else f"layer.{int(place[2][-1]) - 1}"
+    return f"encoder.stages.{int(place[0][5]) - 1}.layers.{place[1]}.{inside}.{part}.{kind}"
+
+
+def hugging_face(student: State, _teacher: State) -> State:
+    """ResNetForImageClassification, as of microsoft/resnet-50."""
+    return ({f"resnet.{hugging_face_name(name)}": value for name, value in with_counters(student).items()}
+            | layer("classifier.1", 1000, 2048))
+
+
 def byol_published(student: State, teacher: State) -> dict[str, Any]:
     return {"online_backbone": prefixed("module.", with_counters(student)),
             "target_backbone": prefixed("module.", with_counters(teacher)),
@@ -281,6 +375,30 @@ def lightly_byol(student: State, teacher: State) -> dict[str, Any]:
 def lightly_dino(student: State, teacher: State) -> dict[str, Any]:
     return _lightning(_two(student, teacher, "student_backbone.", "backbone.")
                       | mlp("projection_head.layers", 2048, 2048, 256))
+
+
+def lightly_moco(student: State, teacher: State, teachers_name: str = "key_backbone") -> dict[str, Any]:
+    """The momentum copy was renamed: key_backbone, then query_backbone."""
+    return _lightning(_two(student, teacher, "backbone.", f"{teachers_name}.")
+                      | mlp("projection_head.layers", 2048, 2048, 128)
+                      | mlp(f"{teachers_name.removesuffix('backbone')}projection_head.layers", 2048, 2048, 128))
+
+
+def lightly_densecl(student: State, teacher: State) -> dict[str, Any]:
+    """examples/pytorch/densecl.py: the state dict alone, two heads on each side."""
+    state = prefixed("backbone.", indexed(with_counters(student)))
+    state |= prefixed("backbone_momentum.", indexed(with_counters(teacher)))
+    for head in ("global", "local", "global_momentum", "local_momentum"):
+        state |= mlp(f"projection_head_{head}.layers", 2048, 2048, 128)
+    return state
+
+
+def somebodys(*parts: tuple[str, State], place: str = "model") -> dict[str, Any]:
+    """A method that is nobody's here: networks and heads under the commonest names."""
+    state: State = {}
+    for prefix, content in parts:
+        state |= prefixed(prefix, content)
+    return {"epoch": 10, place: state, "optimizer": OPTIMIZER}
 
 
 def lightly_example(student: State, teacher: State) -> dict[str, Any]:

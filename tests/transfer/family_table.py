@@ -21,25 +21,36 @@ from tests.transfer.family_files import (
     densecl_raw,
     detectron2_pickle,
     dino,
+    hugging_face,
     layer,
+    lewel,
     lightly_byol,
+    lightly_densecl,
     lightly_dino,
     lightly_example,
+    lightly_moco,
     mlp,
     mmselfsup_byol,
     moco,
+    moco_v3,
     msra,
     own_checkpoint,
     pixpro,
     pixpro_published,
+    pixpro_without_transform,
     redundancy,
     resim,
     resim_converted,
     resnet,
+    scrl,
     setsim,
     simsiam,
     slotcon,
+    soco,
+    soco_c4,
     solo_learn,
+    somebodys,
+    spark,
     swav,
     with_counters,
 )
@@ -60,7 +71,7 @@ def _pickle(content: Any, path: Path) -> None:
 @dataclass(frozen=True)
 class FamilyFile:
     """A file, and what a reader should say of it. `branches`: the default one first; each is the state of that name,
-    and "single" is the student's. `method` None: the file's name."""
+    and "single" is the student's. `method` None: the file's name, and `candidates` are among those that are listed."""
 
     name: str
     build: Callable[[State, State], Any]
@@ -70,6 +81,11 @@ class FamilyFile:
     epochs: int | None = None
     save: Callable[[Any, Path], None] = _torch
     fpn: int = 0
+    candidates: tuple[str, ...] = ()
+
+
+def _safetensors(content: Any, path: Path) -> None:
+    save_file({name: value.contiguous() for name, value in content.items()}, path)
 
 
 def _plain(student: State, _teacher: State) -> State:
@@ -99,16 +115,29 @@ FILES = (
         s, mlp("maps_projector", 2048, 512, 512, 512, last_bias=False),
         mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), layer("classifier", 1000, 2048), epoch=300),
         "VICRegL", "VICRegL", _SINGLE, 300),
-    FamilyFile("moco_v1_200ep_pretrain.pth.tar", lambda s, t: moco(s, t, v2=False), "MoCo v1", "MoCo v1", epochs=200),
-    FamilyFile("moco_v2_200ep_pretrain.pth.tar", moco, "MoCo v2", "MoCo v2", epochs=200),
-    FamilyFile("resnet50-0676ba61.pth", lambda s, t: _plain(s, t) | _HEAD, "torchvision", "Supervised", _SINGLE),
+    FamilyFile("moco_v1_200ep_pretrain.pth.tar", lambda s, t: moco(s, t, v2=False), "MoCo v1", None, epochs=200,
+               candidates=("MoCo v1", "PCL v1")),
+    FamilyFile("moco_v2_200ep_pretrain.pth.tar", moco, "MoCo v2", None, epochs=200,
+               candidates=("MoCo v2", "ReSim-C4", "PCL v2")),
+    FamilyFile("r-50-300ep.pth.tar", moco_v3, "MoCo v3", "MoCo v3", epochs=300),
+    FamilyFile("resnet50-0676ba61.pth", lambda s, t: _plain(s, t) | _HEAD, "torchvision", None, _SINGLE,
+               candidates=("Supervised",)),
     FamilyFile("R-50.pkl", msra, "MSRA", "Supervised", _SINGLE, save=_pickle),
-    FamilyFile("R-50_t.pkl", lambda s, _t: detectron2_pickle(s, "torchvision"), "detectron2 names", "Supervised",
+    FamilyFile("R-50_t.pkl", lambda s, _t: detectron2_pickle(s, "torchvision"), "detectron2 names", None,
                _SINGLE, save=_pickle),
     FamilyFile("pixpro_100.pkl", lambda s, _t: detectron2_pickle(s, "PixPro"), "detectron2 names", None, _SINGLE,
                save=_pickle),
     FamilyFile("dino_resnet50_pretrain_full_checkpoint.pth", dino, "DINO", "DINO", ("teacher", "student"), 800),
-    FamilyFile("byol_300.pth.tar", byol, "BYOL", "BYOL", epochs=300),
+    FamilyFile("byol_300.pth.tar", byol, "BYOL", None, epochs=300, candidates=("BYOL", "R2O", "DetCon")),
+    FamilyFile("scrl.pth", scrl, "BYOL", None, epochs=200, candidates=("BYOL", "SCRL")),
+    FamilyFile("lewel_b_400.pth.tar", lewel, "LEWEL", "LEWEL", epochs=400),
+    FamilyFile("eman_byol.pth.tar", lambda s, t: lewel(s, t, objects=False), "EMAN", None, epochs=400,
+               candidates=("BYOL", "LEWEL")),
+    FamilyFile("still_pretraining.pth", spark, "SparK", "SparK", _SINGLE),
+    FamilyFile("ckpt_epoch_100_soco.pth", soco, "SoCo", "SoCo", epochs=100),
+    FamilyFile("soco_c4.pth", soco_c4, "SoCo C4", None, epochs=400, candidates=("SoCo C4",)),
+    FamilyFile("pixpro_0.pth", pixpro_without_transform, "PixPro without transform", None, epochs=100,
+               candidates=("PixPro",)),
     FamilyFile("byol_resnet50.pth.tar", byol_published, "BYOL", "BYOL", epochs=300),
     FamilyFile("checkpoint_0099.pth.tar", simsiam, "SimSiam", "SimSiam", _SINGLE, 100),
     FamilyFile("barlow_checkpoint.pth", lambda s, _t: redundancy(
@@ -122,13 +151,28 @@ FILES = (
     FamilyFile("lightly_byol.ckpt", lightly_byol, "lightly", None),
     FamilyFile("lightly_dino.ckpt", lightly_dino, "lightly", None, ("teacher", "student")),
     FamilyFile("lightly_example.pth", lightly_example, "lightly", None),
+    FamilyFile("lightly_moco.ckpt", lightly_moco, "lightly", None),
+    FamilyFile("lightly_moco_new.ckpt", lambda s, t: lightly_moco(s, t, "query_backbone"), "lightly", None),
+    FamilyFile("lightly_densecl.pth", lightly_densecl, "lightly", None, candidates=("DenseCL",)),
     FamilyFile("solo_byol.ckpt", solo_learn, "solo-learn", None),
     FamilyFile("solo_old.ckpt", lambda s, t: solo_learn(s, t, old=True), "solo-learn", None),
-    FamilyFile("timm_resnet50.safetensors", lambda s, t: _plain(s, t) | _HEAD, "torchvision", "Supervised", _SINGLE,
-               save=lambda content, path: save_file({k: v.contiguous() for k, v in content.items()}, path)),
+    FamilyFile("timm_resnet50.safetensors", lambda s, t: _plain(s, t) | _HEAD, "torchvision", None, _SINGLE,
+               save=_safetensors, candidates=("Supervised",)),
+    FamilyFile("model.safetensors", hugging_face, "Hugging Face ResNet", None, _SINGLE, save=_safetensors,
+               candidates=("Supervised",)),
     FamilyFile("timm_last.pth.tar", lambda s, t: {
         "epoch": 299, "arch": "resnet50", "state_dict": _plain(s, t) | _HEAD, "optimizer": OPTIMIZER, "version": 2,
         "args": argparse.Namespace(model="resnet50"), "metric": 77.0}, "timm checkpoint", None, _SINGLE),
+    FamilyFile("own_backbone_projector.pth", lambda s, _t: somebodys(
+        ("module.backbone.", s), ("module.projector.", layer("0", 4, 4))), "backbone and heads", None, _SINGLE, 10,
+        candidates=("VICReg", "another method that uses these names")),
+    FamilyFile("own_encoder_predictor.pth", lambda s, _t: somebodys(
+        ("module.encoder.", s), ("module.predictor.", layer("0", 4, 4)), place="state_dict"), "encoder and heads", None,
+        _SINGLE, 10, candidates=("SimSiam", "another method that uses these names")),
+    FamilyFile("own_student_teacher.pth", lambda s, t: {
+        **somebodys(("module.backbone.", s), ("module.head.", layer("0", 4, 4)), place="student"),
+        **somebodys(("module.backbone.", t), place="teacher")}, "student and teacher", None, ("teacher", "student"), 10,
+        candidates=("DINO", "another method that uses these names")),
     FamilyFile("step_00000100.pt", own_checkpoint, "our pretraining checkpoint", "CLoVE"),
     FamilyFile("backbone.safetensors", lambda s, _t: s, "backbone.safetensors", "CLoVE", ("student",), 200,
                save=lambda content, path: save_backbone(

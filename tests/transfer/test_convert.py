@@ -168,7 +168,9 @@ def test_convert__published_torchvision_layout(tmp_path):
     network = torchvision.models.resnet18().eval()
     torch.save(network.state_dict(), tmp_path / "resnet18.pth")
     certificate = convert(tmp_path / "resnet18.pth", tmp_path / "out")
-    assert (certificate["method"], certificate["left_over"]) == ("Supervised", ["fc.weight", "fc.bias"])
+    assert (certificate["method"], certificate["left_over"]) == ("resnet18", ["fc.weight", "fc.bias"])
+    assert certificate["notes"][-1] == ("No method is proved, the file's name stands for it: one of Supervised, a self-"
+                                        "supervised network with a classifier trained on it; --method NAME says which.")
     assert "warning: 20 of 20 batch-norm layers have all means 0 and all variances 1" in describe(certificate, "out")
 
 

@@ -92,8 +92,8 @@ def test_run__text_of_resim_and_of_bare_names(tmp_path, states, capsys):
     assert "module.encoder_k. (114), module.encoder_q.fc. (4)" in printed
     torch.save(states[0], tmp_path / "resnet50_alpha0.75.pth")
     printed = inspect(capsys, tmp_path / "resnet50_alpha0.75.pth")[1]
-    assert "method     resnet50_alpha0.75 (the file's name, as the layout tells no method; " in printed
-    assert "  could be   VICRegL backbone, SlotCon backbone-only," in printed
+    assert "  method     one of VICRegL backbone, SlotCon backbone-only, Barlow Twins, " in printed
+    assert "; --method NAME says which (until then it is called resnet50_alpha0.75, as the file)\n" in printed
     assert "  network    single  bare names\n" in printed
     assert "  left over  none\n" in printed
 
@@ -123,9 +123,10 @@ def test_run__unknown_layout_lists_the_parts(tmp_path, states, capsys):
 
 
 def test_run__empty_prefix(tmp_path, states, capsys):
-    torch.save(family_files.clove(*states) | states[1], tmp_path / "both.pth")
+    torch.save({"a": {"b": states[0]}, "c": states[1]}, tmp_path / "both.pth")
     assert inspect(capsys, tmp_path / "both.pth")[0] == 2
-    assert inspect(capsys, tmp_path / "both.pth", "--prefix", "")[0] == 0
+    assert inspect(capsys, tmp_path / "both.pth", "--prefix", "")[0] == 2
+    assert inspect(capsys, tmp_path / "both.pth", "--prefix", "c:")[0] == 0
 
 
 def test_help__names_every_family(capsys):

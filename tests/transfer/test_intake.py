@@ -89,7 +89,8 @@ def test_read_checkpoint__torchvision_file(tmp_path, architecture, count):
     own = network.state_dict()
     assert len(state) == count
     assert_same(state, {name: own[name] for name in expected_shapes(architecture)})
-    assert (info.method, info.architecture, info.branch, info.epochs) == ("Supervised", architecture, "single", None)
+    assert (info.method, info.architecture, info.branch, info.epochs) == (path.stem, architecture, "single", None)
+    assert reading.candidates[0] == "Supervised"
     assert (family, left_over) == ("torchvision", ["fc.weight", "fc.bias"])
 
 

@@ -1,0 +1,99 @@
+"""What a config.json beside a checkpoint says of the network: timm's and Hugging Face's files come with one.
+
+Some networks have the names and shapes of a ResNet's tensors and compute something else (timm's resnetaa50 and
+resnetblur50 smooth before they stride, Hugging Face's can stride elsewhere): their config is the only thing that tells.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pretrain.errors import UserError
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+# timm's names of torchvision's ResNets: "resnet50", in older versions with the weights' origin in the name.
+_TIMM_RESNET = re.compile(r"(?:tv_|ssl_|swsl_|gluon_)?(resnet(?:18|34|50))(?:_v1b)?(?:\..*)?")
+_DEPTHS = {("basic", (2, 2, 2, 2)): "resnet18", ("basic", (3, 4, 6, 3)): "resnet34",
+           ("bottleneck", (3, 4, 6, 3)): "resnet50"}
+
+
+@dataclass(frozen=True)
+class ConfigBeside:
+    """`fields` of `BackboneInfo` that the config says; `note`: in a sentence, what was taken from it."""
+
+    note: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_config_beside(path: Path, architecture: str) -> ConfigBeside | None:
+    """The config.json in the checkpoint's folder; None where there is none of timm's or Hugging Face's.
+
+    `architecture`: what the tensors are. Raises `UserError` when the config says that it is another network.
+    """
+    content = _json(path.parent / CONFIG)
+    if isinstance(content.get("architecture"), str):
+        return _timm(path, content, architecture)
+    if content.get("model_type") == "resnet":
+        return _hugging_face(path, content, architecture)
+    return None
+
+
+def _timm(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBeside:
+    said = content["architecture"]
+    match = _TIMM_RESNET.fullmatch(said)
+    if match is None:
+        raise _another(path, f"timm's {said}")
+    if match[1] != architecture:
+        return _not_its_own(said, architecture)
+    if arguments := set(content.get("model_args") or {}) - {"num_classes", "in_chans", "global_pool"}:
+        raise _another(path, f"timm's {said} with other arguments ({', '.join(sorted(arguments))})")
+    weights = content.get("pretrained_cfg")
+    weights = weights if isinstance(weights, Mapping) else content
+    tag = weights.get("tag") or "not said"
+    return ConfigBeside(f"{CONFIG} beside the file: timm's {said}, weights {tag}.",
+                        _pixels(weights.get("mean"), weights.get("std")))
+
+
+def _hugging_face(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBeside:
+    said = _DEPTHS.get((content.get("layer_type", "bottleneck"), tuple(content.get("depths", (3, 4, 6, 3)))))
+    if content.get("downsample_in_first_stage"):
+        raise _another(path, "a ResNet that strides in its first stage")
+    if content.get("hidden_act", "relu") != "relu":
+        raise _another(path, f"a ResNet with {content['hidden_act']} in the place of ReLU")
+    if said != architecture:
+        return _not_its_own(said or "ResNet of other depths", architecture)
+    images = _json(path.parent / PREPROCESSOR)
+    fields = _pixels(images.get("image_mean"), images.get("image_std"))
+    in_1x1 = bool(content.get("downsample_in_bottleneck")) and said == "resnet50"
+    stride = "1x1" if in_1x1 else "3x3"
+    return ConfigBeside(f"{CONFIG} beside the file: Hugging Face's {said}, stride in the {stride} convolution.",
+                        {**fields, "stride_in_1x1": in_1x1})
+
+
+def _not_its_own(said: str, architecture: str) -> ConfigBeside:
+    return ConfigBeside(f"{CONFIG} beside the file is of a {said} and this is a {architecture}: it was not used.")
+
+
+def _another(path: Path, what: str) -> UserError:
+    return UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 in {path}, found in {CONFIG} beside it that it is "
+                     f"{what}: another network with the same tensors, which cannot be converted")
+
+
+def _pixels(mean: Any, std: Any) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of intensities from 0 to 1, where both are three numbers."""
+    for values in (mean, std):
+        if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, float | int) for v in values)):
+            return {}
+    return {"pixel_mean": tuple(map(float, mean)), "pixel_std": tuple(map(float, std))}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # none there, or something else of that name
+        return {}
+    return content if isinstance(content, dict) else {}

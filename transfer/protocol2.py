@@ -1,0 +1,86 @@
+"""A pickle module for torch.load: any protocol in, torch's own weights_only unpickler behind it.
+
+torch's unpickler knows the instructions of protocol 2 alone. Protocols 3 to 5 say mostly the same in other words, which
+are translated one by one; what has no counterpart is refused. Nothing is built here: which classes a file may hold is
+decided by torch's unpickler and the list of safe globals, as for every other file.
+"""
+
+import io
+import pickle
+import pickletools
+import struct
+from typing import Any, BinaryIO
+
+from torch import _weights_only_unpickler
+
+_TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
+_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8")
+_PUT = ("MEMOIZE", "BINPUT", "LONG_BINPUT")
+_GET = ("BINGET", "LONG_BINGET")
+_SKIPPED = ("FRAME", "PROTO")
+_NEW = ("NEWOBJ_EX", "ADDITEMS", "FROZENSET", "NEXT_BUFFER", "READONLY_BUFFER")
+
+
+class Unpickler(_weights_only_unpickler.Unpickler):
+    """torch's weights_only unpickler, for a pickle of any protocol; `file` is left behind its end."""
+
+    def __init__(self, file: BinaryIO, *, encoding: str = "bytes") -> None:
+        super().__init__(io.BytesIO(_in_protocol_2(file)), encoding=encoding)
+
+
+def load(file: BinaryIO, *, encoding: str = "utf-8") -> Any:
+    """The next object of a file."""
+    return Unpickler(file, encoding=encoding).load()
+
+
+def _in_protocol_2(file: BinaryIO) -> bytes:
+    """The next pickle of a file, in protocol 2. Raises `pickle.UnpicklingError` for what that cannot say."""
+    start = file.tell()
+    steps = list(pickletools.genops(file))
+    end = file.tell()
+    file.seek(start)
+    raw = file.read(end - start)
+    ends = [position - start for _, _, position in steps[1:]] + [end - start]
+    # Instruction and, where it pushes a text, that text: the name of a class is two texts on the stack.
+    out: list[tuple[bytes, str | None]] = [(b"\x80\x02", None)]
+    texts: dict[int, str] = {}  # those in the memo, which are written out where they are used again
+    put = 0
+    for (step, argument, position), stop in zip(steps, ends, strict=True):
+        if step.name in _TEXT:
+            out.append((_text(argument), argument))
+        elif step.name in _BYTES:
+            out.append((_bytes(argument), None))
+        elif step.name in _PUT:
+            number = put if step.name == "MEMOIZE" else argument
+            put += 1
+            if out[-1][1] is None:
+                out.append((b"r" + struct.pack("<I", number), None))
+            else:
+                texts[number] = out[-1][1]
+        elif step.name in _GET and argument in texts:
+            out.append((_text(texts[argument]), texts[argument]))
+        elif step.name == "STACK_GLOBAL":
+            (_, module), (_, name) = out[-2:]
+            del out[-2:]
+            out.append((_global(module, name), None))
+        elif step.name in _NEW:
+            raise pickle.UnpicklingError(f"{step.name} of pickle protocol {step.proto} is not known")
+        elif step.name not in _SKIPPED:
+            out.append((raw[position - start:stop], None))
+    return b"".join(instruction for instruction, _ in out)
+
+
+def _text(text: str) -> bytes:
+    coded = text.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(coded)) + coded
+
+
+def _bytes(value: bytes) -> bytes:
+    """As Python writes bytes in protocol 2: a call of _codecs.encode."""
+    return b"c_codecs\nencode\n" + _text(value.decode("latin1")) + _text("latin1") + b"\x86R"
+
+
+def _global(module: str | None, name: str | None) -> bytes:
+    if module is None or name is None or "\n" in module + name:
+        raise pickle.UnpicklingError("the name of a class is no plain text")
+    return f"c{module}\n{name}\n".encode()
