@@ -7,7 +7,8 @@ method, method_from ("layout", "header", "sum" or "file name"), candidates: meth
 layout proves none.
 branch ("student", "teacher", "single"), branches (branch -> "PLACE:PREFIX", the default first), address.
 epochs (null: not stored). architecture, standard (true for ResNet-50 alone). read, expected: numbers of tensors.
-left_over (prefix -> number), fpn (names). pixels (channel_order; mean and std of intensities from 0 to 1).
+left_over (prefix -> number), left_why (prefix -> reason), fpn (names). pixels (channel_order; mean and std of
+intensities from 0 to 1).
 stride_in_1x1. notes.
 
 When it cannot be read, or is not clear which network is meant: schema, file, error, and parts (address, tensors,
@@ -18,6 +19,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from pretrain.atomic import sha256_file
 from pretrain.errors import USER_ERROR, UserError
 from transfer.architecture import ARCHITECTURES, expected_shapes
 from transfer.families import FAMILIES
-from transfer.intake import OWN_FAMILY, Reading, one_of, read_checkpoint
+from transfer.intake import NOT_OF_THE_RESNET, OWN_FAMILY, Reading, one_of, read_checkpoint
 from transfer.layout import Choice, LayoutError, grouped
 
 
@@ -64,9 +66,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_checkpoints(files: Mapping[str, Path]) -> dict[str, str]:
+    """Read every checkpoint of a run as its conversion will; the SHA-256 of each.
+
+    `files`: by the names of their methods. Raises one `UserError` that names all that cannot be converted.
+    """
+    sums, faults = {}, []
+    for name, path in files.items():
+        try:
+            read_checkpoint(path)
+            sums[name] = sha256_file(path)
+        except UserError as error:
+            faults.append(f"checkpoint {name}: {error}")
+    if faults:
+        raise UserError("; ".join(faults))
+    return sums
+
+
 def inspect(path: Path, reading: Reading) -> dict[str, Any]:
     """The JSON object that describes a checkpoint file; the module's text has its keys."""
     info = reading.info
+    left_over, reasons = _left_over(reading)
     # Our own file keeps the sum of the first source in its header.
     sha256 = sha256_file(path) if reading.family == OWN_FAMILY else info.source_sha256
     return {
@@ -75,36 +95,42 @@ def inspect(path: Path, reading: Reading) -> dict[str, Any]:
         "method_from": reading.method_from, "candidates": list(reading.candidates), "branch": info.branch,
         "branches": dict(reading.branches), "address": reading.address, "epochs": info.epochs,
         "architecture": info.architecture, "standard": info.architecture == "resnet50", "read": len(reading.state),
-        "expected": len(expected_shapes(info.architecture)), "left_over": _left_over(reading),
+        "expected": len(expected_shapes(info.architecture)), "left_over": left_over,
+        "left_why": reasons,
         "fpn": list(reading.fpn), "stride_in_1x1": info.stride_in_1x1, "notes": list(reading.notes),
         "pixels": {"channel_order": info.channel_order, "mean": list(info.pixel_mean), "std": list(info.pixel_std)},
     }
 
 
-def _left_over(reading: Reading) -> dict[str, int]:
-    """What was not read: another network as a whole, heads of the network that was read by their own name."""
+def _left_over(reading: Reading) -> tuple[dict[str, int], dict[str, str]]:
+    """What was not read, and why: another network as a whole, heads of the network that was read by their own name."""
     place, prefix = reading.address.split(":", 1)
     others = []
     for address in reading.branches.values():
         where, other = address.split(":", 1)
         if address != reading.address:
             others.append(other if where == place else f"{where}/{other}")
-
-    def group(name: str) -> str:
-        whole = next((other for other in others if name.startswith(other)), None)
-        if whole or not name.startswith(prefix):
-            return whole or grouped([name])[0][0]
-        first, dot, _ = name.removeprefix(prefix).partition(".")
-        return prefix + first + dot
-
-    return dict(Counter(map(group, reading.left_over)).most_common())
+    counts: Counter[str] = Counter()
+    reasons = {}
+    for name, why in reading.left.items():
+        group = next((other for other in others if name.startswith(other)), "")
+        if not group and name.startswith(prefix):
+            first, dot, _ = name.removeprefix(prefix).partition(".")
+            group = prefix + first + dot
+        group = group or grouped([name])[0][0]
+        counts[group] += 1
+        reasons[group] = why
+    return dict(counts.most_common()), reasons
 
 
 def text(report: dict[str, Any]) -> str:
     """What a person reads: one line a fact."""
     mean, std = (" ".join(f"{255 * value:.6g}" for value in report["pixels"][key]) for key in ("mean", "std"))
     networks = [_network(report, branch, address) for branch, address in report["branches"].items()]
-    left = [f"{prefix} ({count})" for prefix, count in report["left_over"].items()]
+    left = []
+    for prefix, count in report["left_over"].items():
+        why = report["left_why"][prefix]
+        left.append(f"{prefix} ({count})" if why == NOT_OF_THE_RESNET else f"{prefix} ({count}, {why})")
     lines = {
         "layout": f"{report['family']} ({report['container']}, {report['bytes'] / 1e6:.1f} MB)",
         "method": _method(report),

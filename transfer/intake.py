@@ -38,6 +38,7 @@ from transfer.writers import AUTHOR, HEADER_KEY
 __all__ = ["ARCHITECTURES", "Reading", "expected_shapes", "one_of", "read_checkpoint"]
 
 OWN_FAMILY, OWN_CHECKPOINT, NO_FAMILY = "backbone.safetensors", "our pretraining checkpoint", "unknown layout"
+NOT_OF_THE_RESNET = "not of the ResNet"  # heads, queues, a classifier: why most of a file's tensors are not read
 OWN = Family(OWN_FAMILY, {"single": ("",)}, ())
 _LOOKALIKES = ("Tensors alone do not tell a {title} from relatives with the same names and shapes (timm's resnetaa50 "
                "and resnetblur50 smooth before they stride, others stride in the 1x1 convolution or are dilated): "
@@ -333,7 +334,7 @@ def _left(file: _File, chosen: _Chosen, taken: set[str]) -> dict[str, str]:
             if name.endswith(COUNTER) or (where == chosen.where and name in taken):
                 continue
             why = [why for prefix, why in prefixes.items() if name.startswith(prefix)]
-            left[own if where == chosen.where else f"{where}/{own}"] = why[0] if why else "not of the ResNet"
+            left[own if where == chosen.where else f"{where}/{own}"] = why[0] if why else NOT_OF_THE_RESNET
     return left
 
 

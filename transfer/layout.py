@@ -174,4 +174,6 @@ def _place(values: dict[str, Any]) -> Place:
 
 
 def _as_tensor(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" else value
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        return value
+    return torch.from_numpy(value if value.flags.writeable else value.copy())

@@ -1,19 +1,22 @@
 """What `python -m transfer inspect` says, to people and to programs."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from pretrain.atomic import sha256_file
+from pretrain.errors import UserError
 from tests.transfer import family_files
 from transfer.__main__ import _parser
 from transfer.families import FAMILIES
-from transfer.inspection import run
+from transfer.inspection import check_checkpoints, run
 
 KEYS = {"schema", "file", "bytes", "sha256", "container", "family", "method", "method_from", "candidates", "branch",
-        "branches", "address", "epochs", "architecture", "standard", "read", "expected", "left_over", "fpn", "pixels",
-        "stride_in_1x1", "notes"}
+        "branches", "address", "epochs", "architecture", "standard", "read", "expected", "left_over", "left_why", "fpn",
+        "pixels", "stride_in_1x1", "notes"}
 
 
 def inspect(capsys, *words) -> tuple[int, str, str]:
@@ -45,6 +48,8 @@ def test_run__json_has_every_documented_key(clove, capsys):
         "expected": 100, "fpn": [], "stride_in_1x1": False, "notes": [],
         "left_over": {"module.encoder_k.": 100, "module.projector.": 8, "module.projector_k.": 8,
                       "module.self_attn.": 4},
+        "left_why": {"module.encoder_k.": "the teacher"} | dict.fromkeys(
+            ("module.projector.", "module.projector_k.", "module.self_attn."), "not of the ResNet"),
         "pixels": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
 
 
@@ -79,7 +84,8 @@ def test_run__text(clove, capsys):
         "  pixels     RGB of 0..255, mean 123.675 116.28 103.53, deviation 58.395 57.12 57.375",
         "  stride     in the 3x3 convolution",
         "  tensors    100 of 100 read",
-        "  left over  module.encoder. (100), module.projector. (8), module.projector_k. (8), module.self_attn. (4)",
+        "  left over  module.encoder. (100, the student), module.projector. (8), module.projector_k. (8), "
+        "module.self_attn. (4)",
         f"  sha256     {sha256_file(clove)}"]
 
 
@@ -89,7 +95,7 @@ def test_run__text_of_resim_and_of_bare_names(tmp_path, states, capsys):
     assert "  network    student  state_dict:module.encoder_q.  <- read by default\n" in printed
     assert "  tensors    100 of 100 read, 10 of a pretrained FPN\n" in printed
     # The teacher as a whole, with its head and FPN; the student's own head by its name.
-    assert "module.encoder_k. (114), module.encoder_q.fc. (4)" in printed
+    assert "module.encoder_k. (114, the teacher), module.encoder_q.fc. (4)" in printed
     torch.save(states[0], tmp_path / "resnet50_alpha0.75.pth")
     printed = inspect(capsys, tmp_path / "resnet50_alpha0.75.pth")[1]
     assert "  method     one of VICRegL backbone, SlotCon backbone-only, Barlow Twins, " in printed
@@ -134,3 +140,20 @@ def test_help__names_every_family(capsys):
         _parser("inspect").parse_args(["inspect", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert all(family.name in printed for family in FAMILIES)
+
+
+def test_check_checkpoints__names_all_that_cannot_be_converted(tmp_path, states):
+    torch.save(dict(states[0]), tmp_path / "good.pth")
+    (tmp_path / "bad.pth").write_text("<html>")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "empty.pth")
+    assert check_checkpoints({"Mine": tmp_path / "good.pth"}) == {"Mine": sha256_file(tmp_path / "good.pth")}
+    with pytest.raises(UserError) as caught:
+        check_checkpoints({"Mine": tmp_path / "good.pth", "A": tmp_path / "bad.pth", "B": tmp_path / "empty.pth"})
+    first, second = str(caught.value).split("; checkpoint B: ")
+    assert first.startswith(f"checkpoint A: {tmp_path / 'bad.pth'} is neither a PyTorch nor a safetensors file")
+    assert second.startswith("expected a checkpoint of a known layout")
+
+
+def test_check_checkpoints__needs_no_detectron2():
+    code = "import sys; import transfer.inspection; sys.exit('detectron2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
