@@ -94,7 +94,7 @@ def test_read_checkpoint__a_network_beside_its_wrapped_copy_is_not_mixed_with_it
     torch.save(dict(states[0]) | family_files.prefixed("module.", states[1]), tmp_path / "a.pth")
     reading = read_checkpoint(tmp_path / "a.pth")
     assert all(torch.equal(reading.state[key], value) for key, value in states[0].items())
-    assert "The file holds another network, :module., that was not read." in reading.notes
+    assert "The file holds another network, module., that was not read." in reading.notes
 
 
 @pytest.mark.parametrize(("name", "plain"), [
