@@ -1,5 +1,6 @@
 """Layouts are found, faults are named, and nothing else is let through."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -10,8 +11,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
-from transfer import coco_json, datasets, tasks
+from transfer import coco_json, datasets, settings, tasks
+from transfer.tasks import Where
 
 POLYGON = [[2, 2, 12, 2, 12, 12]]
 RLE = {"size": [20, 30], "counts": [0, 5, 595]}
@@ -264,3 +267,132 @@ def test_find__real_data(shared_data: Path) -> None:
     assert {name: (data.train.images, data.val.images, len(data.classes)) for name, data in found.items()} == {
         "coco_mini": (48, 48, 80), "nuclei": (220, 60, 1), "keypoints_mini": (93, 46, 1)}
     assert len(datasets.flip_pairs(found["keypoints_mini"].keypoint_names)) == 8
+
+
+def without_masks(names: tuple[str, ...] = ("a.png", "b.png"), empty: object = None) -> dict:
+    values = content(names)
+    for number, row in enumerate(values["annotations"]):
+        del row["segmentation"]
+        if number % 2 and empty is not None:
+            row["segmentation"] = empty
+    return values
+
+
+@pytest.mark.parametrize("empty", [None, []])
+@pytest.mark.parametrize("task", ["coco", "coco-c4"])
+def test_find__objects_without_masks_are_boxes_and_it_is_said(task: str, empty: object, tmp_path: Path) -> None:
+    write(tmp_path, {"train.json": without_masks(empty=empty), "val.json": without_masks(("c.png",))})
+    found = datasets.find(tmp_path, task)
+    assert found.parts == ("boxes",) and not found.has_rle
+    assert found.notes == (f"{found.train.annotations} has boxes and no masks: Faster R-CNN by the same protocol, no "
+                           "mask head; AP_mb, AP50_mb, AP75_mb stay empty",)
+    cfg = settings.resolve(found, tasks.get(task).default_heads, "full")
+    assert not cfg.MODEL.MASK_ON
+    _, name = datasets.register(found)
+    assert tasks.get(task).evaluator(found, cfg)._tasks == ("bbox",)
+    assert all("segmentation" not in row for record in DatasetCatalog.get(name) for row in record["annotations"])
+
+
+def test_find__with_masks_is_as_before(coco: Path) -> None:
+    found = datasets.find(coco, "coco")
+    assert found.parts == ("boxes", "masks") and found.notes == ()
+    assert settings.resolve(found, "2fc", "full").MODEL.MASK_ON
+
+
+def test_find__crowds_do_not_make_a_file_one_with_masks(tmp_path: Path) -> None:
+    values = without_masks()
+    values["annotations"].append({**content()["annotations"][0], "id": 9, "iscrowd": 1, "segmentation": RLE})
+    write(tmp_path, {"train.json": values, "val.json": without_masks(("c.png",))})
+    assert datasets.find(tmp_path, "coco").parts == ("boxes",)
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_find__masks_in_one_half_alone_are_refused(first: str, tmp_path: Path) -> None:
+    files = {"train.json": content(), "val.json": content(("c.png",))}
+    files[f"{first}.json"] = without_masks(("a.png", "b.png") if first == "train" else ("c.png",))
+    write(tmp_path, files)
+    other = "val" if first == "train" else "train"
+    with pytest.raises(UserError, match=rf"{other}.json have masks, those of \S*{first}.json have none"):
+        datasets.find(tmp_path, "coco")
+
+
+@pytest.mark.parametrize("inside", ["", "train", "train2017"])
+def test_find__files_that_lie_otherwise(inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, values in (("a.json", content()), ("b.json", content(("c.png",)))):
+        Path(name).write_text(json.dumps(values))
+        half = "train" if name == "a.json" else "val"
+        for row in values["images"]:
+            place = Path("elsewhere", inside.replace("train", half), row["file_name"])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30, 20)).save(place)
+    where = Where(None, Path("a.json"), Path("b.json"), Path("elsewhere"))
+    found = datasets.find(where, "coco")
+    assert (found.train.images, found.val.images) == (2, 1)
+    assert found.train.image_root == Path("elsewhere", inside)
+    assert found.train.annotations_sha256 == sha256_file(Path("a.json"))
+    tasks.get("coco").excerpt(found, tmp_path / "part", 1, 1)
+    assert datasets.find(tmp_path / "part", "coco").train.images == 1
+
+
+@pytest.mark.parametrize(("where", "text"), [
+    (Where(None), "no --data DIR and no --train-annotations, --val-annotations, --images: expected a folder laid out"),
+    (Where(None, Path("a"), None, Path(".")), "no --data DIR and no --val-annotations: expected a folder laid out as"),
+    (Where(Path("."), Path("none.json")), "--train-annotations none.json: no such annotation file"),
+    (Where(Path("."), None, Path(".")), "--val-annotations .: no such annotation file"),
+    (Where(Path("."), None, None, Path("none")), "--images none: no such folder of images"),
+    (Where(Path("none"), Path("a.json")), "none is not a folder: expected the data of task coco, laid out as"),
+    (Where(Path("."), train_share=0), "--train-share 0: expected a share of the training images, above 0 and at most"),
+    (Where(Path("."), train_share=1.5), "--train-share 1.5: expected a share of the training images"),
+    (Where(Path("."), train_share=float("nan")), "--train-share nan: expected a share of the training images"),
+])
+def test_find__what_is_wrong_with_the_options_is_one_line(where: Where, text: str, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        datasets.find(where, "coco")
+    assert str(caught.value).startswith(text) and "\n" not in str(caught.value)
+
+
+def test_find__one_file_for_each_half_is_not_every_tasks_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--val-annotations: the annotations of task cityscapes are not one file for"):
+        datasets.find(Where(tmp_path, val_annotations=tmp_path / "a.json"), "cityscapes")
+
+
+def test_find__a_share_of_the_training_images(tmp_path: Path) -> None:
+    names = tuple(f"{number}.png" for number in range(10))
+    values = content(names)
+    write(tmp_path, {"train.json": values, "val.json": content(("c.png",))})
+    found = datasets.find(Where(tmp_path, train_share=0.3), "coco")
+    first = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:3]
+    assert (found.train.images, found.val.images, found.train_share) == (3, 1, 0.3)
+    assert found.notes == ("--train-share 0.3: 3 of 10 training images, 3 of them with objects",)
+    assert datasets.describe(found)["train_share"] == {"share": 0.3, "images": 3}
+    assert "train_share" not in datasets.describe(datasets.find(tmp_path, "coco"))
+    name, _ = datasets.register(found)
+    assert {Path(record["file_name"]).name for record in DatasetCatalog.get(name)} == set(first)
+
+
+def test_find__a_share_without_an_object_is_refused(tmp_path: Path) -> None:
+    names = tuple(f"{number}.png" for number in range(10))
+    values = content(names)
+    first = min(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    row = values["annotations"][names.index(first)]
+    row.update(iscrowd=1, segmentation=RLE)
+    write(tmp_path, {"train.json": values, "val.json": content(("c.png",))})
+    with pytest.raises(UserError, match="--train-share 0.1: none of the 1 images that it takes from .* has an"):
+        datasets.find(Where(tmp_path, train_share=0.1), "coco")
+    assert datasets.find(Where(tmp_path, train_share=0.2), "coco").notes == (
+        "--train-share 0.2: 2 of 10 training images, 1 of them with objects",)
+
+
+def test_find__a_share_leaves_detectron2s_catalog_alone(coco: Path, tmp_path: Path) -> None:
+    name, _ = datasets.register(datasets.find(coco, "coco"))
+    before, records = MetadataCatalog.get(name), DatasetCatalog.get(name)
+    values = content()
+    values["categories"][0]["name"] = "star"
+    write(tmp_path / "other", {"train.json": values, "val.json": {**content(("c.png",)), "categories":
+                                                                   values["categories"]}})
+    datasets.find(Where(tmp_path / "other", train_share=0.5), "coco")
+    assert MetadataCatalog.get(name) is before and DatasetCatalog.get(name) is records
+    assert before.thing_classes == ["disc", "plank"]
