@@ -18,7 +18,7 @@ from benchmarks.pretrainings import Pretraining
 from benchmarks.stage import Stage, plan_keys
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
-from transfer import tasks
+from transfer import request, tasks
 
 DISPLAY = {CLOVE: "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
            "rand_zero_gamma": "Rand init (zero gamma)"}
@@ -143,13 +143,17 @@ def _protocol(options: Options, task: str) -> Protocol:
                         "option or the task")
     from transfer import settings  # imports detectron2
 
-    overrides = tuple(f"{key}={value}" for key, value in options.overrides.get(task, {}).items())
     try:
-        return protocol_of(settings.protocol(
-            task, options.heads or known.default_heads, options.scale, overrides, options.schedules.get(task),
-            options.solvers.get(task), options.fit, max(1, count_gpus(options))))
+        return protocol_of(settings.protocol(_asked(options, task), max(1, count_gpus(options))))
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
+
+
+def _asked(options: Options, task: str) -> request.Protocol:
+    """How a task is fine-tuned, as transfer takes it."""
+    overrides = tuple(f"{key}={value}" for key, value in options.overrides.get(task, {}).items())
+    return request.Protocol(task=task, scale=options.scale, heads=options.heads, schedule=options.schedules.get(task),
+                            solver=options.solvers.get(task), fit=options.fit, overrides=overrides)
 
 
 def _check_demo(options: Options) -> None:
@@ -272,17 +276,10 @@ def _place(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -
 
 def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
     """A task on the command line of transfer, with where its data is and what runs it."""
-    task = evaluation.task
-    words: list[object] = ["--task", task, "--data", _place(options, evaluation, parents), "--scale", options.scale,
-                           "--num-gpus", max(count_gpus(options), 1)]
-    chosen = {"heads": options.heads, "schedule": options.schedules.get(task), "solver": options.solvers.get(task),
-              "fit": options.fit}
-    for name, value in chosen.items():
-        words += [f"--{name}", value] if value else []
+    words: list[object] = [*_asked(options, evaluation.task).arguments(), "--data",
+                           _place(options, evaluation, parents), "--num-gpus", max(count_gpus(options), 1)]
     words += ["--train-share", f"{evaluation.share:g}"] if evaluation.share != 1 else []
     words += ["--device", options.device] if options.device != "auto" else []
-    for key, value in options.overrides.get(task, {}).items():
-        words += ["--set", f"{key}={value}"]
     return words
 
 

@@ -7,7 +7,6 @@ in again: a killed run goes on, a finished one is only read. result.json is writ
 import argparse
 import json
 import sys
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -28,42 +27,12 @@ from transfer import (
     trainer,
     where,
 )
-from transfer.fit import chosen
 from transfer.processes import choose_device, start
-from transfer.tasks import Where
+from transfer.request import Request, add_protocol_arguments
 from transfer.weights import ZERO_GAMMA_INIT, Weights, read_weights
 from transfer.work import MEASURED, Job, work
 
 FAILED = 3  # exit code of a training whose loss stopped being a number
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to fine-tune. `weights` is a folder that `python -m transfer convert` wrote, or a word of `RANDOM`."""
-
-    task: str
-    weights: str
-    data: str | Path | Where
-    output: str | Path
-    scale: str = "full"
-    heads: str | None = None  # None: what the task's file names
-    schedule: str | None = None  # None: the task's published one, or the scale's own length; see `fit.PRESETS`
-    solver: str | None = None  # None: the one that all methods share
-    trial: int = 0  # varies head initialisation and data order, the same way for every method
-    overrides: tuple[str, ...] = ()  # KEY=VALUE of detectron2's config
-    device: str | None = None  # None: cuda where there is one
-    num_gpus: int = 1  # processes on this machine; with device cpu they share its cores
-    architecture: str = "resnet50"  # of random weights; others say themselves what they are
-    evaluator: str = "pycocotools"  # or hotcoco, checked against it
-    fit: str | None = None  # accumulate=N or linear=N; None: the whole batch at once
-    keep_predictions: bool = False
-    eval_every: int = 0  # iterations between early evaluations; 0: only one, at the end
-
-    @classmethod
-    def of(cls, args: argparse.Namespace, **more: str) -> "Request":
-        """The options of the command line, and `more`."""
-        said = {name: value for name, value in vars(args).items() if name in {one.name for one in fields(cls)}}
-        return cls(**{**said, "data": where.of(args), "overrides": tuple(args.overrides), **more})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,40 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task_arguments(parser)
 
 
-def _defaults(fact: str) -> str:
-    """What a task takes by default, with the tasks that take it: "1x for coco, lvis; 2x for keypoints"."""
-    takers: dict[str, list[str]] = {}
-    for name, task in tasks.TASKS.items():
-        takers.setdefault(getattr(task, fact), []).append(name)
-    return "; ".join(f"{value} for {', '.join(names)}" for value, names in takers.items())
-
-
-def _solvers() -> str:
-    listed = []
-    for name in settings.SOLVERS[1:]:
-        has = [task.name for task in tasks.TASKS.values() if name in task.solvers]
-        listed.append(f"; {name} for {', '.join(has)}")
-    return "".join(listed)
-
-
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those that say what a task is, on which data and machine; a preflight has them too."""
-    parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
+    """Those that say how a task is fine-tuned, on which data and machine; a preflight has them too."""
+    add_protocol_arguments(parser)
     where.add_arguments(parser)
-    parser.add_argument("--scale", default="full", choices=settings.SCALES,
-                        help="full is the published protocol (default); the others are small and prove nothing")
-    parser.add_argument("--heads", choices=settings.HEADS,
-                        help=f"head family (default: {_defaults('default_heads')}; {settings.C4} is the backbone's "
-                             "last stage and no choice)")
-    parser.add_argument("--schedule", metavar="NAME",
-                        help=f"length (default: {_defaults('default_schedule')}); "
-                             "NAME_1gpu adds --fit accumulate=N and NAME_1gpu_linear --fit linear=N, for one GPU, with "
-                             "a quarter of the batch as N")
-    parser.add_argument("--solver", choices=settings.SOLVERS,
-                        help=f"{settings.COMMON} to all methods (default), or a method's own, noted in the result"
-                             f"{_solvers()}")
-    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
-                        help="a value of detectron2's config, last word; may be repeated")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N",
                         help="processes on this machine; the total batch stays what the config says (default: 1)")
@@ -126,10 +65,6 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluator", default="pycocotools", choices=fast_coco.EVALUATORS,
                         help="of the COCO figures; hotcoco is faster, and refused where it differs from pycocotools on "
                              "a sample of the images (default: pycocotools)")
-    parser.add_argument("--fit", metavar="KIND=N",
-                        help="N images at once, over all processes. accumulate=N: gradients of the whole batch, batch "
-                             "norm of N images. linear=N: batches of N, the rate smaller and the schedule longer by "
-                             "the linear rule (default: the whole batch at once)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,18 +98,10 @@ def finetune(request: Request) -> dict:
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
-    heads = request.heads or tasks.get(request.task).default_heads
-    schedule, fit = chosen(request.schedule, request.fit)
-    cfg = settings.resolve(dataset, heads, request.scale, request.overrides, schedule=schedule, solver=request.solver,
-                           architecture=weights.architecture, trial=request.trial,
-                           device=choose_device(request.device, request.num_gpus), num_gpus=request.num_gpus,
-                           weights=weights.pkl, output=str(output), pixel_format=weights.pixel_format, fit=fit,
-                           eval_every=request.eval_every)
-    if schedule is None and request.scale == "full":  # a small scale has a length of its own
-        schedule = tasks.get(request.task).default_schedule
-    about = {"task": request.task, "heads": heads, "scale": request.scale, "schedule": schedule,
-             "solver": request.solver or settings.COMMON, "fit": fit and fit.kind, "trial": request.trial,
-             "weights": weights.record(), "dataset": datasets.describe(dataset), "evaluator": evaluator,
+    device = choose_device(request.device, request.num_gpus)
+    cfg = settings.resolve(dataset, request, weights, device)
+    about = {**settings.names(request), "trial": request.trial, "weights": weights.record(),
+             "dataset": datasets.describe(dataset), "evaluator": evaluator,
              **result.about_config(cfg, request.num_gpus)}
     result.check_training(output, about)
     found = result.finished(output, about, request.keep_predictions)

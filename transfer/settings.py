@@ -26,18 +26,14 @@ from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import Fit, chosen, fitted, settle
 from transfer.identity import PLACES, flatten
-from transfer.tasks import TASKS, Task, get
+from transfer.request import C4, COMMON, SCALES, Protocol, Request
+from transfer.tasks import Task, get
+from transfer.weights import Weights
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 BASE = "_BASE_"  # key of a config: the file that it is laid over
-C4 = "c4"  # the one head of a C4 backbone
-COMMON = "common"  # the solver that all methods share
-SCALES = ("full", "mini", "demo", "tiny")
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
-# Families of heads on an FPN, those of the first task first.
-HEADS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.heads if name != C4))
-SOLVERS = tuple(dict.fromkeys([COMMON, *(name for task in TASKS.values() for name in task.solvers)]))
 # What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
 FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
@@ -111,62 +107,71 @@ def _read(path: Path) -> dict:
     return CfgNode.load_yaml_with_base(str(path))
 
 
-def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *,
-            schedule: str | None = None, solver: str | None = None, architecture: str = "resnet50", trial: int = 0,
-            device: str = "cpu", num_gpus: int = 1, weights: str = "", output: str = "",
-            pixel_format: dict | None = None, fit: Fit | None = None, eval_every: int = 0) -> CfgNode:
-    """The frozen config of one run.
+def names(protocol: Protocol) -> dict[str, str | None]:
+    """What a result records of `protocol`: its choices by their names, those that it leaves open as they are taken."""
+    task = get(protocol.task)
+    schedule, fit = chosen(protocol.schedule, protocol.fit)
+    if schedule is None and protocol.scale == "full":  # a small scale has a length of its own
+        schedule = task.default_schedule
+    return {"task": task.name, "heads": protocol.heads or task.default_heads, "scale": protocol.scale,
+            "schedule": schedule, "solver": protocol.solver or COMMON, "fit": fit and fit.kind}
 
-    `weights` is the detectron2 pickle, empty for random initialisation; `pixel_format` is what they want to see, as in
-    the certificate (None: the base file's RGB); `fit` says how the batch fits the machine; `eval_every` is in
-    iterations; `overrides` are KEY=VALUE, applied last but for the three that follow from the machine (device, places,
-    batch norm of one process).
+
+def resolve(dataset: Dataset, request: Request, start: Weights, device: str) -> CfgNode:
+    """The frozen config of one run on `device`, from the weights `start`.
+
+    KEY=VALUE of `request` are applied last, but for what follows from the machine (device, places, batch norm of one
+    process).
     """
-    cfg = layers(dataset.task, heads, scale, schedule, solver)
-    cfg.MODEL.RESNETS.DEPTH = DEPTHS[architecture]
-    if architecture != "resnet50":
+    cfg, fit = _of_files(request)
+    cfg.MODEL.RESNETS.DEPTH = DEPTHS[start.architecture]
+    if start.architecture != "resnet50":
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # two 3x3 convolutions a block instead of a bottleneck
-    if pixel_format is not None:
-        cfg.INPUT.FORMAT = pixel_format["channel_order"]
-        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixel_format["mean"]), list(pixel_format["std"])
-        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = pixel_format["stride_in_1x1"]
+    pixels = start.pixel_format
+    cfg.INPUT.FORMAT = pixels["channel_order"]
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels["mean"]), list(pixels["std"])
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = pixels["stride_in_1x1"]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = dataset.names[:1], dataset.names[1:]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(dataset.classes)
     follow_data = get(dataset.task).configure
     if follow_data is not None:
         follow_data(cfg, dataset)
-    cfg.SEED = trial  # shared by all methods: head initialisation and data order
-    cfg.TEST.EVAL_PERIOD = eval_every
-    fit = fitted(cfg, fit)
-    _override(cfg, overrides)
-    settle(cfg, fit, num_gpus)
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, weights, output
+    cfg.SEED = request.trial  # shared by all methods: head initialisation and data order
+    cfg.TEST.EVAL_PERIOD = request.eval_every
+    _finish(cfg, request, fit, request.num_gpus)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, start.pkl, str(request.output)
     for key in NORM_KEYS:
-        _fit_norm(cfg, key, num_gpus, device)
-    if overrides:
-        assert_buildable(cfg, f"--set {' '.join(overrides)}")
+        _fit_norm(cfg, key, request.num_gpus, device)
+    if request.overrides:
+        assert_buildable(cfg, f"--set {' '.join(request.overrides)}")
     cfg.freeze()
     return cfg
 
 
-def protocol(task: str, heads: str, scale: str, overrides: tuple[str, ...] = (), schedule: str | None = None,
-             solver: str | None = None, fit: str | None = None, num_gpus: int = 1) -> dict[str, object]:
-    """What these options resolve to, as nested plain values: no data, no weights, no machine.
+def protocol(asked: Protocol, num_gpus: int = 1) -> dict[str, object]:
+    """What `asked` resolves to, as nested plain values: its `names` and its config without data, weights and machine.
 
-    `schedule` and `fit` are those of the command line. Raises what `resolve` would raise for them, for these KEY=VALUE
-    and for so many processes.
+    Raises what `resolve` would raise for it and for so many processes.
     """
-    schedule, chosen_fit = chosen(schedule, fit)
-    cfg = layers(task, heads, scale, schedule, solver)
-    chosen_fit = fitted(cfg, chosen_fit)
-    _override(cfg, overrides)
-    settle(cfg, chosen_fit, num_gpus)
-    if overrides:
-        assert_buildable(cfg, f"--set {' '.join(overrides)}")
-    if schedule is None and scale == "full":
-        schedule = get(task).default_schedule
-    return {"task": task, "heads": heads, "scale": scale, "schedule": schedule, "solver": solver or COMMON,
-            "fit": chosen_fit and chosen_fit.kind, "config": plain(cfg)}
+    cfg, fit = _of_files(asked)
+    _finish(cfg, asked, fit, num_gpus)
+    if asked.overrides:
+        assert_buildable(cfg, f"--set {' '.join(asked.overrides)}")
+    return {**names(asked), "config": plain(cfg)}
+
+
+def _of_files(protocol: Protocol) -> tuple[CfgNode, Fit | None]:
+    """The config before data and KEY=VALUE, and how the batch fits the machine."""
+    schedule, fit = chosen(protocol.schedule, protocol.fit)
+    heads = protocol.heads or get(protocol.task).default_heads
+    return layers(protocol.task, heads, protocol.scale, schedule, protocol.solver), fit
+
+
+def _finish(cfg: CfgNode, protocol: Protocol, fit: Fit | None, num_gpus: int) -> None:
+    """The linear rule, then KEY=VALUE, then the images at once."""
+    fit = fitted(cfg, fit)
+    _override(cfg, protocol.overrides)
+    settle(cfg, fit, num_gpus)
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:

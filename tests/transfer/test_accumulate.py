@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from transfer import settings
+from tests.transfer.resolved import resolve
 from transfer.accumulate import AccumulatingTrainer, parts
 from transfer.datasets import Dataset, Split
 from transfer.processes import start
@@ -84,8 +84,8 @@ def test_step__of_pieces_is_the_step_of_the_batch_when_losses_are_means_over_ima
 
 def detector() -> tuple[nn.Module, list[dict]]:
     """A small Mask R-CNN in training mode, and four images of one size with one to four objects."""
-    cfg = settings.resolve(Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks")), "2fc", "full", CONFIG,
-                           architecture="resnet18")
+    cfg = resolve(Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks")), "2fc", "full", CONFIG,
+                  architecture="resnet18")
     torch.manual_seed(1)
     model = build_model(cfg).train()
     for norm in model.modules():  # frozen statistics of a random network let the maps grow

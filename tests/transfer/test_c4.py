@@ -15,7 +15,7 @@ from torch import nn
 
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
-from transfer import settings
+from tests.transfer.resolved import resolve
 from transfer.convert import convert
 from transfer.datasets import Dataset, Split
 from transfer.maps import relative_differences, torchvision_maps
@@ -26,7 +26,8 @@ SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 
 def resolved(task: str, architecture: str = "resnet18", **words: object) -> CfgNode:
     classes = ("disc", "star") if task == "coco-c4" else tuple("abcdefghijklmnopqrst")
-    return settings.resolve(Dataset(task, SPLIT, SPLIT, classes), "c4", "demo", architecture=architecture, **words)
+    parts = ("boxes", "masks") if task == "coco-c4" else ("boxes",)
+    return resolve(Dataset(task, SPLIT, SPLIT, classes, parts), "c4", "demo", architecture=architecture, **words)
 
 
 @pytest.fixture(scope="module")

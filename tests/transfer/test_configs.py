@@ -12,7 +12,8 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from pretrain.errors import UserError
-from transfer import settings
+from tests.transfer.resolved import resolve
+from transfer import request, settings
 from transfer.datasets import Dataset, Split
 from transfer.tasks import TASKS, get
 
@@ -139,7 +140,7 @@ def test_solver__vicreg_is_its_papers() -> None:
                                        settings.plain(settings.layers(task, heads, "full", solver="vicreg")))
         assert {key: new for key, (_, new) in changed.items()} == expected
     assert [task for task in TASKS if get(task).solvers] == ["coco", "voc"]
-    assert settings.SOLVERS == ("common", "vicreg")
+    assert request.SOLVERS == ("common", "vicreg")
 
 
 @pytest.mark.parametrize(("task", "words", "text"), [
@@ -150,7 +151,7 @@ def test_solver__vicreg_is_its_papers() -> None:
     ("lvis", {"solver": "vicreg"}, "unknown --solver 'vicreg' for task lvis: expected one of common"),
     ("coco", {"schedule": "2x", "scale": "demo"}, "--schedule 2x: scale demo has a length and a solver of its own"),
     ("coco", {"solver": "vicreg", "scale": "mini"}, "--solver vicreg: scale mini has a length and a solver of its own"),
-    ("densepose", {}, "unknown task 'densepose': expected one of coco, keypoints, cityscapes, coco-c4, voc, lvis"),
+    ("densepose", {}, f"unknown task 'densepose': expected one of {', '.join(TASKS)}"),
 ])
 def test_layers__refuses_what_a_task_has_not(task: str, words: dict, text: str) -> None:
     values = {"heads": "c4" if task in C4 else "2fc", "scale": "full", **words}
@@ -180,30 +181,30 @@ def test_scale__demo_is_as_small_as_promised() -> None:
 
 
 def test_resolve__takes_classes_keypoints_and_mask_format_from_the_data() -> None:
-    cfg = settings.resolve(DATASETS["coco"], "2fc", "full", trial=3)
+    cfg = resolve(DATASETS["coco"], "2fc", "full", trial=3)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3 and cfg.INPUT.MASK_FORMAT == "polygon" and cfg.SEED == 3
     lengths = Dataset("coco", SPLIT, SPLIT, ("disc",), ("boxes", "masks"), has_rle=True)
-    assert settings.resolve(lengths, "2fc", "full").INPUT.MASK_FORMAT == "bitmask"
+    assert resolve(lengths, "2fc", "full").INPUT.MASK_FORMAT == "bitmask"
     hand = Dataset("keypoints", SPLIT, SPLIT, ("hand",), ("boxes", "keypoints"), tuple("abcde"))
-    cfg = settings.resolve(hand, "2fc", "full")
+    cfg = resolve(hand, "2fc", "full")
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 5 and cfg.TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 5
-    assert settings.resolve(DATASETS["keypoints"], "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == []
+    assert resolve(DATASETS["keypoints"], "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == []
 
 
 @pytest.mark.parametrize(("processes", "device", "norm"),
                          [(1, "cuda", "BN"), (1, "cpu", "BN"), (2, "cpu", "naiveSyncBN"), (8, "cuda", "SyncBN")])
 def test_resolve__batch_norm_follows_the_processes(processes: int, device: str, norm: str) -> None:
-    cfg = settings.resolve(DATASETS["coco"], "4conv1fc", "full", device=device, num_gpus=processes)
+    cfg = resolve(DATASETS["coco"], "4conv1fc", "full", device=device, num_gpus=processes)
     assert {cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM,
             cfg.MODEL.ROI_MASK_HEAD.NORM} == {norm}
-    without = settings.resolve(DATASETS["coco"], "2fc", "full", device=device, num_gpus=processes)
+    without = resolve(DATASETS["coco"], "2fc", "full", device=device, num_gpus=processes)
     assert without.MODEL.ROI_BOX_HEAD.NORM == without.MODEL.ROI_MASK_HEAD.NORM == ""
 
 
 def test_resolve__set_is_the_last_word() -> None:
-    cfg = settings.resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.MAX_ITER=7", "SOLVER.STEPS=3,5"))
+    cfg = resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.MAX_ITER=7", "SOLVER.STEPS=3,5"))
     assert cfg.SOLVER.MAX_ITER == 7 and tuple(cfg.SOLVER.STEPS) == (3, 5)
-    assert settings.resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.BASE_LR=1",)).SOLVER.BASE_LR == 1.0
+    assert resolve(DATASETS["coco"], "2fc", "demo", ("SOLVER.BASE_LR=1",)).SOLVER.BASE_LR == 1.0
 
 
 @pytest.mark.parametrize(("word", "text"), [
@@ -220,7 +221,7 @@ def test_resolve__set_is_the_last_word() -> None:
 ])
 def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
     with pytest.raises(UserError, match=f"--set {re.escape(word)}.*") as caught:
-        settings.resolve(DATASETS["coco"], "2fc", "full", (word,))
+        resolve(DATASETS["coco"], "2fc", "full", (word,))
     assert text in str(caught.value)
 
 
@@ -248,8 +249,8 @@ def test_resolve__names_a_wrong_override(word: str, text: str) -> None:
     (("INPUT.RANDOM_FLIP=x",), "--set INPUT.RANDOM_FLIP=x: the training images cannot be built with this (ValueError"),
     (("SOLVER.MAX_ITER=60000",), "SOLVER.STEPS (60000, 80000) must lie before SOLVER.MAX_ITER 60000: set both")])
 def test_resolve__refuses_values_that_fail_late_or_never_end(words: tuple[str, ...], text: str) -> None:
-    for check in (lambda: settings.resolve(DATASETS["coco"], "2fc", "full", words),
-                  lambda: settings.protocol("coco", "2fc", "full", words)):
+    for check in (lambda: resolve(DATASETS["coco"], "2fc", "full", words),
+                  lambda: settings.protocol(request.Protocol(task="coco", heads="2fc", overrides=words))):
         with pytest.raises(UserError) as caught:
             check()
         assert str(caught.value).startswith(text)
@@ -257,7 +258,7 @@ def test_resolve__refuses_values_that_fail_late_or_never_end(words: tuple[str, .
 
 def test_resolve__refuses_a_batch_that_cannot_be_shared() -> None:
     with pytest.raises(UserError, match="IMS_PER_BATCH 16 cannot be shared by 3 processes: expected a multiple"):
-        settings.resolve(DATASETS["coco"], "2fc", "full", num_gpus=3)
+        resolve(DATASETS["coco"], "2fc", "full", num_gpus=3)
 
 
 @pytest.mark.parametrize(("heads", "scale", "text"), [("3conv", "full", "unknown --heads '3conv'"),
@@ -269,19 +270,19 @@ def test_layers__names_what_is_known(heads: str, scale: str, text: str) -> None:
 
 def test_sha256__ignores_places_and_nothing_else() -> None:
     def hashed(*words: str, **places: str) -> str:
-        return settings.sha256(settings.plain(settings.resolve(DATASETS["coco"], "2fc", "full", words, **places)))
+        return settings.sha256(settings.plain(resolve(DATASETS["coco"], "2fc", "full", words, **places)))
 
     assert hashed() == hashed(weights="a.pkl", output="b")
     assert hashed() != hashed("SOLVER.BASE_LR=0.04")
 
 
 def heads_of(task: str) -> tuple[str, ...]:
-    return (settings.C4,) if task in C4 else settings.HEADS
+    return (settings.C4,) if task in C4 else request.HEADS
 
 
 @pytest.mark.parametrize(("task", "heads"), [(task, heads) for task in TASKS for heads in heads_of(task)])
 def test_resolve__builds_the_stated_heads(task: str, heads: str) -> None:
-    cfg = settings.resolve(DATASETS[task], heads, "full", architecture="resnet18")
+    cfg = resolve(DATASETS[task], heads, "full", architecture="resnet18")
     model = build_model(cfg)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert model.roi_heads.num_classes == len(DATASETS[task].classes)
@@ -321,7 +322,7 @@ METHODS = {  # what a certificate may ask for
 def test_resolve__two_methods_differ_in_their_weights_and_pixels_only(task: str) -> None:
     flat = {}
     for method, pixels in METHODS.items():
-        cfg = settings.resolve(DATASETS[task], get(task).default_heads, "full", weights=f"{method}.pkl",
+        cfg = resolve(DATASETS[task], get(task).default_heads, "full", weights=f"{method}.pkl",
                                output=method, pixel_format=pixels)
         flat[method] = settings.flatten(settings.plain(cfg))
     assert flat["MSRA"]["MODEL.RESNETS.STRIDE_IN_1X1"] and flat["MSRA"]["INPUT.FORMAT"] == "BGR"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pretrain.errors import UserError
+from tests.transfer.resolved import resolve
 from transfer import diff, settings
 from transfer.__main__ import _parser
 from transfer.datasets import Dataset, Split
@@ -16,7 +17,7 @@ COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks"))
 
 
 def config(schedule: str | None = None, **words: object) -> dict:
-    return settings.plain(settings.resolve(COCO, "2fc", "full", schedule=schedule, **words))
+    return settings.plain(resolve(COCO, "2fc", "full", schedule=schedule, **words))
 
 
 def result(path: Path, method: str = "CLoVE", torch: str = "2.14.1", **words: object) -> Path:
@@ -59,7 +60,7 @@ def test_diff__config_and_provenance_are_named_with_both_values(tmp_path: Path, 
 
 
 def test_diff__an_unfinished_run_is_compared_by_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cfg = settings.resolve(COCO, "2fc", "full", trial=3)
+    cfg = resolve(COCO, "2fc", "full", trial=3)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     (tmp_path / "request.json").write_text(json.dumps({"task": "coco", "trial": 3}))
     code, shown = main(capsys, tmp_path, result(tmp_path / "b.json"))

@@ -15,7 +15,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from benchmarks import demo_data
-from transfer import datasets, detectron2_compat, evaluate, settings, tasks
+from tests.transfer.resolved import resolve
+from transfer import datasets, detectron2_compat, evaluate, tasks
 
 detectron2_compat.apply()
 
@@ -107,7 +108,7 @@ def test_evaluate__every_dataset_that_a_config_names_has_a_loader_and_an_evaluat
         pytest.importorskip("lvis", reason="task lvis needs the package lvis: pip install --no-deps lvis")
     dataset = datasets.find(generated / tasks.get(task).demo_layout, task)
     datasets.register(dataset)
-    cfg = settings.resolve(dataset, tasks.get(task).default_heads, "full")
+    cfg = resolve(dataset, tasks.get(task).default_heads, "full")
     for name, split in zip((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), (dataset.train, dataset.val), strict=True):
         assert len(DatasetCatalog.get(name)) == split.images > 0
     assert hasattr(tasks.get(task).evaluator(dataset, cfg), "evaluate")

@@ -11,7 +11,8 @@ import torch
 
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
-from transfer import datasets, finetune, model_file, predictions, settings
+from tests.transfer.resolved import resolve
+from transfer import datasets, finetune, model_file, predictions
 from transfer.evaluate_model import both_halves, evaluate_model, fitted_to
 
 SAME = ("metrics", "evaluator", "weights", "heads", "scale", "trial", "seed", "config", "config_sha256",
@@ -87,7 +88,7 @@ def test_read_config__what_is_none(text: str, tmp_path: Path) -> None:
 
 def test_fitted_to__another_model_than_the_task_wants(small_data: Path, tmp_path: Path) -> None:
     coco, points = (datasets.find(small_data / task, task) for task in ("coco", "keypoints"))
-    cfg = settings.resolve(coco, "4conv1fc", "demo", num_gpus=2)
+    cfg = resolve(coco, "4conv1fc", "demo", num_gpus=2)
     assert cfg.MODEL.RESNETS.NORM == "naiveSyncBN"
     alone = fitted_to(cfg, coco, tmp_path, "cpu")
     assert {alone.MODEL.RESNETS.NORM, alone.MODEL.FPN.NORM, alone.MODEL.ROI_BOX_HEAD.NORM,

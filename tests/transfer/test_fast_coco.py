@@ -78,7 +78,8 @@ def test_require__says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_finetune__cityscapes_has_no_other_evaluator(tmp_path: Path) -> None:
-    request = finetune.Request("cityscapes", "random", tmp_path, tmp_path / "out", evaluator="hotcoco")
+    request = finetune.Request(task="cityscapes", weights="random", data=tmp_path, output=tmp_path / "out",
+                               evaluator="hotcoco")
     with pytest.raises(UserError, match="cityscapes figures come from cityscapesscripts alone"):
         finetune.finetune(request)
     assert not (tmp_path / "out").exists()

@@ -6,9 +6,11 @@ import pytest
 from detectron2.engine import DefaultTrainer
 
 from pretrain.errors import UserError
+from tests.transfer.resolved import resolve
 from transfer import settings
 from transfer.datasets import Dataset, Split
 from transfer.fit import Fit, batch_norm_images, chosen, images_at_once
+from transfer.tasks import get
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks"))
@@ -16,7 +18,12 @@ CITYSCAPES = Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh"), ("boxes", "m
 
 
 def resolved(fit: Fit | None, dataset: Dataset = COCO, *overrides: str, **words: object) -> settings.CfgNode:
-    return settings.resolve(dataset, "4conv1fc", "full", overrides, fit=fit, **words)
+    if fit is not None and fit.images is None:  # a quarter of the batch, as the preset says it
+        ending = {"accumulate": "_1gpu", "linear": "_1gpu_linear"}[fit.kind]
+        words |= {"schedule": f"{get(dataset.task).default_schedule}{ending}"}
+    elif fit is not None:
+        words |= {"fit": f"{fit.kind}={fit.images}"}
+    return resolve(dataset, get(dataset.task).default_heads, "full", overrides, **words)
 
 
 def changes(fit: Fit, dataset: Dataset = COCO) -> dict[str, tuple]:

@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from transfer import datasets, detectron2_compat, evaluate, predictions, settings, tasks
+from tests.transfer.resolved import resolve
+from transfer import datasets, detectron2_compat, evaluate, predictions, tasks
 
 OVERRIDES = ("INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0")
 
@@ -57,7 +58,7 @@ def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, datasets.Da
     detectron2_compat.apply()
     dataset = datasets.find(folder / task, task)
     datasets.register(dataset)
-    cfg = settings.resolve(dataset, tasks.get(task).default_heads, "demo", OVERRIDES)
+    cfg = resolve(dataset, tasks.get(task).default_heads, "demo", OVERRIDES)
     name = cfg.DATASETS.TEST[0]
     keeper = predictions.Keeper(output / predictions.NAME, task, name, dataset.val.annotations_sha256)
     metrics = evaluate.evaluate(Jittered(DatasetCatalog.get(name)), cfg, dataset, "pycocotools", keeper)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from benchmarks import demo_data
 from pretrain.errors import UserError
-from transfer import datasets, picture, settings, show
+from tests.transfer.resolved import resolve
+from transfer import datasets, picture, show
 from transfer.__main__ import main
 
 THIN = ("MODEL.FPN.OUT_CHANNELS=16", "MODEL.ROI_BOX_HEAD.CONV_DIM=16", "MODEL.ROI_BOX_HEAD.FC_DIM=32",
@@ -31,7 +32,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(folder: Path, data: Path, task: str) -> Path:
     """What a finished fine-tuning leaves behind, without the training."""
     dataset = datasets.find(data, task)
-    cfg = settings.resolve(dataset, "4conv1fc" if task == "coco" else "2fc", "demo", THIN, architecture="resnet18")
+    cfg = resolve(dataset, "4conv1fc" if task == "coco" else "2fc", "demo", THIN, architecture="resnet18")
     folder.mkdir()
     torch.manual_seed(0)
     torch.save({"model": build_model(cfg).state_dict(), "iteration": 0}, folder / "model_final.pth")
@@ -97,7 +98,7 @@ def orange(image: np.ndarray) -> int:
 
 def test_draw_records__skeletons_of_predictions_too(generated: Path, tmp_path: Path) -> None:
     dataset = datasets.find(generated / "keypoints", "keypoints")
-    cfg = settings.resolve(dataset, "2fc", "demo", THIN, architecture="resnet18")
+    cfg = resolve(dataset, "2fc", "demo", THIN, architecture="resnet18")
     _, name = datasets.register(dataset)
     record = max(DatasetCatalog.get(name), key=lambda record: sum(map(len, record["annotations"])))
     picture.draw_records(Perfect(record), cfg, [record], MetadataCatalog.get(name), tmp_path / "a.png")

@@ -12,7 +12,8 @@ from detectron2.data.samplers import TrainingSampler
 
 from benchmarks import demo_data
 from pretrain.errors import UserError
-from transfer import datasets, settings, stream
+from tests.transfer.resolved import resolve
+from transfer import datasets, stream
 
 WIDE = [True, True, False, True, False, True, True]
 
@@ -27,7 +28,7 @@ def cfg(tmp_path: Path) -> CfgNode:
     demo_data.generate(tmp_path / "demo", photos=1, train=3, val=2)
     dataset = datasets.find(tmp_path / "demo/coco", "coco")
     datasets.register(dataset)
-    return settings.resolve(dataset, "2fc", "demo", ("INPUT.MIN_SIZE_TRAIN=96,112,128",))  # chosen at random
+    return resolve(dataset, "2fc", "demo", ("INPUT.MIN_SIZE_TRAIN=96,112,128",))  # chosen at random
 
 
 def test_batches__detectron2s_order_grouped_by_shape() -> None:

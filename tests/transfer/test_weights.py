@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
+from tests.transfer.resolved import resolve
 from transfer import settings
 from transfer.convert import convert
 from transfer.datasets import Dataset, Split
@@ -25,7 +26,7 @@ RGB = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
 
 
 def resolved(pixels: dict | None, architecture: str = "resnet50", overrides: tuple = ()) -> settings.CfgNode:
-    return settings.resolve(DATASET, "2fc", "full", overrides, pixel_format=pixels, architecture=architecture)
+    return resolve(DATASET, "2fc", "full", overrides, pixel_format=pixels, architecture=architecture)
 
 
 def converted(folder: Path, state: dict, **header: object) -> Path:

@@ -1,0 +1,110 @@
+"""What is asked for: how a task is fine-tuned (`Protocol`), and with it from what, on which data and where (`Request`).
+
+Standard library only. A new option of the protocol is a field and an argument here, and what it does to detectron2's
+config in `settings.py`; preflight, result and suite pass it on without knowing it.
+"""
+
+import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from transfer import where
+from transfer.tasks import TASKS, Where
+
+C4 = "c4"  # the one head of a C4 backbone
+COMMON = "common"  # the solver that all methods share
+SCALES = ("full", "mini", "demo", "tiny")
+# Families of heads on an FPN, those of the first task first.
+HEADS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.heads if name != C4))
+SOLVERS = tuple(dict.fromkeys([COMMON, *(name for task in TASKS.values() for name in task.solvers)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a task is fine-tuned, in the options of the command line: all of them change a result."""
+
+    task: str
+    scale: str = "full"
+    heads: str | None = None  # None: the task's own
+    schedule: str | None = None  # None: the task's published one, or the scale's own length; see `fit.PRESETS`
+    solver: str | None = None  # None: the one that all methods share
+    fit: str | None = None  # accumulate=N or linear=N; None: the whole batch at once
+    overrides: tuple[str, ...] = ()  # KEY=VALUE of detectron2's config
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, **more: object) -> Self:
+        """The options of the command line, and `more`."""
+        names = {one.name for one in fields(cls)}
+        said = {name: value for name, value in vars(args).items() if name in names}
+        return cls(**{**said, "overrides": tuple(args.overrides), **more})
+
+    def arguments(self) -> list[str]:
+        """The options of the command line that say it: those that are not the default."""
+        words = []
+        for one in fields(Protocol):
+            value = getattr(self, one.name)
+            if one.name == "overrides":
+                for override in value:
+                    words += ["--set", override]
+            elif value != one.default:
+                words += [f"--{one.name}", value]
+        return words
+
+
+def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `Protocol.of` reads."""
+    parser.add_argument("--task", required=True, choices=tuple(TASKS))
+    parser.add_argument("--scale", default="full", choices=SCALES,
+                        help="full is the published protocol (default); the others are small and prove nothing")
+    parser.add_argument("--heads", choices=HEADS,
+                        help=f"head family (default: {_defaults('default_heads')}; {C4} is the backbone's last stage "
+                             "and no choice)")
+    parser.add_argument("--schedule", metavar="NAME",
+                        help=f"length (default: {_defaults('default_schedule')}); NAME_1gpu adds --fit accumulate=N "
+                             "and NAME_1gpu_linear --fit linear=N, for one GPU, with a quarter of the batch as N")
+    parser.add_argument("--solver", choices=SOLVERS,
+                        help=f"{COMMON} to all methods (default), or a method's own, noted in the result{_solvers()}")
+    parser.add_argument("--fit", metavar="KIND=N",
+                        help="N images at once, over all processes. accumulate=N: gradients of the whole batch, batch "
+                             "norm of N images. linear=N: batches of N, the rate smaller and the schedule longer by "
+                             "the linear rule (default: the whole batch at once)")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+                        help="a value of detectron2's config, last word; may be repeated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Protocol):
+    """One fine-tuning. `weights` is a folder that `python -m transfer convert` wrote, or a name of `weights.RANDOM`."""
+
+    weights: str
+    data: str | Path | Where
+    output: str | Path
+    trial: int = 0  # varies head initialisation and data order, the same way for every method
+    device: str | None = None  # None: cuda where there is one
+    num_gpus: int = 1  # processes on this machine; with device cpu they share its cores
+    architecture: str = "resnet50"  # of random weights; others say themselves what they are
+    evaluator: str = "pycocotools"  # or hotcoco, checked against it
+    keep_predictions: bool = False
+    eval_every: int = 0  # iterations between early evaluations; 0: only one, at the end
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, **more: object) -> Self:
+        """The options of the command line, and `more`."""
+        return super().of(args, **{"data": where.of(args), **more})
+
+
+def _defaults(fact: str) -> str:
+    """What a task takes by default, with the tasks that take it: "1x for coco, lvis; 2x for keypoints"."""
+    takers: dict[str, list[str]] = {}
+    for name, task in TASKS.items():
+        takers.setdefault(getattr(task, fact), []).append(name)
+    return "; ".join(f"{value} for {', '.join(names)}" for value, names in takers.items())
+
+
+def _solvers() -> str:
+    listed = []
+    for name in SOLVERS[1:]:
+        has = [task.name for task in TASKS.values() if name in task.solvers]
+        listed.append(f"; {name} for {', '.join(has)}")
+    return "".join(listed)
