@@ -18,7 +18,6 @@ from torch import nn
 from pretrain.errors import UserError
 from transfer import fast_coco, tasks
 from transfer.datasets import Dataset
-from transfer.tasks.task import Raw
 
 
 class NamingMapper:
@@ -48,17 +47,17 @@ def evaluate(model: nn.Module, cfg: CfgNode, dataset: Dataset, evaluator_name: s
     With several processes each takes its share; the metrics come back on the first one, the others get nothing.
     What the official code prints goes to the log.
     """
-    task, name = tasks.get(dataset.task), dataset.name("val")
-    evaluator = task.evaluator(dataset, cfg)
+    name = dataset.name("val")
+    evaluator = tasks.get(dataset.task).evaluator(dataset, cfg)
     loader = build_detection_test_loader(cfg, name, mapper=NamingMapper(cfg))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
         raw = inference_on_dataset(model, loader, [*([before] if before else []), evaluator])
     logging.getLogger("detectron2").info("evaluation of %s:\n%s", name, printed.getvalue())
-    return (task.metrics or all_metrics)(raw) if raw else {}
+    return all_metrics(raw)
 
 
-def all_metrics(raw: Raw) -> dict[str, float | None]:
+def all_metrics(raw: dict[str, dict[str, float]]) -> dict[str, float | None]:
     """Everything that an evaluator gives, {"bbox/AP": percent or None, ...}: also sizes, classes, boxes of persons.
 
     Undefined metrics (NaN, or -1: no ground truth of that kind) are None. No detection at all is not undefined:

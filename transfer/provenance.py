@@ -21,7 +21,8 @@ def versions() -> dict[str, str | None]:
     import detectron2
 
     found = {"python": platform.python_version(), "torch": torch.__version__, "detectron2": detectron2.__version__}
-    official = (task.official for task in TASKS.values() if task.official not in found)
+    # A task's own code is no package.
+    official = (task.official for task in TASKS.values() if task.official.isidentifier() and task.official not in found)
     for name in dict.fromkeys([*PACKAGES, *official]):
         try:
             found[name] = metadata.version(name)

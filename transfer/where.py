@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser, images: bool = True, train_sh
                         help=f"annotation files that lie otherwise, for tasks with one file for each half{more}")
     parser.add_argument("--val-annotations", metavar="FILE")
     if images:
-        parser.add_argument("--images", metavar="DIR",
+        parser.add_argument("--images", dest="image_folder", metavar="DIR",
                             help="folder of the images, or of train/ and val/ with them (default: those of --data)")
     if train_share:
         parser.add_argument("--train-share", type=float, default=1.0, metavar="SHARE",
@@ -30,6 +30,5 @@ def of(args: argparse.Namespace) -> Where:
         value = getattr(args, name, None)
         return None if value is None else Path(value)
 
-    images = path("images") if isinstance(getattr(args, "images", None), str) else None
-    return Where(path("data"), path("train_annotations"), path("val_annotations"), images,
+    return Where(path("data"), path("train_annotations"), path("val_annotations"), path("image_folder"),
                  getattr(args, "train_share", 1.0))

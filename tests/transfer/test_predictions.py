@@ -1,5 +1,6 @@
 """Kept predictions give the recorded figures again, by the official code, whatever the task."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from tests.transfer.resolved import resolve
+from tests.transfer.test_lvis_json import needs_lvis
 from transfer import datasets, detectron2_compat, evaluate, predictions, tasks
 
 OVERRIDES = ("INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0")
@@ -95,6 +97,16 @@ def test_keeper__cityscapes_masks_and_label_ids(small_data: Path, tmp_path: Path
     for row in content["predictions"]:
         assert row["category_id"] in ids and row["image_id"] in content["image_ids"]
         assert run_lengths.decode(row["segmentation"]).sum() > 0 and min(row["bbox"][2:]) > 0
+
+
+@needs_lvis
+def test_keeper__lvis_has_the_ids_of_its_file(small_data: Path, tmp_path: Path) -> None:
+    _, content, dataset = kept("lvis", small_data, tmp_path)
+    truth = json.loads(dataset.val.annotations.read_text())
+    assert content["categories"] == sorted(({"id": row["id"], "name": row["name"]} for row in truth["categories"]),
+                                           key=lambda row: row["id"])
+    classes = {row["category_id"] for row in content["predictions"]}
+    assert classes and classes <= {row["category_id"] for row in truth["annotations"]}
 
 
 def test_write__the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -68,7 +68,6 @@ class Where:
 
 Records = list[dict[str, Any]]  # detectron2's: file_name, image_id, width, height, annotations
 Reader = Callable[[], Records]
-Raw = Mapping[str, Mapping[str, float]]  # what detectron2's evaluators return: {group: {name: percent, NaN or -1}}
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,8 @@ class Task:
     # One half of it: what reads detectron2's records, and metadata for detectron2's catalog, such as its evaluator
     # wants. category_ids in it, one for each class, are the ids of kept predictions (default: detectron2's own).
     load: Callable[[Dataset, str], tuple[Reader, dict[str, Any]]]
-    # The evaluator of its validation half, which is registered:
+    # The evaluator of its validation half, which is registered. It returns {group: {name: percent}} on the first
+    # process, as detectron2's do, NaN for what is undefined; GROUP/NAME are the metrics of a result:
     evaluator: Callable[[Dataset, CfgNode], DatasetEvaluator]
     # (dataset, new folder, images of train, of val): a few of its images as a dataset in the same layout, for a
     # preflight; `excerpt.fullest` chooses them:
@@ -103,8 +103,6 @@ class Task:
 
     # What of the config follows from the data, beside the number of classes: mask head, keypoints.
     configure: Callable[[CfgNode, Dataset], None] | None = None
-    # All metrics of what the evaluator returned, GROUP/NAME in percent; None: `evaluate.all_metrics`.
-    metrics: Callable[[Raw], dict[str, float | None]] | None = None
     # A class for every pixel, for the probes; None: there is no probe on its data.
     pixel_labels: Callable[[Dataset], DenseData] | None = None
 
