@@ -20,6 +20,7 @@ from transfer.tasks import TASKS
 RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
 CLOVE = "clove"  # label of the pretraining where none is named
 HEADS = tuple(dict.fromkeys(heads for task in TASKS.values() if len(task.heads) > 1 for heads in task.heads))
+SCHEDULES = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.schedules))
 PROBED = tuple(name for name, task in TASKS.items() if task.pixel_labels is not None)
 SCALES = ("full", "mini", "demo", "tiny")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
@@ -79,7 +80,8 @@ class Options:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_all.sh",
-        usage="./run_all.sh (--demo | --tiny | --epochs N | --recipe NAME | --checkpoint NAME=FILE) [options]",
+        usage="./run_all.sh (--demo | --tiny | --epochs N | --recipe NAME | --pretrain LABEL=RECIPE | "
+              "--checkpoint NAME=FILE) [options]",
         description="Pretrain CLoVE, convert, fine-tune and evaluate with detectron2, print the paper's tables.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     what = parser.add_argument_group("what to run")
@@ -116,12 +118,12 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--scale", choices=SCALES, help="of the fine-tuning: full is the published protocol (default)")
     what.add_argument("--heads", choices=HEADS, help="head family of the detectors (default: the task's)")
     what.add_argument("--schedule", metavar="NAME|TASK=NAME,...",
-                      help="1x, 2x, 24k, and for one GPU 1x_1gpu (accumulates) or 1x_1gpu_linear, for all tasks or for "
-                           "some: coco=2x,keypoints=1x (default: each task's published one)")
+                      help=f"{', '.join(SCHEDULES)}, and for one GPU NAME_1gpu (accumulates) or NAME_1gpu_linear, for "
+                           "all tasks or for some, TASK=NAME,... (default: each task's published one)")
     what.add_argument("--solver", metavar="NAME|TASK=NAME,...",
                       help=f"{_solvers()} (default: the solver that all methods share)")
     what.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
-                      help="override a recipe value: pretrain.KEY=V, coco.SOLVER.MAX_ITER=V (one task), "
+                      help="override a value: pretrain.KEY=V (all pretrainings), TASK.SOLVER.MAX_ITER=V (one task), "
                            "transfer.KEY=V (all tasks); may be repeated")
     data = parser.add_argument_group("data")
     data.add_argument("--imagenet", type=Path, metavar="DIR", help="ImageNet, or IMAGENET_DIR")

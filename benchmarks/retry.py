@@ -5,7 +5,6 @@ here now; what is done stays.
 """
 
 import argparse
-import dataclasses
 
 from benchmarks import graph
 from benchmarks.saved_plan import Plan, plan_of
@@ -31,6 +30,6 @@ def main(words: list[str]) -> int:
     unknown = [name for name in args.stages if name not in names]
     if unknown:
         raise UserError(f"{unknown[0]}: no such stage; there are {', '.join(names)}")
-    plan = Plan(dataclasses.replace(options, rerun=()), find_inputs(options))
+    plan = Plan(options, find_inputs(options))
     with locked(options.output):
         return graph.submit_and_say(plan, set(args.stages) or None)

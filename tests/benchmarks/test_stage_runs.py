@@ -154,7 +154,11 @@ def test_publish__own_data_is_called_by_its_label(tmp_path, make_result):
     result = {name: value for name, value in make_result().items()
               if name not in ("method", "epochs", "demo", "stage", "digest")}
     (tmp_path / "result.json").write_text(json.dumps(result))
+    result["weights"]["pretraining"] = {"objective": "clove", "seed": 3, "recipe_sha256": "1" * 64,
+                                        "images_sha256": "2" * 64}
+    (tmp_path / "result.json").write_text(json.dumps(result))
     evaluated = replace(made, evaluation={"data": "cd" * 32})
     path = suite.publish(tmp_path, "ab" * 32, evaluated, suite.Origin("CLoVE", "nuclei", False, options.results))
     written = json.loads(path.read_text())
+    assert written["weights"]["pretraining"] == result["weights"]["pretraining"]
     assert written["dataset"]["label"] == "nuclei" and written["stage"]["key"] != "ab" * 32
