@@ -185,6 +185,7 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
     for task in options.tasks:
         folders = look(lambda task=task: task_folders(task, options.data)) or ()
         data[task] = tuple(look(lambda task=task, where=where: read_task(task, where)) for where in folders)
+        missing += _alike(task, [one for one in data[task] if one is not None])
     if photos is not None:
         _check_batches(options, photos.images, missing)
     if missing:
@@ -192,6 +193,18 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
                         f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
     return photos, data
+
+
+def _alike(task: str, datasets: list[TaskData]) -> list[str]:
+    """A line for each dataset that no result could tell from one before it."""
+    lines = []
+    known: dict[tuple[str, str], str] = {}
+    for one in datasets:
+        before = known.setdefault((one.training, one.evaluation), one.label)
+        if before != one.label:
+            lines.append(f"task {task}: the annotations of {one.label} are those of {before}: their results could not "
+                         "be told apart; leave out one of them")
+    return lines
 
 
 def _check_batches(options: Options, images: int, missing: list[str]) -> None:

@@ -24,14 +24,16 @@ def suite(*words: object) -> subprocess.CompletedProcess:
 def data(tmp_path: Path) -> Path:
     draw(tmp_path / "data" / "train", [f"{letter}.png" for letter in "abcdef"])
     draw(tmp_path / "data" / "val", ["v.png", "w.png", "x.png"])
+    draw(tmp_path / "more" / "train", [f"{letter}.png" for letter in "abcd"])
+    draw(tmp_path / "more" / "val", ["v.png", "w.png"])
     return tmp_path / "data"
 
 
 @pytest.mark.slow
 def test_another_task__from_its_option_to_its_table(data: Path, tmp_path: Path) -> None:
     words = ["--methods", "rand", "--architecture", "resnet18", "--tasks", "boxes-csv", "--boxes-csv", data,
-             "--boxes-csv", f"again={data}", "--train-share", "0.5,1", "--scale", "tiny", "--device", "cpu",
-             "--preflight", "--keep", "none", "--include-demo", "--output", tmp_path / "out"]
+             "--boxes-csv", f"again={data.parent / 'more'}", "--train-share", "0.5,1", "--scale", "tiny", "--preflight",
+             "--device", "cpu", "--keep", "none", "--include-demo", "--output", tmp_path / "out"]
     planned = suite(*words, "--dry-run")
     assert planned.returncode == 0, planned.stderr
     assert "finetune-rand-boxes-csv.again.share0.5-0 " in planned.stdout and "2 small iterations" in planned.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import estimate, results, suite
+from benchmarks import demo_data, estimate, results, suite
 from benchmarks.evaluations import Evaluation
 from benchmarks.inputs import Photos, TaskData
 from benchmarks.options import SCALES, parse
@@ -186,6 +186,19 @@ def test_plan__pretrainings_datasets_and_shares_stand_beside_each_other(tmp_path
     for stage in (pretrain, convert, finetune):  # what stands beside it changes neither name nor key
         assert (stages[stage.name].planned, stages[stage.name].key(dict.fromkeys(stage.parents, "x"))) == (
             stage.planned, stage.key(dict.fromkeys(stage.parents, "x")))
+
+
+def test_plan__datasets_that_no_result_could_tell_apart_are_refused(tmp_path):
+    assert demo_data.main(["--output", str(tmp_path / "data"), "--photos", "1", "--train", "2", "--val", "2"]) is None
+    shutil.copytree(tmp_path / "data" / "coco", tmp_path / "copy")
+    words = ["--methods", "rand", "--tasks", "coco", "--scale", "tiny", "--coco", str(tmp_path / "data" / "coco")]
+    with pytest.raises(UserError, match=r"  - task coco: the annotations of copy are those of coco: their results "):
+        suite.plan(parse([*words, "--coco", str(tmp_path / "copy")]))
+    path = tmp_path / "copy" / "annotations" / "instances_val.json"
+    path.write_text(path.read_text() + " ")
+    stages = {stage.name: stage for stage in suite.plan(parse([*words, "--coco", str(tmp_path / "copy")]))}
+    first, second = stages["finetune-rand-coco-0"], stages["finetune-rand-coco.copy-0"]
+    assert first.key({}) == second.key({}) and first.planned != second.planned
 
 
 def test_plan__two_stages_of_one_name_are_refused():
