@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain import augment
 from pretrain.config import Config
 from pretrain.errors import UserError
-from pretrain.images import SUFFIXES, ImageList, UnreadableImage, walk_images
+from pretrain.images import SUFFIXES, ImageList, walk_images
 from pretrain.name_table import NameTable
 from pretrain.order import EpochOrder
+from pretrain.pixels import UnreadableImage
 from pretrain.shards import ShardList, shard_paths
 from pretrain.shared_options import Train
 from pretrain.views import make_views

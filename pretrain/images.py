@@ -1,32 +1,19 @@
-"""Where images are and how their bytes become pixels: a list of names that knows how to read each of them."""
+"""Where images are: a list of names that knows how to read each of them."""
 
-import io
-import math
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from pretrain import labels
 from pretrain.errors import UserError
 from pretrain.name_table import NameTable
+from pretrain.pixels import SixteenBit, UnreadableImage, decode, read_bytes
 
-try:  # optional: decodes as PIL does, bit for bit, in two thirds of the time
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
-
-JPEG_DECODER = "simplejpeg" if simplejpeg else "Pillow"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jfif")
 SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
-
-
-class UnreadableImage(Exception):
-    """One image that cannot be used; the message says why."""
 
 
 def find_images(folder: str | Path) -> list[str]:
@@ -99,73 +86,17 @@ def identity(folder: str | Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def decode(data: bytes) -> np.ndarray:
-    """An image file's bytes as RGB, (H, W, 3) uint8; raises `UnreadableImage`."""
-    rgb = _decode_jpeg(data)
-    if rgb is None:
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                # 16-bit grey ("I" in PGM and in older Pillow): PIL would clip to white instead of scaling.
-                if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                elif image.mode in ("I", "F"):
-                    raise UnreadableImage("32-bit pixels, whose white is not known: convert it to 8 or 16 bits")
-                rgb = np.array(image.convert("RGB"))
-        except UnidentifiedImageError:  # its own words would show an address in memory
-            raise UnreadableImage("cannot be decoded: no image of a known format") from None
-        except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
-            raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
-    height, width = rgb.shape[:2]
-    if min(width, height) < SMALLEST_SIDE:
-        raise UnreadableImage(f"{width} x {height} pixels, expected at least {SMALLEST_SIDE} a side")
-    return rgb
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """None without a fast decoder, and for what is not a faultless JPEG in colour or grey of usual size: PIL then
-    decides."""
-    if simplejpeg is None or not data.startswith(b"\xff\xd8"):
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ("YCbCr", "Gray", "RGB") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-            return None
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        return None
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """An image file as RGB; raises `UnreadableImage`."""
-    return Image.fromarray(decode(_read(Path(path))))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnreadableImage("is not a regular file")
-            return file.read()
-    except FileNotFoundError:
-        raise UnreadableImage("the file is gone") from None
-    except OSError as error:
-        raise UnreadableImage(f"cannot be read: {error.strerror}") from None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else a FIFO is waited for
-
-
 class ImageList(Sequence[str]):
     """Sorted names of the images in a folder, and their contents and labels by number.
 
-    classes: sorted names of the classes; empty where `label_by` was not called.
+    classes: sorted names of the classes; empty where `label_by` was not called. sixteen_bit: see pretrain/pixels.py.
     """
 
     def __init__(self, folder: str | Path, names: Iterable[str] | NameTable) -> None:
         self.folder = Path(folder)
         self.names = names if isinstance(names, NameTable) else NameTable(names)
         self.classes: tuple[str, ...] = ()
+        self.sixteen_bit: SixteenBit = "shift"
         self._labels: tuple[labels.Kind, dict[str, int]] = ("none", {})
 
     @property
@@ -207,8 +138,12 @@ class ImageList(Sequence[str]):
 
     def read(self, number: int) -> bytes:
         """The file of image `number`; raises `UnreadableImage`."""
-        return _read(self.folder / self[number])
+        return read_bytes(self.folder / self[number])
 
     def pixels(self, number: int) -> np.ndarray:
         """Image `number` as RGB, (H, W, 3) uint8; raises `UnreadableImage`."""
-        return decode(self.read(number))
+        pixels = decode(self.read(number), self.sixteen_bit)
+        height, width = pixels.shape[:2]
+        if min(width, height) < SMALLEST_SIDE:
+            raise UnreadableImage(f"{width} x {height} pixels, expected at least {SMALLEST_SIDE} a side")
+        return pixels

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
-from pretrain.images import ImageList, UnreadableImage
+from pretrain.images import ImageList
 from pretrain.labels import FORMS, Kind, class_of
 from pretrain.model import normalise
+from pretrain.pixels import UnreadableImage
 from pretrain.shared_options import Train
 
 T = TypeVar("T")

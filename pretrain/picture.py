@@ -19,8 +19,9 @@ from PIL import Image
 
 from pretrain.atomic import atomic_path
 from pretrain.config import Config
-from pretrain.images import ImageList, UnreadableImage
+from pretrain.images import ImageList
 from pretrain.metrics import lines_until
+from pretrain.pixels import UnreadableImage
 from pretrain.scene import Scene, View, make_scene
 
 matplotlib.use("Agg")

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import Config
-from pretrain.images import ImageList, UnreadableImage
+from pretrain.images import ImageList
 from pretrain.knn import KnnProbe
 from pretrain.matcher import Unit, cell_centres, match
 from pretrain.model import Student, Teacher, normalise
+from pretrain.pixels import UnreadableImage
 from pretrain.shared_options import Train
 from pretrain.statistics import effective_rank, feature_std, sample_cells
 from pretrain.views import make_view, view_kinds

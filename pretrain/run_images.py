@@ -55,6 +55,7 @@ def run_images(config: Config, folder: Path, output: Path, process: Process) -> 
             found.path.unlink(missing_ok=True)
         raise
     images = open_list(folder, NameTable.open(everyone[leader].path))
+    images.sixteen_bit = config.train.sixteen_bit
     images.label_by(config.train.labels, _classes(images, config.train.labels, output))
     return images
 

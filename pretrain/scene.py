@@ -16,9 +16,10 @@ from pretrain.clove_options import CloveOptions
 from pretrain.config import Config
 from pretrain.encoder import Encoder
 from pretrain.errors import UserError
-from pretrain.images import ImageList, UnreadableImage
+from pretrain.images import ImageList
 from pretrain.matcher import match
 from pretrain.model import Student, Teacher, normalise
+from pretrain.pixels import UnreadableImage
 from pretrain.shared_options import Train
 from pretrain.views import make_views
 

@@ -20,6 +20,9 @@ class Train:
     precision: Literal["fp32", "bf16", "fp16"] = option("fp16", "automatic mixed precision; the loss is fp32 always")
     labels: Literal["none", "folder", "prefix"] = option(
         "none", "classes of the images: none, of CLASS/IMAGE the folder, of CLASS__IMAGE the prefix of the name")
+    sixteen_bit: Literal["shift", "range"] = option(
+        "shift", "how 16-bit pixels become 8-bit ones: by their high byte (refused where no value is above 4095), or "
+                 "each image's own range becomes 0 to 255")
 
     architecture: Literal["resnet18", "resnet34", "resnet50"] = option("resnet50", "encoder")
     last_stage_stride: Literal[1, 2] = option(2, "stride of the last ResNet stage; 1 doubles the grid of small views")

@@ -89,11 +89,12 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     epoch = _whole(args.epoch, "--epoch")
     # Only now: a wrong option should not wait for torch.
     from pretrain.data import list_images
-    from pretrain.images import UnreadableImage
+    from pretrain.pixels import UnreadableImage
     from pretrain.scene import load_networks, make_scene, report_cell
     from pretrain.show_picture import draw_show
 
     names = list_images(args.data)
+    names.sixteen_bit = config.train.sixteen_bit
     index = find_image(args.image, names)
     try:
         scene = make_scene(names, index, epoch, config, pair)
@@ -113,7 +114,7 @@ def draw_run(names: "ImageList", config: Config, run: Path, path: Path) -> None:
 
     Without such an image among the first few nothing is written: it is a picture, and no run fails for want of it.
     """
-    from pretrain.images import UnreadableImage
+    from pretrain.pixels import UnreadableImage
     from pretrain.scene import load_networks, make_scene, report_cell
     from pretrain.show_picture import draw_show
 

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from pretrain.errors import UserError
-from pretrain.images import ImageList, UnreadableImage
+from pretrain.images import ImageList
+from pretrain.pixels import SixteenBit, UnreadableImage
 from transfer import datasets, tasks
 
 TASKS = tuple(name for name, task in tasks.TASKS.items() if task.pixel_labels)
@@ -71,9 +72,11 @@ def resized(width: int, height: int, side: int) -> tuple[int, int]:
                  for length in (width, height))
 
 
-def load(dataset: datasets.Dataset) -> DenseData:
+def load(dataset: datasets.Dataset, sixteen_bit: SixteenBit = "shift") -> DenseData:
     """The labels of a dataset that `datasets.find` has found and checked."""
-    return tasks.get(dataset.task).pixel_labels(dataset)
+    data = tasks.get(dataset.task).pixel_labels(dataset)
+    data.train.images.sixteen_bit = data.val.images.sixteen_bit = sixteen_bit
+    return data
 
 
 def of_instances(dataset: datasets.Dataset) -> DenseData:

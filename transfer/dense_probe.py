@@ -19,6 +19,7 @@ import torch
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.knn import NEIGHBOURS, TEMPERATURE
+from pretrain.pixels import SIXTEEN_BIT, SixteenBit
 from pretrain.probe import RetrievalProbe
 from pretrain.shared_options import Train
 from transfer import datasets, dense_labels, frozen, where
@@ -41,6 +42,7 @@ class Request:
     branch: str | None = None
     trust: bool = False
     device: str | None = None
+    sixteen_bit: SixteenBit = "shift"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of random weights (default: %(default)s)")
     parser.add_argument("--branch", choices=("student", "teacher"), help="which network, where the file holds both")
     parser.add_argument("--trust", action="store_true", help="let the file run its own code; only for files you know")
+    parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT, default="shift",
+                        help="how 16-bit images become 8-bit ones: by their high byte (refused where no value is above "
+                             "4095), or by each image's own range (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
 
@@ -76,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     protocol = Protocol(layer=args.layer, side=args.side, images=args.images, cells=args.cells,
                         batch_norm=args.batch_norm, seed=args.seed)
     request = Request(weights=args.weights, data=where.of(args), task=args.task, protocol=protocol,
-                      architecture=args.architecture, branch=args.branch, trust=args.trust, device=args.device)
+                      architecture=args.architecture, branch=args.branch, trust=args.trust, device=args.device,
+                      sixteen_bit=args.sixteen_bit)
     if args.output and Path(args.output).is_file():
         raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
     result, pictures = probe(request)
@@ -121,7 +127,7 @@ def probe(request: Request) -> tuple[dict, Pictures]:
         raise UserError(f"--seed {protocol.seed}: expected a number from 0")
     weights = frozen.read_weights(request.weights, request.architecture, protocol.seed, request.branch, request.trust)
     dataset = datasets.find(request.data, request.task)
-    data = dense_labels.load(dataset)
+    data = dense_labels.load(dataset, request.sixteen_bit)
     if len(data.train) < 2:
         raise UserError(f"{len(data.train)} training image in {dataset.train.annotations}: expected at least 2, one of "
                         "which chooses the regularisation of the linear classifier")
@@ -149,7 +155,8 @@ def probe(request: Request) -> tuple[dict, Pictures]:
         "metrics": measured[own].metrics,
         "baselines": {name: one.metrics for name, one in measured.items() if name != own},
         "details": {name: one.details for name, one in measured.items()},
-        "protocol": {**asdict(protocol), "resolution": "pixels of the resized image, class scores upsampled bilinearly",
+        "protocol": {**asdict(protocol), **_said(request),
+                     "resolution": "pixels of the resized image, class scores upsampled bilinearly",
                      "neighbours": NEIGHBOURS, "temperature": TEMPERATURE, "stride": frozen.LAYERS[protocol.layer],
                      "recalibration_images": RECALIBRATION_IMAGES, "retrieval_images": RETRIEVAL_IMAGES},
         "weights": weights.record,
@@ -162,6 +169,11 @@ def probe(request: Request) -> tuple[dict, Pictures]:
         "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return result, pictures
+
+
+def _said(request: Request) -> dict[str, str]:
+    """The reading of 16-bit images where it is not the usual one: earlier records have no such key."""
+    return {} if request.sixteen_bit == "shift" else {"sixteen_bit": request.sixteen_bit}
 
 
 def _check(protocol: Protocol) -> None:

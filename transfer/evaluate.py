@@ -10,27 +10,27 @@ import logging
 import math
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
 from pretrain.errors import UserError
 from transfer import fast_coco, tasks
 from transfer.datasets import Dataset
+from transfer.mapper import UNUSABLE, Mapper
 
 
 class NamingMapper:
     """detectron2's mapper for evaluation that names an image it cannot read: none may be left out of a figure."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.mapper = DatasetMapper(cfg, is_train=False)
+        self.mapper = Mapper(cfg, is_train=False)
 
     def __call__(self, record: dict) -> dict:
         """The mapped record, or `UserError`."""
         try:
             return self.mapper(record)
-        except (OSError, SyntaxError, SizeMismatchError) as error:
+        except UNUSABLE as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{record['file_name']} cannot be read ({reason}): every validation image counts, replace "
                             "it and start again") from None

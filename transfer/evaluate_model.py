@@ -18,6 +18,7 @@ from detectron2.utils import comm
 
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
+from pretrain.pixels import SIXTEEN_BIT
 from transfer import (
     datasets,
     detectron2_compat,
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--method", metavar="NAME", help="row in the tables of a model that no run of ours made")
+    parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT,
+                        help="how 16-bit images are read for a model that no run of ours made (default: shift)")
     parser.add_argument("--trust", action="store_true",
                         help="let the model file run its own code while it is read; only for files you know")
 
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     found = evaluate_model(args.model, args.task, where.of(args), args.output, args.keep_predictions, args.evaluator,
-                           args.device, args.num_gpus, args.method, args.trust)
+                           args.device, args.num_gpus, args.method, args.trust, args.sixteen_bit)
     print(evaluate.in_words(found["task"], found["metrics"]))
     print(f"wrote {Path(args.output) / result.RESULT} and predictions.png")
     return 0
@@ -66,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate_model(model: str | Path, task: str, data: str | Path | Where, output: str | Path,
                    keep_predictions: bool = False, evaluator: str = "pycocotools", device: str | None = None,
-                   num_gpus: int = 1, method: str | None = None, trust: bool = False) -> dict:
+                   num_gpus: int = 1, method: str | None = None, trust: bool = False,
+                   sixteen_bit: str | None = None) -> dict:
     """Evaluate `model` on the validation set in `data` and write result.json into `output`; returns its content."""
     detectron2_compat.apply()
     by = fast_coco.chosen(evaluator, task, tasks.get(task).official)
@@ -75,6 +79,11 @@ def evaluate_model(model: str | Path, task: str, data: str | Path | Where, outpu
     if method and read.found:
         raise UserError(f"--method {method}: {model} is a run that knows its method "
                         f"({read.found['weights']['method']}); leave it out")
+    if sixteen_bit and read.found:
+        raise UserError(f"--sixteen-bit {sixteen_bit}: {model} is a run whose config says how it reads its images; "
+                        "leave it out")
+    if sixteen_bit:
+        read.cfg.INPUT.SIXTEEN_BIT = sixteen_bit
     if output.resolve() == read.file.parent.resolve():
         raise UserError(f"{output} is where the model lies: expected another folder for --output")
     if (output / result.REQUEST).is_file():

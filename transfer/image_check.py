@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from PIL import Image
-
 from pretrain.errors import UserError
+from pretrain.pixels import shown_size, stored_size
 
 # Of the training images, where the few that cannot be read are replaced; those that are evaluated are all opened.
 PROBED_IMAGES = 50
@@ -47,10 +46,10 @@ def _listing(folder: Path) -> set[str]:
 def check_image(path: Path, size: tuple[int, int] | None) -> None:
     """Raise unless an image of `size` (width, height; None for any) can be opened there."""
     try:
-        with Image.open(path) as image:
-            found = image.size
-    except OSError as error:
+        found = shown_size(path)
+    except (OSError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
     if size is not None and found != tuple(size):
-        raise UserError(f"{path} is {found[0]} x {found[1]} pixels but the annotations say {size[0]} x {size[1]}: "
-                        "expected the images that were annotated, at their size")
+        turned = " (as its EXIF orientation shows it)" if stored_size(path) != found else ""
+        raise UserError(f"{path} is {found[0]} x {found[1]} pixels{turned} but the annotations say {size[0]} x "
+                        f"{size[1]}: expected the images that were annotated, at their size")

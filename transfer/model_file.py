@@ -49,6 +49,8 @@ def read_config(path: Path) -> CfgNode:
         values = CfgNode.load_yaml_with_base(str(path))
         if "IMAGES_AT_ONCE" in values.get("SOLVER", {}):
             cfg.SOLVER.IMAGES_AT_ONCE = 0  # ours, see `fit.settle`
+        if "SIXTEEN_BIT" in values.get("INPUT", {}):
+            cfg.INPUT.SIXTEEN_BIT = "shift"  # ours, see transfer/mapper.py
         cfg.merge_from_other_cfg(CfgNode(values))
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no detectron2 config ({' '.join(str(error).split())[:200]})") from None

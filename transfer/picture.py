@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib import colormaps
@@ -20,6 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from pretrain.atomic import atomic_path
+from pretrain.pixels import read_pixels
+from transfer.mapper import Mapper, sixteen_bit
 
 SCORE = 0.5  # predictions below are not drawn, unless there is none above
 FALLBACK = 3  # then this many best ones are
@@ -66,7 +67,7 @@ def draw_records(model: nn.Module, cfg: CfgNode, records: list[dict], meta: Meta
     reading = cfg.clone()
     reading.defrost()
     reading.MODEL.KEYPOINT_ON = False  # else the mapper wants the training set's names, to flip what it never reads
-    choice, mapper, rows = choice or Choice(), DatasetMapper(reading, is_train=False), []
+    choice, mapper, rows = choice or Choice(), Mapper(reading, is_train=False), []
     names = meta.get("thing_classes")
     kind = f" ({names[0]})" if len(names) == 1 else ""  # one class: said once, not on every object
     model.eval()
@@ -74,7 +75,7 @@ def draw_records(model: nn.Module, cfg: CfgNode, records: list[dict], meta: Meta
         with torch.no_grad():
             instances = model([mapper({**record})])[0]["instances"].to("cpu")
         shown, rule = choice(instances)
-        pixels = read_image(record["file_name"], format="RGB")
+        pixels = read_pixels(record["file_name"], sixteen_bit(cfg))
         columns = []
         if "annotations" in record:
             canvas = _Canvas(pixels, meta, len(record["annotations"]))

@@ -71,6 +71,11 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
                              "the linear rule (default: the whole batch at once)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
+    parser.add_argument("--sixteen-bit", action="append", dest="overrides", type="INPUT.SIXTEEN_BIT={}".format,
+                        metavar="shift|range",
+                        help="how 16-bit images become 8-bit ones: by their high byte (shift, the default; refused "
+                             "where no value is above 4095), or each image's own range becomes 0 to 255; the same as "
+                             "--set INPUT.SIXTEEN_BIT=range")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from detectron2.modeling import (
 )
 
 from pretrain.errors import UserError
+from pretrain.pixels import SIXTEEN_BIT
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
@@ -54,7 +55,7 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
          "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
          "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),  # those of `stream`
-         "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+         "INPUT.MASK_FORMAT": ("polygon", "bitmask"), "INPUT.SIXTEEN_BIT": SIXTEEN_BIT,
          **dict.fromkeys(("MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"),
                          ("smooth_l1", "giou", "diou", "ciou")),  # detectron2.modeling.box_regression
          **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
@@ -175,6 +176,8 @@ def _finish(cfg: CfgNode, protocol: Protocol, fit: Fit | None, num_gpus: int) ->
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
+    if any(word.startswith("INPUT.SIXTEEN_BIT=") for word in overrides):
+        cfg.INPUT.SIXTEEN_BIT = "shift"  # ours, see transfer/mapper.py; elsewhere the key would make other configs
     known = flatten(cfg)
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -197,7 +200,7 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
                             "expected a value of that type") from None
     chosen = flatten(cfg)
     for key, known in NAMES.items():
-        if chosen[key] and chosen[key] not in known:  # "": a part that this network does not have
+        if chosen.get(key) and chosen[key] not in known:  # "": a part that this network does not have
             names = sorted(repr(name if isinstance(name, str) else name[0]) for name in known)
             raise UserError(f"{key} {chosen[key]!r} is unknown: expected one of {', '.join(names)}")
     for key, least in LEAST.items():

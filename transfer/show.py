@@ -17,9 +17,11 @@ from torch import nn
 from tqdm import tqdm
 
 from pretrain.errors import UserError
-from pretrain.images import UnreadableImage, find_images, read_image
+from pretrain.images import find_images
+from pretrain.pixels import SIXTEEN_BIT, UnreadableImage, read_pixels
 from transfer import datasets, detectron2_compat, model_file, picture, settings
 from transfer.checkpoints import FINAL
+from transfer.mapper import sixteen_bit
 
 SHOWN = 4
 
@@ -38,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", type=float, metavar="T",
                         help=f"draw predictions with this score or more, 0 to 1 (default: {picture.SCORE}, and the "
                              f"best {picture.FALLBACK} where none reaches it)")
+    parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT,
+                        help="how 16-bit images are read (default: as the run's config says)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
 
@@ -59,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         records, meta = _photographs(args.photos), _names(cfg, request)
     records = choose(records, args.images, args.only)
-    _check_readable(records)
+    if args.sixteen_bit:
+        cfg.INPUT.SIXTEEN_BIT = args.sixteen_bit
+    _check_readable(records, sixteen_bit(cfg))
     model = load_model(run_folder, cfg, args.device)
     choice = picture.Choice() if args.score is None else picture.Choice(args.score, fallback=False)
     with tqdm(total=len(records), desc="show", unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -145,10 +151,10 @@ def _photographs(photos: str) -> list[dict]:
     return [{"file_name": str(Path(photos, name)), "image_id": name} for name in names]
 
 
-def _check_readable(records: list[dict]) -> None:
+def _check_readable(records: list[dict], mode: str) -> None:
     for record in records:
         try:
-            read_image(record["file_name"])
+            read_pixels(record["file_name"], mode)
         except UnreadableImage as error:
             raise UserError(f"{record['file_name']}: {error}; take it out, or name others with --only") from None
 

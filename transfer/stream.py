@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, get_detection_dataset_dicts
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.errors import UserError
+from transfer.mapper import UNUSABLE, Mapper
 
 UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
 TERM_GRACE = 300  # seconds that a loader process lives on after SIGTERM, for the step in progress
@@ -59,7 +59,7 @@ class MappedRecords(Dataset):
     """
 
     def __init__(self, cfg: CfgNode, records: list[dict], seed: int) -> None:
-        self.mapper, self.seed = DatasetMapper(cfg, is_train=True), [seed, comm.get_rank()]
+        self.mapper, self.seed = Mapper(cfg, is_train=True), [seed, comm.get_rank()]
         self.records = DatasetFromList(records)  # one block of memory, which loader processes share
         self.unreadable: set[str] = set()
 
@@ -76,7 +76,7 @@ class MappedRecords(Dataset):
             record = self.records[index]
             try:
                 return self.mapper(record)
-            except (OSError, SyntaxError, SizeMismatchError) as error:
+            except UNUSABLE as error:
                 self._note(record["file_name"], str(error).strip().replace("\n", " "))
             index = int(chance.integers(len(self)))
 
@@ -85,7 +85,7 @@ class MappedRecords(Dataset):
         self.unreadable.add(name)
         if len(self.unreadable) > max(1, UNREADABLE_SHARE * len(self)):
             raise UserError(f"{len(self.unreadable)} of {len(self)} training images cannot be read, among them "
-                            f"{name}: expected at most {UNREADABLE_SHARE:.0%}; replace them (log.txt names all)"
+                            f"{name} ({why}): expected at most {UNREADABLE_SHARE:.0%}; replace them (log.txt names all)"
                             ) from None
 
 

@@ -26,12 +26,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks.speed import machine, reference_loader
-from pretrain import images as image_files
 from pretrain.atomic import write_text
 from pretrain.config import load_config
 from pretrain.data import ViewDataset, list_images, make_loader
 from pretrain.errors import UserError
 from pretrain.images import ImageList
+from pretrain.pixels import JPEG_DECODER
 from pretrain.shared_options import Train
 
 REFERENCE, FINISHED, CUT = "reference", "finished views", "cut views"
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> int:
                                                      args.seconds)}
     finally:
         torch.set_num_threads(threads)
-    record = {"benchmark": "loader", "machine": machine.describe(), "jpeg_decoder": image_files.JPEG_DECODER,
+    record = {"benchmark": "loader", "machine": machine.describe(), "jpeg_decoder": JPEG_DECODER,
               "photographs": {"count": len(images), "mean_kilobytes": round(kilobytes, 1),
                               "folder": str(args.photos) if args.photos else None},
               "parts": {part: summary(speeds) for part, speeds in parts.items()},

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pretrain.clove_options import CloveOptions
 from pretrain.data import list_images
 from pretrain.errors import UserError
-from pretrain.images import read_image
 from pretrain.loss import ranking_terms
 from pretrain.matcher import cell_centres
 from pretrain.model import Student, normalise
+from pretrain.pixels import read_pixels
 from pretrain.scene import Scene, View, feature_grid, hardest_negatives, load_networks, make_scene, report_cell
 from pretrain.shared_options import Train
 from pretrain.views import make_views
@@ -26,7 +27,7 @@ def scene(photos: Path, tiny: Callable) -> Callable[..., Scene]:
 
 
 def test_scene__views_are_those_of_a_run(scene: Callable, photos: Path, tiny: Callable) -> None:
-    pixels, boxes, _ = make_views(read_image(photos / "02.png"), tiny(seed=4).train, 1, 2)
+    pixels, boxes, _ = make_views(read_pixels(photos / "02.png"), tiny(seed=4).train, 1, 2)
     made = scene(seed=4)
     assert [view.name for view in made.views] == ["global 1", "global 2", "local 1"]
     assert [view.short for view in made.views] == ["G1", "G2", "L1"]
@@ -53,7 +54,7 @@ def test_scene__default_cell_is_in_the_middle_of_those_with_a_positive(photos: P
     def view(*box: float) -> View:
         return View("global 1", np.zeros((3, 48, 48), np.uint8), torch.tensor(box), (5, 5))
 
-    image = read_image(photos / "00.png")
+    image = Image.fromarray(read_pixels(photos / "00.png"))
     corner = Scene(image, "", 0, 0, [view(0, 0, 0.5, 0.5), view(0.4, 0.4, 0.9, 0.9)], (0, 1), tiny(t_pos=0.1))
     assert corner.positives.any(1).nonzero().flatten().tolist() == [24]
     assert corner.default_cell() == 24
@@ -62,7 +63,7 @@ def test_scene__default_cell_is_in_the_middle_of_those_with_a_positive(photos: P
 
 
 def test_scene__box_in_source_pixels_whichever_way_it_looks(photos: Path) -> None:
-    image = read_image(photos / "00.png")  # 80 x 60
+    image = Image.fromarray(read_pixels(photos / "00.png"))  # 80 x 60
     view = View("local 2", np.zeros((3, 8, 8), np.uint8), torch.tensor([0.75, 0.1, 0.25, 0.6]), (2, 2))
     assert view.mirrored and view.pixels_of(image) == pytest.approx((20, 6, 60, 36))
 
@@ -112,7 +113,7 @@ def step_views(made: Scene, photos: Path) -> list[list[np.ndarray]]:
     """The views of the image and of its company, put together anew."""
     others = [index for index in range(9) if index != made.index]
     chosen = [made.index] + [others[i] for i in np.linspace(0, 7, 7).astype(int)]
-    return [make_views(read_image(photos / f"{i:02d}.png"), made.config.train, made.epoch, i)[0] for i in chosen]
+    return [make_views(read_pixels(photos / f"{i:02d}.png"), made.config.train, made.epoch, i)[0] for i in chosen]
 
 
 def stack(views: list[list[np.ndarray]], which: slice) -> torch.Tensor:
