@@ -5,9 +5,7 @@ PIL's but for a level here and there, the others differ by a fraction of a level
 (tests/pretrain/test_augment.py has the bounds).
 """
 
-import functools
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -112,18 +110,13 @@ def apply(view: np.ndarray, colour: Colour) -> np.ndarray:
     """(3, S, S) uint8 -> the same with everything that was drawn for it."""
     if colour == NOTHING:
         return view
-    planes, fused = np.empty_like(view), fused_jitter()
-    if fused:
-        fused(view, colour, planes)
-        for plane in planes if colour.sigma else ():
-            blur(plane, colour.sigma, plane)
-        return solarize(planes, planes) if colour.solarize else planes
     pixels = cv2.merge(list(view))
     jitter(pixels, colour)
     if colour.sigma:
         pixels = blur(pixels, colour.sigma)
     if colour.solarize:
         solarize(pixels, pixels)
+    planes = np.empty_like(view)
     cv2.split(pixels, list(planes))
     return planes
 
@@ -141,19 +134,3 @@ def jitter(pixels: np.ndarray, colour: Colour) -> None:
             adjust_hue(pixels, colour.hue, pixels)
     if colour.grey:
         to_grey(pixels, pixels)
-
-
-@functools.cache
-def fused_jitter() -> Callable[[np.ndarray, Colour, np.ndarray], None] | None:
-    """`pretrain.fused_jitter.jitter`, compiled; None where numba is not installed, or has no place for its cache."""
-    try:
-        from pretrain import fused_jitter as compiled
-    except (ImportError, RuntimeError):
-        return None
-    compiled.jitter(np.zeros((3, 1, 1), np.uint8), Colour(ORDERS[0]), np.empty((3, 1, 1), np.uint8))
-    return compiled.jitter
-
-
-def jitter_kernel() -> str:
-    """What applies the colour jitter in the loader; the two differ by single levels (a few colours in a million)."""
-    return "numba" if fused_jitter() else "OpenCV"

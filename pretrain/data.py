@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain import augment
 from pretrain.config import Config
 from pretrain.errors import UserError
 from pretrain.images import SUFFIXES, ImageList, walk_images
@@ -219,8 +218,6 @@ def make_loader(
 ) -> Iterator[Batch]:
     """Micro-batches of one process from `first_step` to the end, in order."""
     dataset = ViewDataset(images, config.train)
-    if config.train.colour_on == "loader":
-        augment.fused_jitter()  # here and not in every process that is forked off
     workers = config.runtime.workers
     at_once = images_at_once(config.train.batch_size, config.runtime.device_batch, world)
     loader = DataLoader(

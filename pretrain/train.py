@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pretrain import augment, checkpoint, distributed
+from pretrain import checkpoint, distributed
 from pretrain.atomic import write_text
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import Config
@@ -156,16 +156,7 @@ def _resume(trainer: Trainer, output: Path, process: Process) -> int:
         _say(process, f"processes {meta['world_size']} -> {process.world}, images at once {meta['micro_batch']} -> "
                       f"{trainer.micro_batch} (batch norm sees these together); a step stays "
                       f"{trainer.train.batch_size} images")
-    before, now = meta.get("jitter"), _jitter_kernel(trainer.train)
-    if before and now and before != now:
-        _say(process, f"colour jitter by {now} instead of {before}: single levels differ, so the end will not be equal "
-                      "bit for bit (numba installed or removed?)")
     return meta["step"]
-
-
-def _jitter_kernel(values: Train) -> str | None:
-    """What applies the jitter in the loader; None when the device does."""
-    return augment.jitter_kernel() if values.colour_on == "loader" else None
 
 
 def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Process) -> None:
@@ -176,7 +167,7 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
     if process.is_main:
         meta = {"steps": trainer.steps, "images_seen": step * config.train.batch_size,
                 "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
-                "jitter": _jitter_kernel(config.train), "torch": torch.__version__,
+                "torch": torch.__version__,
                 "saved": datetime.now(UTC).isoformat(timespec="seconds")}
         checkpoint.save(output, step, trainer.state(), meta, config.runtime.keep_checkpoints,
                         config.runtime.archive_every)

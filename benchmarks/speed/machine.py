@@ -5,8 +5,7 @@ import platform
 
 from transfer.provenance import hardware
 
-LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg",
-             "numba")
+LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
 def describe() -> dict[str, object]:
