@@ -99,7 +99,10 @@ def _check_names(tensors: Mapping[str, torch.Tensor], architecture: str, where: 
         raise UserError(f"{of_network}, found {present + len(surplus)}; a {title} has no {some(surplus)}: "
                         "this is another network and cannot be converted")
     if missing := [name for name in expected if name not in tensors]:
-        raise UserError(f"{of_network}, found {present}; missing: {some(missing)}: use the whole file")
+        statistics = all("running" in name for name in missing) and len(missing) > 2
+        todo = ("its norms have no statistics, it is a network with group norm or a file of the parameters alone"
+                if statistics else "use the whole file")
+        raise UserError(f"{of_network}, found {present}; missing: {some(missing)}: {todo}")
     wrong = [f"{name} is {list(tensors[name].shape)}, not {list(shape)}" for name, shape in expected.items()
              if tuple(tensors[name].shape) != shape]
     if wrong:

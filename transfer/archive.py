@@ -44,18 +44,6 @@ def check(path: Path) -> None:
                         f"{error}): download or copy it again") from None
 
 
-def pickle_protocol(path: Path) -> int:
-    """The protocol of the pickle in a file that torch.save wrote, of either container."""
-    with open(path, "rb") as file:
-        head = file.read(2)
-    if head == b"PK":
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            with archive.open(name) as content:
-                head = content.read(2)
-    return head[1] if head[:1] == b"\x80" else 0
-
-
 def packed(path: Path) -> str | None:
     """What to say of a tar or a compressed file, with the command that unpacks it; None for other files."""
     with open(path, "rb") as file:
@@ -101,7 +89,7 @@ def _inner(path: Path) -> bytes:
 
 
 def _known(path: Path, names: list[str]) -> None:
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
         raise UserError(f"{path} is a TorchScript file, which holds a program: "
                         f"torch.save(torch.jit.load({str(path)!r}).state_dict(), FILE) writes the tensors alone")
     if names and all(name.endswith(".npy") for name in names):

@@ -210,8 +210,12 @@ FAMILIES = (
     # open-mmlab/mmselfsup, mmselfsup/models/algorithms (moco.py, byol.py, simsiam.py, ...), of 0.x and 1.x. Its
     # classifiers, detectors and segmenters have heads of other names.
     Family("mmselfsup", {"student": ("backbone.",), "teacher": ("encoder_k.0.", "target_net.0.")}, ("backbone.",),
-           only=r"backbone\.|neck\.|head\.(?!fc\.)|encoder_[qk]\.|(?:online|target)_net\.|queue|memory_bank|data_prep",
+           only=r"neck\.|head\.(?!fc\.)|encoder_[qk]\.|(?:online|target)_net\.|queue|memory_bank|data_prep",
            candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"), aliases=_ALIASES),
+    # HobbitLong/PyContrast, pycontrast/learning/contrast_trainer.py and networks/build_backbone.py.
+    Family("PyContrast", {"student": ("model:encoder.",), "teacher": ("model_ema:encoder.",)},
+           ("model:encoder.layer1.", "model:head.", "model_ema:encoder."),
+           candidates=("InfoMin", "another method in PyContrast's code")),
     # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
     Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("teacher:encoder.",)},
            ("student:encoder.layer1.", "student:attention.", "teacher:encoder.layer1."), method="CLoVE"),
@@ -238,7 +242,8 @@ FAMILIES = (
            ("teacher:backbone.", "student:backbone."), candidates=("DINO", _OTHER),
            note="Which of the two networks this method's authors transfer is not known: the teacher is read, as in "
                 "DINO; --branch student takes the other."),
-    Family("backbone and heads", {"single": ("backbone.",)}, ("backbone.", "proj|pred"), only=_HEADS + r"|bn\.",
+    Family("backbone and heads", {"single": ("backbone.",)}, ("backbone.", "proj|pred|backbone.fc."),
+           only=_HEADS + r"|bn\.|backbone\.fc\.",
            candidates=("VICReg", "Barlow Twins", "SimCLR", _OTHER), known_network=False),
     Family("encoder and heads", {"single": ("encoder.",)}, ("encoder.", "proj|pred"), only=_HEADS + r"|encoder\.fc\.",
            candidates=("SimSiam", "SimCLR", _OTHER), known_network=False),

@@ -39,7 +39,8 @@ __all__ = ["ARCHITECTURES", "Reading", "expected_shapes", "one_of", "read_checkp
 
 OWN_FAMILY, OWN_CHECKPOINT, NO_FAMILY = "backbone.safetensors", "our pretraining checkpoint", "unknown layout"
 NOT_OF_THE_RESNET = "not of the ResNet"  # heads, queues, a classifier: why most of a file's tensors are not read
-OWN = Family(OWN_FAMILY, {"single": ("",)}, ())
+_UNKNOWN = Family(NO_FAMILY, {}, (), epochs=False, known_network=False,
+                  note="The layout is unknown: the pixel format is an assumption.")
 _LOOKALIKES = ("Tensors alone do not tell a {title} from relatives with the same names and shapes (timm's resnetaa50 "
                "and resnetblur50 smooth before they stride, others stride in the 1x1 convolution or are dilated): "
                "torchvision's is assumed. timm's or Hugging Face's config.json beside the file would say.")
@@ -98,30 +99,14 @@ class _File:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The network that is meant: where it lies, and the layout (None: named by a prefix in an unknown layout).
-
-    `methods`: what the fitting layouts call it; proof where there is one.
-    """
+    """The network that is meant: where it lies, its layout, and what the layouts that fit call its method."""
 
     where: str
     prefix: str
     branch: str
-    family: Family | None
+    family: Family
     branches: Mapping[str, str]
     methods: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.family.name if self.family else NO_FAMILY
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        return self.methods or (self.family.candidates if self.family else ())
-
-    @property
-    def known_network(self) -> bool:
-        """Whether it is clear without a config that torchvision's ResNet computes the same."""
-        return self.family is not None and self.family.known_network
 
 
 def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = False,
@@ -135,13 +120,7 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
     degenerate; `LayoutError`, with the parts of the file, when it is not clear which network is meant.
     """
     file = _open(Path(path), trust)
-    if file.header is not None and file.opened.container == SAFETENSORS:
-        chosen = _own_network(file, branch, prefix)
-    elif prefix is None:
-        chosen = _by_layout(file, branch)
-    else:
-        chosen = _by_prefix(file, prefix, branch)
-    return _read(file, chosen)
+    return _read(file, _by_layout(file, branch) if prefix is None else _by_prefix(file, prefix, branch))
 
 
 def _open(path: Path, trust: bool) -> _File:
@@ -156,15 +135,6 @@ def _open(path: Path, trust: bool) -> _File:
                             "wants: convert the original checkpoint again")
         header = content[HEADER_KEY]
     return _File(path, opened, places(content), None if header is None else read_header(header, path))
-
-
-def _own_network(file: _File, branch: str | None, prefix: str | None) -> _Chosen:
-    own = file.header.branch
-    if branch not in (None, own):
-        raise UserError(f"{file.path} holds the branch {own!r}, asked for {branch!r}: leave --branch out")
-    if prefix:
-        raise UserError(f"{file.path} holds one network, without a prefix, asked for {prefix!r}: leave --prefix out")
-    return _Chosen("", "", own, OWN, {own: ":"})
 
 
 def _by_layout(file: _File, branch: str | None) -> _Chosen:
@@ -200,6 +170,8 @@ def _by_prefix(file: _File, prefix: str, branch: str | None) -> _Chosen:
 
 def _fitting(file: _File) -> list[tuple[Family, str]]:
     """Every layout that fits, with the place below which it does; those of the first place only."""
+    if file.header is not None and file.opened.container == SAFETENSORS:
+        return [(Family(OWN_FAMILY, {file.header.branch: ("",)}, ()), "")]
     with_networks = [where for where, place in file.found.items() if network_prefixes(place)]
     bases = [*CLEAR_OF_OTHERS, *(with_networks if len(with_networks) == 1 else [])]
     fitting = [(family, base) for family in FAMILIES for base in dict.fromkeys(bases)
@@ -210,7 +182,7 @@ def _fitting(file: _File) -> list[tuple[Family, str]]:
 def _chosen(address: str, branch: str, fitting: list[tuple[Family, str]], branches: Mapping[str, str]) -> _Chosen:
     where, prefix = address.split(":", 1)
     methods = tuple(dict.fromkeys(family.method for family, _ in fitting if family.method))
-    return _Chosen(where, prefix, branch, fitting[0][0] if fitting else None, branches, methods)
+    return _Chosen(where, prefix, branch, fitting[0][0] if fitting else _UNKNOWN, branches, methods)
 
 
 def _unknown(file: _File) -> UserError:
@@ -222,7 +194,7 @@ def _unknown(file: _File) -> UserError:
         return UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under {one.address!r} "
                          f"a {one.title}: other architectures cannot be converted")
     keys = ", ".join(map(str, list(file.opened.content)[:6]))
-    holds = listed(file.found) + ("" if parts else f" (keys: {keys or 'none'})")
+    holds = listed(parts) + ("" if parts else f" (keys: {keys or 'none'})")
     how = (f"name the network with --prefix, for example --prefix {networks[0].address!r}" if networks else
            "save the network as a state dict under torchvision's names (conv1.weight, ...)")
     return LayoutError("expected a checkpoint of a known layout (`python -m transfer inspect --help` names them), "
@@ -242,7 +214,7 @@ def _find(file: _File, prefix: str) -> str:
                           f" between --prefix {' and --prefix '.join(repr(f'{where}:{prefix}') for where in there)}",
                           choices(file.found))
     raise LayoutError(f"expected a ResNet under the prefix {prefix!r} of {file.path}, found none; it holds "
-                      f"{listed(file.found)}: choose one of these prefixes", choices(file.found))
+                      f"{listed(choices(file.found))}: choose one of these prefixes", choices(file.found))
 
 
 def _read(file: _File, chosen: _Chosen) -> Reading:
@@ -252,7 +224,7 @@ def _read(file: _File, chosen: _Chosen) -> Reading:
     used = checked(network.tensors, architecture, place.in_file(chosen.prefix), file.path)
     info, proof = _identity(file, chosen, architecture, network.dialect)
     notes = _notes(file, chosen, network)
-    if not chosen.known_network and file.header is None:
+    if not chosen.family.known_network and file.header is None:
         beside = read_config_beside(file.path, architecture)
         notes.append(beside.note if beside else _LOOKALIKES.format(title=ARCHITECTURES[architecture]))
         info = replace(info, **beside.fields) if beside else info
@@ -261,9 +233,10 @@ def _read(file: _File, chosen: _Chosen) -> Reading:
         notes.append(_fpn_note(place, chosen.prefix, fpn))
     taken = {network.origins[name] for name in used} | set(fpn_names)
     branches = {branch: _in_file(file, *address.split(":", 1)) for branch, address in chosen.branches.items()}
-    return Reading(used, info, _left(file, chosen, taken), chosen.name, fpn, file.opened.container,
+    candidates = chosen.methods or chosen.family.candidates
+    return Reading(used, info, _left(file, chosen, taken), chosen.family.name, fpn, file.opened.container,
                    _in_file(file, chosen.where, chosen.prefix), branches, proof,
-                   chosen.candidates if proof == "file name" else (), tuple(notes))
+                   candidates if proof == "file name" else (), tuple(notes))
 
 
 def _architecture(file: _File, chosen: _Chosen, network: Network) -> str:
@@ -274,7 +247,7 @@ def _architecture(file: _File, chosen: _Chosen, network: Network) -> str:
     if title == OTHER_NETWORK:
         under = {name.removeprefix(chosen.prefix): value for name, value in place.values.items()
                  if name.startswith(chosen.prefix)}
-        found = f"{title} ({listed({'': Place(under, {name: name for name in under})})})"
+        found = f"{title} ({listed(choices(places(under)))})"
     else:
         found = f"a {title}"
     raise UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 under prefix {place.in_file(chosen.prefix)!r} of "
@@ -285,20 +258,20 @@ def _identity(file: _File, chosen: _Chosen, architecture: str, dialect: str) -> 
     """What the network is, and what proves its method (`Reading.method_from`)."""
     source = {"source_name": file.path.name, "source_sha256": sha256_file(file.path)}
     if file.header is not None:  # pixels and stride cannot be told from the tensors
-        kept = chosen.family is OWN and file.header.source_sha256
+        kept = chosen.family.name == OWN_FAMILY and file.header.source_sha256
         return replace(file.header, architecture=architecture, **({} if kept else source)), "header"
     family = chosen.family
-    if chosen.name == OWN_CHECKPOINT and (finished := _finished_run(file.path)) is not None:
+    if family.name == OWN_CHECKPOINT and (finished := _finished_run(file.path)) is not None:
         return replace(finished, architecture=architecture, branch=chosen.branch, **source), "header"
     method, proof = file.path.stem.removesuffix(".pth"), "file name"
     if len(chosen.methods) == 1:
         method, proof = chosen.methods[0], "layout"
     elif _is_torchvisions(source["source_sha256"], architecture):
         method, proof = "Supervised", "sum"
-    pixels = MSRA_PIXELS if dialect == "Caffe2" else family.pixels if family else {}
+    pixels = MSRA_PIXELS if dialect == "Caffe2" else family.pixels
     meta = file.opened.content.get("meta")
     epoch = file.opened.content.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
-    counted = type(epoch) is int and family is not None and family.epochs
+    counted = type(epoch) is int and family.epochs
     return BackboneInfo(method, architecture, epoch if counted else None, chosen.branch, **source, **pixels), proof
 
 
@@ -324,6 +297,7 @@ def _is_torchvisions(sha256: str, architecture: str) -> bool:
 def _left(file: _File, chosen: _Chosen, taken: set[str]) -> dict[str, str]:
     """The names that were not used, and why: in the place of the network, and wherever else there is one."""
     networks = {address: f"the {branch}" for branch, address in chosen.branches.items()}
+    networks |= {f"{chosen.where}:{alias}": "repeats another" for alias in chosen.family.aliases}
     networks |= dict.fromkeys(_others(file, chosen), "another network")
     networks.pop(f"{chosen.where}:{chosen.prefix}", None)
     left = {}
@@ -340,7 +314,7 @@ def _left(file: _File, chosen: _Chosen, taken: set[str]) -> dict[str, str]:
 
 def _others(file: _File, chosen: _Chosen) -> list[str]:
     """The addresses of networks that the layout does not speak of."""
-    aliases = [f"{chosen.where}:{alias}" for alias in chosen.family.aliases] if chosen.family else []
+    aliases = [f"{chosen.where}:{alias}" for alias in chosen.family.aliases]
     known = {*chosen.branches.values(), *aliases, f"{chosen.where}:{chosen.prefix}"}
     return [address for where, place in file.found.items() for prefix in network_prefixes(place)
             if (address := f"{where}:{prefix}") not in known]
@@ -381,17 +355,12 @@ def _fpn_note(place: Place, prefix: str, fpn: Mapping[str, torch.Tensor]) -> str
 
 def _notes(file: _File, chosen: _Chosen, network: Network) -> list[str]:
     """What a user should know about the reading, in whole sentences."""
-    notes, content, family = [], file.opened.content, chosen.family
-    place = file.found[chosen.where]
-    if family is None:
-        notes.append("The layout is unknown: the pixel format is an assumption.")
-    elif family.note:
-        notes.append(family.note)
-    notes += _alias_notes(place, chosen, network)
+    content, family, place = file.opened.content, chosen.family, file.found[chosen.where]
+    notes = [family.note] if family.note else []
     bias = place.values.get(f"{chosen.prefix}conv1_b")
     if network.dialect == "Caffe2" and isinstance(bias, torch.Tensor) and bias.any():
         notes.append("conv1_b is not zero and is left out, as detectron2 leaves it out.")
-    if not (family and family.epochs) and "epoch" in content:
+    if not family.epochs and "epoch" in content:
         notes.append(f"The stored epoch is {content['epoch']}, counted from 0 or 1 by version: epochs are left open.")
     for address in _others(file, chosen):
         shown = _in_file(file, *address.split(":", 1)).removeprefix(":").removesuffix(":")
@@ -399,24 +368,4 @@ def _notes(file: _File, chosen: _Chosen, network: Network) -> list[str]:
     if (author := content.get("__author__")) is not None:
         known = f", as converters of {AUTHORS[author]} do." if author in AUTHORS else "."
         notes.append(f"The file says __author__ {author!r}{known}")
-    return notes
-
-
-def _alias_notes(place: Place, chosen: _Chosen, network: Network) -> list[str]:
-    """Whether prefixes that repeat the default network's tensors do."""
-    notes = []
-    if chosen.family is None or chosen.branch != next(iter(chosen.family.branches)):
-        return notes
-    for alias in chosen.family.aliases:
-        pairs = []
-        for name in network.origins.values():
-            other = place.values.get(alias + name.removeprefix(chosen.prefix))
-            if other is not None:
-                pairs.append((place.values[name], other))
-        different = sum(not torch.equal(one, other) for one, other in pairs)
-        if different:
-            notes.append(f"{alias} should repeat the tensors of {chosen.prefix} and differs in {different} of "
-                         f"{len(pairs)}: another program has changed the file.")
-        elif pairs:
-            notes.append(f"{alias} repeats the tensors of {chosen.prefix}")
     return notes

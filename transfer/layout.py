@@ -111,7 +111,8 @@ def choices(found: Places) -> list[Choice]:
     """Every part of a file: whole networks first, then what is beside them, the largest first."""
     networks, others = [], []
     for where, place in found.items():
-        names = set(_tensor_names(place))
+        names = {name for name, value in place.values.items()
+                 if isinstance(value, torch.Tensor) and not name.endswith(COUNTER)}
         for prefix in network_prefixes(place):
             network = inside(place, prefix)
             count = sum(not name.endswith(COUNTER) for name in network.tensors)
@@ -139,21 +140,10 @@ def grouped(names: Iterable[str]) -> list[tuple[str, int]]:
     return Counter(map(_group, names)).most_common()
 
 
-def listed(found: Places, most: int = 5) -> str:
-    """In one line, which prefixes there are in each place with how many tensors; counters are left out."""
-    lines = []
-    for where, place in found.items():
-        counts = grouped(place.names[name] for name in _tensor_names(place))
-        if counts:
-            shown = ", ".join(f"{name!r} ({count})" for name, count in counts[:most])
-            lines.append((f"under {where!r}: " if where else "") + shown
-                         + (f" and {len(counts) - most} more" if len(counts) > most else ""))
-    return "; ".join(lines) or "no tensors"
-
-
-def _tensor_names(place: Place) -> list[str]:
-    return [name for name, value in place.values.items()
-            if isinstance(value, torch.Tensor) and not name.endswith(COUNTER)]
+def listed(parts: list[Choice], most: int = 5) -> str:
+    """In one line, the addresses of a file's parts with how many tensors are there."""
+    shown = ", ".join(f"{part.address!r} ({part.tensors})" for part in parts[:most])
+    return shown + (f" and {len(parts) - most} more" if len(parts) > most else "") or "no tensors"
 
 
 def _group(name: str) -> str:
@@ -167,10 +157,13 @@ def _group(name: str) -> str:
 
 
 def _place(values: dict[str, Any]) -> Place:
-    plain = {without_wrappers(name): name for name in values}
-    if len(plain) < len(values):  # a network beside its wrapped copy: their names differ by the wrapper alone
-        plain = {name: name for name in values}
-    return Place({name: values[own] for name, own in plain.items()}, plain)
+    names = {}
+    taken = {name for name in values if without_wrappers(name) == name}
+    for name in values:  # one that would take another's name keeps its words: a network beside its wrapped copy
+        plain = without_wrappers(name)
+        names[name if name != plain and plain in taken else plain] = name
+        taken.add(plain)
+    return Place({plain: values[name] for plain, name in names.items()}, names)
 
 
 def _as_tensor(value: Any) -> Any:

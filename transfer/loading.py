@@ -7,7 +7,6 @@ only pickle protocol 2: other protocols are written out anew in that one (`proto
 
 import argparse
 import codecs
-import json
 import pickle
 import re
 import sys
@@ -37,6 +36,9 @@ _ALLOWED = [argparse.Namespace, np.ndarray, np.dtype, codecs.encode,
             *(type(np.dtype(code)) for code in "?bBhilqefd")]
 # torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in a frame.
 _OLD_TORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)
+
+# How the readers of pickles say that a length does not fit.
+_CUT_OFF = r"truncated|unexpected EOF|ran out of|unexpected end|remain$|not enough data|exhausted before"
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,7 @@ def _safetensors(path: Path) -> Opened:
 
 
 def _torch_file(path: Path, trust: bool) -> Any:
-    with safe_globals(_ALLOWED), warnings.catch_warnings(action="ignore"):  # about pickle protocols
-        if not trust and archive.pickle_protocol(path) > 2:
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=protocol2)
+    with safe_globals(_ALLOWED), protocol2.any_protocol(), warnings.catch_warnings(action="ignore"):
         return torch.load(path, map_location="cpu", weights_only=not trust)
 
 
@@ -165,9 +165,10 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers and text, because "
                 "anything else can run code: add --trust if you know where the file comes from")
     head = _first_bytes(path)
-    said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    own_words = re.search(r"WeightsUnpickler error:\s+(.+)", str(error))  # torch says a page around it
+    said = (own_words[1] if own_words else str(error).partition("\n")[0] or type(error).__name__)[:200]
     if head.startswith((b"PK", b"\x80")):
-        if isinstance(error, EOFError) or re.search(r"truncated|unexpected EOF|ran out of|unexpected end", str(error)):
+        if isinstance(error, EOFError) or re.search(_CUT_OFF, str(error)):
             return (f"{path} is a Python pickle, but not a whole one ({path.stat().st_size} bytes): "
                     "download it again, or save the state dict with torch.save")
         what = "PyTorch file" if head.startswith(b"PK") else "Python pickle"
@@ -184,16 +185,4 @@ def _other_file(path: Path, head: bytes) -> str:
         what_to_do = "it is the pointer that Git LFS leaves in its place, `git lfs pull` downloads the file"
     elif text.lstrip().lower().startswith(("<!doctype", "<html")):
         what_to_do = "it is a web page, open the address in a browser and save the file itself"
-    elif text.startswith("{"):
-        what_to_do = _of_json(path) or what_to_do
     return f"{path} is neither a PyTorch nor a safetensors file{begins}: {what_to_do}"
-
-
-def _of_json(path: Path) -> str | None:
-    """The list of a checkpoint's parts, as Hugging Face writes it beside them."""
-    try:
-        content = json.loads(path.read_bytes())
-        files = sorted(set(content["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return f"it is the list of a checkpoint's parts, name the part with the network ({', '.join(map(str, files[:3]))})"

@@ -1,15 +1,16 @@
-"""A pickle module for torch.load: any protocol in, torch's own weights_only unpickler behind it.
+"""Pickle protocols 3 to 5 for torch.load(weights_only=True), whose unpickler has the instructions of protocol 2 alone.
 
-torch's unpickler knows the instructions of protocol 2 alone. Protocols 3 to 5 say mostly the same in other words, which
-are translated one by one; what has no counterpart is refused. Nothing is built here: which classes a file may hold is
-decided by torch's unpickler and the list of safe globals, as for every other file.
+They say mostly the same in other words, which are translated one by one; what has no counterpart is refused. Nothing is
+built here: which classes a file may hold is decided by torch's unpickler and its safe globals, as for every other file.
 """
 
 import io
 import pickle
 import pickletools
 import struct
-from typing import Any, BinaryIO
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+from unittest import mock
 
 from torch import _weights_only_unpickler
 
@@ -21,16 +22,20 @@ _SKIPPED = ("FRAME", "PROTO")
 _NEW = ("NEWOBJ_EX", "ADDITEMS", "FROZENSET", "NEXT_BUFFER", "READONLY_BUFFER")
 
 
-class Unpickler(_weights_only_unpickler.Unpickler):
-    """torch's weights_only unpickler, for a pickle of any protocol; `file` is left behind its end."""
+class _Unpickler(_weights_only_unpickler.Unpickler):
+    """torch's own, for a pickle of any protocol; `file` is left behind its end."""
 
     def __init__(self, file: BinaryIO, *, encoding: str = "bytes") -> None:
-        super().__init__(io.BytesIO(_in_protocol_2(file)), encoding=encoding)
+        start = file.tell()
+        head = file.read(2)
+        file.seek(start)
+        newer = head[:1] == b"\x80" and head[1] > 2
+        super().__init__(io.BytesIO(_in_protocol_2(file)) if newer else file, encoding=encoding)
 
 
-def load(file: BinaryIO, *, encoding: str = "utf-8") -> Any:
-    """The next object of a file."""
-    return Unpickler(file, encoding=encoding).load()
+def any_protocol() -> AbstractContextManager:
+    """Inside, torch.load(weights_only=True) reads every protocol, under all its other rules."""
+    return mock.patch.object(_weights_only_unpickler, "Unpickler", _Unpickler)
 
 
 def _in_protocol_2(file: BinaryIO) -> bytes:

@@ -331,6 +331,22 @@ def spark(student: State, _teacher: State) -> dict[str, Any]:
             "module": OrderedDict(module), "optimizer": OPTIMIZER, "is_pretrain": True}
 
 
+def pycontrast(student: State, teacher: State) -> dict[str, Any]:
+    """HobbitLong/PyContrast with MoCo's memory: the momentum copy is a model of its own."""
+    def model(state: State) -> State:
+        return prefixed("module.", prefixed("encoder.", with_counters(state)) | layer("head.0", 2048, 2048)
+                        | layer("head.2", 128, 2048))
+    return {"opt": argparse.Namespace(arch="resnet50"), "model": model(student), "optimizer": OPTIMIZER, "epoch": 200,
+            "contrast": {"memory": flat(65536, 128)}, "model_ema": model(teacher)}
+
+
+def simclr(student: State, _teacher: State) -> dict[str, Any]:
+    """sthalles/SimCLR, simclr.py: the projector stands where the classifier was."""
+    return {"epoch": 100, "arch": "resnet50", "optimizer": OPTIMIZER,
+            "state_dict": prefixed("backbone.", with_counters(student)) | layer("backbone.fc.0", 2048, 2048)
+            | layer("backbone.fc.2", 128, 2048)}
+
+
 def moco_v3(student: State, teacher: State) -> dict[str, Any]:
     """facebookresearch/moco-v3, moco/builder.py: the projector stands where the classifier was."""
     state = _two(student, teacher, "module.base_encoder.", "module.momentum_encoder.")

@@ -84,7 +84,6 @@ def test_read_checkpoint__a_tar_that_is_cut_off(tmp_path, small):
 
 @pytest.mark.parametrize(("text", "said"), [
     ("<!DOCTYPE html><html>", "it is a web page"), ("version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
-    ('{"weight_map": {"conv1.weight": "a.safetensors"}}', "name the part with the network (a.safetensors)"),
     ('{"a": 1}', "download it again or name another file")])
 def test_read_checkpoint__other_texts_say_what_they_are(tmp_path, text, said):
     (tmp_path / "a.pth").write_text(text)
@@ -114,6 +113,15 @@ def test_load__every_protocol_gives_the_same(tmp_path, small, protocol, containe
     assert np.array_equal(found["array"], content["array"])
     reading = read_checkpoint(path)
     assert all(torch.equal(reading.state[name], value) for name, value in small.items())
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_load__a_pickle_of_a_new_protocol_that_is_cut_off(tmp_path, small, share):
+    path = tmp_path / "a.pth"
+    torch.save(small, path, pickle_protocol=4, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(len(whole) * share)])
+    assert "is a Python pickle, but not a whole one" in refusal(path)
 
 
 class Payload:

@@ -77,7 +77,7 @@ def test_read_checkpoint__clove_without_its_attention_is_not_called_clove(tmp_pa
     content["model"] = {name: value for name, value in content["model"].items() if "self_attn" not in name}
     message = refusal(save(content, tmp_path / "pixpro.pth"))
     assert "expected a checkpoint of a known layout" in message
-    assert "under 'model': 'module.encoder.' (100), 'module.encoder_k.' (100)" in message
+    assert "'model:module.encoder.' (100), 'model:module.encoder_k.' (100), " in message
 
 
 @pytest.mark.parametrize("architecture, count", [("resnet18", 100), ("resnet34", 180), ("resnet50", 265)])
@@ -136,7 +136,7 @@ def test_read_checkpoint__own_backbone_keeps_its_header(tmp_path, small):
     assert (found.method, found.epochs, found.branch) == ("CLoVE", 3, "student")
     assert (found.source_name, found.source_sha256) == ("backbone.safetensors", sha256)
     assert (left_over, family) == ([], "backbone.safetensors")
-    assert "holds the branch 'student', asked for 'teacher'" in refusal(path, branch="teacher")
+    assert "(student; backbone.safetensors), found 'teacher': choose one of these" in refusal(path, branch="teacher")
 
 
 def test_read_checkpoint__own_backbone_keeps_its_first_source(tmp_path, small):

@@ -88,7 +88,7 @@ def test_read_checkpoint__vision_transformer_in_clove_layout(tmp_path, small, cl
     content["model"] |= {f"module.encoder.blocks.{i}.attn.qkv.weight": torch.zeros(6, 2) for i in range(12)}
     message = refusal(save(content, tmp_path / "vit.pth"))
     assert "under prefix 'module.encoder.'" in message
-    assert "found another network ('blocks.' (12))" in message
+    assert "found another network (':blocks.' (12))" in message
 
 
 def test_read_checkpoint__clove_layout_without_teacher(tmp_path, small, clove_content):
@@ -130,6 +130,12 @@ def test_read_checkpoint__variance_that_underflowed_in_float16_is_borne(tmp_path
     assert "found zero or negative ones in bn1.running_var" in refusal(save(half, tmp_path / "half.pth"))
 
 
+def test_read_checkpoint__norms_without_statistics(tmp_path, small):
+    parameters = {name: value for name, value in small.items() if "running" not in name}
+    assert refusal(save(parameters, tmp_path / "a.pth")).endswith(
+        ": its norms have no statistics, it is a network with group norm or a file of the parameters alone")
+
+
 def test_read_checkpoint__integers_are_not_weights(tmp_path, small):
     small["conv1.weight"] = small["conv1.weight"].to(torch.int8)
     assert "found conv1.weight (torch.int8)" in refusal(save(small, tmp_path / "int8.pth"))
@@ -140,14 +146,14 @@ def test_read_checkpoint__integers_are_not_weights(tmp_path, small):
 def test_read_checkpoint__unknown_layout_names_prefixes_and_counts(tmp_path, small):
     state = {f"module.encoder_q.{name}": value for name, value in small.items()} | {"module.queue": torch.zeros(2)}
     message = refusal(save({"epoch": 1, "state_dict": state}, tmp_path / "moco.pth.tar"))
-    assert "under 'state_dict': 'module.encoder_q.' (100), 'module.' (1)" in message
+    assert "'state_dict:module.encoder_q.' (100), 'state_dict:module.' (1)" in message
     assert "name the network with --prefix, for example --prefix 'state_dict:module.encoder_q.'" in message
 
 
 def test_read_checkpoint__unknown_layout_shows_only_the_top_prefixes(tmp_path):
     content = {f"part{i}.{j}.weight": torch.zeros(1) for i in range(8) for j in range(i + 1)}
     message = refusal(save(content, tmp_path / "parts.pth"))
-    assert "'part7.' (8), 'part6.' (7), 'part5.' (6), 'part4.' (5), 'part3.' (4) and 3 more" in message
+    assert "':part7.' (8), ':part6.' (7), ':part5.' (6), ':part4.' (5), ':part3.' (4) and 3 more" in message
 
 
 def test_read_checkpoint__dictionary_without_tensors(tmp_path):
