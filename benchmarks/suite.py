@@ -16,7 +16,6 @@ from benchmarks.inputs import Photos, TaskData, find_photos, read_task, slug, ta
 from benchmarks.options import CLOVE, PROBED, RANDOM, Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.stage import Stage, plan_keys
-from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from transfer import request, tasks
 
@@ -74,12 +73,11 @@ def find_inputs(options: Options) -> Inputs:
     protocols = find_protocols(options)
     if options.demo:
         _check_demo(options)
-        photos, data = None, {}
+        photos, data, checkpoints = None, {}, {}
     else:
-        photos, data = _find_inputs(options)
+        photos, data, checkpoints = _find_inputs(options)
     if photos:  # absolute: what is planned here may run in a job that starts elsewhere
         photos = replace(photos, folder=photos.folder.absolute())
-    checkpoints = {name: sha256_file(path) for name, path in options.checkpoints.items()}
     return Inputs(photos, data, checkpoints, protocols)
 
 
@@ -168,7 +166,7 @@ def _check_demo(options: Options) -> None:
     _check_batches(options, DEMO_DATA[options.scale]["photos"], [])
 
 
-def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskData, ...]]]:
+def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskData, ...]], dict[str, str]]:
     missing: list[str] = []
 
     def look(find: Callable[[], Any]) -> Any:
@@ -188,11 +186,16 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
         missing += _alike(task, [one for one in data[task] if one is not None])
     if photos is not None:
         _check_batches(options, photos.images, missing)
+    checkpoints = {}
+    if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
+        from transfer.inspection import check_checkpoint  # imports torch
+        for name, path in options.checkpoints.items():
+            checkpoints[name] = look(lambda name=name, path=path: check_checkpoint(name, path, options.branch))
     if missing:
         listed = "\n".join(f"  - {line}" for line in missing)
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
                         f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
-    return photos, data
+    return photos, data, checkpoints
 
 
 def _alike(task: str, datasets: list[TaskData]) -> list[str]:

@@ -19,7 +19,6 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +65,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_checkpoints(files: Mapping[str, Path]) -> dict[str, str]:
-    """Read every checkpoint of a run as its conversion will; the SHA-256 of each.
-
-    `files`: by the names of their methods. Raises one `UserError` that names all that cannot be converted.
-    """
-    sums, faults = {}, []
-    for name, path in files.items():
-        try:
-            read_checkpoint(path)
-            sums[name] = sha256_file(path)
-        except UserError as error:
-            faults.append(f"checkpoint {name}: {error}")
-    if faults:
-        raise UserError("; ".join(faults))
-    return sums
+def check_checkpoint(name: str, path: Path, branch: str | None = None) -> str:
+    """Read the checkpoint of the method `name` as its conversion will; its SHA-256. `UserError`: it cannot be read."""
+    try:
+        read_checkpoint(path, branch)
+    except UserError as error:
+        raise UserError(f"checkpoint {name}: {error}") from None
+    return sha256_file(path)
 
 
 def inspect(path: Path, reading: Reading) -> dict[str, Any]:

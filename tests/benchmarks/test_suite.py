@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from benchmarks import __main__ as command
 from benchmarks import demo_data, estimate, results, suite
 from benchmarks.evaluations import Evaluation
 from benchmarks.inputs import Photos, TaskData
 from benchmarks.options import SCALES, parse
+from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from transfer.tasks import TASKS
 
@@ -394,3 +397,21 @@ def test_schedule_and_solver__what_a_task_has_not_is_told_before_anything_runs(w
     with pytest.raises(UserError) as error:
         suite.find_protocols(parse([*FULL, *words]))
     assert text in str(error.value)
+
+
+def test_plan__every_checkpoint_is_read_before_anything_runs(tmp_path):
+    assert demo_data.main(["--output", str(tmp_path / "data"), "--photos", "1", "--train", "2", "--val", "2"]) is None
+    good, bad = tmp_path / "good.pth", tmp_path / "bad.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), good)
+    bad.write_bytes(b"<html>")
+    where = ["--tasks", "coco", "--scale", "tiny", "--coco", str(tmp_path / "data" / "coco")]
+    with pytest.raises(UserError) as caught:
+        suite.find_inputs(parse(["--checkpoint", f"good={good}", "--checkpoint", f"bad={bad}", "--checkpoint",
+                                 f"worse={bad}", *where]))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "2 inputs missing or wrong, nothing was run:"
+    assert [line.split(": ")[0] for line in lines[1:3]] == ["  - checkpoint bad", "  - checkpoint worse"]
+    found = suite.find_inputs(parse(["--checkpoint", f"good={good}", *where]))
+    assert found.checkpoints == {"good": sha256_file(good)}
+    with pytest.raises(UserError, match="checkpoint good: expected one of the branches of .*, found 'teacher'"):
+        suite.find_inputs(parse(["--checkpoint", f"good={good}", "--branch", "teacher", *where]))

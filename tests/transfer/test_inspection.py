@@ -12,7 +12,7 @@ from pretrain.errors import UserError
 from tests.transfer import family_files
 from transfer.__main__ import _parser
 from transfer.families import FAMILIES
-from transfer.inspection import check_checkpoints, run
+from transfer.inspection import check_checkpoint, run
 
 KEYS = {"schema", "file", "bytes", "sha256", "container", "family", "method", "method_from", "candidates", "branch",
         "branches", "address", "epochs", "architecture", "standard", "read", "expected", "left_over", "left_why", "fpn",
@@ -142,18 +142,16 @@ def test_help__names_every_family(capsys):
     assert all(family.name in printed for family in FAMILIES)
 
 
-def test_check_checkpoints__names_all_that_cannot_be_converted(tmp_path, states):
+def test_check_checkpoint__says_which_one_cannot_be_converted(tmp_path, states):
     torch.save(dict(states[0]), tmp_path / "good.pth")
     (tmp_path / "bad.pth").write_text("<html>")
-    torch.save({"a": torch.zeros(2)}, tmp_path / "empty.pth")
-    assert check_checkpoints({"Mine": tmp_path / "good.pth"}) == {"Mine": sha256_file(tmp_path / "good.pth")}
-    with pytest.raises(UserError) as caught:
-        check_checkpoints({"Mine": tmp_path / "good.pth", "A": tmp_path / "bad.pth", "B": tmp_path / "empty.pth"})
-    first, second = str(caught.value).split("; checkpoint B: ")
-    assert first.startswith(f"checkpoint A: {tmp_path / 'bad.pth'} is neither a PyTorch nor a safetensors file")
-    assert second.startswith("expected a checkpoint of a known layout")
+    assert check_checkpoint("Mine", tmp_path / "good.pth") == sha256_file(tmp_path / "good.pth")
+    with pytest.raises(UserError, match=r"^checkpoint Mine: .*bad.pth is neither a PyTorch nor a safetensors file"):
+        check_checkpoint("Mine", tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="^checkpoint Mine: expected one of the branches of .*, found 'teacher'"):
+        check_checkpoint("Mine", tmp_path / "good.pth", "teacher")
 
 
-def test_check_checkpoints__needs_no_detectron2():
+def test_check_checkpoint__needs_no_detectron2():
     code = "import sys; import transfer.inspection; sys.exit('detectron2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -171,10 +171,12 @@ def test_preflight__of_a_task_that_cannot_train_stops_its_fine_tunings_alone(
     assert log["dataset"]["val"]["images"] == 2
 
 
-def test_failed_parent__stops_its_children_alone_and_a_retry_mends_it(slurm, words, run_all, tmp_path, capsys):
+def test_failed_parent__stops_its_children_alone_and_a_retry_mends_it(
+        slurm, words, run_all, tmp_path, capsys, monkeypatch):
     """With two trials, as arrays; and with a Slurm that is gone for a while."""
     output, file = tmp_path / "out", tmp_path / "bad.pth"
     file.write_bytes(b"no checkpoint")
+    monkeypatch.setattr("transfer.inspection.check_checkpoint", lambda *_: 64 * "0")  # it was one when it was planned
     assert run_all(words("--checkpoint", f"bad={file}", "--trials", "2", "--max-jobs", "2", *ON_SLURM,
                          methods="rand,bad", transfer__SOLVER__CHECKPOINT_PERIOD="100")) == 0
     records = jobs.newest(output)
@@ -228,13 +230,14 @@ def test_cancel__ends_all_or_a_stage_with_its_children(slurm, words, run_all, tm
         cancel.main(["finetune-x", *where])
 
 
-def test_what_slurm_refuses__is_one_line_and_leaves_nothing(slurm, words, run_all, tmp_path):
+def test_what_slurm_refuses__is_one_line_and_leaves_nothing(slurm, words, run_all, tmp_path, monkeypatch):
     output = tmp_path / "out"
     with pytest.raises(UserError, match=r"^sbatch refused the job: invalid partition specified: nope; "):
         run_all(words(*ON_SLURM, "--partition", "nope"))
     assert not output.exists()
     file = tmp_path / "mine.pth"
     file.write_bytes(b"x")
+    monkeypatch.setattr("transfer.inspection.check_checkpoint", lambda *_: 64 * "0")
     before = set(slurm.run("squeue", "--noheader", "--states=all", "--format=%i").split())
     with pytest.raises(UserError, match=r"^sbatch refused the job: .*Requested node configuration is not available"):
         run_all(words(*ON_SLURM, "--checkpoint", f"mine={file}", "--cpus-per-task", "9", methods="mine"))

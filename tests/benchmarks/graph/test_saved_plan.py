@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from benchmarks import jobs
 from benchmarks.options import parse
@@ -23,7 +25,7 @@ def test_plan__comes_back_as_it_was_with_the_same_keys(plan, tmp_path):
 
 
 def test_plan__a_checkpoint_and_a_demo_come_back_too(tmp_path, pictures):
-    (tmp_path / "x.pth").write_bytes(b"x")
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "x.pth")
     mine = ["--checkpoint", f"mine={tmp_path / 'x.pth'}", "--coco", str(pictures / "coco"), "--tasks", "coco"]
     for words in (["--demo"], mine):
         options = parse([*words, "--output", str(tmp_path / "out")])
