@@ -8,6 +8,7 @@ pages that were mapped would count as each one's own memory, more with every ima
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -140,9 +141,10 @@ class NameTable(Sequence[str]):
 def _write(file: BinaryIO, names: Iterable[str], rows: np.ndarray | None, note: str) -> str:
     """Write a table; returns the hash of its names."""
     digest, starts, count, size = hashlib.sha256(), array("q"), 0, 0
-    for block in _blocks(names):
+    remaining = iter(names)
+    while block := list(itertools.islice(remaining, BLOCK)):
         starts.append(size)
-        text = b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in block)
+        text = ("\0".join(block) + "\0").encode("utf-8", "surrogateescape")
         digest.update(text)
         file.write(text)
         count, size = count + len(block), size + len(text)
@@ -156,17 +158,6 @@ def _write(file: BinaryIO, names: Iterable[str], rows: np.ndarray | None, note: 
     written = json.dumps(footer).encode()
     file.write(written + len(written).to_bytes(8, "little") + MAGIC)
     return digest.hexdigest()
-
-
-def _blocks(names: Iterable[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    for name in names:
-        block.append(name)
-        if len(block) == BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 def _is_same(path: Path, part: Path) -> bool:

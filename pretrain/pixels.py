@@ -13,6 +13,7 @@ import io
 import math
 import os
 import stat
+import struct
 import warnings
 from pathlib import Path
 from typing import Literal, get_args
@@ -31,8 +32,8 @@ SIXTEEN_BIT: tuple[str, ...] = get_args(SixteenBit)
 JPEG_DECODER = "simplejpeg" if simplejpeg else "Pillow"
 TWELVE_BITS = 4096
 ORIENTATION = 0x0112  # EXIF tag: 1 as stored, 2 to 8 mirrored or turned
-START_OF_SCAN = 0xDA  # JPEG marker after which no header follows
-METADATA = (b"Exif\0\0", b"http://ns.adobe.com/xap")  # segments of a JPEG that can hold an orientation
+SEGMENT = struct.Struct(">HH")  # of a JPEG: marker and length, which counts its own two bytes
+START_OF_SCAN, METADATA = 0xFFDA, 0xFFE1  # after the one no header follows, the other holds EXIF or XMP
 
 
 class UnreadableImage(Exception):
@@ -122,14 +123,18 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _may_be_turned(jpeg: bytes) -> bool:
-    """Whether a segment before the pixels can hold an orientation; opening the file by PIL would take longer."""
+    """Whether a segment before the pixels can hold an orientation; opening every file by PIL would take longer."""
     at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (START_OF_SCAN, 0xFF):
-        length = int.from_bytes(jpeg[at + 2:at + 4], "big")
-        if length < 2 or jpeg.startswith(METADATA, at + 4):
-            return True
-        at += 2 + length
-    return jpeg[at + 1:at + 2] != bytes([START_OF_SCAN])
+    try:
+        while True:
+            marker, length = SEGMENT.unpack_from(jpeg, at)
+            if marker == START_OF_SCAN:
+                return False
+            if marker == METADATA or marker < 0xFFC0 or marker == 0xFFFF or length < 2:
+                return True
+            at += 2 + length
+    except struct.error:
+        return True
 
 
 def _orientation(image: Image.Image) -> int:
