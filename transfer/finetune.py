@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from pretrain.atomic import make_folder
+from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
 from pretrain.run_folder import locked
 from transfer import (
@@ -131,6 +131,8 @@ def _measured(request: Request, output: Path, about: dict, cfg: CfgNode, dataset
     """Train and evaluate in a folder that is ours; returns the result that was written."""
     result.set_aside(output, about)
     result.begin(output, about, cfg)
+    val = dataset.val.annotations
+    before = sha256_file(val) if val.is_file() else None  # None: a folder, too much to read twice
     try:
         start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
                                           weights.init == ZERO_GAMMA_INIT, request.keep_predictions))
@@ -138,6 +140,9 @@ def _measured(request: Request, output: Path, about: dict, cfg: CfgNode, dataset
         if not any(output.glob("model_*.pth")):  # nothing was trained: other options may have the folder
             result.withdraw(output)
         raise
+    if before is not None and sha256_file(val) != before:
+        raise UserError(f"{val} was changed while this ran, and nobody can tell which of both was evaluated: run the "
+                        "same command again, it evaluates the finished model")
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
     return result.write(output, {
         "kind": result.FINETUNING, **about, **identity.records(about),

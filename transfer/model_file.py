@@ -32,8 +32,8 @@ def read_model(path: Path, task: str) -> Model:
     found = result.read(folder) if path.is_dir() or path.name == FINAL else None
     file = path / FINAL if path.is_dir() else path
     if path.is_dir() and (found is None or not file.is_file()):
-        raise UserError(f"{path} is no finished run: expected {result.RESULT} and {FINAL} in it; start it again with "
-                        "its own words, or name a model file")
+        raise UserError(f"{path} is no finished run: expected {result.RESULT} and {FINAL} in it; run its "
+                        "command again to finish it, or name a model file")
     if not file.is_file() or not (folder / result.CONFIG).is_file():
         raise UserError(f"expected a folder of a finished fine-tuning, or a detectron2 model file with its "
                         f"{result.CONFIG} beside it; found no {result.CONFIG if file.is_file() else file}")

@@ -52,9 +52,13 @@ def read(output: Path) -> dict | None:
         found = read_as_now(json.loads(path.read_text(encoding="utf-8")))
         found["task"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same command "
-                        "evaluates the finished model again") from None
+        raise _damaged(path, error) from None
     return found
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same command evaluates "
+                     "the finished model again")
 
 
 def begin(output: Path, about: dict, cfg: CfgNode) -> None:
@@ -107,7 +111,11 @@ def finished(output: Path, about: dict, keep_predictions: bool) -> dict | None:
     found = read(output)
     if found is None:
         return None
-    other = identity.differences(identity.evaluation(found), identity.evaluation(about))
+    try:
+        before = identity.evaluation(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(output / RESULT, error) from None
+    other = identity.differences(before, identity.evaluation(about))
     if other:
         why = f"{output} was evaluated on something else ({identity.in_words(other)})"
     elif keep_predictions and not (output / predictions.NAME).is_file():

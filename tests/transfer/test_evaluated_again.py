@@ -105,6 +105,34 @@ def test_val_changed_after_the_result__is_evaluated_again_and_the_old_result_sta
     assert "is finished: nothing to do" in capsys.readouterr().err
 
 
+def test_val_changed_while_it_ran__nothing_is_recorded_of_a_file_that_may_not_have_been_evaluated(
+    start: Request, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed_meanwhile(*_: object) -> dict:
+        fix(data / VAL)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", changed_meanwhile)
+        with pytest.raises(UserError, match="instances_val.json was changed while this ran, .*: run the same command"):
+            finetune.finetune(start)
+    assert not Path(start.output, "result.json").exists()
+    trains_nothing(monkeypatch)
+    assert finetune.finetune(start)["dataset"]["val"]["annotations_sha256"] == sha256_file(data / VAL)
+
+
+@pytest.mark.parametrize("content", ["{", '{"task": "coco"}', '{"task": "coco", "dataset": 3, "config": []}'])
+def test_result_damaged__is_named_and_what_to_do(content: str, start: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, run = finetune.finetune(start), Path(start.output)
+    (run / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result.json is damaged \(.*\): remove it, and the same command evaluates the "
+                                        "finished model again"):
+        finetune.finetune(start)
+    (run / "result.json").unlink()
+    trains_nothing(monkeypatch)
+    assert finetune.finetune(start)["metrics"] == first["metrics"]
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"overrides": ("TEST.DETECTIONS_PER_IMAGE=3",)}, "TEST.DETECTIONS_PER_IMAGE was 20, is 3"),
     ({"evaluator": "hotcoco"}, "evaluator was pycocotools, is hotcoco")])
