@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stage import Stage
+from pretrain import objectives
 from transfer import tasks
 from transfer.old_result import read_as_now
 
@@ -38,7 +39,11 @@ def _pretraining(stage: Stage, folder: Path) -> Progress:
     last = lines[-1]
     speed = last.get("images_per_second")
     left = (stage.steps - last["step"]) * stage.batch / speed if speed else None
-    return Progress(last["step"], stage.steps, left, _figure("loss", last["loss"]))
+    metric = _figure("loss", last["loss"])
+    for name in objectives.get(stage.numbers["objective"]).shown[:1]:
+        if last.get(name) is not None:
+            metric += f", {name} {last[name]:.3g}"
+    return Progress(last["step"], stage.steps, left, metric)
 
 
 def _finetuning(stage: Stage, folder: Path) -> Progress:

@@ -70,6 +70,9 @@ class CloveOptions(ObjectiveOptions):
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
         return VARIANTS[given.get("variant", "paper")]
 
+    def matching(self) -> tuple[float, str]:
+        return self.t_pos, self.t_pos_unit
+
     def check(self, train: Train, runtime: Runtime) -> None:
         for key in ("projector_hidden", "projector_dim", "heads", "t_pos", "attention_temperature", "loss_scale"):
             if getattr(self, key) <= 0:

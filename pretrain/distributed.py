@@ -74,6 +74,16 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def gathered(values: Tensor) -> Tensor:
+    """(n, ...) of each process, all of one shape -> (n * processes, ...) by rank, the same in every process; without
+    gradient."""
+    if world_size() == 1:
+        return values.detach()
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
 def largest_over_processes(value: int) -> int:
     """The largest of all processes' values; the hosts talk to each other, the devices go on."""
     if world_size() == 1:

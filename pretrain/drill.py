@@ -4,8 +4,8 @@
 
 Kills (SIGKILL, which nobody can catch) fall before the first save, inside the writing of a checkpoint, in the last
 step, and at random moments in between, so that at least three different checkpoints are resumed from. Compared are the
-last checkpoint (student, teacher, optimizer, random state), the backbone file, and metrics.jsonl, which must have every
-step once.
+last checkpoint (student, follower such as a teacher, optimizer, random state), the backbone file, and metrics.jsonl,
+which must have every step once.
 """
 
 import argparse
@@ -254,6 +254,6 @@ def main(arguments: list[str]) -> int:
     if problems:
         print(f"the runs are kept in {args.output}", file=sys.stderr)
         return 1
-    print("equal, bit for bit: student, teacher, optimizer, random state, backbone, metrics.jsonl")
+    print("equal, bit for bit: student, follower, optimizer, random state, backbone, metrics.jsonl")
     shutil.rmtree(args.output)
     return 0

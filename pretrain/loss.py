@@ -31,7 +31,7 @@ def ranking_terms(
         positives: (P, B, Q, L) bool, M of eq. 1.
         watch: False leaves the statistics out.
     Returns:
-        (P, B) terms, and detached statistics, each a scalar tensor: see `_statistics`.
+        (P, B) terms, and detached statistics: see `_statistics`.
     """
     cosine = student @ teacher.transpose(-1, -2)  # (P, B, Q, L)
     negative, usable, picked = _negative(cosine, teacher, positives, options)
@@ -51,7 +51,7 @@ def ranking_terms(
         return terms, {}
     if options.hinge == "image":
         violation = terms  # an image whose term is set to 0 has no active hinge
-    return terms, _statistics(cosine, negative, usable, positives, picked, violation, counted)
+    return terms, _statistics(cosine, negative, usable, positives, picked, violation, counted, options.lambda_pos)
 
 
 def _negative(
@@ -102,14 +102,15 @@ def _image_hinge(
 @torch.no_grad()
 def _statistics(
     cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: tuple[Tensor, Tensor],
-    violation: Tensor, counted: Tensor,
+    violation: Tensor, counted: Tensor, lambda_pos: float,
 ) -> dict[str, Tensor]:
     """What is watched while training; shares are 0..1.
 
-    positive_cosine: mean over M. negative_cosine: mean of cos(C, F_neg) over queries.
-    hinge_active: share of counted hinges (`hinge: image`: of all images) above 0. negative_is_positive: share of
-    F_neg's cells that are in M for their query. positives_per_query: mean. no_overlap: share of (image, view pair) with
-    an empty M.
+    ranking_gap: (2,) sum over the pairs of M that have a negative of cos(C, F_neg) - lambda * cos(C, F), and their
+    number: what the loss is without margin, hinge, and the pairs of views without overlap. positive_cosine: mean over
+    M. negative_cosine: mean of cos(C, F_neg) over queries. hinge_active: share of counted hinges (`hinge: image`: of
+    all images) above 0. negative_is_positive: share of F_neg's cells that are in M for their query.
+    positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
     """
     index, found = picked
     pairs = positives.sum()
@@ -119,7 +120,10 @@ def _statistics(
         hinge_active = (active & counted).sum() / counted.sum().clamp(min=1)
     else:
         hinge_active = active.mean(dtype=cosine.dtype)
+    matched = counted.sum()
+    gap = (negative.unsqueeze(-1) * counted).sum() - lambda_pos * (cosine * counted).sum()
     return {
+        "ranking_gap": torch.stack([gap, matched.to(gap.dtype)]),
         "positive_cosine": (cosine * positives).sum() / some_pairs,
         "negative_cosine": (negative * usable).sum() / usable.sum().clamp(min=1),
         "hinge_active": hinge_active,
@@ -144,11 +148,11 @@ def clove_loss(
     Returns:
         The mean over images and view pairs with a fixed denominator, so that the mean over processes or accumulated
         micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
-        means over the view pairs.
+        means over the view pairs, of `ranking_gap` the sum.
     """
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
-    all_terms, pairs, names, watched = [], 0, [], []
+    all_terms, pairs, names, watched, gaps = [], 0, [], [], []
     for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
         of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
@@ -161,11 +165,14 @@ def clove_loss(
         all_terms.append(terms)
         pairs += len(of_student)
         if watch:
+            gaps.append(group_statistics.pop("ranking_gap"))
             names = list(group_statistics)
             watched.append(torch.stack(list(group_statistics.values())) * len(of_student))
     loss = torch.cat(all_terms).sum() / (pairs * teacher_maps.shape[1])
-    means = (reduce(torch.add, watched) / pairs).unbind() if watch else ()
-    return loss, dict(zip(names, means, strict=True))
+    if not watch:
+        return loss, {}
+    means = (reduce(torch.add, watched) / pairs).unbind()
+    return loss, {"ranking_gap": reduce(torch.add, gaps), **dict(zip(names, means, strict=True))}
 
 
 @lru_cache
@@ -176,3 +183,23 @@ def _view_pairs(student_views: int, global_views: int, same: bool, device: torch
     """
     index = [(i, j) for i in range(student_views) for j in range(global_views) if not same or i != j]
     return torch.tensor(index, device=device).unbind(1)
+
+
+def hardest_negatives(cosine: Tensor, positives: Tensor, options: CloveOptions) -> tuple[int | None, list[int]]:
+    """The teacher cell that is dropped, and those that F_neg of eq. 2 is made of, by falling cosine.
+
+    cosine, positives: (L,) of one student cell."""
+    if options.negatives_exclude == "positives_and_top1":
+        cosine = cosine.masked_fill(positives, -torch.inf)
+    top, index = cosine.topk(min(options.k, len(cosine)))
+    ranked = index[top > -torch.inf].tolist()
+    return (ranked[0] if ranked else None), ranked[1:]
+
+
+def negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], options: CloveOptions) -> float:
+    """cos(C_i, F_neg); student (C,), teacher (C, L). NaN without negatives."""
+    if not negatives:
+        return float("nan")
+    mean = teacher[:, negatives].mean(1)
+    cosine = student @ mean
+    return (cosine / mean.norm() if options.negative_similarity == "mean_vector" else cosine).item()

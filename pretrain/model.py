@@ -32,6 +32,20 @@ class Student(nn.Module):
                 for views in groups]
 
 
+class EncoderAndHead(nn.Module):
+    """An encoder and what stands on it; batch norm sees all views of one size together."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, groups: list[Tensor]) -> list[Tensor]:
+        """Groups of normalised views of one size, each (V, B, 3, S, S) -> what `head` makes of (N, C, H, W), each
+        (V, B, ...)."""
+        return [self.head(self.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2]) for views in groups]
+
+
 class Teacher(nn.Module):
     """Encoder and projector that follow the student by moving average; its batch norm keeps its own statistics."""
 
@@ -41,6 +55,7 @@ class Teacher(nn.Module):
         self.projector = copy.deepcopy(student.projector)
         self.requires_grad_(False)
         self.cast: dict[str, Tensor] = {}
+        self.register_load_state_dict_post_hook(lambda module, _: module.renew_cast())
 
     def keep_cast(self, dtype: torch.dtype) -> None:
         """Keep the convolutions' weights in `dtype` too, for `torch.func.functional_call`: autocast would cast each of
@@ -50,7 +65,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def renew_cast(self) -> None:
-        """To be called when the weights have changed otherwise than by `follow`."""
+        """To be called when the weights have changed otherwise than by `follow` and `load_state_dict`."""
         if self.cast:
             torch._foreach_copy_(list(self.cast.values()), self._cast_from)
 
@@ -66,6 +81,11 @@ class Teacher(nn.Module):
         other = [*student.encoder.parameters(), *student.projector.parameters()]
         torch._foreach_lerp_(own, other, 1.0 - momentum)
         self.renew_cast()
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """What autocast gives in half precision, in fp32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def normalise(pixels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Legend: H W feature grid, L = H*W cells in row-major order, S side of a view in 
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from pretrain.atomic import atomic_path
@@ -30,21 +32,18 @@ SKY, PURPLE, YELLOW, BLACK = "#56B4E9", "#CC79A7", "#F0E442", "#000000"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, YELLOW, BLACK)
 DPI = 100
 JOINED, LINES = 10, 30
-# Title of each panel, and the keys of metrics.jsonl drawn in it.
-CURVES: list[tuple[str, tuple[str, ...]]] = [
-    ("loss", ("loss",)),
-    ("cosine of positive pairs and of negatives", ("positive_cosine", "negative_cosine")),
-    ("share of pairs with an active hinge", ("hinge_active",)),
-    ("share of the negatives that are positives", ("negative_is_positive",)),
-    ("positive cells a student cell", ("positives_per_query",)),
-    ("share of view pairs without overlap", ("no_overlap",)),
-    ("retrieval (and k-NN): share found", ("retrieval_backbone", "retrieval_contextualized", "knn_top1")),
-    ("feature standard deviation (0: collapse)", ("feature_std_backbone", "feature_std_contextualized")),
-    ("effective rank (1: collapse)", ("effective_rank_backbone", "effective_rank_contextualized")),
+Panel = tuple[str, tuple[str, ...]]  # title, keys of metrics.jsonl drawn in it; NAME_* for each of the probe's maps
+LOSS: list[Panel] = [("loss", ("loss",))]  # then the objective's own panels, then these
+CURVES: list[Panel] = [
+    ("retrieval (and k-NN): share found", ("retrieval_*", "knn_top1")),
+    ("feature standard deviation (0: collapse)", ("feature_std_*",)),
+    ("effective rank (1: collapse)", ("effective_rank_*",)),
     ("learning rate", ("lr",)),
-    ("images a second", ("images_per_second",)),
+    ("images per second", ("images_per_second",)),
     ("share of the time waiting for the loader", ("loader_wait",)),
 ]
+SIGNED = ("loss", "cosine", "gap")  # in a key: its panel need not start at 0
+ACROSS = 3  # panels in a row
 STYLES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"))
 MANY = 300  # points from which a curve is drawn faint, under its running mean
 
@@ -54,40 +53,73 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     return [entry for _, entry in lines_until(path, "step", math.inf)]
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
-    """Every curve of a metrics.jsonl over the optimizer steps, in twelve panels (PNG, 1200 pixels wide)."""
+def draw_curves(metrics: Path, path: Path, own: Sequence[Panel] = ()) -> None:
+    """Every curve of a metrics.jsonl over the optimizer steps (PNG, 1200 pixels wide); own: panels of the objective."""
     with atomic_path(path) as sibling:
-        curves_figure(read_metrics(metrics)).savefig(sibling, dpi=DPI)
+        curves_figure(read_metrics(metrics), own).savefig(sibling, dpi=DPI)
 
 
-def curves_figure(entries: list[dict[str, float | None]]) -> Figure:
+def curves_figure(entries: list[dict[str, float | None]], own: Sequence[Panel] = ()) -> Figure:
     """The training curves of the lines of a metrics.jsonl, not yet written."""
-    figure = Figure(figsize=(12, 11.5), layout="constrained")
+    panels = [*own[:1], *LOSS, *own[1:], *CURVES]
+    rows = math.ceil(len(panels) / ACROSS)
+    figure = Figure(figsize=(12, 2.875 * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    panels = figure.subplots(4, 3, sharex=True)
-    for axes, (title, keys) in zip(panels.flat, CURVES, strict=True):
-        there = [key for key in keys if any(entry.get(key) is not None for entry in entries)]
-        for key, style in zip(keys, STYLES, strict=False):
-            if key in there:
-                _curve(axes, entries, key, style)
-        bad = sum(key in entry and entry[key] is None for key in keys for entry in entries)
-        axes.set_title(title + (f" ({bad} not finite)" if bad else ""), fontsize=11, loc="left")
-        axes.grid(alpha=0.3)
-        axes.tick_params(labelsize=9, labelbottom=True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if not there:
-            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="#666666")
-            axes.set_yticks([])
-            continue
-        axes.ticklabel_format(useOffset=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if keys[0] not in ("loss", "positive_cosine"):
-            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest point whole
-        if len(there) > 1:
-            axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
-    for axes in panels[-1]:
+    places = figure.subplots(rows, ACROSS, sharex=True, squeeze=False)
+    for axes, (title, keys) in zip(places.flat, panels, strict=False):
+        _panel(axes, entries, title, keys)
+    for axes in places.flat[len(panels):]:
+        axes.set_axis_off()
+    for axes in places.flat[max(len(panels) - ACROSS, 0):len(panels)]:
         axes.set_xlabel("optimizer step")
     return figure
+
+
+def _panel(axes: Axes, entries: list[dict[str, float | None]], title: str, keys: tuple[str, ...]) -> None:
+    """One panel: its curves with a legend, or that nothing was recorded."""
+    keys = _of_maps(keys, entries)
+    there = [key for key in keys if any(entry.get(key) is not None for entry in entries)]
+    for key, style in zip(keys, STYLES, strict=False):
+        if key in there:
+            _curve(axes, entries, key, style)
+    bad = sum(key in entry and entry[key] is None for key in keys for entry in entries)
+    axes.set_title(title + (f" ({bad} not finite)" if bad else ""), fontsize=11, loc="left")
+    axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=9, labelbottom=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not there:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="#666666")
+        axes.set_yticks([])
+        return
+    axes.ticklabel_format(useOffset=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    chance = [entry["retrieval_chance"] for entry in entries if entry.get("retrieval_chance") is not None]
+    if chance and any(key.startswith("retrieval") for key in there):
+        axes.axhline(chance[-1], color=BLACK, linewidth=1.2, linestyle=":", label="retrieval by chance")
+    if any(key.startswith("effective_rank") for key in there):
+        _log_axis(axes)
+    elif not any(word in key for word in SIGNED for key in keys):
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest point whole
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
+
+
+def _of_maps(keys: tuple[str, ...], entries: list[dict[str, float | None]]) -> list[str]:
+    """`keys` with each NAME_* as the keys of that beginning, in the order in which they were logged."""
+    logged = dict.fromkeys(key for entry in entries for key in entry if key != "retrieval_chance")
+    found = []
+    for key in keys:
+        found += [one for one in logged if one.startswith(key[:-1])] if key.endswith("*") else [key]
+    return found
+
+
+def _log_axis(axes: Axes) -> None:
+    """A logarithmic axis from 1 on, with plain numbers: ranks of 3 and 300 are both read."""
+    axes.set_yscale("log")
+    axes.set_ylim(1, 1.3 * axes.get_ylim()[1])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _curve(axes: Axes, entries: list[dict], key: str, style: tuple[str, str, str]) -> None:

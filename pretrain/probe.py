@@ -9,13 +9,14 @@ import copy
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.config import Config
 from pretrain.images import ImageList
 from pretrain.knn import KnnProbe
 from pretrain.matcher import Unit, cell_centres, match
-from pretrain.model import Student, Teacher, normalise
+from pretrain.model import normalise
+from pretrain.objective import Objective
 from pretrain.pixels import UnreadableImage
 from pretrain.shared_options import Train
 from pretrain.statistics import effective_rank, feature_std, sample_cells
@@ -32,16 +33,16 @@ class Probe:
     """
 
     def __init__(self, images: ImageList, config: Config, device: torch.device) -> None:
-        train, options, runtime = config.train, config.objective, config.runtime
+        train, runtime = config.train, config.runtime
         self.knn = KnnProbe(images, runtime.knn_images, train, device) if runtime.knn_images else None
-        self.retrieval = RetrievalProbe(images, runtime.probe_images, train, device, options.t_pos, options.t_pos_unit)
+        self.retrieval = RetrievalProbe(images, runtime.probe_images, train, device, *config.objective.matching())
 
-    def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
-        """The figures of all probes, by their key in metrics.jsonl; the networks and the random state stay as they
+    def __call__(self, objective: Objective) -> dict[str, float]:
+        """The metrics of all probes, by their key in metrics.jsonl; the networks and the random state stay as they
         are."""
-        values = self.retrieval(student, teacher)
+        values = self.retrieval(objective)
         if self.knn is not None:
-            values |= self.knn(student.encoder)
+            values |= self.knn(objective.student.encoder)
         return values
 
 
@@ -76,26 +77,27 @@ class RetrievalProbe:
         self.sizes = torch.tensor(sizes, dtype=torch.float32)
 
     @torch.no_grad()
-    def __call__(self, student: Student, teacher: Teacher) -> dict[str, float]:
-        """Accuracies 0..1 of the student's backbone maps, and of contextualized cells against the teacher's;
-        feature_std and effective_rank (pretrain/statistics.py) of both, over at most `STATISTICS_CELLS` fixed cells."""
+    def __call__(self, objective: Objective) -> dict[str, float]:
+        """For each of `objective.maps`: retrieval accuracy 0..1, and feature_std and effective_rank
+        (pretrain/statistics.py) of the looking view's map, over at most `STATISTICS_CELLS` fixed cells; and
+        retrieval_chance."""
         if not len(self.views):
             return {}
         views = normalise(self.views.to(self.device))
-        student, teacher = _own_statistics(student), _own_statistics(teacher)
-        maps = student.encoder(views.flatten(0, 1))
-        contextualized = student.attention(student.projector(maps)).unflatten(0, views.shape[:2])
-        backbone = F.normalize(maps.float(), dim=1).unflatten(0, views.shape[:2])
-        projected = teacher(views)
-        values = {
-            "retrieval_backbone": self._accuracy(backbone[0], backbone[1]),
-            "retrieval_contextualized": self._accuracy(contextualized[0], projected[1]),
-        }
-        for name, features in (("backbone", backbone), ("contextualized", contextualized)):
-            cells = sample_cells(features.flatten(0, 1), STATISTICS_CELLS)
-            values[f"feature_std_{name}"] = feature_std(cells)
-            values[f"effective_rank_{name}"] = effective_rank(cells)
-        return values
+        copied = copy.deepcopy(objective)
+        for network in copied.networks():
+            network.train()  # batch norm uses the statistics of the batch it is given
+        maps = {}
+        for name, pair in copied.maps(views.flatten(0, 1)).items():
+            maps[name] = [F.normalize(one.float(), dim=1).unflatten(0, views.shape[:2]) for one in pair]
+        values, spread = {}, {}
+        for name, (looking, found) in maps.items():
+            values[f"retrieval_{name}"] = self._accuracy(looking[0], found[1])
+            cells = sample_cells(looking.flatten(0, 1), STATISTICS_CELLS)
+            spread[f"feature_std_{name}"] = feature_std(cells)
+            spread[f"effective_rank_{name}"] = effective_rank(cells)
+            values["retrieval_chance"] = 1 / found.shape[-2:].numel()
+        return values | spread
 
     def _accuracy(self, first: Tensor, second: Tensor) -> float:
         return retrieval_accuracy(first, second, self.boxes[0].to(self.device), self.boxes[1].to(self.device),
@@ -119,8 +121,3 @@ def retrieval_accuracy(
     similar = first.flatten(2).transpose(1, 2) @ second.flatten(2)  # (B, L, L)
     right = similar.argmax(-1) == distance.argmin(-1)
     return (right & matched).sum().item() / matched.sum().item() if matched.any() else float("nan")
-
-
-def _own_statistics(module: nn.Module) -> nn.Module:
-    """A copy whose batch norm uses the statistics of the batch it is given."""
-    return copy.deepcopy(module).train()

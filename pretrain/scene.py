@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pretrain import checkpoint
-from pretrain.clove_options import CloveOptions
+from pretrain import checkpoint, objectives
 from pretrain.config import Config
 from pretrain.encoder import Encoder
 from pretrain.errors import UserError
 from pretrain.images import ImageList
 from pretrain.matcher import match
-from pretrain.model import Student, Teacher, normalise
+from pretrain.model import normalise
+from pretrain.objective import Negatives, Objective
 from pretrain.pixels import UnreadableImage
 from pretrain.shared_options import Train
 from pretrain.views import make_views
@@ -82,8 +83,8 @@ class Scene:
 
     def positives_of(self, view: View) -> Tensor:
         """(L, L teacher) bool, M of eq. 1 for any view and the teacher view."""
-        return match(view.box, self.teacher.box, view.grid, self.teacher.grid, self.config.objective.t_pos,
-                     self.config.objective.t_pos_unit, torch.tensor(self.image.size, dtype=torch.float32))
+        return match(view.box, self.teacher.box, view.grid, self.teacher.grid, *self.config.objective.matching(),
+                     torch.tensor(self.image.size, dtype=torch.float32))
 
     def default_cell(self) -> int:
         """The student cell nearest the middle of the view among those with a positive (among all when none has)."""
@@ -96,19 +97,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class CellReport:
-    """What the network makes of one student cell.
+    """What the network makes of one cell of the pair's first view.
 
-    cosine: (L teacher,) with the teacher cells. positives, negatives: teacher cells, hardest negative first. dropped:
-    the most similar one, which eq. 2 leaves out (None when nothing is left). negative_cosine: cos(C_i, F_neg).
-    attention: (H, W) shares that sum to 1, mean over the heads; None without attention.
+    map_name: of `Objective.maps`. cosine: (L,) with the cells of the second view. positives: cells of it. negatives:
+    None for an objective without. attention: (H, W) shares that sum to 1; None without attention.
     """
 
     cell: int
+    map_name: str
     cosine: Tensor
     positives: list[int]
-    negatives: list[int]
-    dropped: int | None
-    negative_cosine: float
+    negatives: Negatives | None
     attention: Tensor | None
 
 
@@ -136,76 +135,54 @@ def make_scene(
     return Scene(image, names[index], index, epoch, views, pair, config)
 
 
-def load_networks(config: Config, run: Path | None) -> tuple[Student, Teacher, str]:
-    """Student and teacher of a run's newest checkpoint, or as a run starts; and a note that says which."""
+def load_objective(config: Config, classes: tuple[str, ...], run: Path | None) -> tuple[Objective, str]:
+    """The objective with the networks of a run's newest checkpoint, or as a run starts; and a note that says which."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        student = Student(config.train, config.objective)
-        teacher = Teacher(student).train()
+        objective = objectives.get(config.objective_name)(config.train, config.objective, classes, steps=1)
     if run is None:
-        return student, teacher, "random initial network (no --run given): similarities are those before any training"
+        return objective, "random initial network (no --run given): similarities are those before any training"
     state, meta, _ = checkpoint.load_newest(run, tidy=False)
     if state is None:
         raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `python -m pretrain --output "
                         f"{run}`; leave out --run to see the random initial network")
     try:
-        student.load_state_dict(state["student"])
-        teacher.load_state_dict(state["teacher"])
+        objective.student.load_state_dict(state["student"])
+        if objective.follower is not None:
+            objective.follower.load_state_dict(state["follower"])
     except RuntimeError:
         raise UserError(f"the checkpoint in {run} is of another network: leave out options that change the network "
-                        "(architecture, projector, heads, attention)") from None
-    return student, teacher, f"network of {run} after step {meta['step']}"
+                        "(architecture, projector, heads, attention), and show it the images that it saw") from None
+    return objective, f"network of {run} after step {meta['step']}"
 
 
 @torch.no_grad()
-def report_cell(
-    scene: Scene, cell: int, student: Student, teacher: Teacher, names: ImageList
-) -> CellReport:
-    """Cosines, negatives and attention of one student cell of the scene's pair.
+def report_cell(scene: Scene, cell: int, objective: Objective, names: ImageList) -> CellReport:
+    """Cosines, negatives and attention of one cell of the scene's first view, in the last of the objective's maps.
 
     Batch norm sees the views of this image together with those of a few others of the folder, as in a training step.
     """
-    (of_student, of_teacher), options = scene.pair, scene.config.objective
+    of_student, of_teacher = scene.pair
     global_views = scene.config.train.global_views
     everyone = [[view.pixels for view in scene.views], *_company(scene, names)]
-    split = slice(global_views) if scene.student.is_global else slice(global_views, None)
-    group = _stack([views[split] for views in everyone])
-    maps = student.projector(student.encoder(normalise(group).flatten(0, 1)))
-    maps = maps.unflatten(0, group.shape[:2])[of_student - (split.start or 0), :1]  # (1, C, H, W)
-    contextualized = student.attention(maps).flatten(2)[0, :, cell]  # (C,)
-    globals_ = _stack([views[:global_views] for views in everyone])
-    projected = teacher(normalise(globals_))[of_teacher, 0].flatten(1)  # (C, L)
-    attention = None
-    if options.attention != "none":
-        attention = student.attention.weights(maps).mean(1)[0, cell].reshape(scene.student.grid)
-    positives = scene.positives[cell]
-    cosine = contextualized @ projected
+    globals_ = normalise(_stack([views[:global_views] for views in everyone]))
+    if scene.student.is_global:
+        group, place = globals_, of_student
+    else:
+        group, place = normalise(_stack([views[global_views:] for views in everyone])), of_student - global_views
+    name, (looking, _) = list(objective.maps(group.flatten(0, 1)).items())[-1]
+    _, found = objective.maps(globals_.flatten(0, 1))[name]
+    one = F.normalize(looking.unflatten(0, group.shape[:2])[place, 0].flatten(1)[:, cell], dim=0)  # (C,)
+    others = F.normalize(found.unflatten(0, globals_.shape[:2])[of_teacher, 0].flatten(1), dim=0)  # (C, L)
+    attention = objective.attention(group.flatten(0, 1))
+    if attention is not None:
+        attention = attention.unflatten(0, group.shape[:2])[place, 0, cell].reshape(scene.student.grid)
+    positives, cosine = scene.positives[cell], one @ others
     if not cosine.isfinite().all():
         raise UserError("the network gives NaN or inf: its training diverged; show another run, or the random network "
                         "without --run")
-    dropped, negatives = hardest_negatives(cosine, positives, options)
-    return CellReport(cell, cosine, positives.nonzero().flatten().tolist(), negatives, dropped,
-                      _negative_cosine(contextualized, projected, negatives, options), attention)
-
-
-def hardest_negatives(cosine: Tensor, positives: Tensor, options: CloveOptions) -> tuple[int | None, list[int]]:
-    """The teacher cell that is dropped, and those that F_neg of eq. 2 is made of, by falling cosine.
-
-    cosine, positives: (L,) of one student cell."""
-    if options.negatives_exclude == "positives_and_top1":
-        cosine = cosine.masked_fill(positives, -torch.inf)
-    top, index = cosine.topk(min(options.k, len(cosine)))
-    ranked = index[top > -torch.inf].tolist()
-    return (ranked[0] if ranked else None), ranked[1:]
-
-
-def _negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], options: CloveOptions) -> float:
-    """cos(C_i, F_neg); student (C,), teacher (C, L). NaN without negatives."""
-    if not negatives:
-        return float("nan")
-    mean = teacher[:, negatives].mean(1)
-    cosine = student @ mean
-    return (cosine / mean.norm() if options.negative_similarity == "mean_vector" else cosine).item()
+    return CellReport(cell, name, cosine, positives.nonzero().flatten().tolist(),
+                      objective.negatives(one, others, positives), attention)
 
 
 def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:

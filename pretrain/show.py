@@ -12,8 +12,9 @@ import difflib
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pretrain import objectives
 from pretrain.command_line import add_identity_options, given_values
 from pretrain.config import Config, load_config, load_identity
 from pretrain.errors import UserError
@@ -76,9 +77,10 @@ def _curves(run: Path | None, output: Path) -> None:
     metrics = run / "metrics.jsonl"
     if not metrics.is_file():
         raise UserError(f"no metrics.jsonl in {run}: expected the --output of a run that has started")
+    own = objectives.get(_stored(run, {}).objective_name).curves
     from pretrain.picture import draw_curves
 
-    draw_curves(metrics, output)
+    draw_curves(metrics, output, own)
 
 
 def _views(args: argparse.Namespace, output: Path) -> None:
@@ -90,19 +92,20 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     # Only now: a wrong option should not wait for torch.
     from pretrain.data import list_images
     from pretrain.pixels import UnreadableImage
-    from pretrain.scene import load_networks, make_scene, report_cell
+    from pretrain.scene import load_objective, make_scene, report_cell
     from pretrain.show_picture import draw_show
 
     names = list_images(args.data)
     names.sixteen_bit = config.train.sixteen_bit
+    names.label_by(config.train.labels)
     index = find_image(args.image, names)
     try:
         scene = make_scene(names, index, epoch, config, pair)
     except UnreadableImage as error:
         raise UserError(f"{names[index]}: {error}; choose another --image") from None
     cell = scene.default_cell() if args.cell is None else find_cell(args.cell, scene.student.grid, scene.student.name)
-    student, teacher, note = load_networks(config, args.run)
-    report = report_cell(scene, cell, student, teacher, names)
+    objective, note = load_objective(config, names.classes, args.run)
+    report = report_cell(scene, cell, objective, names)
     draw_show(scene, report, note, output)
     if not scene.positives.any():
         print(f"no overlap: {scene.student.name} and {scene.teacher.name} have no positive cells; try another --pair, "
@@ -115,7 +118,7 @@ def draw_run(names: "ImageList", config: Config, run: Path, path: Path) -> None:
     Without such an image among the first few nothing is written: it is a picture, and no run fails for want of it.
     """
     from pretrain.pixels import UnreadableImage
-    from pretrain.scene import load_networks, make_scene, report_cell
+    from pretrain.scene import load_objective, make_scene, report_cell
     from pretrain.show_picture import draw_show
 
     for index in range(min(len(names), 20)):
@@ -124,8 +127,8 @@ def draw_run(names: "ImageList", config: Config, run: Path, path: Path) -> None:
         except UnreadableImage:
             continue
         if scene.positives.any():
-            student, teacher, note = load_networks(config, run)
-            draw_show(scene, report_cell(scene, scene.default_cell(), student, teacher, names), note, path)
+            objective, note = load_objective(config, names.classes, run)
+            draw_show(scene, report_cell(scene, scene.default_cell(), objective, names), note, path)
             return
 
 
@@ -133,11 +136,16 @@ def _config(args: argparse.Namespace) -> Config:
     overrides = given_values(args)
     if args.run is None:
         return load_config(args.recipe, overrides)
-    path = args.run / "run.json"
+    return _stored(args.run, overrides)
+
+
+def _stored(run: Path, overrides: dict[str, Any]) -> Config:
+    """The configuration that a run wrote down, with `overrides`."""
+    path = run / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no run.json in {args.run}: expected the --output of a run") from None
+        raise UserError(f"no run.json in {run}: expected the --output of a run") from None
     except ValueError:
         raise UserError(f"{path} is damaged: expected the values of a run") from None
     return load_identity(record, path, overrides)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from pretrain import objectives
 from pretrain.atomic import atomic_path
 from pretrain.picture import (
     BLACK,
@@ -48,13 +49,12 @@ def show_figure(scene: Scene, report: CellReport, note: str) -> Figure:
     parts = figure.subfigures(6, 1, height_ratios=[part for height in heights for part in (HEADER, height)], hspace=0)
     train = scene.config.train
     _headline(parts[0], "1  Views",
-              f"image {scene.index}, epoch {scene.epoch}, seed {train.seed}: {train.global_views} global views (G: "
-              f"student and teacher), {train.local_views} local views (L: student only); tinted: the cells with a "
-              f"positive in {scene.teacher.short}")
+              f"image {scene.index}, epoch {scene.epoch}, seed {train.seed}: {train.global_views} global views (G), "
+              f"{train.local_views} local views (L); tinted: the cells with a positive in {scene.teacher.short}")
     _views_band(parts[1], scene, rows)
     _headline(parts[2], "2  Positive cells", _pair_band(parts[3], scene))
     _headline(parts[4], f"3  Cell {place(scene.student, report.cell)} of {scene.student.short} (row, column from 0) "
-              "among the teacher's cells", note)
+              f"among the cells of {scene.teacher.short}", note)
     _cell_band(parts[5], scene, report)
     return figure
 
@@ -72,7 +72,7 @@ def _views_band(band: SubFigure, scene: Scene, rows: int) -> None:
         axes.set_axis_off()
     for axes, view, colour in zip(panels.flat, scene.views, view_colours(scene), strict=False):
         there = [] if view is scene.teacher else scene.positives_of(view).any(1).nonzero().flatten().tolist()
-        share = "teacher view" if view is scene.teacher else f"{len(there)} of {math.prod(view.grid)}"
+        share = f"{roles(scene)[1]} view" if view is scene.teacher else f"{len(there)} of {math.prod(view.grid)}"
         draw_view(axes, view, colour, f"{view.short}{' mirrored' if view.mirrored else ''}: {share}")
         tint(axes, view, there)
 
@@ -81,18 +81,23 @@ def _pair_band(band: SubFigure, scene: Scene) -> str:
     """Student and teacher view with their positive cells joined; returns the words for it."""
     panels = band.subplots(1, 2, gridspec_kw={"wspace": 0.12})
     colours = view_colours(scene)
-    draw_view(panels[0], scene.student, colours[scene.pair[0]], f"student: {_named(scene.student)}")
-    draw_view(panels[1], scene.teacher, colours[scene.pair[1]], f"teacher: {_named(scene.teacher)}")
+    draw_view(panels[0], scene.student, colours[scene.pair[0]], f"{roles(scene)[0]}: {_named(scene.student)}")
+    draw_view(panels[1], scene.teacher, colours[scene.pair[1]], f"{roles(scene)[1]}: {_named(scene.teacher)}")
     shown = join(band, *panels, scene)
-    options, positives = scene.config.objective, scene.positives
-    unit = {"cell_diagonal": "cell diagonals", "pixel": "source pixels",
-            "cell_diagonal_fraction": "cell diagonals in fractions of the image"}[options.t_pos_unit]
-    closer = f"closer than T_pos = {options.t_pos:g} {unit}"
+    positives, (t_pos, unit) = scene.positives, scene.config.objective.matching()
+    words = {"cell_diagonal": "cell diagonals", "pixel": "source pixels",
+             "cell_diagonal_fraction": "cell diagonals in fractions of the image"}
+    closer = f"closer than T_pos = {t_pos:g} {words[unit]}"
     if not shown:
         return f"No overlap: no cell of {scene.student.short} has a centre {closer} to one of {scene.teacher.short}."
     matched = int(positives.any(1).sum())
-    return (f"{matched} of {positives.shape[0]} student cells have positives ({closer}), "
+    return (f"{matched} of {positives.shape[0]} {roles(scene)[0]} cells have positives ({closer}), "
             f"{positives.sum() / matched:.1f} on average; {shown} are numbered and joined with theirs.")
+
+
+def roles(scene: Scene) -> tuple[str, str]:
+    """What the two views of the pair are to the objective, as in student and teacher."""
+    return objectives.get(scene.config.objective_name).roles
 
 
 def _named(view: View) -> str:
@@ -115,10 +120,9 @@ def _attention(figure: SubFigure, scene: Scene, report: CellReport) -> None:
     axes, view = figure.subplots(), scene.student
     colour = view_colours(scene)[scene.pair[0]]
     if report.attention is None:
-        draw_view(axes, view, colour, "no attention (attention: none)", grey=True)
+        draw_view(axes, view, colour, "no attention", grey=True)
     else:
-        heads = scene.config.objective.heads
-        draw_view(axes, view, colour, f"attention over {view.short}, mean of {heads} heads", grey=True)
+        draw_view(axes, view, colour, f"attention over {view.short}, mean of the heads", grey=True)
         side, share = view.pixels.shape[1], report.attention.numpy() * 100
         # Seen through where there is little: the picture stays.
         heat = axes.imshow(share, extent=(-0.5, side - 0.5, side - 0.5, -0.5), cmap="viridis", vmin=0,
@@ -142,20 +146,25 @@ def _outline(axes: Axes, view: View, cell: int, colour: str, style: str, width: 
 
 
 def _marks(axes: Axes, scene: Scene, report: CellReport) -> None:
-    """Positives and hardest negatives on the teacher view."""
-    view = scene.teacher
+    """Positives and, where the objective has them, hardest negatives on the second view."""
+    view, negatives = scene.teacher, report.negatives
+    dropped, cells = (None, []) if negatives is None else (negatives.dropped, negatives.cells)
     colour = view_colours(scene)[scene.pair[1]]
-    draw_view(axes, view, colour, f"positives and hardest negatives in {view.short}", grey=True)
+    title = "positives" if negatives is None else "positives and hardest negatives"
+    draw_view(axes, view, colour, f"{title} in {view.short}", grey=True)
     for cell in report.positives:
         _outline(axes, view, cell, BLUE, "-", 2.5)
-    if report.dropped is not None:
-        _outline(axes, view, report.dropped, YELLOW, (0, (2, 1)), 2)
-        _label(axes, view, report.dropped, "T", report, YELLOW, "black")
-    for rank, cell in enumerate(report.negatives, start=1):
+    if dropped is not None:
+        _outline(axes, view, dropped, YELLOW, (0, (2, 1)), 2)
+        _label(axes, view, dropped, "T", report, YELLOW, "black")
+    for rank, cell in enumerate(cells, start=1):
         _label(axes, view, cell, str(rank), report, ORANGE, "black")
-    for cell in set(report.positives) - {report.dropped, *report.negatives}:
+    for cell in set(report.positives) - {dropped, *cells}:
         _label(axes, view, cell, "+", report, BLUE, "white")
-    axes.set_xlabel("blue outline: positive; T: most similar, left out; 1, 2, ...: negatives", fontsize=9)
+    if negatives is None:
+        axes.set_xlabel("blue outline: positive; this objective has no negatives", fontsize=9)
+    else:
+        axes.set_xlabel("blue outline: positive; T: most similar, left out; 1, 2, ...: negatives", fontsize=9)
 
 
 def _label(axes: Axes, view: View, cell: int, mark: str, report: CellReport, colour: str, ink: str) -> None:
@@ -168,14 +177,15 @@ def _label(axes: Axes, view: View, cell: int, mark: str, report: CellReport, col
 
 def _bars(axes: Axes, scene: Scene, report: CellReport) -> None:
     """Cosines of the positives, the cell that is dropped, and the negatives."""
-    view, rows = scene.teacher, []
+    view, negatives, rows = scene.teacher, report.negatives, []
+    dropped, cells = (None, []) if negatives is None else (negatives.dropped, negatives.cells)
     by_cosine = sorted(report.positives, key=lambda cell: -report.cosine[cell].item())
     for cell in by_cosine[:BARS]:
         rows.append((f"+  positive {place(view, cell)}", cell, BLUE, ""))
-    if report.dropped is not None:
-        also = " (positive!)" if report.dropped in report.positives else ""
-        rows.append((f"T  left out {place(view, report.dropped)}{also}", report.dropped, YELLOW, ""))
-    for rank, cell in enumerate(report.negatives, start=1):
+    if dropped is not None:
+        also = " (positive!)" if dropped in report.positives else ""
+        rows.append((f"T  left out {place(view, dropped)}{also}", dropped, YELLOW, ""))
+    for rank, cell in enumerate(cells, start=1):
         also = " (positive!)" if cell in report.positives else ""
         rows.append((f"{rank}  negative {place(view, cell)}{also}", cell, ORANGE, "//" if also else ""))
     cosines = np.array([report.cosine[cell].item() for _, cell, _, _ in rows])
@@ -199,4 +209,7 @@ def _bars(axes: Axes, scene: Scene, report: CellReport) -> None:
     else:
         title = "cosines"
     axes.set_title(title, fontsize=10)
-    axes.set_xlabel(f"cosine with F_neg (eq. 2): {report.negative_cosine:.3f}", fontsize=9)
+    if negatives is None:
+        axes.set_xlabel(f"of its {report.map_name} features", fontsize=9)
+    else:
+        axes.set_xlabel(f"cosine with F_neg (eq. 2): {negatives.cosine:.3f}", fontsize=9)

@@ -79,14 +79,13 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
     values, runtime = config.train, config.runtime
     steps = values.epochs * per_epoch
     probe = Probe(names, config, process.device)
-    trainer = Trainer(config, process, steps, per_epoch)
+    trainer = Trainer(config, process, steps, per_epoch, names.classes)
     first_step = _resume(trainer, output, process)
-    trainer.teacher.train()
     if names.classes:
         shown = ", ".join(names.classes[:5]) + (", ..." if len(names.classes) > 5 else "")
         _say(process, f"labels {values.labels}: {len(names.classes)} classes ({shown})")
-    _say(process, f"{len(names)} images, {values.epochs} epochs of {per_epoch} steps; a step is {values.batch_size} "
-                  f"images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
+    _say(process, f"{config.objective_name}: {len(names)} images, {values.epochs} epochs of {per_epoch} steps; a step "
+                  f"is {values.batch_size} images ({trainer.accumulation} x {trainer.micro_batch}), peak learning rate "
                   f"{peak_lr(values.base_lr, values.batch_size):g}, {values.precision} on {process.device} x "
                   f"{process.world}")
     if values.precision == "fp16" and process.device.type == "cpu":
@@ -105,7 +104,7 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
             asked_to_stop = distributed.largest_over_processes(stop())  # all stop after the same step
             probing = step in (0, steps) or (runtime.probe_every and step % runtime.probe_every == 0)
             if probing and not log.has_probe(step) and (step == steps or not asked_to_stop):
-                log.probe(step, probe(trainer.student, trainer.teacher))
+                log.probe(step, probe(trainer.objective))
             if step > first_step and (step % runtime.checkpoint_every == 0 or step == steps or asked_to_stop):
                 _save(trainer, output, step, config, process)
             if step == steps:
@@ -130,8 +129,8 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
             if trainer.is_logged(step - 1):
                 counts = {"skipped": trainer.skipped, "overflowed": trainer.overflowed}
                 log.step(step, {**result, **counts}, values.batch_size / took, waited / took)
-                bar.set_postfix(loss=f"{result['loss']:.3f}", positive=f"{result['positive_cosine']:.3f}",
-                                negative=f"{result['negative_cosine']:.3f}", refresh=False)
+                shown = {name: f"{result[name]:.3f}" for name in ("loss", *trainer.objective.shown)}
+                bar.set_postfix(shown, refresh=False)
             bar.update()
 
     if process.is_main:
@@ -176,15 +175,16 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
 
 def _finish(trainer: Trainer, output: Path, config: Config, names: ImageList) -> None:
     """Backbone, pictures, and last the note that all of it is there."""
-    state = {name: value for name, value in trainer.student.encoder.state_dict().items()
+    objective = trainer.objective
+    state = {name: value for name, value in objective.exported().state_dict().items()
              if not name.endswith("num_batches_tracked")}
     pretraining = {"objective": config.objective_name, "seed": config.train.seed,
                    "recipe_sha256": config.recipe_hash(), "images_sha256": names.sha256}
-    info = BackboneInfo("CLoVE", config.train.architecture, config.train.epochs, branch="student",
-                        source_name=f"pretrain:{config.objective.variant}", source_sha256=config.hash(),
-                        pretraining=pretraining)
+    info = BackboneInfo(objective.method, config.train.architecture, config.train.epochs, branch=objective.branch,
+                        source_name=f"pretrain:{objective.name}", source_sha256=config.hash(),
+                        pretraining=pretraining, classes=len(names.classes) or None)
     digest = save_backbone(output / "backbone.safetensors", state, info)
-    pictures = {"curves.png": lambda path: draw_curves(output / "metrics.jsonl", path),
+    pictures = {"curves.png": lambda path: draw_curves(output / "metrics.jsonl", path, objective.curves),
                 "views.png": lambda path: draw_views(names, config, path),
                 "show.png": lambda path: draw_run(names, config, output, path)}
     for name, draw in pictures.items():

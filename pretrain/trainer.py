@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed
+from pretrain import distributed, objectives
 from pretrain.config import Config
 from pretrain.data import Batch, images_at_once
 from pretrain.distributed import Process
-from pretrain.encoder import BatchNorm
+from pretrain.encoder import BatchNorm, Encoder
 from pretrain.gpu_augment import finished_views
-from pretrain.loss import clove_loss
-from pretrain.model import Student, Teacher, normalise
+from pretrain.model import normalise
+from pretrain.objective import Inputs, Objective
 from pretrain.optim import LARS, cosine_schedule, peak_lr
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,31 +26,22 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Trainer:
     """Everything one process holds: networks, optimizer and scaler, and how they take a step."""
 
-    def __init__(self, config: Config, process: Process, steps: int, per_epoch: int) -> None:
+    def __init__(
+        self, config: Config, process: Process, steps: int, per_epoch: int, classes: tuple[str, ...] = ()
+    ) -> None:
         self.config, self.process, self.steps = config, process, steps
-        train, options = config.train, config.objective
-        self.train, self.options = train, options
+        self.train = train = config.train
         self.warmup_steps = round(train.warmup_epochs * per_epoch)
         torch.manual_seed(train.seed)
-        self.student = Student(train, options).to(process.device)
-        self.teacher = Teacher(self.student).to(process.device)
-        if config.runtime.channels_last:
-            self.student.encoder.to(memory_format=torch.channels_last)
-            self.teacher.encoder.to(memory_format=torch.channels_last)
-        self.student = distributed.synchronise_batch_norm(self.student, process)
-        self.teacher = distributed.synchronise_batch_norm(self.teacher, process).train()
-        # What a forward pass changes; layers that leave their counting to us, student's and teacher's.
-        counters = [[module.num_batches_tracked for module in network.modules() if type(module) is BatchNorm]
-                    for network in (self.student, self.teacher)]
-        known = {id(counter) for counter in itertools.chain(*counters)}
-        self.changed_by_forward = [buffer for network in (self.student, self.teacher) for buffer in network.buffers()
+        self.objective = objectives.get(config.objective_name)(train, config.objective, classes, steps)
+        self._prepare(self.objective)
+        # What a forward pass changes; layers that leave their counting to us, the student's and the follower's.
+        networks = self.objective.networks()
+        self.counters = [[module.num_batches_tracked for module in network.modules() if type(module) is BatchNorm]
+                         for network in networks]
+        known = {id(counter) for counter in itertools.chain(*self.counters)}
+        self.changed_by_forward = [buffer for network in networks for buffer in network.buffers()
                                    if id(buffer) not in known]
-        self.student_counters, self.teacher_counters = counters
-        if config.runtime.compile:
-            self.student.compile()
-            self.teacher.compile()
-        elif dtype := AUTOCAST[train.precision]:
-            self.teacher.keep_cast(dtype)
         self.forward: nn.Module = self.student
         if process.world > 1:
             with warnings.catch_warnings():
@@ -69,23 +59,53 @@ class Trainer:
             train.batch_size, config.runtime.device_batch, process.world)
         self.accumulation = train.batch_size // self.micro_batch
 
+    def _prepare(self, objective: Objective) -> None:
+        """Bring the networks to the device, in the memory format and with the batch norm of this run."""
+        process, runtime = self.process, self.config.runtime
+        objective.student = objective.student.to(process.device)
+        if objective.follower is not None:
+            objective.follower = objective.follower.to(process.device)
+        for module in itertools.chain(*(network.modules() for network in objective.networks())):
+            if runtime.channels_last and isinstance(module, Encoder):
+                module.to(memory_format=torch.channels_last)
+        objective.student = distributed.synchronise_batch_norm(objective.student, process)
+        if objective.follower is not None:
+            objective.follower = distributed.synchronise_batch_norm(objective.follower, process).train()
+        if runtime.compile:
+            for network in objective.networks():
+                network.compile()
+        elif dtype := AUTOCAST[self.train.precision]:
+            objective.keep_cast(dtype)
+
+    @property
+    def student(self) -> nn.Module:
+        return self.objective.student
+
     def lr(self, step: int) -> float:
         peak = peak_lr(self.train.base_lr, self.train.batch_size)
         return cosine_schedule(step, self.steps, peak, peak * self.train.final_lr, self.warmup_steps, peak / 100)
 
-    def momentum(self, step: int) -> float:
-        return cosine_schedule(step, self.steps, self.options.teacher_momentum, 1.0)
-
     def loss(self, batch: Batch, watch: bool = True) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of one micro-batch of this process, in fp32; with `watch` the statistics of `clove_loss` too."""
-        device, dtype = self.process.device, AUTOCAST[self.train.precision]
+        """Loss of one micro-batch of this process, in fp32; with `watch` the objective's statistics too."""
+        inputs, objective = self._inputs(batch), self.objective
+        # Two regions: autocast keeps the casts of weights that it made, and those without gradient have none to give.
+        with self._autocast(), torch.no_grad():
+            targets = objective.targets(inputs)
+        with self._autocast():
+            outputs = self.forward(inputs.groups)
+        return objective.loss(outputs, targets, inputs, watch)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = AUTOCAST[self.train.precision]
+        return torch.autocast(self.process.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _inputs(self, batch: Batch) -> Inputs:
+        """A micro-batch on the device."""
+        device = self.process.device
         groups = [normalise(self._in_memory_format(views)) for views in finished_views(batch, device)]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            teacher_maps = functional_call(self.teacher, self.teacher.cast, (groups[0],))
-            student_maps = self.forward(groups)
         boxes = [boxes.to(device, non_blocking=True) for boxes in batch.boxes]
-        sizes = batch.sizes.to(device, non_blocking=True)
-        return clove_loss(student_maps, teacher_maps, boxes, sizes, self.options, watch)
+        labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+        return Inputs(groups, boxes, batch.sizes.to(device, non_blocking=True), labels)
 
     def _in_memory_format(self, views: torch.Tensor) -> torch.Tensor:
         """(V, B, 3, S, S) uint8, laid out as the encoder wants them."""
@@ -101,29 +121,29 @@ class Trainer:
         """One optimizer step; returns the loss and, in a logged step, the statistics, means over processes. When the
         loss is not finite nothing but the count of such steps changes: no update, and batch norm's running statistics
         are put back. The host waits for the device once, to learn whether the loss is finite."""
-        watch, names, totals = self.is_logged(step), [], None
+        watch, watched, totals = self.is_logged(step), {}, None
         kept = self.changed_by_forward
         before = torch._foreach_mul(kept, 1) if kept else []  # a copy of all of them in one operation
         self.optimizer.zero_grad(set_to_none=True)
+        self.objective.before_step(step)
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             wait = contextlib.nullcontext() if last or self.process.world == 1 else self.forward.no_sync()
             with wait:
                 loss, statistics = self.loss(batch, watch)
                 self.scaler.scale(loss / self.accumulation if self.accumulation > 1 else loss).backward()
-            names = ["loss", *statistics]
-            values = torch.stack([value.float() for value in (loss.detach(), *statistics.values())])
+            watched = {"loss": loss.detach(), **statistics}
+            values = torch.cat([value.float().reshape(-1) for value in watched.values()])
             totals = values if totals is None else totals + values
         means = distributed.mean_over_processes(totals / self.accumulation if self.accumulation > 1 else totals)
         *values, overflowed = self._fetch(means)
-        result = dict(zip(names, values, strict=True))
-        result["lr"], result["teacher_momentum"] = self.lr(step), self.momentum(step)
+        result = _by_name(watched, values)
+        result |= {"lr": self.lr(step), **self.objective.scheduled(step)}
         if math.isfinite(result["loss"]):
             self.skipped_in_a_row = 0
             for group in self.optimizer.param_groups:
                 group["lr"] = result["lr"]
-            if self.options.ema_timing == "before_step":
-                self.teacher.follow(self.student, result["teacher_momentum"])
+            self.objective.before_update(step)
             if overflowed:
                 self.overflowed += 1
                 self.overflowed_in_a_row += 1
@@ -131,12 +151,11 @@ class Trainer:
                 self.overflowed_in_a_row = 0
                 self.optimizer.step()
             self.scaler.update()
-            if self.options.ema_timing == "after_step":
-                self.teacher.follow(self.student, result["teacher_momentum"])
-            passes = len(micro_batches[0].views) * self.accumulation
-            for counters, more in ((self.student_counters, passes), (self.teacher_counters, self.accumulation)):
+            self.objective.after_update(step)
+            passes = (len(micro_batches[0].views), self.objective.follower_passes)
+            for counters, of_network in zip(self.counters, passes, strict=False):
                 if counters:
-                    torch._foreach_add_(counters, more)
+                    torch._foreach_add_(counters, of_network * self.accumulation)
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -156,17 +175,30 @@ class Trainer:
         return torch.cat([means, overflow.reshape(1)]).tolist()
 
     def state(self) -> dict[str, Any]:
-        return {"student": self.student.state_dict(), "teacher": self.teacher.state_dict(),
+        follower = self.objective.follower
+        return {"student": self.student.state_dict(), "follower": {} if follower is None else follower.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                 "rng": torch.get_rng_state(), "skipped": [self.skipped, self.skipped_in_a_row],
                 "overflowed": [self.overflowed, self.overflowed_in_a_row]}
 
     def load(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
-        self.teacher.load_state_dict(state["teacher"])
-        self.teacher.renew_cast()
+        if self.objective.follower is not None:
+            self.objective.follower.load_state_dict(state["follower"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         self.skipped, self.skipped_in_a_row = state["skipped"]
         self.overflowed, self.overflowed_in_a_row = state.get("overflowed", (0, 0))
+
+
+def _by_name(watched: dict[str, torch.Tensor], values: list[float]) -> dict[str, float]:
+    """The fetched `values` under the names of what they were; a sum and a number become their mean, NaN of nothing."""
+    result, left = {}, iter(values)
+    for name, value in watched.items():
+        if value.numel() == 1:
+            result[name] = next(left)
+        else:
+            total, number = next(left), next(left)
+            result[name] = total / number if number else math.nan
+    return result

@@ -217,9 +217,9 @@ FAMILIES = (
            ("model:encoder.layer1.", "model:head.", "model_ema:encoder."),
            candidates=("InfoMin", "another method in PyContrast's code")),
     # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
-    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("teacher:encoder.",)},
-           ("student:encoder.layer1.", "student:attention.", "teacher:encoder.layer1."), method="CLoVE"),
-    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("teacher:encoder.",)},
+    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("follower:encoder.",)},
+           ("student:encoder.layer1.", "student:attention.", "follower:encoder.layer1."), method="CLoVE"),
+    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("follower:encoder.",)},
            ("student:encoder.layer1.",), keys=("optimizer", "scaler", "rng"),
            candidates=("an objective of this program: the config beside the file says which",)),
     # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare model.

@@ -80,11 +80,11 @@ def our_side(config: Config) -> tuple[Trainer, Callable[[int, Batch], float]]:
 def reference_side(trainer: Trainer) -> tuple[ReferenceStep, Callable[[int, Batch], float]]:
     """The reference from the weights and schedules of `trainer`, and its step as (number, batch) -> loss. It does not
     keep `trainer` alive."""
-    train, own = trainer.train, trainer.options
+    train, own = trainer.train, trainer.config.objective
     reference = ReferenceStep(train.architecture, own.projector_hidden, own.projector_dim, own.heads,
-                              trainer.student.state_dict(), trainer.teacher.state_dict(), train.weight_decay,
+                              trainer.student.state_dict(), trainer.objective.follower.state_dict(), train.weight_decay,
                               train.sgd_momentum)
-    rates = [(trainer.lr(number), trainer.momentum(number)) for number in range(PER_EPOCH)]
+    rates = [(trainer.lr(number), trainer.objective.momentum(number)) for number in range(PER_EPOCH)]
     return reference, lambda number, batch: reference.step(batch.views, batch.boxes, *rates[number])
 
 

@@ -42,7 +42,8 @@ def test_reference__gives_our_losses_and_weights(options: Callable, float64: Non
         batch = made_batch(config, seed=number)
         assert ours(number, batch) == pytest.approx(plain(number, batch), rel=1e-6)  # ours is reported in float32
     moved = 0
-    for network, same in ((trainer.student, reference.networks.student), (trainer.teacher, reference.networks.teacher)):
+    references = (reference.networks.student, reference.networks.teacher)
+    for network, same in zip(trainer.objective.networks(), references, strict=True):
         found, expected = network.state_dict(), same.state_dict()
         assert set(found) == set(expected)
         for name, value in expected.items():

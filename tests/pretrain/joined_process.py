@@ -32,7 +32,7 @@ def steps(process: Process, photos: Path, config: Config) -> dict:
         results.append(trainer.step(step + 1, [next(loader) for _ in range(trainer.accumulation)]))
         grads.append({name: value.grad.clone() for name, value in trainer.student.named_parameters()})
     return {"results": results, "grads": grads, "student": trainer.student.state_dict(),
-            "teacher": trainer.teacher.state_dict()}
+            "teacher": trainer.objective.follower.state_dict()}
 
 
 def own_statistics(process: Process, photos: Path, config: Config) -> dict:

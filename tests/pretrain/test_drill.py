@@ -131,7 +131,7 @@ def test_drill__a_killed_run_ends_as_if_nothing_had_happened(
     assert code == 0, said
     assert "killed before the first save" in said and "killed while a checkpoint is written" in said
     assert "killed in the last step" in said and said.count("killed at random") == 3
-    assert "equal, bit for bit: student, teacher, optimizer, random state, backbone, metrics.jsonl" in said
+    assert "equal, bit for bit: student, follower, optimizer, random state, backbone, metrics.jsonl" in said
     assert not (tmp_path / "out").exists()
 
 

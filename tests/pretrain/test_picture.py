@@ -13,10 +13,12 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.text import Text
 from PIL import Image
 
+from pretrain import objectives
 from pretrain.data import list_images
 from pretrain.picture import (
     COLOURS,
     CURVES,
+    LOSS,
     cell_box,
     cell_middle,
     curves_figure,
@@ -30,7 +32,11 @@ from pretrain.picture import (
 )
 from pretrain.scene import Scene, make_scene
 
-KEYS = [key for _, keys in CURVES for key in keys]
+OWN = objectives.get("clove").curves
+MAPS = ("backbone", "contextualized")
+PANELS = {title: [key.replace("*", name) for key in keys for name in (MAPS if "*" in key else MAPS[:1])]
+          for title, keys in (*OWN[:1], *LOSS, *OWN[1:], *CURVES)}
+KEYS = [key for keys in PANELS.values() for key in keys]
 
 
 def entries(steps: int) -> list[dict]:
@@ -43,9 +49,9 @@ def panels(figure: Figure) -> dict:
 
 
 def test_curves__every_key_in_the_panel_of_its_title() -> None:
-    drawn = panels(curves_figure(entries(5)))
-    assert list(drawn) == [title for title, _ in CURVES]
-    for title, keys in CURVES:
+    drawn = panels(curves_figure(entries(5), OWN))
+    assert [title for title in drawn if title] == list(PANELS)
+    for title, keys in PANELS.items():
         lines = drawn[title].lines
         assert [line.get_ydata()[-1] for line in lines] == [KEYS.index(key) + 1 for key in keys]
         assert lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5]
@@ -55,7 +61,7 @@ def test_curves__every_key_in_the_panel_of_its_title() -> None:
 
 
 def test_curves__long_runs_are_smoothed_without_a_shift() -> None:
-    long = panels(curves_figure(entries(1000)))["loss"].lines
+    long = panels(curves_figure(entries(1000), OWN))["loss"].lines
     faint, smooth = long
     assert len(faint.get_xdata()) == 1000 and len(smooth.get_xdata()) == 981
     # On a straight line the running mean lies on the line, at the middle of its window.
@@ -67,20 +73,37 @@ def test_curves__what_is_not_finite_or_missing_is_said() -> None:
     some[1]["loss"] = None
     for entry in some:
         del entry["no_overlap"]
-    drawn = panels(curves_figure(some))
+    drawn = panels(curves_figure(some, OWN))
     assert drawn["loss (1 not finite)"].lines[0].get_xdata().tolist() == [1, 3, 4]
     bare = drawn["share of view pairs without overlap"]
     assert not bare.lines and [text.get_text() for text in bare.texts] == ["not recorded"]
 
 
+def test_curves__chance_and_an_axis_on_which_small_and_large_ranks_are_read() -> None:
+    some = entries(8)
+    for entry in some:
+        entry |= {"retrieval_chance": 1 / 9, "effective_rank_backbone": 2.0 ** entry["step"]}
+    drawn = panels(curves_figure(some))
+    lines = drawn["retrieval (and k-NN): share found"].lines
+    chance = [line for line in lines if line.get_label() == "retrieval by chance"]
+    assert len(chance) == 1 and set(chance[0].get_ydata()) == {1 / 9}
+    ranks = drawn["effective rank (1: collapse)"]
+    assert ranks.get_yscale() == "log" and ranks.get_ylim()[0] == 1
+    assert not any(panel.get_yscale() == "log" for panel in drawn.values() if panel is not ranks)
+
+
+def test_curves__an_objective_without_panels_of_its_own() -> None:
+    assert [title for title in panels(curves_figure(entries(3))) if title] == [title for title, _ in (*LOSS, *CURVES)]
+
+
 @pytest.mark.parametrize("steps", [0, 1, 30])
 def test_curves__titles_do_not_meet(steps: int) -> None:
-    figure = curves_figure(entries(steps))
+    figure = curves_figure(entries(steps), OWN)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    titles = [title for title, _ in CURVES]
+    titles = list(PANELS)
     boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text() in titles]
-    assert len(boxes) == 12
+    assert len(boxes) == 13
     assert all(box.x0 >= 0 and box.x1 <= 1200 for box in boxes)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 

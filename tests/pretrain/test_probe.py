@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain import objectives
 from pretrain.config import Config
 from pretrain.data import list_images
 from pretrain.errors import UserError
 from pretrain.matcher import cell_centres
-from pretrain.model import Student, Teacher
+from pretrain.objective import Objective
 from pretrain.probe import Probe, RetrievalProbe, retrieval_accuracy
 
 SIZES = torch.tensor([[300.0, 200.0], [200.0, 240.0]]).repeat(8, 1)
@@ -93,30 +94,31 @@ def test_retrieval__unit_of_the_threshold() -> None:
 
 
 @pytest.fixture
-def networks(tiny: Callable[..., Config]) -> tuple[Student, Teacher]:
+def objective(tiny: Callable[..., Config]) -> Objective:
     torch.manual_seed(0)
-    student = Student(tiny().train, tiny().objective)
-    return student, Teacher(student).train()
+    return objectives.get("clove")(tiny().train, tiny().objective, (), 6)
 
 
-def test_probe__leaves_the_networks_as_they_are(photos: Path, tiny: Callable, networks: tuple) -> None:
-    before = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
-    modes = [network.training for network in networks]
+def test_probe__leaves_the_networks_as_they_are(photos: Path, tiny: Callable, objective: Objective) -> None:
+    before = [{name: value.clone() for name, value in network.state_dict().items()} for network in objective.networks()]
+    modes = [network.training for network in objective.networks()]
     probe = RetrievalProbe(list_images(photos), 4, tiny().train, torch.device("cpu"))
     rng = torch.get_rng_state()
-    values = probe(*networks)
-    assert set(values) == {f"{figure}_{cells}" for figure in ("retrieval", "feature_std", "effective_rank")
-                           for cells in ("backbone", "contextualized")}
+    values = probe(objective)
+    assert set(values) == {"retrieval_chance"} | {
+        f"{metric}_{cells}" for metric in ("retrieval", "feature_std", "effective_rank")
+        for cells in ("backbone", "contextualized")}
+    assert values["retrieval_chance"] == 1 / 9  # 3 x 3 cells
     assert all(0 <= value <= 1 for name, value in values.items() if not name.startswith("effective_rank"))
-    assert probe(*networks) == values  # fixed images, fixed views
+    assert probe(objective) == values  # fixed images, fixed views
     assert torch.equal(torch.get_rng_state(), rng)
-    for network, state, mode in zip(networks, before, modes, strict=True):
+    for network, state, mode in zip(objective.networks(), before, modes, strict=True):
         assert network.training == mode
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 def test_probe__images_that_cannot_be_read_are_left_out(tmp_path: Path, make_photos: Callable, tiny: Callable,
-                                                        networks: tuple) -> None:
+                                                        objective: Objective) -> None:
     folder = make_photos(tmp_path, 4)
     for name in ("01.png", "02.png"):
         (folder / name).write_bytes(b"")
@@ -124,17 +126,17 @@ def test_probe__images_that_cannot_be_read_are_left_out(tmp_path: Path, make_pho
     assert probe.views.shape[:2] == (2, 2)
     for name in ("00.png", "03.png"):
         (folder / name).write_bytes(b"")
-    assert RetrievalProbe(list_images(folder), 4, tiny().train, torch.device("cpu"))(*networks) == {}
+    assert RetrievalProbe(list_images(folder), 4, tiny().train, torch.device("cpu"))(objective) == {}
 
 
-def test_probe__collapsed_network_shows(photos: Path, tiny: Callable, networks: tuple) -> None:
+def test_probe__collapsed_network_shows(photos: Path, tiny: Callable, objective: Objective) -> None:
     """A projector that gives every cell the same vector: spread 0, rank 1; the backbone before it is untouched."""
     probe = RetrievalProbe(list_images(photos), 4, tiny().train, torch.device("cpu"))
-    before = probe(*networks)
-    student, teacher = networks
+    before = probe(objective)
+    student = objective.student
     torch.nn.init.zeros_(student.attention.out_proj.weight)
     torch.nn.init.ones_(student.attention.out_proj.bias)
-    after = probe(student, teacher)
+    after = probe(objective)
     assert before["feature_std_contextualized"] > 0.01 and before["effective_rank_contextualized"] > 1.05
     assert after["feature_std_contextualized"] == pytest.approx(0, abs=1e-6)
     assert after["effective_rank_contextualized"] == pytest.approx(1, abs=1e-5)
@@ -143,12 +145,12 @@ def test_probe__collapsed_network_shows(photos: Path, tiny: Callable, networks: 
 
 
 def test_probe__knn_beside_the_others_when_asked_for(tmp_path: Path, make_photos: Callable, tiny: Callable,
-                                                     networks: tuple) -> None:
+                                                     objective: Objective) -> None:
     for label in ("cat", "dog"):
         make_photos(tmp_path / label, 3)
     names = list_images(tmp_path)
-    without = Probe(names, tiny(), torch.device("cpu"))(*networks)
-    values = Probe(names, tiny(knn_images=6), torch.device("cpu"))(*networks)
+    without = Probe(names, tiny(), torch.device("cpu"))(objective)
+    values = Probe(names, tiny(knn_images=6), torch.device("cpu"))(objective)
     assert values.pop("knn_top1") >= 0
     assert values == without
 

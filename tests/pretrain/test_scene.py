@@ -11,11 +11,11 @@ from PIL import Image
 from pretrain.clove_options import CloveOptions
 from pretrain.data import list_images
 from pretrain.errors import UserError
-from pretrain.loss import ranking_terms
+from pretrain.loss import hardest_negatives, ranking_terms
 from pretrain.matcher import cell_centres
 from pretrain.model import Student, normalise
 from pretrain.pixels import read_pixels
-from pretrain.scene import Scene, View, feature_grid, hardest_negatives, load_networks, make_scene, report_cell
+from pretrain.scene import Scene, View, feature_grid, load_objective, make_scene, report_cell
 from pretrain.shared_options import Train
 from pretrain.views import make_views
 
@@ -93,10 +93,11 @@ def test_hardest_negatives__none_left() -> None:
 def test_report__agrees_with_the_loss(scene: Callable, photos: Path, pair: tuple[int, int], changes: dict) -> None:
     """The loss on the same vectors has the same cos(C, F_neg), and the same mean positive cosine."""
     made = scene(pair, **changes)
-    student, teacher, note = load_networks(made.config, None)
+    objective, note = load_objective(made.config, (), None)
+    student, teacher = objective.student, objective.follower
     assert "random initial network" in note
     cell = made.default_cell()
-    report = report_cell(made, cell, student, teacher, list_images(photos))
+    report = report_cell(made, cell, objective, list_images(photos))
     assert report.positives
     views = step_views(made, photos)
     split = slice(0, 2) if pair[0] < 2 else slice(2, 3)
@@ -105,7 +106,7 @@ def test_report__agrees_with_the_loss(scene: Callable, photos: Path, pair: tuple
     assert torch.allclose(report.cosine, contextualized @ projected, atol=1e-5)
     positives, options = made.positives[cell][None, None, None], made.config.objective
     _, told = ranking_terms(contextualized[None, None, None], projected.T[None, None], positives, options)
-    assert report.negative_cosine == pytest.approx(told["negative_cosine"].item(), abs=1e-5)
+    assert report.negatives.cosine == pytest.approx(told["negative_cosine"].item(), abs=1e-5)
     assert report.cosine[report.positives].mean().item() == pytest.approx(told["positive_cosine"].item(), abs=1e-5)
 
 
@@ -122,11 +123,12 @@ def stack(views: list[list[np.ndarray]], which: slice) -> torch.Tensor:
 
 def test_report__attention_is_the_mean_over_heads(scene: Callable, photos: Path) -> None:
     made = scene()
-    student, teacher, _ = load_networks(made.config, None)
+    objective, _ = load_objective(made.config, (), None)
+    student = objective.student
     seen = []
     weights = student.attention.weights
     student.attention.weights = lambda maps: seen.append(weights(maps)) or seen[-1]
-    report = report_cell(made, 5, student, teacher, list_images(photos))
+    report = report_cell(made, 5, objective, list_images(photos))
     assert report.attention.shape == (3, 3) and report.attention.sum().item() == pytest.approx(1, abs=1e-5)
     assert torch.allclose(report.attention.flatten(), seen[0][0, :, 5].mean(0))
 
@@ -137,16 +139,17 @@ def test_grid__a_single_cell() -> None:
 
 def test_report__a_network_that_diverged_is_told(scene: Callable, photos: Path) -> None:
     made = scene()
-    student, teacher, _ = load_networks(made.config, None)
+    objective, _ = load_objective(made.config, (), None)
+    student = objective.student
     with torch.no_grad():
         student.attention.in_proj_bias.fill_(float("nan"))
     with pytest.raises(UserError, match="the network gives NaN or inf: its training diverged"):
-        report_cell(made, 0, student, teacher, list_images(photos))
+        report_cell(made, 0, objective, list_images(photos))
 
 
 def test_report__without_attention(scene: Callable, photos: Path) -> None:
     made = scene(attention="none")
-    report = report_cell(made, 0, *load_networks(made.config, None)[:2], list_images(photos))
+    report = report_cell(made, 0, load_objective(made.config, (), None)[0], list_images(photos))
     assert report.attention is None and report.cosine.abs().max() <= 1 + 1e-5
 
 
@@ -154,13 +157,14 @@ def test_report__image_alone_in_its_folder(tmp_path: Path, make_photos: Callable
     folder = make_photos(tmp_path, 2)
     (folder / "01.png").write_bytes(b"")  # company that cannot be read
     made = make_scene(list_images(folder), 0, 0, tiny())
-    report = report_cell(made, 0, *load_networks(made.config, None)[:2], list_images(folder))
+    report = report_cell(made, 0, load_objective(made.config, (), None)[0], list_images(folder))
     assert report.cosine.isfinite().all()
 
 
 def test_networks__random_ones_are_where_a_run_starts(tiny: Callable) -> None:
     state = torch.get_rng_state()
-    student, teacher, _ = load_networks(tiny(seed=3), None)
+    objective, _ = load_objective(tiny(seed=3), (), None)
+    student, teacher = objective.student, objective.follower
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(3)
     expected = Student(tiny(seed=3).train, tiny(seed=3).objective).state_dict()
@@ -171,4 +175,4 @@ def test_networks__random_ones_are_where_a_run_starts(tiny: Callable) -> None:
 
 def test_networks__folder_without_checkpoint(tmp_path: Path, tiny: Callable) -> None:
     with pytest.raises(UserError, match=r"no whole checkpoint in .*; leave out --run to see the random"):
-        load_networks(tiny(), tmp_path)
+        load_objective(tiny(), (), tmp_path)

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from pretrain.data import list_images
+from pretrain.objective import Negatives
 from pretrain.scene import CellReport, Scene, make_scene
 from pretrain.show_picture import draw_show, place, show_figure
 
@@ -27,7 +28,8 @@ def made_up(scene: Scene, **changes: object) -> CellReport:
     cells = scene.student.grid[0] * scene.student.grid[1]
     attention = torch.arange(cells).float().reshape(scene.student.grid)
     cosine = torch.tensor([-0.31, 0.62, 0.53, 0.44, 0, 0, 0, 0, 0.75])
-    report = CellReport(4 % cells, cosine, [0, 1], [1, 2, 3], 8, 0.517, attention / attention.sum())
+    negatives = Negatives([1, 2, 3], 0.517, dropped=8)
+    report = CellReport(4 % cells, "contextualized", cosine, [0, 1], negatives, attention / attention.sum())
     return dataclasses.replace(report, **changes)
 
 
@@ -39,7 +41,7 @@ def test_figure__says_what_the_report_holds(scene: Callable) -> None:
     made = scene()
     said = words(show_figure(made, made_up(made), "network of RUN after step 6"))
     assert "network of RUN after step 6" in said
-    assert "3  Cell 1,1 of G1 (row, column from 0) among the teacher's cells" in said
+    assert "3  Cell 1,1 of G1 (row, column from 0) among the cells of G2" in said
     for line in ("+  positive 0,1", "+  positive 0,0", "T  left out 2,2", "1  negative 0,1 (positive!)",
                  "2  negative 0,2", "3  negative 1,0"):
         assert line in said, line
@@ -75,11 +77,13 @@ def test_figure__attention_is_drawn_cell_by_cell(scene: Callable) -> None:
 
 
 @pytest.mark.parametrize("changes, expected", [
-    ({"attention": None}, "no attention (attention: none)"),
+    ({"attention": None}, "no attention"),
     ({"positives": []}, "cosines (the cell has no positive)"),
-    ({"negatives": [], "dropped": None, "negative_cosine": float("nan")}, "cosine with F_neg (eq. 2): nan"),
-    ({"negatives": [], "dropped": None, "positives": []}, "cosines (the cell has no positive)"),
-], ids=["no attention", "no positive", "no negative", "nothing"])
+    ({"negatives": Negatives([], float("nan"))}, "cosine with F_neg (eq. 2): nan"),
+    ({"negatives": Negatives([], float("nan")), "positives": []}, "cosines (the cell has no positive)"),
+    ({"negatives": None}, "blue outline: positive; this objective has no negatives"),
+    ({"negatives": None}, "of its contextualized features"),
+], ids=["no attention", "no positive", "no negative", "nothing", "no negatives", "no F_neg"])
 def test_figure__what_is_missing_is_said(scene: Callable, tmp_path: Path, changes: dict, expected: str) -> None:
     made = scene()
     assert expected in words(show_figure(made, made_up(made, **changes), ""))

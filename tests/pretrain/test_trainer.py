@@ -111,7 +111,7 @@ def test_step__counts_the_batches_of_batch_norm_and_none_of_a_nan(tiny: Callable
     trainer.step(1, groups[:2])
     assert int(trainer.student.encoder.bn1.num_batches_tracked) == 4
     assert int(trainer.student.projector[1].num_batches_tracked) == 4
-    assert int(trainer.teacher.encoder.bn1.num_batches_tracked) == 2
+    assert int(trainer.objective.follower.encoder.bn1.num_batches_tracked) == 2
 
 
 def test_trainer__compiles_both_networks_when_asked(tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,12 +137,13 @@ def test_step__when_the_teacher_follows(tiny: Callable, batches: Callable, timin
     trainer, groups = Trainer(config, ALONE, 6, 2), batches(config)
     trainer.step(0, groups[:1])
     old_student = trainer.student.encoder.conv1.weight.detach().clone()
-    old_teacher = trainer.teacher.encoder.conv1.weight.clone()
+    old_teacher = trainer.objective.follower.encoder.conv1.weight.clone()
     result = trainer.step(1, groups[1:2])
     share = 1 - result["teacher_momentum"]
     assert 0.2 < share < 0.3
     source = trainer.student.encoder.conv1.weight.detach() if timing == "after_step" else old_student
-    torch.testing.assert_close(trainer.teacher.encoder.conv1.weight, old_teacher + share * (source - old_teacher))
+    followed = trainer.objective.follower.encoder.conv1.weight
+    torch.testing.assert_close(followed, old_teacher + share * (source - old_teacher))
     assert (trainer.student.encoder.conv1.weight - old_student).abs().max() > 1e-4
 
 
@@ -151,7 +152,7 @@ def test_schedules__are_per_optimizer_step(tiny: Callable) -> None:
     trainer = Trainer(config, ALONE, steps=20, per_epoch=5)
     assert [trainer.lr(step) for step in (0, 4, 5)] == pytest.approx([0.02, 2.0, 2.0])
     assert 0.2 < trainer.lr(19) < 0.25
-    assert trainer.momentum(0) == 0.99 and 0.999 < trainer.momentum(19) < 1.0
+    assert trainer.objective.momentum(0) == 0.99 and 0.999 < trainer.objective.momentum(19) < 1.0
 
 
 def test_state__two_trainers_go_on_alike(tiny: Callable, batches: Callable) -> None:
@@ -217,12 +218,12 @@ def test_loss__teachers_kept_casts_are_what_autocast_makes(tiny: Callable, batch
     """Bit for bit: at the start, after steps of the moving average, and after a checkpoint was loaded."""
     config = tiny(precision=precision)
     trainer, other, (first, second, *_) = Trainer(config, ALONE, 6, 2), Trainer(config, ALONE, 6, 2), batches(config)
-    assert len(trainer.teacher.cast) > 15
+    assert len(trainer.objective.follower.cast) > 15
 
     def without_casts(one: Trainer) -> float:
-        kept, one.teacher.cast = one.teacher.cast, {}
+        kept, one.objective.follower.cast = one.objective.follower.cast, {}
         loss, _ = one.loss(first)
-        one.teacher.cast = kept
+        one.objective.follower.cast = kept
         return float(loss)
 
     assert float(trainer.loss(first)[0]) == without_casts(trainer)
@@ -231,9 +232,9 @@ def test_loss__teachers_kept_casts_are_what_autocast_makes(tiny: Callable, batch
     assert float(trainer.loss(first)[0]) == without_casts(trainer) != without_casts(other)
     other.load(copied(trainer.state()))
     assert float(other.loss(first)[0]) == without_casts(other)
-    assert not any("cast" in name for name in trainer.teacher.state_dict())
+    assert not any("cast" in name for name in trainer.objective.follower.state_dict())
 
 
 def test_loss__without_autocast_or_compiled_nothing_is_kept(tiny: Callable) -> None:
-    assert not Trainer(tiny(), ALONE, 6, 2).teacher.cast
-    assert not Trainer(tiny(precision="bf16", compile=True), ALONE, 6, 2).teacher.cast
+    assert not Trainer(tiny(), ALONE, 6, 2).objective.follower.cast
+    assert not Trainer(tiny(precision="bf16", compile=True), ALONE, 6, 2).objective.follower.cast

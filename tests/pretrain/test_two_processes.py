@@ -61,25 +61,26 @@ def part(whole: Batch, start: int, stop: int) -> Batch:
                  whole.sizes[start:stop], whole.names[start:stop], {})
 
 
-def one_step(config, process: Process, micro_batches: list[Batch]) -> dict:
+def one_step(config, process: Process, micro_batches: list[Batch], classes: tuple[str, ...] = ()) -> dict:
     """A whole step in float64, so that equality is not a matter of tolerance."""
     original = pretrain.trainer.normalise
     pretrain.trainer.normalise = lambda pixels: original(pixels).double()
     torch.set_default_dtype(torch.float64)
     try:
-        trainer = Trainer(config, process, steps=10, per_epoch=5)
+        trainer = Trainer(config, process, steps=10, per_epoch=5, classes=classes)
         result = trainer.step(3, micro_batches)
     finally:
         torch.set_default_dtype(torch.float32)
         pretrain.trainer.normalise = original
     gradients = {name: p.grad for name, p in trainer.student.named_parameters() if p.grad is not None}
-    return {"loss": result["loss"], "gradients": gradients, "student": trainer.student.state_dict(),
-            "teacher": trainer.teacher.state_dict()}
+    follower = trainer.objective.follower
+    return {"loss": result["loss"], "result": result, "gradients": gradients, "student": trainer.student.state_dict(),
+            "follower": {} if follower is None else follower.state_dict()}
 
 
 def close(found: dict, expected: dict, tolerance: float) -> None:
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)  # reported in float32
-    for part_name in ("gradients", "student", "teacher"):
+    for part_name in ("gradients", "student", "follower"):
         assert found[part_name].keys() == expected[part_name].keys()
         for name, tensor in expected[part_name].items():
             scale = max(tensor.abs().max().item(), 1e-6)

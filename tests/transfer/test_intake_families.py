@@ -296,7 +296,7 @@ def test_read_checkpoint__real_networks_of_our_pretraining(tmp_path):
     student = Student(config.train, config.objective)
     teacher = Teacher(student)
     torch.nn.init.constant_(teacher.encoder.bn1.bias, 3)
-    path = written({"student": student.state_dict(), "teacher": teacher.state_dict(), "optimizer": {}, "scaler": {},
+    path = written({"student": student.state_dict(), "follower": teacher.state_dict(), "optimizer": {}, "scaler": {},
                     "rng": torch.get_rng_state()}, tmp_path / "step_00000001.pt")
     for branch, network in (("student", student), ("teacher", teacher)):
         reading = read_checkpoint(path, branch)
