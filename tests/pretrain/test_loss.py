@@ -109,6 +109,41 @@ def slow_loss(student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tens
     return torch.stack(terms).sum() / len(terms)
 
 
+def slow_gap(student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], sizes: Tensor,
+             options: CloveOptions) -> tuple[float, int]:
+    """Sum over all matched pairs with a negative of its cosine minus lambda times the positive one; their number."""
+    views = [(maps[v], group_boxes[v]) for maps, group_boxes in zip(student_maps, boxes, strict=True)
+             for v in range(len(maps))]
+    total, number = 0.0, 0
+    for i, (student, student_boxes) in enumerate(views):
+        for j in range(len(teacher_maps)):
+            if i == j:
+                continue
+            for b in range(len(sizes)):
+                own, other = student[b].flatten(1).T, teacher_maps[j, b].flatten(1).T
+                pairs = slow_positives(student_boxes[b], boxes[0][j, b], sizes[b], tuple(student.shape[-2:]),
+                                       tuple(teacher_maps.shape[-2:]), options.t_pos)
+                for query, cell in pairs:
+                    of_query = {one for other_query, one in pairs if other_query == query}
+                    negative = slow_negative(own[query], other, of_query, options)
+                    if negative is not None:
+                        total += (negative - options.lambda_pos * cosine(own[query], other[cell])).item()
+                        number += 1
+    return total, number
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_ranking_gap__over_all_matched_pairs_of_all_views(variant: str) -> None:
+    """Global and local views have other numbers of pairs, and one pair of views has none."""
+    options = replace(load_config(None, {"variant": variant}).objective, t_pos_unit="cell_diagonal", k=6,
+                      lambda_pos=1.7)
+    students, teacher, boxes, sizes = case(11, teacher_grid=5)
+    _, statistics = clove_loss([F.normalize(maps, dim=2) for maps in students], teacher, boxes, sizes, options)
+    expected = slow_gap(students, teacher, boxes, sizes, options)
+    assert expected[1] > 50 and statistics["no_overlap"] > 0
+    assert statistics["ranking_gap"].tolist() == pytest.approx(expected, rel=1e-9)
+
+
 def random_boxes(rng: torch.Generator, *shape: int) -> Tensor:
     """Fractions of the image; half of them mirrored."""
     corner = torch.rand(*shape, 2, generator=rng, dtype=torch.float64) * 0.6
@@ -275,6 +310,8 @@ def test_sum__is_the_literal_sum_over_pairs() -> None:
     torch.testing.assert_close(terms, torch.tensor([[sum(hinges)]]))
     torch.testing.assert_close(ranking_terms(student, teacher, positives, replace(options, reduction="mean"))[0],
                                torch.tensor([[sum(hinges) / 3]]))
+    gap = statistics.pop("ranking_gap")
+    torch.testing.assert_close(gap, torch.tensor([(0.6 - 1) + (0.6 - 0.6) + (0.8 - 1), 3.0]))
     expected = {"positive_cosine": (1 + 0.6 + 1) / 3, "negative_cosine": 0.7, "hinge_active": 1.0,
                 "negative_is_positive": 0.5, "positives_per_query": 1.5, "no_overlap": 0.0}
     assert {name: round(value.item(), 6) for name, value in statistics.items()} == pytest.approx(expected)

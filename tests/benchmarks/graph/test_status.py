@@ -75,14 +75,15 @@ def test_going__slurm_answers(run):
     run.finish("data")
     jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
     write_text(run.folder("pretrain-clove") / "metrics.jsonl",
-               '{"step": 0, "retrieval_backbone": 0.1}\n{"step": 60, "loss": 1.25, "images_per_second": 32.0}\n{"st')
+               '{"step": 0, "retrieval_backbone": 0.1}\n{"step": 60, "loss": 1.25, '
+               '"ranking_gap": -0.3125, "images_per_second": 32.0}\n{"st')
     rows = run.look(data="COMPLETED", pretrain_clove="RUNNING", convert_clove="PENDING:Dependency",
                     finetune_clove_coco_0="PENDING:Dependency", finetune_rand_coco_0="PENDING:None",
                     tables="PENDING:Dependency")
     assert [row.state for row in rows.values()] == ["done", "running", "waiting", "waiting", "waiting", "waiting"]
     # 192 images in batches of 16, 20 epochs: 240 steps; 180 x 16 images at 32 a second are 90 s.
     row = rows["pretrain-clove"]
-    assert (row.steps, row.seconds_left, row.metric) == ("60/240", 90, "loss 1.25")
+    assert (row.steps, row.seconds_left, row.metric) == ("60/240", 90, "loss 1.25, ranking_gap -0.312")
     assert rows["convert-clove"].detail == "Dependency" and rows["finetune-rand-coco-0"].detail == ""
     code, line = status.verdict(list(rows.values()))
     assert code == 3 and line == ("1 of 6 stages done; running: pretrain-clove; waiting: convert-clove, "
