@@ -294,7 +294,7 @@ def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Pat
     """A task on the command line of transfer, with where its data is and what runs it."""
     words: list[object] = [*_asked(options, evaluation.task).arguments(), "--data",
                            _place(options, evaluation, parents), "--num-gpus", max(count_gpus(options), 1)]
-    words += ["--train-share", f"{evaluation.share:g}"] if evaluation.share != 1 else []
+    words += ["--train-share", evaluation.share] if evaluation.share != 1 else []
     words += ["--device", options.device] if options.device != "auto" else []
     return words
 

@@ -250,7 +250,7 @@ def test_what_slurm_refuses__is_one_line_and_leaves_nothing(slurm, words, run_al
 def test_exit_code__of_the_command_itself(slurm, words):
     ended = subprocess.run([sys.executable, "-P", "-m", "benchmarks", *words(*ON_SLURM, "--partition", "nope",
                                                                             methods="rand")],
-                           capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
+                           capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: sbatch refused")
 
 
