@@ -5,8 +5,11 @@ import itertools
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog
 
-from transfer import train_share
+from tests.transfer.test_lvis_json import needs_lvis
+from transfer import datasets, detectron2_compat, tasks, train_share
+from transfer.tasks import Where
 
 ROOT = Path("/data/images")
 NAMES = [f"{folder}/{number:03d}.jpg" for folder in ("a", "b") for number in range(100)]
@@ -53,3 +56,17 @@ def test_choose__a_name_outside_the_image_folder_counts_by_its_last_part() -> No
 def test_teaches__an_object_to_learn_from(row: dict, teaches: bool) -> None:
     assert train_share.teaches({"annotations": [row]}) is teaches
     assert not train_share.teaches({"annotations": []})
+
+
+@pytest.mark.parametrize("task", [*(name for name in tasks.TASKS if name != "lvis"),
+                                  pytest.param("lvis", marks=needs_lvis)])
+def test_share__of_every_tasks_images(task: str, small_data: Path) -> None:
+    detectron2_compat.apply()
+    folder = small_data / tasks.get(task).demo_layout
+    whole, part = (datasets.find(Where(folder, train_share=share), task) for share in (1.0, 0.67))
+    assert (whole.train.images, part.train.images, part.val) == (3, 2, whole.val)
+    names, _ = datasets.register(whole)
+    everything = {record["file_name"] for record in DatasetCatalog.get(names)}
+    names, _ = datasets.register(part)
+    assert {record["file_name"] for record in DatasetCatalog.get(names)} < everything
+    assert len(DatasetCatalog.get(names)) == 2
