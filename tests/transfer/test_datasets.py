@@ -13,7 +13,8 @@ from PIL import Image
 
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
-from transfer import coco_json, datasets, settings, tasks
+from tests.transfer.resolved import resolve
+from transfer import coco_json, datasets, tasks
 from transfer.tasks import Where
 
 POLYGON = [[2, 2, 12, 2, 12, 12]]
@@ -286,7 +287,7 @@ def test_find__objects_without_masks_are_boxes_and_it_is_said(task: str, empty: 
     assert found.parts == ("boxes",) and not found.has_rle
     assert found.notes == (f"{found.train.annotations} has boxes and no masks: Faster R-CNN by the same protocol, no "
                            "mask head; AP_mb, AP50_mb, AP75_mb stay empty",)
-    cfg = settings.resolve(found, tasks.get(task).default_heads, "full")
+    cfg = resolve(found, tasks.get(task).default_heads, "full")
     assert not cfg.MODEL.MASK_ON
     _, name = datasets.register(found)
     assert tasks.get(task).evaluator(found, cfg)._tasks == ("bbox",)
@@ -296,7 +297,7 @@ def test_find__objects_without_masks_are_boxes_and_it_is_said(task: str, empty: 
 def test_find__with_masks_is_as_before(coco: Path) -> None:
     found = datasets.find(coco, "coco")
     assert found.parts == ("boxes", "masks") and found.notes == ()
-    assert settings.resolve(found, "2fc", "full").MODEL.MASK_ON
+    assert resolve(found, "2fc", "full").MODEL.MASK_ON
 
 
 def test_find__crowds_do_not_make_a_file_one_with_masks(tmp_path: Path) -> None:
