@@ -113,6 +113,7 @@ _QUERY_AND_KEY = {"student": ("encoder_q.",), "teacher": ("encoder_k.",)}
 _ALIASES = ("encoder_q.0.", "online_net.0.")  # OpenSelfSup registers the student twice
 _LIGHTLY_TEACHERS = ("teacher_backbone.", "backbone_momentum.", "momentum_backbone.", "key_backbone.",
                      "query_backbone.")
+_OF_LIGHTLY = ("any of lightly's methods: the folder of its run says which",)
 _SUPERVISED = ("Supervised", "a self-supervised network with a classifier trained on it")
 _OTHER = "another method that uses these names"
 _HEADS = r"(?:projector|projection|predictor|prototypes|queue|center)"
@@ -171,13 +172,13 @@ FAMILIES = (
            ("student:backbone.", "student:head.last_layer."), keys=("dino_loss",), method="DINO"),
     # BYOL has no PyTorch code of its authors. yaox12/BYOL-PyTorch, model/basic_modules.py, and KKallidromitis' r2o,
     # model/r2o_model.py, and detcon-pytorch, both made from it; yaox12's published file as others read it.
-    *(Family("BYOL", {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
+    *(Family("online and target", {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
              ("online_network.encoder.",), method=method) for method in ("BYOL", "R2O", "DetCon")),
     Family("BYOL", {"student": ("online_backbone:",), "teacher": ("target_backbone:",)}, ("online_backbone:layer1.",),
            method="BYOL"),
     # sthalles/PyTorch-BYOL, trainer.py, and kakaobrain/scrl, trainer/base.py, whose trainer does both.
-    *(Family("BYOL", {"student": ("online_network_state_dict:encoder.",),
-                      "teacher": ("target_network_state_dict:encoder.",)},
+    *(Family("online and target", {"student": ("online_network_state_dict:encoder.",),
+                                   "teacher": ("target_network_state_dict:encoder.",)},
              ("online_network_state_dict:encoder.",), method=method) for method in ("BYOL", "SCRL")),
     # LayneH/LEWEL, models/lewel.py, made from amazon-research/exponential-moving-average-normalization, which has
     # neither predictor_obj nor proj_obj.
@@ -196,13 +197,13 @@ FAMILIES = (
     # Lightning's container or the state dict alone. In its DINO `backbone` is the teacher; the momentum copy of its
     # MoCo is called key_backbone or query_backbone by version. Networks of children have index names.
     Family("lightly", {"teacher": ("backbone.",), "student": ("student_backbone.",)},
-           ("student_backbone.", "backbone."), epochs=False),
+           ("student_backbone.", "backbone."), epochs=False, candidates=_OF_LIGHTLY),
     Family("lightly", {"student": ("student_backbone.",), "teacher": _LIGHTLY_TEACHERS},
-           ("student_backbone.", "teacher_backbone."), epochs=False),
+           ("student_backbone.", "teacher_backbone."), epochs=False, candidates=_OF_LIGHTLY),
     Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS},
            ("backbone.", "projection_head_global.", "projection_head_local."), epochs=False, candidates=("DenseCL",)),
     Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS}, ("backbone.", "projection_head."),
-           epochs=False),
+           epochs=False, candidates=_OF_LIGHTLY),
     # vturrisi/solo-learn, solo/methods/base.py, in Lightning's container; older files say encoder.
     Family("solo-learn", {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")},
            ("backbone.|encoder.",), keys=("pytorch-lightning_version",), epochs=False,
