@@ -1,5 +1,4 @@
-"""Batch norm over the batches of all processes joined: one all-reduce forward and one backward, and the host never
-waits for the device.
+"""Batch norm over the batches of all processes joined: one all-reduce each way, and the host never waits for a device.
 
 torch's SyncBatchNorm gathers every process's statistics and picks those with a count by a boolean mask, which makes the
 host wait at every layer; it has no kernels for CPUs either. Here all operators exist on both, so that the numbers that
@@ -30,20 +29,24 @@ def _(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(like), torch.empty_like(like)
 
 
-def joined_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and number of values of each channel over the `x` (N, C, ...) of all processes, (C,) each
-    in the dtype of `like` (C,).
+def joined_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel over the `x` (N, C, ...) of all processes, which have one shape; (C,)
+    each in the dtype of `like` (C,).
 
     A process takes the variance about its own mean. What is added up over the processes is float64: with a mean far
     from 0 the difference of the mean square and the squared mean would have no digits left in fp32.
     """
-    mean, variance = channel_moments(x, like)
-    totals = torch.stack([mean, variance, torch.ones_like(mean)]).double()
+    totals = torch.stack(channel_moments(x, like)).double()
     totals[1].addcmul_(totals[0], totals[0])  # the mean square
-    totals *= x.numel() // x.shape[1]
     dist.all_reduce(totals)
-    mean, square = totals[:2] / totals[2]
-    return torch.stack([mean, torch.addcmul(square, mean, mean, value=-1).clamp_(min=0), totals[2]]).to(like).unbind()
+    mean, square = (totals / dist.get_world_size()).unbind()
+    variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
+    return mean.to(like.dtype), variance.to(like.dtype)
+
+
+def joined_count(x: Tensor) -> int:
+    """Values a channel in the `x` (N, C, ...) of all processes, which have one shape."""
+    return x.numel() // x.shape[1] * dist.get_world_size()
 
 
 class _Normalise(torch.autograd.Function):
@@ -53,9 +56,9 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor,
-        variance: Tensor, count: Tensor, eps: float,
+        variance: Tensor, eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps = eps
         return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
 
@@ -63,23 +66,24 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With x^ the normalised x and s = weight / sqrt(variance + eps):
         s * (grad - mean(grad) - x^ * mean(grad * x^)), means over all processes."""
-        x, weight, mean, variance, count = ctx.saved_tensors
+        x, weight, mean, variance = ctx.saved_tensors
         _, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True])
         sums = torch.stack([weight_grad, bias_grad])
         dist.all_reduce(sums)
         scale = weight * (variance + ctx.eps).rsqrt()
-        of_normalised, constant = sums * (-scale / count)
+        of_normalised, constant = (sums * (scale * (-1 / joined_count(x)))).unbind()
         x_grad = torch.native_batch_norm(x, of_normalised, constant, mean, variance, False, 0.0, ctx.eps)[0]
         x_grad.addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
-        return x_grad, weight_grad, bias_grad, None, None, None, None
+        return x_grad, weight_grad, bias_grad, None, None, None
 
 
 class SynchronisedBatchNorm(_BatchNorm):
     """A batch norm layer as `layer`, with its parameters and running statistics (not copies), that in training uses
     the statistics of all processes' batches joined; in evaluation nothing communicates.
 
-    bf16 and fp16 inputs give fp32 statistics. The processes may hold different numbers of values.
+    bf16 and fp16 inputs give fp32 statistics. Every process must hold the same number of values a channel: a run
+    compares the options of its processes at its start (`pretrain.run_images`), and no layer asks again.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
@@ -94,11 +98,12 @@ class SynchronisedBatchNorm(_BatchNorm):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         with torch.no_grad():
-            mean, variance, count = joined_moments(x, self.running_mean)
+            mean, variance = joined_moments(x, self.running_mean)
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1).clamp_(min=1)), self.momentum)
+            count = joined_count(x)
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         weight, bias = self.weight, self.bias
         if weight is None:
             weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
-        return _Normalise.apply(x, weight, bias, mean, variance, count, self.eps)
+        return _Normalise.apply(x, weight, bias, mean, variance, self.eps)

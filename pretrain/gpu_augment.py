@@ -30,26 +30,26 @@ def apply(views: Tensor, colours: Tensor) -> Tensor:
     """(N, 3, S, S) uint8 on any device and (N, 11) float32 on the host (`augment.Colour.row`) -> (N, 3, S, S) uint8."""
     if colours.shape != (len(views), COLUMNS):
         raise ValueError(f"expected {COLUMNS} numbers for each of {len(views)} views, found {tuple(colours.shape)}")
-    device = views.device
-    drawn = colours.to(device, non_blocking=True)[..., None, None, None]  # each column (N, 1, 1, 1)
+    drawn = colours.to(views.device, non_blocking=True)[..., None, None, None]  # each column (N, 1, 1, 1)
     pixels = views.float()
     for place in range(4):
         operation = drawn[:, place]
         pixels = _blend(pixels, operation, *(drawn[:, column] for column in (4, 5, 6)))
-        turned = _chosen(colours[:, place] == HUE, device)
+        turned = _chosen(drawn[:, place] == HUE, int((colours[:, place] == HUE).sum()))
         if len(turned):
             pixels[turned] = turn_hue(pixels[turned], drawn[turned, 7])
     pixels = torch.where(drawn[:, 8] > 0, luminance(pixels), pixels)
-    blurred = _chosen(colours[:, 9] > 0, device)
+    blurred = _chosen(drawn[:, 9] > 0, int((colours[:, 9] > 0).sum()))
     if len(blurred):
         pixels[blurred] = blur(pixels[blurred], drawn[blurred, 9].flatten())
     inverted = (drawn[:, 10] > 0) & (pixels >= SOLARIZE_THRESHOLD)
     return torch.where(inverted, 255 - pixels, pixels).to(torch.uint8)
 
 
-def _chosen(mask: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the samples, counted on the host."""
-    return mask.nonzero().flatten().to(device, non_blocking=True)
+def _chosen(mask: Tensor, number: int) -> Tensor:
+    """Where the (N, 1, 1, 1) `mask` is true, in order, on its device; `number`, counted on the host, is how often: to
+    copy the places from the host, or to let the device count them, would make the host wait."""
+    return mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:number]
 
 
 def _blend(pixels: Tensor, operation: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:

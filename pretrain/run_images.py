@@ -40,7 +40,9 @@ def run_images(config: Config, folder: Path, output: Path, process: Process) -> 
     when one of them cannot list them, has other images than the first, or other options."""
     place = _place(folder)
     leader = distributed.gather(place).index(place)
-    found = _Found(socket.gethostname(), str(folder), config.hash())
+    # With other images at once their batch norm would be wrong, and one would wait for micro-batches that never come.
+    options = f"{config.hash()} {config.runtime.device_batch}"
+    found = _Found(socket.gethostname(), str(folder), options)
     if leader == process.rank:
         found = _listed(found, config.train.labels, folder, output)
     everyone = distributed.gather(found)

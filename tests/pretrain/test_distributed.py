@@ -41,6 +41,7 @@ def launch(world: int, photos: Path, folder: Path, values: dict, environment: di
             child.kill()
     for child, text in zip(children, texts, strict=True):
         assert child.returncode == 0, text[-3000:]
+        assert "strides do not match" not in text  # of a gradient and its bucket in DistributedDataParallel
     return [torch.load(folder / f"{rank}_of_{world}.pt", weights_only=True) for rank in range(world)]
 
 
@@ -145,3 +146,18 @@ def test_start__asking_for_a_gpu_without_one(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError, match="device cuda was asked for, found no GPU: use --device cpu"):
         distributed.start("cuda")
     assert distributed.start("auto") == Process(0, 1, torch.device("cpu"))
+
+
+def test_start__on_the_cpu_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo, and no word about fewer GPUs than processes."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("a GPU was touched"))
+    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    assert distributed.start("cpu") == Process(3, 4, torch.device("cpu"))
+    assert asked == ["gloo"]
+    with pytest.raises(UserError, match="4 processes or more on this machine, found 1 GPUs"):
+        distributed.start("auto")
