@@ -1,0 +1,51 @@
+"""A task's name is written in its own file alone: whatever else depends on a task asks the registry."""
+
+import ast
+from pathlib import Path
+
+from transfer.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+# (file, name): why it may stand there. It is the same text for another thing.
+ALLOWED = {
+}
+
+
+def _texts(tree: ast.AST) -> list[ast.Constant]:
+    """All text constants but docstrings."""
+    docstrings = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                docstrings.add(first.value)
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node for node in constants if node not in docstrings]
+
+
+def literals() -> dict[tuple[str, str], int]:
+    """{(file, name of a task): line} of the sources outside transfer/tasks."""
+    found = {}
+    for package in ("pretrain", "transfer", "benchmarks"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.parent.name == "tasks":
+                continue
+            for node in _texts(ast.parse(path.read_text(encoding="utf-8"))):
+                if node.value in TASKS:
+                    found[path.relative_to(ROOT).as_posix(), node.value] = node.lineno
+    return found
+
+
+def test_no_task_is_named_outside_its_file():
+    more = {f"{file}:{line}: {name!r}" for (file, name), line in literals().items() if (file, name) not in ALLOWED}
+    assert not more, "ask transfer.tasks instead, or add the reason to ALLOWED"
+
+
+def test_every_allowance_is_still_needed():
+    assert not set(ALLOWED) - set(literals())
+
+
+def test_the_file_of_a_task_names_no_other_task_but_to_share_with_it():
+    for path in sorted((ROOT / "transfer" / "tasks").glob("*.py")):
+        names = {node.value for node in _texts(ast.parse(path.read_text(encoding="utf-8"))) if node.value in TASKS}
+        assert len(names) <= 2, path.name  # its own, and a folder or layout that it shares
