@@ -81,8 +81,8 @@ def _pair_band(band: SubFigure, scene: Scene) -> str:
     """Student and teacher view with their positive cells joined; returns the words for it."""
     panels = band.subplots(1, 2, gridspec_kw={"wspace": 0.12})
     colours = view_colours(scene)
-    draw_view(panels[0], scene.student, colours[scene.pair[0]], f"{roles(scene)[0]}: {_named(scene.student)}")
-    draw_view(panels[1], scene.teacher, colours[scene.pair[1]], f"{roles(scene)[1]}: {_named(scene.teacher)}")
+    draw_view(panels[0], scene.student, colours[scene.pair[0]], f"{roles(scene)[0]} view: {_named(scene.student)}")
+    draw_view(panels[1], scene.teacher, colours[scene.pair[1]], f"{roles(scene)[1]} view: {_named(scene.teacher)}")
     shown = join(band, *panels, scene)
     positives, (t_pos, unit) = scene.positives, scene.config.objective.matching()
     words = {"cell_diagonal": "cell diagonals", "pixel": "source pixels",
@@ -91,7 +91,7 @@ def _pair_band(band: SubFigure, scene: Scene) -> str:
     if not shown:
         return f"No overlap: no cell of {scene.student.short} has a centre {closer} to one of {scene.teacher.short}."
     matched = int(positives.any(1).sum())
-    return (f"{matched} of {positives.shape[0]} {roles(scene)[0]} cells have positives ({closer}), "
+    return (f"{matched} of {positives.shape[0]} cells of the {roles(scene)[0]} view have positives ({closer}), "
             f"{positives.sum() / matched:.1f} on average; {shown} are numbered and joined with theirs.")
 
 

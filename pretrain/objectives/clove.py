@@ -25,10 +25,9 @@ class Clove(Objective):
     curves = (
         ("ranking gap: negative - lambda x positive cosine", ("ranking_gap",)),
         ("cosine of positive pairs and of negatives", ("positive_cosine", "negative_cosine")),
-        ("share of pairs with an active hinge", ("hinge_active",)),
+        ("active hinges; view pairs without overlap (shares)", ("hinge_active", "no_overlap")),
         ("share of the negatives that are positives", ("negative_is_positive",)),
         ("positive cells per student cell", ("positives_per_query",)),
-        ("share of view pairs without overlap", ("no_overlap",)),
     )
 
     def __init__(self, train: Train, options: CloveOptions, classes: tuple[str, ...], steps: int) -> None:

@@ -1,6 +1,7 @@
 """What every objective promises the loop: CLoVE, supervised, and two more that stand in files of their own."""
 
 import copy
+import json
 import math
 import os
 import subprocess
@@ -222,7 +223,9 @@ def run(folder: Path, output: Path, environment: dict[str, str]) -> subprocess.C
                           text=True, timeout=600, check=False)
 
 
-def test_supervised__a_whole_run_names_its_method_and_resumes(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_supervised__a_whole_run_names_its_method_through_the_conversion_and_resumes(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     for number, name in enumerate(CLASSES):
         write_photos(tmp_path / "photos" / name, 3, seed=number)
     output = tmp_path / "output"
@@ -234,6 +237,11 @@ def test_supervised__a_whole_run_names_its_method_and_resumes(tmp_path: Path, en
     assert (info.method, info.branch, info.classes, info.epochs) == ("Supervised", "single", 3, 3)
     assert info.pretraining["objective"] == "supervised"
     assert all((output / name).stat().st_size > 0 for name in ("curves.png", "views.png", "show.png"))
+    converted = tmp_path / "converted"
+    words = ["-m", "transfer", "convert", str(output / "backbone.safetensors"), "--output", str(converted)]
+    assert subprocess.run([sys.executable, "-P", *words], env=environment, timeout=600, check=False).returncode == 0
+    certificate = json.loads((converted / "conversion.json").read_text())
+    assert (certificate["method"], certificate["pretraining"]) == ("Supervised", info.pretraining)
     backbone = (output / "backbone.safetensors").read_bytes()
     for path in (output / "done.json", output / "backbone.safetensors", *output.glob("checkpoints/step_00000006.*")):
         path.unlink()

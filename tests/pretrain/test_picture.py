@@ -72,10 +72,10 @@ def test_curves__what_is_not_finite_or_missing_is_said() -> None:
     some = entries(4)
     some[1]["loss"] = None
     for entry in some:
-        del entry["no_overlap"]
+        del entry["negative_is_positive"]
     drawn = panels(curves_figure(some, OWN))
     assert drawn["loss (1 not finite)"].lines[0].get_xdata().tolist() == [1, 3, 4]
-    bare = drawn["share of view pairs without overlap"]
+    bare = drawn["share of the negatives that are positives"]
     assert not bare.lines and [text.get_text() for text in bare.texts] == ["not recorded"]
 
 
@@ -103,7 +103,7 @@ def test_curves__titles_do_not_meet(steps: int) -> None:
     canvas.draw()
     titles = list(PANELS)
     boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text() in titles]
-    assert len(boxes) == 13
+    assert len(boxes) == 12
     assert all(box.x0 >= 0 and box.x1 <= 1200 for box in boxes)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 

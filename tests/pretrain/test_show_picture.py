@@ -61,8 +61,8 @@ def test_figure__counts_the_cells_with_a_positive(scene: Callable) -> None:
     made = scene(t_pos=0.4)
     said = words(show_figure(made, made_up(made), ""))
     matched = int(made.positives.any(1).sum())
-    assert any(line.startswith(f"{matched} of 9 student cells have positives (closer than T_pos = 0.4 cell diagonals)")
-               for line in said)
+    expected = f"{matched} of 9 cells of the student view have positives (closer than T_pos = 0.4 cell diagonals)"
+    assert any(line.startswith(expected) for line in said)
     local = int(made.positives_of(made.views[2]).any(1).sum())
     assert any(line.startswith("L1") and line.endswith(f": {local} of 4") for line in said)
 
