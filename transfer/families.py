@@ -114,6 +114,7 @@ _ALIASES = ("encoder_q.0.", "online_net.0.")  # OpenSelfSup registers the studen
 _LIGHTLY_TEACHERS = ("teacher_backbone.", "backbone_momentum.", "momentum_backbone.", "key_backbone.",
                      "query_backbone.")
 _OF_LIGHTLY = ("any of lightly's methods: the folder of its run says which",)
+_OWN_TEACHERS = ("follower:encoder.", "teacher:encoder.")  # the second in runs of earlier versions
 _SUPERVISED = ("Supervised", "a self-supervised network with a classifier trained on it")
 _OTHER = "another method that uses these names"
 _HEADS = r"(?:projector|projection|predictor|prototypes|queue|center)"
@@ -218,9 +219,10 @@ FAMILIES = (
            ("model:encoder.layer1.", "model:head.", "model_ema:encoder."),
            candidates=("InfoMin", "another method in PyContrast's code")),
     # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
-    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("follower:encoder.",)},
-           ("student:encoder.layer1.", "student:attention.", "follower:encoder.layer1."), method="CLoVE"),
-    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": ("follower:encoder.",)},
+    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
+           ("student:encoder.layer1.", "student:attention.", "follower:encoder.layer1.|teacher:encoder.layer1."),
+           method="CLoVE"),
+    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
            ("student:encoder.layer1.",), keys=("optimizer", "scaler", "rng"),
            candidates=("an objective of this program: the config beside the file says which",)),
     # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare model.

@@ -429,10 +429,10 @@ def solo_learn(student: State, teacher: State, old: bool = False) -> dict[str, A
                       | mlp("projector", 2048, 4096, 256) | mlp("momentum_projector", 2048, 4096, 256))
 
 
-def own_checkpoint(student: State, teacher: State) -> dict[str, Any]:
-    """pretrain/trainer.py."""
+def own_checkpoint(student: State, teacher: State, follower: str = "follower") -> dict[str, Any]:
+    """pretrain/trainer.py; `follower` was called teacher in earlier versions."""
     projector = layer("projector.0", 4096, 2048, 1, 1, bias=False)
     return {"student": prefixed("encoder.", with_counters(student)) | projector
             | {"attention.in_proj_weight": flat(768, 256)},
-            "teacher": prefixed("encoder.", with_counters(teacher)) | projector,
+            follower: prefixed("encoder.", with_counters(teacher)) | projector,
             "optimizer": OPTIMIZER, "scaler": {}, "rng": torch.get_rng_state()}

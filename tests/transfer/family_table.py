@@ -178,6 +178,8 @@ FILES = (
         **somebodys(("module.backbone.", t), place="teacher")}, "student and teacher", None, ("teacher", "student"), 10,
         candidates=("DINO", "another method that uses these names")),
     FamilyFile("step_00000100.pt", own_checkpoint, "our pretraining checkpoint", "CLoVE"),
+    FamilyFile("step_00000100_old.pt", lambda s, t: own_checkpoint(s, t, "teacher"), "our pretraining checkpoint",
+               "CLoVE"),
     FamilyFile("backbone.safetensors", lambda s, _t: s, "backbone.safetensors", "CLoVE", ("student",), 200,
                save=lambda content, path: save_backbone(
                    path, content, BackboneInfo("CLoVE", "resnet50", 200, "student"))),
