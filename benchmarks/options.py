@@ -14,6 +14,7 @@ from benchmarks.pretrainings import Pretraining, Recipe, pretrainings_of, read_l
 from benchmarks.results import RANDOM as RANDOM_ROWS
 from pretrain.errors import UserError
 from pretrain.recipe_file import recipe_names
+from transfer import request
 from transfer.tasks import TASKS
 
 # Methods that start from random weights: their word of `python -m transfer finetune --weights`.
@@ -59,7 +60,7 @@ class Options:
     branch: str | None = None  # of checkpoints that hold two networks
     schedules: dict[str, str] = field(default_factory=dict)  # per task, where it is not the published one
     solvers: dict[str, str] = field(default_factory=dict)  # per task, where it is not the common one
-    fit: str | None = None  # how a batch fits the GPUs, in the words of transfer/fit.py
+    shared: dict[str, object] = field(default_factory=dict)  # options of transfer's own, for all tasks
     eval_every: int = 0
     keep_predictions: bool = False
     keep: str = keep.LAST  # which fine-tuned models stay
@@ -144,9 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
                      help="folder for everything (default: work in output/, results in results/)")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that are visible)")
-    how.add_argument("--fit", metavar="KIND=N",
-                     help="N images at once in the fine-tuning, over all GPUs: accumulate=N keeps batch and schedule, "
-                          "linear=N makes the batch smaller and the schedule longer (default: the whole batch)")
+    request.add_shared_arguments(how)
     how.add_argument("--eval-every", type=int, default=0, metavar="N",
                      help="early figures of the fine-tunings every N iterations; they change nothing")
     how.add_argument("--keep-predictions", action="store_true",
@@ -209,8 +208,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         data={option: read_folders(option, words) for option, words in given.items()},
         pretrainings=pretrainings, train_shares=read_shares(args.train_share),
         architecture=_architecture(args, methods, pretrainings), overrides=task_values,
-        branch=args.branch, schedules=schedules, solvers=solvers, fit=args.fit, eval_every=args.eval_every,
-        keep_predictions=args.keep_predictions, keep=args.keep,
+        branch=args.branch, schedules=schedules, solvers=solvers, shared=request.shared_values(args),
+        eval_every=args.eval_every, keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=output / "results" if args.output else ROOT / "results",
         device="cpu" if args.gpus == 0 and args.device == "auto" else args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,

@@ -142,16 +142,16 @@ def _protocol(options: Options, task: str) -> Protocol:
     from transfer import settings  # imports detectron2
 
     try:
-        return protocol_of(settings.protocol(_asked(options, task), max(1, count_gpus(options))))
+        return protocol_of(settings.protocol(asked_protocol(options, task), max(1, count_gpus(options))))
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
 
 
-def _asked(options: Options, task: str) -> request.Protocol:
+def asked_protocol(options: Options, task: str) -> request.Protocol:
     """How a task is fine-tuned, as transfer takes it."""
     overrides = tuple(f"{key}={value}" for key, value in options.overrides.get(task, {}).items())
     return request.Protocol(task=task, scale=options.scale, heads=options.heads, schedule=options.schedules.get(task),
-                            solver=options.solvers.get(task), fit=options.fit, overrides=overrides)
+                            solver=options.solvers.get(task), overrides=overrides, **options.shared)
 
 
 def _check_demo(options: Options) -> None:
@@ -292,7 +292,7 @@ def _place(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -
 
 def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
     """A task on the command line of transfer, with where its data is and what runs it."""
-    words: list[object] = [*_asked(options, evaluation.task).arguments(), "--data",
+    words: list[object] = [*asked_protocol(options, evaluation.task).arguments(), "--data",
                            _place(options, evaluation, parents), "--num-gpus", max(count_gpus(options), 1)]
     words += ["--train-share", evaluation.share] if evaluation.share != 1 else []
     words += ["--device", options.device] if options.device != "auto" else []

@@ -1,7 +1,7 @@
 """What is asked for: how a task is fine-tuned (`Protocol`), and with it from what, on which data and where (`Request`).
 
-Standard library only. A new option of the protocol is a field and an argument here, and what it does to detectron2's
-config in `settings.py`; preflight, result and suite pass it on without knowing it.
+Standard library only. A new option of the protocol is a field and a shared argument here, and what it does to
+detectron2's config in `settings.py`; preflight, result and suite pass it on without knowing it.
 """
 
 import argparse
@@ -65,12 +65,24 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
                              "and NAME_1gpu_linear --fit linear=N, for one GPU, with a quarter of the batch as N")
     parser.add_argument("--solver", choices=SOLVERS,
                         help=f"{COMMON} to all methods (default), or a method's own, noted in the result{_solvers()}")
-    parser.add_argument("--fit", metavar="KIND=N",
-                        help="N images at once, over all processes. accumulate=N: gradients of the whole batch, batch "
-                             "norm of N images. linear=N: batches of N, the rate smaller and the schedule longer by "
-                             "the linear rule (default: the whole batch at once)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
+    add_shared_arguments(parser)
+
+
+def add_shared_arguments(parser: argparse._ActionsContainer) -> None:
+    """The options that one fine-tuning and the whole suite take alike, for all tasks."""
+    parser.add_argument("--fit", metavar="KIND=N",
+                        help="N images at once in the fine-tuning, over all processes. accumulate=N: gradients of the "
+                             "whole batch, batch norm of N images. linear=N: batches of N, the rate smaller and the "
+                             "schedule longer by the linear rule (default: the whole batch at once)")
+
+
+def shared_values(args: argparse.Namespace) -> dict[str, object]:
+    """What `args` say of these options, for the fields of `Protocol`."""
+    parser = argparse.ArgumentParser()
+    add_shared_arguments(parser)
+    return {name: getattr(args, name) for name in vars(parser.parse_args([]))}
     parser.add_argument("--sixteen-bit", action="append", dest="overrides", type="INPUT.SIXTEEN_BIT={}".format,
                         metavar="shift|range",
                         help="how 16-bit images become 8-bit ones: by their high byte (shift, the default; refused "
