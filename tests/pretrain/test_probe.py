@@ -156,5 +156,5 @@ def test_probe__knn_beside_the_others_when_asked_for(tmp_path: Path, make_photos
 
 
 def test_probe__knn_without_labels_is_refused(photos: Path, tiny: Callable) -> None:
-    with pytest.raises(UserError, match="expected DIR/CLASS/IMAGE"):
+    with pytest.raises(UserError, match="knn_images needs labels: expected CLASS/IMAGE"):
         Probe(list_images(photos), tiny(knn_images=4), torch.device("cpu"))
