@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import pretrain.loss
 import pretrain.train
 import pretrain.trainer
 from pretrain.__main__ import parse, run
@@ -141,13 +142,13 @@ def test_train__truncated_newest_checkpoint_the_one_before_is_used(whole, photos
 
 def spoil(monkeypatch, which):
     """NaN as the loss of the calls that `which` picks, counted from 0."""
-    true_loss, calls = pretrain.trainer.clove_loss, itertools.count()
+    true_loss, calls = pretrain.loss.clove_loss, itertools.count()
 
     def loss(*arguments):
         value, statistics = true_loss(*arguments)
         return value * (float("nan") if which(next(calls)) else 1.0), statistics
 
-    monkeypatch.setattr(pretrain.trainer, "clove_loss", loss)
+    monkeypatch.setattr(pretrain.loss, "clove_loss", loss)
 
 
 def test_train__nan_losses_are_skipped_counted_and_end_the_run(photos, cli, tmp_path, monkeypatch):
