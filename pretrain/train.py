@@ -166,7 +166,7 @@ def _save(trainer: Trainer, output: Path, step: int, config: Config, process: Pr
     if process.is_main:
         meta = {"steps": trainer.steps, "images_seen": step * config.train.batch_size,
                 "config_hash": config.hash(), "world_size": process.world, "micro_batch": trainer.micro_batch,
-                "torch": torch.__version__,
+                "torch": torch.__version__, "kernels": trainer.kernels,
                 "saved": datetime.now(UTC).isoformat(timespec="seconds")}
         checkpoint.save(output, step, trainer.state(), meta, config.runtime.keep_checkpoints,
                         config.runtime.archive_every)

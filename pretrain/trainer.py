@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import distributed, objectives
+from pretrain import distributed, kernels, objectives
 from pretrain.config import Config
 from pretrain.data import Batch, images_at_once
 from pretrain.distributed import Process
-from pretrain.encoder import BatchNorm, Encoder
+from pretrain.encoder import BatchNorm
 from pretrain.gpu_augment import finished_views
 from pretrain.model import normalise
 from pretrain.objective import Inputs, Objective
@@ -32,6 +32,7 @@ class Trainer:
         self.config, self.process, self.steps = config, process, steps
         self.train = train = config.train
         self.warmup_steps = round(train.warmup_epochs * per_epoch)
+        self.kernels = kernels.choose(process.device)
         torch.manual_seed(train.seed)
         self.objective = objectives.get(config.objective_name)(train, config.objective, classes, steps)
         self._prepare(self.objective)
@@ -65,9 +66,9 @@ class Trainer:
         objective.student = objective.student.to(process.device)
         if objective.follower is not None:
             objective.follower = objective.follower.to(process.device)
-        for module in itertools.chain(*(network.modules() for network in objective.networks())):
-            if runtime.channels_last and isinstance(module, Encoder):
-                module.to(memory_format=torch.channels_last)
+        if runtime.channels_last:  # heads too: 1x1 convolutions' gradients would have other strides than their weights
+            for network in objective.networks():
+                network.to(memory_format=torch.channels_last)
         objective.student = distributed.synchronise_batch_norm(objective.student, process)
         if objective.follower is not None:
             objective.follower = distributed.synchronise_batch_norm(objective.follower, process).train()

@@ -114,6 +114,17 @@ def test_step__counts_the_batches_of_batch_norm_and_none_of_a_nan(tiny: Callable
     assert int(trainer.objective.follower.encoder.bn1.num_batches_tracked) == 2
 
 
+def test_trainer__every_convolutions_weight_is_channels_last(tiny: Callable) -> None:
+    """1x1 ones too, which count as either format: their kernels give gradients in this one, and where the weight has
+    the other DistributedDataParallel copies the gradient in every step, and warns."""
+    trainer = Trainer(tiny(), ALONE, 6, 2)
+    weights = [value for network in trainer.objective.networks() for value in network.parameters() if value.dim() == 4]
+    assert len(weights) > 30
+    for weight in weights:
+        _, channels, height, width = weight.shape
+        assert weight.stride() == (channels * height * width, 1, channels * width, channels)
+
+
 def test_trainer__compiles_both_networks_when_asked(tiny: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))

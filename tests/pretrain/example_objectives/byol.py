@@ -60,9 +60,8 @@ class Byol(Objective):
 
         student = at_least_fp32(torch.cat(outputs))  # (V, B, hidden), global views first
         cosine = F.cosine_similarity(student.unsqueeze(1), targets.unsqueeze(0), dim=-1)  # (V, V global, B)
-        others = torch.ones(cosine.shape[:2], dtype=torch.bool, device=cosine.device)
-        others.fill_diagonal_(False)  # no view is compared with itself
-        mean = cosine[others].mean()
+        others = torch.ones_like(cosine[..., 0]).fill_diagonal_(0)  # no view is compared with itself
+        mean = (cosine * others.unsqueeze(-1)).sum() / (others.sum() * cosine.shape[-1])
         return 1 - mean, {"cosine": mean.detach()}
 
     def after_update(self, step: int) -> None:
