@@ -188,7 +188,9 @@ def few_images(data: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     for number in np.linspace(0, len(names) - 1, IMAGES).astype(int).tolist():
         source = data / names[number]
-        (folder / f"{number:08d}{source.suffix}").symlink_to(source.resolve())
+        link = folder / names[number]  # with its folder and name, which may say its class
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source.resolve())
     return folder
 
 

@@ -85,8 +85,18 @@ def test_few_images__of_a_larger_folder(tmp_path: Path, photos: Path, monkeypatc
     monkeypatch.setattr(drill, "IMAGES", 4)
     few = drill.few_images(photos, tmp_path / "few")
     names = sorted(path.name for path in few.iterdir())
-    assert names == ["00000000.png", "00000002.png", "00000005.png", "00000008.png"]
+    assert names == ["00.png", "02.png", "05.png", "08.png"]
     assert (few / names[1]).read_bytes() == (photos / "02.png").read_bytes()
+
+
+def test_few_images__keep_the_folders_that_are_their_classes(
+    tmp_path: Path, make_photos: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("cat", "dog"):
+        make_photos(tmp_path / "photos" / label, 3)
+    monkeypatch.setattr(drill, "IMAGES", 2)
+    few = drill.few_images(tmp_path / "photos", tmp_path / "few")
+    assert list(drill.list_images(few)) == ["cat/00.png", "dog/02.png"]
 
 
 @pytest.fixture
