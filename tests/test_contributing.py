@@ -110,6 +110,7 @@ def test_option__reaches_command_line_config_and_identity(tmp_path: Path) -> Non
     assert run("-c", code, root=copy) == "0 --task coco\n2 --task coco --freeze 2\n"
 
 
+@pytest.mark.slow
 def test_objective__learns_and_is_exported(tmp_path: Path) -> None:
     file = write_file("my_objective.py", tmp_path)
     (tmp_path / "photos").mkdir()

@@ -48,6 +48,7 @@ def test_another_task__from_its_option_to_its_table(data: Path, tmp_path: Path) 
     assert status.returncode == 0 and "all 6 stages done" in status.stdout
 
 
+@pytest.mark.slow
 def test_another_task__what_is_wrong_is_one_line(tmp_path: Path) -> None:
     for words, text in (
             (["--tiny", "--tasks", "boxes-csv"], "error: task boxes-csv names no demo_layout: expected one of coco, "),

@@ -227,6 +227,7 @@ def run(folder: Path, output: Path, environment: dict[str, str]) -> subprocess.C
                           text=True, timeout=600, check=False)
 
 
+@pytest.mark.slow
 def test_supervised__a_whole_run_names_its_method_through_the_conversion_and_resumes(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
