@@ -48,7 +48,7 @@ class Protocol:
                 for override in value:
                     words += ["--set", override]
             elif value != one.default:
-                words += [f"--{one.name}", value]
+                words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
         return words
 
 
