@@ -48,6 +48,12 @@ class Progress:
             self.done(stage, folder, stamp)
         return stamp
 
+    def trained(self, stage: Stage) -> bool:
+        """Whether only the evaluation of a fine-tuning is left."""
+        key = self.key(stage)
+        return (stage.kind == "finetune" and key is not None
+                and (stage.folder(self.output, key) / "model_final.pth").is_file())
+
     def done(self, stage: Stage, folder: Path, stamp: dict) -> None:
         self.hashes[stage.name], self.folders[stage.name] = stamp["output_sha256"], folder
 
@@ -112,7 +118,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
         elif stage.name in stands:
             state = STANDS
         else:
-            state = "to do"
+            state = "to evaluate" if progress.trained(stage) else "to do"
             todo.append(stage)
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<{width}} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")

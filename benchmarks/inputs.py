@@ -69,6 +69,17 @@ def read_photos(folder: Path) -> Photos:
     return Photos(folder, len(images), hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest())
 
 
+def check_labels(photos: Photos, kind: str) -> None:
+    """Raise `UserError` unless every pretraining image says its class in the way of `kind`."""
+    from pretrain.data import list_images  # imports torch
+    from pretrain.labels import count_classes
+
+    try:
+        count_classes(list_images(photos.folder), kind)
+    except UserError as error:
+        raise UserError(f"pretraining images in {photos.folder}: {error}") from None
+
+
 def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
     """The folders of one data option, each DIR or LABEL=DIR. Raises `UserError` for labels that cannot be told apart.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import estimate, keep, probe_table, results
 from benchmarks.evaluations import Evaluation, Protocol, protocol_of
-from benchmarks.inputs import Photos, TaskData, find_photos, read_task, slug, task_folders
+from benchmarks.inputs import Photos, TaskData, check_labels, find_photos, read_task, slug, task_folders
 from benchmarks.options import CLOVE, PROBED, RANDOM, Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.stage import Stage, plan_keys
@@ -186,6 +186,8 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
         missing += _alike(task, [one for one in data[task] if one is not None])
     if photos is not None:
         _check_batches(options, photos.images, missing)
+        for kind in sorted({one.config.train.labels for one in options.pretrainings} - {"none"}):
+            look(lambda kind=kind: check_labels(photos, kind))
     checkpoints = {}
     if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
         from transfer.inspection import check_checkpoint  # imports torch

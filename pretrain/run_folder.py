@@ -95,7 +95,17 @@ def _stored(output: Path, config: Config) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: expected the values of a run, choose another --output") from None
     changed = config.difference(before, path)
+    if changed and not _has_work(output):  # it was refused before its first step, and is tried with other options
+        path.unlink()
+        return None
     if changed:
         raise UserError(f"{output} holds a run with other values ({'; '.join(changed)}): choose another --output, or "
                         "use the same options as before to resume")
     return before
+
+
+def _has_work(output: Path) -> bool:
+    """Whether a run left something that took time: a checkpoint, or a line of metrics."""
+    log = output / "metrics.jsonl"
+    return any((output / "checkpoints").glob("*")) or (log.is_file() and log.stat().st_size > 0) \
+        or (output / "done.json").exists()

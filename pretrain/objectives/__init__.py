@@ -62,5 +62,9 @@ def _from_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"clove_objective_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"CLOVE_OBJECTIVES names {path}: expected Python, found in line {error.lineno}: "
+                        f"{error.msg}") from None
     return module

@@ -95,6 +95,16 @@ def test_print_plan__says_what_is_done(options, capsys):
     assert out.count("done (") == 2 and "disk for what is to do" in out
 
 
+def test_print_plan__a_finished_training_is_only_evaluated(options, capsys):
+    stage = replace(writer("one"), kind="finetune")
+    folder = stage.folder(options().output, stage.key({}))
+    folder.mkdir(parents=True)
+    (folder / "model_final.pth").touch()
+    command.print_plan(options(), [stage])
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split()[:3] == ["one", "to", "evaluate"]
+
+
 def test_run__too_little_disk_is_told_before_anything_runs(options):
     stage = writer("one")
     stage.disk_gb = 1e6

@@ -415,3 +415,14 @@ def test_plan__every_checkpoint_is_read_before_anything_runs(tmp_path):
     assert found.checkpoints == {"good": sha256_file(good)}
     with pytest.raises(UserError, match="checkpoint good: expected one of the branches of .*, found 'teacher'"):
         suite.find_inputs(parse(["--checkpoint", f"good={good}", "--branch", "teacher", *where]))
+
+
+def test_plan__images_without_a_class_are_told_before_anything_runs(tmp_path):
+    demo_data.main(["--output", str(tmp_path / "data"), "--photos", "8", "--train", "2", "--val", "2"])
+    photos, coco = tmp_path / "data" / "photos", tmp_path / "data" / "coco"
+    with pytest.raises(UserError) as caught:
+        suite.find_inputs(parse(["--pretrain", "a=tiny,objective=supervised,labels=prefix", "--photos", str(photos),
+                                 "--tasks", "coco", "--scale", "tiny", "--coco", str(coco)]))
+    first, line, *_ = str(caught.value).splitlines()
+    assert first == "1 input missing or wrong, nothing was run:"
+    assert line.startswith(f"  - pretraining images in {photos}: labels prefix: expected CLASS__IMAGE for every image")

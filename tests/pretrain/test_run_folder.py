@@ -118,6 +118,7 @@ def test_claimed__run_json_of_something_else(photos: Path, tiny: Callable, tmp_p
 
 def test_claimed__the_folder_of_an_older_version(photos: Path, tiny: Callable, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"numbers": {"seed": 0}, "images": 9, "images_hash": ""}')
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
     text = r"run.json is of an older version of this program, whose runs this one neither resumes nor shows"
     with pytest.raises(UserError, match=text) as error, run_folder.claimed(tmp_path, tiny(), photos):
         pass
@@ -138,4 +139,18 @@ def test_claimed__files_of_a_run_without_its_run_json(photos: Path, tiny: Callab
     (tmp_path / name).mkdir()
     text = f"holds {name} but no run.json: expected an empty folder"
     with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), photos):
+        pass
+
+
+def test_bind__a_run_that_was_refused_before_its_first_step_may_have_other_options(
+    photos: Path, tiny: Callable, tmp_path: Path
+) -> None:
+    output, images = tmp_path / "output", list_images(photos)
+    with run_folder.claimed(output, tiny(), photos):
+        run_folder.bind(output, tiny(), images)
+    with run_folder.claimed(output, tiny(seed=7), photos):
+        run_folder.bind(output, tiny(seed=7), images)
+    assert json.loads((output / "run.json").read_text())["train"]["seed"] == 7
+    (output / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="holds a run with other values"), run_folder.claimed(output, tiny(), photos):
         pass

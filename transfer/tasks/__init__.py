@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from pretrain.errors import UserError
+from pretrain.errors import USER_ERROR, UserError
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 __all__ = ["TASKS", "Column", "Reader", "Schedule", "Table", "Task", "Where", "get"]
@@ -32,7 +32,11 @@ def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{VARIABLE} names {path}: expected Python, found in line {error.lineno}: "
+                        f"{error.msg}") from None
     return module
 
 
@@ -51,7 +55,8 @@ def _find_tasks() -> dict[str, Task]:
         if task is None:  # task.py
             continue
         if task.name in found:
-            raise UserError(f"two files define the task {task.name}, the second is {module.__file__}: rename one")
+            raise UserError(f"two files define the task {task.name}, the second is {module.__file__}: rename it, or "
+                            f"take it out of {VARIABLE}")
         other = next((one.name for one in found.values() if one.table.name == task.table.name), None)
         if other:  # the tables are files of that name
             raise UserError(f"the tasks {other} and {task.name} have the table {task.table.name} both: rename the "
@@ -61,4 +66,8 @@ def _find_tasks() -> dict[str, Task]:
     return dict(sorted(found.items(), key=lambda item: (item[1].place, item[0])))
 
 
-TASKS: dict[str, Task] = _find_tasks()
+try:
+    TASKS: dict[str, Task] = _find_tasks()
+except UserError as mistake:  # commands import this before they can catch it: one line there too
+    print(f"error: {mistake}", file=sys.stderr)
+    raise SystemExit(USER_ERROR) from None

@@ -50,10 +50,12 @@ def test_a_file_outside_the_project_adds_a_task(tmp_path):
     ("from transfer.tasks.coco import TASK\n", "two files define the task coco"),
     ("import dataclasses\nfrom transfer.tasks.coco import TASK\nTASK = dataclasses.replace(TASK, name='own')\n",
      "the tasks coco and own have the table coco_detection_segmentation both: rename the table in "),
+    ("TASK = (\n", "own.py: expected Python, found in line 1: '(' was never closed"),
 ])
 def test_a_wrong_file_is_one_clear_error(tmp_path, content, message):
     own = tmp_path / "own.py"
     if content is not None:
         own.write_text(content)
     done = run("import transfer.tasks", {"CLOVE_TASKS": str(own)})
-    assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ") and message in done.stderr
