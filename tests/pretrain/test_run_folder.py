@@ -118,7 +118,6 @@ def test_claimed__run_json_of_something_else(photos: Path, tiny: Callable, tmp_p
 
 def test_claimed__the_folder_of_an_older_version(photos: Path, tiny: Callable, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"numbers": {"seed": 0}, "images": 9, "images_hash": ""}')
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
     text = r"run.json is of an older version of this program, whose runs this one neither resumes nor shows"
     with pytest.raises(UserError, match=text) as error, run_folder.claimed(tmp_path, tiny(), photos):
         pass
@@ -127,6 +126,7 @@ def test_claimed__the_folder_of_an_older_version(photos: Path, tiny: Callable, t
 
 def test_claimed__the_folder_of_another_objective(photos: Path, tiny: Callable, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"objective": "other", "train": {}, "images": 9, "images_hash": ""}')
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
     text = r"holds a run with other values \(objective 'other' -> 'clove'\): choose another --output"
     with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), photos):
         pass
