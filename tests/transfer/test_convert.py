@@ -289,7 +289,8 @@ def test_command__mistakes_are_one_line_and_exit_code_2(tmp_path):
     done = run("convert", "page.pth", "--output", "out", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == ("error: page.pth is neither a PyTorch nor a safetensors file (it begins with "
-                           "'<!DOCTYPE html>'): download it again or name another file\n")
+                           "'<!DOCTYPE html>'): it is a web page, open the address in a browser and save the file "
+                           "itself\n")
     torch.save({name: torch.ones(1).expand(shape) for name, shape in expected_shapes("resnet101").items()},
                tmp_path / "deep.pth")
     done = run("convert", "deep.pth", "--output", "out", cwd=tmp_path)

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import demo_data
 from transfer.finetune import Request, finetune
 
-FIGURE = {"coco": "AP50_mb", "keypoints": "AP50_kp", "cityscapes": "AP50"}
+FIGURE = {"coco": "segm/AP50", "keypoints": "keypoints/AP50", "cityscapes": "segm/AP50"}
 FILES = {"coco": "instances", "keypoints": "person_keypoints"}
 OVERLAP = 0.3  # largest IoU of an object in one image with an object in the other
 # The demo's scale with a ResNet-18, thin FPN and thin heads: half a minute a run on one core.
