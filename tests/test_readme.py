@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import re
+import runpy
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,11 @@ def test_command__a_wrong_option_is_not_understood(monkeypatch):
 def test_links__point_to_files(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_code_map__is_what_its_script_makes():
+    made = runpy.run_path(str(ROOT / "docs" / "make_code_map.py"))["code_map"]()
+    assert (ROOT / "docs" / "code.md").read_text(encoding="utf-8") == made, "run python docs/make_code_map.py"
 
 
 def test_texts__hold_no_placeholder():

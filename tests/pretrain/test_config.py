@@ -306,9 +306,11 @@ def test_objective__named_on_the_command_line_takes_the_shared_values_of_a_recip
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("x = 1", "defines no objective: expected OBJECTIVE = a subclass of pretrain.objective.Objective"),
+    ("x = 1", "expected a Python file that defines OBJECTIVE, found none in it"),
+    ("OBJECTIVE = 1", "defines no objective: expected OBJECTIVE = a subclass of pretrain.objective.Objective"),
+    ("class (", "expected Python, found in line 1: "),
     (OTHER.replace('"other", "Other"', '"clove", "Other"'), "there is an objective 'clove' already"),
-    (None, "which is not a file: expected Python files joined by ':'"),
+    (None, "expected a Python file that defines OBJECTIVE, found no such file"),
 ])
 def test_objective__files_that_are_none(other: Path, text: str | None, message: str) -> None:
     if text is None:

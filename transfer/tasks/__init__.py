@@ -4,14 +4,11 @@ A task of your own is one such file: `CLOVE_TASKS=my_task.py ./run_all.sh ...` (
 """
 
 import importlib
-import importlib.util
-import os
 import pkgutil
 import sys
-from pathlib import Path
-from types import ModuleType
 
 from pretrain.errors import USER_ERROR, UserError
+from pretrain.own_files import modules_named_by
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 __all__ = ["TASKS", "Column", "Reader", "Schedule", "Table", "Task", "Where", "get"]
@@ -25,30 +22,11 @@ def get(name: str) -> Task:
     return TASKS[name]
 
 
-def _load(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"{VARIABLE} names {path}: expected a Python file that defines TASK, found no such file")
-    name = f"clove_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look there
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"{VARIABLE} names {path}: expected Python, found in line {error.lineno}: "
-                        f"{error.msg}") from None
-    return module
-
-
 def _find_tasks() -> dict[str, Task]:
     modules = []
     for one in pkgutil.iter_modules(__path__):
         modules.append(importlib.import_module(f"{__name__}.{one.name}"))
-    for path in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        module = _load(Path(path))
-        if not hasattr(module, "TASK"):
-            raise UserError(f"{VARIABLE} names {path}: expected a Python file that defines TASK, found none in it")
-        modules.append(module)
+    modules += modules_named_by(VARIABLE, "TASK")
     found: dict[str, Task] = {}
     for module in modules:
         task = getattr(module, "TASK", None)
