@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.imported import task_of
+from benchmarks.imported import read_known, task_of
 from benchmarks.measured import Group
-from benchmarks.paper_tables import unknown_table, unknown_task
 from benchmarks.results import (
     POSITIVE,
     SHA256,
@@ -20,7 +19,6 @@ from benchmarks.results import (
     Check,
     canonical,
     check_fields,
-    json_files,
     parse_sealed,
 )
 from transfer.old_result import metric_of
@@ -106,19 +104,11 @@ def parse_comparison(content: bytes) -> dict:
 
 def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
     """(comparisons, one line for each file that is no good or whose task is not known) of `folder`, sorted by file."""
-    comparisons, problems = [], []
-    for path in json_files(folder):
-        try:
-            record = parse_comparison(path.read_bytes())
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name}: {error}; no comparison: compare again")
-            continue
-        task = task_of(record)
-        if task in TASKS:
-            predictions = frozenset(record["predictions_sha256"])
-            comparisons.append(Comparison(file_name(record), task, predictions, sentence(record)))
-        else:
-            problems.append(f"{path.name}: {unknown_task(task) if 'task' in record else unknown_table(task)}")
+    records, problems = read_known(folder, parse_comparison, "no comparison: compare again")
+    comparisons = []
+    for record in records:
+        predictions = frozenset(record["predictions_sha256"])
+        comparisons.append(Comparison(file_name(record), task_of(record), predictions, sentence(record)))
     return comparisons, problems
 
 

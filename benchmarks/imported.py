@@ -7,6 +7,7 @@ file in results/imported/, with the hash of what it was read from.
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,17 +146,27 @@ def parse_imported(content: bytes) -> dict:
 
 def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
     """All good imported rows of `folder`, and one line for each file that is not or whose task is not known."""
-    rows, problems = [], []
+    records, problems = read_known(folder, parse_imported, "import them again")
+    rows = []
+    for record in records:
+        source = f"imported from {record['source']['file']}, sha256 {record['source']['sha256'][:8]}"
+        rows.append(Imported(task_of(record), record["method"], record["epochs"], _metrics(record), source))
+    return rows, problems
+
+
+def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tuple[list[dict], list[str]]:
+    """What `parse` makes of the files of `folder`, sorted by name, and one line for each other file: damaged (it ends in
+    `advice`), or of a task that is not known."""
+    records, problems = [], []
     for path in json_files(folder):
         try:
-            record = parse_imported(path.read_bytes())
+            record = parse(path.read_bytes())
         except (OSError, ValueError) as error:
-            problems.append(f"{path.name}: {error}; import them again")
+            problems.append(f"{path.name}: {error}; {advice}")
             continue
         task = task_of(record)
         if task in TASKS:
-            source = f"imported from {record['source']['file']}, sha256 {record['source']['sha256'][:8]}"
-            rows.append(Imported(task, record["method"], record["epochs"], _metrics(record), source))
+            records.append(record)
         else:
             problems.append(f"{path.name}: {unknown_task(task) if 'task' in record else unknown_table(task)}")
-    return rows, problems
+    return records, problems
