@@ -155,7 +155,7 @@ def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
 
 
 def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tuple[list[dict], list[str]]:
-    """What `parse` makes of the files of `folder`, sorted by name, and one line for each other file: damaged (it ends in
+    """What `parse` makes of the files of `folder`, sorted by name, and a line for each other file: damaged (it ends in
     `advice`), or of a task that is not known."""
     records, problems = [], []
     for path in json_files(folder):
