@@ -67,6 +67,11 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"{COMMON} to all methods (default), or a method's own, noted in the result{_solvers()}")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
+    parser.add_argument("--sixteen-bit", action="append", dest="overrides", type="INPUT.SIXTEEN_BIT={}".format,
+                        metavar="shift|range",
+                        help="how 16-bit images become 8-bit ones: by their high byte (shift, the default; refused "
+                             "where no value is above 4095), or each image's own range becomes 0 to 255; the same as "
+                             "--set INPUT.SIXTEEN_BIT=range")
     add_shared_arguments(parser)
 
 
@@ -83,11 +88,6 @@ def shared_values(args: argparse.Namespace) -> dict[str, object]:
     parser = argparse.ArgumentParser()
     add_shared_arguments(parser)
     return {name: getattr(args, name) for name in vars(parser.parse_args([]))}
-    parser.add_argument("--sixteen-bit", action="append", dest="overrides", type="INPUT.SIXTEEN_BIT={}".format,
-                        metavar="shift|range",
-                        help="how 16-bit images become 8-bit ones: by their high byte (shift, the default; refused "
-                             "where no value is above 4095), or each image's own range becomes 0 to 255; the same as "
-                             "--set INPUT.SIXTEEN_BIT=range")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,11 @@ def test_arguments__only_what_is_not_the_default() -> None:
                                  "--fit", "linear=2", "--set", "A=1", "--set", "B=2"]
 
 
+def test_sixteen_bit__is_another_name_of_a_config_value() -> None:
+    asked = parsed(["--task", "coco", "--set", "SOLVER.MAX_ITER=9", "--sixteen-bit", "range"])
+    assert asked.overrides == ("SOLVER.MAX_ITER=9", "INPUT.SIXTEEN_BIT=range")
+
+
 def test_request__is_a_protocol_whose_own_options_are_not_said_with_it() -> None:
     asked = Request(task="coco", heads="2fc", weights="random", data="d", output="o", trial=3, num_gpus=2)
     assert asked.arguments() == ["--task", "coco", "--heads", "2fc"]
