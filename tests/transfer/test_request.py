@@ -24,6 +24,11 @@ def test_arguments__read_back_are_the_same_protocol(asked: Protocol) -> None:
     assert parsed(asked.arguments()) == asked
 
 
+def test_of__sixteen_bit_is_a_value_of_the_config() -> None:
+    said = parsed(["--task", "coco", "--set", "SOLVER.MAX_ITER=9", "--sixteen-bit", "range"])
+    assert said == Protocol(task="coco", overrides=("SOLVER.MAX_ITER=9", "INPUT.SIXTEEN_BIT=range"))
+
+
 def test_arguments__only_what_is_not_the_default() -> None:
     assert Protocol(task="coco").arguments() == ["--task", "coco"]
     every = Protocol(task="coco", scale="full", heads="2fc", schedule="1x", solver="common", fit="linear=2",
