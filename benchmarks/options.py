@@ -77,6 +77,12 @@ class Options:
     max_jobs: int | None = None  # of Slurm, at once
     said: tuple[str, ...] = ()  # decisions the user should know of
 
+    def protocol(self, task: str) -> request.Protocol:
+        """How a task is fine-tuned, as transfer takes it."""
+        overrides = tuple(f"{key}={value}" for key, value in self.overrides.get(task, {}).items())
+        return request.Protocol(task=task, scale=self.scale, heads=self.heads, schedule=self.schedules.get(task),
+                                solver=self.solvers.get(task), overrides=overrides, **self.shared)
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(

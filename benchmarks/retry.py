@@ -7,10 +7,10 @@ here now; what is done stays.
 import argparse
 
 from benchmarks import graph
+from benchmarks.found import find_inputs
 from benchmarks.saved_plan import Plan, plan_of
 from benchmarks.stage import locked
 from benchmarks.status import add_output
-from benchmarks.suite import find_inputs
 from pretrain.errors import UserError
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from benchmarks.cluster import ClusterOptions
 from benchmarks.evaluations import Protocol
+from benchmarks.found import Inputs
 from benchmarks.inputs import DataFolder, Photos, TaskData
 from benchmarks.options import Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.stage import Stage
-from benchmarks.suite import Inputs, build
+from benchmarks.suite import build
 from pretrain.atomic import write_text
 from pretrain.config import Config, load_config
 from pretrain.errors import UserError

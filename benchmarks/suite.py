@@ -1,44 +1,24 @@
 """The stages of a run: preflights; pretrain -> convert -> fine-tune for each row and evaluation."""
 
-import json
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import estimate, keep, probe_table, results
-from benchmarks.evaluations import Evaluation, Protocol, protocol_of
-from benchmarks.inputs import Photos, TaskData, check_labels, find_photos, read_task, slug, task_folders
+from benchmarks import estimate, keep
+from benchmarks.evaluations import Evaluation
+from benchmarks.found import DEMO_DATA, Inputs, find_inputs
+from benchmarks.gpus import count_gpus
+from benchmarks.inputs import Photos, slug
 from benchmarks.options import CLOVE, PROBED, RANDOM, Options
 from benchmarks.pretrainings import Pretraining
+from benchmarks.publish import Origin, publish, publish_probe
 from benchmarks.stage import Stage, plan_keys
 from pretrain.errors import UserError
-from transfer import request, tasks
+from transfer import tasks
 
 DISPLAY = {CLOVE: "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
            "rand_zero_gamma": "Rand init (zero gamma)"}
-# Of generated data: what each scale of a demo gets.
-DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
-             "tiny": {"seed": 0, "photos": 8, "train": 4, "val": 2}}
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What was found: pretraining images, each task's datasets and resolved protocol, SHA-256 of each checkpoint."""
-
-    photos: Photos | None = None
-    data: dict[str, tuple[TaskData, ...]] = field(default_factory=dict)  # empty: the demo's
-    checkpoints: dict[str, str] = field(default_factory=dict)
-    protocols: dict[str, Protocol] = field(default_factory=dict)
-
-    def datasets(self, task: str) -> tuple[TaskData | None, ...]:
-        """Those of a task; None stands for the demo's."""
-        return self.data.get(task) or (None,)
-
 
 @dataclass(frozen=True)
 class Start:
@@ -65,20 +45,6 @@ def plan(options: Options) -> list[Stage]:
     """All stages in an order in which each one's parents come before it. Raises one `UserError` naming all that is
     missing."""
     return build(options, find_inputs(options))
-
-
-def find_inputs(options: Options) -> Inputs:
-    """Look at everything that the stages read, which can take minutes. Raises one `UserError` naming all that is
-    missing, or a wrong --set."""
-    protocols = find_protocols(options)
-    if options.demo:
-        _check_demo(options)
-        photos, data, checkpoints = None, {}, {}
-    else:
-        photos, data, checkpoints = _find_inputs(options)
-    if photos:  # absolute: what is planned here may run in a job that starts elsewhere
-        photos = replace(photos, folder=photos.folder.absolute())
-    return Inputs(photos, data, checkpoints, protocols)
 
 
 def build(options: Options, inputs: Inputs) -> list[Stage]:
@@ -126,98 +92,6 @@ def evaluations(options: Options, inputs: Inputs) -> list[Evaluation]:
     """What each row is measured on."""
     return [Evaluation(task, data, share, trial) for task in options.tasks for data in inputs.datasets(task)
             for share in options.train_shares for trial in range(options.trials)]
-
-
-def find_protocols(options: Options) -> dict[str, Protocol]:
-    """Of each task. Raises `UserError` for a wrong --set, --fit, --schedule, --solver, --heads or number of GPUs."""
-    return {task: _protocol(options, task) for task in options.tasks}
-
-
-def _protocol(options: Options, task: str) -> Protocol:
-    """What transfer makes of the options of a task; a wrong one is told now, not when the pretraining is done."""
-    known = tasks.get(task)
-    if options.heads and options.heads not in known.heads:
-        raise UserError(f"--heads {options.heads}: task {task} has heads {', '.join(known.heads)}; leave out the "
-                        "option or the task")
-    from transfer import settings  # imports detectron2
-
-    try:
-        return protocol_of(settings.protocol(asked_protocol(options, task), max(1, count_gpus(options))))
-    except UserError as error:
-        raise UserError(f"task {task}: {error}") from None
-
-
-def asked_protocol(options: Options, task: str) -> request.Protocol:
-    """How a task is fine-tuned, as transfer takes it."""
-    overrides = tuple(f"{key}={value}" for key, value in options.overrides.get(task, {}).items())
-    return request.Protocol(task=task, scale=options.scale, heads=options.heads, schedule=options.schedules.get(task),
-                            solver=options.solvers.get(task), overrides=overrides, **options.shared)
-
-
-def _check_demo(options: Options) -> None:
-    from benchmarks.demo.layouts import LAYOUTS
-
-    for task in options.tasks:
-        layout = tasks.get(task).demo_layout
-        if layout not in LAYOUTS:
-            what = "names no demo_layout" if layout is None else f"names the demo_layout {layout!r}"
-            raise UserError(f"task {task} {what}: expected one of {', '.join(LAYOUTS)}; leave the task out of the "
-                            "demo, or run it on data of its own")
-    _check_batches(options, DEMO_DATA[options.scale]["photos"], [])
-
-
-def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskData, ...]], dict[str, str]]:
-    missing: list[str] = []
-
-    def look(find: Callable[[], Any]) -> Any:
-        try:
-            return find()
-        except UserError as error:
-            missing.append(str(error))
-            return None
-
-    photos = None
-    if options.pretrainings:
-        photos = look(lambda: find_photos(options.photos, options.imagenet))
-    data: dict[str, tuple[TaskData, ...]] = {}
-    for task in options.tasks:
-        folders = look(lambda task=task: task_folders(task, options.data)) or ()
-        data[task] = tuple(look(lambda task=task, where=where: read_task(task, where)) for where in folders)
-        missing += _alike(task, [one for one in data[task] if one is not None])
-    if photos is not None:
-        _check_batches(options, photos.images, missing)
-        for kind in sorted({one.config.train.labels for one in options.pretrainings} - {"none"}):
-            look(lambda kind=kind: check_labels(photos, kind))
-    checkpoints = {}
-    if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
-        from transfer.inspection import check_checkpoint  # imports torch
-        for name, path in options.checkpoints.items():
-            checkpoints[name] = look(lambda name=name, path=path: check_checkpoint(name, path, options.branch))
-    if missing:
-        listed = "\n".join(f"  - {line}" for line in missing)
-        raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
-                        f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
-    return photos, data, checkpoints
-
-
-def _alike(task: str, datasets: list[TaskData]) -> list[str]:
-    """A line for each dataset that no result could tell from one before it."""
-    lines = []
-    known: dict[tuple[str, str], str] = {}
-    for one in datasets:
-        before = known.setdefault((one.training, one.evaluation), one.label)
-        if before != one.label:
-            lines.append(f"task {task}: the annotations of {one.label} are those of {before}: their results could not "
-                         "be told apart; leave out one of them")
-    return lines
-
-
-def _check_batches(options: Options, images: int, missing: list[str]) -> None:
-    """Pretrainings whose batch is larger than all images go into `missing`."""
-    largest = max((one.config.train.batch_size for one in options.pretrainings), default=0)
-    if images < largest:
-        missing.append(f"{images} pretraining images are fewer than one batch of {largest}: use --recipe mini, or "
-                       "--set pretrain.batch_size=N")
 
 
 def _python(module: str, *arguments: object) -> list[str]:
@@ -294,7 +168,7 @@ def _place(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -
 
 def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
     """A task on the command line of transfer, with where its data is and what runs it."""
-    words: list[object] = [*asked_protocol(options, evaluation.task).arguments(), "--data",
+    words: list[object] = [*options.protocol(evaluation.task).arguments(), "--data",
                            _place(options, evaluation, parents), "--num-gpus", max(count_gpus(options), 1)]
     words += ["--train-share", evaluation.share] if evaluation.share != 1 else []
     words += ["--device", options.device] if options.device != "auto" else []
@@ -351,31 +225,6 @@ def _finetune(options: Options, inputs: Inputs, start: Start, evaluation: Evalua
     return stage
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Whose a result is: its row, the label of the dataset (None: the demo's); and the folder of all results."""
-
-    row: str
-    label: str | None
-    demo: bool
-    results: Path
-
-    def sign(self, record: dict[str, Any], stage: Stage, key: str) -> None:
-        """Write it into a result or probe, with the stage that made it."""
-        record |= {"method": self.row, "demo": self.demo,
-                   "stage": {"name": stage.name, "key": stage.result_key(key), "planned": stage.planned}}
-        if self.label is not None:
-            record["dataset"] |= {"label": self.label}
-
-
-def publish(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:
-    """Put a finished evaluation into results/runs."""
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    result["epochs"] = result["weights"]["epochs"]
-    origin.sign(result, stage, key)
-    return results.write_result(origin.results / "runs", result)
-
-
 def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
     data = evaluation.data
 
@@ -394,28 +243,9 @@ def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
     origin = Origin(start.row, data and data.label, options.demo, options.results)
 
     def finish(folder: Path, key: str) -> None:
-        probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-        origin.sign(probe, stage, key)
-        probe_table.write_probe(origin.results / "probes", probe)
+        publish_probe(folder, key, stage, origin)
 
     stage.finish = finish
     return stage
 
 
-def count_gpus(options: Options) -> int:
-    """GPUs to use; 0 on a CPU. The demo's batches are for one, unless a number is said."""
-    if options.device == "cpu":
-        return 0
-    if options.gpus is not None:
-        return options.gpus
-    return min(_visible_gpus(), 1) if options.demo else _visible_gpus()
-
-
-def _visible_gpus() -> int:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([word for word in visible.split(",") if word.strip() not in ("", "-1")])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0

@@ -99,9 +99,9 @@ def test_column__is_a_view_of_what_is_stored(tmp_path: Path) -> None:
 def test_option__reaches_command_line_config_and_identity(tmp_path: Path) -> None:
     copy = changed_copy(tmp_path, "transfer/request.py", "transfer/settings.py")
     assert "--freeze-stages N" in run("-m", "transfer", "finetune", "--help", root=copy)
-    code = ("from benchmarks.options import parse; from benchmarks.suite import asked_protocol\n"
+    code = ("from benchmarks.options import parse\n"
             "options = parse(['--methods', 'rand', '--tasks', 'coco', '--freeze-stages', '3'])\n"
-            "print(*asked_protocol(options, 'coco').arguments())")
+            "print(*options.protocol('coco').arguments())")
     assert run("-c", code, root=copy) == "--task coco --freeze-stages 3\n"
     code = ("from transfer import settings; from transfer.request import Protocol\n"
             "for n in (0, 2):\n"

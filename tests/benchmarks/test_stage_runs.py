@@ -10,6 +10,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import results, suite
 from benchmarks.options import parse
+from benchmarks.publish import Origin, publish
 from benchmarks.stage import Stage
 from pretrain.errors import UserError
 from transfer import tasks
@@ -123,7 +124,7 @@ def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result)
     result = {name: value for name, value in make_result().items()
               if name not in ("method", "epochs", "demo", "stage", "digest")}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    path = suite.publish(tmp_path, "ab" * 32, made, suite.Origin("CLoVE", None, True, options.results))
+    path = publish(tmp_path, "ab" * 32, made, Origin("CLoVE", None, True, options.results))
     written = json.loads(path.read_text())
     assert "label" not in written["dataset"]
     assert written["method"] == "CLoVE" and written["demo"] is True
@@ -138,7 +139,7 @@ def test_publish__a_result_as_the_fine_tuning_writes_it(tmp_path, make_result):
               if name not in ("method", "epochs", "demo", "stage", "digest", "details")}
     result["metrics"] = {column.metric: 40.0 for column in tasks.get(result["task"]).columns} | {"bbox/APs": 20.5}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    suite.publish(tmp_path, "ab" * 32, made, suite.Origin("CLoVE", None, True, options.results))
+    publish(tmp_path, "ab" * 32, made, Origin("CLoVE", None, True, options.results))
     found, problems = results.read_results(tmp_path / "results" / "runs")
     assert len(found) == 1 and problems == []
 
@@ -168,7 +169,7 @@ def test_publish__own_data_is_called_by_its_label(tmp_path, make_result):
                                         "images_sha256": "2" * 64}
     (tmp_path / "result.json").write_text(json.dumps(result))
     evaluated = replace(made, evaluation={"data": "cd" * 32})
-    path = suite.publish(tmp_path, "ab" * 32, evaluated, suite.Origin("CLoVE", "nuclei", False, options.results))
+    path = publish(tmp_path, "ab" * 32, evaluated, Origin("CLoVE", "nuclei", False, options.results))
     written = json.loads(path.read_text())
     assert written["weights"]["pretraining"] == result["weights"]["pretraining"]
     assert written["dataset"]["label"] == "nuclei" and written["stage"]["key"] != "ab" * 32

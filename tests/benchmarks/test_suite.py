@@ -1,21 +1,17 @@
-"""The graph and how it is run: keys, what is missing, failures, second runs."""
+"""The graph: its stages, their keys and commands."""
 
-import re
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 
 from benchmarks import __main__ as command
-from benchmarks import demo_data, estimate, results, suite
-from benchmarks.evaluations import Evaluation
+from benchmarks import demo_data, results, suite
+from benchmarks.found import DEMO_DATA, Inputs, find_protocols
 from benchmarks.inputs import Photos, TaskData
-from benchmarks.options import SCALES, parse
-from pretrain.atomic import sha256_file
+from benchmarks.options import parse
 from pretrain.errors import UserError
 from transfer.tasks import TASKS
 
@@ -36,18 +32,6 @@ def test_plan__demo_has_every_stage_after_its_parents():
         seen.add(stage.name)
 
 
-def test_plan__missing_inputs_are_told_all_at_once(monkeypatch, tmp_path):
-    for name in ("IMAGENET_DIR", "DETECTRON2_DATASETS"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError) as error:
-        suite.plan(parse(["--epochs", "200", "--coco", str(tmp_path / "none")]))
-    text = str(error.value)
-    assert text.startswith("4 inputs missing or wrong, nothing was run:")
-    for words in ("IMAGENET_DIR/train/CLASS", "task coco", "task keypoints", "task cityscapes: give --cityscapes DIR",
-                  "leftImg8bit", "annotations/instances_train*.json"):
-        assert words in text
-
-
 def test_plan__tasks_beyond_the_posters(monkeypatch, tmp_path):
     assert names(["--demo", "--tasks", "coco-c4,voc"])[3:] == [
         "finetune-clove-coco-c4-0", "finetune-clove-voc-0", "finetune-rand-coco-c4-0", "finetune-rand-voc-0"]
@@ -59,39 +43,13 @@ def test_plan__tasks_beyond_the_posters(monkeypatch, tmp_path):
         assert words in str(error.value)
 
 
-def test_plan__head_families_are_for_fpn_tasks():
-    with pytest.raises(UserError, match="--heads 2fc: task voc has heads c4; leave out the option or the task"):
-        suite.plan(parse(["--demo", "--tasks", "coco,voc", "--heads", "2fc"]))
-
-
 def test_tiny__is_two_steps_two_iterations_and_two_images():
     options = parse(["--tiny"])
     data, pretrain, *others = suite.plan(options)
     assert pretrain.steps == 2
-    assert data.numbers["val"] == 2 and data.numbers == suite.DEMO_DATA["tiny"] != suite.DEMO_DATA["demo"]
+    assert data.numbers["val"] == 2 and data.numbers == DEMO_DATA["tiny"] != DEMO_DATA["demo"]
     assert {stage.steps for stage in others if stage.kind == "finetune"} == {2}
     assert pretrain.cost == "8 image views of 64 px"
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_protocols__are_what_transfer_resolves(task):
-    from transfer import settings
-
-    full = parse(["--methods", "rand", "--tasks", task])
-    heads = TASKS[task].default_heads
-    resolved = settings.layers(task, heads, "full").SOLVER
-    assert suite._protocol(full, task).iterations == resolved.MAX_ITER
-    assert suite._protocol(full, task).batch == resolved.IMS_PER_BATCH
-    shorter = parse(["--methods", "rand", "--tasks", task, "--set", f"{task}.SOLVER.MAX_ITER=100000"])
-    assert suite._protocol(shorter, task).iterations == 100_000
-    assert SCALES == settings.SCALES
-    for scale in SCALES:
-        scaled = parse(["--methods", "rand", "--tasks", task, "--scale", scale])
-        small = settings.layers(task, heads, scale).SOLVER
-        found = suite._protocol(scaled, task)
-        assert (found.iterations, found.batch) == (small.MAX_ITER, small.IMS_PER_BATCH)
-    cost = estimate.finetuning(task, resolved.MAX_ITER, "full")
-    assert re.fullmatch(r"about \d+ V100-hours \(model zoo's speed\)", cost)
 
 
 def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
@@ -103,15 +61,6 @@ def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
             args = _parser("finetune").parse_args(words[4:])
             assert args.data == str(tmp_path / "data" / "data" / TASKS[args.task].demo_layout)
             assert args.heads is None  # the task's own
-
-
-def test_plan__environment_variables_name_the_folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "in1k"))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "d2"))
-    with pytest.raises(UserError) as error:
-        suite.plan(parse(["--epochs", "200"]))
-    for place in ("in1k/train", "d2/coco", "d2/cityscapes"):
-        assert str(tmp_path / place) in str(error.value)
 
 
 def key(words, name="finetune-rand-coco-0"):
@@ -167,7 +116,7 @@ def test_plan__pretrainings_datasets_and_shares_stand_beside_each_other(tmp_path
                      "--photos", "p", "--coco", "a", "--coco", "own=b"])
     data = tuple(TaskData(one.label, one.folder, one.part, 9, 9, one.label * 64, "e" * 64)
                  for one in options.data["coco"])
-    inputs = suite.Inputs(Photos(tmp_path, 999, "f" * 64), {"coco": data}, {}, suite.find_protocols(options))
+    inputs = Inputs(Photos(tmp_path, 999, "f" * 64), {"coco": data}, {}, find_protocols(options))
     stages = {stage.name: stage for stage in suite.build(options, inputs)}
     kinds = {kind: [stage.name for stage in stages.values() if stage.kind == kind]
              for kind in ("preflight", "pretrain", "finetune")}
@@ -213,14 +162,14 @@ def test_plan__two_stages_of_one_name_are_refused():
 def test_key__other_validation_data_is_the_same_training_with_another_result(tmp_path):
     words = ["--methods", "rand", "--tasks", "coco"]
     options = parse(words)
-    protocols = suite.find_protocols(options)
+    protocols = find_protocols(options)
 
     def stage(training, evaluation):
         data = TaskData("own", tmp_path, "", 9, 9, training, evaluation)
-        return suite.build(options, suite.Inputs(None, {"coco": (data,)}, {}, protocols))[0]
+        return suite.build(options, Inputs(None, {"coco": (data,)}, {}, protocols))[0]
 
     first, fixed, other = stage("a", "b"), stage("a", "c"), stage("d", "b")
-    protocols = suite.find_protocols(parse([*words, "--set", "coco.TEST.DETECTIONS_PER_IMAGE=7"]))
+    protocols = find_protocols(parse([*words, "--set", "coco.TEST.DETECTIONS_PER_IMAGE=7"]))
     fewer = stage("a", "b")
     assert first.key({}) == fixed.key({}) == fewer.key({}) != other.key({})
     assert len({one.result_key(one.key({})) for one in (first, fixed, other, fewer)}) == 4
@@ -232,23 +181,6 @@ def test_command__several_gpus_start_torchrun(tmp_path):
     stage = next(stage for stage in suite.plan(options) if stage.name == "pretrain-clove")
     words = stage.command(tmp_path, {"data": tmp_path})
     assert words[3:9] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain"]
-
-
-def test_gpus__the_demo_takes_one_and_a_number_that_does_not_divide_a_batch_is_told_now(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
-    assert suite.count_gpus(parse(["--demo"])) == suite.count_gpus(parse(["--tiny"])) == 1
-    assert suite.count_gpus(parse(FULL)) == 8
-    assert suite.count_gpus(parse([*FULL, "--gpus", "0"])) == 0 and parse([*FULL, "--gpus", "0"]).device == "cpu"
-    with pytest.raises(UserError, match="--gpus must be at least 0, found -1"):
-        parse(["--demo", "--gpus", "-1"])
-    for words, text in ((["--gpus", "3"], r"IMS_PER_BATCH 16 cannot be shared by 3 processes"),
-                        (["--gpus", "8", "--fit", "accumulate=4"], "accumulate=4 cannot be shared by 8 processes")):
-        with pytest.raises(UserError, match=f"task coco: .*{text}"):
-            suite.find_protocols(parse([*FULL, *words]))
-    linear = [*FULL, "--gpus", "1", "--fit", "linear=4", "--set"]
-    suite.find_protocols(parse([*linear, "coco.SOLVER.MAX_ITER=80000"]))  # its steps are at 240,000 and 320,000
-    with pytest.raises(UserError, match=r"STEPS \(240000, 320000\) must lie before"):
-        suite.find_protocols(parse([*linear, "coco.SOLVER.MAX_ITER=240000"]))
 
 
 def test_preflight__on_a_cluster_at_full_scale_unless_it_is_not_wanted(tmp_path):
@@ -270,16 +202,6 @@ def test_main__unknown_rerun_names_the_stages(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--demo", "--rerun", "pretraining"])
     with pytest.raises(UserError, match="--rerun pretraining: no such stage; there are data, pretrain-clove, "):
         command.main()
-
-
-@pytest.mark.parametrize(("word", "text"), [
-    ("coco.SOLVER.MAXITER=3", "task coco: --set SOLVER.MAXITER=3: detectron2's config has no key SOLVER.MAXITER; "
-                              "the nearest is SOLVER.MAX_ITER"),
-    ("transfer.SOLVER.MAX_ITER=soon", "task coco: --set SOLVER.MAX_ITER=soon: SOLVER.MAX_ITER is 25 by default"),
-])
-def test_plan__a_wrong_value_of_a_task_is_told_before_anything_runs(tmp_path, word, text):
-    with pytest.raises(UserError, match=text):
-        suite.plan(parse(["--demo", "--output", str(tmp_path), "--set", word]))
 
 
 def finetune_words(arguments, name="finetune-rand-coco-0"):
@@ -329,11 +251,10 @@ def test_architecture__of_random_methods_follows_the_recipe_or_the_option(tmp_pa
                         (["--checkpoint", f"mine={file}", "--methods", "rand,mine", "--architecture", "resnet18"],
                          "resnet18")):
         options = parse([*words, "--preflight"])
-        inputs = suite.Inputs(data={"coco": (found,)}, protocols=suite.find_protocols(options))
+        inputs = Inputs(None, dict.fromkeys(options.tasks, (found,)), {"mine": "ab" * 32}, find_protocols(options))
         rand = next(start for start in suite.starts(options) if start.random)
-        stages = [suite._finetune(options, inputs, rand, Evaluation("coco", found)),
-                  suite._preflight(options, inputs, Evaluation("coco", found))]
-        for stage in stages:
+        stages = {stage.name: stage for stage in suite.build(options, inputs)}
+        for stage in (stages["preflight-coco"], stages[f"finetune-{rand.name}-coco-0"]):
             made = stage.command(tmp_path, {"data": tmp_path})
             assert made[made.index("--architecture") + 1] == stage.numbers["architecture"] == name
     with pytest.raises(UserError, match="--architecture resnet18 changes nothing here: a checkpoint has its own"):
@@ -346,16 +267,12 @@ def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
     made = []
     for words in ([], ["--branch", "teacher"]):
         options = parse(["--checkpoint", f"mine={file}", *words])
-        [start] = suite.starts(options)
-        stage = suite._convert(options, start, suite.Inputs(checkpoints={"mine": "ab" * 32}))
+        data = (TaskData("own", tmp_path, "", 9, 9, "a", "b"),)
+        inputs = Inputs(None, dict.fromkeys(options.tasks, data), {"mine": "ab" * 32}, find_protocols(options))
+        stage = next(stage for stage in suite.build(options, inputs) if stage.name == "convert-mine")
         made.append((stage.key({}), stage.command(tmp_path, {})))
     assert made[0][0] != made[1][0]
     assert made[1][1][-2:] == ["--branch", "teacher"] and "--branch" not in made[0][1]
-
-
-def test_plan__a_fit_that_does_not_divide_is_told_before_anything_runs(tmp_path):
-    with pytest.raises(UserError, match="task coco: accumulate=3 does not fit a batch of 2: expected a number that"):
-        suite.plan(parse(["--demo", "--output", str(tmp_path), "--fit", "accumulate=3"]))
 
 
 FULL = ["--methods", "rand", "--tasks", "coco,keypoints"]
@@ -364,7 +281,7 @@ FULL = ["--methods", "rand", "--tasks", "coco,keypoints"]
 def full_words(words, stage):
     options = parse([*FULL, *words])
     data = TaskData("data", Path("data"), "", 1, 1, "0" * 64, "1" * 64)
-    inputs = suite.Inputs(data=dict.fromkeys(options.tasks, (data,)), protocols=suite.find_protocols(options))
+    inputs = Inputs(data=dict.fromkeys(options.tasks, (data,)), protocols=find_protocols(options))
     made = next(one for one in suite.build(options, inputs) if one.name == f"{stage}-0")
     return made, [str(word) for word in made.command(Path("folder"), {})]
 
@@ -385,44 +302,3 @@ def test_schedule__costs_follow():
     hours = [full_words(words, "finetune-rand-coco")[0].cost for words in ([], ["--schedule", "2x"],
                                                                            ["--schedule", "2x_1gpu"])]
     assert hours[0] != hours[1] == hours[2]
-
-
-@pytest.mark.parametrize(("words", "text"), [
-    (["--schedule", "3x"], "task coco: unknown --schedule '3x' for task coco: expected one of 1x, 2x"),
-    (["--solver", "vicreg"], "task keypoints: unknown --solver 'vicreg' for task keypoints: expected one of common"),
-    (["--schedule", "1x_1gpu", "--fit", "linear=4"], "--schedule 1x_1gpu and --fit linear=4 both say"),
-    (["--schedule", "1x", "--scale", "mini"], "--schedule 1x: scale mini has a length and a solver of its own"),
-])
-def test_schedule_and_solver__what_a_task_has_not_is_told_before_anything_runs(words, text):
-    with pytest.raises(UserError) as error:
-        suite.find_protocols(parse([*FULL, *words]))
-    assert text in str(error.value)
-
-
-def test_plan__every_checkpoint_is_read_before_anything_runs(tmp_path):
-    assert demo_data.main(["--output", str(tmp_path / "data"), "--photos", "1", "--train", "2", "--val", "2"]) is None
-    good, bad = tmp_path / "good.pth", tmp_path / "bad.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), good)
-    bad.write_bytes(b"<html>")
-    where = ["--tasks", "coco", "--scale", "tiny", "--coco", str(tmp_path / "data" / "coco")]
-    with pytest.raises(UserError) as caught:
-        suite.find_inputs(parse(["--checkpoint", f"good={good}", "--checkpoint", f"bad={bad}", "--checkpoint",
-                                 f"worse={bad}", *where]))
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "2 inputs missing or wrong, nothing was run:"
-    assert [line.split(": ")[0] for line in lines[1:3]] == ["  - checkpoint bad", "  - checkpoint worse"]
-    found = suite.find_inputs(parse(["--checkpoint", f"good={good}", *where]))
-    assert found.checkpoints == {"good": sha256_file(good)}
-    with pytest.raises(UserError, match="checkpoint good: expected one of the branches of .*, found 'teacher'"):
-        suite.find_inputs(parse(["--checkpoint", f"good={good}", "--branch", "teacher", *where]))
-
-
-def test_plan__images_without_a_class_are_told_before_anything_runs(tmp_path):
-    demo_data.main(["--output", str(tmp_path / "data"), "--photos", "8", "--train", "2", "--val", "2"])
-    photos, coco = tmp_path / "data" / "photos", tmp_path / "data" / "coco"
-    with pytest.raises(UserError) as caught:
-        suite.find_inputs(parse(["--pretrain", "a=tiny,objective=supervised,labels=prefix", "--photos", str(photos),
-                                 "--tasks", "coco", "--scale", "tiny", "--coco", str(coco)]))
-    first, line, *_ = str(caught.value).splitlines()
-    assert first == "1 input missing or wrong, nothing was run:"
-    assert line.startswith(f"  - pretraining images in {photos}: labels prefix: expected CLASS__IMAGE for every image")

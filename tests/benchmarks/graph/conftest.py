@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks.found import find_inputs
 from benchmarks.options import ROOT, Options, parse
 from benchmarks.saved_plan import Plan
-from benchmarks.suite import find_inputs
 from tests.benchmarks.launch.conftest import gate, running_cluster, slurm, until  # noqa: F401 (fixtures)
 
 ON_SLURM = ("--cluster", "slurm", "--time", "20")

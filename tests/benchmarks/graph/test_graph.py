@@ -5,10 +5,10 @@ import os
 import pytest
 
 from benchmarks import graph, jobs
+from benchmarks.found import Inputs, find_protocols
 from benchmarks.options import parse
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import Stage
-from benchmarks.suite import Inputs, find_protocols
 from pretrain.errors import UserError
 from tests.benchmarks.graph.conftest import ON_SLURM, planned
 

@@ -9,9 +9,9 @@ import torch
 import torchvision
 
 from benchmarks import jobs
+from benchmarks.found import find_inputs
 from benchmarks.options import parse
 from benchmarks.saved_plan import Plan, plan_of, read_plan
-from benchmarks.suite import find_inputs
 from pretrain.errors import UserError
 
 

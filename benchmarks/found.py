@@ -1,0 +1,129 @@
+"""What a run reads, found and checked before anything runs: images, datasets, checkpoints, the tasks' protocols."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmarks.evaluations import Protocol, protocol_of
+from benchmarks.gpus import count_gpus
+from benchmarks.inputs import Photos, TaskData, check_labels, find_photos, read_task, task_folders
+from benchmarks.options import Options
+from pretrain.errors import UserError
+from transfer import tasks
+
+# Of generated data: what each scale of a demo gets.
+DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
+             "tiny": {"seed": 0, "photos": 8, "train": 4, "val": 2}}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was found: pretraining images, each task's datasets and resolved protocol, SHA-256 of each checkpoint."""
+
+    photos: Photos | None = None
+    data: dict[str, tuple[TaskData, ...]] = field(default_factory=dict)  # empty: the demo's
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    protocols: dict[str, Protocol] = field(default_factory=dict)
+
+    def datasets(self, task: str) -> tuple[TaskData | None, ...]:
+        """Those of a task; None stands for the demo's."""
+        return self.data.get(task) or (None,)
+
+
+def find_inputs(options: Options) -> Inputs:
+    """Look at everything that the stages read, which can take minutes. Raises one `UserError` naming all that is
+    missing, or a wrong --set."""
+    protocols = find_protocols(options)
+    if options.demo:
+        _check_demo(options)
+        photos, data, checkpoints = None, {}, {}
+    else:
+        photos, data, checkpoints = _find_inputs(options)
+    if photos:  # absolute: what is planned here may run in a job that starts elsewhere
+        photos = replace(photos, folder=photos.folder.absolute())
+    return Inputs(photos, data, checkpoints, protocols)
+
+
+def find_protocols(options: Options) -> dict[str, Protocol]:
+    """Of each task. Raises `UserError` for a wrong --set, --fit, --schedule, --solver, --heads or number of GPUs."""
+    return {task: _protocol(options, task) for task in options.tasks}
+
+
+def _protocol(options: Options, task: str) -> Protocol:
+    """What transfer makes of the options of a task; a wrong one is told now, not when the pretraining is done."""
+    known = tasks.get(task)
+    if options.heads and options.heads not in known.heads:
+        raise UserError(f"--heads {options.heads}: task {task} has heads {', '.join(known.heads)}; leave out the "
+                        "option or the task")
+    from transfer import settings  # imports detectron2
+
+    try:
+        return protocol_of(settings.protocol(options.protocol(task), max(1, count_gpus(options))))
+    except UserError as error:
+        raise UserError(f"task {task}: {error}") from None
+
+
+def _check_demo(options: Options) -> None:
+    from benchmarks.demo.layouts import LAYOUTS
+
+    for task in options.tasks:
+        layout = tasks.get(task).demo_layout
+        if layout not in LAYOUTS:
+            what = "names no demo_layout" if layout is None else f"names the demo_layout {layout!r}"
+            raise UserError(f"task {task} {what}: expected one of {', '.join(LAYOUTS)}; leave the task out of the "
+                            "demo, or run it on data of its own")
+    _check_batches(options, DEMO_DATA[options.scale]["photos"], [])
+
+
+def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskData, ...]], dict[str, str]]:
+    missing: list[str] = []
+
+    def look(find: Callable[[], Any]) -> Any:
+        try:
+            return find()
+        except UserError as error:
+            missing.append(str(error))
+            return None
+
+    photos = None
+    if options.pretrainings:
+        photos = look(lambda: find_photos(options.photos, options.imagenet))
+    data: dict[str, tuple[TaskData, ...]] = {}
+    for task in options.tasks:
+        folders = look(lambda task=task: task_folders(task, options.data)) or ()
+        data[task] = tuple(look(lambda task=task, where=where: read_task(task, where)) for where in folders)
+        missing += _alike(task, [one for one in data[task] if one is not None])
+    if photos is not None:
+        _check_batches(options, photos.images, missing)
+        for kind in sorted({one.config.train.labels for one in options.pretrainings} - {"none"}):
+            look(lambda kind=kind: check_labels(photos, kind))
+    checkpoints = {}
+    if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
+        from transfer.inspection import check_checkpoint  # imports torch
+        for name, path in options.checkpoints.items():
+            checkpoints[name] = look(lambda name=name, path=path: check_checkpoint(name, path, options.branch))
+    if missing:
+        listed = "\n".join(f"  - {line}" for line in missing)
+        raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
+                        f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
+    return photos, data, checkpoints
+
+
+def _alike(task: str, datasets: list[TaskData]) -> list[str]:
+    """A line for each dataset that no result could tell from one before it."""
+    lines = []
+    known: dict[tuple[str, str], str] = {}
+    for one in datasets:
+        before = known.setdefault((one.training, one.evaluation), one.label)
+        if before != one.label:
+            lines.append(f"task {task}: the annotations of {one.label} are those of {before}: their results could not "
+                         "be told apart; leave out one of them")
+    return lines
+
+
+def _check_batches(options: Options, images: int, missing: list[str]) -> None:
+    """Pretrainings whose batch is larger than all images go into `missing`."""
+    largest = max((one.config.train.batch_size for one in options.pretrainings), default=0)
+    if images < largest:
+        missing.append(f"{images} pretraining images are fewer than one batch of {largest}: use --recipe mini, or "
+                       "--set pretrain.batch_size=N")

@@ -1,0 +1,41 @@
+"""What a stage measured, put into the folder of all results with whose it is and which stage made it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import probe_table, results
+from benchmarks.stage import Stage
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose a result is: its row, the label of the dataset (None: the demo's); and the folder of all results."""
+
+    row: str
+    label: str | None
+    demo: bool
+    results: Path
+
+    def sign(self, record: dict[str, Any], stage: Stage, key: str) -> None:
+        """Write it into a result or probe, with the stage that made it."""
+        record |= {"method": self.row, "demo": self.demo,
+                   "stage": {"name": stage.name, "key": stage.result_key(key), "planned": stage.planned}}
+        if self.label is not None:
+            record["dataset"] |= {"label": self.label}
+
+
+def publish(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:
+    """Put a finished evaluation into results/runs."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result["epochs"] = result["weights"]["epochs"]
+    origin.sign(result, stage, key)
+    return results.write_result(origin.results / "runs", result)
+
+
+def publish_probe(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:
+    """Put a finished probe into results/probes."""
+    probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+    origin.sign(probe, stage, key)
+    return probe_table.write_probe(origin.results / "probes", probe)
