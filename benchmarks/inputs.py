@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.errors import UserError
 from transfer import identity
-from transfer.tasks import TASKS, get
+from transfer.tasks import TASKS, Where, get
 
 POSTER_TASKS = tuple(name for name, task in TASKS.items() if task.table.in_poster)  # run when none are named
 # Options that name data, in the order of the tasks: the first of a task's that was given wins.
@@ -26,17 +27,19 @@ class Photos:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder that a data option names, as [LABEL=]DIR; `part`: of the names of stages, which most need not have."""
+    """What a data option names, as [LABEL=]DIR or [LABEL=]TRAIN.json,VAL.json,IMAGES; `part`: of the names of stages,
+    which most need not have; `annotations`: of train and val, where they lie otherwise than below `folder`."""
 
     label: str
     folder: Path
     part: str = ""
+    annotations: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's dataset: where it is, image counts, hashes of what belongs to the training (classes too) and of what to
-    the evaluation."""
+    """A task's dataset: where it is (as in `DataFolder`), image counts, hashes of what belongs to the training (classes
+    too) and of what to the evaluation."""
 
     label: str
     folder: Path
@@ -45,6 +48,14 @@ class TaskData:
     val_images: int
     training: str
     evaluation: str
+    annotations: tuple[Path, ...] = ()
+
+    def arguments(self) -> list[object]:
+        """The options of transfer that name it."""
+        words: list[object] = ["--data", self.folder]
+        for option, path in zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False):
+            words += [option, path]
+        return words
 
 
 def find_photos(photos: Path | None, imagenet: Path | None) -> Photos:
@@ -81,7 +92,7 @@ def check_labels(photos: Photos, kind: str) -> None:
 
 
 def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
-    """The folders of one data option, each DIR or LABEL=DIR. Raises `UserError` for labels that cannot be told apart.
+    """The datasets of one data option (see `DataFolder`). Raises `UserError` for labels that cannot be told apart.
 
     Names of stages hold the labels but for the first folder without one, so that another dataset leaves the stages of
     those before it what they were.
@@ -91,7 +102,8 @@ def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
         label, equals, place = word.partition("=")
         if not equals or not label.strip() or Path(word).exists():  # a folder may have = in its name
             label, place = "", word
-        folder = Path(place).absolute()
+        *files, place = place.split(",") if re.fullmatch(r".+\.json,.+\.json,.+", place) else [place]
+        folder, annotations = Path(place).absolute(), tuple(Path(file).absolute() for file in files)
         unnamed = not label and not any(one.part == "" for one in found)
         label = label or folder.name or option
         if not label.isprintable() or label != label.strip():
@@ -101,7 +113,7 @@ def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
         if any(slug(one.label).lower() == slug(label).lower() for one in found):
             raise UserError(f"--{option} {word}: the label {label} is taken by another dataset; name one, as in "
                             f"--{option} LABEL=DIR")
-        found.append(DataFolder(label, folder, part))
+        found.append(DataFolder(label, folder, part, annotations))
     return tuple(found)
 
 
@@ -124,13 +136,17 @@ def read_task(task: str, where: DataFolder) -> TaskData:
     """Check a task's data and hash its annotations and classes. Raises `UserError`."""
     from transfer import datasets  # imports what reads annotations: only when there are some
 
+    known = get(task)
+    if where.annotations and not known.named_files:
+        raise UserError(f"task {task}: its annotations are not one file for each half: expected DIR, laid out as "
+                        f"{known.layout}, found {','.join(map(str, (*where.annotations, where.folder)))}")
     try:
-        described = datasets.describe(where.folder, task)
+        described = datasets.describe(Where(where.folder, *where.annotations), task)
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
     training, evaluation = identity.split_dataset(described)
     return TaskData(where.label, where.folder, where.part, described["train"]["images"], described["val"]["images"],
-                    identity.sha256(training), identity.sha256(evaluation))
+                    identity.sha256(training), identity.sha256(evaluation), where.annotations)
 
 
 def slug(name: str) -> str:

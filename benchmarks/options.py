@@ -140,7 +140,9 @@ def build_parser() -> argparse.ArgumentParser:
         try:
             data.add_argument(f"--{option}", action="append", default=[], metavar="[LABEL=]DIR", dest=f"data_{option}",
                               help=f"data of {', '.join(takers)}, or DETECTRON2_DATASETS; several stand beside each "
-                                   "other, called by their folders or labels")
+                                   "other, called by their folders or labels"
+                                   + "; annotations that lie otherwise: [LABEL=]TRAIN.json,VAL.json,IMAGES"
+                                   * any(TASKS[name].named_files for name in takers))
         except argparse.ArgumentError:
             raise UserError(f"task {takers[0]}: its data cannot be named by --{option}, which is an option already; "
                             "choose another name among its folders") from None

@@ -125,4 +125,5 @@ def _inputs(values: dict[str, Any]) -> Inputs:
 
 
 def _with_path(values: dict[str, Any]) -> dict[str, Any]:
-    return values | {"folder": Path(values["folder"])}
+    more = {"annotations": tuple(map(Path, values["annotations"]))} if "annotations" in values else {}
+    return values | {"folder": Path(values["folder"])} | more

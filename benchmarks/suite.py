@@ -159,17 +159,17 @@ def _task_numbers(inputs: Inputs, evaluation: Evaluation) -> dict[str, Any]:
     return numbers
 
 
-def _place(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> Path:
-    """Where a task's data is."""
+def _data_words(evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
+    """Where a task's data is, on the command line of transfer."""
     if evaluation.data is not None:
-        return evaluation.data.folder
-    return parents["data"] / "data" / tasks.get(evaluation.task).demo_layout
+        return evaluation.data.arguments()
+    return ["--data", parents["data"] / "data" / tasks.get(evaluation.task).demo_layout]
 
 
 def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
     """A task on the command line of transfer, with where its data is and what runs it."""
-    words: list[object] = [*options.protocol(evaluation.task).arguments(), "--data",
-                           _place(options, evaluation, parents), "--num-gpus", max(count_gpus(options), 1)]
+    words: list[object] = [*options.protocol(evaluation.task).arguments(), *_data_words(evaluation, parents),
+                           "--num-gpus", max(count_gpus(options), 1)]
     words += ["--train-share", evaluation.share] if evaluation.share != 1 else []
     words += ["--device", options.device] if options.device != "auto" else []
     return words
@@ -229,8 +229,8 @@ def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
     data = evaluation.data
 
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        words: list[object] = ["--weights", parents[start.converted], "--data",
-                               _place(options, evaluation, parents), "--task", evaluation.task, "--output", folder]
+        words: list[object] = ["--weights", parents[start.converted], *_data_words(evaluation, parents), "--task",
+                               evaluation.task, "--output", folder]
         words += ["--device", options.device] if options.device != "auto" else []
         return _python("transfer", "probe", *words)
 

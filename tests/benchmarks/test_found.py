@@ -1,6 +1,7 @@
 """What is missing or wrong is told before anything runs, all at once."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -115,6 +116,25 @@ def test_plan__every_checkpoint_is_read_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="checkpoint good: expected one of the branches of .*, found 'teacher'"):
         find_inputs(parse(["--checkpoint", f"good={good}", "--branch", "teacher", *where]))
 
+
+
+def test_plan__annotations_that_lie_otherwise(tmp_path):
+    demo_data.main(["--output", str(tmp_path / "data"), "--photos", "1", "--train", "2", "--val", "2"])
+    coco = tmp_path / "data" / "coco"
+    train, val = (coco / "annotations" / f"instances_{half}.json" for half in ("train", "val"))
+    words = f"{train.rename(tmp_path / 't.json')},{val.rename(tmp_path / 'v.json')},{coco / 'images'}"
+    shutil.rmtree(coco / "annotations")
+    scale = ["--methods", "rand", "--scale", "tiny"]
+    options = parse([*scale, "--tasks", "coco", "--coco", f"own={words}"])
+    [data] = find_inputs(options).data["coco"]
+    assert data.arguments() == ["--data", coco / "images", "--train-annotations", tmp_path / "t.json",
+                                "--val-annotations", tmp_path / "v.json"]
+    assert (data.label, data.train_images, data.val_images) == ("own", 2, 2)
+    with pytest.raises(UserError, match=r"task cityscapes: its annotations are not one file for each half: expected "
+                                        rf"DIR, laid out as .*, found {words}"):
+        find_inputs(parse([*scale, "--tasks", "cityscapes", "--cityscapes", words]))
+    with pytest.raises(UserError, match="task coco: --val-annotations .*none.json: no such annotation file"):
+        find_inputs(parse([*scale, "--tasks", "coco", "--coco", words.replace("v.json", "none.json")]))
 
 
 def test_plan__images_without_a_class_are_told_before_anything_runs(tmp_path):

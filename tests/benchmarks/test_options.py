@@ -94,6 +94,14 @@ def test_data__several_datasets_of_a_task_have_labels(tmp_path):
     assert task_folders("coco-c4", options.data) == found
 
 
+def test_data__annotations_that_lie_otherwise(tmp_path):
+    options = parse(["--methods", "rand", "--tasks", "coco", "--coco", "own=a/t.json,v.json,pictures", "--coco", "x"])
+    [own, folder] = options.data["coco"]
+    assert (own.label, own.part, own.folder) == ("own", ".own", Path("pictures").absolute())
+    assert own.annotations == (Path("a/t.json").absolute(), Path("v.json").absolute())
+    assert (folder.label, folder.part, folder.annotations) == ("x", "", ())
+
+
 def test_train_share__several_beside_each_other():
     assert parse(["--tiny", "--train-share", "0.1, 0.25,1"]).train_shares == (0.1, 0.25, 1.0)
     assert parse(["--tiny"]).train_shares == (1.0,)

@@ -27,7 +27,9 @@ def test_plan__comes_back_as_it_was_with_the_same_keys(plan, tmp_path):
 def test_plan__a_checkpoint_and_a_demo_come_back_too(tmp_path, pictures):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "x.pth")
     mine = ["--checkpoint", f"mine={tmp_path / 'x.pth'}", "--coco", str(pictures / "coco"), "--tasks", "coco"]
-    for words in (["--demo"], mine):
+    files = ",".join(str(pictures / "coco" / name) for name in ("annotations/instances_train.json",
+                                                                "annotations/instances_val.json", "images"))
+    for words in (["--demo"], mine, [*mine[:2], "--coco", files, "--tasks", "coco"]):
         options = parse([*words, "--output", str(tmp_path / "out")])
         written = Plan(options, find_inputs(options))
         written.write(tmp_path)
