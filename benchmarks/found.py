@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.evaluations import Protocol, protocol_of
 from benchmarks.gpus import count_gpus
-from benchmarks.inputs import Photos, TaskData, check_labels, find_photos, read_task, task_folders
+from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folders
 from benchmarks.options import Options
 from pretrain.errors import UserError
 from transfer import tasks
@@ -72,6 +72,9 @@ def _check_demo(options: Options) -> None:
             what = "names no demo_layout" if layout is None else f"names the demo_layout {layout!r}"
             raise UserError(f"task {task} {what}: expected one of {', '.join(LAYOUTS)}; leave the task out of the "
                             "demo, or run it on data of its own")
+    if labels := _labels(options):
+        raise UserError(f"labels {labels[0]}: the demo's generated pictures have no classes; leave out the "
+                        "pretrainings that need them, or give your own with --photos DIR instead of the demo")
     _check_batches(options, DEMO_DATA[options.scale]["photos"], [])
 
 
@@ -87,7 +90,7 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
 
     photos = None
     if options.pretrainings:
-        photos = look(lambda: find_photos(options.photos, options.imagenet))
+        photos = look(lambda: find_photos(options.photos, options.imagenet, _labels(options)))
     data: dict[str, tuple[TaskData, ...]] = {}
     for task in options.tasks:
         folders = look(lambda task=task: task_folders(task, options.data)) or ()
@@ -95,8 +98,6 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
         missing += _alike(task, [one for one in data[task] if one is not None])
     if photos is not None:
         _check_batches(options, photos.images, missing)
-        for kind in sorted({one.config.train.labels for one in options.pretrainings} - {"none"}):
-            look(lambda kind=kind: check_labels(photos, kind))
     checkpoints = {}
     if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
         from transfer.inspection import check_checkpoint  # imports torch
@@ -107,6 +108,11 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
                         f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
     return photos, data, checkpoints
+
+
+def _labels(options: Options) -> list[str]:
+    """The ways in which images say their classes to the pretrainings that need them."""
+    return sorted({one.config.train.labels for one in options.pretrainings} - {"none"})
 
 
 def _alike(task: str, datasets: list[TaskData]) -> list[str]:

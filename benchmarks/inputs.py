@@ -3,10 +3,12 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.errors import UserError
+from pretrain.labels import Kind, count_classes
 from transfer import identity
 from transfer.tasks import TASKS, Where, get
 
@@ -58,37 +60,34 @@ class TaskData:
         return words
 
 
-def find_photos(photos: Path | None, imagenet: Path | None) -> Photos:
-    """Pretraining images: --photos, else --imagenet, else $IMAGENET_DIR. Raises `UserError`."""
+def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = ()) -> Photos:
+    """Pretraining images: --photos, else --imagenet, else $IMAGENET_DIR. Raises `UserError`; see `read_photos`."""
     if photos is not None:
-        return read_photos(photos)
+        return read_photos(photos, labels)
     root = imagenet or (Path(os.environ["IMAGENET_DIR"]) if os.environ.get("IMAGENET_DIR") else None)
     if root is None:
         raise UserError(f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, "
                         "or --photos DIR for any folder of images")
     if not (root / "train").is_dir():
         raise UserError(f"pretraining images: no folder {root / 'train'}, expected {IMAGENET_LAYOUT}")
-    return read_photos(root / "train")
+    return read_photos(root / "train", labels)
 
 
-def read_photos(folder: Path) -> Photos:
-    """List a folder of images; names and sizes make its hash (contents of a million files would take hours)."""
+def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:
+    """List a folder of images; names and sizes make its hash (contents of a million files would take hours).
+
+    Raises `UserError`, also for an image without a class in one of the ways of `labels`.
+    """
     from pretrain.data import list_images  # imports torch: only when there is something to list
 
     images = list_images(folder)
+    for kind in labels:
+        try:
+            count_classes(images, kind)
+        except UserError as error:
+            raise UserError(f"pretraining images in {folder}: {error}") from None
     lines = (f"{name} {images.size(number)}" for number, name in enumerate(images))
     return Photos(folder, len(images), hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest())
-
-
-def check_labels(photos: Photos, kind: str) -> None:
-    """Raise `UserError` unless every pretraining image says its class in the way of `kind`."""
-    from pretrain.data import list_images  # imports torch
-    from pretrain.labels import count_classes
-
-    try:
-        count_classes(list_images(photos.folder), kind)
-    except UserError as error:
-        raise UserError(f"pretraining images in {photos.folder}: {error}") from None
 
 
 def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:

@@ -146,3 +146,5 @@ def test_plan__images_without_a_class_are_told_before_anything_runs(tmp_path):
     first, line, *_ = str(caught.value).splitlines()
     assert first == "1 input missing or wrong, nothing was run:"
     assert line.startswith(f"  - pretraining images in {photos}: labels prefix: expected CLASS__IMAGE for every image")
+    with pytest.raises(UserError, match="^labels folder: the demo's generated pictures have no classes; leave out"):
+        find_inputs(parse(["--demo", "--pretrain", "a=demo,objective=supervised,labels=folder"]))
