@@ -45,6 +45,15 @@ class Trial:
     predictions: str | None
 
 
+class Evaluated(NamedTuple):
+    """One evaluation of a training: when it ended, its file, the validation annotations, the dataset's label."""
+
+    ended: str
+    file: str
+    annotations: str
+    label: str
+
+
 @dataclass
 class Group:
     """Trials that may be averaged. `example` is one of their results without its bulky parts."""
@@ -125,6 +134,7 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     """
     groups: dict[str, Group] = {}
     members: dict[str, list[tuple[Place, Trial]]] = {}
+    trainings: dict[tuple, list[Evaluated]] = {}
     for path, result in results:
         config = _compared(result["config"])
         key = canonical([[result[name] for name in SAME_FIELDS], [result.get(name) for name in HOW_FIELDS],
@@ -138,12 +148,32 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
         trial = Trial(result["ended"], path.name, shown(result), weights_sha256(result),
                       result["code"].get("transfer_sha256"), (result.get("predictions") or {}).get("sha256"))
         members.setdefault(key, []).append((place, trial))
-    problems = []
+        label, training = result["dataset"].get("label"), (result.get("training") or {}).get("sha256")
+        if label and training:
+            trainings.setdefault((result["method"], result["epochs"], label, training), []).append(
+                Evaluated(trial.ended, trial.file, result["dataset"]["val"]["annotations_sha256"], label))
+    superseded = _superseded(trainings.values())
+    problems = list(superseded.values())
     for key, group in groups.items():
-        kept, other_weights = _one_start_each(members[key])
+        kept = [(place, trial) for place, trial in members[key] if trial.file not in superseded]
+        kept, other_weights = _one_start_each(kept)
         group.trials, repeated = _one_of_each(kept)
         problems += other_weights + repeated
-    return list(groups.values()), sorted(problems)
+    return [group for group in groups.values() if group.trials], sorted(problems)
+
+
+def _superseded(trainings: Iterable[list[Evaluated]]) -> dict[str, str]:
+    """{file: one line} of the evaluations whose training was evaluated later on other annotations of the same label:
+    a validation file that was fixed."""
+    lines = {}
+    for evaluated in trainings:
+        newest = max(evaluated)
+        for one in evaluated:
+            if one.annotations != newest.annotations:
+                lines[one.file] = (f"{one.file}: evaluated on {one.label} as it was (annotations "
+                                   f"{one.annotations[:8]}); {newest.file} is the same training on "
+                                   f"{newest.annotations[:8]} and counts instead")
+    return lines
 
 
 def _start(result: dict) -> list:

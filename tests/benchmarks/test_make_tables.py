@@ -168,6 +168,21 @@ def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tabl
     assert problems == [f"{old.name}: the same trial ran again; {new.name} counts instead"]
 
 
+def test_tables__a_validation_file_that_was_fixed_counts_and_the_old_one_is_named(make_result, tables_of, tmp_path):
+    own = {"dataset__label": "nuclei", "training": {"sha256": "c1" * 32}}
+    old = write_result(tmp_path / "runs", make_result(CITYSCAPES, [10.0, 20.0], stage__key="a" * 64, **own))
+    new = write_result(tmp_path / "runs", make_result(
+        CITYSCAPES, [35.0, 60.0], stage__key="b" * 64, dataset__val__annotations_sha256="99" * 32,
+        ended="2026-01-01T02:00:00+00:00", **own))
+    [table], _, problems = tables_of(tmp_path, CITYSCAPES)
+    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
+    assert problems == [f"{old.name}: evaluated on nuclei as it was (annotations 34343434); {new.name} is the same "
+                        "training on 99999999 and counts instead"]
+    write_all(tmp_path, make_result(CITYSCAPES, [30.0, 50.0], stage__key="c" * 64, **own | {"dataset__label": "test"}))
+    [table], _, again = tables_of(tmp_path, CITYSCAPES)  # another label is another dataset to evaluate on
+    assert sorted(row[2] for row in table if "measured, n=1" in row[-1]) == ["30.0", "35.0"] and again == problems
+
+
 def test_tables__names_of_users_cannot_break_the_table(make_result, tables_of, tmp_path: Path) -> None:
     write_all(tmp_path, make_result(method="a|b <i>*x*</i> _y_ ü"))
     [table], text, _ = tables_of(tmp_path)
