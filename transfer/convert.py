@@ -78,7 +78,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
         "source": info.source_name,
         "source_sha256": info.source_sha256,
         "input": source.name,
-        "input_sha256": sha256_file(source),
+        "input_sha256": reading.sha256,
         "canonical_sha256": canonical_sha256,
         "family": info.family,
         "method": info.method,

@@ -51,7 +51,7 @@ def read_weights(words: str, architecture: str = "resnet50", seed: int = 0, bran
     return Weights(reading.state, reading.info, {
         "method": method, "epochs": reading.info.epochs, "branch": reading.info.branch,
         "architecture": reading.info.architecture, "standard": reading.info.architecture == "resnet50",
-        "file_sha256": sha256_file(path), "source_sha256": reading.info.source_sha256, "conversion": conversion})
+        "file_sha256": reading.sha256, "source_sha256": reading.info.source_sha256, "conversion": conversion})
 
 
 def random_weights(architecture: str, seed: int, last_gamma: float = 1.0) -> Weights:

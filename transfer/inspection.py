@@ -22,7 +22,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pretrain.atomic import sha256_file
 from pretrain.errors import USER_ERROR, UserError
 from transfer.architecture import ARCHITECTURES, expected_shapes
 from transfer.families import FAMILIES
@@ -68,20 +67,17 @@ def run(args: argparse.Namespace) -> int:
 def check_checkpoint(name: str, path: Path, branch: str | None = None) -> str:
     """Read the checkpoint of the method `name` as its conversion will; its SHA-256. `UserError`: it cannot be read."""
     try:
-        read_checkpoint(path, branch)
+        return read_checkpoint(path, branch).sha256
     except UserError as error:
         raise UserError(f"checkpoint {name}: {error}") from None
-    return sha256_file(path)
 
 
 def inspect(path: Path, reading: Reading) -> dict[str, Any]:
     """The JSON object that describes a checkpoint file; the module's text has its keys."""
     info = reading.info
     left_over, reasons = _left_over(reading)
-    # Our own file keeps the sum of the first source in its header.
-    sha256 = sha256_file(path) if reading.family == OWN_FAMILY else info.source_sha256
     return {
-        "schema": 1, "file": path.name, "bytes": path.stat().st_size, "sha256": sha256,
+        "schema": 1, "file": path.name, "bytes": path.stat().st_size, "sha256": reading.sha256,
         "container": reading.container, "family": reading.family, "method": info.method,
         "method_from": reading.method_from, "candidates": list(reading.candidates), "branch": info.branch,
         "branches": dict(reading.branches), "address": reading.address, "epochs": info.epochs,

@@ -54,14 +54,16 @@ _FPN_INPUTS = {"5": 2048, "4": 1024, "3": 512, "2": 256}
 class Reading:
     """A checkpoint file, read.
 
-    `state`: torchvision names, float32, without the classifier and batch norm's counters. `left`: each name in the
-    file that was not used, counters left out, and why. `fpn`: tensors of a pretrained FPN under detectron2's names
-    (`fpn_lateral5.weight`), empty for methods that have none. `container`: the kind of file. `address`: "PLACE:PREFIX"
-    of the network. `branches`: the address of each network that the layout names, the default first.
+    `sha256`: of the file. `state`: torchvision names, float32, without the classifier and batch norm's counters.
+    `left`: each name in the file that was not used, counters left out, and why. `fpn`: tensors of a pretrained FPN
+    under detectron2's names (`fpn_lateral5.weight`), empty for methods that have none. `container`: the kind of file.
+    `address`: "PLACE:PREFIX" of the network. `branches`: the address of each network that the layout names, the
+    default first.
     `method_from`: "layout", "header", "sum" (the file is one that torchvision publishes), or "file name" when nothing
     proves a method; then `candidates` are methods that may have written it.
     """
 
+    sha256: str
     state: dict[str, torch.Tensor]
     info: BackboneInfo
     left: dict[str, str]
@@ -222,7 +224,8 @@ def _read(file: _File, chosen: _Chosen) -> Reading:
     network = inside(place, chosen.prefix)
     architecture = _architecture(file, chosen, network)
     used = checked(network.tensors, architecture, place.in_file(chosen.prefix), file.path)
-    info, proof = _identity(file, chosen, architecture, network.dialect)
+    sha256 = sha256_file(file.path)
+    info, proof = _identity(file, chosen, architecture, network.dialect, sha256)
     notes = _notes(file, chosen, network)
     if not chosen.family.known_network and file.header is None:
         beside = read_config_beside(file.path, architecture)
@@ -234,7 +237,7 @@ def _read(file: _File, chosen: _Chosen) -> Reading:
     taken = {network.origins[name] for name in used} | set(fpn_names)
     branches = {branch: _in_file(file, *address.split(":", 1)) for branch, address in chosen.branches.items()}
     candidates = chosen.methods or chosen.family.candidates
-    return Reading(used, info, _left(file, chosen, taken), chosen.family.name, fpn, file.opened.container,
+    return Reading(sha256, used, info, _left(file, chosen, taken), chosen.family.name, fpn, file.opened.container,
                    _in_file(file, chosen.where, chosen.prefix), branches, proof,
                    candidates if proof == "file name" else (), tuple(notes))
 
@@ -254,9 +257,9 @@ def _architecture(file: _File, chosen: _Chosen, network: Network) -> str:
                     f"{file.path}, found {found}: other architectures cannot be converted")
 
 
-def _identity(file: _File, chosen: _Chosen, architecture: str, dialect: str) -> tuple[BackboneInfo, str]:
+def _identity(file: _File, chosen: _Chosen, architecture: str, dialect: str, sha256: str) -> tuple[BackboneInfo, str]:
     """What the network is, and what proves its method (`Reading.method_from`)."""
-    source = {"source_name": file.path.name, "source_sha256": sha256_file(file.path)}
+    source = {"source_name": file.path.name, "source_sha256": sha256}
     if file.header is not None:  # pixels and stride cannot be told from the tensors
         kept = chosen.family.name == OWN_FAMILY and file.header.source_sha256
         return replace(file.header, architecture=architecture, **({} if kept else source)), "header"
@@ -266,7 +269,7 @@ def _identity(file: _File, chosen: _Chosen, architecture: str, dialect: str) -> 
     method, proof = file.path.stem.removesuffix(".pth"), "file name"
     if len(chosen.methods) == 1:
         method, proof = chosen.methods[0], "layout"
-    elif _is_torchvisions(source["source_sha256"], architecture):
+    elif _is_torchvisions(sha256, architecture):
         method, proof = "Supervised", "sum"
     pixels = MSRA_PIXELS if dialect == "Caffe2" else family.pixels
     meta = file.opened.content.get("meta")
