@@ -10,7 +10,7 @@ first, average the others. With unit vectors f_1..f_n that average m has  cos(C_
 the released code's mean of cosines is the same without the division by |m|.
 """
 
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -104,33 +104,28 @@ def _statistics(
     cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: tuple[Tensor, Tensor],
     violation: Tensor, counted: Tensor, lambda_pos: float,
 ) -> dict[str, Tensor]:
-    """What is watched while training; shares are 0..1.
+    """What is watched while training, each as (2,) sum and number, so that micro-batches and processes add up; their
+    quotients, shares from 0 to 1:
 
-    ranking_gap: (2,) sum over the pairs of M that have a negative of cos(C, F_neg) - lambda * cos(C, F), and their
-    number: what the loss is without margin, hinge, and the pairs of views without overlap. positive_cosine: mean over
-    M. negative_cosine: mean of cos(C, F_neg) over queries. hinge_active: share of counted hinges (`hinge: image`: of
-    all images) above 0. negative_is_positive: share of F_neg's cells that are in M for their query.
-    positives_per_query: mean. no_overlap: share of (image, view pair) with an empty M.
+    ranking_gap: cos(C, F_neg) - lambda * cos(C, F), mean over the pairs of M that have a negative: what the loss is
+    without margin, hinge, and the pairs of views without overlap. positive_cosine: mean over M. negative_cosine: mean
+    of cos(C, F_neg) over queries. hinge_active: share of counted hinges (`hinge: image`: of all images) above 0.
+    negative_is_positive: share of F_neg's cells that are in M for their query. positives_per_query: mean. no_overlap:
+    share of (image, view pair) with an empty M.
     """
     index, found = picked
-    pairs = positives.sum()
-    some_pairs = pairs.clamp(min=1)
-    active = violation > 0
-    if violation.dim() == counted.dim():
-        hinge_active = (active & counted).sum() / counted.sum().clamp(min=1)
-    else:
-        hinge_active = active.mean(dtype=cosine.dtype)
-    matched = counted.sum()
-    gap = (negative.unsqueeze(-1) * counted).sum() - lambda_pos * (cosine * counted).sum()
-    return {
-        "ranking_gap": torch.stack([gap, matched.to(gap.dtype)]),
-        "positive_cosine": (cosine * positives).sum() / some_pairs,
-        "negative_cosine": (negative * usable).sum() / usable.sum().clamp(min=1),
-        "hinge_active": hinge_active,
-        "negative_is_positive": (positives.gather(-1, index) & found).sum() / found.sum().clamp(min=1),
-        "positives_per_query": pairs / usable.numel(),
-        "no_overlap": 1.0 - positives.flatten(-2).any(-1).mean(dtype=cosine.dtype),
+    active, apart = violation > 0, ~positives.flatten(-2).any(-1)
+    hinges = counted if active.dim() == counted.dim() else torch.ones_like(active)
+    summed = {
+        "ranking_gap": ((negative.unsqueeze(-1) - lambda_pos * cosine) * counted, counted),
+        "positive_cosine": (cosine * positives, positives),
+        "negative_cosine": (negative * usable, usable),
+        "hinge_active": (active & hinges, hinges),
+        "negative_is_positive": (positives.gather(-1, index) & found, found),
+        "positives_per_query": (positives, torch.ones_like(usable)),
+        "no_overlap": (apart, torch.ones_like(apart)),
     }
+    return {name: torch.stack([one.sum(dtype=cosine.dtype) for one in both]) for name, both in summed.items()}
 
 
 def clove_loss(
@@ -148,11 +143,11 @@ def clove_loss(
     Returns:
         The mean over images and view pairs with a fixed denominator, so that the mean over processes or accumulated
         micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
-        means over the view pairs, of `ranking_gap` the sum.
+        summed over the view pairs.
     """
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
-    all_terms, pairs, names, watched, gaps = [], 0, [], [], []
+    all_terms, pairs, statistics = [], 0, {}
     for group, (maps, group_boxes) in enumerate(zip(student_maps, boxes, strict=True)):
         of_student, of_teacher = _view_pairs(maps.shape[0], global_views, group == 0, maps.device)
         positives = match(
@@ -160,19 +155,12 @@ def clove_loss(
             tuple(teacher_maps.shape[-2:]), options.t_pos, options.t_pos_unit, image_sizes,
         )
         student_cells = maps.flatten(3).transpose(2, 3).index_select(0, of_student)
-        terms, group_statistics = ranking_terms(
+        terms, of_group = ranking_terms(
             student_cells, teacher_cells.index_select(0, of_teacher), positives, options, watch)
         all_terms.append(terms)
         pairs += len(of_student)
-        if watch:
-            gaps.append(group_statistics.pop("ranking_gap"))
-            names = list(group_statistics)
-            watched.append(torch.stack(list(group_statistics.values())) * len(of_student))
-    loss = torch.cat(all_terms).sum() / (pairs * teacher_maps.shape[1])
-    if not watch:
-        return loss, {}
-    means = (reduce(torch.add, watched) / pairs).unbind()
-    return loss, {"ranking_gap": reduce(torch.add, gaps), **dict(zip(names, means, strict=True))}
+        statistics = {name: statistics.get(name, 0) + value for name, value in of_group.items()}
+    return torch.cat(all_terms).sum() / (pairs * teacher_maps.shape[1]), statistics
 
 
 @lru_cache

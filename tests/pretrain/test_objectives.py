@@ -37,8 +37,6 @@ OWN = {
 }
 SHARED = {key: value for key, value in TINY.items()
           if key not in ("projector_hidden", "projector_dim", "heads", "k")} | {"batch_size": 8, "device_batch": 4}
-# Of CLoVE, means over the matches of each micro-batch: what is logged is the mean of these means.
-OF_A_MICRO_BATCH = ("positive_cosine", "negative_cosine", "hinge_active", "negative_is_positive")
 CLASSES = ("cat", "dog", "eel")
 
 
@@ -180,8 +178,6 @@ def test_objective__two_processes_equal_one(name: str, tmp_path: Path) -> None:
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for found in ranks:
         for statistic, value in alone["result"].items():
-            if statistic in OF_A_MICRO_BATCH:
-                continue
             assert found["result"][statistic] == pytest.approx(value, rel=1e-5, abs=1e-6), statistic
         for place in ("gradients", "student", "follower"):
             for key, tensor in alone[place].items():
