@@ -13,8 +13,8 @@ from benchmarks.gpus import count_gpus
 from benchmarks.jobs import refuse_beside_jobs
 from benchmarks.options import ROOT, Options, parse
 from benchmarks.saved_plan import Plan
-from benchmarks.stage import FAILED, Stage, StageFailed, finished, locked, read_stamp, run_stage
-from benchmarks.standing import standing
+from benchmarks.stage import FAILED, Stage, StageFailed, finished, glance, left, locked, read_stamp, run_stage
+from benchmarks.standing import standing, trained_before
 from benchmarks.tables import print_tables
 from pretrain.atomic import write_text
 from pretrain.errors import UserError, run_cli
@@ -48,12 +48,6 @@ class Progress:
         if stamp is not None:
             self.done(stage, folder, stamp)
         return stamp
-
-    def trained(self, stage: Stage) -> bool:
-        """Whether only the evaluation of a fine-tuning is left."""
-        key = self.key(stage)
-        return (stage.kind == "finetune" and key is not None
-                and (stage.folder(self.output, key) / "model_final.pth").is_file())
 
     def done(self, stage: Stage, folder: Path, stamp: dict) -> None:
         self.hashes[stage.name], self.folders[stage.name] = stamp["output_sha256"], folder
@@ -94,7 +88,7 @@ def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
     new = not options.output.exists()
     try:
         with locked(options.output):
-            _check_disk(options, stages)
+            _check_disk(options, stages, standing(stages, options))
             alive = graph.under_way(planned, stages)
             _, hashes = finished(stages, options.output)
             for stage in stages:
@@ -119,20 +113,25 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
         elif stage.name in stands:
             state = STANDS
         else:
-            state = "to evaluate" if progress.trained(stage) else "to do"
+            whole, stage = stage, left(stage, options.output, progress.hashes)
+            state = "to do" if stage is whole else "to evaluate"
             todo.append(stage)
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<{width}} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
     print(f"  {'tables':<{width}} {'always':<16} needs all results; seconds")
     print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo):.1f} GB, "
           f"free {_free_gb(options.output):.1f} GB")
+    missing = [stage for stage in todo if not set(stage.parents) <= progress.hashes.keys()]
+    for name, folder in trained_before(stages, missing, options).items():
+        print(f"{folder} is the finished training of {name}, but what it started from is gone and is made again first: "
+              f"bring that folder back, or evaluate it alone: python -m transfer evaluate {folder}")
     return 0
 
 
 def run(options: Options, stages: list[Stage]) -> int:
     """Run what is not done; a failing stage stops what depends on it and nothing else."""
     progress, stands = Progress(options.output), standing(stages, options)
-    _check_disk(options, stages)
+    _check_disk(options, stages, stands)
     # OpenMP's threads by default spin for milliseconds while they wait; beside other work on the same cores a step then
     # takes many times as long. A short spin costs an idle machine nothing.
     environment = {"GOMP_SPINCOUNT": "3000"} | os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(
@@ -208,9 +207,10 @@ def disk_needed(stages: list[Stage]) -> float:
     return sum(stays.values()) + max((stage.disk_gb - stays[stage.name] for stage in stages), default=0.0)
 
 
-def _check_disk(options: Options, stages: list[Stage]) -> None:
-    progress, stands = Progress(options.output), standing(stages, options)
-    needed = disk_needed([stage for stage in stages if progress.look(stage) is None and stage.name not in stands])
+def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None:
+    folders, hashes = finished(stages, options.output, glance)
+    needed = disk_needed([left(stage, options.output, hashes) for stage in stages
+                          if stage.name not in folders and stage.name not in stands])
     free = _free_gb(options.output)
     if needed > free:
         raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "

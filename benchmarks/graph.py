@@ -21,7 +21,7 @@ from benchmarks.cluster import ClusterOptions
 from benchmarks.follow import NO_ANSWER
 from benchmarks.jobs import TABLES, StageRecord, Submitted
 from benchmarks.saved_plan import Plan
-from benchmarks.stage import Stage, finished
+from benchmarks.stage import Stage, finished, left
 from benchmarks.stage_job import StageJob, ancestors
 from benchmarks.standing import standing
 from benchmarks.tables import print_tables
@@ -161,10 +161,10 @@ def done_stages(plan: Plan, stages: list[Stage]) -> set[str]:
 
 def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
     """`submit`, and what the user should know of it; returns the exit code."""
-    stages = plan.stages()
-    done = done_stages(plan, stages)
     submitted = submit(plan, only)
     if submitted is None:
+        stages = plan.stages()
+        done = done_stages(plan, stages)
         if len(done) == len(stages):
             print_tables(plan.options)
         print(f"nothing to submit: {len(done)} of {len(stages)} stages done, the others are under way")
@@ -266,9 +266,10 @@ def _take_back(output: Path, submitted: Submitted) -> None:
 def print_graph(plan: Plan) -> None:
     """Stages, what each waits for and asks for; the files for sbatch; GPU-hours and disk of what is to do."""
     options, stages = plan.options, plan.stages()
-    done = done_stages(plan, stages)
+    _, hashes = finished(stages, options.output)
+    done = hashes.keys() | standing(stages, options)
     todo = [stage.name for stage in stages if stage.name not in done]
-    by_name = {stage.name: stage for stage in stages}
+    by_name = {stage.name: left(stage, options.output, hashes) for stage in stages}
     made = units(stages, todo, options.max_jobs)
     made.append(Unit(TABLES, [TABLES], "small", after=tuple(todo)))
     print(f"graph: {len(stages) + 1} stages, {len(done)} done, {len(made)} submissions; work in {options.output}, "

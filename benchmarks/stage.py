@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from pretrain.signals import EXIT_CODES
 
 STAMP = "stage.json"
 FAILED = "failed.json"  # of the last start, when it was on this machine
+MODEL = "model_final.pth"  # of a finished training
 PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
 
 
@@ -100,10 +101,17 @@ class StageFailed(Exception):
 
 def plan_keys(stages: list[Stage]) -> None:
     """Set `planned` of each: the identity of its result as it is known before anything has run."""
+    trained = planned_trainings(stages)
+    for stage in stages:
+        stage.planned = stage.result_key(trained[stage.name])
+
+
+def planned_trainings(stages: list[Stage]) -> dict[str, str]:
+    """The same without what is evaluated, by name: of a fine-tuning that of its training."""
     trained: dict[str, str] = {}
     for stage in stages:
         trained[stage.name] = stage.key(trained)
-        stage.planned = stage.result_key(trained[stage.name])
+    return trained
 
 
 def stage_folders(output: Path) -> dict[str, Path]:
@@ -157,6 +165,18 @@ def finished(
             if stamp is not None:
                 folders[stage.name], hashes[stage.name] = stage.folder(output, key), stamp["output_sha256"]
     return folders, hashes
+
+
+def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:
+    """The stage itself or, of a fine-tuning whose training is finished, one that costs what its evaluation does.
+
+    `hashes`: of the outputs of the finished stages.
+    """
+    if stage.kind != "finetune" or not set(stage.parents) <= hashes.keys():
+        return stage
+    if not (stage.folder(output, stage.key(hashes)) / MODEL).is_file():
+        return stage
+    return replace(stage, cost="an evaluation", gpu_hours={}, disk_gb=0.1, stays_gb=None)
 
 
 def run_stage(

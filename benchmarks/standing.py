@@ -1,12 +1,15 @@
 """Stages that need not run because results stand for them: committed ones count where backbones and work are gone."""
 
+import contextlib
+import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.options import Options
 from benchmarks.probe_table import read_probes
 from benchmarks.results import read_results
-from benchmarks.stage import Stage, finished, glance
+from benchmarks.stage import MODEL, STAMP, Stage, finished, glance, planned_trainings
 
 WITH_RESULT = ("finetune", "probe")  # kinds of stages
 
@@ -55,6 +58,24 @@ def _begun(stages: list[Stage], names: set[str], output: Path) -> set[str]:
             continue
         if stage.folder(output, stage.key(hashes)).is_dir():
             found.add(stage.name)
+    return found
+
+
+def trained_before(stages: list[Stage], missing: list[Stage], options: Options) -> dict[str, Path]:
+    """{stage: folder} of those `missing` fine-tunings whose finished training lies in the output folder.
+
+    Their parents are not done, so that the folder's name cannot be told. It is known by its result, which was evaluated
+    on something else.
+    """
+    trained, known = planned_trainings(stages), None
+    found = {}
+    for stage in missing:
+        for model in options.output.glob(f"{stage.name}-????????/{MODEL}") if stage.kind == "finetune" else ():
+            known = _planned_keys(options.results) if known is None else known
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                evaluation = json.loads((model.parent / STAMP).read_text(encoding="utf-8")).get("evaluation", {})
+                if replace(stage, evaluation=evaluation).result_key(trained[stage.name]) in known:
+                    found[stage.name] = model.parent
     return found
 
 

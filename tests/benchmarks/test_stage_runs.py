@@ -103,7 +103,7 @@ def test_print_plan__a_finished_training_is_only_evaluated(options, capsys):
     (folder / "model_final.pth").touch()
     command.print_plan(options(), [stage])
     line = capsys.readouterr().out.splitlines()[1]
-    assert line.split()[:3] == ["one", "to", "evaluate"]
+    assert line.split()[:3] == ["one", "to", "evaluate"] and line.endswith("; an evaluation; 0.1 GB")
 
 
 def test_run__too_little_disk_is_told_before_anything_runs(options):
