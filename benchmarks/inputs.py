@@ -13,6 +13,7 @@ from transfer import identity
 from transfer.tasks import TASKS, Where, get
 
 POSTER_TASKS = tuple(name for name, task in TASKS.items() if task.table.in_poster)  # run when none are named
+PROBED = tuple(name for name, task in TASKS.items() if task.pixel_labels is not None)
 # Options that name data, in the order of the tasks: the first of a task's that was given wins.
 DATA_OPTIONS = tuple(dict.fromkeys(option for task in TASKS.values() for option in task.folders))
 IMAGENET_LAYOUT = "IMAGENET_DIR/train/CLASS/*.JPEG (only the images are read, no labels)"

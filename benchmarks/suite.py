@@ -9,8 +9,8 @@ from benchmarks import estimate, keep
 from benchmarks.evaluations import Evaluation
 from benchmarks.found import DEMO_DATA, Inputs, find_inputs
 from benchmarks.gpus import count_gpus
-from benchmarks.inputs import Photos, slug
-from benchmarks.options import CLOVE, PROBED, RANDOM, Options
+from benchmarks.inputs import PROBED, Photos, slug
+from benchmarks.options import CLOVE, RANDOM, Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.publish import Origin, publish, publish_probe
 from benchmarks.stage import Stage, plan_keys

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import launch
 from benchmarks.__main__ import COMMANDS
-from benchmarks.options import build_parser
+from benchmarks.arguments import build_parser
 from benchmarks.speed.__main__ import MODULES
 from pretrain import drill, shards, show
 from pretrain.__main__ import build_parser as pretrain_parser

@@ -5,12 +5,13 @@ detectron2's config in `settings.py`; preflight, result and suite pass it on wit
 """
 
 import argparse
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
 from transfer import where
-from transfer.tasks import TASKS, Where
+from transfer.tasks import TASKS, Task, Where
 
 C4 = "c4"  # the one head of a C4 backbone
 COMMON = "common"  # the solver that all methods share
@@ -57,14 +58,16 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, choices=tuple(TASKS))
     parser.add_argument("--scale", default="full", choices=SCALES,
                         help="full is the published protocol (default); the others are small and prove nothing")
-    parser.add_argument("--heads", choices=HEADS,
-                        help=f"head family (default: {_defaults('default_heads')}; {C4} is the backbone's last stage "
-                             "and no choice)")
+    heads = takers(lambda task: [task.default_heads])
+    parser.add_argument("--heads", choices=HEADS, help=f"head family (default: {heads}; {C4} is the backbone's last "
+                                                       "stage and no choice)")
+    schedules = takers(lambda task: [task.default_schedule])
     parser.add_argument("--schedule", metavar="NAME",
-                        help=f"length (default: {_defaults('default_schedule')}); NAME_1gpu adds --fit accumulate=N "
+                        help=f"length (default: {schedules}); NAME_1gpu adds --fit accumulate=N "
                              "and NAME_1gpu_linear --fit linear=N, for one GPU, with a quarter of the batch as N")
     parser.add_argument("--solver", choices=SOLVERS,
-                        help=f"{COMMON} to all methods (default), or a method's own, noted in the result{_solvers()}")
+                        help=f"{COMMON} to all methods (default), or a method's own, noted in the result; "
+                             f"{takers(lambda task: task.solvers)}")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
     parser.add_argument("--sixteen-bit", action="append", dest="overrides", type="INPUT.SIXTEEN_BIT={}".format,
@@ -111,17 +114,10 @@ class Request(Protocol):
         return super().of(args, **{"data": where.of(args), **more})
 
 
-def _defaults(fact: str) -> str:
-    """What a task takes by default, with the tasks that take it: "1x for coco, lvis; 2x for keypoints"."""
-    takers: dict[str, list[str]] = {}
-    for name, task in TASKS.items():
-        takers.setdefault(getattr(task, fact), []).append(name)
-    return "; ".join(f"{value} for {', '.join(names)}" for value, names in takers.items())
-
-
-def _solvers() -> str:
-    listed = []
-    for name in SOLVERS[1:]:
-        has = [task.name for task in TASKS.values() if name in task.solvers]
-        listed.append(f"; {name} for {', '.join(has)}")
-    return "".join(listed)
+def takers(names: Callable[[Task], Iterable[str]]) -> str:
+    """What tasks take, with the tasks that take it: "1x for coco, lvis; 2x for keypoints"."""
+    found: dict[str, list[str]] = {}
+    for task in TASKS.values():
+        for name in names(task):
+            found.setdefault(name, []).append(task.name)
+    return "; ".join(f"{name} for {', '.join(tasks)}" for name, tasks in found.items())
