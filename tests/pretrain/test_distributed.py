@@ -1,6 +1,6 @@
 """Processes that train together: steps that equal those of one process, whole runs that stop and go on together.
 
-test_two_processes.py has the single step, test_batch_norm.py the layer; here two processes do everything once, and the
+test_objectives.py has the single step, test_batch_norm.py the layer; here two processes do everything once, and the
 slow tests look at it.
 """
 

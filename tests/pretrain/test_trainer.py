@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import pretrain.train
 import pretrain.trainer
@@ -14,6 +15,7 @@ from pretrain.data import Batch, list_images, make_loader
 from pretrain.distributed import Process
 from pretrain.drill import difference
 from pretrain.trainer import Trainer
+from tests.pretrain import exact_step
 
 ALONE = Process(0, 1, torch.device("cpu"))
 DISK_FULL = """
@@ -250,3 +252,27 @@ def test_loss__teachers_kept_casts_are_what_autocast_makes(tiny: Callable, batch
 def test_loss__without_autocast_or_compiled_nothing_is_kept(tiny: Callable) -> None:
     assert not Trainer(tiny(), ALONE, 6, 2).objective.follower.cast
     assert not Trainer(tiny(precision="bf16", compile=True), ALONE, 6, 2).objective.follower.cast
+
+
+def without_batch_norm(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.Identity())
+        else:
+            without_batch_norm(child)
+    return module
+
+
+def test_step__two_micro_batches_of_four_equal_one_of_eight_without_batch_norm(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain.trainer.distributed, "synchronise_batch_norm",
+                        lambda module, process: without_batch_norm(module))
+    results = []
+    for micro in (4, 8):
+        config = tiny(batch_size=8, device_batch=micro, local_views=2)
+        whole = exact_step.batch(8, 0, config)
+        parts = [exact_step.part(whole, first, first + micro) for first in range(0, 8, micro)]
+        results.append(exact_step.one_step(config, ALONE, parts))
+    exact_step.close(results[0], results[1], tolerance=1e-9)
+    assert results[0]["result"] == pytest.approx(results[1]["result"], rel=1e-5, abs=1e-6)
