@@ -1,11 +1,9 @@
-"""Measured rows: averaged only where they may be, in the block where they belong, with what is left out named."""
+"""The tables' files: the same for the same results, with what is left out named."""
 
-import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,140 +12,15 @@ import pytest
 from benchmarks import imported, make_tables
 from benchmarks.results import digest, write_result
 from pretrain.errors import UserError
+from tests.benchmarks.table_files import CITYSCAPES, COCO, REPORTED, write_all
 from transfer.tasks import TASKS, Column
-
-ROOT = Path(make_tables.__file__).resolve().parent.parent
-COCO, CITYSCAPES, KEYPOINTS = (
-    "coco_detection_segmentation", "cityscapes_instance_segmentation", "coco_keypoints")
-
-
-@pytest.fixture
-def tables_of(markdown_tables) -> Callable[..., tuple[list[list[list[str]]], str, list[str]]]:
-    """`tables_of(results, name)`: tables in the file of `name`, its text, and the problems."""
-
-    def make(results: Path, name: str = COCO, **options) -> tuple[list[list[list[str]]], str, list[str]]:
-        found = make_tables.read_tables(results, ROOT / "results" / "reported", **options)
-        make_tables.write_tables(found.tables, results / "tables")
-        text = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
-        return markdown_tables(text), text, found.problems
-
-    return make
-
-
-def write_all(results: Path, *found: dict) -> None:
-    for result in found:
-        write_result(results / "runs", result)
-
-
-def test_tables__two_trials_give_mean_sample_deviation_and_difference(make_result, tables_of, tmp_path: Path) -> None:
-    # Means 40.5 41 45.1 36.8 57.5 39.97; deviations |a-b|/sqrt(2): 0.707 1.414 0.141 0 0.424 0.099
-    write_all(tmp_path, make_result(values=[40.0, 40.0, 45.0, 36.8, 57.2, 39.9], trial=0, seed=0, config__SEED=0),
-              make_result(values=[41.0, 42.0, 45.2, 36.8, 57.8, 40.04], trial=1, seed=7, config__SEED=7,
-                          config__OUTPUT_DIR="elsewhere", config__MODEL__WEIGHTS="other/place.pkl"))
-    [table], text, _ = tables_of(tmp_path)
-    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE", "CLoVE: measured - paper"]
-    assert table[11] == ["CLoVE", "200", "40.5 ± 0.7", "41.0 ± 1.4", "45.1 ± 0.1", "36.8 ± 0.0", "57.5 ± 0.4",
-                         "40.0 ± 0.1", "measured, n=2; 4conv1fc heads"]
-    assert table[12] == ["CLoVE: measured - paper", "200", "-0.3", "-19.5", "+0.1", "0.0", "-0.1", "+0.2", "difference"]
-    assert "sample standard deviation" in text
-
-
-def test_tables__one_trial_says_so_and_has_no_deviation(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, make_result(KEYPOINTS, [66.9, None, 73.0], heads="2fc"))
-    [table], _, _ = tables_of(tmp_path, KEYPOINTS)
-    assert table[11:] == [["CLoVE", "200", "66.9", "-", "73.0", "measured, n=1; 2fc heads"],
-                          ["CLoVE: measured - paper", "200", "0.0", "-", "-0.2", "difference"]]
-
-
-def test_tables__a_metric_that_some_trials_lack_tells_its_own_n(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, *[make_result(CITYSCAPES, [35.0 + trial, None if trial else 60.0], trial=trial)
-                          for trial in range(3)])
-    [table], _, _ = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][:5] == ["CLoVE", "200", "36.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
-
-
-def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make_result, tables_of, tmp_path) -> None:
-    rows = [("Another", None), ("CLoVE", 400), ("aaa", 100), ("CLoVE", 200), ("Rand init", None), ("CLoVE", 100)]
-    write_all(tmp_path, *[make_result(method=method, epochs=epochs) for method, epochs in rows])
-    [table], _, _ = tables_of(tmp_path)
-    assert [row[:2] for row in table[11:] if "random" not in row[0]] == [
-        ["Rand init", "-"], ["Rand init: measured - paper", "-"], ["CLoVE", "100"], ["CLoVE", "200"],
-        ["CLoVE: measured - paper", "200"], ["CLoVE", "400"], ["CLoVE: measured - paper", "400"], ["Another", "-"],
-        ["aaa", "100"]]
-    assert [row[0] for row in table if "random" in row[0]] == [
-        f"{name}: measured - random init" for name in ("CLoVE", "CLoVE", "CLoVE", "Another", "aaa")]
-
-
-@pytest.mark.parametrize(("change", "said"), [
-    ({"heads": "2fc"}, ["2fc heads", "4conv1fc heads"]),
-    ({"weights__pkl_sha256": "ef" * 32}, ["4conv1fc heads, weights cdcdcdcd (student)",
-                                          "4conv1fc heads, weights efefefef (student)"]),
-    ({"config__MODEL__MASK_ON": False}, ["4conv1fc heads, MODEL.MASK_ON False", "4conv1fc heads, MODEL.MASK_ON True"]),
-])
-def test_tables__what_differs_is_not_averaged(make_result, tables_of, tmp_path, change, said) -> None:
-    write_all(tmp_path, make_result(), make_result(trial=1, **change))
-    [table], _, _ = tables_of(tmp_path)
-    rows = [row for row in table if row[0] == "CLoVE" and "measured" in row[-1]]
-    assert [row[-1] for row in rows] == [f"measured, n=1; {text}" for text in said]
-
-
-def test_tables__other_annotations_are_not_averaged(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, make_result(), make_result(trial=1, dataset__val__annotations_sha256="99" * 32))
-    [table], _, _ = tables_of(tmp_path)
-    sources = [row[-1] for row in table if row[0] == "CLoVE" and "measured" in row[-1]]
-    assert len(set(sources)) == 2
-    assert all("n=1; 4conv1fc heads, annotations " in source for source in sources)
-
-
-def test_tables__random_weights_of_each_trial_are_averaged(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, *[make_result(method="Rand init", epochs=None, trial=trial,
-                                      values=[32.8, 51.0, 35.3, 29.9, 46.8, 30.4]) for trial in range(2)])
-    [table], _, _ = tables_of(tmp_path)
-    assert table[11][-1] == "measured, n=2; 4conv1fc heads"
-
-
-@pytest.mark.parametrize(("change", "said"), [
-    ({"scale": "mini", "iterations": 200}, "scale mini, 200 iterations of 16 images"),
-    ({"iterations": 180000}, "180000 iterations of 16 images"),
-    ({"config__SOLVER__BASE_LR": 0.04}, "learning rate 0.04"),
-    ({"config__SOLVER__IMS_PER_BATCH": "many"}, "batch or learning rate unknown"),
-    ({"overrides": ["SEED=3", "MODEL.RPN.LOSS_WEIGHT=0.2"]}, "MODEL.RPN.LOSS_WEIGHT=0.2"),
-    ({"weights__architecture": "resnet18"}, "resnet18, not the paper's network"),
-])
-def test_tables__another_protocol_stands_apart_and_says_how(make_result, tables_of, tmp_path, change, said) -> None:
-    write_all(tmp_path, make_result(**change))
-    [paper, other], text, _ = tables_of(tmp_path)
-    assert len(paper) == 10
-    assert "### COCO train2017 / val2017, not under the paper's protocol" in text
-    assert other[1:] == [["CLoVE", "200", "40.5", "60.0", "45.0", "36.5", "57.0", "39.0",
-                          f"measured, n=1; 4conv1fc heads, {said}"]]
-
-
-def test_tables__half_the_batch_and_twice_the_iterations_count_as_the_papers(make_result, tables_of, tmp_path) -> None:
-    write_all(tmp_path, make_result(iterations=180000, config__SOLVER={"IMS_PER_BATCH": 8, "BASE_LR": 0.01},
-                                    overrides=["SOLVER.IMS_PER_BATCH=8", "DATALOADER.NUM_WORKERS=2"]))
-    [table], _, _ = tables_of(tmp_path)
-    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE", "CLoVE: measured - paper"]
-
-
-@pytest.mark.parametrize("change", [
-    {"dataset__val__images": 4999}, {"dataset__train__images": 11828}, {"dataset__classes": ["cell"]}])
-def test_tables__other_data_stands_apart_even_at_full_scale(make_result, tables_of, tmp_path, change) -> None:
-    write_all(tmp_path, make_result(**{"dataset__name": "my *data*"}, **change))
-    [paper, own], text, _ = tables_of(tmp_path)
-    assert len(paper) == 10
-    classes = "1 class" if "dataset__classes" in change else "80 classes"
-    assert rf"### Own data: my \*data\*, {classes}, " in text
-    assert "not comparable" in text
-    assert own[1][:2] == ["CLoVE", "200"]
-    assert len(own) == 2
 
 
 def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, tables_of, tmp_path: Path) -> None:
     small = {"dataset__val__images": 8, "dataset__train__images": 16, "dataset__classes": ["disc", "star"]}
     write_all(tmp_path, make_result(demo=True, scale="demo", **small), make_result(demo=True, method="B"),
               make_result(scale="demo", method="C", iterations=25, **small))
-    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    found = make_tables.read_tables(tmp_path, REPORTED)
     assert (found.hidden, found.problems) == (3, [])
     assert "demo" not in found.shown().lower()
     [paper, *demo], text, _ = tables_of(tmp_path, include_demo=True)
@@ -157,30 +30,6 @@ def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, ta
     assert all(row[-1].startswith("demo, n=1; ") for row in rows)
     assert "### Demo: 2 classes, 16 training and 8 evaluation images, annotations " in text
     assert "generated images: these rows show that the pipeline runs and say nothing about quality" in text
-
-
-def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tables_of, tmp_path: Path) -> None:
-    old = write_result(tmp_path / "runs", make_result(CITYSCAPES, [10.0, 20.0], stage__key="a" * 64))
-    new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [35.0, 60.0], stage__key="b" * 64,
-                                                      ended="2026-01-01T02:00:00+00:00"))
-    [table], _, problems = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
-    assert problems == [f"{old.name}: the same trial ran again; {new.name} counts instead"]
-
-
-def test_tables__a_validation_file_that_was_fixed_counts_and_the_old_one_is_named(make_result, tables_of, tmp_path):
-    own = {"dataset__label": "nuclei", "training": {"sha256": "c1" * 32}}
-    old = write_result(tmp_path / "runs", make_result(CITYSCAPES, [10.0, 20.0], stage__key="a" * 64, **own))
-    new = write_result(tmp_path / "runs", make_result(
-        CITYSCAPES, [35.0, 60.0], stage__key="b" * 64, dataset__val__annotations_sha256="99" * 32,
-        ended="2026-01-01T02:00:00+00:00", **own))
-    [table], _, problems = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
-    assert problems == [f"{old.name}: evaluated on nuclei as it was (annotations 34343434); {new.name} is the same "
-                        "training on 99999999 and counts instead"]
-    write_all(tmp_path, make_result(CITYSCAPES, [30.0, 50.0], stage__key="c" * 64, **own | {"dataset__label": "test"}))
-    [table], _, again = tables_of(tmp_path, CITYSCAPES)  # another label is another dataset to evaluate on
-    assert sorted(row[2] for row in table if "measured, n=1" in row[-1]) == ["30.0", "35.0"] and again == problems
 
 
 def test_tables__names_of_users_cannot_break_the_table(make_result, tables_of, tmp_path: Path) -> None:
@@ -201,7 +50,7 @@ def test_tables__same_results_give_the_same_bytes_whatever_the_order(make_result
             written.rename(written.with_name(f"{number}.json"))
     texts = []
     for place in (first, second, first):
-        found = make_tables.read_tables(place, ROOT / "results" / "reported", include_demo=True)
+        found = make_tables.read_tables(place, REPORTED, include_demo=True)
         make_tables.write_tables(found.tables, place / "tables")
         texts.append({path.name: path.read_bytes() for path in sorted((place / "tables").iterdir())})
         # The names of the files are the one thing that differs here.
@@ -239,7 +88,7 @@ def test_main__says_how_many_demo_results_are_left_out(make_result, tmp_path: Pa
 
 
 def test_make_tables__wrong_folders_are_explained(make_result, tmp_path: Path) -> None:
-    reported = ROOT / "results" / "reported"
+    reported = REPORTED
     with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --results DIR"):
         make_tables.read_tables(tmp_path / "absent", reported)
     with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --reported DIR"):
@@ -260,7 +109,7 @@ def test_tables__ten_thousand_files_are_counted_and_averaged_right(make_result, 
         result = make_result(method=f"method {method}", trial=trial, seed=trial, values=[(method + trial / 10) / 2] * 6)
         result["digest"] = digest(result)
         (tmp_path / "runs" / f"{number}.json").write_text(json.dumps(result))
-    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    found = make_tables.read_tables(tmp_path, REPORTED)
     assert (found.problems, found.hidden) == ([], 0)
     rows = [row for table in found.tables for block in table.blocks for row in block.rows if row.group]
     assert len(rows) == 100 and {len(row.group.trials) for row in rows} == {100}
@@ -299,112 +148,11 @@ def test_main__a_certificate_that_is_a_text_is_named(make_result, tmp_path: Path
     ("table,method", "table,name", "expected the columns table,method,epochs,metric,value,source in"),
 ])
 def test_read_reported__broken_files_are_explained(tmp_path: Path, old: str, new: str, told: str) -> None:
-    shutil.copytree(ROOT / "results" / "reported", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(REPORTED, tmp_path, dirs_exist_ok=True)
     path = tmp_path / f"{CITYSCAPES}.csv"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=told):
         make_tables.read_reported(tmp_path)
-
-
-def random_row(make_result, values: list[float], **changes) -> dict:
-    changes = {"stage__key": hashlib.sha256(repr(changes).encode()).hexdigest()} | changes  # a stage for each setting
-    return make_result(method="Rand init", epochs=None, weights__method="Rand init", values=values, **changes)
-
-
-def test_tables__a_row_below_random_initialisation_is_marked_and_named(make_result, tables_of, tmp_path: Path) -> None:
-    low = [20.0, 40.0, 20.0, 29.0, 40.0, 20.0]
-    write_all(tmp_path, make_result(method="Odd", values=low), random_row(make_result, [32.5, 51, 35, 28.9, 47, 30]),
-              random_row(make_result, [31.0, 50, 34, 28.4, 46, 30], heads="2fc"),
-              make_result(method="Fine", values=[34.0, 52.0, 36.0, 31.0, 48.0, 32.0]))
-    [table], text, _ = tables_of(tmp_path)
-    assert [row[0] for row in table if row[-1].endswith("(!)")] == ["Odd"]
-    assert text.count("below random") == 1
-    assert ("- (!) Odd 200, measured, n=1; 4conv1fc heads: AP bb 20.0 is below random initialisation (32.5)"
-            in text.splitlines())
-
-
-def test_tables__without_a_measured_random_row_the_printed_one_counts(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, make_result(method="Odd", values=[20.0, 40, 20, 29, 40, 20]))
-    assert "AP bb 20.0 is below random initialisation (32.8), as the paper prints it" in tables_of(tmp_path)[1]
-
-
-def test_tables__below_random_in_another_block_is_compared_with_that_block_only(make_result, tables_of, tmp_path):
-    write_all(tmp_path, make_result(values=[20.0] * 6, scale="mini"), random_row(make_result, [25.0] * 6, scale="mini"),
-              random_row(make_result, [10.0] * 6, scale="mini", heads="2fc"))
-    _, text, _ = tables_of(tmp_path)
-    assert text.count("(!)") == 3 and "AP bb 20.0 is below random initialisation (25.0)" in text
-    assert "AP mb 20.0 is below random initialisation (25.0)" in text
-
-
-def test_tables__outside_the_literature_is_marked_under_the_papers_protocol_only(make_result, tables_of, tmp_path):
-    values = [36.0, 60.0, 45.0, 36.5, 57.0, 39.0]
-    write_all(tmp_path, make_result(values=values), make_result(values=values, scale="mini", stage__key="ef" * 32))
-    [paper, other], text, _ = tables_of(tmp_path)
-    assert [row[-1] for row in paper if "(!)" in row[-1]] == ["measured, n=1; 4conv1fc heads (!)"]
-    assert not [row for row in other if "(!)" in row[-1]]
-    assert ("- (!) CLoVE 200, measured, n=1; 4conv1fc heads: AP bb 36.0 is outside 40.8 ± 1.0 (poster)"
-            in text.splitlines())
-
-
-def test_tables__the_head_family_decides_what_is_expected(make_result, tables_of, tmp_path: Path) -> None:
-    same = [31.0, 49.0, 33.0, 28.5, 46.0, 30.0]
-    write_all(tmp_path, random_row(make_result, same), random_row(make_result, same, heads="2fc"))
-    [table], text, _ = tables_of(tmp_path)
-    assert [row[-1] for row in table if "(!)" in row[-1]] == ["measured, n=1; 4conv1fc heads (!)"]
-    assert "AP bb 31.0 is outside 32.8 ± 1.0 (PixPro's README)" in text
-
-
-def test_tables__a_printed_row_below_random_is_marked_too(make_result, tables_of, tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    [table], text, _ = tables_of(tmp_path, "lvis_detection_segmentation")
-    assert [row[0] for row in table if row[-1].endswith("(!)")] == ["VICRegL"]
-    assert "- (!) VICRegL 200 as printed: AP bb 7.0 is below random initialisation (12.4)" in text.splitlines()
-
-
-def test_tables__demo_rows_carry_no_doubts(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, make_result(demo=True, values=[1.0] * 6), random_row(make_result, [2.0] * 6, demo=True))
-    assert "(!)" not in tables_of(tmp_path, include_demo=True)[1]
-
-
-def of_pretraining(make_result, seed: int, trial: int, value: float, recipe: str = "a1", **changes) -> dict:
-    pretraining = {"objective": "clove", "seed": seed, "recipe_sha256": recipe * 32, "images_sha256": "b2" * 32}
-    key = hashlib.sha256(repr((seed, trial, recipe)).encode()).hexdigest()
-    return make_result(values=[value] * 6, trial=trial, seed=trial, stage__key=key, weights__pretraining=pretraining,
-                       weights__pkl_sha256=hashlib.sha256(f"{seed} {recipe}".encode()).hexdigest(), **changes)
-
-
-def test_tables__pretrainings_of_one_recipe_are_one_row_that_says_what_n_is_made_of(make_result, tables_of, tmp_path):
-    write_all(tmp_path, *[of_pretraining(make_result, seed, trial, 38 + 3 * (seed - 1) + 2 * trial)
-                          for seed in (1, 2, 3) for trial in (0, 1)])
-    [table], text, problems = tables_of(tmp_path)
-    assert problems == []
-    assert [row for row in table if row[0] == "CLoVE" and "measured" in row[-1]] == [
-        ["CLoVE", "200", *["42.0 ± 3.0"] * 6, "measured, n=6: 3 pretrainings x 2 fine-tunings; 4conv1fc heads (!)"]]
-    assert "mean and deviation are over the means of its pretrainings" in text
-    assert "A checkpoint from elsewhere is one pretraining" not in text
-    csv_lines = (tmp_path / "tables" / "tables.csv").read_text().splitlines()
-    [line] = [line for line in csv_lines if ",measured,CLoVE,200,AP_bb," in line]
-    assert ",42.0,3.0,6," in line and line.endswith(",3")
-
-
-def test_tables__bold_needs_three_pretrainings_where_the_method_was_pretrained_here(make_result, tables_of, tmp_path):
-    others = [make_result(method="Theirs", values=[30.0 + trial / 10] * 6, trial=trial) for trial in range(3)]
-    mine = [of_pretraining(make_result, seed, trial, 40 + seed / 5) for seed in (1, 2) for trial in (0, 1, 2)]
-    write_all(tmp_path, *others, *mine)
-    _, text, _ = tables_of(tmp_path)
-    assert "**40.3" not in text and "<u>40.3 ± 0.1</u>" in text
-    assert "AP bb CLoVE 200 over Theirs 200 p = " in text and ", not bold with 2 pretrainings" in text
-    assert "A checkpoint from elsewhere is one pretraining: its deviation is over its fine-tunings alone." in text
-    write_all(tmp_path, of_pretraining(make_result, 3, 0, 40.6))
-    assert "**40.4 ± 0.2**" in tables_of(tmp_path)[1]
-
-
-def test_tables__ablations_of_one_objective_stand_beside_each_other(make_result, tables_of, tmp_path: Path) -> None:
-    write_all(tmp_path, *[of_pretraining(make_result, 1, 0, 40, recipe, method="Mine") for recipe in ("a1", "c3")])
-    [table], _, problems = tables_of(tmp_path)
-    assert problems == [] and [row[-1] for row in table if row[0] == "Mine"] == [
-        f"measured, n=1: 1 pretraining x 1 fine-tuning; 4conv1fc heads, recipe {recipe * 4} on images b2b2b2b2 "
-        "(student)" for recipe in ("a1", "c3")]
 
 
 def test_tables__a_column_added_or_removed_leaves_every_stored_file_valid(make_result, tables_of, tmp_path: Path,
@@ -447,26 +195,13 @@ def test_tables__a_column_added_or_removed_leaves_every_stored_file_valid(make_r
     assert tables_of(tmp_path)[0][0] == before
 
 
-def test_tables__boxes_alone_leave_the_columns_of_masks_empty(make_result, tables_of, tmp_path: Path) -> None:
-    boxes = {"bbox/AP": 30.0, "bbox/AP50": 50.0, "bbox/AP75": 20.0, "bbox/AP-cell": 30.0}
-    own = {"dataset__classes": ["cell"], "dataset__name": "blood", "metrics": boxes}
-    write_all(tmp_path, *[make_result(trial=trial, **own) for trial in (0, 1)],
-              random_row(make_result, [1.0] * 6, **own | {"metrics": {"bbox/AP": 10.0}}))
-    [_, table], text, problems = tables_of(tmp_path)
-    assert problems == [] and "AP mb" not in text.split("### Own data")[1].split("Best over")[1]
-    rows = {row[0]: row[2:8] for row in table[1:]}
-    assert rows["CLoVE"] == ["30.0 ± 0.0", "50.0 ± 0.0", "20.0 ± 0.0", "-", "-", "-"]
-    assert rows["Rand init"] == ["10.0", "-", "-", "-", "-", "-"]
-    assert rows["CLoVE: measured - random init"] == ["+20.0", "-", "-", "-", "-", "-"]
-
-
 def test_tables__results_of_a_task_that_is_not_known_are_named_and_left_out(make_result, tables_of, tmp_path) -> None:
     write_all(tmp_path, make_result(), make_result(task="dots", metrics={"dots/F1": 50.0}))
     source = tmp_path / "metrics.txt"
     source.write_text("{}")
     dots = replace(TASKS["coco"], name="dots")
     imported.write_imported(tmp_path / "imported", source, dots, "Theirs", 800, {"dots/F1": 31.0})
-    shutil.copytree(ROOT / "results" / "reported", tmp_path / "reported")
+    shutil.copytree(REPORTED, tmp_path / "reported")
     (tmp_path / "reported" / "dots.csv").write_text(
         "table,method,epochs,metric,value,source\ndots,Theirs,,F1,50.0,a paper\n")
     [table], _, problems = tables_of(tmp_path)
