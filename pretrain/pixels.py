@@ -16,7 +16,7 @@ import stat
 import struct
 import warnings
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -69,11 +69,11 @@ def decode(data: bytes, sixteen_bit: SixteenBit = "shift") -> np.ndarray:
         return rgb
     try:
         with Image.open(io.BytesIO(data)) as image:
-            sixteen_bits = any(";16" in str(tile.args) for tile in image.tile)
+            sixteen_bits = _has_sixteen_bits(image)
             turned_by_pil = image.format == "TIFF" and _orientation(image) != 1
             image.load()
             orientation = _orientation(image)
-            if sixteen_bits or image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            if sixteen_bits:
                 rgb = _eight_bits(_sixteen_bit_values(image, data, turned_by_pil), sixteen_bit)
             elif image.mode in ("I", "F"):
                 kind = "floating-point" if image.mode == "F" else "32-bit"
@@ -87,18 +87,27 @@ def decode(data: bytes, sixteen_bit: SixteenBit = "shift") -> np.ndarray:
     return _turned(rgb, orientation)
 
 
-def shown_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels that `read_pixels` gives; raises `OSError`. Only a PNG is decoded for it."""
-    with Image.open(path) as image:
-        orientation = 1 if image.format == "TIFF" else _orientation(image)  # PIL's size of a TIFF is the shown one
-        return image.size[::-1] if orientation >= 5 else image.size
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded."""
+
+    size: tuple[int, int]  # width and height in pixels that `read_pixels` gives
+    orientation: int  # EXIF's, 1 to 8; from 5 on the stored image is the other way round
+    sixteen_bits: bool
 
 
-def stored_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels before an EXIF orientation turns them; raises `OSError`."""
+def read_header(path: str | Path) -> Header:
+    """The header of an image file; raises `OSError` or what PIL raises. Only a PNG is decoded for it."""
     with Image.open(path) as image:
-        turned = image.format == "TIFF" and _orientation(image) >= 5
-        return image.size[::-1] if turned else image.size
+        sixteen_bits, orientation = _has_sixteen_bits(image), _orientation(image)
+        turned = orientation >= 5 and image.format != "TIFF"  # PIL's size of a TIFF is the shown one
+        return Header(image.size[::-1] if turned else image.size, orientation, sixteen_bits)
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    """Asked before the image is loaded, which empties its list of tiles."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return True
+    return any(";16" in str(tile.args) for tile in image.tile)
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:

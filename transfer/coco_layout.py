@@ -40,8 +40,9 @@ def find(where: Where, task: Task, kind: Kind) -> Dataset:
     _check_alike(train, val)
     splits = {}
     for half, file in files.items():
-        root = first_whole(_places(where.images or folder, half), half, file.path, file.file_names, file.sizes)
-        splits[half] = Split(len(file.file_names), file.path, root, sha256_file(file.path))
+        places = _places(where.images or folder, half)
+        root, opened = first_whole(places, half, file.path, file.file_names, file.sizes)
+        splits[half] = Split(len(file.file_names), file.path, root, sha256_file(file.path), opened)
     parts, notes = ("boxes", "keypoints") if kind.keypoints else ("boxes", "masks"), ()
     if not kind.keypoints and not train.has_masks:
         parts, notes = ("boxes",), (_without_masks(task, train),)

@@ -5,11 +5,12 @@ How a task's data lies, is checked and read is in the task's file (transfer/task
 
 import functools
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pretrain.errors import UserError
 from transfer import tasks, train_share
+from transfer.image_check import Opened
 from transfer.tasks import Where
 
 SPLITS = ("train", "val")
@@ -23,6 +24,7 @@ class Split:
     annotations: Path  # the annotation file, or the folder that holds the annotations
     image_root: Path  # what the names of the images are relative to
     annotations_sha256: str
+    opened: Opened = field(default_factory=Opened)  # of its images, those that were opened when it was found
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,19 @@ def find(data: str | Path | Where, task: str) -> Dataset:
         if not there:
             kind = "folder of images" if option == "--images" else "annotation file"
             raise UserError(f"{option} {path}: no such {kind}")
-    dataset = own.find(where)
+    dataset = _with_exif_note(own.find(where))
     return dataset if where.train_share == 1 else _shared(dataset, where.train_share)
+
+
+def _with_exif_note(dataset: Dataset) -> Dataset:
+    opened = [dataset.train.opened, dataset.val.opened]
+    turned = sum(half.turned_unseen for half in opened)
+    if not turned:
+        return dataset
+    note = (f"warning: EXIF turns or mirrors {turned} of the {sum(half.images for half in opened)} images that were "
+            "opened and leaves their size as it is: nobody can tell from sizes whether they were annotated as EXIF "
+            "shows them, which is how they are read; compare a few, as in predictions.png")
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def _shared(dataset: Dataset, share: float) -> Dataset:

@@ -25,6 +25,7 @@ from transfer import (
     evaluate,
     fast_coco,
     identity,
+    mapper,
     predictions,
     result,
     settings,
@@ -34,6 +35,7 @@ from transfer import (
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import SYNCHRONISED
+from transfer.image_check import check_sixteen_bit
 from transfer.model_file import Model, load, read_model
 from transfer.processes import choose_device, leaving, start
 from transfer.tasks import Where
@@ -89,6 +91,7 @@ def evaluate_model(model: str | Path, task: str, data: str | Path | Where, outpu
     if (output / result.REQUEST).is_file():
         raise UserError(f"{output} holds a fine-tuning: expected another folder for --output, so that its result stays")
     dataset = datasets.find(data, task)
+    check_sixteen_bit(dataset.val.opened, mapper.sixteen_bit(read.cfg))
     for note in dataset.notes:
         print(note, file=sys.stderr)
     known = read.found or _about_stranger(read, method, dataset)

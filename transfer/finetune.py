@@ -27,6 +27,8 @@ from transfer import (
     trainer,
     where,
 )
+from transfer.image_check import check_sixteen_bit
+from transfer.mapper import sixteen_bit
 from transfer.processes import choose_device, start
 from transfer.request import Request, add_protocol_arguments
 from transfer.weights import ZERO_GAMMA_INIT, Weights, read_weights
@@ -100,6 +102,7 @@ def finetune(request: Request) -> dict:
     dataset = datasets.find(request.data, request.task)
     device = choose_device(request.device, request.num_gpus)
     cfg = settings.resolve(dataset, request, weights, device)
+    check_sixteen_bit(dataset.val.opened, sixteen_bit(cfg))
     about = {**settings.names(request), "trial": request.trial, "weights": weights.record(),
              "dataset": datasets.describe(dataset), "evaluator": evaluator,
              **result.about_config(cfg, request.num_gpus)}

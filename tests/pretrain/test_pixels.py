@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from pretrain import pixels
 from pretrain.images import ImageList
-from pretrain.pixels import UnreadableImage, decode, read_pixels, shown_size, stored_size
+from pretrain.pixels import UnreadableImage, decode, read_header, read_pixels
 
 GRADIENT = np.linspace(0, 255, 40 * 30).astype(np.uint8).reshape(30, 40)
 
@@ -43,6 +43,7 @@ def test_read_pixels__sixteen_bits_are_scaled(tmp_path: Path) -> None:
     """0..65535 becomes 0..255; PIL's own conversion would clip nearly all of it to white."""
     path = saved(Image.fromarray(GRADIENT.astype(np.uint16) * 257), tmp_path / "x.png")
     assert np.array_equal(np.asarray(opened(path)), np.repeat(GRADIENT[..., None], 3, axis=2))
+    assert read_header(path) == ((GRADIENT.shape[1], GRADIENT.shape[0]), 1, True)
 
 
 def test_read_pixels__sixteen_bits_in_other_formats(tmp_path: Path) -> None:
@@ -50,6 +51,7 @@ def test_read_pixels__sixteen_bits_in_other_formats(tmp_path: Path) -> None:
     for name, kind in (("x.tif", "TIFF"), ("x.pgm", "PPM")):
         deep.save(tmp_path / name, kind)
         assert np.array_equal(np.asarray(opened(tmp_path / name))[..., 0], GRADIENT)
+        assert read_header(tmp_path / name).sixteen_bits
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -59,6 +61,7 @@ def test_read_pixels__sixteen_bits_of_colour(tmp_path: Path, suffix: str, channe
     cv2.imwrite(str(tmp_path / f"x.{suffix}"), values)  # blue, green, red, alpha
     found = read_pixels(tmp_path / f"x.{suffix}")
     assert np.array_equal(found, (values[..., 2::-1] >> 8).astype(np.uint8))
+    assert read_header(tmp_path / f"x.{suffix}").sixteen_bits
     dark = values >> 5
     cv2.imwrite(str(tmp_path / f"y.{suffix}"), dark)
     with pytest.raises(UnreadableImage, match=rf"^16-bit pixels without a value above {dark[..., :3].max()}, which "):
@@ -122,7 +125,7 @@ def test_read_pixels__turned_as_exif_says(tmp_path: Path, suffix: str, orientati
     assert expected.shape == ((40, 24, 3) if orientation >= 5 else (24, 40, 3))
     found = read_pixels(path)
     assert np.array_equal(found, expected) and found.flags.c_contiguous and found.flags.writeable
-    assert shown_size(path) == expected.shape[1::-1] and stored_size(path) == (40, 24)
+    assert read_header(path) == (expected.shape[1::-1], orientation, False)
     monkeypatch.setattr(pixels, "simplejpeg", None)
     assert np.array_equal(read_pixels(path), expected)
 

@@ -28,7 +28,7 @@ def find(where: Where) -> Dataset:
     from pretrain.errors import UserError
     from transfer import cityscapes
     from transfer.datasets import SPLITS, Dataset, Split
-    from transfer.image_check import check_image, probed
+    from transfer.image_check import check_images
 
     folder = where.folder
     if not (folder / "leftImg8bit").is_dir() and (folder / TASK.name / "leftImg8bit").is_dir():
@@ -42,9 +42,8 @@ def find(where: Where) -> Dataset:
         files = cityscapes.list_files(images, annotations)
         if not files:
             raise UserError(f"no images in {images}: expected {LAYOUT}")
-        for image, *_ in probed(half, files):
-            check_image(Path(image), None)
-        splits[half] = Split(len(files), annotations, images, cityscapes.digest(annotations))
+        opened = check_images(half, [(Path(image), None) for image, *_ in files])
+        splits[half] = Split(len(files), annotations, images, cityscapes.digest(annotations), opened)
     return Dataset(TASK.name, splits["train"], splits["val"], cityscapes.class_names(), ("boxes", "masks"))
 
 

@@ -52,8 +52,8 @@ def find(where: Where) -> Dataset:
     places = [place for place in (images, images / "images", beside) if place.is_dir()]
     splits = {}
     for half, file in files.items():
-        root = first_whole(places, half, file.path, file.file_names, file.sizes)
-        splits[half] = Split(len(file.file_names), file.path, root, sha256_file(file.path))
+        root, opened = first_whole(places, half, file.path, file.file_names, file.sizes)
+        splits[half] = Split(len(file.file_names), file.path, root, sha256_file(file.path), opened)
     return Dataset(TASK.name, splits["train"], splits["val"], tuple(name for _, name in train.categories),
                    ("boxes", "masks"))
 

@@ -31,7 +31,7 @@ def find(where: Where) -> Dataset:
     from pretrain.errors import UserError
     from transfer import voc
     from transfer.datasets import SPLITS, Dataset, Split
-    from transfer.image_check import check_image, probed
+    from transfer.image_check import check_images
 
     folder = where.folder
     places = [place for place in (folder, folder / "VOCdevkit", folder / TASK.name) if (place / "VOC2007").is_dir()]
@@ -40,9 +40,9 @@ def find(where: Where) -> Dataset:
     root, splits = places[0], {}
     for half in SPLITS:
         records = voc.load(root, half)
-        for record in probed(half, records):
-            check_image(Path(record["file_name"]), (record["width"], record["height"]))
-        splits[half] = Split(len(records), root, root, voc.digest(root, half))
+        opened = check_images(half, [(Path(record["file_name"]), (record["width"], record["height"]))
+                                     for record in records])
+        splits[half] = Split(len(records), root, root, voc.digest(root, half), opened)
     return Dataset(TASK.name, splits["train"], splits["val"], tuple(voc.CLASS_NAMES), ("boxes",))
 
 
