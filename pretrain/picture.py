@@ -100,6 +100,9 @@ def _panel(axes: Axes, entries: list[dict[str, float | None]], title: str, keys:
         _log_axis(axes)
     elif not any(word in key for word in SIGNED for key in keys):
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest point whole
+    elif len(there) > 1:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.4 * (high - low), high)  # room for the legend: curves around 0 leave none
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def test_curves__chance_and_an_axis_on_which_small_and_large_ranks_are_read() ->
 
 def test_curves__an_objective_without_panels_of_its_own() -> None:
     assert [title for title in panels(curves_figure(entries(3))) if title] == [title for title, _ in (*LOSS, *CURVES)]
+
+
+def test_curves__no_legend_lies_on_a_curve_around_zero() -> None:
+    title, keys = "cosine of positive pairs and of negatives", ("positive_cosine", "negative_cosine")
+    some = [{"step": step, keys[0]: 0.02 * math.sin(step), keys[1]: 0.05 + 0.05 * math.cos(step)}
+            for step in range(1, 25)]
+    figure = curves_figure(some, OWN)
+    FigureCanvasAgg(figure).draw()
+    axes = panels(figure)[title]
+    box = axes.get_legend().get_window_extent()
+    for line in axes.lines:
+        assert not any(box.contains(*axes.transData.transform(point)) for point in line.get_xydata())
 
 
 @pytest.mark.parametrize("steps", [0, 1, 30])
