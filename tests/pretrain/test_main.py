@@ -1,0 +1,67 @@
+"""The command line of a pretraining: what goes wrong around the loop is one line; a signal from outside is obeyed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import pretrain.distributed
+import pretrain.train
+from pretrain.__main__ import parse, run
+from pretrain.distributed import Process
+from pretrain.errors import UserError
+
+
+def test_run__a_process_that_is_gone_is_one_line(photos, tiny, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+
+    monkeypatch.setattr(pretrain.train, "train", broken)
+    monkeypatch.setattr(pretrain.distributed, "start", lambda _: Process(1, 2, torch.device("cpu")))
+    with pytest.raises(UserError, match="another process of this run has ended: its own words say why"):
+        run(tiny(), photos, tmp_path, lambda: 0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_run__too_little_memory_is_one_line(photos, tiny, tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(pretrain.train, "train", broken)
+    with pytest.raises(UserError, match="the machine has too little memory for this network and batch: use a smaller"):
+        run(tiny(), photos, tmp_path, lambda: 0)
+
+
+def test_command_line__output_that_nobody_reads_is_no_success(environment):
+    code = "from pretrain.errors import run_cli\ndef main():\n    raise BrokenPipeError\nrun_cli(main)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, b"", b"")
+
+
+@pytest.mark.parametrize("option", ["--data", "--output"])
+def test_command_line__an_empty_folder_name_is_refused(option, tmp_path, capsys):
+    words = {"--data": str(tmp_path), "--output": str(tmp_path)} | {option: ""}
+    with pytest.raises(SystemExit) as left:
+        parse([word for pair in words.items() for word in pair])
+    assert left.value.code == 2
+    assert f"argument {option}: expected a folder, found an empty word: a variable that is not set?" in \
+        capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_command_line__a_signal_from_outside_is_obeyed(photos, environment, tiny_words, tmp_path):
+    child = subprocess.Popen([sys.executable, "-P", "-m", "pretrain", "--data", str(photos), "--output", str(tmp_path),
+                              *tiny_words(epochs=200)], env=environment, stderr=subprocess.PIPE, text=True,
+                             start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints").is_dir():
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGTERM)
+    _, error = child.communicate(timeout=300)
+    assert child.returncode == 143
+    assert "start again with the same words to go on" in error
