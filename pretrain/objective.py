@@ -28,7 +28,8 @@ class ObjectiveOptions:
 
     @classmethod
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Values, shared or own, that `given` implies and that give way to those that are given themselves."""
+        """Values, shared or own, that `given` implies and that give way to those that are given themselves: the views
+        that the objective wants are some, as in {"global_views": 2, "local_views": 0}."""
         return {}
 
     def check(self, train: Train, runtime: Runtime) -> None:

@@ -19,7 +19,7 @@ import pretrain.trainer
 from pretrain import objectives
 from pretrain.backbone_file import load_backbone
 from pretrain.config import Config, load_config
-from pretrain.data import Batch
+from pretrain.data import Batch, list_images, make_loader
 from pretrain.distributed import Process
 from pretrain.drill import difference
 from pretrain.errors import UserError
@@ -72,6 +72,16 @@ def trainer_of(config: Config) -> Trainer:
 
 def test_registry__the_table_above_has_every_objective() -> None:
     assert set(objectives.names()) == set(OWN)
+
+
+def test_objective__gets_the_views_that_its_preset_asks_for(photos: Path) -> None:
+    values = {key: value for key, value in SHARED.items() if key != "local_views"} | {"objective": "moco"}
+    config = load_config(None, values)
+    batch = next(make_loader(list_images(photos), config, 0, 1, 0, 1, pin=False))
+    assert [tuple(group.shape) for group in batch.views] == [(2, 4, 3, 48, 48)]
+    assert [len(group) for group in batch.boxes] == [2]
+    assert load_config(None, values | {"local_views": 3}).train.local_views == 3  # it gives way to what is given
+    assert load_config(None, values | {"objective": "byol"}).train.local_views == 6  # without a preset, the default
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -136,8 +146,6 @@ def test_objective__resumed_takes_the_same_step_bit_for_bit(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", OWN)
 def test_objective__probes_look_at_its_maps_and_leave_it_as_it_is(name: str, photos: Path, tiny: Callable) -> None:
-    from pretrain.data import list_images
-
     config = settings(name)
     trainer = trainer_of(config)
     before = copy.deepcopy(trainer.state())

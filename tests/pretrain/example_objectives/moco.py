@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretrain.objective import Inputs, Objective, ObjectiveOptions
 from pretrain.options import option
@@ -22,6 +22,10 @@ class MocoOptions(ObjectiveOptions):
     queue: int = option(65536, "keys in the queue")
     temperature: float = option(0.07, "of the softmax")
     momentum: float = option(0.999, "of the momentum encoder")
+
+    @classmethod
+    def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {"global_views": 2, "local_views": 0}  # the views it wants
 
 
 class Moco(Objective):
