@@ -93,15 +93,15 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
     for group in groups:
         by_task.setdefault(group.example["task"], []).append(group)
     imported, more = read_imported(results / "imported")
-    expectations, code = read_expected(EXPECTED), finetuning_sha256()
+    expectations = read_expected(EXPECTED)
     comparisons, others = read_comparisons(results / "comparisons")
     nowhere, waiting = without_place(comparisons, groups, hidden_predictions)
     tables = []
     for name, task in TASKS.items():
         elsewhere = [row for row in imported if row.task == name]
         if task.table.name in rows or name in by_task or elsewhere:
-            tables.append(build_table(task, rows.get(task.table.name, []), by_task.get(name, []), expectations, code,
-                                      elsewhere, comparisons))
+            tables.append(build_table(task, rows.get(task.table.name, []), by_task.get(name, []), expectations,
+                                      finetuning_sha256(name), elsewhere, comparisons))
     probes, wrong = read_probes(results / "probes")
     chosen = [probe for probe in probes if include_demo or not probe["demo"]]
     hidden += len(probes) - len(chosen) + waiting

@@ -47,14 +47,14 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def code_version() -> dict[str, str | bool | None]:
+def code_version(task: str | None = None) -> dict[str, str | bool | None]:
     """{"git_sha", "dirty", "transfer_sha256"} of this checkout.
 
     The first two are None when it is none or git is not there; results/ does not make it dirty. The third is the hash
-    of the fine-tuning's own code: when it changes, results are shown as stale. Beside a job's copy of the sources
-    stands code.json, which says what they were copied from.
+    of the code of a fine-tuning on `task`: when it changes, results are shown as stale. Beside a job's copy of the
+    sources stands code.json, which says what they were copied from.
     """
-    own = {"transfer_sha256": finetuning_sha256()}
+    own = {"transfer_sha256": finetuning_sha256(task)}
     copied = ROOT / "code.json"
     if copied.is_file():
         origin = json.loads(copied.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ def about_measurement(task: str, measured: dict) -> dict[str, Any]:
     return {"schema": SCHEMA, "task": task, "table": tasks.get(task).table.name,
             **{key: measured[key] for key in ("metrics", "predictions", "wall_seconds", "peak_memory_mb", "started")},
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(), "hardware": hardware(), "code": code_version()}
+            "versions": versions(), "hardware": hardware(), "code": code_version(task)}
 
 
 def write(output: Path, result: dict) -> dict:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from transfer import code_hash
+from transfer import code_hash, tasks
 
 LEFT_OUT = code_hash.WITHOUT_EFFECT | code_hash.CONVERSION | code_hash.PROBES
 
@@ -17,9 +17,9 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "transfer"
 
 
-def hashed() -> str:
+def hashed(task: str | None = None) -> str:
     code_hash.finetuning_sha256.cache_clear()
-    return code_hash.finetuning_sha256()
+    return code_hash.finetuning_sha256(task)
 
 
 def test_left_out__names_files_that_are_there() -> None:
@@ -44,6 +44,22 @@ def test_finetuning_sha256__changes_with_a_tasks_functions_and_not_with_its_colu
     assert path.read_text() != source and hashed() == before
     path.write_text(source.replace("return VocEvaluator", "return AnotherEvaluator"))
     assert path.read_text() != source and hashed() != before
+
+
+def test_finetuning_sha256__a_task_in_a_file_of_its_own_counts_with_its_own_results(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("class Evaluator:\n    share = 0.5\n\n\nTITLE = 'one'\n")
+    before = code_hash.finetuning_sha256("own"), code_hash.finetuning_sha256("coco")
+    assert before[0] == before[1]
+    monkeypatch.setitem(tasks.OWN_FILES, "own", path)
+    first = hashed("own")
+    assert first != before[0] and hashed("coco") == before[1]
+    path.write_text(path.read_text().replace("'one'", "'two'"))
+    assert hashed("own") == first
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    assert hashed("own") != first
+    code_hash.finetuning_sha256.cache_clear()
 
 
 def test_finetuning_sha256__a_new_file_counts_and_one_that_only_looks_does_not(copied: Path) -> None:

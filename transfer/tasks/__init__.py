@@ -6,6 +6,7 @@ A task of your own is one such file: `CLOVE_TASKS=my_task.py ./run_all.sh ...` (
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 
 from pretrain.errors import USER_ERROR, UserError
 from pretrain.own_files import modules_named_by
@@ -13,6 +14,7 @@ from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 __all__ = ["TASKS", "Column", "Reader", "Schedule", "Table", "Task", "Where", "get"]
 VARIABLE = "CLOVE_TASKS"
+OWN_FILES: dict[str, Path] = {}  # of the tasks that other files define
 
 
 def get(name: str) -> Task:
@@ -26,7 +28,8 @@ def _find_tasks() -> dict[str, Task]:
     modules = []
     for one in pkgutil.iter_modules(__path__):
         modules.append(importlib.import_module(f"{__name__}.{one.name}"))
-    modules += modules_named_by(VARIABLE, "TASK")
+    own = modules_named_by(VARIABLE, "TASK")
+    modules += own
     found: dict[str, Task] = {}
     for module in modules:
         task = getattr(module, "TASK", None)
@@ -40,6 +43,8 @@ def _find_tasks() -> dict[str, Task]:
             raise UserError(f"the tasks {other} and {task.name} have the table {task.table.name} both: rename the "
                             f"table in {module.__file__}")
         found[task.name] = task
+        if module in own:
+            OWN_FILES[task.name] = Path(module.__file__)
     # The poster's tables first, in its order, then the others by name.
     return dict(sorted(found.items(), key=lambda item: (item[1].place, item[0])))
 

@@ -39,9 +39,10 @@ def test_a_file_outside_the_project_adds_a_task(tmp_path):
     own.write_text("import dataclasses\nfrom transfer.tasks.coco import TASK\n"
                    "table = dataclasses.replace(TASK.table, name='own_table')\n"
                    "TASK = dataclasses.replace(TASK, name='own', table=table)\n")
-    code = "from transfer import tasks; print(tasks.get('own').config, *tasks.TASKS)"
+    code = "from transfer import tasks; print(tasks.get('own').config, *tasks.TASKS, tasks.OWN_FILES)"
     done = run(code, {"CLOVE_TASKS": str(own)})
     assert done.stdout.startswith("coco.yaml ") and " own " in done.stdout, done.stderr
+    assert f"{{'own': PosixPath('{own}')}}" in done.stdout
 
 
 @pytest.mark.parametrize("content, message", [
