@@ -10,9 +10,10 @@ from transfer import identity
 
 @dataclass(frozen=True)
 class Protocol:
-    """What transfer resolves a task's options to: length, batch, hashes of what belongs to the training and of what to
-    the evaluation."""
+    """What transfer resolves a task's options to: scale, length, batch, hashes of what belongs to the training and of
+    what to the evaluation."""
 
+    scale: str
     iterations: int
     batch: int
     training: str
@@ -25,6 +26,7 @@ class Evaluation:
 
     task: str
     data: TaskData | None
+    protocol: Protocol
     share: float = 1.0
     trial: int = 0
 
@@ -34,6 +36,22 @@ class Evaluation:
         dataset = self.data.part if self.data else ""
         share = "" if self.share == 1 else f".share{self.share:g}"
         return f"{self.task}{dataset}{share}"
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The stage that makes its data, where it is the demo's."""
+        return ("data",) if self.data is None else ()
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of its data, of what belongs to the training and of what to the evaluation."""
+        return {} if self.data is None else {"training": self.data.training, "evaluation": self.data.evaluation}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What changes a result, whatever the method and trial."""
+        share = {} if self.share == 1 else {"train_share": self.share}
+        return {"protocol": self.protocol.training, **share}
 
 
 def read_shares(text: str) -> tuple[float, ...]:
@@ -59,5 +77,5 @@ def protocol_of(resolved: dict[str, Any]) -> Protocol:
     evaluation = {key: config.pop(key) for key in identity.EVALUATION_KEYS if key in config}
     training = {key: value for key, value in config.items() if key not in identity.WITHOUT_EFFECT}
     names = {key: value for key, value in resolved.items() if key != "config"}
-    return Protocol(config["SOLVER.MAX_ITER"], config["SOLVER.IMS_PER_BATCH"], identity.sha256(names | training),
-                    identity.sha256(evaluation))
+    return Protocol(resolved["scale"], config["SOLVER.MAX_ITER"], config["SOLVER.IMS_PER_BATCH"],
+                    identity.sha256(names | training), identity.sha256(evaluation))

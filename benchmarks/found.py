@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.evaluations import Protocol, protocol_of
+from benchmarks.evaluations import Evaluation, Protocol, protocol_of
 from benchmarks.gpus import count_gpus
 from benchmarks.inputs import Photos, TaskData, find_photos, read_task, task_folders
 from benchmarks.options import Options
@@ -25,9 +25,9 @@ class Inputs:
     checkpoints: dict[str, str] = field(default_factory=dict)
     protocols: dict[str, Protocol] = field(default_factory=dict)
 
-    def datasets(self, task: str) -> tuple[TaskData | None, ...]:
-        """Those of a task; None stands for the demo's."""
-        return self.data.get(task) or (None,)
+    def evaluations(self, task: str) -> list[Evaluation]:
+        """One of each dataset of a task, on all its images; without data, on the demo's."""
+        return [Evaluation(task, data, self.protocols[task]) for data in self.data.get(task) or (None,)]
 
 
 def find_inputs(options: Options) -> Inputs:

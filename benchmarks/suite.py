@@ -1,9 +1,8 @@
 """The stages of a run: preflights; pretrain -> convert -> fine-tune for each row and evaluation."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks import estimate, keep
 from benchmarks.evaluations import Evaluation
@@ -54,8 +53,7 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
         stages.append(_demo_data(options))
     if options.preflight:
         for task in options.tasks:
-            for data in inputs.datasets(task):
-                stages.append(_preflight(options, inputs, Evaluation(task, data)))
+            stages += [_preflight(options, one) for one in inputs.evaluations(task)]
     for start in starts(options):
         if start.pretraining:
             stages.append(_pretrain(options, start, inputs.photos))
@@ -64,9 +62,9 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
             if options.probes:
                 for task in options.tasks:
                     if task in PROBED:
-                        stages += [_probe(options, start, Evaluation(task, data)) for data in inputs.datasets(task)]
+                        stages += [_probe(options, start, one) for one in inputs.evaluations(task)]
         for evaluation in evaluations(options, inputs):
-            stages.append(_finetune(options, inputs, start, evaluation))
+            stages.append(_finetune(options, start, evaluation))
     names = [stage.name for stage in stages]
     double = next((name for name in names if names.count(name) > 1), None)
     if double:
@@ -90,7 +88,7 @@ def starts(options: Options) -> list[Start]:
 
 def evaluations(options: Options, inputs: Inputs) -> list[Evaluation]:
     """What each row is measured on."""
-    return [Evaluation(task, data, share, trial) for task in options.tasks for data in inputs.datasets(task)
+    return [replace(one, share=share, trial=trial) for task in options.tasks for one in inputs.evaluations(task)
             for share in options.train_shares for trial in range(options.trials)]
 
 
@@ -151,14 +149,6 @@ def _convert(options: Options, start: Start, inputs: Inputs) -> Stage:
         parents=() if source else (f"pretrain-{start.name}",), cost="under a minute", disk_gb=0.25)
 
 
-def _task_numbers(inputs: Inputs, evaluation: Evaluation) -> dict[str, Any]:
-    """What changes a result, whatever the method."""
-    numbers: dict[str, Any] = {"protocol": inputs.protocols[evaluation.task].training}
-    if evaluation.share != 1:
-        numbers["train_share"] = evaluation.share
-    return numbers
-
-
 def _data_words(evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
     """Where a task's data is, on the command line of transfer."""
     if evaluation.data is not None:
@@ -175,23 +165,20 @@ def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Pat
     return words
 
 
-def _preflight(options: Options, inputs: Inputs, evaluation: Evaluation) -> Stage:
+def _preflight(options: Options, evaluation: Evaluation) -> Stage:
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         return _python("transfer", "preflight", *_task_words(options, evaluation, parents), "--architecture",
                        options.architecture, "--output", folder / "preflight")
 
-    data = evaluation.data
     return Stage(
-        f"preflight-{evaluation.place}", _task_numbers(inputs, evaluation) | {"architecture": options.architecture},
-        command, product="preflight/preflight.json",
-        inputs={} if data is None else {"training": data.training, "evaluation": data.evaluation},
-        parents=("data",) if data is None else (), cost="minutes", disk_gb=0.5, kind="preflight", array="preflight",
-        task=evaluation.task)
+        f"preflight-{evaluation.place}", evaluation.numbers | {"architecture": options.architecture}, command,
+        product="preflight/preflight.json", inputs=evaluation.inputs, parents=evaluation.parents, cost="minutes",
+        disk_gb=0.5, kind="preflight", array="preflight", task=evaluation.task)
 
 
-def _finetune(options: Options, inputs: Inputs, start: Start, evaluation: Evaluation) -> Stage:
-    task, data, protocol = evaluation.task, evaluation.data, inputs.protocols[evaluation.task]
-    numbers = _task_numbers(inputs, evaluation) | {"trial": evaluation.trial}
+def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
+    task, data, protocol = evaluation.task, evaluation.data, evaluation.protocol
+    numbers = evaluation.numbers | {"trial": evaluation.trial}
     if start.random:
         numbers |= {"architecture": options.architecture, "weights": start.random}
 
@@ -207,12 +194,12 @@ def _finetune(options: Options, inputs: Inputs, start: Start, evaluation: Evalua
         f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
         inputs={} if data is None else {"data": data.training},
         evaluation={"protocol": protocol.evaluation} | ({} if data is None else {"data": data.evaluation}),
-        parents=(("data",) if data is None else ()) + ((start.converted,) if start.converted else ()),
-        gates=(f"preflight-{Evaluation(task, data).place}",) if options.preflight else (),
-        cost=estimate.finetuning(task, protocol.iterations, options.scale), disk_gb=estimate.FINETUNE_GB,
+        parents=evaluation.parents + ((start.converted,) if start.converted else ()),
+        gates=(f"preflight-{replace(evaluation, share=1.0).place}",) if options.preflight else (),
+        cost=estimate.finetuning(task, protocol.iterations, protocol.scale), disk_gb=estimate.FINETUNE_GB,
         stays_gb=0.0 if options.keep == keep.NONE else estimate.MODEL_GB,
         kind="finetune", array=f"finetune-{start.name}", task=task,
-        gpu_hours=estimate.finetuning_hours(task, protocol.iterations, options.scale), steps=protocol.iterations,
+        gpu_hours=estimate.finetuning_hours(task, protocol.iterations, protocol.scale), steps=protocol.iterations,
         batch=protocol.batch)
 
     origin = Origin(start.row, data and data.label, options.demo, options.results)
@@ -226,8 +213,6 @@ def _finetune(options: Options, inputs: Inputs, start: Start, evaluation: Evalua
 
 
 def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
-    data = evaluation.data
-
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         words: list[object] = ["--weights", parents[start.converted], *_data_words(evaluation, parents), "--task",
                                evaluation.task, "--output", folder]
@@ -236,11 +221,10 @@ def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
 
     stage = Stage(
         f"probe-{start.name}-{evaluation.place}", {"task": evaluation.task}, command, product="probe.json",
-        inputs={} if data is None else {"training": data.training, "evaluation": data.evaluation},
-        parents=(*(("data",) if data is None else ()), start.converted),
+        inputs=evaluation.inputs, parents=(*evaluation.parents, start.converted),
         cost="minutes", disk_gb=0.01, kind="probe", task=evaluation.task)
 
-    origin = Origin(start.row, data and data.label, options.demo, options.results)
+    origin = Origin(start.row, evaluation.data and evaluation.data.label, options.demo, options.results)
 
     def finish(folder: Path, key: str) -> None:
         publish_probe(folder, key, stage, origin)
