@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import make_tables
 from benchmarks.results import write_result
+from transfer.code_hash import finetuning_sha256
+from transfer.tasks import OWN_FILES
 
 ROOT = Path(make_tables.__file__).resolve().parent.parent
 
@@ -91,13 +93,16 @@ TASK = replace(
 
 
 def test_script__shows_the_table_of_somebodys_task_and_names_it_where_its_file_is_not_given(
-        make_result, clone: Path, markdown_tables) -> None:
+        make_result, clone: Path, markdown_tables, monkeypatch: pytest.MonkeyPatch) -> None:
     file = clone / "my_task.py"
     file.write_text(TASK)
+    monkeypatch.setitem(OWN_FILES, "dots", file)
+    finetuning_sha256.cache_clear()
     for trial in range(2):
         write_result(clone / "results" / "runs", make_result(
             task="dots", metrics={"dots/F1": 50.0 + trial, "dots/other": 3.0}, trial=trial, heads="2fc",
-            dataset__classes=["dot"], dataset__train__images=2, dataset__val__images=1))
+            dataset__classes=["dot"], dataset__train__images=2, dataset__val__images=1,
+            code__transfer_sha256=finetuning_sha256("dots")))
     script = str(clone / "benchmarks" / "make_tables.py")
     answer = run_script(clone, [script], cwd="/", tasks=str(file))
     assert (answer.returncode, answer.stderr) == (0, "")
