@@ -16,13 +16,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
 
 
-def find_images(folder: str | Path) -> list[str]:
-    """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out."""
-    return list(walk_images(folder))
-
-
 def walk_images(folder: str | Path, output: Path | None = None) -> Iterator[str]:
-    """What `find_images` gives, one by one: no more than the entries of one folder at each depth are held.
+    """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out. One by
+    one: no more than the entries of one folder at each depth are held.
 
     Raises `UserError` when the walk meets `output`: what is written there would become images."""
     check_folder(folder)

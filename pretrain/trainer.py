@@ -190,7 +190,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         self.skipped, self.skipped_in_a_row = state["skipped"]
-        self.overflowed, self.overflowed_in_a_row = state.get("overflowed", (0, 0))
+        self.overflowed, self.overflowed_in_a_row = state["overflowed"]
 
 
 def _by_name(watched: dict[str, torch.Tensor], values: list[float]) -> dict[str, float]:

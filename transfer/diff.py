@@ -14,10 +14,11 @@ import yaml
 from tabulate import tabulate
 
 from pretrain.errors import UserError
+from transfer import identity
 
 # What a run measured, when, and what only repeats or names its other entries.
 OUTCOME = ("metrics", "details", "config", "config_sha256", "wall_seconds", "peak_memory_mb", "started", "ended",
-           "stage", "digest", "schema", "table", "early", "weights.conversion", "training", "evaluation")
+           "stage", "digest", "schema", "table", "early", "training", "evaluation")
 DIFFERENT = 1  # exit code, as diff's own; 0: the same, 2: wrong input
 WIDEST = 60  # characters of a value in the table
 
@@ -69,7 +70,7 @@ def read(path: Path) -> Run:
             raise UserError(f"{path} holds no run: expected config.yaml or result.json in it, as `python -m transfer "
                             "finetune` leaves them")
         words = path / "request.json"
-        return Run(_mapping(config, yaml.safe_load), _flat(_mapping(words, json.loads) if words.is_file() else {}))
+        return Run(_mapping(config, yaml.safe_load), _origin(_mapping(words, json.loads) if words.is_file() else {}))
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder: expected a run's folder, or a result")
     return _from_result(path)
@@ -77,8 +78,6 @@ def read(path: Path) -> Run:
 
 def compare(a: Run, b: Run) -> Differences:
     """What differs from `a` to `b`. Configs are compared key by key, without the places of weights and output."""
-    from transfer.settings import differences  # imports detectron2, which the help does not need
-
     both = sorted(a.provenance.keys() & b.provenance.keys())
     only = {}
     for side, own, other in (("A", a.provenance, b.provenance), ("B", b.provenance, a.provenance)):
@@ -86,9 +85,15 @@ def compare(a: Run, b: Run) -> Differences:
         for name in own.keys() - other.keys():
             group = name.partition(".")[0]
             only[name if group in groups else group] = side
-    return Differences(differences(a.config, b.config),
+    return Differences(config_differences(a.config, b.config),
                        {name: (a.provenance[name], b.provenance[name]) for name in both
                         if a.provenance[name] != b.provenance[name]}, dict(sorted(only.items())))
+
+
+def config_differences(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
+    """{key: (value in a, value in b)} where two nested configs differ, sorted, places left out."""
+    found = identity.differences(identity.flatten(a), identity.flatten(b))
+    return {key: found[key] for key in sorted(found.keys() - set(identity.PLACES))}
 
 
 def describe(found: Differences) -> str:
@@ -112,7 +117,7 @@ def _from_result(path: Path) -> Run:
     if not isinstance(result.get("config"), dict):
         raise UserError(f"{path} is not a result: it has no config; expected result.json of a fine-tuning, or a file "
                         "of results/runs")
-    return Run(result["config"], _flat(result))
+    return Run(result["config"], _origin(result))
 
 
 def _mapping(path: Path, parse: Any) -> dict:
@@ -126,17 +131,9 @@ def _mapping(path: Path, parse: Any) -> dict:
     return content
 
 
-def _flat(words: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in words.items():
-        name = f"{prefix}{key}"
-        if name in OUTCOME:
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
+def _origin(about: dict) -> dict[str, Any]:
+    flat = identity.flatten({key: value for key, value in about.items() if key not in OUTCOME})
+    return {name: value for name, value in flat.items() if not name.startswith("weights.conversion")}
 
 
 def _short(value: Any) -> str:

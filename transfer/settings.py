@@ -228,13 +228,6 @@ def plain(cfg: CfgNode) -> dict:
     return json.loads(json.dumps(cfg))
 
 
-def differences(a: dict, b: dict) -> dict[str, tuple[object, object]]:
-    """{key: (value in a, value in b)} where two nested configs differ, places left out."""
-    flat_a, flat_b = flatten(a), flatten(b)
-    keys = sorted((flat_a.keys() | flat_b.keys()) - set(PLACES))
-    return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
-
-
 def sha256(cfg: dict) -> str:
     """Hash of a nested config of plain values, places left out."""
     flat = {key: value for key, value in flatten(cfg).items() if key not in PLACES}

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pretrain.errors import UserError
-from pretrain.images import find_images
+from pretrain.images import walk_images
 from pretrain.pixels import SIXTEEN_BIT, UnreadableImage, read_pixels
 from transfer import datasets, detectron2_compat, model_file, picture, settings
 from transfer.checkpoints import FINAL
@@ -145,7 +145,7 @@ def _annotated(data: str, request: dict, folder: Path) -> tuple[list[dict], Meta
 
 
 def _photographs(photos: str) -> list[dict]:
-    names = find_images(photos)
+    names = list(walk_images(photos))
     if not names:
         raise UserError(f"no images in {photos}: expected a folder of photographs, nested or flat")
     return [{"file_name": str(Path(photos, name)), "image_id": name} for name in names]

@@ -15,6 +15,7 @@ from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import request, settings
 from transfer.datasets import Dataset, Split
+from transfer.diff import config_differences
 from transfer.tasks import TASKS, get
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
@@ -56,7 +57,7 @@ def test_schedule__has_the_protocols_length_and_changes_nothing_else(task: str, 
     heads = get(task).default_heads
     cfg, default = settings.layers(task, heads, "full", schedule), settings.layers(task, heads, "full")
     assert solver_of(cfg) == SOLVERS[task][schedule]
-    changed = settings.differences(settings.plain(cfg), settings.plain(default))
+    changed = config_differences(settings.plain(cfg), settings.plain(default))
     first = schedule == next(iter(SOLVERS[task]))
     assert set(changed) == (set() if first else {"SOLVER.MAX_ITER", "SOLVER.STEPS"})
 
@@ -103,7 +104,7 @@ def test_full__what_differs_from_detectron2s_own_file_is_what_the_literature_cha
     stock = get_cfg()
     stock.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo/configs" / STOCK[task]))
     own = settings.layers(task, "c4" if task in C4 else "2fc", "full")
-    found = settings.differences(settings.plain(stock), settings.plain(own))
+    found = config_differences(settings.plain(stock), settings.plain(own))
     place = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES")  # follow from the data
     local = ("SOLVER.CHECKPOINT_PERIOD",)
     norm = ("MODEL.BACKBONE.FREEZE_AT", "MODEL.RESNETS.NORM", "TEST.PRECISE_BN.ENABLED")
@@ -126,7 +127,7 @@ def test_heads__differ_in_the_heads_only(heads: str, box: dict) -> None:
     assert {key: cfg.MODEL.ROI_BOX_HEAD[key] for key in box} == box
     assert box["NORM"] == cfg.MODEL.ROI_MASK_HEAD.NORM
     other = settings.layers("coco", "2fc" if heads == "4conv1fc" else "4conv1fc", "full")
-    changed = settings.differences(settings.plain(cfg), settings.plain(other))
+    changed = config_differences(settings.plain(cfg), settings.plain(other))
     assert set(changed) == {"MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC", "MODEL.ROI_BOX_HEAD.NORM",
                             "MODEL.ROI_MASK_HEAD.NORM"}
 
@@ -136,7 +137,7 @@ def test_solver__vicreg_is_its_papers() -> None:
                            ("voc", {"SOLVER.BASE_LR": 0.1, "SOLVER.WARMUP_ITERS": 1000, "SOLVER.WARMUP_FACTOR": 0.333,
                                     "MODEL.RPN.LOSS_WEIGHT": 0.2})):
         heads = get(task).default_heads
-        changed = settings.differences(settings.plain(settings.layers(task, heads, "full", solver="common")),
+        changed = config_differences(settings.plain(settings.layers(task, heads, "full", solver="common")),
                                        settings.plain(settings.layers(task, heads, "full", solver="vicreg")))
         assert {key: new for key, (_, new) in changed.items()} == expected
     assert [task for task in TASKS if get(task).solvers] == ["coco", "voc"]
@@ -164,7 +165,7 @@ def test_layers__refuses_what_a_task_has_not(task: str, words: dict, text: str) 
 @pytest.mark.parametrize("scale", ["mini", "demo"])
 def test_scale__changes_sizes_and_lengths_never_the_kind_of_model(task: str, scale: str) -> None:
     heads = get(task).default_heads
-    changed = settings.differences(settings.plain(settings.layers(task, heads, "full")),
+    changed = config_differences(settings.plain(settings.layers(task, heads, "full")),
                                    settings.plain(settings.layers(task, heads, scale)))
     allowed = ("INPUT.MIN_SIZE", "INPUT.MAX_SIZE", "MODEL.RPN.PRE_NMS", "MODEL.RPN.POST_NMS",
                "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "DATALOADER.NUM_WORKERS", "SOLVER.IMS_PER_BATCH",
@@ -339,6 +340,6 @@ def test_resolve__two_methods_differ_in_their_weights_and_pixels_only(task: str)
 def test_config__a_task_may_give_its_values_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"_BASE_": "base.yaml", "MODEL": {"MASK_ON": False}, "SOLVER": {"IMS_PER_BATCH": 4}}
     monkeypatch.setitem(TASKS, "own", dataclasses.replace(get("coco"), name="own", config=values))
-    changed = settings.differences(settings.plain(settings.layers("coco", "2fc", "full")),
+    changed = config_differences(settings.plain(settings.layers("coco", "2fc", "full")),
                                    settings.plain(settings.layers("own", "2fc", "full")))
     assert changed == {"MODEL.MASK_ON": (True, False), "SOLVER.IMS_PER_BATCH": (16, 4)}

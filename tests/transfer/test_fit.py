@@ -9,6 +9,7 @@ from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import settings
 from transfer.datasets import Dataset, Split
+from transfer.diff import config_differences
 from transfer.fit import Fit, batch_norm_images, chosen, images_at_once
 from transfer.tasks import get
 
@@ -27,7 +28,7 @@ def resolved(fit: Fit | None, dataset: Dataset = COCO, *overrides: str, **words:
 
 
 def changes(fit: Fit, dataset: Dataset = COCO) -> dict[str, tuple]:
-    return settings.differences(settings.plain(resolved(None, dataset)), settings.plain(resolved(fit, dataset)))
+    return config_differences(settings.plain(resolved(None, dataset)), settings.plain(resolved(fit, dataset)))
 
 
 def test_accumulate__changes_the_images_at_once_and_nothing_else() -> None:
@@ -45,7 +46,7 @@ def test_linear__is_detectron2s_own_rule(images: int) -> None:
     expected.SOLVER.REFERENCE_WORLD_SIZE = 0
     expected.TEST.PRECISE_BN.NUM_ITER = 200 * 16 // images  # ours: statistics of as many images
     own = resolved(Fit("linear", images))
-    assert settings.differences(settings.plain(expected), settings.plain(own)) == {}
+    assert config_differences(settings.plain(expected), settings.plain(own)) == {}
     assert own.SOLVER.IMS_PER_BATCH * own.SOLVER.MAX_ITER == 16 * 90_000
     assert (0.02 * images / 16, 1000 * 16 // images) == (own.SOLVER.BASE_LR, own.SOLVER.WARMUP_ITERS)
 

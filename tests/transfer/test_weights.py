@@ -15,6 +15,7 @@ from tests.transfer.resolved import resolve
 from transfer import settings
 from transfer.convert import convert
 from transfer.datasets import Dataset, Split
+from transfer.diff import config_differences
 from transfer.weights import read_weights, zero_last_gammas
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
@@ -58,7 +59,7 @@ def test_random_msra__is_detectron2s_own_default() -> None:
     assert cfg.MODEL.PIXEL_MEAN == stock.MODEL.PIXEL_MEAN and cfg.MODEL.PIXEL_STD == stock.MODEL.PIXEL_STD
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is stock.MODEL.RESNETS.STRIDE_IN_1X1 is True
     assert start.method == "Rand init (MSRA pixels)" and start.pkl == "" and start.pkl_sha256 is None
-    changed = settings.differences(settings.plain(cfg), settings.plain(resolved(read_weights("random").pixel_format)))
+    changed = config_differences(settings.plain(cfg), settings.plain(resolved(read_weights("random").pixel_format)))
     assert set(changed) == set(RGB)
 
 
