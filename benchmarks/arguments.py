@@ -42,8 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--recipe", metavar="NAME|FILE",
                       help=f"pretraining recipe: {', '.join(recipe_names())}, or a file")
     what.add_argument("--pretrain", action="append", default=[], metavar="LABEL=RECIPE[,KEY=VALUE...]",
-                      help="pretrain this recipe with these values, as the row LABEL; may be repeated, for ablations "
-                           "and other objectives beside each other (instead of --epochs and --recipe)")
+                      help="pretrain this recipe with these values, as the row LABEL, on all images or on those of a "
+                           "sub-folder (images=FOLDER); may be repeated, for ablations and other objectives beside "
+                           "each other (instead of --epochs and --recipe)")
     what.add_argument("--pretrain-seeds", metavar="N|A,B,...",
                       help="pretrainings of each, with the seeds from the recipe's on, or with these (default: 1)")
     what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
@@ -59,8 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
                       help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--architecture", choices=ARCHITECTURES,
                       help="of the random methods beside checkpoints (default: resnet50); a recipe says its own")
-    what.add_argument("--trials", type=int, default=1, metavar="N",
-                      help="fine-tunings of each method and task, each with another seed (default 1)")
+    what.add_argument("--trials", default="1", metavar="N|paired",
+                      help="fine-tunings of each method and task, each with another seed (default 1); paired: one of "
+                           "each pretraining, with its seed, and one of all other starts with each of these seeds")
     what.add_argument("--probes", action="store_true",
                       help=f"probe each frozen backbone too, on {' and '.join(PROBED)}: minutes, a table of its own")
     what.add_argument("--scale", choices=request.SCALES,

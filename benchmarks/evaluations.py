@@ -1,12 +1,13 @@
 """What is measured of each backbone: a task on a dataset, with a share of its training images, in several trials."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.inputs import TaskData
 from pretrain.errors import UserError
 from transfer import identity
 
+PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by trial s
 
 @dataclass(frozen=True)
 class Protocol:
@@ -69,6 +70,15 @@ def read_shares(text: str) -> tuple[float, ...]:
             raise UserError(f"--train-share {text}: {part.strip()} stands there twice")
         found.append(share)
     return tuple(found)
+
+
+def read_trials(text: str) -> int | Literal["paired"]:
+    """--trials: how many, or "paired". Raises `UserError`."""
+    if text == PAIRED:
+        return PAIRED
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--trials {text}: expected a number from 1, or {PAIRED}")
+    return int(text)
 
 
 def protocol_of(resolved: dict[str, Any]) -> Protocol:

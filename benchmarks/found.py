@@ -1,7 +1,7 @@
 """What a run reads, found and checked before anything runs: images, datasets, checkpoints, the tasks' protocols."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.evaluations import Evaluation, Protocol, protocol_of
@@ -18,9 +18,10 @@ DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found: pretraining images, each task's datasets and resolved protocol, SHA-256 of each checkpoint."""
+    """What was found: pretraining images by sub-folder ("": all of them), each task's datasets and resolved protocol,
+    SHA-256 of each checkpoint."""
 
-    photos: Photos | None = None
+    photos: dict[str, Photos] = field(default_factory=dict)  # empty: the demo's
     data: dict[str, tuple[TaskData, ...]] = field(default_factory=dict)  # empty: the demo's
     checkpoints: dict[str, str] = field(default_factory=dict)
     protocols: dict[str, Protocol] = field(default_factory=dict)
@@ -36,11 +37,9 @@ def find_inputs(options: Options) -> Inputs:
     protocols = find_protocols(options)
     if options.demo:
         _check_demo(options)
-        photos, data, checkpoints = None, {}, {}
+        photos, data, checkpoints = {}, {}, {}
     else:
         photos, data, checkpoints = _find_inputs(options)
-    if photos:  # absolute: what is planned here may run in a job that starts elsewhere
-        photos = replace(photos, folder=photos.folder.absolute())
     return Inputs(photos, data, checkpoints, protocols)
 
 
@@ -75,10 +74,12 @@ def _check_demo(options: Options) -> None:
     if labels := _labels(options):
         raise UserError(f"labels {labels[0]}: the demo's generated pictures have no classes; leave out the "
                         "pretrainings that need them, or give your own with --photos DIR instead of the demo")
-    _check_batches(options, DEMO_DATA[options.scale]["photos"], [])
+    if parts := [one.images for one in options.pretrainings if one.images]:
+        raise UserError(f"images={parts[0]}: the demo's generated images lie in one folder; leave it out, or give "
+                        "your own with --photos DIR instead of the demo")
 
 
-def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskData, ...]], dict[str, str]]:
+def _find_inputs(options: Options) -> tuple[dict[str, Photos], dict[str, tuple[TaskData, ...]], dict[str, str]]:
     missing: list[str] = []
 
     def look(find: Callable[[], Any]) -> Any:
@@ -88,21 +89,23 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
             missing.append(str(error))
             return None
 
-    photos = None
-    if options.pretrainings:
-        photos = look(lambda: find_photos(options.photos, options.imagenet, _labels(options)))
+    photos: dict[str, Photos] = {}
+    for part in dict.fromkeys(one.images for one in options.pretrainings):
+        found = look(lambda part=part: find_photos(options.photos, options.imagenet, _labels(options, part), part))
+        if found is not None:
+            photos[part] = found
     data: dict[str, tuple[TaskData, ...]] = {}
     for task in options.tasks:
         folders = look(lambda task=task: task_folders(task, options.data)) or ()
         data[task] = tuple(look(lambda task=task, where=where: read_task(task, where)) for where in folders)
         missing += _alike(task, [one for one in data[task] if one is not None])
-    if photos is not None:
-        _check_batches(options, photos.images, missing)
+    missing += _too_few(options, photos)
     checkpoints = {}
     if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
         from transfer.inspection import check_checkpoint  # imports torch
         for name, path in options.checkpoints.items():
             checkpoints[name] = look(lambda name=name, path=path: check_checkpoint(name, path, options.branch))
+    missing = list(dict.fromkeys(missing))  # of several sub-folders without the folder that they are in
     if missing:
         listed = "\n".join(f"  - {line}" for line in missing)
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
@@ -110,9 +113,9 @@ def _find_inputs(options: Options) -> tuple[Photos | None, dict[str, tuple[TaskD
     return photos, data, checkpoints
 
 
-def _labels(options: Options) -> list[str]:
-    """The ways in which images say their classes to the pretrainings that need them."""
-    return sorted({one.config.train.labels for one in options.pretrainings} - {"none"})
+def _labels(options: Options, part: str = "") -> list[str]:
+    """The ways in which the images of a sub-folder say their classes to the pretrainings that need them."""
+    return sorted({one.config.train.labels for one in options.pretrainings if one.images == part} - {"none"})
 
 
 def _alike(task: str, datasets: list[TaskData]) -> list[str]:
@@ -127,9 +130,13 @@ def _alike(task: str, datasets: list[TaskData]) -> list[str]:
     return lines
 
 
-def _check_batches(options: Options, images: int, missing: list[str]) -> None:
-    """Pretrainings whose batch is larger than all images go into `missing`."""
-    largest = max((one.config.train.batch_size for one in options.pretrainings), default=0)
-    if images < largest:
-        missing.append(f"{images} pretraining images are fewer than one batch of {largest}: use --recipe mini, or "
-                       "--set pretrain.batch_size=N")
+def _too_few(options: Options, photos: dict[str, Photos]) -> list[str]:
+    """A line for each folder whose images are fewer than a batch of a pretraining."""
+    lines = []
+    for part, found in photos.items():
+        largest = max(one.config.train.batch_size for one in options.pretrainings if one.images == part)
+        if found.images < largest:
+            place = f" in {part}" if part else ""
+            lines.append(f"{found.images} pretraining images{place} are fewer than one batch of {largest}: use "
+                         "--recipe mini, or --set pretrain.batch_size=N")
+    return lines

@@ -61,17 +61,29 @@ class TaskData:
         return words
 
 
-def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = ()) -> Photos:
-    """Pretraining images: --photos, else --imagenet, else $IMAGENET_DIR. Raises `UserError`; see `read_photos`."""
+def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = (), part: str = "") -> Photos:
+    """Pretraining images, of the sub-folder `part`: in --photos, else --imagenet, else $IMAGENET_DIR.
+
+    The folder is absolute: what is planned here may run in a job that starts elsewhere. Raises `UserError`; see
+    `read_photos`.
+    """
+    root = _images_root(photos, imagenet)
+    if part and not (root / part).is_dir():
+        raise UserError(f"pretraining images: images={part}: {root / part} is not a folder; expected a sub-folder of "
+                        f"{root}")
+    return read_photos((root / part).absolute(), labels)
+
+
+def _images_root(photos: Path | None, imagenet: Path | None) -> Path:
     if photos is not None:
-        return read_photos(photos, labels)
+        return photos
     root = imagenet or (Path(os.environ["IMAGENET_DIR"]) if os.environ.get("IMAGENET_DIR") else None)
     if root is None:
         raise UserError(f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, "
                         "or --photos DIR for any folder of images")
     if not (root / "train").is_dir():
         raise UserError(f"pretraining images: no folder {root / 'train'}, expected {IMAGENET_LAYOUT}")
-    return read_photos(root / "train", labels)
+    return root / "train"
 
 
 def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:

@@ -4,12 +4,13 @@ import argparse
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlparse
 
 from benchmarks import cluster_file, keep
 from benchmarks.arguments import build_parser
 from benchmarks.cluster import ClusterOptions
-from benchmarks.evaluations import read_shares
+from benchmarks.evaluations import PAIRED, read_shares, read_trials
 from benchmarks.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders, slug
 from benchmarks.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds, refuse_labels
 from benchmarks.results import RANDOM as RANDOM_ROWS
@@ -31,7 +32,7 @@ class Options:
     demo: bool  # on generated pictures: --demo or --tiny
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
-    trials: int
+    trials: int | Literal["paired"]
     scale: str
     heads: str | None
     checkpoints: dict[str, Path]
@@ -93,12 +94,16 @@ def parse(arguments: list[str] | None = None) -> Options:
     if pretrained and not recipes:
         epochs = {} if args.epochs is None else {"epochs": str(args.epochs)}
         recipes = {CLOVE: Recipe(demo or _recipe(args, said), epochs)}
+    trials = read_trials(args.trials)
+    if trials == PAIRED and not pretrained:
+        raise UserError(f"--trials {PAIRED} takes the seeds of the pretrainings, and none is among the methods: say "
+                        "--trials N")
     pretrainings = pretrainings_of(recipes if pretrained else {}, pretrain_values, read_seeds(args.pretrain_seeds))
     output = _output(args.output) if args.output else ROOT / "output"
     scale = demo or args.scale or "full"
     preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
-        demo=bool(demo), tasks=tasks, methods=methods, trials=args.trials, scale=scale, heads=args.heads,
+        demo=bool(demo), tasks=tasks, methods=methods, trials=trials, scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: read_folders(option, words) for option, words in given.items()},
         pretrainings=pretrainings, train_shares=read_shares(args.train_share),
@@ -155,8 +160,6 @@ def _refuse_without_effect(
     """Numbers that are none, and options that would change nothing."""
     if args.gpus is not None and args.gpus < 0:
         raise UserError(f"--gpus must be at least 0, found {args.gpus}")
-    if args.trials < 1:
-        raise UserError(f"--trials must be at least 1, found {args.trials}")
     if args.probes and not set(PROBED) & set(tasks):
         raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add {' or '.join(PROBED)} to --tasks")
     if args.probes and set(methods) <= set(RANDOM):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from benchmarks.inputs import slug
 from pretrain.config import Config, load_config
@@ -13,12 +14,14 @@ FORM = "expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as --pretrain 
 @dataclass(frozen=True)
 class Pretraining:
     """One pretraining. `label` is its row in the tables, `name` its part of the names of stages, which has the seed
-    unless that is the recipe's own; `config` is resolved, with the seed."""
+    unless that is the recipe's own; `config` is resolved, with the seed; `images` is the sub-folder of the images that
+    it takes, "" for all of them."""
 
     label: str
     name: str
     recipe: str
     config: Config
+    images: str = ""
 
     @property
     def objective(self) -> str:
@@ -31,10 +34,11 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What --pretrain says: a recipe's name or file, and values over it."""
+    """What --pretrain says: a recipe's name or file, values over it, and the sub-folder of its images."""
 
     name: str
     values: dict[str, str]
+    images: str = ""
 
 
 def read_labels(words: list[str]) -> dict[str, Recipe]:
@@ -58,8 +62,17 @@ def read_labels(words: list[str]) -> dict[str, Recipe]:
                 values[key] += f",{part}"  # of a value with a comma in it, such as global_scale=0.2,1
             else:
                 raise UserError(f"--pretrain {word}: {FORM}, found {part!r}")
-        found[label] = Recipe(recipe, values)
+        images = _sub_folder(label, values.pop("images")) if "images" in values else ""
+        found[label] = Recipe(recipe, values, images)
     return found
+
+
+def _sub_folder(label: str, text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UserError(f"--pretrain {label}: images={text}: expected a sub-folder of --photos, as in "
+                        "images=labelled")
+    return str(path)
 
 
 def read_seeds(text: str | None) -> int | tuple[int, ...]:
@@ -97,20 +110,22 @@ def pretrainings_of(
     made: list[Pretraining] = []
     for label, recipe in recipes.items():
         try:
-            made += _repeated(label, recipe.name, recipe.values | values, seeds)
+            made += _repeated(label, recipe, values, seeds)
         except UserError as error:
             raise UserError(f"--pretrain {label}: {error}" if len(recipes) > 1 else str(error)) from None
     return tuple(made)
 
 
-def _repeated(label: str, recipe: str, values: dict[str, str], seeds: int | tuple[int, ...]) -> list[Pretraining]:
-    own = load_config(recipe, values)
+def _repeated(
+    label: str, recipe: Recipe, values: dict[str, str], seeds: int | tuple[int, ...]
+) -> list[Pretraining]:
+    values = recipe.values | values
+    own = load_config(recipe.name, values)
     first = own.train.seed
     made = []
     for seed in range(first, first + seeds) if isinstance(seeds, int) else seeds:
-        if seed == first:
-            made.append(Pretraining(label, slug(label), recipe, own))
-        else:
-            config = load_config(recipe, values | {"seed": str(seed)})
-            made.append(Pretraining(label, f"{slug(label)}.seed{seed}", recipe, config))
+        name, config = slug(label), own
+        if seed != first:
+            name, config = f"{name}.seed{seed}", load_config(recipe.name, values | {"seed": str(seed)})
+        made.append(Pretraining(label, name, recipe.name, config, recipe.images))
     return made

@@ -11,17 +11,21 @@ from benchmarks.stage import Stage
 
 @dataclass(frozen=True)
 class Origin:
-    """Whose a result is: its row, the label of the dataset (None: the demo's); and the folder of all results."""
+    """Whose a result is: its row, the label of the dataset (None: the demo's); the folder of all results; the
+    sub-folder of the images that were pretrained on ("": all of them, or none)."""
 
     row: str
     label: str | None
     demo: bool
     results: Path
+    images: str = ""
 
     def sign(self, record: dict[str, Any], stage: Stage, key: str) -> None:
         """Write it into a result or probe, with the stage that made it."""
         record |= {"method": self.row, "demo": self.demo,
                    "stage": {"name": stage.name, "key": stage.result_key(key), "planned": stage.planned}}
+        if self.images:
+            record["stage"] |= {"images": self.images}
         if self.label is not None:
             record["dataset"] |= {"label": self.label}
 

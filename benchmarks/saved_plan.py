@@ -117,8 +117,7 @@ def _config(values: dict[str, Any]) -> Config:
 
 
 def _inputs(values: dict[str, Any]) -> Inputs:
-    photos = values["photos"]
-    return Inputs(photos and Photos(**_with_path(photos)),
+    return Inputs({part: Photos(**_with_path(one)) for part, one in values["photos"].items()},
                   {task: tuple(TaskData(**_with_path(one)) for one in data) for task, data in values["data"].items()},
                   values["checkpoints"],
                   {task: Protocol(**one) for task, one in values["protocols"].items()})

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import estimate, keep
-from benchmarks.evaluations import Evaluation
+from benchmarks.evaluations import PAIRED, Evaluation
 from benchmarks.found import DEMO_DATA, Inputs, find_inputs
 from benchmarks.gpus import count_gpus
-from benchmarks.inputs import PROBED, Photos, slug
+from benchmarks.inputs import PROBED, slug
 from benchmarks.options import CLOVE, RANDOM, Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.publish import Origin, publish, publish_probe
@@ -54,17 +54,12 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
     if options.preflight:
         for task in options.tasks:
             stages += [_preflight(options, one) for one in inputs.evaluations(task)]
-    for start in starts(options):
-        if start.pretraining:
-            stages.append(_pretrain(options, start, inputs.photos))
-        if not start.random:
-            stages.append(_convert(options, start, inputs))
-            if options.probes:
-                for task in options.tasks:
-                    if task in PROBED:
-                        stages += [_probe(options, start, one) for one in inputs.evaluations(task)]
-        for evaluation in evaluations(options, inputs):
-            stages.append(_finetune(options, start, evaluation))
+    begun: list[Start] = []
+    for start, trials in rounds(options):
+        if start not in begun:
+            begun.append(start)
+            stages += _backbone(options, start, inputs)
+        stages += [_finetune(options, start, one) for one in evaluations(options, inputs, trials)]
     names = [stage.name for stage in stages]
     double = next((name for name in names if names.count(name) > 1), None)
     if double:
@@ -86,10 +81,25 @@ def starts(options: Options) -> list[Start]:
     return found
 
 
-def evaluations(options: Options, inputs: Inputs) -> list[Evaluation]:
+def rounds(options: Options) -> list[tuple[Start, tuple[int, ...]]]:
+    """The starts, each with the trials of its fine-tunings, in the order in which they run.
+
+    Paired trials run seed by seed, each with all rows, so that what is done early can be compared.
+    """
+    if options.trials != PAIRED:
+        return [(start, tuple(range(options.trials))) for start in starts(options)]
+    found: list[tuple[Start, tuple[int, ...]]] = []
+    for seed in dict.fromkeys(one.seed for one in options.pretrainings):
+        for start in starts(options):
+            if start.pretraining is None or start.pretraining.seed == seed:
+                found.append((start, (seed,)))
+    return found
+
+
+def evaluations(options: Options, inputs: Inputs, trials: tuple[int, ...]) -> list[Evaluation]:
     """What each row is measured on."""
     return [replace(one, share=share, trial=trial) for task in options.tasks for one in inputs.evaluations(task)
-            for share in options.train_shares for trial in range(options.trials)]
+            for share in options.train_shares for trial in trials]
 
 
 def _python(module: str, *arguments: object) -> list[str]:
@@ -104,8 +114,21 @@ def _demo_data(options: Options) -> Stage:
         product="data", cost="seconds", disk_gb=0.01)
 
 
-def _pretrain(options: Options, start: Start, photos: Photos | None) -> Stage:
+def _backbone(options: Options, start: Start, inputs: Inputs) -> list[Stage]:
+    """What makes the backbone of a start and looks at it; nothing for random weights."""
+    if start.random:
+        return []
+    stages = [_pretrain(options, start, inputs)] if start.pretraining else []
+    stages.append(_convert(options, start, inputs))
+    for task in options.tasks if options.probes else ():
+        if task in PROBED:
+            stages += [_probe(options, start, one) for one in inputs.evaluations(task)]
+    return stages
+
+
+def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
     config = start.pretraining.config
+    photos = inputs.photos.get(start.pretraining.images)  # None: the demo's
     values = config.flat()
     if options.device != "auto":
         values["device"] = options.device
@@ -202,7 +225,7 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
         gpu_hours=estimate.finetuning_hours(task, protocol.iterations, protocol.scale), steps=protocol.iterations,
         batch=protocol.batch)
 
-    origin = Origin(start.row, data and data.label, options.demo, options.results)
+    origin = _origin(options, start, evaluation)
 
     def finish(folder: Path, key: str) -> None:
         publish(folder, key, stage, origin)
@@ -224,7 +247,7 @@ def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
         inputs=evaluation.inputs, parents=(*evaluation.parents, start.converted),
         cost="minutes", disk_gb=0.01, kind="probe", task=evaluation.task)
 
-    origin = Origin(start.row, evaluation.data and evaluation.data.label, options.demo, options.results)
+    origin = _origin(options, start, evaluation)
 
     def finish(folder: Path, key: str) -> None:
         publish_probe(folder, key, stage, origin)
@@ -233,3 +256,8 @@ def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
     return stage
 
 
+
+
+def _origin(options: Options, start: Start, evaluation: Evaluation) -> Origin:
+    images = start.pretraining.images if start.pretraining else ""
+    return Origin(start.row, evaluation.data and evaluation.data.label, options.demo, options.results, images)

@@ -9,6 +9,7 @@ import torchvision
 
 from benchmarks import demo_data, estimate
 from benchmarks.found import find_inputs, find_protocols
+from benchmarks.inputs import Photos
 from benchmarks.options import parse
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
@@ -29,6 +30,36 @@ def test_plan__missing_inputs_are_told_all_at_once(monkeypatch, tmp_path):
                   "leftImg8bit", "annotations/instances_train*.json"):
         assert words in text
 
+
+
+def test_plan__images_of_sub_folders_are_listed_once_for_each(monkeypatch, tmp_path):
+    assert demo_data.main(["--output", str(tmp_path / "data"), "--photos", "4", "--train", "2", "--val", "2"]) is None
+    photos = tmp_path / "data" / "photos"
+    (photos / "labelled").mkdir()
+    for number, path in enumerate(sorted(photos.glob("*.jpg"))[:2]):
+        shutil.copy(path, photos / "labelled" / f"class {number}__{path.name}")
+    words = ["--photos", str(photos), "--tasks", "coco", "--coco", str(tmp_path / "data" / "coco"), "--scale", "tiny",
+             "--pretrain", "all=tiny", "--pretrain", "half=tiny,images=labelled,batch_size=2",
+             "--pretrain", "supervised=tiny,images=labelled,objective=supervised,labels=prefix,batch_size=2"]
+    listed = []
+    monkeypatch.setattr("benchmarks.inputs.read_photos", lambda folder, labels: listed.append(
+        (folder, labels)) or Photos(folder, 6 if folder == photos else 2, "0" * 64))
+    assert find_inputs(parse(words)).photos["labelled"].images == 2
+    assert listed == [(photos, []), (photos / "labelled", ["prefix"])]
+    monkeypatch.undo()
+    assert {part: one.images for part, one in find_inputs(parse(words)).photos.items()} == {"": 6, "labelled": 2}
+    shutil.rmtree(photos / "labelled")
+    with pytest.raises(UserError) as error:
+        find_inputs(parse(words))
+    assert (f"  - pretraining images: images=labelled: {photos / 'labelled'} is not a folder; expected a sub-folder of "
+            f"{photos}\n") in str(error.value)
+    with pytest.raises(UserError, match="2 pretraining images in few are fewer than one batch of 4: use --recipe mini"):
+        (photos / "few").mkdir()
+        for path in sorted(photos.glob("*.jpg"))[:2]:
+            shutil.copy(path, photos / "few")
+        find_inputs(parse([*words[:8], "--pretrain", "few=tiny,images=few"]))
+    with pytest.raises(UserError, match="^images=few: the demo's generated images lie in one folder; leave it out"):
+        find_inputs(parse(["--tiny", "--pretrain", "few=tiny,images=few"]))
 
 
 def test_plan__head_families_are_for_fpn_tasks():

@@ -83,6 +83,12 @@ def test_pretrain__each_label_and_seed_is_a_pretraining_of_its_own():
     assert [(one.name, one.seed) for one in named] == [("clove.seed3", 3), ("clove", 0)]
 
 
+def test_pretrain__images_of_a_sub_folder_are_no_value_of_the_recipe():
+    options = parse(["--pretrain", "all=mini", "--pretrain", "half=mini,images=labelled/,epochs=5"])
+    whole, half = options.pretrainings
+    assert (whole.images, half.images) == ("", "labelled") and half.config.train.epochs == 5
+
+
 def test_data__several_datasets_of_a_task_have_labels(tmp_path):
     (tmp_path / "x=y").mkdir()
     words = ["--epochs", "200", "--tasks", "coco,coco-c4"]
@@ -134,7 +140,12 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
     (["--demo", "--voc", "x"], "--demo brings its own data"),
     (["--demo", "--methods", "rand"], "--methods rand leaves nothing to pretrain: add clove"),
     (["--demo", "--methods", "moco"], "--methods moco: expected some of clove, rand, rand_msra, rand_zero_gamma;"),
-    (["--demo", "--trials", "0"], "--trials must be at least 1, found 0"),
+    (["--demo", "--trials", "0"], "--trials 0: expected a number from 1, or paired"),
+    (["--demo", "--trials", "pairs"], "--trials pairs: expected a number from 1, or paired"),
+    (["--methods", "rand", "--trials", "paired"], "--trials paired takes the seeds of the pretrainings, and none is"),
+    (["--pretrain", "a=mini,images=../b"], "--pretrain a: images=../b: expected a sub-folder of --photos, as in"),
+    (["--pretrain", "a=mini,images=/b"], "--pretrain a: images=/b: expected a sub-folder of --photos"),
+    (["--pretrain", "a=mini,images="], "--pretrain a: images=: expected a sub-folder of --photos"),
     (["--demo", "--set", "pretrain.epoch=3"],
      "unknown key 'epoch' on the command line; the nearest valid key is 'epochs'"),
     (["--demo", "--set", "pretrain.epochs=three"],

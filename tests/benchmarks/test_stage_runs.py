@@ -169,7 +169,8 @@ def test_publish__own_data_is_called_by_its_label(tmp_path, make_result):
                                         "images_sha256": "2" * 64}
     (tmp_path / "result.json").write_text(json.dumps(result))
     evaluated = replace(made, evaluation={"data": "cd" * 32})
-    path = publish(tmp_path, "ab" * 32, evaluated, Origin("CLoVE", "nuclei", False, options.results))
+    path = publish(tmp_path, "ab" * 32, evaluated, Origin("CLoVE", "nuclei", False, options.results, "labelled"))
     written = json.loads(path.read_text())
+    assert written["stage"]["images"] == "labelled"
     assert written["weights"]["pretraining"] == result["weights"]["pretraining"]
     assert written["dataset"]["label"] == "nuclei" and written["stage"]["key"] != "ab" * 32

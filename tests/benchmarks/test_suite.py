@@ -116,7 +116,7 @@ def test_plan__pretrainings_datasets_and_shares_stand_beside_each_other(tmp_path
                      "--photos", "p", "--coco", "a", "--coco", "own=b"])
     data = tuple(TaskData(one.label, one.folder, one.part, 9, 9, one.label * 64, "e" * 64)
                  for one in options.data["coco"])
-    inputs = Inputs(Photos(tmp_path, 999, "f" * 64), {"coco": data}, {}, find_protocols(options))
+    inputs = Inputs({"": Photos(tmp_path, 999, "f" * 64)}, {"coco": data}, {}, find_protocols(options))
     stages = {stage.name: stage for stage in suite.build(options, inputs)}
     kinds = {kind: [stage.name for stage in stages.values() if stage.kind == kind]
              for kind in ("preflight", "pretrain", "finetune")}
@@ -138,6 +138,48 @@ def test_plan__pretrainings_datasets_and_shares_stand_beside_each_other(tmp_path
     for stage in (pretrain, convert, finetune):  # what stands beside it changes neither name nor key
         assert (stages[stage.name].planned, stages[stage.name].key(dict.fromkeys(stage.parents, "x"))) == (
             stage.planned, stage.key(dict.fromkeys(stage.parents, "x")))
+
+
+def test_plan__paired_trials_take_the_seed_of_the_pretraining_and_run_seed_by_seed(tmp_path):
+    options = parse(["--pretrain", "clove=mini", "--pretrain", "wide=mini,global_scale=0.3,1", "--pretrain-seeds",
+                     "7,0", "--trials", "paired", "--tasks", "coco", "--probes", "--photos", "p", "--coco", "a"])
+    data = (TaskData("a", tmp_path, "", 9, 9, "a" * 64, "e" * 64),)
+    inputs = Inputs({"": Photos(tmp_path, 999, "f" * 64)}, {"coco": data}, {}, find_protocols(options))
+    stages = suite.build(options, inputs)
+    expected = []
+    for seed, name in ((7, ".seed7"), (0, "")):
+        for label in ("clove", "wide"):
+            start = f"{label}{name}"
+            expected += [f"pretrain-{start}", f"convert-{start}", f"probe-{start}-coco"]
+            expected.append(f"finetune-{start}-coco-{seed}")
+        expected.append(f"finetune-rand-coco-{seed}")
+    assert [stage.name for stage in stages] == expected
+    words = [str(word) for word in stages[3].command(tmp_path, {"convert-clove.seed7": tmp_path})]
+    assert words[words.index("--trial") + 1] == "7" and stages[3].numbers["trial"] == 7
+
+
+def test_plan__a_checkpoint_in_paired_trials_is_converted_once(tmp_path):
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    options = parse(["--pretrain", "clove=mini", "--pretrain-seeds", "2", "--trials", "paired", "--tasks", "coco",
+                     "--methods", "clove,mine", "--checkpoint", f"mine={tmp_path / 'mine.pth'}"])
+    data = (TaskData("a", tmp_path, "", 9, 9, "a" * 64, "e" * 64),)
+    inputs = Inputs({"": Photos(tmp_path, 999, "f" * 64)}, {"coco": data}, {"mine": "0" * 64}, find_protocols(options))
+    assert [stage.name for stage in suite.build(options, inputs) if "mine" in stage.name] == [
+        "convert-mine", "finetune-mine-coco-0", "finetune-mine-coco-1"]
+
+
+def test_plan__pretrainings_take_the_images_of_their_folders(tmp_path):
+    options = parse(["--pretrain", "all=mini", "--pretrain", "half=mini,images=labelled", "--tasks", "coco"])
+    data = (TaskData("a", tmp_path, "", 9, 9, "a" * 64, "e" * 64),)
+    photos = {"": Photos(tmp_path, 999, "f" * 64), "labelled": Photos(tmp_path / "labelled", 500, "d" * 64)}
+    stages = {stage.name: stage for stage in suite.build(options, Inputs(photos, {"coco": data}, {},
+                                                                        find_protocols(options)))}
+    whole, half = stages["pretrain-all"], stages["pretrain-half"]
+    assert (whole.inputs, half.inputs) == ({"images": "f" * 64}, {"images": "d" * 64})
+    assert whole.planned != half.planned and (whole.steps, half.steps) == (31 * 4, 15 * 4)
+    for stage, folder in ((whole, tmp_path), (half, tmp_path / "labelled")):
+        words = stage.command(tmp_path / "out", {})
+        assert words[words.index("--data") + 1] == str(folder)
 
 
 def test_plan__datasets_that_no_result_could_tell_apart_are_refused(tmp_path):
@@ -166,7 +208,7 @@ def test_key__other_validation_data_is_the_same_training_with_another_result(tmp
 
     def stage(training, evaluation):
         data = TaskData("own", tmp_path, "", 9, 9, training, evaluation)
-        return suite.build(options, Inputs(None, {"coco": (data,)}, {}, protocols))[0]
+        return suite.build(options, Inputs({}, {"coco": (data,)}, {}, protocols))[0]
 
     first, fixed, other = stage("a", "b"), stage("a", "c"), stage("d", "b")
     protocols = find_protocols(parse([*words, "--set", "coco.TEST.DETECTIONS_PER_IMAGE=7"]))
@@ -251,7 +293,7 @@ def test_architecture__of_random_methods_follows_the_recipe_or_the_option(tmp_pa
                         (["--checkpoint", f"mine={file}", "--methods", "rand,mine", "--architecture", "resnet18"],
                          "resnet18")):
         options = parse([*words, "--preflight"])
-        inputs = Inputs(None, dict.fromkeys(options.tasks, (found,)), {"mine": "ab" * 32}, find_protocols(options))
+        inputs = Inputs({}, dict.fromkeys(options.tasks, (found,)), {"mine": "ab" * 32}, find_protocols(options))
         rand = next(start for start in suite.starts(options) if start.random)
         stages = {stage.name: stage for stage in suite.build(options, inputs)}
         for stage in (stages["preflight-coco"], stages[f"finetune-{rand.name}-coco-0"]):
@@ -268,7 +310,7 @@ def test_branch__reaches_the_conversion_of_checkpoints(tmp_path):
     for words in ([], ["--branch", "teacher"]):
         options = parse(["--checkpoint", f"mine={file}", *words])
         data = (TaskData("own", tmp_path, "", 9, 9, "a", "b"),)
-        inputs = Inputs(None, dict.fromkeys(options.tasks, data), {"mine": "ab" * 32}, find_protocols(options))
+        inputs = Inputs({}, dict.fromkeys(options.tasks, data), {"mine": "ab" * 32}, find_protocols(options))
         stage = next(stage for stage in suite.build(options, inputs) if stage.name == "convert-mine")
         made.append((stage.key({}), stage.command(tmp_path, {})))
     assert made[0][0] != made[1][0]

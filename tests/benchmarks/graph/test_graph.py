@@ -154,7 +154,7 @@ def test_gpu_hours__are_those_of_the_words(tmp_path, capsys, srun, monkeypatch):
     options = parse(["--epochs", "200", "--tasks", "coco", "--trials", "3", "--output", str(tmp_path), *ON_SLURM,
                      "--gpus-per-node", "8"])
     data = TaskData("coco", tmp_path, "", 118_287, 5_000, "b", "c")
-    inputs = Inputs(Photos(tmp_path, 1_281_167, "a"), {"coco": (data,)}, {}, find_protocols(options))
+    inputs = Inputs({"": Photos(tmp_path, 1_281_167, "a")}, {"coco": (data,)}, {}, find_protocols(options))
     graph.print_graph(Plan(options, inputs))
     # 1281167 x 200 / 1870 / 3600 = 38.06; 6 fine-tunings of 90000 x 0.261 x 8 / 3600 = 52.2
     assert "GPU-hours of what is to do: 38 H100-hours and 313 V100-hours; disk, " in capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_plan__folders_are_absolute(plan, pictures, monkeypatch):
     monkeypatch.chdir(pictures)
     options = parse(["--photos", "photos", "--set", "pretrain.batch_size=8", "--coco", "coco", "--tasks", "coco"])
     inputs = find_inputs(options)
-    assert inputs.photos.folder == pictures / "photos" and inputs.data["coco"][0].folder == pictures / "coco"
+    assert inputs.photos[""].folder == pictures / "photos" and inputs.data["coco"][0].folder == pictures / "coco"
 
 
 def test_plan_of__a_folder_that_was_moved_or_copied_is_refused(plan, tmp_path):
