@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer inspect|fetch|convert|preflight|finetune|evaluate|diff|probe|show ...`."""
+"""Entry point: `python -m transfer inspect|fetch|convert|preflight|finetune|evaluate|diff|hold-out|probe|show ...`."""
 
 import argparse
 import sys
@@ -74,6 +74,12 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "diff":
         from transfer.diff import add_arguments
         add_arguments(diff)
+    hold_out = commands.add_parser("hold-out", help="annotations -> two files: training images that are kept, held out",
+                                   description="Splits an annotation file of training images in COCO's format, so "
+                                               "that nothing need be chosen by the validation images.")
+    if command == "hold-out":
+        from transfer.hold_out import add_arguments
+        add_arguments(hold_out)
     probe = commands.add_parser("probe", help="frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
                                 description="Measures a frozen backbone on labelled images, beside two random networks "
                                             "and the pixels alone.")
@@ -111,6 +117,9 @@ def main() -> int:
         return run(arguments)
     if arguments.command == "diff":
         from transfer.diff import run
+        return run(arguments)
+    if arguments.command == "hold-out":
+        from transfer.hold_out import run
         return run(arguments)
     if arguments.command == "probe":
         from transfer.dense_probe import run

@@ -9,8 +9,9 @@ from transfer.tasks import OWN_FILES
 
 FOLDER = Path(__file__).resolve().parent
 # Everything else in this package can change a fine-tuning's figures. These only look, fetch or describe, ...
-WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetch.py", "identity.py", "inspection.py",
-                  "old_result.py", "picture.py", "excerpt.py", "preflight.py", "provenance.py", "show.py", "where.py"}
+WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetch.py", "hold_out.py", "identity.py",
+                  "inspection.py", "old_result.py", "picture.py", "excerpt.py", "preflight.py", "provenance.py",
+                  "show.py", "where.py"}
 # ... these make the starting weights, whose hash and certificate are part of every result, ...
 CONVERSION = {"architecture.py", "archive.py", "certificate.py", "config_beside.py", "convert.py", "families.py",
               "intake.py", "layout.py", "loading.py", "maps.py", "naming.py", "proof.py", "protocol2.py", "writers.py"}

@@ -27,8 +27,12 @@ def choose(records: Records, image_root: Path, share: float) -> Records:
     """Those of detectron2's `records` that are taken, in their order; `image_root` is what names are relative to."""
     names = [_name(record, image_root) for record in records]
     count = max(1, round(share * len(names)))
-    places = sorted(range(len(names)), key=lambda place: (_hash(names[place]), names[place]))
-    return [records[place] for place in sorted(places[:count])]
+    return [records[place] for place in sorted(order(names)[:count])]
+
+
+def order(names: list[str]) -> list[int]:
+    """Places of the names by their SHA-256, smallest first."""
+    return sorted(range(len(names)), key=lambda place: (_hash(names[place]), names[place]))
 
 
 def read(all_records: Callable[[], Records], image_root: Path, share: float) -> Records:

@@ -1,0 +1,58 @@
+"""Held-out training images: two annotation files of one, the same on every machine."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pretrain.errors import UserError
+from transfer.__main__ import main
+
+
+def write(path: Path, count: int = 8) -> Path:
+    """`count` images with 0, 1, 2, ... objects, the last of them first in the file."""
+    images = [{"id": 10 + number, "file_name": f"{number:02d}.png", "width": 40, "height": 30}
+              for number in reversed(range(count))]
+    rows = [{"id": 100 * number + place, "image_id": 10 + number, "category_id": 3, "bbox": [1, 2, 3, 4]}
+            for number in range(count) for place in range(number)]
+    path.write_text(json.dumps({"info": {"year": 2026}, "images": images, "annotations": rows,
+                                "categories": [{"id": 3, "name": "cell"}]}))
+    return path
+
+
+def hold_out(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["transfer", "hold-out", *map(str, arguments)])
+    return main()
+
+
+def test_hold_out__every_image_is_on_one_side_with_its_objects(tmp_path, monkeypatch, capsys) -> None:
+    file = write(tmp_path / "train.json")
+    assert hold_out(monkeypatch, file, "--share", 0.25, "--output", tmp_path / "held") == 0
+    kept, held = (json.loads((tmp_path / "held" / f"{half}.json").read_text()) for half in ("train", "val"))
+    largest = sorted((hashlib.sha256(f"{number:02d}.png".encode()).hexdigest(), number) for number in range(8))[-2:]
+    numbers = {number for _, number in largest}
+    assert {image["id"] - 10 for image in held["images"]} == numbers
+    assert {image["id"] - 10 for image in kept["images"]} == set(range(8)) - numbers
+    assert [image["id"] for image in kept["images"]] == sorted((image["id"] for image in kept["images"]), reverse=True)
+    for part in (kept, held):
+        assert len(part["annotations"]) == sum(image["id"] - 10 for image in part["images"])
+        assert part["categories"] == [{"id": 3, "name": "cell"}] and part["info"] == {"year": 2026}
+    assert f"val.json: 2 images, {sum(numbers)} objects" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("content", "share", "message"), [
+    (None, 0.01, "--share 0.01 of 8 images holds out 0: expected at least one, and one that is kept"),
+    (None, 1, "--share 1 of 8 images holds out 8: expected at least one, and one that is kept"),
+    ("[]", 0.5, "expected an annotation file in COCO's format, with images that have a file_name and annotations that "
+                "have an image_id"),
+    ("{", 0.5, "expected an annotation file in COCO's format")])
+def test_hold_out__what_cannot_be_split_is_one_line(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, share: float, message: str) -> None:
+    file = write(tmp_path / "train.json")
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError) as error:
+        hold_out(monkeypatch, file, "--share", share, "--output", tmp_path / "held")
+    assert message in str(error.value)
+    assert not (tmp_path / "held").exists()
