@@ -17,6 +17,7 @@ examples:
   ./run_all.sh --demo
   ./run_all.sh --epochs 200 --imagenet IMAGENET --coco COCO --cityscapes CITYSCAPES
   ./run_all.sh --checkpoint mine=FILE --tasks coco,keypoints --coco COCO
+  ./run_all.sh --benchmark mini --photos PHOTOS --coco nuclei=A --coco bccd=B
   ./run_all.sh --photos PHOTOS --recipe mini --coco DIR --tasks coco --scale mini
   ./run_all.sh --epochs 200 ... --cluster slurm --partition P --nodes 2 --gpus-per-node 8 --time 24:00:00 --trials 5
   ./run_all.sh --pretrain clove=mini --pretrain no_attention=mini,attention=none --pretrain-seeds 3 --photos PHOTOS \
@@ -28,8 +29,8 @@ The same command again resumes a run where it was; what is done is not done agai
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_all.sh",
-        usage="./run_all.sh (--demo | --tiny | --epochs N | --recipe NAME | --pretrain LABEL=RECIPE | "
-              "--checkpoint NAME=FILE) [options]",
+        usage="./run_all.sh (--demo | --tiny | --benchmark NAME | --epochs N | --recipe NAME | "
+              "--pretrain LABEL=RECIPE | --checkpoint NAME=FILE) [options]",
         description="Pretrain CLoVE, convert, fine-tune and evaluate with detectron2, print the paper's tables.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     what = parser.add_argument_group("what to run")
@@ -37,6 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--tiny", action="store_true",
                       help="the same with two steps, two iterations and two images: whether a machine or a cluster can "
                            "run everything, in minutes")
+    what.add_argument("--benchmark", metavar="NAME|FILE",
+                      help="the pretrainings, seeds and fine-tunings of benchmarks/grids/NAME.yaml; other options "
+                           "override its own or add to them; results go to results/NAME, work to output/NAME")
     what.add_argument("--epochs", type=int, metavar="N",
                       help="the recipe with N epochs; if there is none, imagenet_200ep with N epochs")
     what.add_argument("--recipe", metavar="NAME|FILE",
@@ -46,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
                            "sub-folder (images=FOLDER); may be repeated, for ablations and other objectives beside "
                            "each other (instead of --epochs and --recipe)")
     what.add_argument("--pretrain-seeds", metavar="N|A,B,...",
-                      help="pretrainings of each, with the seeds from the recipe's on, or with these (default: 1)")
+                      help="pretrainings of each, with the seeds from the recipe's on, or with these, as in 1,2,3, or "
+                           "3, for that one (default: 1); beside --benchmark always seeds")
     what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
                       help="fine-tune this checkpoint, no pretraining; NAME is its row; may be repeated")
     what.add_argument("--tasks", default=",".join(POSTER_TASKS), metavar="A,B",
@@ -95,6 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--output", type=Path, metavar="DIR",
                      help="folder for everything (default: work in output/, results in results/)")
+    how.add_argument("--results", type=Path, metavar="DIR",
+                     help="folder for results and tables (default: results/, or results/ in --output); several runs "
+                          "may share one")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that are visible)")
     request.add_shared_arguments(how)

@@ -2,16 +2,17 @@
 
 import argparse
 import difflib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-from benchmarks import cluster_file, keep
+from benchmarks import cluster_file, grid_file, keep
 from benchmarks.arguments import build_parser
 from benchmarks.cluster import ClusterOptions
 from benchmarks.evaluations import PAIRED, read_shares, read_trials
-from benchmarks.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders, slug
+from benchmarks.inputs import DATA_OPTIONS, PROBED, ROOT, DataFolder, read_folders, slug
 from benchmarks.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds, refuse_labels
 from benchmarks.results import RANDOM as RANDOM_ROWS
 from pretrain.errors import UserError
@@ -22,7 +23,6 @@ from transfer.tasks import TASKS
 # Methods that start from random weights: their word of `python -m transfer finetune --weights`.
 RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
 CLOVE = "clove"  # label of the pretraining where none is named
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Options:
 def parse(arguments: list[str] | None = None) -> Options:
     """Arguments to options; raises `UserError` for what does not fit together."""
     said: list[str] = []
+    arguments = grid_file.expand(sys.argv[1:] if arguments is None else arguments, said)
     args = cluster_file.parse(build_parser(), arguments, said)
     options = cluster_file.options_of(args)
     demo = "demo" if args.demo else "tiny" if args.tiny else ""
@@ -100,6 +101,7 @@ def parse(arguments: list[str] | None = None) -> Options:
                         "--trials N")
     pretrainings = pretrainings_of(recipes if pretrained else {}, pretrain_values, read_seeds(args.pretrain_seeds))
     output = _output(args.output) if args.output else ROOT / "output"
+    results = output / "results" if args.output else ROOT / "results"
     scale = demo or args.scale or "full"
     preflight = options.cluster == "slurm" and scale == "full" if args.preflight is None else args.preflight
     return Options(
@@ -110,7 +112,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         architecture=_architecture(args, methods, pretrainings), overrides=task_values,
         branch=args.branch, schedules=schedules, solvers=solvers, shared=request.shared_values(args),
         eval_every=args.eval_every, keep_predictions=args.keep_predictions, keep=args.keep,
-        output=output, results=output / "results" if args.output else ROOT / "results",
+        output=output, results=args.results.absolute() if args.results else results,
         device="cpu" if args.gpus == 0 and args.device == "auto" else args.device,
         gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
@@ -139,8 +141,9 @@ def _methods(
                         "--pretrain clove=mini,epochs=100")
     wants_pretraining = bool(demo or args.epochs or args.recipe or args.photos or args.pretrain)
     if not wants_pretraining and not checkpoints and not args.methods:
-        raise UserError("nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --pretrain "
-                        "LABEL=RECIPE, --photos DIR or --checkpoint NAME=FILE; ./run_all.sh --help explains them")
+        raise UserError("nothing to do: expected --demo, --tiny, --benchmark NAME, --epochs N, --recipe NAME, "
+                        "--pretrain LABEL=RECIPE, --photos DIR or --checkpoint NAME=FILE; ./run_all.sh --help explains "
+                        "them")
     if not args.methods:
         return (*((*labels, "rand") if wants_pretraining else ()), *checkpoints)
     methods = _subset("--methods", args.methods, (*labels, *RANDOM, *checkpoints))

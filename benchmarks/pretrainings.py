@@ -76,12 +76,12 @@ def _sub_folder(label: str, text: str) -> str:
 
 
 def read_seeds(text: str | None) -> int | tuple[int, ...]:
-    """--pretrain-seeds: how many (counted from the recipe's own), or which. Raises `UserError`."""
-    parts = [part.strip() for part in (text or "1").split(",")]
+    """--pretrain-seeds: how many (counted from the recipe's own), or which; "3," is the seed 3. Raises `UserError`."""
+    parts = [part.strip() for part in (text or "1").removesuffix(",").split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise UserError(f"--pretrain-seeds {text}: expected a number of pretrainings, or their seeds as in 1,2,3")
+        raise UserError(f"--pretrain-seeds {text}: expected a number of pretrainings, or their seeds as in 1,2,3 or 3,")
     numbers = tuple(int(part) for part in parts)
-    if len(numbers) > 1:
+    if "," in (text or ""):
         if len(set(numbers)) < len(numbers):
             raise UserError(f"--pretrain-seeds {text}: a seed stands there twice")
         return numbers
@@ -119,13 +119,12 @@ def pretrainings_of(
 def _repeated(
     label: str, recipe: Recipe, values: dict[str, str], seeds: int | tuple[int, ...]
 ) -> list[Pretraining]:
-    values = recipe.values | values
-    own = load_config(recipe.name, values)
+    own = load_config(recipe.name, recipe.values | values)
     first = own.train.seed
     made = []
     for seed in range(first, first + seeds) if isinstance(seeds, int) else seeds:
         name, config = slug(label), own
         if seed != first:
-            name, config = f"{name}.seed{seed}", load_config(recipe.name, values | {"seed": str(seed)})
+            name, config = f"{name}.seed{seed}", load_config(None, own.flat() | {"seed": str(seed)})
         made.append(Pretraining(label, name, recipe.name, config, recipe.images))
     return made

@@ -81,6 +81,7 @@ def test_pretrain__each_label_and_seed_is_a_pretraining_of_its_own():
     assert first.hash() != again.hash() and first.recipe_hash() == again.recipe_hash() != wide.recipe_hash()
     named = parse(["--tiny", "--pretrain-seeds", "3,0"]).pretrainings
     assert [(one.name, one.seed) for one in named] == [("clove.seed3", 3), ("clove", 0)]
+    assert [one.seed for one in parse(["--tiny", "--pretrain-seeds", "3,"]).pretrainings] == [3]
 
 
 def test_pretrain__images_of_a_sub_folder_are_no_value_of_the_recipe():
@@ -125,8 +126,8 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words, text", [
-    ([], "nothing to do: expected --demo, --tiny, --epochs N, --recipe NAME, --pretrain LABEL=RECIPE, --photos DIR "
-     "or --checkpoint NAME=FILE"),
+    ([], "nothing to do: expected --demo, --tiny, --benchmark NAME, --epochs N, --recipe NAME, --pretrain "
+     "LABEL=RECIPE, --photos DIR or --checkpoint NAME=FILE"),
     (["--demo", "--tasks", "coko"],
      f"--tasks coko: expected some of {', '.join(TASKS)}; the nearest is coco"),
     (["--demo", "--tasks", ","], f"--tasks is empty: expected some of {', '.join(TASKS)}"),
@@ -189,6 +190,7 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
      "the pretrainings have architectures resnet18, resnet50: random methods and preflights follow one"),
     (["--demo", "--pretrain-seeds", "0"], "--pretrain-seeds must be at least 1, found 0"),
     (["--demo", "--pretrain-seeds", "many"], "--pretrain-seeds many: expected a number of pretrainings, or their"),
+    (["--demo", "--pretrain-seeds", ","], "--pretrain-seeds ,: expected a number of pretrainings, or their seeds"),
     (["--demo", "--pretrain-seeds", "1,1"], "--pretrain-seeds 1,1: a seed stands there twice"),
     (["--methods", "rand", "--pretrain-seeds", "3"], "--pretrain-seeds changes nothing here: clove is not among"),
     (["--demo", "--train-share", "0"], "--train-share 0: expected numbers above 0, at most 1, as in 0.1,0.25,1, found"),
