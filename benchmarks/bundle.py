@@ -1,7 +1,7 @@
 """`python -m benchmarks bundle FILE`: results, certificates, configs and tables in one archive for a reviewer.
 
-The same results give the same bytes. With --anonymous no host, user or path of this machine is left in it, and the
-archive is searched for them before it is written. `python -m benchmarks import FILE` reads it again.
+The same results give the same bytes. With --anonymous it holds only what benchmarks/anonymous.py lists.
+`python -m benchmarks import FILE` reads it again.
 """
 
 import argparse
@@ -16,16 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.anonymous import Scrubber
+from benchmarks.anonymous import PUBLIC_TASKS, Anonymiser
 from benchmarks.make_tables import ROOT, read_tables, write_tables
 from benchmarks.records import KINDS, Records, parse_members, put
 from benchmarks.results import read_sealed, weights_sha256
 from pretrain import __version__
 from pretrain.atomic import atomic_path
 from pretrain.errors import UserError
+from transfer.tasks import TASKS
 
 MANIFEST = "manifest.json"
 TABLES = ("tables.md", "tables.csv", "frozen_backbone_probes.md")
+PUBLIC_TABLES = {TASKS[name].table.name for name in PUBLIC_TASKS}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("file", type=Path, metavar="FILE", help="the archive, such as results.tar.gz")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
                         help="folder that holds runs/ (default: the project's results/)")
-    parser.add_argument("--anonymous", action="store_true", help="without host, user or path, for a blind review")
+    parser.add_argument("--anonymous", action="store_true",
+                        help="for a blind review: numbers, hashes and public names alone")
     return parser
 
 
@@ -54,13 +57,16 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.results.is_dir():
         raise UserError(f"expected a folder of results, found none at {options.results}; pass --results DIR")
     records = _read(options.results)
-    members = collect(records, options.anonymous)
+    if options.anonymous:
+        records, manifest = _anonymous(records)
+    else:
+        manifest = {"anonymous": False}
+    members = collect(records, manifest)
     with atomic_path(options.file) as sibling:
         sibling.write_bytes(archive(members))
     counts = [f"{len(records['runs'])} results"]
     counts += [f"{len(several)} {kind}" for kind, several in records.items() if kind != "runs" and several]
-    print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files"
-          + (", without host, user or path" if options.anonymous else ""))
+    print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files")
     return 0
 
 
@@ -76,31 +82,49 @@ def _read(folder: Path) -> Records:
     return records
 
 
-def collect(records: Records, anonymous: bool) -> dict[str, bytes]:
-    """{name in the archive: content}. UserError when an anonymous one would still tell who made it."""
-    records = {kind: sorted(several, key=lambda one: one["digest"]) for kind, several in records.items()}
-    scrubber = Scrubber(one for several in records.values() for one in several) if anonymous else None
-    if scrubber:
-        records = {kind: sorted(map(scrubber.record, several), key=lambda one: one["digest"])
-                   for kind, several in records.items()}
+def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
+    """(what an anonymous bundle may hold of the records, what its manifest says of that); prints what the letters mean.
+    UserError when that is nothing."""
+    own = Anonymiser()
+    kept: Records = {}
+    missing = 0
+    for kind, several in records.items():
+        clean = [own.record(kind, one) for one in _by_digest(several)]
+        kept[kind] = [one for one in clean if one is not None]
+        missing += len(clean) - len(kept[kind])
+    if not any(kept.values()):
+        raise UserError(f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
+                        "with other tasks needs their names, so make it without --anonymous")
+    for what in ("Method", "Dataset"):
+        for name, letter in own.letters.get(what, {}).items():
+            print(f"{letter}: {name} (only said here, not in the bundle)")
+    print(f"left out {own.left_out} values that are not on the list of benchmarks/anonymous.py")
+    if missing:
+        print(f"warning: left out {missing} records whose task or metrics are not public", file=sys.stderr)
+    return kept, {"anonymous": True, "left_out_values": own.left_out, "left_out_records": missing}
+
+
+def _by_digest(records: list[dict]) -> list[dict]:
+    return sorted(records, key=lambda one: one["digest"])
+
+
+def collect(records: Records, manifest: dict[str, Any]) -> dict[str, bytes]:
+    """{name in the archive: content}; `manifest`: what its manifest.json says besides versions and hashes."""
     members: dict[str, bytes] = {}
     for kind, several in records.items():
-        for number, record in enumerate(several):
+        for number, record in enumerate(_by_digest(several)):
             members[f"{kind}/{number:05d}-{record['digest'][:8]}.json"] = _json(record)
-    for result in records["runs"]:
+    for result in _by_digest(records["runs"]):
         members[f"configs/{result['config_sha256'][:16]}.json"] = _json(result["config"])
         if conversion := result["weights"].get("conversion"):
             of = weights_sha256(result) or hashlib.sha256(_json(conversion)).hexdigest()
             members[f"certificates/{of[:16]}.json"] = _json(conversion)
-    members |= _tables(members)
     for path in sorted((ROOT / "results" / "reported").glob("*.csv")):
-        members[f"reported/{path.name}"] = path.read_bytes()
+        if not manifest["anonymous"] or path.stem in PUBLIC_TABLES:
+            members[f"reported/{path.name}"] = path.read_bytes()
+    members |= _tables(members)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
-    for name, content in members.items() if scrubber else ():
-        if trace := scrubber.left(name, content):
-            raise UserError(f"{name} would still hold {trace!r}: an anonymous bundle must not; change the method's or "
-                            "dataset's name and try again")
-    members[MANIFEST] = _json({"tool_version": __version__, "anonymous": anonymous, "sha256": hashes})
+    members[MANIFEST] = _json({"tool_version": __version__, "sha256": hashes, **manifest})
     return members
 
 
@@ -108,15 +132,15 @@ def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
     """The tables that an import of these members elsewhere will show: made from such an import, so nothing else is."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        try:
-            records = parse_members(members)
-        except ValueError as error:
-            raise UserError(f"without names and paths {error}: change the name that was taken out and try again; "
-                            "nothing was written") from None
-        for kind, several in records.items():
+        for kind, several in parse_members(members).items():
             for record in several:
                 put(folder, kind, record)
-        found = read_tables(folder, ROOT / "results" / "reported")
+        reported = folder / "reported"
+        reported.mkdir()
+        for path, content in members.items():
+            if path.startswith("reported/"):
+                (folder / path).write_bytes(content)
+        found = read_tables(folder, reported)
         write_tables(found.tables, folder / "tables", found.probes)
         return {f"tables/{name}": (folder / "tables" / name).read_bytes() for name in TABLES
                 if (folder / "tables" / name).is_file()}

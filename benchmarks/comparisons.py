@@ -91,6 +91,14 @@ def _outcome(record: dict) -> dict[str, Any]:
     return record["outcome"]
 
 
+def current(record: dict) -> dict:
+    """A valid record in today's schema."""
+    if record["schema"] == SCHEMA:
+        return record
+    rest = {key: value for key, value in record.items() if key != "table"}
+    return rest | {"schema": SCHEMA, "task": task_of(record), "outcome": _outcome(record)}
+
+
 def file_name(record: dict) -> str:
     """The name that a comparison's content gives it: the same models, data, samples and seed have the same."""
     identity = canonical([record[key] for key in ("predictions_sha256", "annotations_sha256", "samples", "seed")])

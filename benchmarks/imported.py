@@ -139,6 +139,14 @@ def _metrics(record: dict) -> dict[str, float | None]:
     return record["metrics"]
 
 
+def current(record: dict) -> dict:
+    """A valid record in today's schema."""
+    if record["schema"] == SCHEMA:
+        return record
+    rest = {key: value for key, value in record.items() if key != "table"}
+    return rest | {"schema": SCHEMA, "task": task_of(record), "metrics": _metrics(record)}
+
+
 def parse_imported(content: bytes) -> dict:
     """The content of a file of imported metrics, as it is stored; ValueError says what is wrong with it."""
     return parse_sealed(content, validate)
