@@ -1,12 +1,15 @@
 """The Python environment that run_all.sh works in: an active one that is complete, or the checkout's own .venv.
 
 Standard library only and syntax of Python 3.8: any Python 3 must get far enough here to say that it is too old.
-A .venv of ours holds a marker from its first moment and a stamp from its last: without the stamp it is thrown away and
-made again, because pip reports a half-written package as installed. Messages go to stderr, the chosen Python to stdout.
+A .venv of ours is a venv, what pip or uv puts into it, and a stamp that is written last: without the stamp it is thrown
+away and made again, because pip reports a half-written package as installed. Messages go to stderr, the chosen Python
+to stdout. The same commands for doing it by hand stand in docs/install.md.
 """
 
 from __future__ import annotations
 
+import ast
+import fcntl
 import hashlib
 import importlib
 import importlib.metadata
@@ -20,53 +23,46 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # run as a file in isolated mode
-
-from benchmarks.install import MARKER, Maker, Stop, find_python, say, supported, take_lock  # noqa: E402
-
-STAMP = "complete.json"
-
-# distribution: (module, accepted versions). The same lists stand in pyproject.toml; a test compares them.
-REQUIRED = {
-    "torch": ("torch", ">=2.6"),
-    "torchvision": ("torchvision", ">=0.21"),
-    "numpy": ("numpy", ">=1.26"),
-    "scipy": ("scipy", ">=1.11"),
-    "pandas": ("pandas", ">=2.1"),
-    "pillow": ("PIL", ">=10"),
-    "matplotlib": ("matplotlib", ">=3.8"),
-    "opencv-python-headless": ("cv2", ">=4.8"),
-    "shapely": ("shapely", ">=2"),
-    "pycocotools": ("pycocotools", ">=2.0.7"),
-    "safetensors": ("safetensors", ">=0.4.3"),
-    "pyyaml": ("yaml", ">=6"),
-    "tabulate": ("tabulate", ">=0.9"),
-    "tqdm": ("tqdm", ">=4.66"),
-    "tensorboard": ("tensorboard", ">=2.14"),
-    "submitit": ("submitit", ">=1.5"),
-    "packaging": ("packaging", ">=23"),
-    "yacs": ("yacs", ">=0.1.8"),
-    "fvcore": ("fvcore", ">=0.1.5"),
-    "iopath": ("iopath", ">=0.1.9"),
-    "omegaconf": ("omegaconf", ">=2.1,<2.4"),
-    "hydra-core": ("hydra", ">=1.1"),
-    "cloudpickle": ("cloudpickle", ">=2"),
-    "termcolor": ("termcolor", ">=1.1"),
-    "pyquaternion": ("pyquaternion", ">=0.9.9"),
-}
-TEST = {
-    "pytest": ("pytest", ">=8"),
-    "pytest-xdist": ("xdist", ">=3.5"),
-    "ruff": ("ruff", ">=0.6"),
-    "simplejpeg": ("simplejpeg", ">=1.7"),
-    "webdataset": ("webdataset", ">=0.2.100"),
-}
+OLDEST, NEWEST = (3, 11), (3, 13)
+MARKER, STAMP = "made-by-clove-suite", "complete.json"  # of a .venv of ours: from its first moment, from its last
+GIGABYTES = 11  # while it is made; 6 when done
 # Not in pyproject.toml, because pip would refuse or spoil them: detectron2's only wheel is tagged for another Python,
 # and cityscapesscripts asks for the obsolete `typing`, which shadows the standard one.
-APART = {
-    "detectron2": ("detectron2", ""),
-    "cityscapesscripts": ("cityscapesscripts", ">=2.2"),
-}
+APART = ["detectron2", "cityscapesscripts>=2.2"]
+MODULES = {"pillow": "PIL", "opencv-python-headless": "cv2", "pyyaml": "yaml", "hydra-core": "hydra",
+           "pytest-xdist": "xdist"}  # the others are called like their distribution
+UV_NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
+            "constraint": "UV_CONSTRAINT", "cert": "SSL_CERT_FILE"}
+
+
+class Stop(Exception):
+    """What the user can fix, in one line."""
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def supported(version: list[int]) -> bool:
+    return OLDEST <= tuple(version[:2]) <= NEWEST
+
+
+def wanted(with_tests: bool) -> list[str]:
+    """What pyproject.toml asks for, such as "torch>=2.6", and what cannot stand there."""
+    import tomllib  # from Python 3.11
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["dependencies"] + (project["optional-dependencies"]["test"] if with_tests else []) + APART
+
+
+def split(requirement: str) -> tuple[str, str]:
+    """("omegaconf", ">=2.1,<2.4") of "omegaconf>=2.1,<2.4"."""
+    name = re.match(r"[A-Za-z0-9-]+", requirement).group()
+    return name, requirement[len(name):]
+
+
+def module(distribution: str) -> str:
+    return MODULES.get(distribution, distribution)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -86,27 +82,27 @@ def accepted(version: str, ranges: str) -> bool:
     return True
 
 
-def missing(wanted: dict[str, tuple[str, str]]) -> list[str]:
-    """What this interpreter lacks of `wanted`, found without importing anything heavy."""
+def missing(requirements: list[str]) -> list[str]:
+    """What this interpreter lacks, found without importing anything heavy."""
     lacking = []
-    for distribution, (module, ranges) in wanted.items():
-        spec = importlib.util.find_spec(module)
+    for name, ranges in map(split, requirements):
+        spec = importlib.util.find_spec(module(name))
         if spec is None or spec.origin is None:  # no origin: a left-over folder without code
-            lacking.append(distribution)
+            lacking.append(name)
             continue
         try:  # a module may come from another distribution (opencv-python, a source tree): then its presence is enough
-            found = importlib.metadata.version(distribution)
+            found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
         if not accepted(found, ranges):
-            lacking.append(f"{distribution}{ranges} (found {found})")
+            lacking.append(f"{name}{ranges} (found {found})")
     return lacking
 
 
 def answer(with_tests: bool) -> dict:
     """What `probe` tells of this interpreter."""
-    wanted = dict(REQUIRED, **APART, **(TEST if with_tests else {}))
-    return {"version": list(sys.version_info[:3]), "missing": missing(wanted)}
+    version = list(sys.version_info[:3])
+    return {"version": version, "missing": missing(wanted(with_tests)) if supported(version) else []}
 
 
 def probe(python: Path, with_tests: bool) -> dict | None:
@@ -122,7 +118,7 @@ def probe(python: Path, with_tests: bool) -> dict | None:
 
 
 def active_environment(root: Path, with_tests: bool) -> Path | None:
-    """The Python of the active venv or conda environment when it has everything, else None and a word why not."""
+    """The Python of the active venv or conda environment when it has everything; else None, and a line says why not."""
     folder = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     if not folder or os.environ.get("CI") == "true":
         return None
@@ -163,11 +159,7 @@ def state(root: Path) -> str:
     told = probe(venv / "bin" / "python", with_tests=True)
     if told is None:
         return "its Python does not run any more"
-    try:
-        stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
-    except ValueError:
-        return "its stamp cannot be read"
-    if stamp.get("key") != stamp_key(root, told["version"]):
+    if f'"{stamp_key(root, told["version"])}"' not in (venv / STAMP).read_text(encoding="utf-8"):
         return "the pinned versions or its Python changed"
     return "it lost " + ", ".join(told["missing"]) if told["missing"] else "complete"
 
@@ -182,52 +174,125 @@ def clear(venv: Path) -> None:
             entry.unlink()
 
 
-def check() -> None:
-    """Import everything, then run a small Mask R-CNN forward and backward on the CPU. Any error ends it."""
-    for module, _ in [*REQUIRED.values(), *TEST.values(), *APART.values()]:
-        importlib.import_module(module)
-    importlib.import_module("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
-    import torch
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
-    from detectron2.structures import BitMasks, Boxes, Instances
-    from detectron2.utils.events import EventStorage
+def find_python(uv: str | None) -> tuple[str, list[int]]:
+    """The first suitable Python on the PATH and its version; it must be able to make a venv, which uv does itself.
 
-    cfg = get_cfg()
-    cfg.merge_from_list([
-        "MODEL.DEVICE", "cpu", "MODEL.MASK_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 2,
-        "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.DEPTH", 18,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"],
-        "MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.ROI_HEADS.NAME", "StandardROIHeads",
-        "MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]],
-        "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"], "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16,
-        "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"],
-        "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", 1,
-        "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead", "MODEL.ROI_MASK_HEAD.NUM_CONV", 1])
-    model = build_model(cfg).train()
-    truth = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 40.0, 48.0]])), gt_classes=torch.tensor([1]))
-    masks = torch.zeros(1, 64, 64, dtype=torch.bool)
-    masks[:, 8:48, 8:40] = True
-    truth.gt_masks = BitMasks(masks)
-    with EventStorage():
-        losses = model([{"image": torch.rand(3, 64, 64) * 255, "instances": truth, "height": 64, "width": 64}])
-    sum(losses.values()).backward()
-    gradient = model.backbone.bottom_up.stem.conv1.weight.grad
-    if "loss_mask" not in losses or gradient is None or not bool(torch.isfinite(gradient).all()):
-        raise RuntimeError(f"Mask R-CNN's training step is not sound: losses {sorted(losses)}, gradient {gradient}")
+    `Stop` says in one line what was found instead and what to install.
+    """
+    question = ("import sys\ntry:\n import venv, ensurepip; able = 1\nexcept ImportError:\n able = 0\n"
+                "print('%d %d %d' % sys.version_info[:3], able, sys.executable)")
+    found, packages = [], []
+    for name in ["python3"] + [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]:
+        try:
+            told = subprocess.run([name, "-I", "-c", question], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                  text=True, timeout=60)
+            major, minor, micro, able, path = told.stdout.strip().split(" ", 4)
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            continue
+        version = [int(major), int(minor), int(micro)]
+        if supported(version):
+            if able == "1" or uv:
+                return path, version
+            packages.append(f"python{major}.{minor}-venv")
+        found.append(f"{name} {major}.{minor}.{micro}" + ("" if able == "1" else " without venv"))
+    advice = packages[0] if packages else "python3-venv; where that is older than 3.11, as on 22.04: python3.11-venv"
+    raise Stop(f"expected Python 3.11, 3.12 or 3.13 with venv, found {', '.join(found) or 'no python3'}; "
+               f"install it (Debian, Ubuntu: apt install {advice}) and start again")
 
 
-def make(root: Path, lock: int | None) -> None:
-    """Make .venv; the stamp, written last and whole, says that every step and the check went well."""
-    base, version = find_python()
-    maker = Maker(root, lock)
-    maker.make(base, version)
-    maker.step("a check: every import, one training step of a small Mask R-CNN",
-               [str(maker.python), "-I", __file__, "check"])
-    shutil.rmtree(maker.venv / "tmp")
-    part = maker.venv / (STAMP + ".part")
+def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> None:
+    """One step, its output into .venv/install.log; `Stop` says in one line why it failed."""
+    say(f"  {title} ...")
+    log = root / ".venv" / "install.log"
+    with log.open("ab") as file:
+        file.write(("\n$ " + " ".join(command) + "\n").encode())
+        file.flush()
+        start = file.tell()
+        # close_fds=False: pip holds the lock of .venv too, so that nobody clears it while a killed run's pip writes on.
+        ended = subprocess.run(command, cwd=str(root), env=environ, stdin=subprocess.DEVNULL, stdout=file,
+                               stderr=subprocess.STDOUT, close_fds=False)
+    if ended.returncode == 0:
+        return
+    text = log.read_bytes()[start:].decode("utf-8", "replace")
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        raise Stop(f"the disk is full ({title}); free {GIGABYTES} GB and start again; log: {log}")
+    unreachable = r"Retrying \(Retry|ConnectionError|connection broken|timed out|unreachable|error sending request"
+    if re.search(unreachable, text):
+        raise Stop(f"the package index does not answer ({title}); check the network and pip's settings, then start "
+                   f"again; log: {log}")
+    raise Stop(f"{title}: failed; the reason stands at the end of {log}")
+
+
+def uv_settings(python: str, environ: dict[str, str]) -> dict[str, str]:
+    """pip's settings under uv's names, so that both take the same packages from the same places: uv reads neither
+    pip.conf nor PIP_*, and stops at the first index that has a package where pip takes the best version of all."""
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], env=environ, stdout=subprocess.PIPE, text=True)
+    found = {}
+    for section in ("global.", "install.", ":env:."):  # the later wins
+        for line in listed.stdout.splitlines():
+            key, _, value = line.partition("=")
+            name = UV_NAMES.get(key[len(section):]) if key.startswith(section) else None
+            if name:
+                separator = "," if name == "UV_FIND_LINKS" else " "
+                found[name] = separator.join(ast.literal_eval(value).split())
+    return {**found, "UV_INDEX_STRATEGY": "unsafe-best-match"}
+
+
+def fill(root: Path, base: str, version: list[int], uv: str | None) -> None:
+    """All packages into a .venv that is empty but for its marker."""
+    venv = root / ".venv"
+    # The user's index settings stay; what would send packages elsewhere than into .venv does not. Downloads are
+    # unpacked on .venv's own disk, since /tmp is often small and in memory.
+    environ = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+               and (name == "UV_CACHE_DIR" or not name.startswith(("PYTHON", "UV_")))}
+    environ.update(TMPDIR=str(venv / "tmp"), PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", UV_LINK_MODE="copy")
+    python = str(venv / "bin" / "python")
+    pip = [python, "-I", "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+    if uv:
+        install = [uv, "pip", "install", "--python", python]
+        run("an empty environment", [uv, "venv", "--seed", "--allow-existing", "--python", base, str(venv)], root,
+            environ)
+        environ.update(uv_settings(python, environ))
+    else:
+        install = pip
+        run("an empty environment", [base, "-I", "-m", "venv", str(venv)], root, environ)
+    # Relative paths, run in the checkout: a space in the checkout's own path then cannot split an option.
+    pinned = ["-c", "constraints.txt"]
+    run("torch and torchvision (the long one)",
+        [*install, *pinned, "torch", "torchvision", "setuptools", "wheel"], root, environ)
+    run("the other packages", [*install, *pinned, "--no-build-isolation", "-e", ".[test]"], root, environ)
+    # lvis, for the task of that name alone, would bring opencv-python over opencv-python-headless.
+    run("cityscapesscripts and lvis", [*install, *pinned, "--no-deps", "cityscapesscripts", "lvis"], root, environ)
+    # pip, for the wheel is tagged for Python 3.10, though its Python code runs on later ones; without its `tools`.
+    target = venv / "tmp" / "detectron2"
+    run("detectron2", [*pip, "--require-hashes", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
+                       "--implementation", "cp", "--abi", "none", "--target", str(target),
+                       "-r", "detectron2-requirements.txt"], root, environ)
+    site = venv / "lib" / "python{}.{}".format(*version) / "site-packages"
+    for entry in target.iterdir():
+        if entry.name not in ("tools", "bin"):
+            os.replace(str(entry), str(site / entry.name))
+    run("a check: every import", [python, "-I", __file__, "check"], root, environ)
+
+
+def make(root: Path) -> None:
+    """Make .venv; the stamp, written last and whole, says that every step went well."""
+    uv = shutil.which("uv")
+    base, version = find_python(uv)
+    free = shutil.disk_usage(str(root)).free / 1e9
+    if free < GIGABYTES:
+        raise Stop(f"expected {GIGABYTES} GB free for the environment (6 GB when done), found {free:.1f} GB at {root}; "
+                   "free some space, or put the checkout on another disk, and start again")
+    venv, tool = root / ".venv", "uv" if uv else "pip"
+    say(f"Making the environment in {venv} with {base} and {tool}: about 6 GB of packages, some minutes, once.")
+    venv.mkdir(exist_ok=True)
+    (venv / MARKER).write_text("Made by run_all.sh, which may delete it.\n", encoding="utf-8")
+    (venv / "tmp").mkdir()
+    fill(root, base, version, uv)
+    shutil.rmtree(venv / "tmp")
+    part = venv / (STAMP + ".part")
     part.write_text(json.dumps({"key": stamp_key(root, version), "python": version}) + "\n", encoding="utf-8")
-    os.replace(str(part), str(maker.venv / STAMP))
+    os.replace(str(part), str(venv / STAMP))
     say("The environment is ready.")
 
 
@@ -236,21 +301,29 @@ def find(root: Path, with_tests: bool, may_make: bool) -> Path:
     active = active_environment(root, with_tests)
     if active:
         return active
-    python = root / ".venv" / "bin" / "python"
-    found = state(root)
-    if found != "complete" and not may_make:
+    python, venv = root / ".venv" / "bin" / "python", root / ".venv"
+    if state(root) == "complete":
+        return python
+    if not may_make:
         raise Stop("there is no environment yet; make it with ./run_all.sh environment")
+    lock = os.open(str(root / ".venv.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("Another run is making the environment; waiting for it.")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks
+    os.set_inheritable(lock, True)
+    found = state(root)  # another run may have made it meanwhile
+    if found == "foreign":
+        raise Stop(f"{venv} was not made by run_all.sh, so it is left alone; activate it if it has all packages, or "
+                   "move it away, and start again")
+    if found not in ("absent", "complete"):
+        say(f"The environment in {venv} is made anew: {found}.")
+        clear(venv)
     if found != "complete":
-        lock = take_lock(root)
-        found = state(root)  # another run may have made it meanwhile
-        if found == "foreign":
-            raise Stop(f"{root / '.venv'} was not made by run_all.sh, so it is left alone; activate it if it has all "
-                       "packages, or move it away, and start again")
-        if found not in ("absent", "complete"):
-            say(f"The environment in {root / '.venv'} is made anew: {found}.")
-            clear(root / ".venv")
-        if found != "complete":
-            make(root, lock)
+        make(root)
     return python
 
 
@@ -259,7 +332,8 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["probe"]:
         print(json.dumps(answer(with_tests)))
     elif arguments[:1] == ["check"]:
-        check()
+        for requirement in wanted(with_tests=True):
+            importlib.import_module(module(split(requirement)[0]))
     else:
         try:
             print(find(ROOT, with_tests, may_make="--only-look" not in arguments))
@@ -267,10 +341,10 @@ def main(arguments: list[str]) -> int:
             say(f"error: {stop}")
             return 2
         except KeyboardInterrupt:
-            say("\ninterrupted: start again with the same words to go on")
+            say("\ninterrupted: run the same command again to resume")
             return 130
         except OSError as error:
-            say(f"error: {error.strerror}: {error.filename}; mend this and start again")
+            say(f"error: {error.filename}: {error.strerror}; fix this and start again")
             return 2
     return 0
 

@@ -22,7 +22,7 @@ ALLOWED = {
     ("benchmarks/demo/layouts.py", "cityscapes"): LAYOUT,
     ("benchmarks/demo/layouts.py", "voc"): LAYOUT,
     ("benchmarks/demo/layouts.py", "lvis"): LAYOUT,
-    ("benchmarks/install.py", "lvis"): "a package of that name",
+    ("benchmarks/environment.py", "lvis"): "a package of that name",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import environment, install
+from benchmarks import environment
 from pretrain import errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "a check out"
     (root / "benchmarks").mkdir(parents=True)
     for name in ("run_all.sh", "constraints.txt", "detectron2-requirements.txt", "pyproject.toml",
-                 "benchmarks/__init__.py", "benchmarks/environment.py", "benchmarks/install.py"):
+                 "benchmarks/environment.py"):
         shutil.copy(ROOT / name, root / name)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -79,7 +79,7 @@ def making_python(checkout: Path) -> None:
 
 def ours(checkout: Path, *files: str) -> Path:
     venv = checkout / ".venv"
-    for name in (install.MARKER, *files):
+    for name in (environment.MARKER, *files):
         (venv / name).parent.mkdir(parents=True, exist_ok=True)
         (venv / name).write_text("", encoding="utf-8")
     return venv
@@ -87,7 +87,7 @@ def ours(checkout: Path, *files: str) -> Path:
 
 def enough_disk(monkeypatch: pytest.MonkeyPatch, gigabytes: float = 100) -> None:
     usage = shutil.disk_usage(ROOT)._replace(free=int(gigabytes * 1e9))
-    monkeypatch.setattr(install.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: usage)
 
 
 # Small decisions
@@ -104,8 +104,7 @@ def test_accepted__compares_numbers_not_letters(version: str, ranges: str, expec
 def test_missing__names_absent_too_old_and_hollow_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "hollow").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    wanted = {"no-such": ("no_such_module", ""), "pytest": ("pytest", ">=999"), "hollow": ("hollow", ""),
-              "os": ("os", ">=1")}
+    wanted = ["no-such", "pytest>=999", "hollow", "os>=1", "pillow>=1,<999"]
     assert environment.missing(wanted) == ["no-such", f"pytest>=999 (found {pytest.__version__})", "hollow"]
 
 
@@ -132,7 +131,7 @@ def test_state__absent_empty_foreign_interrupted_broken(checkout: Path):
     assert environment.state(checkout) == "it was interrupted while being made"
     ours(checkout, environment.STAMP)
     assert environment.state(checkout) == "its Python does not run any more"
-    (checkout / ".venv" / install.MARKER).unlink()
+    (checkout / ".venv" / environment.MARKER).unlink()
     assert environment.state(checkout) == "foreign"
     shutil.rmtree(checkout / ".venv")
     (checkout / ".venv").write_text("a file")
@@ -155,22 +154,15 @@ def test_clear__keeps_the_marker_until_the_end(checkout: Path, monkeypatch: pyte
 
 def test_make__too_little_disk_is_said_before_anything_is_written(checkout: Path, monkeypatch: pytest.MonkeyPatch):
     enough_disk(monkeypatch, gigabytes=2.5)
-    with pytest.raises(install.Stop, match=r"expected 11 GB free .* found 2\.5 GB"):
-        install.Maker(checkout, None).make(Path(sys.executable), [3, 11, 7])
+    with pytest.raises(environment.Stop, match=r"expected 11 GB free .* found 2\.5 GB"):
+        environment.make(checkout)
     assert not (checkout / ".venv").exists()
 
 
-@pytest.mark.parametrize(("log", "line", "shown"), [
-    ("WARNING: Retrying (Retry(total=0)) after connection broken", "pip does not reach its package index", False),
-    ("OSError: [Errno 28] No space left on device", "the disk is full", False),
-    ("ERROR: ResolutionImpossible", "torch failed; the log's last lines stand above", True),
-])
-def test_explain_failure__reads_the_last_step_of_the_log(tmp_path: Path, capsys, log: str, line: str, shown: bool):
-    path = tmp_path / "install.log"
-    path.write_text(f"\n$ pip one\nNo space left on device: Retrying (Retry\n$ pip two\n{log}\n")
-    stop = install.explain_failure("torch", path)
-    assert str(stop).startswith(line) and str(path) in str(stop) and "\n" not in str(stop)
-    assert (log in capsys.readouterr().err) is shown
+def test_wanted__is_what_pyproject_asks_for_and_detectron2():
+    plain, with_tests = environment.wanted(False), environment.wanted(True)
+    assert set(plain) < set(with_tests) and "torch>=2.6" in plain and "pytest>=8" in set(with_tests) - set(plain)
+    assert environment.missing(with_tests) == []
 
 
 # run_all.sh itself
@@ -236,7 +228,7 @@ def test_run_all__making_it_then_using_it(checkout: Path):
     python = checkout / ".venv" / "bin" / "python"
     assert first.returncode == 0 and first.stdout == f"environment: {python}\n", first.stderr
     assert f"The active environment {active} lacks torch, detectron2; the checkout's .venv is used" in first.stderr
-    assert "[6/6] a check" in first.stderr and "6 GB" in first.stderr
+    assert "  a check: every import ...\n" in first.stderr and "6 GB" in first.stderr
     calls = (checkout / "pip-calls").read_text()
     assert "--require-hashes" in calls and "--no-deps cityscapesscripts" in calls
     site = checkout / ".venv" / "lib" / "python3.12" / "site-packages"
@@ -248,12 +240,18 @@ def test_run_all__making_it_then_using_it(checkout: Path):
     assert (checkout / "pip-calls").read_text() == calls
 
 
-def test_run_all__failing_pip_leaves_no_stamp_and_the_next_run_starts_over(checkout: Path):
+@pytest.mark.parametrize(("log", "line"), [
+    ("WARNING: Retrying (Retry(total=4)) after connection broken\nERROR: No matching",
+     "the package index does not answer"),
+    ("OSError: [Errno 28] No space left on device", "the disk is full"),
+    ("ERROR: ResolutionImpossible", "torch and torchvision (the long one): failed; the reason stands at the end of ")])
+def test_run_all__failing_pip_leaves_no_stamp_and_the_next_run_starts_over(checkout: Path, log: str, line: str):
     making_python(checkout)
-    (checkout / "fail").write_text("WARNING: Retrying (Retry(total=4)) after connection broken\nERROR: No matching\n")
+    (checkout / "fail").write_text(log)
     failed = run_all(checkout, "environment")
     assert failed.returncode == errors.USER_ERROR and failed.stdout == ""
-    assert failed.stderr.splitlines()[-1].startswith("error: pip does not reach its package index (torch")
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {line}") and last.endswith(str(checkout / ".venv" / "install.log"))
     assert environment.state(checkout) == "it was interrupted while being made"
     (checkout / ".venv" / "half-written").write_text("")
     (checkout / "fail").unlink()
@@ -263,12 +261,41 @@ def test_run_all__failing_pip_leaves_no_stamp_and_the_next_run_starts_over(check
     assert (checkout / ".venv" / environment.STAMP).exists()
 
 
+def test_run_all__uv_on_the_path_takes_the_same_packages_from_pip_s_places(checkout: Path):
+    making_python(checkout)
+    # `uv venv ... DIR` makes what Python's venv would; `uv pip install` writes down what it was given and told.
+    script(checkout.parent / "bin" / "uv", """here="$(dirname "$0")"
+for last; do :; done
+if [ "$1" = venv ]; then "$here/python3" -m venv "$last"; else echo "$*" >> uv-calls; env | sort > uv-told; fi""")
+    settings = """global.extra-index-url='https://a/simple https://b/simple'
+global.find-links='/wheels /more'
+global.index-url='https://other/simple'
+install.index-url='https://mirror/simple'
+:env:.index-url='https://mine/simple'"""
+    script(checkout.parent / "bin" / "fake-venv-python", VENV_PYTHON.replace(
+        'case "$*" in', f'case "$*" in\n  *"pip config list"*) cat <<END\n{settings}\nEND\n;;', 1))
+    for tool in ("sort", "cat"):
+        (checkout.parent / "bin" / tool).unlink(missing_ok=True)
+        (checkout.parent / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    made = run_all(checkout, "environment", UV_TORCH_BACKEND="cpu", UV_INDEX="https://not-pip-s/simple")
+    assert made.returncode == 0 and "with" in made.stderr and "and uv: about 6 GB" in made.stderr, made.stderr
+    python, start = checkout / ".venv" / "bin" / "python", "pip install --python"
+    assert (checkout / "uv-calls").read_text().splitlines() == [
+        f"{start} {python} -c constraints.txt torch torchvision setuptools wheel",
+        f"{start} {python} -c constraints.txt --no-build-isolation -e .[test]",
+        f"{start} {python} -c constraints.txt --no-deps cityscapesscripts lvis"]
+    assert [line for line in (checkout / "uv-told").read_text().splitlines() if line.startswith("UV_")] == [
+        "UV_DEFAULT_INDEX=https://mine/simple", "UV_FIND_LINKS=/wheels,/more",
+        "UV_INDEX=https://a/simple https://b/simple", "UV_INDEX_STRATEGY=unsafe-best-match", "UV_LINK_MODE=copy"]
+    [call] = (checkout / "pip-calls").read_text().splitlines()
+    assert "--require-hashes --no-deps" in call and "-r detectron2-requirements.txt" in call
+    assert (checkout / ".venv" / environment.STAMP).exists()
+
+
 def test_run_all__waits_for_another_one_making_it(checkout: Path):
     making_python(checkout)
     with (checkout / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("4711")
-        lock.flush()
         environ = {"PATH": str(checkout.parent / "bin")}
         waiting = subprocess.Popen([str(checkout / "run_all.sh"), "environment"], env=environ, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -276,7 +303,7 @@ def test_run_all__waits_for_another_one_making_it(checkout: Path):
         first = waiting.stderr.readline()
         assert not (checkout / ".venv").exists()
     _, rest = waiting.communicate(timeout=120)
-    assert first == "Another run (process 4711) is making the environment; waiting for it.\n"
+    assert first == "Another run is making the environment; waiting for it.\n"
     assert waiting.returncode == 0 and "The environment is ready." in rest
 
 
@@ -286,7 +313,7 @@ def test_active_environment__the_checkouts_own_venv_is_judged_by_its_stamp(check
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("VIRTUAL_ENV", str(venv))
     assert environment.active_environment(checkout, with_tests=False) is None and capsys.readouterr().err == ""
-    (venv / install.MARKER).unlink()
+    (venv / environment.MARKER).unlink()
     assert environment.active_environment(checkout, with_tests=False) == venv / "bin" / "python"
 
 
@@ -302,9 +329,9 @@ def test_ci__the_active_environment_is_not_used(monkeypatch: pytest.MonkeyPatch,
 def test_ci__stages_and_their_order():
     text = (ROOT / ".ci" / "run").read_text()
     assert re.findall(r"^stage .*?(\./run_all\.sh.*)$", text, re.MULTILINE) == [
-        "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test",
+        "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test --durations=40",
         "./run_all.sh --demo --set pretrain.epochs=2",
-        "./run_all.sh test --slow",
+        "./run_all.sh test --slow --durations=40",
         "./run_all.sh python -m pip install --quiet -c constraints.txt hotcoco",
         "./run_all.sh python -m pytest -q tests/benchmarks/test_speed_evaluation.py \\"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)

@@ -1,4 +1,4 @@
-"""What pyproject.toml, the pins and environment.py say of the same packages and Pythons agrees."""
+"""What pyproject.toml, the pins, docs/install.md and environment.py say of the same packages and Pythons agrees."""
 
 import ast
 import re
@@ -6,9 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
-from benchmarks import environment, install
+from benchmarks import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -20,16 +18,20 @@ def pinned() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line)
 
 
-def test_lists__pyproject_says_what_environment_checks():
-    assert PROJECT["dependencies"] == [name + ranges for name, (_, ranges) in environment.REQUIRED.items()]
-    assert PROJECT["optional-dependencies"]["test"] == [name + ranges for name, (_, ranges) in environment.TEST.items()]
-
-
 def test_constraints__pin_every_dependency_inside_its_range():
     pins = pinned()
-    wanted = {**environment.REQUIRED, **environment.TEST, "cityscapesscripts": environment.APART["cityscapesscripts"]}
+    wanted = dict(map(environment.split, environment.wanted(with_tests=True)))
+    del wanted["detectron2"]
     assert {name for name in wanted if name not in pins} == set()
-    assert [name for name, (_, ranges) in wanted.items() if not environment.accepted(pins[name], ranges)] == []
+    assert [name for name, ranges in wanted.items() if not environment.accepted(pins[name], ranges)] == []
+
+
+def test_install_page__has_the_commands_that_environment_runs():
+    page = " ".join((ROOT / "docs" / "install.md").read_text(encoding="utf-8").replace("\\\n", " ").split())
+    for words in ("-c constraints.txt torch torchvision setuptools wheel", "--no-build-isolation -e '.[test]'",
+                  "--no-deps cityscapesscripts lvis", "--require-hashes --no-deps --only-binary=:all: "
+                  "--python-version 3.10 --implementation cp --abi none", "-r detectron2-requirements.txt"):
+        assert words in page, words
 
 
 def test_constraints__pin_setuptools_that_still_has_pkg_resources():
@@ -42,16 +44,15 @@ def test_detectron2__is_pinned_with_its_hash():
 
 
 def test_python_versions__are_the_same_everywhere():
-    minors = range(install.OLDEST[1], install.NEWEST[1] + 1)
+    minors = range(environment.OLDEST[1], environment.NEWEST[1] + 1)
     assert PROJECT["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
     named = [line for line in PROJECT["classifiers"] if re.search(r"3\.\d+$", line)]
     assert [line.rsplit(".", 1)[1] for line in named] == [str(minor) for minor in minors]
 
 
-@pytest.mark.parametrize("name", ["environment.py", "install.py"])
-def test_sources__old_python_can_read_them_and_the_standard_library_is_enough(name: str):
-    tree = ast.parse((ROOT / "benchmarks" / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+def test_sources__old_python_can_read_them_and_the_standard_library_is_enough():
+    tree = ast.parse((ROOT / "benchmarks" / "environment.py").read_text(encoding="utf-8"), feature_version=(3, 8))
     assert isinstance(tree.body[1], ast.ImportFrom) and tree.body[1].module == "__future__"
     imported = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
-    assert imported - set(sys.stdlib_module_names) <= {"benchmarks"}
+    assert imported <= set(sys.stdlib_module_names)
