@@ -11,11 +11,12 @@ from pathlib import Path
 from benchmarks.found import find_inputs
 from benchmarks.gpus import count_gpus
 from benchmarks.jobs import refuse_beside_jobs
-from benchmarks.options import ROOT, Options, parse
+from benchmarks.options import Options, parse
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import FAILED, Stage, StageFailed, finished, glance, left, locked, read_stamp, run_stage
 from benchmarks.standing import standing, trained_before
 from benchmarks.tables import print_tables
+from pretrain import ROOT
 from pretrain.atomic import write_text
 from pretrain.errors import UserError, run_cli
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.coco_results import held_as, iou_types, tasks
 from benchmarks.comparisons import SCHEMA, file_name, sentence
-from benchmarks.make_tables import ROOT
 from benchmarks.results import digest
+from pretrain import ROOT
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
 from transfer.tasks import TASKS

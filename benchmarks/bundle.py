@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.anonymous import PUBLIC_TASKS, Anonymiser
-from benchmarks.make_tables import ROOT, read_tables, write_tables
+from benchmarks.make_tables import read_tables, write_tables
 from benchmarks.records import KINDS, Records, parse_members, put
 from benchmarks.results import read_sealed, weights_sha256
-from pretrain import __version__
+from pretrain import ROOT, __version__
 from pretrain.atomic import atomic_path
 from pretrain.errors import UserError
 from transfer.tasks import TASKS

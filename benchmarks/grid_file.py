@@ -7,9 +7,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.arguments import build_parser
-from benchmarks.inputs import ROOT
 from benchmarks.pretrainings import read_labels
-from pretrain import yaml_text
+from pretrain import ROOT, yaml_text
 from pretrain.errors import UserError
 
 GRIDS = Path(__file__).parent / "grids"

@@ -8,9 +8,9 @@ from pathlib import Path
 from benchmarks import coco_results
 from benchmarks.bundle import read_archive
 from benchmarks.imported import from_metrics_json, write_imported
-from benchmarks.make_tables import ROOT
 from benchmarks.records import KINDS, parse_members, put
 from benchmarks.results import EPOCHS, TEXT, read_sealed
+from pretrain import ROOT
 from pretrain.errors import UserError
 from transfer.tasks import TASKS, Task
 

@@ -33,6 +33,7 @@ from benchmarks.results import (
 from pretrain import __version__
 from pretrain.atomic import sha256_file, write_text
 from pretrain.errors import UserError
+from pretrain.json_lines import read_entries
 from transfer.old_result import metric_of
 from transfer.tasks import TASKS, Task
 
@@ -66,16 +67,12 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
     """All metrics of the last evaluation in a metrics.json of detectron2; UserError when it has none of `task`."""
     needed, groups = task.columns[0].metric, {column.group for column in task.columns}
     found: dict[str, Any] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # cut off by a kill
-        if isinstance(entry, dict) and needed in entry:
+    entries = read_entries(path)
+    for entry in entries:
+        if needed in entry:
             found = {name: value for name, value in entry.items() if name.partition("/")[0] in groups and "/" in name}
     if not found:
-        raise UserError(f"expected a line with {needed} in {path}, found none in {len(lines)} lines: is it the "
+        raise UserError(f"expected a line with {needed} in {path}, found none in {len(entries)} lines: is it the "
                         f"metrics.json of a finished run of task {task.name}?")
     for name, value in found.items():
         if value is None or not (PERCENT[1](value) or _is_nan(value)):

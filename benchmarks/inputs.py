@@ -12,7 +12,6 @@ from pretrain.labels import Kind, count_classes
 from transfer import identity
 from transfer.tasks import TASKS, Where, get
 
-ROOT = Path(__file__).resolve().parent.parent
 POSTER_TASKS = tuple(name for name, task in TASKS.items() if task.table.in_poster)  # run when none are named
 PROBED = tuple(name for name, task in TASKS.items() if task.pixel_labels is not None)
 # Options that name data, in the order of the tasks: the first of a task's that was given wins.

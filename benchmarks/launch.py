@@ -33,7 +33,7 @@ from benchmarks import cluster, snapshot
 from benchmarks.cluster import TIMEOUTS, ClusterOptions
 from benchmarks.follow import Ending, Submission, is_over, read_submission, state, wait
 from benchmarks.job_signals import DEAF, GRACE, JobSignals
-from benchmarks.options import ROOT
+from pretrain import ROOT
 from pretrain.config import Config
 from pretrain.errors import UserError, run_cli
 from pretrain.signals import COME_BACK, stop_signals

@@ -12,9 +12,10 @@ from benchmarks import cluster_file, grid_file, keep
 from benchmarks.arguments import build_parser
 from benchmarks.cluster import ClusterOptions
 from benchmarks.evaluations import PAIRED, read_shares, read_trials
-from benchmarks.inputs import DATA_OPTIONS, PROBED, ROOT, DataFolder, read_folders, slug
+from benchmarks.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders, slug
 from benchmarks.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds, refuse_labels
 from benchmarks.results import RANDOM as RANDOM_ROWS
+from pretrain import ROOT
 from pretrain.errors import UserError
 from pretrain.recipe_file import recipe_names
 from transfer import request
@@ -83,7 +84,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     labels = tuple(recipes) or (CLOVE,)
     checkpoints = _checkpoints(args.checkpoint, labels)
     refuse_labels(recipes, (*RANDOM, *RANDOM_ROWS, *checkpoints))
-    tasks = _subset("--tasks", args.tasks, tuple(TASKS))
+    tasks = () if args.tasks == "none" else _subset("--tasks", args.tasks, tuple(TASKS))
     methods = _methods(args, demo, labels, checkpoints)
     _refuse_without_effect(args, tasks, methods, checkpoints)
     schedules, solvers = _by_task("--schedule", args.schedule, tasks), _by_task("--solver", args.solver, tasks)
@@ -163,6 +164,9 @@ def _refuse_without_effect(
     """Numbers that are none, and options that would change nothing."""
     if args.gpus is not None and args.gpus < 0:
         raise UserError(f"--gpus must be at least 0, found {args.gpus}")
+    if not tasks and set(methods) <= set(RANDOM):
+        raise UserError("--tasks none leaves nothing to do: random weights are only fine-tuned; add a pretraining or a "
+                        "checkpoint")
     if args.probes and not set(PROBED) & set(tasks):
         raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add {' or '.join(PROBED)} to --tasks")
     if args.probes and set(methods) <= set(RANDOM):

@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.stage import Stage
 from pretrain import objectives
+from pretrain.json_lines import read_entries
 from transfer import tasks
 from transfer.old_result import read_as_now
 
@@ -33,7 +33,7 @@ def read(stage: Stage, folder: Path) -> Progress:
 
 
 def _pretraining(stage: Stage, folder: Path) -> Progress:
-    lines = [line for line in _lines(folder / "metrics.jsonl") if "loss" in line]
+    lines = [line for line in read_entries(folder / "metrics.jsonl", TAIL) if "loss" in line]
     if not lines:
         return Progress(0, stage.steps)
     last = lines[-1]
@@ -54,36 +54,19 @@ def _finetuning(stage: Stage, folder: Path) -> Progress:
         return Progress(total, total, 0.0, _figure(column.name, result["metrics"].get(column.metric)))
     except (OSError, ValueError, KeyError):
         pass
-    lines = [line for line in _lines(folder / "metrics.json") if "total_loss" in line]
+    entries = read_entries(folder / "metrics.json", TAIL)
+    lines = [line for line in entries if "total_loss" in line]
     if not lines:
         return Progress(0, total)
     last = lines[-1]
     done = last["iteration"] + 1
     left = (total - done) * last["time"] if "time" in last else None
-    early = [line for line in _lines(folder / "metrics.json") if any(key.startswith("early/") for key in line)]
+    early = [line for line in entries if any(key.startswith("early/") for key in line)]
     if early:
         name, value = next((key, value) for key, value in early[-1].items() if key.startswith("early/"))
         named = _figure(name.removeprefix("early/"), value)
         return Progress(done, total, left, f"{_figure('loss', last['total_loss'])}, {named}")
     return Progress(done, total, left, _figure("loss", last["total_loss"]))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The last lines of a JSON-lines file; a line that is being written is left out."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(size - TAIL, 0))
-            raw = file.read().split(b"\n")
-    except OSError:
-        return []
-    found = []
-    for line in raw[1:] if size > TAIL else raw:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return [line for line in found if isinstance(line, dict)]
 
 
 def _figure(name: str, value: float | None) -> str:

@@ -12,15 +12,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.make_tables import ROOT, read_tables
+from benchmarks.make_tables import read_tables
 from benchmarks.paper_tables import main_columns
 from benchmarks.probe_table import probes_html
 from benchmarks.provenance import hardware_text, trial_provenance
 from benchmarks.render import html_text
 from benchmarks.results import read_results
 from benchmarks.rows import IMPORTED, Row
+from pretrain import ROOT
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
+from pretrain.json_lines import read_entries
 from transfer.tasks import TASKS
 
 # What a stage's folder may hold, in the order shown, with the words under it.
@@ -148,19 +150,9 @@ def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
     for name, folder in stages:
         if (folder / "metrics.json").is_file() and (folder / "request.json").is_file():
             task = json.loads((folder / "request.json").read_text(encoding="utf-8"))["task"]
-            runs.setdefault(task, []).append((name, _lines(folder / "metrics.json")))
+            runs.setdefault(task, []).append((name, read_entries(folder / "metrics.json")))
     for task, members in sorted(runs.items()):
         yield _figure(_drawn(members, early_keys(task)), f"{task}: loss and early metrics over iterations")
-
-
-def _lines(path: Path) -> list[dict]:
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:  # the line that is just being written
-            continue
-    return entries
 
 
 def early_keys(task: str) -> list[tuple[str, ...]]:

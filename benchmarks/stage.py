@@ -10,22 +10,21 @@ the outputs follow from: by it a result is found whose work, and that of its par
 """
 
 import ctypes
-import fcntl
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pretrain import lock
 from pretrain.atomic import make_folder, sha256_file, write_text
 from pretrain.errors import USER_ERROR, UserError
 from pretrain.signals import EXIT_CODES
@@ -256,26 +255,7 @@ def _stop_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-@contextmanager
-def locked(output: Path, patience: float = 120.0) -> Iterator[None]:
-    """Only one run works in an output folder; one that is just being stopped is waited for."""
+def locked(output: Path, patience: float = 120.0) -> AbstractContextManager[None]:
+    """Only one run works in an output folder; its stages hold the lock too."""
     make_folder(output)
-    # The children inherit the lock: a killed run's last child still holds it until it has saved and stopped.
-    descriptor = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    os.set_inheritable(descriptor, True)
-    deadline, said = time.monotonic() + patience, False
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"another run works in {output}: wait for it, or choose another --output") from None
-                if not said:
-                    print(f"another run holds {output}; waiting up to {patience:.0f} s for it to stop", flush=True)
-                    said = True
-                time.sleep(0.5)
-        yield
-    finally:
-        os.close(descriptor)
+    return lock.locked(output, patience, inherited=True)

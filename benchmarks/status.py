@@ -6,9 +6,7 @@ not all is done.
 """
 
 import argparse
-import fcntl
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,10 +18,11 @@ from tabulate import tabulate
 from benchmarks import jobs, progress
 from benchmarks.follow import GONE, NO_ANSWER, Ending
 from benchmarks.jobs import TABLES, StageRecord, State
-from benchmarks.options import ROOT
 from benchmarks.saved_plan import Plan, UnreadablePlan, plan_of
 from benchmarks.stage import FAILED, STAMP, finished, glance, stage_folders
 from benchmarks.standing import standing
+from pretrain import ROOT
+from pretrain.lock import is_locked
 from pretrain.signals import COME_BACK
 
 ALL_DONE, INCOMPLETE, GOING = 0, 1, 3
@@ -52,7 +51,7 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
     stands = standing(stages, plan.options)
     records = jobs.newest(output)
     rows: dict[str, Row] = {}
-    local = _is_locked(output)
+    local = is_locked(output)
     for stage in stages:
         record = records.get(stage.name)
         folder = folders.get(stage.name) or (
@@ -79,7 +78,7 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
 
 def look_without_plan(output: Path, states: dict[str, State]) -> list[Row]:
     """As `look`, from the folders of stages and the records of jobs alone: of stages that have begun or have a job."""
-    records, local = jobs.newest(output), _is_locked(output)
+    records, local = jobs.newest(output), is_locked(output)
     rows: dict[str, Row] = {}
     for name, folder in sorted(stage_folders(output).items()):
         state, detail = ("done", "") if (folder / STAMP).is_file() else _of_local(folder, local)
@@ -152,21 +151,6 @@ def _last_sign(folder: Path | None) -> str:
     """When a file of a stage was last written."""
     times = [path.stat().st_mtime for path in folder.glob("*")] if folder is not None and folder.is_dir() else []
     return f"its last file is {_duration(max(time.time() - max(times), 0))} old" if times else "it has no files yet"
-
-
-def _is_locked(output: Path) -> bool:
-    """Whether a run on this machine holds the folder."""
-    try:
-        descriptor = os.open(output / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def verdict(rows: list[Row]) -> tuple[int, str]:

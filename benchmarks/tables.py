@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.make_tables import read_tables, write_tables
-from benchmarks.options import ROOT, Options
+from benchmarks.options import Options
+from pretrain import ROOT
 
 
 def print_tables(options: Options) -> Path:

@@ -31,6 +31,7 @@ from pretrain.command_line import add_all_options, given_values
 from pretrain.config import load_config
 from pretrain.data import list_images, steps_per_epoch
 from pretrain.errors import UserError
+from pretrain.json_lines import read_entries
 from pretrain.shards import ShardList
 from pretrain.signals import EXIT_CODES
 
@@ -54,12 +55,7 @@ class Kill:
 
 def logged_steps(output: Path) -> list[int]:
     """Steps with a line of losses in metrics.jsonl, as they stand there; a line that a kill cut off does not count."""
-    try:
-        text = (output / "metrics.jsonl").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-    return [line["step"] for line in lines if "loss" in line]
+    return [entry["step"] for entry in read_entries(output / "metrics.jsonl") if "loss" in entry]
 
 
 def saved_steps(output: Path) -> list[int]:

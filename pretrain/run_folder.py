@@ -1,12 +1,8 @@
 """The output folder of a run: bound to one configuration and its images, and used by one process at a time."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +11,8 @@ from pretrain.atomic import make_folder, write_text
 from pretrain.config import Config
 from pretrain.errors import UserError
 from pretrain.images import ImageList, among_images, check_folder
+from pretrain.lock import locked
 
-PATIENCE = 30.0  # seconds that a run which is just being stopped is waited for
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system without locks
 LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetensors")
 
 
@@ -32,37 +27,6 @@ def claimed(output: Path, config: Config, folder: Path) -> Iterator[None]:
     make_folder(output)
     with locked(output):
         _stored(output, config)
-        yield
-
-
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keep other processes out of the folder while the block runs; one that is just being stopped is waited for.
-
-    A POSIX lock: loader processes do not inherit it, and it ends with its owner, however that ends."""
-    deadline, said = time.monotonic() + PATIENCE, False
-    with open(output / ".lock", "a+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except (BlockingIOError, PermissionError):
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                if time.monotonic() >= deadline:
-                    raise UserError(f"{owner} works in {output}: wait for it, or choose another --output") from None
-                if not said:
-                    print(f"{owner} works in {output}; waiting up to {PATIENCE:.0f} s for it to stop", flush=True)
-                    said = True
-                time.sleep(0.2)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                print(f"{output} is on a file system without locks: nothing keeps a second run out of it", flush=True)
-                break
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         yield
 
 

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
-from pretrain.run_folder import locked
+from pretrain.lock import locked
 from transfer import (
     datasets,
     detectron2_compat,

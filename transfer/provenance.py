@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from pretrain import ROOT
 from transfer.code_hash import finetuning_sha256
 from transfer.tasks import TASKS
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torchvision", "pycocotools", "numpy")  # beside those that compute a task's metrics
 
 

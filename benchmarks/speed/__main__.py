@@ -1,11 +1,11 @@
-"""python -m benchmarks.speed loader|step|loss|eval|gpu [options]: our speed beside a plain reference's."""
+"""python -m benchmarks.speed loader|step|loss|eval [options]: our speed beside a plain reference's."""
 
 import importlib
 import sys
 
 from pretrain.errors import UserError, run_cli
 
-MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation", "gpu": "gpu"}
+MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation"}
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.speed.counting import count
 from benchmarks.speed.reference_step import ReferenceStep
+from pretrain import ROOT
 from pretrain.config import Config, load_config
 from pretrain.data import Batch
 from pretrain.distributed import Process
@@ -26,7 +27,6 @@ from pretrain.train import bf16_is_fast
 from pretrain.trainer import Trainer
 from transfer.provenance import hardware
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 # Of the processes whose memory is compared, all alike: large blocks go back to the system when they are freed, so that
 # the peak is that of living tensors and not of the holes between them, which differ by 10 % from run to run.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2 ** 20), "MALLOC_TRIM_THRESHOLD_": str(2 ** 20)}

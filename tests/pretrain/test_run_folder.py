@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from pretrain import run_folder
+from pretrain import lock, run_folder
 from pretrain.data import list_images
 from pretrain.errors import UserError
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from pretrain.run_folder import locked
+from pretrain.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:  # as a loader process: goes on when its parent is killed
         time.sleep(60)
@@ -46,7 +46,7 @@ def test_claimed__a_folder_that_another_process_works_in_is_refused(
     photos: Path, tiny: Callable, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(run_folder, "PATIENCE", 0.3)
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
     with held(tmp_path, environment) as child:
         who = f"process {child.pid} on "
         text = f"{who}.* works in .*: wait for it, or choose another --output"
