@@ -55,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE",
                       help="fine-tune this checkpoint, no pretraining; NAME is its row; may be repeated")
     what.add_argument("--tasks", default=",".join(POSTER_TASKS), metavar="A,B",
-                      help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's)")
+                      help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's), or none: "
+                           "pretrain and convert alone")
     what.add_argument("--methods", metavar="A,B",
                       help="clove or the labels of --pretrain (pretrained here), rand (random init), rand_msra (the "
                            "pixels of the literature's random rows), rand_zero_gamma (last batch-norm gamma of each "

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, task_folders
 from benchmarks.options import parse
+from benchmarks.standing import standing
+from benchmarks.suite import plan
 from pretrain.errors import UserError
 from transfer.tasks import TASKS
 
@@ -68,6 +70,15 @@ def test_tasks__beyond_the_posters_are_run_when_they_are_named(tmp_path):
     assert options.overrides == {"coco-c4": {"SOLVER.MAX_ITER": "5"}, "voc": {}, "lvis": {}}
     for task, folder in (("coco-c4", "c"), ("voc", "a"), ("lvis", "b")):
         assert [one.folder for one in task_folders(task, options.data)] == [Path(folder).absolute()]
+
+
+def test_tasks__none_leaves_pretraining_and_conversion(tmp_path):
+    options = parse(["--tiny", "--tasks", "none", "--output", str(tmp_path)])
+    stages = plan(options)
+    assert options.tasks == () and [stage.name for stage in stages] == ["data", "pretrain-clove", "convert-clove"]
+    assert standing(stages, options) == set()  # nothing stands for a conversion that nobody needs
+    with pytest.raises(UserError, match="^--tasks none leaves nothing to do: random weights are only fine-tuned; add"):
+        parse(["--methods", "rand", "--tasks", "none"])
 
 
 def test_pretrain__each_label_and_seed_is_a_pretraining_of_its_own():
