@@ -1,16 +1,13 @@
-"""Welch's t-test in plain Python, so that the same results give the same tables whatever is installed.
+"""Welch's t-test.
 
 B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
-Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite. The tail of Student's distribution is a regularised
-incomplete beta function, here by its continued fraction (Abramowitz and Stegun 26.5.8) with Lentz's method (1976, as
-modified by Thompson and Barnett, 1986).
+Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite.
 """
 
-import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
-SMALLEST, PRECISION = 1e-300, 1e-15
+from benchmarks.student import two_sided_p
 
 
 def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -27,37 +24,4 @@ def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
     t_squared = (fmean(one) - fmean(other)) ** 2 / total
     share = first / total
     freedom = 1.0 / (share**2 / (len(one) - 1) + (1.0 - share) ** 2 / (len(other) - 1))
-    return _incomplete_beta(t_squared / freedom, freedom / 2.0)
-
-
-def _incomplete_beta(ratio: float, a: float) -> float:
-    """I_x(a, 1/2) at x = 1 / (1 + ratio). The ratio keeps the digits that x would lose near 0 and 1."""
-    b = 0.5
-    if ratio == 0.0:
-        return 1.0
-    log_x, log_y = -math.log1p(ratio), -math.log1p(1.0 / ratio)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * log_x + b * log_y)
-    x, y = 1.0 / (1.0 + ratio), ratio / (1.0 + ratio)
-    if x < (a + 1.0) / (a + b + 2.0):  # where the fraction converges fast; the mirrored one does elsewhere
-        return front * _fraction(x, a, b) / a
-    return 1.0 - front * _fraction(y, b, a) / b
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, from the front, until it stands still."""
-    c, d = 1.0, 1.0 / _not_zero(1.0 - (a + b) * x / (a + 1.0))
-    value = d
-    for m in range(1, 10_000):
-        for factor in (m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-                       -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))):
-            d = 1.0 / _not_zero(1.0 + factor * d)
-            c = _not_zero(1.0 + factor / c)
-            step = c * d
-            value *= step
-        if abs(step - 1.0) < PRECISION:
-            break
-    return value
-
-
-def _not_zero(value: float) -> float:
-    return value if abs(value) > SMALLEST else SMALLEST
+    return two_sided_p(t_squared, freedom)
