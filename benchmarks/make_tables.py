@@ -1,6 +1,7 @@
 """Reported and measured results -> markdown, LaTeX, HTML and CSV. Needs pandas and tabulate, nothing else.
 
     python benchmarks/make_tables.py [--results DIR] [--reported DIR] [--include-demo] [--strict] [--why CELL]
+        [--against ROW]
 
 Reads results/reported/*.csv (what papers print), results/runs/*.json (what was measured here) and
 results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same
@@ -8,6 +9,7 @@ bytes. Works from any folder.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -19,8 +21,9 @@ if __package__ in (None, ""):  # run as a file: the packages are found from the 
     sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
 
 from benchmarks.comparisons import read_comparisons, without_place  # noqa: E402
+from benchmarks.differences import with_differences  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
-from benchmarks.measured import Group, group_results  # noqa: E402
+from benchmarks.measured import OWN_DATA, Group, group_results  # noqa: E402
 from benchmarks.paper_tables import unknown_task  # noqa: E402
 from benchmarks.probe_table import NAME as PROBES  # noqa: E402
 from benchmarks.probe_table import probes_html, probes_latex, probes_text, read_probes  # noqa: E402
@@ -57,10 +60,11 @@ class Tables:
         return "\n".join([*shown, *filter(None, [probes_text(self.probes)])])
 
 
-def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Tables:
+def read_tables(results: Path, reported: Path, include_demo: bool = False, against: str | None = None) -> Tables:
     """All tables of `results` (holds runs/, which may be absent) and `reported` (the CSV files).
 
-    UserError when either folder is wrong.
+    `against`: the row that measured rows are compared with (default: the random start). UserError when either folder
+    is wrong or `against` is no row.
     """
     for folder, option in ((results, "--results"), (reported, "--reported")):
         if not folder.is_dir():
@@ -94,6 +98,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
         by_task.setdefault(group.example["task"], []).append(group)
     imported, more = read_imported(results / "imported")
     expectations = read_expected(EXPECTED)
+    if groups and not imported and all(group.block[0] == OWN_DATA for group in groups):
+        rows = {}  # no paper measured on such data: its rows say nothing beside ours
     comparisons, others = read_comparisons(results / "comparisons")
     nowhere, waiting = without_place(comparisons, groups, hidden_predictions)
     tables = []
@@ -102,6 +108,7 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False) -> Ta
         if task.table.name in rows or name in by_task or elsewhere:
             tables.append(build_table(task, rows.get(task.table.name, []), by_task.get(name, []), expectations,
                                       finetuning_sha256(name), elsewhere, comparisons))
+    tables = with_differences(tables, against)
     probes, wrong = read_probes(results / "probes")
     chosen = [probe for probe in probes if include_demo or not probe["demo"]]
     hidden += len(probes) - len(chosen) + waiting
@@ -139,18 +146,21 @@ def main(arguments: list[str] | None = None) -> int:
                         help="folder with runs/*.json; the tables go to its tables/ (default: the project's results/)")
     parser.add_argument("--reported", type=Path, default=ROOT / "results" / "reported", metavar="DIR",
                         help="folder with the papers' figures, one CSV per table")
+    parser.add_argument("--against", metavar="ROW",
+                        help="row that the others are compared with, paired (default: detectron2's random start)")
     parser.add_argument("--include-demo", action="store_true", help="show demo results too, in blocks of their own")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a result file had to be left out")
     parser.add_argument("--why", metavar="TABLE:ROW:COLUMN",
                         help="print where a cell comes from, such as \"keypoints:CLoVE 200:AP_kp\"; writes nothing")
     options = parser.parse_args(arguments)
+    wanted = ["pandas", "tabulate"]
     try:
-        import pandas  # noqa: F401
-        import tabulate  # noqa: F401
+        for name in wanted:
+            importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"expected pandas and tabulate, found no {error.name}; run: "
-                        f"{sys.executable} -m pip install pandas tabulate") from None
-    found = read_tables(options.results, options.reported, options.include_demo)
+        raise UserError(f"expected {' and '.join(wanted)}, found no {error.name}; run: "
+                        f"{sys.executable} -m pip install {' '.join(wanted)}") from None
+    found = read_tables(options.results, options.reported, options.include_demo, options.against)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     if options.why is not None:

@@ -275,10 +275,15 @@ def data_hash(result: dict) -> str:
     return hashlib.sha256(canonical(_data(result)).encode("ascii")).hexdigest()[:8]
 
 
+def dataset_name(result: dict) -> str | None:
+    """What a result's dataset is called, if anything."""
+    return result["dataset"].get("label") or result["dataset"].get("name")
+
+
 def _describe(result: dict) -> str:
     data = result["dataset"]
     classes = len(data["classes"])
-    label = data.get("label") or data.get("name")
+    label = dataset_name(result)
     name = f"{label}, " if label else ""
     share = "" if train_share(result) == 1.0 else f" (share {train_share(result):g})"
     return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training{share} and "

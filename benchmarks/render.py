@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchmarks.latex_text import escape_latex
+from benchmarks.paired import Difference
 from benchmarks.ranking import BEST, LEADING, SECOND
 from benchmarks.rows import LOOK_AGAIN, PRINTED, Block, Cell, Row, TableModel, epochs_text
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEASURED_HERE = "measured here"
+DIFFERENCE_COLUMNS = ["minus", "difference", "difference_low", "difference_high", "difference_n", "difference_pairs",
+                      "p", "p_holm", "holm_family", "difference_note"]
 LATEX_PREAMBLE = "% needs \\usepackage{booktabs}\n"
 Style = Callable[[str, str], str]  # (text already escaped, one of "italic", "bold", "underline") -> marked text
 Escape = Callable[[str], str]
@@ -29,12 +32,12 @@ def markdown(table: TableModel) -> str:
         if block.heading:
             parts += [f"### {escape_markdown(block.heading)}"]
         parts += [block.note] if block.note else []
-        parts.append(_frame(table, block, escape_markdown, _markdown_style, bool(number)).to_markdown(
-            index=False, tablefmt="pipe", disable_numparse=True, colalign=_alignment(table)))
+        parts.append(_frame(table, block, escape_markdown, _markdown_style).to_markdown(
+            index=False, tablefmt="pipe", disable_numparse=True, colalign=_alignment(table, block)))
         if block.remarks:
             parts.append("\n".join(f"- {LOOK_AGAIN} {escape_markdown(remark)}" for remark in block.remarks))
         parts += [escape_markdown(test) for test in block.tests]
-        parts += table.notes if number == 0 else []
+        parts += [escape_markdown(note) for note in table.notes] if number == 0 else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,9 +47,9 @@ def latex(table: TableModel) -> str:
 
     parts = [LATEX_PREAMBLE]
     for number, block in enumerate(table.blocks):
-        frame = _frame(table, block, escape_latex, _latex_style, bool(number))
+        frame = _frame(table, block, escape_latex, _latex_style)
         text = tabulate(frame.values.tolist(), headers=[escape_latex(name) for name in frame.columns],
-                        tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(table))
+                        tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(table, block))
         for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
             text = text.replace("\\hline", rule, 1)
         said = [table.title, block.heading, block.note, *(table.notes if number == 0 else []),
@@ -71,16 +74,16 @@ def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None)
     for number, block in enumerate(table.blocks):
         parts += [f"<h3>{html.escape(block.heading)}</h3>"] if block.heading else []
         parts += [f"<p>{html.escape(block.note)}</p>"] if block.note else []
-        frame = _frame(table, block, html.escape, _html_style, bool(number))
+        frame = _frame(table, block, html.escape, _html_style)
         if provenance is not None:
             frame["Source"] = [
                 source if row is None or row.group is None else
                 f"<details><summary>{source}</summary><pre>{html.escape(provenance(row))}</pre></details>"
-                for source, row in zip(frame["Source"], _with_divider(block, bool(number)), strict=True)]
+                for source, row in zip(frame["Source"], _with_divider(block), strict=True)]
         with pd.option_context("display.max_colwidth", None):  # the default cuts texts at 50 letters
             text = frame.to_html(index=False, escape=False, border=0, justify="left")
         before, *rows = re.split(r"<tr(?: style=\"[^\"]*\")?>", text)
-        kinds = ["head", *_kinds(block, bool(number))]
+        kinds = ["head", *_kinds(block)]
         rows = [f"<tr class=\"{kind}\">{row}" for kind, row in zip(kinds, rows, strict=True)]
         parts.append(before + "".join(rows))
         if block.remarks:
@@ -96,7 +99,7 @@ def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
     import pandas as pd
 
     columns = ["table", "block", "kind", "method", "epochs", "metric", "value", "deviation", "n", "source", "files",
-               "pretrainings"]
+               "pretrainings", *DIFFERENCE_COLUMNS]
     lines = []
     for table in tables:
         for block in table.blocks:
@@ -107,9 +110,19 @@ def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
                 for name, cell in row.cells.items():
                     pretrainings = len(group.by_pretraining(name)) if pretrained else None
                     lines.append([table.name, block.heading, row.kind, row.method, row.epochs, name, cell.mean,
-                                  cell.deviation, cell.n, row.source, files, pretrainings])
-    whole = {"epochs": "Int64", "n": "Int64", "pretrainings": "Int64"}
+                                  cell.deviation, cell.n, row.source, files, pretrainings,
+                                  *_difference_fields(row.differences.get(name))])
+    whole = dict.fromkeys(("epochs", "n", "pretrainings", "difference_n", "difference_pairs"), "Int64")
     return pd.DataFrame(lines, columns=columns).astype(whole)
+
+
+def _difference_fields(difference: Difference | None) -> list[object]:
+    """The values of DIFFERENCE_COLUMNS."""
+    if difference is None:
+        return [None] * len(DIFFERENCE_COLUMNS)
+    low, high = difference.interval or (None, None)
+    return [difference.against, difference.mean, low, high, len(difference.values), len(difference.pairs),
+            difference.p, difference.p_holm, difference.family, difference.doubt]
 
 
 def escape_markdown(text: str) -> str:
@@ -119,30 +132,40 @@ def escape_markdown(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _frame(table: TableModel, block: Block, escape: Escape, style: Style, all_measured: bool) -> "pd.DataFrame":
+def _frame(table: TableModel, block: Block, escape: Escape, style: Style) -> "pd.DataFrame":
     import pandas as pd
 
-    columns = ["Method", "Epochs", *[column.replace("_", " ") for column in table.columns], "Source"]
+    compared = [_difference_title(table)] if _is_compared(block) else []
+    titles = ["Method", "Epochs", *[column.replace("_", " ") for column in table.columns], *compared, "Source"]
     rows = []
-    for row in _with_divider(block, all_measured):
+    for row in _with_divider(block):
         if row is None:
-            rows.append([style(MEASURED_HERE, "bold"), *[""] * (len(columns) - 1)])
-        else:
-            rows.append([escape(row.method), epochs_text(row.epochs),
-                         *[_shown(row, row.cells[column], escape, style) for column in table.columns],
-                         escape(row.source)])
-    return pd.DataFrame(rows, columns=columns, dtype=object)
+            rows.append([style(MEASURED_HERE, "bold"), *[""] * (len(titles) - 1)])
+            continue
+        cells = [_shown(row, row.cells[column], escape, style) for column in table.columns]
+        if compared:
+            cells.append(escape(row.differences[table.columns[0]].text()) if row.differences else "")
+        rows.append([escape(row.method), epochs_text(row.epochs), *cells, escape(row.source)])
+    return pd.DataFrame(rows, columns=titles, dtype=object)
 
 
-def _with_divider(block: Block, all_measured: bool) -> list[Row | None]:
+def _difference_title(table: TableModel) -> str:
+    return f"{table.columns[0].replace('_', ' ')} - {table.against} [95 %]"
+
+
+def _is_compared(block: Block) -> bool:
+    return any(row.differences for row in block.rows)
+
+
+def _with_divider(block: Block) -> list[Row | None]:
     """The rows, with None between printed and measured ones."""
     printed = [row for row in block.rows if row.kind == PRINTED]
     others = [row for row in block.rows if row.kind != PRINTED]
-    return [*printed, *([None] if others and not all_measured else []), *others]
+    return [*printed, *([None] if printed and others else []), *others]
 
 
-def _kinds(block: Block, all_measured: bool) -> list[str]:
-    return ["divider" if row is None else row.kind for row in _with_divider(block, all_measured)]
+def _kinds(block: Block) -> list[str]:
+    return ["divider" if row is None else row.kind for row in _with_divider(block)]
 
 
 def _shown(row: Row, cell: Cell, escape: Escape, style: Style) -> str:
@@ -156,8 +179,8 @@ def _shown(row: Row, cell: Cell, escape: Escape, style: Style) -> str:
     return style(text, "italic") if row.kind == PRINTED else text
 
 
-def _alignment(table: TableModel) -> list[str]:
-    return ["left", *["right"] * (len(table.columns) + 1), "left"]
+def _alignment(table: TableModel, block: Block) -> list[str]:
+    return ["left", *["right"] * (len(table.columns) + 1 + _is_compared(block)), "left"]
 
 
 def _markdown_style(text: str, look: str) -> str:

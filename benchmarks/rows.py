@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 
 from benchmarks.comparisons import Comparison
 from benchmarks.imported import Imported
-from benchmarks.measured import ANNOTATIONS, DEMO, OTHER_PROTOCOL, OWN_DATA, PAPER, Group, data_hash, distinctions
+from benchmarks.measured import (
+    ANNOTATIONS,
+    DEMO,
+    OTHER_PROTOCOL,
+    OWN_DATA,
+    PAPER,
+    Group,
+    data_hash,
+    dataset_name,
+    distinctions,
+)
+from benchmarks.paired import Difference
 from benchmarks.paper_tables import column_names, main_columns, remarks
 from benchmarks.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
 from benchmarks.reported import ReportedRow, printed
@@ -28,8 +39,8 @@ BLOCK_NOTES = {
 HOW_MEASURED = "Measured rows: mean ± sample standard deviation over n trials; n=1 is a single run, no error bar."
 KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
 HOW_PRINTED = "Figures in italics are printed in papers; upright ones were measured here."
-DIFFERENCES = (" \"Measured - paper\" and \"measured - random init\" are differences of unrounded means: to the "
-               "paper's row of the same method and epochs, and to random initialisation under the same setting.")
+DIFFERENCES = (" \"Measured - paper\" is a difference of unrounded means: to the paper's row of the same method and "
+               "epochs.")
 PRETRAINED_HERE = (" Where a method was pretrained here, mean and deviation are over the means of its pretrainings, "
                    "for fine-tunings of one pretraining are not independent; with one pretraining the deviation is "
                    f"over its fine-tunings alone. Bold needs {PRETRAININGS_FOR_BOLD} pretrainings there.")
@@ -51,7 +62,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference is of."""
+    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference is of.
+
+    `differences`: of a measured row to another one, by column; empty where there is none.
+    """
 
     kind: str
     method: str
@@ -60,6 +74,7 @@ class Row:
     source: str
     group: Group | None = None
     parts: tuple["Row", ...] = ()
+    differences: dict[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,10 @@ class Block:
 
 @dataclass(frozen=True)
 class TableModel:
-    """A whole table: its first block is the paper's, with what was measured under its protocol."""
+    """A whole table. A block without heading is the paper's, with what was measured under its protocol.
+
+    `against`: the row that its measured rows are compared with, if any.
+    """
 
     name: str
     title: str
@@ -83,6 +101,7 @@ class TableModel:
     in_poster: bool
     blocks: list[Block]
     notes: list[str]
+    against: str = ""
 
 
 def build_table(task: Task, reported: list[ReportedRow], groups: list[Group], expectations: Expectations,
@@ -97,6 +116,7 @@ def build_table(task: Task, reported: list[ReportedRow], groups: list[Group], ex
     by_block: dict[tuple, list[Group]] = {}
     for group in groups:
         by_block.setdefault(group.block, []).append(group)
+    own_data = not reported and not imported and all(group.block[0] == OWN_DATA for group in groups)
     rows, remarks = _printed_rows(task, reported)
     under_protocol = by_block.pop((PAPER, ""), [])
     measured = _measured(task, under_protocol, reported, expectations, code, rows)
@@ -107,12 +127,15 @@ def build_table(task: Task, reported: list[ReportedRow], groups: list[Group], ex
     blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, tests(measured, under_protocol))]
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
         block = _measured(task, members, reported, {}, code)
-        blocks.append(Block(heading, BLOCK_NOTES[kind], block.rows, block.remarks, tests(block, members)))
+        note = "" if own_data else BLOCK_NOTES[kind]  # which compares with printed rows
+        blocks.append(Block(heading, note, block.rows, block.remarks, tests(block, members)))
     if imported:
         blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, task) for row in imported]))
-    notes = [table.note] if table.note else []
+    blocks = [block for block in blocks if block.rows]
+    title = _title_of_own_data(task, groups) if own_data else table.title
+    notes = [table.note] if table.note and not own_data else []
     if groups:
-        notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data else ""))
+        notes.append(HOW_MEASURED + (KNOWN_NOISE if "COCO" in table.data and not own_data else ""))
         if any(group.pretrained_here for group in groups):
             notes[-1] += PRETRAINED_HERE
         if any(group.from_elsewhere for group in groups):
@@ -123,7 +146,13 @@ def build_table(task: Task, reported: list[ReportedRow], groups: list[Group], ex
             notes.append(STALE_MEANS)
     if reported:
         notes.append(HOW_PRINTED)
-    return TableModel(table.name, table.title, column_names(task), table.in_poster, blocks, notes)
+    return TableModel(table.name, title, column_names(task), table.in_poster, blocks, notes)
+
+
+def _title_of_own_data(task: Task, groups: list[Group]) -> str:
+    """What the task is, on the datasets that were measured instead of the published one."""
+    names = sorted({dataset_name(group.example) or "own data" for group in groups})
+    return f"{task.table.title.partition(' on ')[0]} on {', '.join(names)}"
 
 
 def epochs_text(epochs: int | None) -> str:
@@ -194,11 +223,8 @@ def _measured(task: Task, groups: list[Group], reported: list[ReportedRow], expe
     rows = []
     for row in made:
         rows.append(row)
-        rows += [_difference_row(row, paper, "paper") for paper in papers
+        rows += [_difference_row(row, paper) for paper in papers
                  if (paper.method, paper.epochs) == (row.method, row.epochs)]
-        if row.group.block[0] != DEMO and row.method != RANDOM:
-            rows += [_difference_row(row, other, "random init") for random in _random_rows(row.group, groups)[:1]
-                     for other in made if other.group is random]
     return Block("", "", rows, remarks, tests)
 
 
@@ -231,13 +257,11 @@ def _ranks(columns: tuple[str, ...], ordered: list[tuple[str, Group]]) -> tuple[
     return ranks, tests
 
 
-def _random_rows(group: Group, groups: list[Group]) -> list[Group]:
-    """The measured random initialisation under the setting of `group` and on its data, the most alike first."""
-    found = [other for other in groups if other.example["method"] == RANDOM and _setting(other) == _setting(group)
-             and data_hash(other.example) == data_hash(group.example)
-             and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
-    return sorted(found, key=lambda other: sum(other.config.get(key) != group.config.get(key)
-                                               for key in other.config.keys() | group.config.keys()))
+def under_same_setting(group: Group, others: list[Group]) -> list[Group]:
+    """The others of the same setting, data and architecture as `group`."""
+    return [other for other in others if _setting(other) == _setting(group)
+            and data_hash(other.example) == data_hash(group.example)
+            and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
 
 
 def _doubts(task: Task, group: Group, groups: list[Group], reported: list[ReportedRow], expectations: Expectations
@@ -248,7 +272,7 @@ def _doubts(task: Task, group: Group, groups: list[Group], reported: list[Report
     found = outside(expectations, task.table.name, method, group.example["epochs"], group.example["heads"], values)
     if method.startswith(RANDOM):
         return found
-    same = _random_rows(group, groups)
+    same = under_same_setting(group, [other for other in groups if other.example["method"] == RANDOM])
     if not same and group.block[0] == PAPER:
         found += [f"{text}, as the paper prints it"
                   for text in below_random(values, printed(reported, RANDOM, None), main)]
@@ -279,7 +303,7 @@ def _mean_cell(cell: tuple[float, float | None, int] | None, n: int, place: str)
     return Cell(text if defined == n else f"{text} (n={defined})", place, mean, deviation, defined)
 
 
-def _difference_row(row: Row, other: Row, what: str) -> Row:
+def _difference_row(row: Row, other: Row) -> Row:
     cells = {}
     for column in row.cells:
         first, second = row.cells[column].mean, other.cells[column].mean
@@ -288,4 +312,4 @@ def _difference_row(row: Row, other: Row, what: str) -> Row:
             continue
         text = f"{first - second:+.1f}"
         cells[column] = Cell("0.0" if text in ("+0.0", "-0.0") else text, mean=first - second)
-    return Row(DIFFERENCE, f"{row.method}: measured - {what}", row.epochs, cells, "difference", parts=(row, other))
+    return Row(DIFFERENCE, f"{row.method}: measured - paper", row.epochs, cells, "difference", parts=(row, other))

@@ -16,8 +16,9 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     """The provenance of the cells that `question` names, as text; `results` holds runs/ and probes/.
 
     TABLE is a table's name, its task's, or a part of its name that fits one, ROW a method with or without its epochs
-    ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb"). Differences are rows as well ("CLoVE 200: measured - paper"),
-    and the probes a table. Several rows can have that name: each is told. UserError when nothing fits.
+    ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb") or its paired difference ("AP bb - Rand init"). Differences to a
+    paper are rows ("CLoVE 200: measured - paper"), and the probes are a table. Several rows can have that name: each is
+    told. UserError when nothing fits.
     """
     if question.count(":") < 2:
         raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")
@@ -27,6 +28,7 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     if name == PROBES:
         return why_probe(asked, column, list(probes), results / "probes")
     table = next(table for table in tables if table.name == name)
+    column, minus, _ = column.partition(" - ")  # "AP bb - Rand init", the title of the differences
     metric = column.replace(" ", "_")
     if metric not in table.columns:
         raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}")
@@ -37,6 +39,11 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
         near = difflib.get_close_matches(asked, names, n=1, cutoff=0.0)
         raise UserError(f"--why {question}: {name} has no row {asked}; the nearest is {near[0] if near else '-'}, "
                         f"all: {', '.join(names)}")
+    if minus:
+        compared = [(block, row) for block, row in found if row.differences]
+        if not compared:
+            raise UserError(f"--why {question}: {asked} is compared with no other row; ask for {metric}, its value")
+        return "\n\n".join(_difference_told(table, row, metric, block.heading) for block, row in compared)
     return "\n\n".join(_told(table, row, metric, block.heading, results / "runs") for block, row in found)
 
 
@@ -56,6 +63,13 @@ def _name(row: Row) -> str:
         return row_name(row.method, row.epochs)
     first = row.parts[0]
     return row_name(first.method, first.epochs) + row.method.removeprefix(first.method)
+
+
+def _difference_told(table: TableModel, row: Row, metric: str, heading: str) -> str:
+    difference = row.differences[metric]
+    lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')} - {difference.against}: {difference.text()}"]
+    lines += [f"  block: {heading}"] if heading else []
+    return "\n".join(lines + difference.told())
 
 
 def _told(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:

@@ -1,12 +1,14 @@
 """Measured rows: averaged only where they may be, in the block where they belong, with what is doubted in them."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from benchmarks.results import write_result
-from tests.benchmarks.table_files import CITYSCAPES, KEYPOINTS, write_all
+from tests.benchmarks.table_files import CITYSCAPES, KEYPOINTS, csv_lines, write_all
 
 
 def test_tables__two_trials_give_mean_sample_deviation_and_difference(make_result, tables_of, tmp_path: Path) -> None:
@@ -40,12 +42,10 @@ def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make
     rows = [("Another", None), ("CLoVE", 400), ("aaa", 100), ("CLoVE", 200), ("Rand init", None), ("CLoVE", 100)]
     write_all(tmp_path, *[make_result(method=method, epochs=epochs) for method, epochs in rows])
     [table], _, _ = tables_of(tmp_path)
-    assert [row[:2] for row in table[11:] if "random" not in row[0]] == [
+    assert [row[:2] for row in table[11:]] == [
         ["Rand init", "-"], ["Rand init: measured - paper", "-"], ["CLoVE", "100"], ["CLoVE", "200"],
         ["CLoVE: measured - paper", "200"], ["CLoVE", "400"], ["CLoVE: measured - paper", "400"], ["Another", "-"],
         ["aaa", "100"]]
-    assert [row[0] for row in table if "random" in row[0]] == [
-        f"{name}: measured - random init" for name in ("CLoVE", "CLoVE", "CLoVE", "Another", "aaa")]
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -103,14 +103,31 @@ def test_tables__half_the_batch_and_twice_the_iterations_count_as_the_papers(mak
 @pytest.mark.parametrize("change", [
     {"dataset__val__images": 4999}, {"dataset__train__images": 11828}, {"dataset__classes": ["cell"]}])
 def test_tables__other_data_stands_apart_even_at_full_scale(make_result, tables_of, tmp_path, change) -> None:
-    write_all(tmp_path, make_result(**{"dataset__name": "my *data*"}, **change))
+    write_all(tmp_path, make_result(method="Mine"), make_result(**{"dataset__name": "my *data*"}, **change))
     [paper, own], text, _ = tables_of(tmp_path)
-    assert len(paper) == 10
+    assert [row[0] for row in paper[10:]] == ["measured here", "Mine"]
     classes = "1 class" if "dataset__classes" in change else "80 classes"
     assert rf"### Own data: my \*data\*, {classes}, " in text
     assert "not comparable" in text
     assert own[1][:2] == ["CLoVE", "200"]
     assert len(own) == 2
+
+
+def test_tables__own_data_alone_have_no_printed_rows_and_give_the_table_its_title(make_result, tables_of, tmp_path):
+    own = {"dataset__classes": ["cell"], "scale": "mini"}
+    write_all(tmp_path, *[make_result(dataset__label=label, dataset__val__annotations_sha256=number * 64,
+                                      stage__key=number * 64, **own)
+                          for label, number in (("nuclei", "1"), ("bccd", "2"))])
+    tables, text, problems = tables_of(tmp_path)
+    assert problems == [] and [[row[0] for row in table] for table in tables] == [["Method", "CLoVE"]] * 2
+    assert text.startswith("## Object detection and segmentation on bccd, nuclei\n\n### Own data: bccd, 1 class, ")
+    assert "paper (" not in text and "printed in papers" not in text and "0.3 AP" not in text
+    assert "not comparable" not in text and "Measured rows: mean ± sample standard deviation" in text
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"coco_detection_segmentation", "tables"}
+    [page] = re.findall(r"<h2>.*</h2>\n<h3>.*</h3>", report.page(tmp_path / "nowhere", tmp_path))
+    assert page.startswith("<h2>Object detection and segmentation on bccd, nuclei</h2>\n<h3>Own data: bccd, ")
+    write_all(tmp_path, make_result(KEYPOINTS, heads="2fc"))  # on the published data: its table and all others as ever
+    assert len(tables_of(tmp_path)[0]) == 3
 
 
 def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tables_of, tmp_path: Path) -> None:
@@ -213,9 +230,8 @@ def test_tables__pretrainings_of_one_recipe_are_one_row_that_says_what_n_is_made
         ["CLoVE", "200", *["42.0 ± 3.0"] * 6, "measured, n=6: 3 pretrainings x 2 fine-tunings; 4conv1fc heads (!)"]]
     assert "mean and deviation are over the means of its pretrainings" in text
     assert "A checkpoint from elsewhere is one pretraining" not in text
-    csv_lines = (tmp_path / "tables" / "tables.csv").read_text().splitlines()
-    [line] = [line for line in csv_lines if ",measured,CLoVE,200,AP_bb," in line]
-    assert ",42.0,3.0,6," in line and line.endswith(",3")
+    [line] = csv_lines(tmp_path, kind="measured", method="CLoVE", epochs="200", metric="AP_bb")
+    assert [line[name] for name in ("value", "deviation", "n", "pretrainings")] == ["42.0", "3.0", "6", "3"]
 
 
 def test_tables__bold_needs_three_pretrainings_where_the_method_was_pretrained_here(make_result, tables_of, tmp_path):
@@ -243,9 +259,12 @@ def test_tables__boxes_alone_leave_the_columns_of_masks_empty(make_result, table
     own = {"dataset__classes": ["cell"], "dataset__name": "blood", "metrics": boxes}
     write_all(tmp_path, *[make_result(trial=trial, **own) for trial in (0, 1)],
               random_row(make_result, [1.0] * 6, **own | {"metrics": {"bbox/AP": 10.0}}))
-    [_, table], text, problems = tables_of(tmp_path)
+    [table], text, problems = tables_of(tmp_path)
     assert problems == [] and "AP mb" not in text.split("### Own data")[1].split("Best over")[1]
     rows = {row[0]: row[2:8] for row in table[1:]}
     assert rows["CLoVE"] == ["30.0 ± 0.0", "50.0 ± 0.0", "20.0 ± 0.0", "-", "-", "-"]
     assert rows["Rand init"] == ["10.0", "-", "-", "-", "-", "-"]
-    assert rows["CLoVE: measured - random init"] == ["+20.0", "-", "-", "-", "-", "-"]
+    [difference] = csv_lines(tmp_path, method="CLoVE", kind="measured", metric="AP_bb")
+    assert (difference["difference"], difference["difference_n"]) == ("20.0", "1")
+    [masks] = csv_lines(tmp_path, method="CLoVE", kind="measured", metric="AP_mb")
+    assert masks["difference_note"] == "no fine-tuning of the same trial and seed in both rows"

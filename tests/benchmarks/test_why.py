@@ -1,5 +1,6 @@
 """Where a cell comes from, told for printed and measured ones; what cannot be found is explained."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,28 @@ def test_why__a_difference_tells_both_of_its_rows(asked, make_result, tmp_path: 
     assert told.startswith("Object detection and segmentation on COCO (R50-FPN), CLoVE 200: measured - paper, AP bb: "
                            "-0.3, of\n")
     assert "trial 1, seed 1: 41.000" in told and "CLoVE 200, AP bb: 40.8\n  not measured here: paper (poster)" in told
-    told = asked("coco_detection_segmentation:CLoVE 400: measured - random init:AP bb")
-    assert "AP bb: +8.0, of\n" in told and "trial 0, seed 1: 32.500" in told and told.count("digest ") == 2
     # without epochs, as the table has it: one for 200 and one for 400
     assert asked("coco_detection_segmentation:clove: measured - paper:AP_bb").count(", of\n") == 2
+
+
+def test_why__a_paired_difference_tells_its_pairs_and_how_its_interval_is_made(asked, make_result, tmp_path) -> None:
+    for trial, value in enumerate((39.0, 38.0)):
+        write_result(tmp_path / "runs", make_result(method="Rand init", epochs=None, values=[value] * 6, trial=trial,
+                                                    seed=trial))
+    told = asked("coco:CLoVE 200:AP bb - Rand init")  # 40 - 39 and 41 - 38: 2 ± 12.706 * sqrt(2) / sqrt(2)
+    assert re.sub(r"__\w{8}.json", ".json", told).splitlines() == [
+        "Object detection and segmentation on COCO (R50-FPN), CLoVE 200, AP bb - Rand init: +2.0 [-10.7, +14.7] n=2",
+        "  trial 0, seed 0: 40.000 - 39.000 = +1.000", "    CLoVE__200ep__coco__trial0.json",
+        "    - Rand-init__noep__coco__trial0.json",
+        "  trial 1, seed 1: 41.000 - 38.000 = +3.000", "    CLoVE__200ep__coco__trial1.json",
+        "    - Rand-init__noep__coco__trial1.json",
+        "  mean +2.000, deviation 1.414, n=2: 95 % interval with t = 12.706",
+        "  p = 0.3, with Holm's correction 0.3 (AP_bb - Rand init: 1 in coco_detection_segmentation)"]
+    told = asked("coco:CLoVE 400:AP_bb - Rand init")  # its only trial has the seed 1
+    assert told.splitlines()[0].endswith("CLoVE 400, AP bb - Rand init: -")
+    assert told.splitlines()[1:] == ["  no fine-tuning of the same trial and seed in both rows"]
+    with pytest.raises(UserError, match="Rand init is compared with no other row; ask for AP_bb, its value"):
+        asked("coco:Rand init:AP_bb - Rand init")
 
 
 def test_why__a_name_with_colons_is_a_row(asked, make_result, tmp_path: Path) -> None:

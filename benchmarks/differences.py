@@ -1,0 +1,90 @@
+"""The differences of a table: each measured row minus another one of its block, and what is corrected for their number.
+
+The other row is detectron2's random start, or the one that `make_tables.py --against ROW` names: under the same
+setting, on the same data. Standard library only.
+"""
+
+import difflib
+from dataclasses import replace
+
+from benchmarks.holm import holm
+from benchmarks.measured import DEMO, Group
+from benchmarks.paired import Difference, paired
+from benchmarks.rows import MEASURED, Block, Row, TableModel, row_name, under_same_setting
+from benchmarks.sentinels import RANDOM
+from pretrain.errors import UserError
+
+NOTE = ("{column} - {against}: mean difference over pairs, fine-tunings of the same trial and seed, with its 95 % "
+        "interval by Student's t; n counts {units}. [-]: no interval, n is too small. "
+        "Not corrected for the number of rows: tables.csv has p with Holm's correction, and the other columns.")
+OF_PRETRAININGS = "pretrainings (pairs where neither row was pretrained here)"
+OF_PAIRS = "pairs"
+
+
+def with_differences(tables: list[TableModel], against: str | None = None) -> list[TableModel]:
+    """The tables with the differences of their measured rows to the row `against` (default: the random start), where
+    there is one. UserError when it is named and nowhere."""
+    name = against or RANDOM
+    found = [_with_differences(table, name) for table in tables]
+    if against and not any(table.against for table in found):
+        names = dict.fromkeys(row_name(row.method, row.epochs) for table in tables for row in _measured(table))
+        near = difflib.get_close_matches(against, names, n=1, cutoff=0.0)
+        raise UserError(f"--against {against}: expected a measured row, found none of that name; the nearest is "
+                        f"{near[0] if near else '-'}, all: {', '.join(names) or 'none'}")
+    return found
+
+
+def _with_differences(table: TableModel, name: str) -> TableModel:
+    if not any(_is_called(row, name) for row in _measured(table)):
+        return table
+    blocks = [replace(block, rows=[_compared(row, block, name) for row in block.rows]) for block in table.blocks]
+    found = replace(table, blocks=blocks, against=name)
+    _correct(found)
+    first = [row.differences[table.columns[0]] for row in _measured(found) if row.differences]
+    doubts = dict.fromkeys(one.doubt for one in first if one.interval and one.doubt)
+    here = any(row.group.pretrained_here for row in _measured(found))
+    note = NOTE.format(column=table.columns[0].replace("_", " "), against=name,
+                       units=OF_PRETRAININGS if here else OF_PAIRS)
+    return replace(found, notes=[*found.notes, " ".join([note, *(f"{doubt.capitalize()}." for doubt in doubts)])])
+
+
+def _measured(table: TableModel) -> list[Row]:
+    """The rows that may be compared: demos prove nothing."""
+    return [row for block in table.blocks for row in block.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
+
+
+def _is_called(row: Row, name: str) -> bool:
+    return name.casefold() in (row.method.casefold(), row_name(row.method, row.epochs).casefold())
+
+
+def _compared(row: Row, block: Block, name: str) -> Row:
+    """The row with its differences, one for each column."""
+    if row.kind != MEASURED or row.group.block[0] == DEMO or _is_called(row, name):
+        return row
+    named = [other.group for other in block.rows if other.kind == MEASURED and _is_called(other, name)]
+    others = _most_alike(row.group, under_same_setting(row.group, named))
+    if len(others) != 1:
+        count = f"{len(others)} rows are" if others else "no row is"
+        none = Difference(name, (), (), f"{count} called {name} under the same setting")
+        return replace(row, differences=dict.fromkeys(row.cells, none))
+    return replace(row, differences={column: paired(row.group, others[0], column, name) for column in row.cells})
+
+
+def _most_alike(group: Group, others: list[Group]) -> list[Group]:
+    """Those whose configuration differs from the group's in the fewest keys."""
+    distances = []  # numbers of keys
+    for other in others:
+        keys = other.config.keys() | group.config.keys()
+        distances.append(sum(other.config.get(key) != group.config.get(key) for key in keys))
+    return [other for other, distance in zip(others, distances, strict=True) if distance == min(distances)]
+
+
+def _correct(table: TableModel) -> None:
+    """Fill in Holm's p: a family is all differences of one column of the table, in all of its blocks."""
+    for column in table.columns:
+        tested = [row.differences for row in _measured(table)
+                  if column in row.differences and row.differences[column].p is not None]
+        family = f"{column} - {table.against}: {len(tested)} in {table.name}"
+        corrected = holm([differences[column].p for differences in tested])
+        for differences, p in zip(tested, corrected, strict=True):
+            differences[column] = replace(differences[column], p_holm=p, family=family)
