@@ -1,11 +1,11 @@
 """Reported and measured results -> markdown, LaTeX, HTML and CSV. Needs pandas and tabulate, nothing else.
 
     python benchmarks/make_tables.py [--results DIR] [--reported DIR] [--include-demo] [--strict] [--why CELL]
-        [--against ROW]
+        [--against ROW] [--figure FILE]
 
 Reads results/reported/*.csv (what papers print), results/runs/*.json (what was measured here) and
 results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same
-bytes. Works from any folder.
+bytes. Works from any folder. --figure needs matplotlib too.
 """
 
 import argparse
@@ -148,12 +148,14 @@ def main(arguments: list[str] | None = None) -> int:
                         help="folder with the papers' figures, one CSV per table")
     parser.add_argument("--against", metavar="ROW",
                         help="row that the others are compared with, paired (default: detectron2's random start)")
+    parser.add_argument("--figure", type=Path, metavar="FILE",
+                        help="draw each method's mean with its 95 %% interval into FILE.svg and FILE.png")
     parser.add_argument("--include-demo", action="store_true", help="show demo results too, in blocks of their own")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a result file had to be left out")
     parser.add_argument("--why", metavar="TABLE:ROW:COLUMN",
                         help="print where a cell comes from, such as \"keypoints:CLoVE 200:AP_kp\"; writes nothing")
     options = parser.parse_args(arguments)
-    wanted = ["pandas", "tabulate"]
+    wanted = ["pandas", "tabulate"] + (["matplotlib"] if options.figure else [])
     try:
         for name in wanted:
             importlib.import_module(name)
@@ -171,6 +173,9 @@ def main(arguments: list[str] | None = None) -> int:
     if found.hidden:
         print(f"{found.hidden} demo result{'s' if found.hidden > 1 else ''} left out; --include-demo shows them")
     print(f"written: {options.results / 'tables'}")
+    if options.figure:
+        from benchmarks.dot_plot import write_figure
+        print(f"written: {', '.join(map(str, write_figure(found.tables, options.figure)))}")
     sys.stdout.flush()
     for problem in found.problems:
         print(f"warning: left out {problem}", file=sys.stderr)

@@ -18,7 +18,7 @@ from benchmarks.probe_table import probes_html
 from benchmarks.provenance import hardware_text, trial_provenance
 from benchmarks.render import html_text
 from benchmarks.results import read_results
-from benchmarks.rows import IMPORTED, Row
+from benchmarks.rows import IMPORTED, Row, TableModel
 from pretrain import ROOT
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
@@ -91,6 +91,7 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
                                   for table in shown or found.tables)}
     if not shown:
         sections["Tables"] = "<p>Nothing has been measured yet: these are printed figures.</p>" + sections["Tables"]
+    sections["Figure"] = _dot_plot(shown)
     sections["Probes"] = f'<div class="scroll">{probes_html(found.probes)}</div>' if found.probes else ""
     if found.problems:
         items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
@@ -124,6 +125,16 @@ def _pictures(stages: list[tuple[str, Path]]) -> Iterator[str]:
         for file, words in PICTURES.items():
             if (folder / file).is_file():
                 yield _figure(_embedded(folder / file), f"{name}: {words}")
+
+
+def _dot_plot(tables: list[TableModel]) -> str:
+    from benchmarks.dot_plot import dot_plot_svg
+
+    drawn = dot_plot_svg(tables)
+    if drawn is None:
+        return ""
+    source = "data:image/svg+xml;base64," + base64.b64encode(drawn).decode("ascii")
+    return _figure(source, "mean of each method with its 95 % interval, and its paired difference")
 
 
 def _figure(source: str, caption: str) -> str:

@@ -74,6 +74,9 @@ def test_script__tells_a_missing_package_and_a_missing_folder(clone: Path) -> No
     answer = run_script(clone, [script], cwd=clone / "benchmarks", removed=("tabulate",))
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: expected pandas and tabulate, found no tabulate; run: ")
+    answer = run_script(clone, [script, "--figure", "figure"], cwd=clone)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: expected pandas and tabulate and matplotlib, found no matplotlib; run: ")
     answer = run_script(clone, [script, "--results", "absent"], cwd=clone)
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == "error: expected a folder, found none at absent; pass --results DIR\n"

@@ -48,6 +48,7 @@ def test_page__holds_tables_provenance_pictures_and_environments(run_folder: Pat
     sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for _, data in pictures[1:]]
     assert sizes == [(1400, 210), (200, 300)]
     assert "finetune-clove-coco-0: ground truth and predictions" in text
+    assert text.count('<img src="data:image/svg+xml;base64,') == 1 and "with its 95 % interval" in text
     assert "2 results" in text or "3 results" in text
     assert "<img src=x" not in text and "&lt;img src=x onerror=alert(1)&gt;" in text
     assert not re.search(r'(?:src|href)="(?!data:|#)', text) and "http" not in text  # nothing from a network
