@@ -26,7 +26,7 @@ def with_differences(tables: list[TableModel], against: str | None = None) -> li
     there is one. UserError when it is named and nowhere."""
     name = against or RANDOM
     found = [_with_differences(table, name) for table in tables]
-    if against and not any(table.against for table in found):
+    if against and not any(_is_called(row, name) for table in tables for row in _measured(table)):
         names = dict.fromkeys(row_name(row.method, row.epochs) for table in tables for row in _measured(table))
         near = difflib.get_close_matches(against, names, n=1, cutoff=0.0)
         raise UserError(f"--against {against}: expected a measured row, found none of that name; the nearest is "
@@ -35,7 +35,8 @@ def with_differences(tables: list[TableModel], against: str | None = None) -> li
 
 
 def _with_differences(table: TableModel, name: str) -> TableModel:
-    if not any(_is_called(row, name) for row in _measured(table)):
+    called = [_is_called(row, name) for row in _measured(table)]
+    if all(called) or not any(called):
         return table
     blocks = [replace(block, rows=[_compared(row, block, name) for row in block.rows]) for block in table.blocks]
     found = replace(table, blocks=blocks, against=name)

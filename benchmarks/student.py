@@ -6,6 +6,7 @@ Lentz's method (1976, as modified by Thompson and Barnett, 1986).
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import fmean, stdev
 
 SMALLEST, PRECISION = 1e-300, 1e-15
@@ -17,6 +18,7 @@ def two_sided_p(t_squared: float, freedom: float) -> float:
     return _incomplete_beta(t_squared / freedom, freedom / 2.0)
 
 
+@cache
 def critical_t(freedom: float) -> float:
     """The t that |t| stays below with a probability of 95 %, by halving."""
     low, high = 0.0, 1.0

@@ -95,6 +95,11 @@ def test_tables__only_rows_of_the_same_data_and_setting_are_compared(make_result
     assert families == {"AP_bb - Rand init: 2 in coco_detection_segmentation"}  # both datasets are in it
 
 
+def test_tables__the_random_start_alone_is_compared_with_nothing(make_result, tables_of, tmp_path: Path) -> None:
+    write_all(tmp_path, *trained(make_result, "Rand init", [10.0, 11.0]))
+    assert "AP bb - Rand init" not in tables_of(tmp_path)[1]
+
+
 def test_tables__demo_rows_are_not_compared(make_result, tables_of, tmp_path: Path) -> None:
     demo = {"demo": True, "scale": "demo"}
     write_all(tmp_path, *trained(make_result, "CLoVE", [12.0], **demo),
