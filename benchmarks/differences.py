@@ -26,7 +26,7 @@ def with_differences(tables: list[TableModel], against: str | None = None) -> li
     there is one. UserError when it is named and nowhere."""
     name = against or RANDOM
     found = [_with_differences(table, name) for table in tables]
-    if against and not any(_is_called(row, name) for table in tables for row in _measured(table)):
+    if against and not any(is_called(row, name) for table in tables for row in _measured(table)):
         names = dict.fromkeys(row_name(row.method, row.epochs) for table in tables for row in _measured(table))
         near = difflib.get_close_matches(against, names, n=1, cutoff=0.0)
         raise UserError(f"--against {against}: expected a measured row, found none of that name; the nearest is "
@@ -35,10 +35,10 @@ def with_differences(tables: list[TableModel], against: str | None = None) -> li
 
 
 def _with_differences(table: TableModel, name: str) -> TableModel:
-    called = [_is_called(row, name) for row in _measured(table)]
+    called = [is_called(row, name) for row in _measured(table)]
     if all(called) or not any(called):
         return table
-    blocks = [replace(block, rows=[_compared(row, block, name) for row in block.rows]) for block in table.blocks]
+    blocks = [replace(block, rows=[compared(row, block, name) for row in block.rows]) for block in table.blocks]
     found = replace(table, blocks=blocks, against=name)
     _correct(found)
     first = [row.differences[table.columns[0]] for row in _measured(found) if row.differences]
@@ -49,21 +49,27 @@ def _with_differences(table: TableModel, name: str) -> TableModel:
     return replace(found, notes=[*found.notes, " ".join([note, *(f"{doubt.capitalize()}." for doubt in doubts)])])
 
 
+def measured_rows(block: Block) -> list[Row]:
+    """The rows of a block that may be compared: demos prove nothing."""
+    return [row for row in block.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
+
+
 def _measured(table: TableModel) -> list[Row]:
-    """The rows that may be compared: demos prove nothing."""
-    return [row for block in table.blocks for row in block.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
+    return [row for block in table.blocks for row in measured_rows(block)]
 
 
-def _is_called(row: Row, name: str) -> bool:
+def is_called(row: Row, name: str) -> bool:
+    """Whether a row has this name, with or without its epochs."""
     return name.casefold() in (row.method.casefold(), row_name(row.method, row.epochs).casefold())
 
 
-def _compared(row: Row, block: Block, name: str) -> Row:
-    """The row with its differences, one for each column."""
-    if row.kind != MEASURED or row.group.block[0] == DEMO or _is_called(row, name):
+def compared(row: Row, block: Block, name: str) -> Row:
+    """The row of a block with its differences to the row of this name, one for each column; itself where it is that."""
+    rows = measured_rows(block)
+    if row not in rows or is_called(row, name):
         return row
-    named = [other.group for other in block.rows if other.kind == MEASURED and _is_called(other, name)]
-    others = _most_alike(row.group, under_same_setting(row.group, named))
+    others = _most_alike(row.group, under_same_setting(row.group, [other.group for other in rows
+                                                                  if is_called(other, name)]))
     if len(others) != 1:
         count = f"{len(others)} rows are" if others else "no row is"
         none = Difference(name, (), (), f"{count} called {name} under the same setting")

@@ -182,9 +182,9 @@ def _lines(table: TableModel, block: Block) -> list[tuple[Row, str, str]]:
     found = []
     for name, colour, style in ((RANDOM, GREY, "--"), ("supervised", VERMILLION, "-.")):
         rows = [row for row in block.rows if row.kind in (PRINTED, MEASURED)
-                and row.method.removeprefix("DEMO ").casefold() == name.casefold()
+                and row.method.removeprefix("DEMO ").casefold().startswith(name.casefold())
                 and row.cells[table.columns[0]].mean is not None]
-        rows.sort(key=lambda row: row.kind != MEASURED)
+        rows.sort(key=lambda row: (row.kind != MEASURED, len(row.method)))  # "Rand init" before its variants
         found += [(row, colour, style) for row in rows[:1]]
     return found
 

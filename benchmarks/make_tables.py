@@ -1,7 +1,7 @@
 """Reported and measured results -> markdown, LaTeX, HTML and CSV. Needs pandas and tabulate, nothing else.
 
     python benchmarks/make_tables.py [--results DIR] [--reported DIR] [--include-demo] [--strict] [--why CELL]
-        [--against ROW] [--figure FILE]
+        [--against ROW] [--contrast "ROW - OTHER ROW"] [--figure FILE]
 
 Reads results/reported/*.csv (what papers print), results/runs/*.json (what was measured here) and
 results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same
@@ -21,6 +21,7 @@ if __package__ in (None, ""):  # run as a file: the packages are found from the 
     sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
 
 from benchmarks.comparisons import read_comparisons, without_place  # noqa: E402
+from benchmarks.contrasts import contrast_lines  # noqa: E402
 from benchmarks.differences import with_differences  # noqa: E402
 from benchmarks.imported import read_imported  # noqa: E402
 from benchmarks.measured import OWN_DATA, Group, group_results  # noqa: E402
@@ -148,6 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help="folder with the papers' figures, one CSV per table")
     parser.add_argument("--against", metavar="ROW",
                         help="row that the others are compared with, paired (default: detectron2's random start)")
+    parser.add_argument("--contrast", action="append", default=[], metavar="\"ROW - OTHER ROW\"",
+                        help="print the paired difference of two rows on each dataset; may be repeated: p is then "
+                             "corrected for all of them")
     parser.add_argument("--figure", type=Path, metavar="FILE",
                         help="draw each method's mean with its 95 %% interval into FILE.svg and FILE.png")
     parser.add_argument("--include-demo", action="store_true", help="show demo results too, in blocks of their own")
@@ -172,6 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(found.shown())
     if found.hidden:
         print(f"{found.hidden} demo result{'s' if found.hidden > 1 else ''} left out; --include-demo shows them")
+    for line in contrast_lines(found.tables, options.contrast):
+        print(line)
     print(f"written: {options.results / 'tables'}")
     if options.figure:
         from benchmarks.dot_plot import write_figure

@@ -1,31 +1,14 @@
 """Which row a row is compared with, how it is shown, and what is corrected."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from benchmarks import make_tables
 from pretrain.errors import UserError
-from tests.benchmarks.table_files import REPORTED, csv_lines, write_all
+from tests.benchmarks.table_files import REPORTED, csv_lines, trained, write_all
 
-OWN = {"dataset__label": "nuclei", "dataset__classes": ["cell"], "scale": "mini"}
 TITLE = "AP bb - Rand init [95 %]"
-
-
-def trained(make_result, method: str, values: list[float], **changes) -> list[dict]:
-    """One fine-tuning of each pretraining: that of seed s is trial s. A start that is random has trials alone."""
-    found = []
-    for seed, value in enumerate(values):
-        start = {}
-        if not method.startswith("Rand"):
-            start = {"weights__pkl_sha256": hashlib.sha256(f"{method} {seed}".encode()).hexdigest(),
-                     "weights__pretraining": {"objective": "clove", "seed": seed, "images_sha256": "b2" * 32,
-                                              "recipe_sha256": hashlib.sha256(method.encode()).hexdigest()}}
-        key = hashlib.sha256(repr((method, seed, sorted(changes.items()))).encode()).hexdigest()
-        found.append(make_result(method=method, epochs=None, values=[value, value, 1.0, value / 2, 1.0, 1.0],
-                                 trial=seed, seed=seed, stage__key=key, **OWN | start | changes))
-    return found
 
 
 @pytest.fixture
