@@ -72,16 +72,16 @@ def test_markdown__rows_that_tie_for_best_are_both_underlined_and_the_third_is_n
 
 def test_markdown__difference_to_random_initialisation_under_the_same_setting(make_result, coco) -> None:
     text = markdown(coco(*trials(make_result, "Mine", [40.0]),
-                         make_result(method="Rand init", epochs=None, weights__method="Rand init", values=[32.8] * 6),
-                         make_result(method="Rand init", epochs=None, weights__method="Rand init", values=[31.0] * 6,
-                                     heads="2fc", stage__key="ef" * 32)))
+                         make_result(method="Rand init", epochs=None, seed=0, values=[32.8] * 6),
+                         make_result(method="Rand init", epochs=None, seed=0, values=[31.0] * 6, heads="2fc",
+                                     stage__key="ef" * 32)))
     assert text.count(" AP bb - Rand init [95 %] |") == 1
     [row] = [line for line in text.splitlines() if line.startswith("| Mine ")]
     assert row.count(r"+7.2 \[-\] n=1") == 1
 
 
 def test_markdown__rows_on_other_annotations_are_named_and_not_compared(make_result, coco) -> None:
-    other, random = {"dataset__val__annotations_sha256": "99" * 32}, {"epochs": None, "weights__method": "Rand init"}
+    other, random = {"dataset__val__annotations_sha256": "99" * 32}, {"epochs": None, "seed": 0}
     text = markdown(coco(*trials(make_result, "CLoVE", [35.0, 35.1]),
                          *trials(make_result, "PixPro", [39.0, 39.1], **other, stage__key="ab" * 32),
                          make_result(method="Rand init", values=[26.0] * 6, **random),
