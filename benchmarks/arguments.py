@@ -60,8 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--methods", metavar="A,B",
                       help="clove or the labels of --pretrain (pretrained here), rand (random init), rand_msra (the "
                            "pixels of the literature's random rows), rand_zero_gamma (last batch-norm gamma of each "
-                           "block 0), names of checkpoints; default: what is pretrained, rand and the checkpoints, or "
-                           "the checkpoints alone")
+                           "block 0), LABEL.random_convolutions (a control: the batch norm of that pretraining, "
+                           "convolutions drawn anew), names of checkpoints; default: what is pretrained, rand and the "
+                           "checkpoints, or the checkpoints alone")
     what.add_argument("--branch", choices=("student", "teacher"),
                       help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--architecture", choices=ARCHITECTURES,

@@ -23,6 +23,8 @@ from transfer.tasks import TASKS
 
 # Methods that start from random weights: their word of `python -m transfer finetune --weights`.
 RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
+# After a pretraining's label: a control with its batch norm and random convolutions.
+RANDOM_CONVOLUTIONS = ".random_convolutions"
 CLOVE = "clove"  # label of the pretraining where none is named
 
 
@@ -83,7 +85,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     recipes = read_labels(args.pretrain)
     labels = tuple(recipes) or (CLOVE,)
     checkpoints = _checkpoints(args.checkpoint, labels)
-    refuse_labels(recipes, (*RANDOM, *RANDOM_ROWS, *checkpoints))
+    controls = tuple(f"{label}{RANDOM_CONVOLUTIONS}" for label in labels)
+    refuse_labels(recipes, (*RANDOM, *RANDOM_ROWS, *checkpoints, *controls))
     tasks = () if args.tasks == "none" else _subset("--tasks", args.tasks, tuple(TASKS))
     methods = _methods(args, demo, labels, checkpoints)
     _refuse_without_effect(args, tasks, methods, checkpoints)
@@ -147,7 +150,11 @@ def _methods(
                         "them")
     if not args.methods:
         return (*((*labels, "rand") if wants_pretraining else ()), *checkpoints)
-    methods = _subset("--methods", args.methods, (*labels, *RANDOM, *checkpoints))
+    controls = tuple(f"{label}{RANDOM_CONVOLUTIONS}" for label in labels)
+    methods = _subset("--methods", args.methods, (*labels, *controls, *RANDOM, *checkpoints))
+    for label, control in zip(labels, controls, strict=True):
+        if control in methods and label not in methods:
+            raise UserError(f"--methods {control} takes the batch norm of {label}: add {label}")
     if wants_pretraining and not set(labels) & set(methods):
         raise UserError(f"--methods {args.methods} leaves nothing to pretrain: add {', '.join(labels)}, or leave out "
                         "--demo, --tiny, --epochs, --recipe, --pretrain and --photos")

@@ -9,7 +9,7 @@ from benchmarks.evaluations import PAIRED, Evaluation
 from benchmarks.found import DEMO_DATA, Inputs, find_inputs
 from benchmarks.gpus import count_gpus
 from benchmarks.inputs import PROBED, slug
-from benchmarks.options import CLOVE, RANDOM, Options
+from benchmarks.options import CLOVE, RANDOM, RANDOM_CONVOLUTIONS, Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.publish import Origin, publish, publish_probe
 from benchmarks.stage import Stage, plan_keys
@@ -21,18 +21,21 @@ DISPLAY = {CLOVE: "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pi
 
 @dataclass(frozen=True)
 class Start:
-    """What the fine-tunings of a row start from. `name`: in the names of stages."""
+    """What the fine-tunings of a row start from. `name`: in the names of stages. `control`: only the batch norm is that
+    of the pretraining, the convolutions are drawn anew."""
 
     method: str
     name: str
     pretraining: Pretraining | None = None
     checkpoint: Path | None = None
     random: str = ""  # transfer's name of random weights
+    control: bool = False
 
     @property
     def row(self) -> str:
         """Its name in the tables."""
-        return DISPLAY.get(self.method, self.method)
+        shown = DISPLAY.get(self.method, self.method)
+        return f"{shown} (random convolutions)" if self.control else shown
 
     @property
     def converted(self) -> str:
@@ -69,7 +72,7 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
 
 
 def starts(options: Options) -> list[Start]:
-    """Each method's, a pretrained one's for each of its seeds."""
+    """Each method's, a pretrained one's and a control's for each seed of the pretraining."""
     found: list[Start] = []
     for method in options.methods:
         if method in RANDOM:
@@ -77,7 +80,10 @@ def starts(options: Options) -> list[Start]:
         elif method in options.checkpoints:
             found.append(Start(method, slug(method), checkpoint=options.checkpoints[method]))
         else:
-            found += [Start(method, one.name, one) for one in options.pretrainings if one.label == method]
+            label = method.removesuffix(RANDOM_CONVOLUTIONS)
+            control = label != method
+            found += [Start(label, f"{one.name}{RANDOM_CONVOLUTIONS * control}", one, control=control)
+                      for one in options.pretrainings if one.label == label]
     return found
 
 
@@ -118,7 +124,7 @@ def _backbone(options: Options, start: Start, inputs: Inputs) -> list[Stage]:
     """What makes the backbone of a start and looks at it; nothing for random weights."""
     if start.random:
         return []
-    stages = [_pretrain(options, start, inputs)] if start.pretraining else []
+    stages = [_pretrain(options, start, inputs)] if start.pretraining and not start.control else []
     stages.append(_convert(options, start, inputs))
     for task in options.tasks if options.probes else ():
         if task in PROBED:
@@ -156,20 +162,25 @@ def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
 
 def _convert(options: Options, start: Start, inputs: Inputs) -> Stage:
     source = start.checkpoint
-    numbers = {"method": start.row}
+    numbers: dict[str, object] = {"method": start.row}
     words: list[object] = ["--method", start.row]
     if source and options.branch:
         numbers["branch"] = options.branch
         words += ["--branch", options.branch]
 
+    if start.control:  # as many draws as pretrainings
+        numbers["random_convolutions"] = start.pretraining.seed
+        words += ["--random-convolutions", start.pretraining.seed]
+    parent = f"pretrain-{start.pretraining.name}" if start.pretraining else ""
+
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        file = source or parents[f"pretrain-{start.name}"] / "backbone.safetensors"
+        file = source or parents[parent] / "backbone.safetensors"
         return _python("transfer", "convert", file, "--output", folder, *words)
 
     return Stage(
         start.converted, numbers, command, product="detectron2.pkl",
         inputs={"checkpoint": inputs.checkpoints[start.method]} if source else {},
-        parents=() if source else (f"pretrain-{start.name}",), cost="under a minute", disk_gb=0.25)
+        parents=(parent,) if parent else (), cost="under a minute", disk_gb=0.25)
 
 
 def _data_words(evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:

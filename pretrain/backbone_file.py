@@ -50,6 +50,7 @@ HEADER: dict[str, Callable[[Any], bool]] = {
     "stride_in_1x1": lambda v: isinstance(v, bool),
     "pretraining": lambda v: v is None or _is_pretraining(v),
     "classes": lambda v: v is None or (type(v) is int and v > 1),
+    "random_convolutions": lambda v: v is None or (type(v) is int and v >= 0),
     **dict.fromkeys(("source_name", "source_sha256", "family", "tool_version"), lambda v: isinstance(v, str)),
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -65,6 +66,8 @@ class BackboneInfo:
     `pretraining` says which pretraining of this project made it: {"objective", "seed", "recipe_sha256" (all that
     changes the numbers but the seed), "images_sha256" (the list of its images' names)}; None for files from elsewhere.
     `classes`: number of classes that it learned from; None without labels.
+    `random_convolutions`: the seed that its convolutions were drawn from after all, for a control that has only the
+    batch norm of its method; None: they are the method's.
     """
 
     method: str
@@ -81,6 +84,7 @@ class BackboneInfo:
     tool_version: str = __version__
     pretraining: dict[str, Any] | None = None
     classes: int | None = None
+    random_convolutions: int | None = None
 
 
 def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: BackboneInfo) -> str:

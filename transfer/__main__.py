@@ -39,6 +39,8 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
                          help="detectron2 (default), torchvision, timm or mmdet; several with commas or another --to")
     convert.add_argument("--fpn", action="store_true",
                          help="take a pretrained FPN over too (ReSim); default: the backbone alone, as for the others")
+    convert.add_argument("--random-convolutions", type=int, metavar="SEED",
+                         help="a control: draw every convolution anew, as torchvision does, and keep the batch norm")
     convert.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
     convert.add_argument("--branch", choices=("student", "teacher"),
                          help="which network, where the file holds both (default: the one the authors transfer)")
@@ -130,6 +132,7 @@ def main() -> int:
     from transfer.convert import convert, describe
     targets = ",".join(arguments.targets or ["detectron2"]).split(",")
     certificate = convert(arguments.file, arguments.output, arguments.method, fpn=arguments.fpn,
+                          random_convolutions=arguments.random_convolutions,
                           targets=[target.strip() for target in targets], branch=arguments.branch,
                           trust=arguments.trust, prefix=arguments.prefix)
     print(describe(certificate, arguments.output))

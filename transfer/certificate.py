@@ -44,6 +44,7 @@ class Certificate(TypedDict):
     epochs: int | None
     # Which pretraining of this project made it, as its header says; None: of elsewhere. Not in older certificates.
     pretraining: NotRequired[dict | None]
+    random_convolutions: NotRequired[int | None]  # their seed, where a control drew them anew
     consumed: int
     expected: int
     missing: list

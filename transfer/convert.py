@@ -32,6 +32,7 @@ from transfer.certificate import (
 from transfer.intake import ARCHITECTURES, Reading, expected_shapes, one_of, read_checkpoint
 from transfer.maps import STAGES
 from transfer.proof import PROOFS, assert_loaded
+from transfer.random_convolutions import method_of, redraw
 from transfer.writers import WRITERS, State, pixel_format, without_biases
 
 __all__ = ["CANONICAL", "assert_loaded", "convert", "describe"]  # the fine-tuning checks what it loaded
@@ -49,21 +50,29 @@ class How(TypedDict, total=False):
 
 
 def convert(source: str | Path, output: str | Path, method: str | None = None, *,
-            targets: Sequence[str] = ("detectron2",), fpn: bool = False, **how: Unpack[How]) -> Certificate:
+            targets: Sequence[str] = ("detectron2",), fpn: bool = False, random_convolutions: int | None = None,
+            **how: Unpack[How]) -> Certificate:
     """Write `source` into the folder `output`: backbone.safetensors, a file for each target, conversion.json.
 
     conversion.json, returned as a dictionary, is written last: a folder without it is not a finished conversion, and a
     file that fails its proof does not stay. What an earlier conversion left in the folder is taken away first.
     `method` names the row of the tables (default: what the file proves, else its name). `fpn` also takes over a
-    pretrained FPN (ReSim), into detectron2's file and the canonical one.
+    pretrained FPN (ReSim), into detectron2's file and the canonical one. `random_convolutions` is a seed: all
+    convolutions are drawn from it, as a control that keeps only the batch norm, and the method's name says so.
     Raises `UserError` when the file cannot be read or what the target loaded is not the same network.
     """
     source, output = Path(source), Path(output)
     _check_targets(targets, fpn)
+    if fpn and random_convolutions is not None:
+        raise UserError("--random-convolutions keeps no pretrained convolution, and an FPN is made of them: leave out "
+                        "--fpn")
     reading = read_checkpoint(source, **how)
     _check_fits(reading, source, targets, fpn)
     _prepare_output(source, output, targets)
     info = replace(reading.info, method=method or reading.info.method, family=reading.info.family or reading.family)
+    if random_convolutions is not None:
+        reading = replace(reading, state=redraw(reading.state, info.architecture, random_convolutions))
+        info = replace(info, method=method_of(info.method), random_convolutions=random_convolutions)
     # What is written starts from the canonical file as it is read again, not from the checkpoint.
     canonical_sha256 = save_backbone(output / CANONICAL, reading.state | (reading.fpn if fpn else {}), info)
     state, kept_fpn = split_fpn(load_backbone(output / CANONICAL)[0])
@@ -71,6 +80,9 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
     statistics = batch_norm_summary(state)
     transferred = sorted(without_biases(kept_fpn))
     notes = list(reading.notes)
+    if info.random_convolutions is not None:
+        notes.append(f"The convolutions are random, drawn from seed {info.random_convolutions}; batch norm is the "
+                     "source's.")
     if method is None and reading.candidates:
         notes.append(f"No method is proved, the file's name stands for it: {one_of(reading.candidates)}.")
     return write_certificate(output, {
@@ -88,6 +100,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
         "address": reading.address,
         "epochs": info.epochs,
         "pretraining": info.pretraining,
+        "random_convolutions": info.random_convolutions,
         "consumed": len(state),
         "expected": len(expected_shapes(info.architecture)),
         "missing": sorted(expected_shapes(info.architecture).keys() - state.keys()),

@@ -14,6 +14,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import nn
 
 from pretrain.errors import UserError
+from transfer import random_convolutions
 from transfer.certificate import CERTIFICATE, read_certificate
 
 # In 0..255 and in the order of the channels. RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo,
@@ -69,7 +70,9 @@ def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
                         f"`python -m transfer convert FILE --output {folder}`, or give one of the words "
                         f"{', '.join(RANDOM)}")
     conversion = read_certificate(folder)
+    redrawn = conversion.get("random_convolutions") is not None
     return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"],
+                   init=random_convolutions.INIT if redrawn else Weights.init,
                    epochs=conversion["epochs"], branch=conversion["branch"], pkl=str(pkl),
                    pkl_sha256=conversion["targets"]["detectron2"]["sha256"],
                    pretraining=conversion.get("pretraining"), conversion=conversion)

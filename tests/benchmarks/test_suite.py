@@ -168,6 +168,27 @@ def test_plan__a_checkpoint_in_paired_trials_is_converted_once(tmp_path):
         "convert-mine", "finetune-mine-coco-0", "finetune-mine-coco-1"]
 
 
+def test_plan__a_control_takes_each_pretrainings_batch_norm(tmp_path):
+    from transfer.__main__ import _parser
+
+    options = parse(["--pretrain", "clove=mini", "--pretrain-seeds", "7,8", "--trials", "paired", "--tasks", "coco",
+                     "--methods", "clove,clove.random_convolutions"])
+    data = (TaskData("a", tmp_path, "", 9, 9, "a" * 64, "e" * 64),)
+    inputs = Inputs({"": Photos(tmp_path, 999, "f" * 64)}, {"coco": data}, {}, find_protocols(options))
+    stages = suite.build(options, inputs)
+    assert [stage.name for stage in stages][:5] == [
+        "pretrain-clove.seed7", "convert-clove.seed7", "finetune-clove.seed7-coco-7",
+        "convert-clove.seed7.random_convolutions", "finetune-clove.seed7.random_convolutions-coco-7"]
+    control = stages[3]
+    assert control.parents == ("pretrain-clove.seed7",) and stages[4].parents == (control.name,)
+    words = control.command(tmp_path / "out", {"pretrain-clove.seed7": tmp_path})
+    args = _parser("convert").parse_args(words[4:])
+    assert args.file == str(tmp_path / "backbone.safetensors") and args.random_convolutions == 7
+    assert control.numbers == {"method": "CLoVE (random convolutions)", "random_convolutions": 7}
+    starts = suite.starts(options)
+    assert [start.row for start in starts] == 2 * ["CLoVE"] + 2 * ["CLoVE (random convolutions)"]
+
+
 def test_plan__pretrainings_take_the_images_of_their_folders(tmp_path):
     options = parse(["--pretrain", "all=mini", "--pretrain", "half=mini,images=labelled", "--tasks", "coco"])
     data = (TaskData("a", tmp_path, "", 9, 9, "a" * 64, "e" * 64),)
