@@ -1,5 +1,6 @@
 """What is measured of each backbone: a task on a dataset, with a share of its training images, in several trials."""
 
+import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +12,14 @@ PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by
 
 @dataclass(frozen=True)
 class Protocol:
-    """What transfer resolves a task's options to: scale, length, batch, hashes of what belongs to the training and of
-    what to the evaluation."""
+    """What transfer resolves a task's options to: scale, length, batch, shorter sides of the images (pixels; their mean
+    in training), hashes of what belongs to the training and of what to the evaluation."""
 
     scale: str
     iterations: int
     batch: int
+    train_side: float
+    test_side: int
     training: str
     evaluation: str
 
@@ -84,8 +87,10 @@ def read_trials(text: str) -> int | Literal["paired"]:
 def protocol_of(resolved: dict[str, Any]) -> Protocol:
     """Of what `transfer.settings.protocol` gives."""
     config = identity.flatten(resolved["config"])
+    test_side = config["INPUT.MIN_SIZE_TEST"]
     evaluation = {key: config.pop(key) for key in identity.EVALUATION_KEYS if key in config}
     training = {key: value for key, value in config.items() if key not in identity.WITHOUT_EFFECT}
     names = {key: value for key, value in resolved.items() if key != "config"}
     return Protocol(resolved["scale"], config["SOLVER.MAX_ITER"], config["SOLVER.IMS_PER_BATCH"],
+                    statistics.fmean(config["INPUT.MIN_SIZE_TRAIN"]), test_side,
                     identity.sha256(names | training), identity.sha256(evaluation))

@@ -44,7 +44,7 @@ class Stage:
     `task` is a fine-tuning's. `gates` are stages that must have passed first without being a part of the result.
     `evaluation` are hashes of what decides the result beside what was trained. `array` names the stages that may be
     one array of jobs. `gpu_hours` maps a kind of GPU to the estimated hours on one of them; `steps`, each of `batch`
-    images, say how long it is.
+    images, say how long it is. `core_hours`: estimated hours on one CPU core, 0 where they are not known.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Stage:
     kind: Literal["small", "pretrain", "preflight", "finetune", "probe"] = "small"
     task: str = ""
     gpu_hours: dict[str, float] = field(default_factory=dict)
+    core_hours: float = 0.0
 
     def key(self, parent_outputs: dict[str, str]) -> str:
         """Identity of the result, as a SHA-256."""
@@ -175,7 +176,7 @@ def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:
         return stage
     if not (stage.folder(output, stage.key(hashes)) / MODEL).is_file():
         return stage
-    return replace(stage, cost="an evaluation", gpu_hours={}, disk_gb=0.1, stays_gb=None)
+    return replace(stage, cost="an evaluation", gpu_hours={}, core_hours=0.0, disk_gb=0.1, stays_gb=None)
 
 
 def run_stage(

@@ -157,6 +157,7 @@ def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
         cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB, kind="pretrain",
         gpu_hours=estimate.pretraining_hours(images, config),
+        core_hours=estimate.pretraining_core_hours(images, config),
         steps=images // train.batch_size * train.epochs, batch=train.batch_size)
 
 
@@ -224,13 +225,15 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
         words += ["--keep-predictions"] if options.keep_predictions else []
         return _python("transfer", "finetune", *words)
 
+    core_hours = estimate.finetuning_core_hours(protocol, options.architecture, data.val_images if data else 0)
     stage = Stage(
         f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
         inputs={} if data is None else {"data": data.training},
         evaluation={"protocol": protocol.evaluation} | ({} if data is None else {"data": data.evaluation}),
         parents=evaluation.parents + ((start.converted,) if start.converted else ()),
         gates=(f"preflight-{replace(evaluation, share=1.0).place}",) if options.preflight else (),
-        cost=estimate.finetuning(task, protocol.iterations, protocol.scale), disk_gb=estimate.FINETUNE_GB,
+        cost=estimate.finetuning(task, protocol.iterations, protocol.scale, core_hours), core_hours=core_hours,
+        disk_gb=estimate.FINETUNE_GB,
         stays_gb=0.0 if options.keep == keep.NONE else estimate.MODEL_GB,
         kind="finetune", array=f"finetune-{start.name}", task=task,
         gpu_hours=estimate.finetuning_hours(task, protocol.iterations, protocol.scale), steps=protocol.iterations,

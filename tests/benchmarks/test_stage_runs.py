@@ -93,7 +93,9 @@ def test_print_plan__says_what_is_done(options, capsys):
     capsys.readouterr()
     command.print_plan(options(), stages)
     out = capsys.readouterr().out
-    assert out.count("done (") == 2 and "disk for what is to do" in out
+    assert out.count("done (") == 2 and "disk for what is to do" in out and "core-hours" not in out
+    command.print_plan(options("--gpus", "0"), [*stages, replace(writer("three"), core_hours=1.54)])
+    assert "CPU: about 1.5 core-hours for what is to do" in capsys.readouterr().out
 
 
 def test_print_plan__a_finished_training_is_only_evaluated(options, capsys):

@@ -365,3 +365,23 @@ def test_schedule__costs_follow():
     hours = [full_words(words, "finetune-rand-coco")[0].cost for words in ([], ["--schedule", "2x"],
                                                                            ["--schedule", "2x_1gpu"])]
     assert hours[0] != hours[1] == hours[2]
+
+
+def test_core_hours__are_those_that_were_measured_at_the_measured_size(tmp_path):
+    words = ["--pretrain", "clove=mini,architecture=resnet18,epochs=4", "--tasks", "coco", "--scale", "mini",
+             "--set", "coco.INPUT.MIN_SIZE_TRAIN=(176,)", "--set", "coco.INPUT.MIN_SIZE_TEST=192",
+             "--set", "coco.SOLVER.MAX_ITER=240", "--set", "coco.SOLVER.STEPS=(200,)"]
+    data = (TaskData("a", tmp_path, "", 220, 60, "a" * 64, "e" * 64),)
+
+    def stages(*more):
+        options = parse([*words, *more])
+        inputs = Inputs({"": Photos(tmp_path, 4845, "f" * 64)}, {"coco": data}, {}, find_protocols(options))
+        return suite.build(options, inputs)
+
+    pretrain, _, finetune, random = stages()
+    assert pretrain.core_hours == pytest.approx(20 / 60, rel=0.02)
+    assert finetune.core_hours == random.core_hours == pytest.approx(10.7 / 60, rel=0.01)
+    assert pretrain.cost == "19,380 image views of 96 px, about 0.33 CPU core-hours"
+    assert finetune.cost == "240 small iterations, about 0.18 CPU core-hours"
+    larger = stages("--set", "pretrain.architecture=resnet50")
+    assert {stage.core_hours for stage in larger} == {0.0} and "core-hours" not in larger[0].cost
