@@ -1,7 +1,5 @@
 """`python -m benchmarks`, behind ./run_all.sh: plan the stages, run what is not done, print tables and places."""
 
-import json
-import os
 import shutil
 import sys
 import warnings
@@ -11,47 +9,18 @@ from pathlib import Path
 from benchmarks.found import find_inputs
 from benchmarks.gpus import count_gpus
 from benchmarks.jobs import refuse_beside_jobs
+from benchmarks.local_run import STANDS, LocalRun, Progress, minutes, set_aside
 from benchmarks.options import Options, parse
 from benchmarks.saved_plan import Plan
-from benchmarks.stage import FAILED, Stage, StageFailed, finished, glance, left, locked, read_stamp, run_stage
+from benchmarks.stage import Stage, finished, glance, left, locked
 from benchmarks.standing import standing, trained_before
 from benchmarks.tables import print_tables
-from pretrain import ROOT
-from pretrain.atomic import write_text
 from pretrain.errors import UserError, run_cli
 
 COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
             "bootstrap": "bootstrap", "status": "status",
             "cancel": "cancel", "retry": "retry", "logs": "logs"}  # word -> module with its own parser
-STANDS = "result stands"  # where the work is not, or not any more
 PICTURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
-
-
-class Progress:
-    """What is known of the stages while they run: folders and output hashes of the finished ones."""
-
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.hashes: dict[str, str] = {}
-        self.folders: dict[str, Path] = {}
-
-    def key(self, stage: Stage) -> str | None:
-        """The stage's key, None as long as a parent is not done."""
-        return stage.key(self.hashes) if all(name in self.hashes for name in stage.parents) else None
-
-    def look(self, stage: Stage) -> dict | None:
-        """The stamp of a finished stage; None when it has to run."""
-        key = self.key(stage)
-        if key is None:
-            return None
-        folder = stage.folder(self.output, key)
-        stamp = read_stamp(stage, folder, key)
-        if stamp is not None:
-            self.done(stage, folder, stamp)
-        return stamp
-
-    def done(self, stage: Stage, folder: Path, stamp: dict) -> None:
-        self.hashes[stage.name], self.folders[stage.name] = stamp["output_sha256"], folder
 
 
 def main() -> int:
@@ -66,6 +35,9 @@ def main() -> int:
     for name in options.rerun:
         if name not in [stage.name for stage in stages]:
             raise UserError(f"--rerun {name}: no such stage; there are {', '.join(stage.name for stage in stages)}")
+    if options.jobs > 1 and count_gpus(options):
+        raise UserError(f"--jobs {options.jobs} divides CPU cores, found {count_gpus(options)} GPUs: add --gpus 0, or "
+                        "leave it out")
     for line in options.said:
         print(line)
     if options.cluster.cluster == "slurm":
@@ -94,7 +66,7 @@ def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
             _, hashes = finished(stages, options.output)
             for stage in stages:
                 if stage.name in options.rerun and stage.name not in alive and set(stage.parents) <= hashes.keys():
-                    _set_aside(stage.folder(options.output, stage.key(hashes)))
+                    set_aside(stage.folder(options.output, stage.key(hashes)))
             return graph.submit_and_say(planned)
     finally:
         # Refused: nothing stays.
@@ -110,7 +82,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     for stage in stages:
         stamp = None if stage.name in options.rerun else progress.look(stage)
         if stamp:
-            state = f"done ({_minutes(stamp['seconds'])})"
+            state = f"done ({minutes(stamp['seconds'])})"
         elif stage.name in stands:
             state = STANDS
         else:
@@ -120,7 +92,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
         needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
         print(f"  {stage.name:<{width}} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
     print(f"  {'tables':<{width}} {'always':<16} needs all results; seconds")
-    print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo):.1f} GB, "
+    print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo, options.jobs):.1f} GB, "
           f"free {_free_gb(options.output):.1f} GB")
     core_hours = sum(stage.core_hours for stage in todo)
     if core_hours and not count_gpus(options):
@@ -134,48 +106,15 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
 
 def run(options: Options, stages: list[Stage]) -> int:
     """Run what is not done; a failing stage stops what depends on it and nothing else."""
-    progress, stands = Progress(options.output), standing(stages, options)
+    stands = standing(stages, options)
     _check_disk(options, stages, stands)
-    # OpenMP's threads by default spin for milliseconds while they wait; beside other work on the same cores a step then
-    # takes many times as long. A short spin costs an idle machine nothing.
-    environment = {"GOMP_SPINCOUNT": "3000"} | os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(
-        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]).removesuffix(os.pathsep)}
-    times: list[tuple[str, str]] = []
-    failures: list[StageFailed] = []
-    stopped: list[str] = []
-    for number, stage in enumerate(stages, start=1):
-        key = progress.key(stage)
-        if stage.name in stands and (key is None or progress.look(stage) is None):
-            times.append((stage.name, STANDS))
-            continue
-        if key is None:
-            stopped.append(stage.name)
-            continue
-        folder = stage.folder(options.output, key)
-        if stage.name in options.rerun:
-            _set_aside(folder)
-        stamp = progress.look(stage)
-        if stamp is not None:
-            if stage.finish is not None:
-                stage.finish(folder, key)  # results may have been deleted or asked for elsewhere: cheap to write again
-            times.append((stage.name, f"{_minutes(stamp['seconds'])}, done before"))
-            continue
-        if not set(stage.gates) <= progress.hashes.keys():
-            stopped.append(stage.name)
-            continue
-        print(f"\n[{number}/{len(stages)}] {stage.name}", flush=True)
-        try:
-            stamp = run_stage(stage, options.output, key, progress.folders, environment)
-        except StageFailed as failure:
-            print(f"error: {failure}", file=sys.stderr, flush=True)
-            write_text(failure.folder / FAILED, json.dumps({"exit_code": failure.code, "message": str(failure)}) + "\n")
-            failures.append(failure)
-            continue
-        progress.done(stage, folder, stamp)
-        times.append((stage.name, _minutes(stamp["seconds"])))
-    print_summary(options, progress, times)
+    done = LocalRun(options, stages, stands)
+    done.run()
+    print_summary(options, done.progress, [(stage.name, done.times[stage.name]) for stage in stages
+                                           if stage.name in done.times])
+    failures = done.failures
     if failures:
-        skipped = f"; not run for that reason: {', '.join(stopped)}" if stopped else ""
+        skipped = f"; not run for that reason: {', '.join(done.stopped)}" if done.stopped else ""
         print(f"error: {failures[0]}" + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "") + skipped,
               file=sys.stderr)
         return failures[0].code
@@ -196,25 +135,17 @@ def print_summary(options: Options, progress: Progress, times: list[tuple[str, s
                 print(f"  {folder / picture}")
 
 
-def _set_aside(folder: Path) -> None:
-    """--rerun: the old work is kept beside the new one."""
-    if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-            number += 1
-        folder.rename(aside)
-
-
-def disk_needed(stages: list[Stage]) -> float:
-    """GB for stages that run one after the other: what stays of all, and the most that goes away again."""
+def disk_needed(stages: list[Stage], jobs: int = 1) -> float:
+    """GB for stages of which so many run at once: what stays of all, and the most that goes away again."""
     stays = {stage.name: stage.disk_gb if stage.stays_gb is None else stage.stays_gb for stage in stages}
-    return sum(stays.values()) + max((stage.disk_gb - stays[stage.name] for stage in stages), default=0.0)
+    passing = sorted((stage.disk_gb - stays[stage.name] for stage in stages), reverse=True)
+    return sum(stays.values()) + sum(passing[:jobs])
 
 
 def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None:
     folders, hashes = finished(stages, options.output, glance)
     needed = disk_needed([left(stage, options.output, hashes) for stage in stages
-                          if stage.name not in folders and stage.name not in stands])
+                          if stage.name not in folders and stage.name not in stands], options.jobs)
     free = _free_gb(options.output)
     if needed > free:
         raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
@@ -225,10 +156,6 @@ def _free_gb(folder: Path) -> float:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free / 1e9
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

@@ -107,6 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
                           "may share one")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--gpus", type=int, metavar="N", help="GPUs to use (default: all that are visible)")
+    how.add_argument("--jobs", type=int, default=1, metavar="N",
+                     help="stages at once on the CPU cores of this machine, each with its share of them; their output "
+                          "goes to output.txt in their folders (default: 1)")
     request.add_shared_arguments(how)
     how.add_argument("--eval-every", type=int, default=0, metavar="N",
                      help="early figures of the fine-tunings every N iterations; they change nothing")

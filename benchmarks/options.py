@@ -57,6 +57,7 @@ class Options:
     results: Path = ROOT / "results"
     device: str = "auto"
     gpus: int | None = None
+    jobs: int = 1  # at once on this machine
     dry_run: bool = False
     rerun: tuple[str, ...] = ()
     include_demo: bool = False
@@ -118,7 +119,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         eval_every=args.eval_every, keep_predictions=args.keep_predictions, keep=args.keep,
         output=output, results=args.results.absolute() if args.results else results,
         device="cpu" if args.gpus == 0 and args.device == "auto" else args.device,
-        gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, dry_run=args.dry_run,
+        gpus=args.gpus if options.cluster == "local" else options.gpus_per_node, jobs=args.jobs,
+        dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
         preflight=preflight, cluster=options, max_jobs=args.max_jobs, said=tuple(said))
 
@@ -174,6 +176,10 @@ def _refuse_without_effect(
     if not tasks and set(methods) <= set(RANDOM):
         raise UserError("--tasks none leaves nothing to do: random weights are only fine-tuned; add a pretraining or a "
                         "checkpoint")
+    if args.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, found {args.jobs}")
+    if args.jobs > 1 and args.cluster == "slurm":
+        raise UserError(f"--jobs {args.jobs} is for this machine: with --cluster slurm say --max-jobs N")
     if args.probes and not set(PROBED) & set(tasks):
         raise UserError(f"--probes: no pixel labels for {', '.join(tasks)}; add {' or '.join(PROBED)} to --tasks")
     if args.probes and set(methods) <= set(RANDOM):

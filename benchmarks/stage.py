@@ -9,12 +9,9 @@ finished training in the same folder and evaluates it again. `Stage.planned` is 
 the outputs follow from: by it a result is found whose work, and that of its parents, is long gone.
 """
 
-import ctypes
 import hashlib
 import json
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -24,15 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.children import run_command
 from pretrain import lock
 from pretrain.atomic import make_folder, sha256_file, write_text
 from pretrain.errors import USER_ERROR, UserError
-from pretrain.signals import EXIT_CODES
 
 STAMP = "stage.json"
 FAILED = "failed.json"  # of the last start, when it was on this machine
 MODEL = "model_final.pth"  # of a finished training
-PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
 
 
 @dataclass
@@ -213,47 +209,6 @@ def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
              "ended": datetime.now(UTC).isoformat(timespec="seconds")}
     write_text(folder / STAMP, json.dumps(stamp, indent=2) + "\n")
     return stamp
-
-
-def run_command(command: list[str], environment: dict[str, str]) -> int:
-    """Run a child to its end, passing on the first stop signal once; raises KeyboardInterrupt / SystemExit after it.
-
-    The child has a process group of its own, so that Ctrl-C in a terminal reaches it through us, once; it is told to
-    stop when we die.
-    """
-    received: list[int] = []
-    process: subprocess.Popen | None = None
-
-    def pass_on(number: int, _: object) -> None:
-        received.append(number)
-        if process is not None:
-            process.send_signal(number if len(received) == 1 else signal.SIGKILL)
-
-    before = {number: signal.signal(number, pass_on) for number in EXIT_CODES}
-    try:
-        process = start_command(command, environment)
-        if received:  # between the handler and the child's start
-            process.send_signal(received[0])
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        if received[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        print("stopped: the same words go on from here", file=sys.stderr)
-        sys.exit(EXIT_CODES[signal.Signals(received[0])])
-    return code
-
-
-def start_command(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    """A child in a process group of its own, which is told to stop when we die."""
-    return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
-
-
-def _stop_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def locked(output: Path, patience: float = 120.0) -> AbstractContextManager[None]:

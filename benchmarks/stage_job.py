@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import jobs, launch, local_copy
+from benchmarks.children import start_command
 from benchmarks.follow import GONE, Ending
 from benchmarks.job_signals import JobSignals
 from benchmarks.launch import PretrainJob
 from benchmarks.saved_plan import Plan, read_plan
-from benchmarks.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage, start_command
+from benchmarks.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
 from benchmarks.tables import print_tables
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
@@ -76,8 +77,8 @@ class StageJob(launch.Job):
         self, job: Any, signals: JobSignals, stage: Stage, output: Path, key: str, parents: dict[str, Path]
     ) -> Ending:
         def run(command: list[str], environment: dict[str, str]) -> int:
-            """As `stage.run_command`, but what we are told may come twice: it is passed on once, and the child is left
-            to save until it is killed with us."""
+            """As `run_command`, but what we are told may come twice: it is passed on once, and the child is left to
+            save until it is killed with us."""
             process, told = start_command(command, environment), False
             while process.poll() is None:
                 if signals.stop() and not told:

@@ -1,10 +1,7 @@
 """A stage runs once for each key, comes back after an interruption, and stops with its parent."""
 
 import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -73,57 +70,3 @@ def test_locked__second_run_is_refused(tmp_path):
         pass
     with locked(tmp_path, patience=0.1):
         pass
-
-
-PARENT = """
-import os, pathlib, sys
-from benchmarks.stage import locked, run_command
-with locked(pathlib.Path(sys.argv[1])):
-    run_command([sys.executable, "-c", sys.argv[2], sys.argv[1]], dict(os.environ))
-"""
-CHILD = """
-import pathlib, signal, sys, time
-folder = pathlib.Path(sys.argv[1])
-def stop(number, _):
-    with open(folder / "signals", "a") as file:
-        file.write(f"{number}\\n")
-    time.sleep(0.5)
-    sys.exit(128 + number)
-signal.signal(signal.SIGINT, stop)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGUSR2, stop)
-(folder / "ready").touch()
-time.sleep(60)
-"""
-
-
-def wait_for(path, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("number, sent_to_group, code", [
-    (signal.SIGINT, True, -signal.SIGINT), (signal.SIGINT, False, -signal.SIGINT), (signal.SIGTERM, False, 143),
-    (signal.SIGUSR2, False, 75)])
-def test_run_command__passes_a_stop_signal_on_once_and_waits(tmp_path, number, sent_to_group, code):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), CHILD], process_group=0,
-                              stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "ready")
-    if sent_to_group:
-        os.killpg(parent.pid, number)  # as a terminal does for Ctrl-C
-    else:
-        parent.send_signal(number)
-    assert parent.wait(60) in (code, 1 if code < 0 else code, 130)
-    assert (tmp_path / "signals").read_text().split() == [str(int(number))]
-
-
-def test_run_command__child_stops_when_its_parent_is_killed_and_keeps_the_lock_until_then(tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), CHILD], process_group=0)
-    wait_for(tmp_path / "ready")
-    parent.kill()
-    parent.wait()
-    wait_for(tmp_path / "signals")
-    with locked(tmp_path, patience=60):
-        assert (tmp_path / "signals").read_text().split() == [str(int(signal.SIGTERM))]

@@ -71,6 +71,43 @@ def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options,
     assert error.endswith("not run for that reason: child")
 
 
+def test_run__two_at_once_divide_the_cores_and_keep_their_output_apart(options, capsys, monkeypatch):
+    program = """import os, pathlib, sys, time
+folder, other = map(pathlib.Path, sys.argv[1:])
+(folder / "here").touch()
+deadline = time.monotonic() + 300
+while not list(other.parent.glob(other.name)):  # both must run at the same time
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+print("threads", os.environ["OMP_NUM_THREADS"])
+(folder / "out").touch()"""
+    output = options().output
+
+    def meeting(name, other):
+        return Stage(name, {"name": name}, lambda folder, _: [sys.executable, "-c", program, str(folder),
+                                                              str(output / f"{other}-????????/here")], product="out")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    stages = [meeting("one", "tw?"), meeting("two", "on?"), writer("after", parents=("one", "two"))]
+    assert command.run(options("--jobs", "2", "--gpus", "0"), stages) == 0
+    assert [path.read_text() for path in sorted(output.glob("*/output.txt"))] == ["", "threads 3\n", "threads 3\n"]
+    out = capsys.readouterr().out
+    assert "\n[1/3] one: its output goes to " in out and "\none: done in " in out and "threads" not in out
+    assert command.run(options("--jobs", "2"), stages) == 0  # resumes as one at a time does
+    assert times_run(options(), "after") == 1 and "done before" in capsys.readouterr().out
+
+
+def test_run__a_failure_beside_others_shows_its_last_lines(options, capsys):
+    loud = Stage("loud", {}, lambda *_: [sys.executable, "-c", "print('its last line'); raise SystemExit(3)"], "out")
+    stages = [loud, writer("child", parents=("loud",)), writer("good"), writer("better", parents=("good",))]
+    assert command.run(options("--jobs", "2"), stages) == 3
+    assert (times_run(options(), "better"), times_run(options(), "child")) == (1, 0)
+    error = capsys.readouterr().err
+    assert error.startswith("its last line\nerror: stage loud failed (exit code 3)")
+    assert error.strip().endswith("not run for that reason: child")
+
+
 @pytest.mark.parametrize("error", [UserError("expected a valid result, found none"),
                                    OSError(30, "Read-only file system: expected a valid result, found none")])
 def test_run__a_result_that_is_refused_stops_no_other_stage(options, capsys, error):
@@ -115,6 +152,7 @@ def test_run__too_little_disk_is_told_before_anything_runs(options):
     for each, peak in zip(passing, (1.5, 4.0), strict=True):
         each.disk_gb, each.stays_gb = peak, 0.25
     assert command.disk_needed([*passing, writer("three")]) == 0.5 + 3.75 and command.disk_needed([]) == 0
+    assert command.disk_needed(passing, jobs=2) == 0.5 + 3.75 + 1.25
     with pytest.raises(UserError, match="needs about 1000000.0 GB more, found"):
         command.run(options(), [stage])
     assert times_run(options(), "one") == 0
