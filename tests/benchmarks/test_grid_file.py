@@ -21,7 +21,7 @@ def test_mini__has_all_rows_seeds_and_places():
         "clove": ("clove", "none", ""), "clove_half": ("clove", "none", "caltech101"),
         "supervised_half": ("supervised", "prefix", "caltech101")}
     for label in ("clove", "clove_half", "supervised_half"):
-        assert [one.seed for one in options.pretrainings if one.label == label] == [11, 12, 13, 14, 15]
+        assert [one.seed for one in options.pretrainings if one.label == label] == [101, 102, 103, 104, 105]
     assert (options.trials, options.tasks, options.scale, options.heads) == ("paired", ("coco",), "mini", "2fc")
     assert options.architecture == "resnet18"
     assert [one.label for one in options.data["coco"]] == ["nuclei", "bccd"]

@@ -73,10 +73,10 @@ def test_run__a_failing_stage_stops_what_depends_on_it_and_nothing_else(options,
 
 def test_run__two_at_once_divide_the_cores_and_keep_their_output_apart(options, capsys, monkeypatch):
     program = """import os, pathlib, sys, time
-folder, other = map(pathlib.Path, sys.argv[1:])
+folder, other = pathlib.Path(sys.argv[1]), sys.argv[2]
 (folder / "here").touch()
 deadline = time.monotonic() + 300
-while not list(other.parent.glob(other.name)):  # both must run at the same time
+while not list(folder.parent.glob(other)):  # both must run at the same time
     assert time.monotonic() < deadline
     time.sleep(0.05)
 print("threads", os.environ["OMP_NUM_THREADS"])
@@ -85,11 +85,11 @@ print("threads", os.environ["OMP_NUM_THREADS"])
 
     def meeting(name, other):
         return Stage(name, {"name": name}, lambda folder, _: [sys.executable, "-c", program, str(folder),
-                                                              str(output / f"{other}-????????/here")], product="out")
+                                                              f"{other}-????????/here"], product="out")
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
-    stages = [meeting("one", "tw?"), meeting("two", "on?"), writer("after", parents=("one", "two"))]
+    stages = [meeting("one", "two"), meeting("two", "one"), writer("after", parents=("one", "two"))]
     assert command.run(options("--jobs", "2", "--gpus", "0"), stages) == 0
     assert [path.read_text() for path in sorted(output.glob("*/output.txt"))] == ["", "threads 3\n", "threads 3\n"]
     out = capsys.readouterr().out
