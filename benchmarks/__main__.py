@@ -95,7 +95,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo, options.jobs):.1f} GB, "
           f"free {_free_gb(options.output):.1f} GB")
     core_hours = sum(stage.core_hours for stage in todo)
-    if core_hours and not count_gpus(options):
+    if core_hours >= 0.05 and not count_gpus(options):
         print(f"CPU: about {core_hours:.1f} core-hours for what is to do, from what other cores took (estimate.py)")
     missing = [stage for stage in todo if not set(stage.parents) <= progress.hashes.keys()]
     for name, folder in trained_before(stages, missing, options).items():

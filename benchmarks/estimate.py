@@ -55,7 +55,7 @@ def finetuning_core_hours(protocol: Protocol, architecture: str, evaluated: int)
 
 
 def _in_words(core_hours: float) -> str:
-    return f", about {core_hours:.2f} CPU core-hours" if core_hours else ""
+    return f", about {core_hours:.2f} CPU core-hours" if core_hours >= 0.005 else ""
 
 
 def finetuning(task: str, iterations: int, scale: str, core_hours: float = 0.0) -> str:
