@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.transfer.family_files import layer, prefixed, resnet
+from tests.transfer.state_parts import layer, prefixed, resnet
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

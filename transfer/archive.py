@@ -15,7 +15,6 @@ PIECE = 1 << 20  # bytes read at once
 _COMPRESSED = ((b"\x1f\x8b", "gzip", "gunzip -c FILE > OUT"), (b"BZh", "bzip2", "bunzip2 -c FILE > OUT"),
                (b"\xfd7zXZ\x00", "xz", "unxz -c FILE > OUT"), (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d FILE -o OUT"),
                (b"7z\xbc\xaf\x27\x1c", "7z", "7z x FILE"), (b"Rar!", "rar", "unrar x FILE"))
-_OLDEST_TORCH = {"sys_info", "pickle", "storages", "tensors"}  # the tar of torch before version 0.1.10
 
 
 def check(path: Path) -> None:
@@ -72,9 +71,6 @@ def _tar(path: Path) -> str:
             names = archive.getnames()
     except (tarfile.TarError, OSError, EOFError) as error:
         return f"{path} is a tar that is cut off ({path.stat().st_size} bytes; {error}): download or copy it again"
-    if set(names) >= _OLDEST_TORCH:
-        return (f"{path} was written by PyTorch before version 0.1.10: where you may trust it, "
-                f"torch.save(torch.load({str(path)!r}, weights_only=False), FILE) writes it anew")
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{path} is a tar ({shown or 'empty'}): unpack it with `tar -xf {_quoted(path)}` and name the file in it"
 

@@ -14,10 +14,11 @@ from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_h
 
 import torch
 
+from pretrain.architectures import ARCHITECTURES
 from pretrain.atomic import sha256_file, write_text
 from pretrain.backbone_file import HEADER
 from pretrain.errors import UserError
-from transfer.intake import ARCHITECTURES, expected_shapes
+from transfer.architecture import expected_shapes
 from transfer.writers import WRITERS, read_detectron2
 
 CERTIFICATE = "conversion.json"

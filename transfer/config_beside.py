@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretrain.architectures import ARCHITECTURES
 from pretrain.errors import UserError
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 # timm's names of torchvision's ResNets: "resnet50", in older versions with the weights' origin in the name.
 _TIMM_RESNET = re.compile(r"(?:tv_|ssl_|swsl_|gluon_)?(resnet(?:18|34|50))(?:_v1b)?(?:\..*)?")
-_DEPTHS = {("basic", (2, 2, 2, 2)): "resnet18", ("basic", (3, 4, 6, 3)): "resnet34",
-           ("bottleneck", (3, 4, 6, 3)): "resnet50"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,13 @@ class ConfigBeside:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_config_beside(path: Path, architecture: str) -> ConfigBeside | None:
-    """The config.json in the checkpoint's folder; None where there is none of timm's or Hugging Face's.
+_LOOKALIKES = ("Tensors alone do not tell a {title} from relatives with the same names and shapes (timm's resnetaa50 "
+               "and resnetblur50 smooth before they stride, others stride in the 1x1 convolution or are dilated): "
+               "torchvision's is assumed. timm's or Hugging Face's config.json beside the file would say.")
+
+
+def read_config_beside(path: Path, architecture: str) -> ConfigBeside:
+    """The config.json in the checkpoint's folder, where it is timm's or Hugging Face's.
 
     `architecture`: what the tensors are. Raises `UserError` when the config says that it is another network.
     """
@@ -39,7 +43,7 @@ def read_config_beside(path: Path, architecture: str) -> ConfigBeside | None:
         return _timm(path, content, architecture)
     if content.get("model_type") == "resnet":
         return _hugging_face(path, content, architecture)
-    return None
+    return ConfigBeside(_LOOKALIKES.format(title=ARCHITECTURES[architecture].title))
 
 
 def _timm(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBeside:
@@ -49,28 +53,31 @@ def _timm(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBe
         raise _another(path, f"timm's {said}")
     if match[1] != architecture:
         return _not_its_own(said, architecture)
-    if arguments := set(content.get("model_args") or {}) - {"num_classes", "in_chans", "global_pool"}:
+    arguments = set(content.get("model_args") or {}) - {"num_classes", "in_chans", "global_pool"}
+    if arguments:
         raise _another(path, f"timm's {said} with other arguments ({', '.join(sorted(arguments))})")
     weights = content.get("pretrained_cfg")
-    weights = weights if isinstance(weights, Mapping) else content
-    tag = weights.get("tag") or "not said"
-    return ConfigBeside(f"{CONFIG} beside the file: timm's {said}, weights {tag}.",
+    if not isinstance(weights, Mapping):  # older versions have its fields in the file itself
+        weights = content
+    return ConfigBeside(f"{CONFIG} beside the file: timm's {said}, weights {weights.get('tag') or 'not said'}.",
                         _pixels(weights.get("mean"), weights.get("std")))
 
 
 def _hugging_face(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBeside:
-    said = _DEPTHS.get((content.get("layer_type", "bottleneck"), tuple(content.get("depths", (3, 4, 6, 3)))))
+    bottleneck = content.get("layer_type", "bottleneck") == "bottleneck"
+    layers = tuple(content.get("depths", (3, 4, 6, 3)))
+    same = [name for name, known in ARCHITECTURES.items() if (known.layers, known.bottleneck) == (layers, bottleneck)]
     if content.get("downsample_in_first_stage"):
         raise _another(path, "a ResNet that strides in its first stage")
     if content.get("hidden_act", "relu") != "relu":
         raise _another(path, f"a ResNet with {content['hidden_act']} in the place of ReLU")
-    if said != architecture:
-        return _not_its_own(said or "ResNet of other depths", architecture)
+    if architecture not in same:
+        return _not_its_own(same[0] if same else "ResNet of other depths", architecture)
     images = _json(path.parent / PREPROCESSOR)
     fields = _pixels(images.get("image_mean"), images.get("image_std"))
-    in_1x1 = bool(content.get("downsample_in_bottleneck")) and said == "resnet50"
+    in_1x1 = bool(content.get("downsample_in_bottleneck")) and bottleneck
     stride = "1x1" if in_1x1 else "3x3"
-    return ConfigBeside(f"{CONFIG} beside the file: Hugging Face's {said}, stride in the {stride} convolution.",
+    return ConfigBeside(f"{CONFIG} beside the file: Hugging Face's {architecture}, stride in the {stride} convolution.",
                         {**fields, "stride_in_1x1": in_1x1})
 
 

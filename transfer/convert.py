@@ -17,9 +17,11 @@ import torch
 import torchvision
 
 from pretrain import __version__
+from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.backbone_file import BackboneInfo, load_backbone, save_backbone
 from pretrain.errors import UserError
+from transfer.architecture import expected_shapes
 from transfer.certificate import (
     CERTIFICATE,
     SCHEMA,
@@ -29,7 +31,7 @@ from transfer.certificate import (
     batch_norm_warnings,
     write_certificate,
 )
-from transfer.intake import ARCHITECTURES, Reading, expected_shapes, one_of, read_checkpoint
+from transfer.intake import Reading, one_of, read_checkpoint
 from transfer.maps import STAGES
 from transfer.proof import PROOFS, assert_loaded
 from transfer.random_convolutions import method_of, redraw
@@ -95,7 +97,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
         "family": info.family,
         "method": info.method,
         "architecture": info.architecture,
-        "standard": info.architecture == "resnet50",
+        "standard": info.architecture == STANDARD,
         "branch": info.branch,
         "address": reading.address,
         "epochs": info.epochs,
@@ -132,7 +134,7 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
     origin = "" if c["input_sha256"] == c["source_sha256"] else f" (from {c['source']}, {c['source_sha256'][:12]}...)"
     left = f"{len(c['left_over'])} left over{_groups(c['left_over'])}"
     statistics = c["batch_norm"]
-    lines = [f"{c['input']}{origin}: {c['family']} layout, {ARCHITECTURES[c['architecture']]}, {c['branch']}, "
+    lines = [f"{c['input']}{origin}: {c['family']} layout, {ARCHITECTURES[c['architecture']].title}, {c['branch']}, "
              f"{epochs}; method {c['method']}",
              f"{c['consumed']} of {c['expected']} tensors converted, none missing; {left}",
              f"batch norm: {statistics['layers']} layers, variances {_range(statistics['running_var'])}, "
@@ -172,7 +174,7 @@ def _check_fits(reading: Reading, source: Path, targets: Sequence[str], fpn: boo
         raise UserError(f"--fpn: expected a pretrained FPN in {source}, found none in this {reading.family} file: "
                         "leave --fpn out")
     unable = [target for target in targets if not WRITERS[target].strides_in_1x1]
-    if reading.info.stride_in_1x1 and reading.info.architecture == "resnet50" and unable:
+    if reading.info.stride_in_1x1 and ARCHITECTURES[reading.info.architecture].bottleneck and unable:
         able = [target for target, writer in WRITERS.items() if writer.strides_in_1x1]
         raise UserError(f"{source} strides in its 1x1 convolutions, as MSRA's networks do, and the ResNet-50 of "
                         f"{' and '.join(unable)} in its 3x3 ones: there it would be another network; expected --to "
@@ -217,7 +219,7 @@ def _write(target: str, output: Path, state: State, info: BackboneInfo, fpn: Sta
 
 
 def _reference(info: BackboneInfo) -> str:
-    moved = info.stride_in_1x1 and info.architecture == "resnet50"
+    moved = info.stride_in_1x1 and ARCHITECTURES[info.architecture].bottleneck
     return f"torchvision's {info.architecture}" + ", stride moved from conv2 to conv1 in layers 2 to 4" * moved
 
 

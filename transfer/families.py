@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from transfer.layout import Place, Places
+from transfer.layout import Address, Place, Places
 
+OWN_CHECKPOINT = "our pretraining checkpoint"
 CLEAR_OF_OTHERS = ("", "state_dict", "model")  # where a network is looked for although the file holds others elsewhere
 
 
@@ -50,41 +51,41 @@ class Family:
 
     def fits(self, content: Mapping[Any, Any], found: Places, base: str) -> bool:
         """Whether the part of a file below the place `base` is of this layout."""
-        if base not in found or not all(key in content for key in self.keys):
-            return False
-        if not all(_begins(found, base, mark) for mark in self.marks):
-            return False
-        if self.only and not all(re.match(self.only, name) for name in self._others(found[base], base)):
-            return False
-        return self.accepts(content, found[base])
+        return (base in found and all(key in content for key in self.keys)
+                and all(_begins(found, base, mark) for mark in self.marks)
+                and (not self.only or self._only_known_names(found[base]))
+                and self.accepts(content, found[base]))
 
-    def networks(self, found: Places, base: str) -> dict[str, str]:
+    def networks(self, found: Places, base: str) -> dict[str, Address]:
         """The address of each branch that is there: some published files leave one out."""
-        there = {}
-        for branch, addresses in self.branches.items():
-            present = [below(base, address) for address in addresses if _begins(found, base, address)]
-            if present:
-                there[branch] = present[0]
+        there: dict[str, Address] = {}
+        for branch, rows in self.branches.items():
+            for row in rows:
+                if branch not in there and _begins(found, base, row):
+                    there[branch] = _below(base, row)
         return there
 
-    def _others(self, place: Place, base: str) -> list[str]:
-        """Names of tensors that are not of the ResNets."""
-        prefixes = [address for addresses in self.branches.values() for address in addresses if ":" not in address]
-        of_resnets = re.compile(f"(?:{'|'.join(map(re.escape, prefixes))})(?:conv1|bn1|layer[1-4]|[014567])[.]")
-        return [name for name, value in place.values.items()
-                if isinstance(value, torch.Tensor) and not of_resnets.match(name)]
+    def _only_known_names(self, place: Place) -> bool:
+        """Whether every tensor is of the ResNets or has a name that `only` allows."""
+        prefixes = [re.escape(row) for rows in self.branches.values() for row in rows if ":" not in row]
+        of_resnets = re.compile(f"(?:{'|'.join(prefixes)})(?:conv1|bn1|layer[1-4]|[014567])[.]")
+        for name, value in place.values.items():
+            known = of_resnets.match(name) or re.match(self.only, name)
+            if isinstance(value, torch.Tensor) and not known:
+                return False
+        return True
 
 
-def below(base: str, address: str) -> str:
+def _below(base: str, row: str) -> Address:
     """`PREFIX` or `KEY:PREFIX` of a row as an address in the file."""
-    key, _, prefix = address.rpartition(":")
-    return f"{'/'.join(part for part in (base, key) if part)}:{prefix}"
+    key, _, prefix = row.rpartition(":")
+    return Address(f"{base}/{key}".strip("/"), prefix)
 
 
 def _begins(found: Places, base: str, mark: str) -> bool:
     """Whether any name begins so, with one of the alternatives."""
-    for address in mark.split("|"):
-        where, prefix = below(base, address).split(":", 1)
+    for row in mark.split("|"):
+        where, prefix = _below(base, row)
         if where in found and any(name.startswith(prefix) for name in found[where].values):
             return True
     return False
@@ -94,10 +95,6 @@ def _labelled(_content: Mapping[Any, Any], place: Place) -> bool:
     """A classifier of ImageNet's 1000 classes stands on the network."""
     heads = [place.values.get(name) for name in ("fc.weight", "stem.fc.weight")]
     return any(isinstance(head, torch.Tensor) and head.ndim == 2 and head.shape[0] == 1000 for head in heads)
-
-
-def _says(key: str, value: str) -> Callable[[Mapping[Any, Any], Place], bool]:
-    return lambda content, _place: content.get(key) == value
 
 
 # What the methods' converters for detectron2 write into "__author__".
@@ -136,8 +133,8 @@ FAMILIES = (
     Family("SlotCon", {"teacher": ("encoder_k.",), "student": ("encoder_q.",)}, ("grouping_k.", "encoder_k."),
            method="SlotCon", note="Its authors transfer the teacher, alone of the dense methods."),
     # WXinlong/DenseCL, tools/extract_backbone_weights.py, and openselfsup/models/densecl.py.
-    Family("DenseCL published", {"student": ("",)}, ("conv1.", "layer1."), accepts=_says("author", "DenseCL"),
-           method="DenseCL"),
+    Family("DenseCL published", {"student": ("",)}, ("conv1.", "layer1."), method="DenseCL",
+           accepts=lambda content, _place: content.get("author") == "DenseCL"),
     Family("DenseCL raw", {"student": ("backbone.",), "teacher": ("encoder_k.0.",)}, ("backbone.", "queue2"),
            method="DenseCL", aliases=_ALIASES),
     # Tete-Xiao/ReSim, moco/models.py, moco/builder.py and detection/convert-pretrain-to-detectron2.py.
@@ -219,10 +216,10 @@ FAMILIES = (
            ("model:encoder.layer1.", "model:head.", "model_ema:encoder."),
            candidates=("InfoMin", "another method in PyContrast's code")),
     # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
-    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
+    Family(OWN_CHECKPOINT, {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
            ("student:encoder.layer1.", "student:attention.", "follower:encoder.layer1.|teacher:encoder.layer1."),
            method="CLoVE"),
-    Family("our pretraining checkpoint", {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
+    Family(OWN_CHECKPOINT, {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
            ("student:encoder.layer1.",), keys=("optimizer", "scaler", "rng"),
            candidates=("an objective of this program: the config beside the file says which",)),
     # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare model.
@@ -234,7 +231,7 @@ FAMILIES = (
     # detectron2's pickles: its tools/convert-torchvision-to-d2.py, which others use for their networks too (detcon-
     # pytorch, r2o), and the methods' own copies of it.
     Family("detectron2 names", {"single": ("",)}, ("stem.conv1.",), keys=("__author__",),
-           accepts=lambda content, place: _says("__author__", "torchvision")(content, place) and _labelled({}, place),
+           accepts=lambda content, place: content["__author__"] == "torchvision" and _labelled(content, place),
            candidates=_SUPERVISED),
     Family("detectron2 names", {"single": ("",)}, ("stem.conv1.",), keys=("__author__",)),
     Family("MSRA", {"single": ("",)}, ("res2_0_branch2a_", "fc1000_w"), method="Supervised", pixels=MSRA_PIXELS),

@@ -14,11 +14,12 @@ from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from pretrain.architectures import ARCHITECTURES
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
 from transfer.certificate import open_certificate
-from transfer.intake import ARCHITECTURES, read_checkpoint
+from transfer.intake import read_checkpoint
 
 RANDOM = "random"
 RAND_INIT = "Rand init"

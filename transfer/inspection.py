@@ -22,11 +22,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.errors import USER_ERROR, UserError
-from transfer.architecture import ARCHITECTURES, expected_shapes
+from transfer.architecture import expected_shapes
 from transfer.families import FAMILIES
-from transfer.intake import NOT_OF_THE_RESNET, OWN_FAMILY, Reading, one_of, read_checkpoint
-from transfer.layout import Choice, LayoutError, grouped
+from transfer.intake import NOT_OF_THE_RESNET, Reading, one_of, read_checkpoint
+from transfer.layout import Choice, LayoutError
+from transfer.network_choice import OWN_FAMILY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,39 +77,18 @@ def check_checkpoint(name: str, path: Path, branch: str | None = None) -> str:
 def inspect(path: Path, reading: Reading) -> dict[str, Any]:
     """The JSON object that describes a checkpoint file; the module's text has its keys."""
     info = reading.info
-    left_over, reasons = _left_over(reading)
     return {
         "schema": 1, "file": path.name, "bytes": path.stat().st_size, "sha256": reading.sha256,
         "container": reading.container, "family": reading.family, "method": info.method,
         "method_from": reading.method_from, "candidates": list(reading.candidates), "branch": info.branch,
         "branches": dict(reading.branches), "address": reading.address, "epochs": info.epochs,
-        "architecture": info.architecture, "standard": info.architecture == "resnet50", "read": len(reading.state),
-        "expected": len(expected_shapes(info.architecture)), "left_over": left_over,
-        "left_why": reasons,
+        "architecture": info.architecture, "standard": info.architecture == STANDARD, "read": len(reading.state),
+        "expected": len(expected_shapes(info.architecture)),
+        "left_over": dict(Counter(reading.groups.values()).most_common()),
+        "left_why": {reading.groups[name]: why for name, why in reading.left.items()},
         "fpn": list(reading.fpn), "stride_in_1x1": info.stride_in_1x1, "notes": list(reading.notes),
         "pixels": {"channel_order": info.channel_order, "mean": list(info.pixel_mean), "std": list(info.pixel_std)},
     }
-
-
-def _left_over(reading: Reading) -> tuple[dict[str, int], dict[str, str]]:
-    """What was not read, and why: another network as a whole, heads of the network that was read by their own name."""
-    place, prefix = reading.address.split(":", 1)
-    others = []
-    for address in reading.branches.values():
-        where, other = address.split(":", 1)
-        if address != reading.address:
-            others.append(other if where == place else f"{where}/{other}")
-    counts: Counter[str] = Counter()
-    reasons = {}
-    for name, why in reading.left.items():
-        group = next((other for other in others if name.startswith(other)), "")
-        if not group and name.startswith(prefix):
-            first, dot, _ = name.removeprefix(prefix).partition(".")
-            group = prefix + first + dot
-        group = group or grouped([name])[0][0]
-        counts[group] += 1
-        reasons[group] = why
-    return dict(counts.most_common()), reasons
 
 
 def text(report: dict[str, Any]) -> str:
@@ -124,7 +105,7 @@ def text(report: dict[str, Any]) -> str:
         "network": networks[0] if networks else "",
         **{" " * i: network for i, network in enumerate(networks[1:], 1)},
         "epochs": "not stored" if report["epochs"] is None else report["epochs"],
-        "is a": ARCHITECTURES[report["architecture"]] + ("" if report["standard"] else
+        "is a": ARCHITECTURES[report["architecture"]].title + ("" if report["standard"] else
                                                        ", not standard: the published protocols have a ResNet-50"),
         "pixels": f"{report['pixels']['channel_order']} of 0..255, mean {mean}, deviation {std}",
         "stride": "in the 1x1 convolution" if report["stride_in_1x1"] else "in the 3x3 convolution",

@@ -1,29 +1,34 @@
 """Where in a checkpoint file the networks are: dictionaries of tensors, prefixes in them, and how to name one.
 
-An address is "PLACE:PREFIX": the keys that lead to a dictionary of tensors, joined by "/" (nothing for the file
-itself), and what stands before the network's own names, as in "state_dict:module.encoder_q.". Names are compared
-without the words that wrappers put into them (`naming.WRAPPERS`); what a user reads has the names of the file.
+Names are compared without the words that wrappers put into them (`naming.WRAPPERS`); what a user reads has the names of
+the file.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from pretrain.errors import UserError
-from transfer.architecture import kind_of_network
-from transfer.naming import COUNTER, dialect, without_wrappers
+from transfer.architecture import kind_of_network, some
+from transfer.naming import COUNTER, dialect, prefixes, without_wrappers
 
 _BEFORE_A_RESNET = re.compile(r"(|.*?\.)(?:conv1|bn1|layer[1-4]|fc|stem|res[2-5]|attnpool|embedder\.embedder)\.")
-# The first tensor of a network in each dialect, and a second one that must stand beside it.
-_FIRST_TENSORS = (
-    (r"(|.*\.)conv1\.weight", "layer1.0.conv1.weight"), (r"(|.*\.)stem\.conv1\.weight", "res2.0.conv1.weight"),
-    (r"(|.*\.)0\.weight", "4.0.conv1.weight"), (r"(|.*\.)conv1_w", "res2_0_branch2a_w"),
-    (r"(|.*\.)embedder\.embedder\.convolution\.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight"))
+
+
+class Address(NamedTuple):
+    """Where a network is: the keys that lead to a dictionary of tensors, joined by "/" ("" for the file itself), and
+    what stands before the network's own names. As text, "state_dict:module.encoder_q."."""
+
+    where: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}:{self.prefix}"
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,13 @@ Places = dict[str, Place]
 class Choice:
     """A part of a file: tensors under one prefix of one place.
 
-    `title` names the network where it is a ResNet, and `usable` says whether it is one that can be converted.
+    `title` names the network where it is a ResNet, and `architecture` which of those that can be converted.
     """
 
     address: str
     tensors: int
     title: str = ""
-    usable: bool = False
+    architecture: str | None = None
 
 
 class LayoutError(UserError):
@@ -80,30 +85,29 @@ def places(content: Mapping[Any, Any], depth: int = 4) -> Places:
 
     The place "" is the file itself, with whatever it holds beside dictionaries. Arrays come as tensors.
     """
-    found = {"": _place({str(name): _as_tensor(value) for name, value in content.items()
-                         if not isinstance(value, Mapping)})}
+    values, below = {}, {}
     for key, value in content.items():
-        if isinstance(value, Mapping) and depth and not str(key).startswith("optim"):
+        if not isinstance(value, Mapping):
+            values[str(key)] = _as_tensor(value)
+        elif depth and not str(key).startswith("optim"):
             for name, place in places(value, depth - 1).items():
                 if any(isinstance(tensor, torch.Tensor) for tensor in place.values.values()):
-                    found[f"{key}/{name}".rstrip("/")] = place
-    return found
+                    below[f"{key}/{name}".rstrip("/")] = place
+    return {"": _place(values)} | below
 
 
 def inside(place: Place, prefix: str) -> Network:
     """The ResNet under `prefix`, which has no wrapper words. `UserError` when two tensors have one name."""
-    under = {name.removeprefix(prefix): value for name, value in place.values.items()
+    under = {name: value for name, value in place.values.items()
              if name.startswith(prefix) and isinstance(value, torch.Tensor)}
-    title, translate = dialect(under)
+    title, translate = dialect([name.removeprefix(prefix) for name in under])
     tensors, origins = {}, {}
     for name, value in under.items():
-        own = translate(name)
-        if own is None:
-            continue
+        own = translate(name.removeprefix(prefix))
         if own in origins:
-            raise UserError(f"expected one tensor for {own}, found {origins[own]} and {prefix + name}: "
-                            "save the network alone")
-        tensors[own], origins[own] = value, prefix + name
+            raise UserError(f"expected one tensor for {own}, found {origins[own]} and {name}: save the network alone")
+        if own is not None:
+            tensors[own], origins[own] = value, name
     return Network(tensors, origins, title)
 
 
@@ -113,60 +117,43 @@ def choices(found: Places) -> list[Choice]:
     for where, place in found.items():
         names = {name for name, value in place.values.items()
                  if isinstance(value, torch.Tensor) and not name.endswith(COUNTER)}
-        for prefix in network_prefixes(place):
+        for prefix in prefixes(place.values):
             network = inside(place, prefix)
             count = sum(not name.endswith(COUNTER) for name in network.tensors)
-            title, usable = kind_of_network(network.tensors)
-            networks.append(Choice(f"{where}:{place.in_file(prefix)}", count, title, usable))
+            address = str(Address(where, place.in_file(prefix)))
+            networks.append(Choice(address, count, *kind_of_network(network.tensors)))
             names -= set(network.origins.values())
-        parts = grouped(sorted(place.names[name] for name in names))
-        others += [Choice(f"{where}:{prefix}", count) for prefix, count in parts]
+        parts = Counter(part_of(name) for name in sorted(place.names[name] for name in names))
+        others += [Choice(str(Address(where, prefix)), count) for prefix, count in parts.items()]
     return networks + sorted(others, key=lambda choice: -choice.tensors)
-
-
-def network_prefixes(place: Place) -> list[str]:
-    """The prefixes of all ResNets in a place, in the file's order."""
-    prefixes: dict[str, None] = {}
-    for name in place.values:
-        for first, second in _FIRST_TENSORS:
-            match = re.fullmatch(first, name)
-            if match and match[1] + second in place.values:
-                prefixes[match[1]] = None
-    return list(prefixes)
-
-
-def grouped(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Prefixes of names with their counts, the commonest first: what stands before a ResNet, else the first word."""
-    return Counter(map(_group, names)).most_common()
 
 
 def listed(parts: list[Choice], most: int = 5) -> str:
     """In one line, the addresses of a file's parts with how many tensors are there."""
-    shown = ", ".join(f"{part.address!r} ({part.tensors})" for part in parts[:most])
-    return shown + (f" and {len(parts) - most} more" if len(parts) > most else "") or "no tensors"
+    shown = [f"{part.address!r} ({part.tensors})" for part in parts]
+    return some(shown, most) or "no tensors"
 
 
-def _group(name: str) -> str:
-    before = _BEFORE_A_RESNET.match(name)
-    if before:
-        return before[1]
-    words = name.split(".")
-    if len(words) == 1:
-        return name
-    return ".".join(words[:2 if words[0] == "module" and len(words) > 2 else 1]) + "."
+def part_of(name: str) -> str:
+    """What a tensor is counted under: what stands before a ResNet's names, else the first word."""
+    before = _BEFORE_A_RESNET.match(name) or re.match(r"(module\.[^.]*\.|[^.]*\.?)", name)
+    return before[1]
 
 
 def _place(values: dict[str, Any]) -> Place:
     names = {}
     taken = {name for name in values if without_wrappers(name) == name}
-    for name in values:  # one that would take another's name keeps its words: a network beside its wrapped copy
+    for name in values:
         plain = without_wrappers(name)
-        names[name if name != plain and plain in taken else plain] = name
+        if name != plain and plain in taken:  # a network beside its wrapped copy: that keeps its words
+            names[name] = name
+        else:
+            names[plain] = name
         taken.add(plain)
     return Place({plain: values[name] for plain, name in names.items()}, names)
 
 
 def _as_tensor(value: Any) -> Any:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        return value
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return torch.tensor(value)
+    return value

@@ -6,33 +6,27 @@ only pickle protocol 2: other protocols are written out anew in that one (`proto
 """
 
 import argparse
-import codecs
 import pickle
 import re
 import sys
 import warnings
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy._core import multiarray
-from numpy._core import numeric as numpy_numeric
 from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 from pretrain.errors import UserError
 from transfer import archive, protocol2
+from transfer.pickled_arrays import BUILT, read_arrays
 
 ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of arrays", "safetensors"
 
-# What weights_only loading may build beside tensors. Both numpy spellings: files of numpy 1 say numpy.core.
-_ALLOWED = [argparse.Namespace, np.ndarray, np.dtype, codecs.encode,
-            multiarray._reconstruct, (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-            multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"),
-            numpy_numeric._frombuffer, (numpy_numeric._frombuffer, "numpy.core.numeric._frombuffer"),
+# What weights_only loading may build beside tensors.
+_ALLOWED = [argparse.Namespace, *((value, name) for name, value in BUILT.items()),
             *(type(np.dtype(code)) for code in "?bBhilqefd")]
 # torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in a frame.
 _OLD_TORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)
@@ -64,7 +58,7 @@ def load(path: Path, trust: bool = False) -> Opened:
     if trust:
         print(f"warning: --trust: {path} may run any code while it is read", file=sys.stderr)
     try:
-        content = _bare_pickle(path, trust) if kind == PICKLE else _torch_file(path, trust)
+        content = _content(path, kind, trust)
     except (PermissionError, MemoryError, UserError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
@@ -119,48 +113,19 @@ def _safetensors(path: Path) -> Opened:
         raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
 
 
-def _torch_file(path: Path, trust: bool) -> Any:
+def _content(path: Path, kind: str, trust: bool) -> Any:
+    if kind == PICKLE and trust:
+        return pickle.loads(path.read_bytes(), encoding="latin1")
+    if kind == PICKLE:
+        return read_arrays(path)
     with safe_globals(_ALLOWED), protocol2.any_protocol(), warnings.catch_warnings(action="ignore"):
         return torch.load(path, map_location="cpu", weights_only=not trust)
-
-
-def _bare_pickle(path: Path, trust: bool) -> Any:
-    unpickler = pickle.Unpickler if trust else _ArraysOnly
-    with open(path, "rb") as file:
-        # latin1: what Python 2 wrote, as the MSRA files, are strings of bytes.
-        return unpickler(file, encoding="latin1").load()
-
-
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """How Python 3 pickles bytes for protocol 2; any other codec would be a stranger's choice."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_NUMPY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
-                  "numpy._core.numeric")
-_NUMPY = {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar, "ndarray": np.ndarray,
-          "dtype": np.dtype, "_frombuffer": numpy_numeric._frombuffer}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays, numbers, text and containers. Everything else is refused by name, before it exists."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in _NUMPY_MODULES and name in _NUMPY:
-            return _NUMPY[name]
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1_bytes
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
     """What to do about a file that did not open. "Damaged" or "not whole" only where a sum or a length says so: the
     sums of a zip were compared before."""
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    refused = re.search(r"(?:GLOBAL|it holds) ([\w.]+)", str(error))  # torch's words, or those of `pickled_arrays`
     if refused:
         return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers and text, because "
                 "anything else can run code: add --trust if you know where the file comes from")

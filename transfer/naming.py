@@ -32,24 +32,6 @@ def without_wrappers(name: str) -> str:
     return ".".join(word for word in name.split(".") if word not in WRAPPERS)
 
 
-def dialect(names: Collection[str]) -> tuple[str, Callable[[str], str | None]]:
-    """The dialect of a network's names, and the function from such a name to torchvision's (None: not of the ResNet).
-
-    Names that fit no dialect are taken as torchvision's, so that what is missing can be said.
-    """
-    if any(name.startswith("layer1.") for name in names):
-        return "torchvision", _from_torchvision
-    if any(name.startswith(("stem.conv1.", "res2.")) for name in names):
-        return "detectron2", from_detectron2
-    if any("branch2a" in name for name in names):
-        return "Caffe2", from_caffe2
-    if any(name.startswith("4.0.") for name in names):
-        return "index", from_index
-    if any(name.startswith("embedder.embedder.") for name in names):
-        return "Hugging Face", from_hugging_face
-    return "torchvision", _from_torchvision
-
-
 def from_detectron2(name: str) -> str | None:
     """`res4.0.conv2.norm.bias` is `layer3.0.bn2.bias`, `stem.conv1.weight` is `conv1.weight`."""
     match = _DETECTRON2.fullmatch(name)
@@ -68,8 +50,8 @@ def from_caffe2(name: str) -> str | None:
     if match is None:
         return None
     stage, block, branch, norm, kind = match.groups()
-    kind = _CAFFE2_KINDS.get(kind) if norm else {"w": "weight"}.get(kind)
-    return kind and _name(stage, block, _CAFFE2_PARTS[branch] if branch else "conv1", bool(norm), kind)
+    kind = (_CAFFE2_KINDS if norm else {"w": "weight"}).get(kind)
+    return kind and _name(stage, block, _CAFFE2_PARTS.get(branch, "conv1"), bool(norm), kind)
 
 
 def from_index(name: str) -> str | None:
@@ -95,5 +77,42 @@ def _from_torchvision(name: str) -> str | None:
 def _name(stage: str | None, block: str | None, part: str, norm: bool, kind: str) -> str:
     layer = f"layer{int(stage) - 1}.{block}." if stage else ""
     if part == "shortcut":
-        return f"{layer}downsample.{int(norm)}.{kind}"
-    return f"{layer}{part.replace('conv', 'bn') if norm else part}.{kind}"
+        part = f"downsample.{int(norm)}"
+    elif norm:
+        part = part.replace("conv", "bn")
+    return f"{layer}{part}.{kind}"
+
+
+CAFFE2 = "Caffe2"
+# Of each dialect: how some name of a network begins, the pattern of its first tensor with what stands before it, a
+# second tensor that must be beside it, and the function to torchvision's name (None: not of the ResNet).
+_DIALECTS = (
+    ("torchvision", r"layer1\.", r"(|.*\.)conv1\.weight", "layer1.0.conv1.weight", _from_torchvision),
+    ("detectron2", r"stem\.conv1\.|res2\.", r"(|.*\.)stem\.conv1\.weight", "res2.0.conv1.weight", from_detectron2),
+    (CAFFE2, r".*branch2a", r"(|.*\.)conv1_w", "res2_0_branch2a_w", from_caffe2),
+    ("index", r"4\.0\.", r"(|.*\.)0\.weight", "4.0.conv1.weight", from_index),
+    ("Hugging Face", r"embedder\.embedder\.", r"(|.*\.)embedder\.embedder\.convolution\.weight",
+     "encoder.stages.0.layers.0.layer.0.convolution.weight", from_hugging_face),
+)
+
+
+def dialect(names: Collection[str]) -> tuple[str, Callable[[str], str | None]]:
+    """The dialect of a network's names, and the function from such a name to torchvision's (None: not of the ResNet).
+
+    Names that fit no dialect are taken as torchvision's, so that what is missing can be said.
+    """
+    for title, mark, _, _, translate in _DIALECTS:
+        if any(re.match(mark, name) for name in names):
+            return title, translate
+    return "torchvision", _from_torchvision
+
+
+def prefixes(names: Collection[str]) -> list[str]:
+    """What stands before the names of each ResNet among `names`, in their order."""
+    found: dict[str, None] = {}
+    for name in names:
+        for _, _, first, beside, _ in _DIALECTS:
+            match = re.fullmatch(first, name)
+            if match and match[1] + beside in names:
+                found[match[1]] = None
+    return list(found)

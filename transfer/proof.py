@@ -26,6 +26,7 @@ from torch import nn
 
 from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
+from transfer.architecture import set_architecture
 from transfer.certificate import TOLERANCE
 from transfer.maps import (
     detectron2_maps,
@@ -35,12 +36,11 @@ from transfer.maps import (
     stage_maps,
     torchvision_maps,
 )
+from transfer.naming import COUNTER
 from transfer.writers import State, detectron2_name, read_detectron2, without_biases
 
-# From the stem or a stage on, after any prefix; heads have none of these names.
-_RESNET_TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5])\..+)")
-_FPN_TENSOR = re.compile(r"(?:^|\.)(fpn_(?:lateral|output)\d\..+)")
-_COUNTER = "num_batches_tracked"
+# From the stem, a stage or a layer of the FPN on, after any prefix; heads have none of these names.
+_TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5]|fpn_(?:lateral|output)\d)\..+)")
 _AGAIN = "convert the checkpoint again"
 
 # What a proof says: who loaded the file, how many tensors were equal, and by how much each map differs (None: the
@@ -53,8 +53,7 @@ def backbone_config(architecture: str, stride_in_1x1: bool = False) -> CfgNode:
     config = get_cfg()
     config.MODEL.DEVICE = "cpu"
     config.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    config.MODEL.RESNETS.DEPTH = int(architecture.removeprefix("resnet"))
-    config.MODEL.RESNETS.RES2_OUT_CHANNELS = 256 if architecture == "resnet50" else 64
+    set_architecture(config, architecture)
     config.MODEL.RESNETS.STRIDE_IN_1X1 = stride_in_1x1  # torchvision strides in the 3x3 convolution
     config.MODEL.RESNETS.OUT_FEATURES = config.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     config.MODEL.RESNETS.NORM = config.MODEL.FPN.NORM = "BN"
@@ -70,9 +69,11 @@ def assert_loaded(model: nn.Module, pkl_path: str | Path) -> int:
     warns when nothing matched.
     """
     file = read_detectron2(pkl_path)
-    own = {match[1]: value for name, value in model.state_dict().items()
-           if not name.endswith(_COUNTER)
-           and ((match := _RESNET_TENSOR.search(name)) or ((match := _FPN_TENSOR.search(name)) and match[1] in file))}
+    own = {}
+    for name, value in model.state_dict().items():
+        match = _TENSOR.search(name)
+        if match and not name.endswith(COUNTER) and (match[1] in file or not match[1].startswith("fpn_")):
+            own[match[1]] = value
     advice = f"{_AGAIN}, and check MODEL.WEIGHTS and the architecture in the config"
     if [name for name in file if name.startswith("fpn_") and name not in own]:
         advice = "this file holds a pretrained FPN: use it with an FPN network, or convert without --fpn"
@@ -149,7 +150,7 @@ def _optional(module: str) -> Any:
 def _prove_network(network: nn.Module, path: Path, state: State, info: BackboneInfo) -> Proof:
     """The rest of a proof for a loaded network with torchvision's names: its tensors, then its maps."""
     loaded = {name: value.numpy() for name, value in network.state_dict().items()
-              if not name.startswith("fc.") and not name.endswith(_COUNTER)}
+              if not name.startswith("fc.") and not name.endswith(COUNTER)}
     _require_equal(state, loaded, f"tensors of the source to be loaded from {path}", _AGAIN)
     maps = stage_maps(network.double(), fixed_images())
     return {"tensors": len(loaded), "largest_difference": _map_differences(state, info, maps, path)}
@@ -188,11 +189,7 @@ def _require_equal(expected: State, found: Mapping[str, np.ndarray], what: str, 
 def _same(tensor: torch.Tensor, array: np.ndarray) -> bool:
     """Bit for bit: shape, type and bytes (-0.0 and nan included)."""
     own = tensor.detach().cpu().numpy()
-    return own.shape == array.shape and own.dtype == array.dtype and np.array_equal(_bytes(own), _bytes(array))
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return own.shape == array.shape and own.dtype == array.dtype and own.tobytes() == array.tobytes()
 
 
 @contextmanager

@@ -14,12 +14,7 @@ from unittest import mock
 
 from torch import _weights_only_unpickler
 
-_TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
-_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8")
-_PUT = ("MEMOIZE", "BINPUT", "LONG_BINPUT")
-_GET = ("BINGET", "LONG_BINGET")
 _SKIPPED = ("FRAME", "PROTO")
-_NEW = ("NEWOBJ_EX", "ADDITEMS", "FROZENSET", "NEXT_BUFFER", "READONLY_BUFFER")
 
 
 class _Unpickler(_weights_only_unpickler.Unpickler):
@@ -51,26 +46,26 @@ def _in_protocol_2(file: BinaryIO) -> bytes:
     texts: dict[int, str] = {}  # those in the memo, which are written out where they are used again
     put = 0
     for (step, argument, position), stop in zip(steps, ends, strict=True):
-        if step.name in _TEXT:
+        if "UNICODE" in step.name:
             out.append((_text(argument), argument))
-        elif step.name in _BYTES:
+        elif isinstance(argument, bytes | bytearray):
             out.append((_bytes(argument), None))
-        elif step.name in _PUT:
+        elif step.name == "MEMOIZE" or "PUT" in step.name:
             number = put if step.name == "MEMOIZE" else argument
             put += 1
             if out[-1][1] is None:
                 out.append((b"r" + struct.pack("<I", number), None))
             else:
                 texts[number] = out[-1][1]
-        elif step.name in _GET and argument in texts:
+        elif "GET" in step.name and argument in texts:
             out.append((_text(texts[argument]), texts[argument]))
         elif step.name == "STACK_GLOBAL":
             (_, module), (_, name) = out[-2:]
             del out[-2:]
             out.append((_global(module, name), None))
-        elif step.name in _NEW:
-            raise pickle.UnpicklingError(f"{step.name} of pickle protocol {step.proto} is not known")
         elif step.name not in _SKIPPED:
+            if step.proto > 2 and step.name != "EMPTY_SET":  # which torch has of its own
+                raise pickle.UnpicklingError(f"{step.name} of pickle protocol {step.proto} is not known")
             out.append((raw[position - start:stop], None))
     return b"".join(instruction for instruction, _ in out)
 

@@ -23,6 +23,7 @@ from detectron2.modeling import (
 from pretrain.errors import UserError
 from pretrain.pixels import SIXTEEN_BIT
 from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
+from transfer.architecture import set_architecture
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
 from transfer.fit import Fit, chosen, fitted, settle
@@ -33,7 +34,6 @@ from transfer.weights import Weights
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 BASE = "_BASE_"  # key of a config: the file that it is laid over
-DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 # What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
 FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
@@ -125,9 +125,7 @@ def resolve(dataset: Dataset, request: Request, start: Weights, device: str) -> 
     process).
     """
     cfg, fit = _of_files(request)
-    cfg.MODEL.RESNETS.DEPTH = DEPTHS[start.architecture]
-    if start.architecture != "resnet50":
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64  # two 3x3 convolutions a block instead of a bottleneck
+    set_architecture(cfg, start.architecture)
     pixels = start.pixel_format
     cfg.INPUT.FORMAT = pixels["channel_order"]
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(pixels["mean"]), list(pixels["std"])

@@ -21,6 +21,7 @@ import torch
 from pretrain.atomic import atomic_path
 from pretrain.backbone_file import BackboneInfo, header_of
 from pretrain.errors import UserError
+from transfer.pickled_arrays import read_arrays
 
 State = Mapping[str, torch.Tensor]
 AUTHOR = "clove-suite"
@@ -77,25 +78,13 @@ def pixel_format(info: BackboneInfo) -> dict[str, Any]:
 def read_detectron2(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a detectron2.pkl. Only numpy arrays and plain values are built: nothing in the file can run."""
     try:
-        with open(path, "rb") as file:
-            model = _ArraysOnly(file).load()["model"]
-            return {name: np.asarray(value) for name, value in model.items()}
+        return {name: np.asarray(value) for name, value in read_arrays(path)["model"].items()}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: run `python -m transfer convert` first") from None
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path} is not a converted checkpoint ({error}): convert it again") from None
-
-
-class _ArraysOnly(pickle.Unpickler):
-    _ALLOWED = frozenset({("numpy", "ndarray"), ("numpy", "dtype"),
-                          *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core"))})
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, expected arrays alone")
-        return super().find_class(module, name)
 
 
 def _write_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.transfer.family_files import clove
-from transfer.intake import expected_shapes
+from tests.transfer.dense_files import clove
+from transfer.architecture import expected_shapes
 
 State = dict[str, torch.Tensor]
 

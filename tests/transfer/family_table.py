@@ -11,51 +11,45 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.backbone_file import BackboneInfo, save_backbone
-from tests.transfer.family_files import (
-    OPTIMIZER,
-    State,
-    batch_norm,
-    byol,
-    byol_published,
+from tests.transfer.dense_files import (
     clove,
     densecl_raw,
-    detectron2_pickle,
-    dino,
-    hugging_face,
-    layer,
     lewel,
+    own_checkpoint,
+    pixpro,
+    pixpro_published,
+    pixpro_without_transform,
+    resim,
+    resim_converted,
+    setsim,
+    slotcon,
+    soco,
+    soco_c4,
+)
+from tests.transfer.image_files import (
+    byol,
+    byol_published,
+    dino,
     lightly_byol,
     lightly_densecl,
     lightly_dino,
     lightly_example,
     lightly_moco,
-    mlp,
     mmselfsup_byol,
     moco,
     moco_v3,
-    msra,
-    own_checkpoint,
-    pixpro,
-    pixpro_published,
-    pixpro_without_transform,
     pycontrast,
     redundancy,
-    resim,
-    resim_converted,
-    resnet,
     scrl,
-    setsim,
     simclr,
     simsiam,
-    slotcon,
-    soco,
-    soco_c4,
     solo_learn,
     somebodys,
     spark,
     swav,
-    with_counters,
 )
+from tests.transfer.other_names import detectron2_pickle, hugging_face, msra
+from tests.transfer.state_parts import OPTIMIZER, State, batch_norm, layer, mlp, resnet, with_counters
 
 
 def _torch(content: Any, path: Path) -> None:

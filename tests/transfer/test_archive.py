@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
-from tests.transfer import family_files
+from tests.transfer import state_parts
 from transfer.intake import read_checkpoint
 from transfer.loading import load
 
 
 @pytest.fixture
 def small():
-    return family_files.resnet("resnet18")
+    return state_parts.resnet("resnet18")
 
 
 def refusal(path) -> str:
@@ -65,13 +65,6 @@ def test_read_checkpoint__a_compressed_file_is_named_with_its_command(tmp_path, 
     path.write_bytes(pack(buffer.getvalue()))
     message = refusal(path)
     assert f"unpack it with `{command} {path} > " in message and "damaged" not in message
-
-
-def test_read_checkpoint__the_tar_of_the_oldest_torch(tmp_path):
-    for name in ("sys_info", "pickle", "storages", "tensors"):
-        (tmp_path / name).write_bytes(b"\x80\x02N.")
-    tar(tmp_path / "old.pth.tar", "w", *(tmp_path / name for name in ("sys_info", "pickle", "storages", "tensors")))
-    assert "was written by PyTorch before version 0.1.10" in refusal(tmp_path / "old.pth.tar")
 
 
 def test_read_checkpoint__a_tar_that_is_cut_off(tmp_path, small):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.errors import UserError
-from tests.transfer import family_files
+from tests.transfer import dense_files, other_names, state_parts
 from transfer.convert import convert
 from transfer.intake import read_checkpoint
 
@@ -21,9 +21,9 @@ HUGGING_FACE = {"model_type": "resnet", "layer_type": "bottleneck", "depths": [3
 def files(tmp_path_factory):
     """A file of timm's and one of Hugging Face's with a ResNet-50's tensors; a test writes the config."""
     folder = tmp_path_factory.mktemp("beside")
-    state = family_files.resnet("resnet50")
+    state = state_parts.resnet("resnet50")
     torch.save(state, folder / "timm.pth")
-    torch.save(family_files.hugging_face(state, state), folder / "hf.pth")
+    torch.save(other_names.hugging_face(state, state), folder / "hf.pth")
     return folder
 
 
@@ -82,8 +82,8 @@ def test_read_checkpoint__a_config_of_another_file_is_not_used(files):
 
 
 def test_read_checkpoint__a_layout_that_says_the_network_needs_no_config(files, tmp_path):
-    state = family_files.resnet("resnet18")
-    torch.save(family_files.clove(state, state), tmp_path / "ckpt.pth")
+    state = state_parts.resnet("resnet18")
+    torch.save(dense_files.clove(state, state), tmp_path / "ckpt.pth")
     (tmp_path / "config.json").write_text(json.dumps({**TIMM, "architecture": "resnetaa50"}))
     assert read_checkpoint(tmp_path / "ckpt.pth").notes == ()
 

@@ -16,9 +16,9 @@ from detectron2.modeling import build_backbone
 
 from pretrain.backbone_file import load_backbone
 from pretrain.errors import UserError
+from transfer.architecture import expected_shapes
 from transfer.certificate import read_certificate
 from transfer.convert import convert, describe
-from transfer.intake import expected_shapes
 from transfer.maps import STAGES
 from transfer.proof import PROOFS, backbone_config
 from transfer.writers import detectron2_name

@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,6 +14,7 @@ from detectron2.modeling import build_backbone
 import transfer.proof as proof_module
 from pretrain.backbone_file import BackboneInfo, load_backbone, save_backbone
 from pretrain.errors import UserError
+from tests.transfer import dense_files, other_names
 from transfer.certificate import read_certificate
 from transfer.convert import convert, describe
 from transfer.intake import read_checkpoint
@@ -24,16 +23,6 @@ from transfer.proof import PROOFS, assert_loaded, backbone_config
 from transfer.writers import WRITERS, pixel_format, read_detectron2
 
 MSRA = {"channel_order": "BGR", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "stride_in_1x1": True}
-
-
-@pytest.fixture(scope="session")
-def families():
-    """family_files.py: a file of every published layout."""
-    spec = importlib.util.spec_from_file_location("family_files", Path(__file__).with_name("family_files.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["family_files"] = module  # its dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +155,10 @@ def test_convert__unknown_targets(targets, text, tmp_path):
 # MSRA's network: BGR, no division, stride in the 1x1
 
 @pytest.fixture(scope="module")
-def msra(tmp_path_factory, random_state, families):
+def msra(tmp_path_factory, random_state):
     """MSRA's layout with random weights, converted: source, folder, certificate."""
     folder = tmp_path_factory.mktemp("msra")
-    (folder / "R-50.pkl").write_bytes(pickle.dumps(families.msra(random_state("resnet50"), {}), protocol=2))
+    (folder / "R-50.pkl").write_bytes(pickle.dumps(other_names.msra(random_state("resnet50"), {}), protocol=2))
     return folder / "R-50.pkl", folder / "out", convert(folder / "R-50.pkl", folder / "out",
                                                         targets=("detectron2", "mmdet"))
 
@@ -219,10 +208,10 @@ def test_pixel_format__is_detectron2s_figures_exactly(info, expected):
 # A pretrained FPN
 
 @pytest.fixture(scope="module")
-def resim(tmp_path_factory, random_state, families):
+def resim(tmp_path_factory, random_state):
     """ReSim's layout, converted with its FPN: source, folder, certificate."""
     folder = tmp_path_factory.mktemp("resim")
-    torch.save(families.resim(random_state("resnet50"), random_state("resnet50", 1)), folder / "resim.pth.tar")
+    torch.save(dense_files.resim(random_state("resnet50"), random_state("resnet50", 1)), folder / "resim.pth.tar")
     return folder / "resim.pth.tar", folder / "out", convert(folder / "resim.pth.tar", folder / "out", fpn=True)
 
 
@@ -232,7 +221,7 @@ def fpn_config(norm):
     return config
 
 
-def test_fpn__weights_go_over_and_biases_do_not(resim, families):
+def test_fpn__weights_go_over_and_biases_do_not(resim):
     _, folder, certificate = resim
     layers = ["fpn_lateral3", "fpn_lateral4", "fpn_lateral5", "fpn_output3", "fpn_output4"]
     assert certificate["fpn"] == {"transferred": [f"{name}.weight" for name in layers],
@@ -243,7 +232,7 @@ def test_fpn__weights_go_over_and_biases_do_not(resim, families):
     random = {name: value.clone() for name, value in backbone.state_dict().items()}
     with proof_module._quiet():
         DetectionCheckpointer(backbone).load(str(folder / "detectron2.pkl"))
-    loaded, source = backbone.state_dict(), families.fpn()
+    loaded, source = backbone.state_dict(), dense_files.fpn()
     assert all(torch.equal(loaded[f"{name}.weight"], source[f"{name}.weight"]) for name in layers)
     for name in ("fpn_lateral2.weight", "fpn_output2.weight", "fpn_output5.weight", "fpn_lateral5.norm.weight"):
         assert torch.equal(loaded[name], random[name])  # ReSim has none of these

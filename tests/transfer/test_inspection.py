@@ -9,7 +9,7 @@ import torch
 
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
-from tests.transfer import family_files
+from tests.transfer import dense_files, image_files, state_parts
 from transfer.__main__ import _parser
 from transfer.families import FAMILIES
 from transfer.inspection import check_checkpoint, run
@@ -26,12 +26,12 @@ def inspect(capsys, *words) -> tuple[int, str, str]:
 
 @pytest.fixture
 def states():
-    return family_files.resnet("resnet18"), family_files.resnet("resnet18", 2000)
+    return state_parts.resnet("resnet18"), state_parts.resnet("resnet18", 2000)
 
 
 @pytest.fixture
 def clove(tmp_path, states):
-    torch.save(family_files.clove(*states), tmp_path / "ckpt_epoch_200.pth")
+    torch.save(dense_files.clove(*states), tmp_path / "ckpt_epoch_200.pth")
     return tmp_path / "ckpt_epoch_200.pth"
 
 
@@ -90,7 +90,7 @@ def test_run__text(clove, capsys):
 
 
 def test_run__text_of_resim_and_of_bare_names(tmp_path, states, capsys):
-    torch.save(family_files.resim(*states), tmp_path / "resim.pth.tar")
+    torch.save(dense_files.resim(*states), tmp_path / "resim.pth.tar")
     printed = inspect(capsys, tmp_path / "resim.pth.tar")[1]
     assert "  network    student  state_dict:module.encoder_q.  <- read by default\n" in printed
     assert "  tensors    100 of 100 read, 10 of a pretrained FPN\n" in printed
@@ -105,14 +105,14 @@ def test_run__text_of_resim_and_of_bare_names(tmp_path, states, capsys):
 
 
 def test_run__two_containers_keep_their_names(tmp_path, states, capsys):
-    torch.save(family_files.dino(*states), tmp_path / "dino.pth")
+    torch.save(image_files.dino(*states), tmp_path / "dino.pth")
     report = json.loads(inspect(capsys, tmp_path / "dino.pth", "--json")[1])
     assert (report["branch"], report["address"]) == ("teacher", "teacher:module.backbone.")
     assert report["left_over"]["student/module.backbone."] == 100
 
 
 def test_run__unknown_layout_lists_the_parts(tmp_path, states, capsys):
-    content = {"net": family_files.prefixed("a.b.", states[0]) | family_files.layer("head", 2, 2)}
+    content = {"net": state_parts.prefixed("a.b.", states[0]) | state_parts.layer("head", 2, 2)}
     torch.save(content, tmp_path / "mine.pth")
     code, printed, errors = inspect(capsys, tmp_path / "mine.pth")
     assert code == 2

@@ -8,7 +8,8 @@ import torchvision
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
-from transfer.intake import expected_shapes, read_checkpoint
+from transfer.architecture import expected_shapes
+from transfer.intake import read_checkpoint
 
 
 def assert_same(found, expected):

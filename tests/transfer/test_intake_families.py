@@ -11,11 +11,12 @@ from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.config import load_config
 from pretrain.errors import UserError
 from pretrain.model import Student, Teacher
-from tests.transfer import family_files
+from tests.transfer import dense_files, image_files, other_names, state_parts
 from tests.transfer.family_table import FILES, FamilyFile, write
 from transfer.families import FAMILIES
-from transfer.intake import OWN_FAMILY, read_checkpoint
+from transfer.intake import read_checkpoint
 from transfer.layout import LayoutError
+from transfer.network_choice import OWN_FAMILY
 
 
 def assert_reads(file: FamilyFile, folder, architecture: str) -> None:
@@ -61,17 +62,17 @@ def written(content, path, save=torch.save):
 
 @pytest.fixture
 def small():
-    return family_files.resnet("resnet18")
+    return state_parts.resnet("resnet18")
 
 
 @pytest.fixture
 def other():
-    return family_files.resnet("resnet18", 2000)
+    return state_parts.resnet("resnet18", 2000)
 
 
 def test_read_checkpoint__msra_pixels_and_stride(tmp_path, small, other):
     path = tmp_path / "R-18.pkl"
-    path.write_bytes(pickle.dumps(family_files.msra(small, other), protocol=2))
+    path.write_bytes(pickle.dumps(other_names.msra(small, other), protocol=2))
     info = read_checkpoint(path).info
     assert (info.channel_order, info.stride_in_1x1) == ("BGR", True)
     assert [255 * value for value in info.pixel_mean] == pytest.approx([103.53, 116.28, 123.675])
@@ -80,13 +81,13 @@ def test_read_checkpoint__msra_pixels_and_stride(tmp_path, small, other):
 
 
 def test_read_checkpoint__everything_else_is_rgb(tmp_path, small, other):
-    for i, build in enumerate((family_files.slotcon, family_files.swav, family_files.resim_converted)):
+    for i, build in enumerate((dense_files.slotcon, image_files.swav, dense_files.resim_converted)):
         info = read_checkpoint(written(build(small, other), tmp_path / f"{i}.pth")).info
         assert (info.channel_order, info.stride_in_1x1, info.pixel_mean) == ("RGB", False, (0.485, 0.456, 0.406))
 
 
 def test_read_checkpoint__nonzero_stem_bias_of_msra_is_told(tmp_path, small, other):
-    content = family_files.msra(small, other)
+    content = other_names.msra(small, other)
     content["conv1_b"][3] = 0.5
     path = tmp_path / "R-18.pkl"
     path.write_bytes(pickle.dumps(content, protocol=2))
@@ -104,10 +105,10 @@ def test_read_checkpoint__a_classifier_of_1000_classes_proves_no_method(tmp_path
     assert (published.info.method, published.method_from, published.candidates) == ("Supervised", "sum", ())
 
 
-@pytest.mark.parametrize("build", [family_files.resim, family_files.resim_converted])
+@pytest.mark.parametrize("build", [dense_files.resim, dense_files.resim_converted])
 def test_read_checkpoint__resim_fpn_bit_for_bit(tmp_path, small, other, build):
     reading = read_checkpoint(written(build(small, other), tmp_path / "resim.pth.tar"))
-    expected = family_files.fpn()
+    expected = dense_files.fpn()
     assert reading.fpn.keys() == expected.keys()
     assert all(torch.equal(reading.fpn[name], value) for name, value in expected.items())
     assert not [name for name in reading.left_over if "encoder_q.fpn" in name or name.startswith("backbone.")]
@@ -115,15 +116,15 @@ def test_read_checkpoint__resim_fpn_bit_for_bit(tmp_path, small, other, build):
 
 
 def test_read_checkpoint__resim_teacher_has_its_own_fpn(tmp_path, small, other):
-    path = written(family_files.resim(small, other), tmp_path / "resim.pth.tar")
-    fpn, expected = read_checkpoint(path, "teacher").fpn, family_files.fpn(start=6000)
+    path = written(dense_files.resim(small, other), tmp_path / "resim.pth.tar")
+    fpn, expected = read_checkpoint(path, "teacher").fpn, dense_files.fpn(start=6000)
     assert all(torch.equal(fpn[name], value) for name, value in expected.items())
 
 
 def test_read_checkpoint__resim_fpn_with_batch_norm(tmp_path, small, other):
-    path = written(family_files.resim(small, other, norm=True), tmp_path / "resim.pth.tar")
+    path = written(dense_files.resim(small, other, norm=True), tmp_path / "resim.pth.tar")
     reading = read_checkpoint(path)
-    expected = {name.replace(".0.", "."): value for name, value in family_files.fpn(norm=True).items() if ".0." in name}
+    expected = {name.replace(".0.", "."): value for name, value in dense_files.fpn(norm=True).items() if ".0." in name}
     assert reading.fpn.keys() == expected.keys()
     assert all(torch.equal(reading.fpn[name], value) for name, value in expected.items())
     assert "module.encoder_q.fpn_lateral5.1.running_mean" in reading.left_over
@@ -132,7 +133,7 @@ def test_read_checkpoint__resim_fpn_with_batch_norm(tmp_path, small, other):
 
 
 def test_read_checkpoint__broken_fpn_is_refused(tmp_path, small, other):
-    content = family_files.resim(small, other)
+    content = dense_files.resim(small, other)
     content["state_dict"]["module.encoder_q.fpn_output4.weight"] = torch.zeros(256, 256, 1, 1)
     path = written(content, tmp_path / "resim.pth.tar")
     assert "of the shape [256, 256, 3, 3] in module.encoder_q.fpn_output4.weight" in refusal(path)
@@ -141,7 +142,7 @@ def test_read_checkpoint__broken_fpn_is_refused(tmp_path, small, other):
 
 
 def test_read_checkpoint__densecls_second_copy_of_the_student_is_no_other_network(tmp_path, small, other):
-    reading = read_checkpoint(written(family_files.densecl_raw(small, other), tmp_path / "epoch_200.pth"))
+    reading = read_checkpoint(written(dense_files.densecl_raw(small, other), tmp_path / "epoch_200.pth"))
     assert (reading.notes, reading.left["encoder_q.0.conv1.weight"]) == ((), "repeats another")
     assert reading.left["encoder_k.0.conv1.weight"] == "the teacher"
 
@@ -155,19 +156,19 @@ def test_read_checkpoint__plain_names_are_not_guessed(tmp_path, small):
 
 
 def test_read_checkpoint__epochs_of_lightning_are_left_open(tmp_path, small, other):
-    reading = read_checkpoint(written(family_files.solo_learn(small, other), tmp_path / "byol.ckpt"))
+    reading = read_checkpoint(written(image_files.solo_learn(small, other), tmp_path / "byol.ckpt"))
     assert reading.info.epochs is None
     assert "The stored epoch is 99, counted from 0 or 1 by version" in reading.notes[0]
 
 
 def test_read_checkpoint__author_of_a_detectron2_pickle_is_told(tmp_path, small):
     path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps(family_files.detectron2_pickle(small, "lalala")))
+    path.write_bytes(pickle.dumps(other_names.detectron2_pickle(small, "lalala")))
     assert read_checkpoint(path).notes == ("The file says __author__ 'lalala', as converters of SlotCon do.",)
 
 
 def test_read_checkpoint__one_of_several_heads_is_another_method(tmp_path, small, other):
-    content = family_files.swav(small, other)
+    content = image_files.swav(small, other)
     content["module.prototypes.prototypes0.weight"] = content.pop("module.prototypes.weight")
     reading = read_checkpoint(written(content, tmp_path / "deepclusterv2_800ep_pretrain.pth.tar"))
     assert (reading.family, reading.info.method) == ("SwAV's code", "deepclusterv2_800ep_pretrain")
@@ -183,7 +184,7 @@ def refusal(path, **options) -> str:
 
 
 def test_read_checkpoint__prefix_in_an_unknown_layout(tmp_path, small, other):
-    content = {"model": family_files.prefixed("module.net.", small) | family_files.prefixed("module.ema.", other)}
+    content = {"model": state_parts.prefixed("module.net.", small) | state_parts.prefixed("module.ema.", other)}
     path = written(content, tmp_path / "mine.pth")
     with pytest.raises(LayoutError) as caught:
         read_checkpoint(path)
@@ -201,14 +202,14 @@ def test_read_checkpoint__prefix_in_an_unknown_layout(tmp_path, small, other):
 
 
 def test_read_checkpoint__prefix_of_a_known_layout_is_that_branch(tmp_path, small, other):
-    path = written(family_files.clove(small, other), tmp_path / "ckpt.pth")
+    path = written(dense_files.clove(small, other), tmp_path / "ckpt.pth")
     reading = read_checkpoint(path, prefix="module.encoder_k.")
     assert (reading.family, reading.info.branch, reading.info.method) == ("CLoVE", "teacher", "CLoVE")
     assert "is the student: leave --branch or --prefix out" in refusal(path, prefix="module.encoder.", branch="teacher")
 
 
 def test_read_checkpoint__the_first_layout_chooses_and_the_other_network_is_told(tmp_path, small, other):
-    path = written(family_files.clove(small, small) | other, tmp_path / "both.pth")
+    path = written(dense_files.clove(small, small) | other, tmp_path / "both.pth")
     reading = read_checkpoint(path)
     assert torch.equal(reading.state["conv1.weight"], small["conv1.weight"])
     assert (reading.family, reading.info.method) == ("CLoVE", "CLoVE")
@@ -219,28 +220,28 @@ def test_read_checkpoint__the_first_layout_chooses_and_the_other_network_is_told
 
 
 def test_read_checkpoint__prefix_that_is_in_two_places(tmp_path, small, other):
-    path = written({"a": family_files.prefixed("net.", small), "b": {"c": family_files.prefixed("net.", other)}},
+    path = written({"a": state_parts.prefixed("net.", small), "b": {"c": state_parts.prefixed("net.", other)}},
                    tmp_path / "two.pth")
     assert "choose between --prefix 'a:net.' and --prefix 'b/c:net.'" in refusal(path, prefix="net.")
     reading = read_checkpoint(path, prefix="b/c:net.")
     assert torch.equal(reading.state["bn1.bias"], other["bn1.bias"])
 
 
-@pytest.mark.parametrize("prefix, names", [("net.", family_files.indexed), ("", family_files.indexed),
+@pytest.mark.parametrize("prefix, names", [("net.", other_names.indexed), ("", other_names.indexed),
                                            ("backbone.bottom_up.", lambda state: {
-                                               family_files.detectron2_name(name): value
+                                               other_names.detectron2_name(name): value
                                                for name, value in state.items()})])
 def test_read_checkpoint__prefix_with_names_of_another_dialect(tmp_path, small, prefix, names):
-    path = written({"model": family_files.prefixed(prefix, names(small))}, tmp_path / "dialect.pth")
+    path = written({"model": state_parts.prefixed(prefix, names(small))}, tmp_path / "dialect.pth")
     state = read_checkpoint(path, prefix=prefix).state
     assert all(torch.equal(state[name], value) for name, value in small.items())
 
 
 def test_read_checkpoint__missing_default_branch_is_not_replaced(tmp_path, small, other):
-    content = family_files.slotcon(small, other)
+    content = dense_files.slotcon(small, other)
     del content["model"]["module.grouping_k.slot_embed.weight"]
     assert "expected a checkpoint of a known layout" in refusal(written(content, tmp_path / "cut.pth"))
-    content = family_files.dino(small, other)
+    content = image_files.dino(small, other)
     del content["teacher"]
     path = written(content, tmp_path / "student.pth")
     assert "expected the teacher, which the authors of DINO transfer" in refusal(path)
@@ -260,7 +261,7 @@ class Payload:
 
 def test_read_checkpoint__pickle_that_would_run_code(tmp_path, small, other, capsys):
     path = tmp_path / "R-50.pkl"
-    path.write_bytes(pickle.dumps(family_files.msra(small, other) | {"x": Payload(tmp_path / "made")}, protocol=2))
+    path.write_bytes(pickle.dumps(other_names.msra(small, other) | {"x": Payload(tmp_path / "made")}, protocol=2))
     assert "holds an object of the class posix.mkdir" in refusal(path)
     assert "add --trust if you know where the file comes from" in refusal(path)
     assert not (tmp_path / "made").exists()
@@ -287,7 +288,7 @@ def test_read_checkpoint__only_latin1_bytes_are_decoded(tmp_path):
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_read_checkpoint__arrays_of_old_and_new_pickles(tmp_path, small, other, protocol):
     path = tmp_path / "R-18.pkl"
-    path.write_bytes(pickle.dumps(family_files.msra(small, other), protocol=protocol))
+    path.write_bytes(pickle.dumps(other_names.msra(small, other), protocol=protocol))
     assert torch.equal(read_checkpoint(path).state["layer1.0.bn1.bias"], small["layer1.0.bn1.bias"])
 
 
@@ -310,7 +311,7 @@ PRETRAINING = {"objective": "clove", "seed": 3, "recipe_sha256": "a" * 64, "imag
 def test_read_checkpoint__the_last_one_of_a_finished_run_is_that_pretraining(tmp_path, random_state):
     student, teacher = random_state("resnet18"), random_state("resnet18", 1)
     (tmp_path / "run/checkpoints").mkdir(parents=True)
-    content = family_files.own_checkpoint(student, teacher)
+    content = dense_files.own_checkpoint(student, teacher)
     last, earlier, alone = (written(content, tmp_path / name) for name in (
         "run/checkpoints/step_00000008.pt", "run/checkpoints/step_00000004.pt", "step_00000008.pt"))
     save_backbone(tmp_path / "run/backbone.safetensors", student, BackboneInfo(

@@ -4,20 +4,8 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
-from tests.transfer.family_files import (
-    OPTIMIZER,
-    batch_norm,
-    dino,
-    layer,
-    mlp,
-    moco,
-    prefixed,
-    redundancy,
-    resnet,
-    simsiam,
-    somebodys,
-    with_counters,
-)
+from tests.transfer.image_files import dino, moco, redundancy, simsiam, somebodys
+from tests.transfer.state_parts import OPTIMIZER, batch_norm, layer, mlp, prefixed, resnet, with_counters
 from transfer.intake import read_checkpoint
 
 

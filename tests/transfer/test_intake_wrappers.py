@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.transfer import family_files
+from tests.transfer import dense_files, image_files, other_names, state_parts
 from transfer.intake import read_checkpoint
 from transfer.naming import WRAPPERS, without_wrappers
 
@@ -42,11 +42,11 @@ def wrapped(content: Mapping[str, Any], place: Any, word: str) -> dict[str, Any]
 
 @pytest.fixture(scope="module")
 def states():
-    return family_files.resnet("resnet18"), family_files.resnet("resnet18", 2000)
+    return state_parts.resnet("resnet18"), state_parts.resnet("resnet18", 2000)
 
 
-FILES = {"clove": family_files.clove, "moco": family_files.moco, "dino": family_files.dino,
-         "children": family_files.lightly_example, "hugging face": family_files.hugging_face,
+FILES = {"clove": dense_files.clove, "moco": image_files.moco, "dino": image_files.dino,
+         "children": image_files.lightly_example, "hugging face": other_names.hugging_face,
          "plain": lambda student, _teacher: dict(student)}
 
 
@@ -82,7 +82,7 @@ def test_read_checkpoint__several_words_at_once(tmp_path, states):
 
 
 def test_read_checkpoint__a_prefix_is_taken_with_and_without_the_words(tmp_path, states):
-    content = {"net": family_files.prefixed("module.a.", states[0]) | family_files.prefixed("module.b.", states[1])}
+    content = {"net": state_parts.prefixed("module.a.", states[0]) | state_parts.prefixed("module.b.", states[1])}
     torch.save(content, tmp_path / "a.pth")
     for prefix in ("b.", "module.b.", "net:module.b.", "net:b."):
         reading = read_checkpoint(tmp_path / "a.pth", prefix=prefix)
@@ -91,7 +91,7 @@ def test_read_checkpoint__a_prefix_is_taken_with_and_without_the_words(tmp_path,
 
 
 def test_read_checkpoint__a_network_beside_its_wrapped_copy_is_not_mixed_with_it(tmp_path, states):
-    torch.save(dict(states[0]) | family_files.prefixed("module.", states[1]), tmp_path / "a.pth")
+    torch.save(dict(states[0]) | state_parts.prefixed("module.", states[1]), tmp_path / "a.pth")
     reading = read_checkpoint(tmp_path / "a.pth")
     assert all(torch.equal(reading.state[key], value) for key, value in states[0].items())
     assert "The file holds another network, module., that was not read." in reading.notes

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from tests.transfer import family_files
+from tests.transfer import other_names, state_parts
 from transfer.architecture import expected_shapes
 from transfer.naming import dialect, from_caffe2, from_detectron2, from_index
 
@@ -20,8 +20,8 @@ def test_from_index__names_of_torchvisions_own_children(architecture):
 
 def test_from_caffe2__as_detectron2_renames():
     from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
-    state = family_files.resnet("resnet50")
-    names = [name for name in family_files.msra(state, {}) if not name.startswith(("fc1000", "conv1_b"))]
+    state = state_parts.resnet("resnet50")
+    names = [name for name in other_names.msra(state, {}) if not name.startswith(("fc1000", "conv1_b"))]
     assert [from_caffe2(name) for name in names] == list(expected_shapes("resnet50"))
     assert [from_detectron2(name) for name in convert_basic_c2_names(names)] == list(expected_shapes("resnet50"))
     short = [name.replace("_gamma", "_s").replace("_beta", "_b").replace("_running_mean", "_rm")

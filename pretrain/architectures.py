@@ -1,0 +1,23 @@
+"""The ResNets that can be pretrained, converted and fine-tuned. Standard library only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet of torchvision. `layers`: blocks of each stage; `bottleneck`: whether a block is 1x1, 3x3 and 1x1."""
+
+    title: str
+    depth: int
+    layers: tuple[int, int, int, int]
+    bottleneck: bool
+
+
+ARCHITECTURES = {
+    "resnet18": Architecture("ResNet-18", 18, (2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture("ResNet-34", 34, (3, 4, 6, 3), bottleneck=False),
+    "resnet50": Architecture("ResNet-50", 50, (3, 4, 6, 3), bottleneck=True),
+}
+SMALLEST, STANDARD = "resnet18", "resnet50"  # the published protocols have the standard one
+ArchitectureName = Literal[tuple(ARCHITECTURES)]

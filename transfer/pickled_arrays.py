@@ -1,0 +1,40 @@
+"""Pickles of numpy arrays, numbers, text and containers, read without running code from them."""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy._core import multiarray, numeric
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """How Python 3 pickles bytes for protocol 2; any other codec would be a stranger's choice."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_OF_NUMPY = {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar, "ndarray": np.ndarray,
+             "dtype": np.dtype, "_frombuffer": numeric._frombuffer}
+# What is built, by the name in the file. Files of numpy 1 say numpy.core.
+BUILT = {"collections.OrderedDict": OrderedDict, "_codecs.encode": _latin1_bytes}
+for _module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
+                "numpy._core.numeric"):
+    BUILT |= {f"{_module}.{_name}": _value for _name, _value in _OF_NUMPY.items()}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Refuses everything that is not in `BUILT` by name, before it exists."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in BUILT:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, expected arrays alone")
+        return BUILT[f"{module}.{name}"]
+
+
+def read_arrays(path: str | Path) -> Any:
+    """What a pickle of arrays holds. Raises `pickle.UnpicklingError` for any other class; a damaged one anything."""
+    with open(path, "rb") as file:
+        return _ArraysOnly(file, encoding="latin1").load()  # what Python 2 wrote, as the MSRA files, is bytes
