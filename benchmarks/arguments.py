@@ -5,13 +5,14 @@ from pathlib import Path
 
 from benchmarks import cluster, keep
 from benchmarks.inputs import DATA_OPTIONS, POSTER_TASKS, PROBED
+from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.errors import UserError
 from pretrain.recipe_file import recipe_names
 from transfer import request
+from transfer.random_starts import RAND, RANDOM_STARTS
 from transfer.tasks import TASKS
 
 SCHEDULES = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.schedules))
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 EPILOG = """\
 examples:
   ./run_all.sh --demo
@@ -58,15 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
                       help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's), or none: "
                            "pretrain and convert alone")
     what.add_argument("--methods", metavar="A,B",
-                      help="clove or the labels of --pretrain (pretrained here), rand (random init), rand_msra (the "
-                           "pixels of the literature's random rows), rand_zero_gamma (last batch-norm gamma of each "
-                           "block 0), LABEL.random_convolutions (a control: the batch norm of that pretraining, "
-                           "convolutions drawn anew), names of checkpoints; default: what is pretrained, rand and the "
-                           "checkpoints, or the checkpoints alone")
+                      help=f"clove or the labels of --pretrain (pretrained here), LABEL.random_convolutions (a control: "
+                           f"the batch norm of that pretraining, convolutions drawn anew), names of checkpoints, random "
+                           f"weights: {', '.join(f'{start.method} ({start.text})' for start in RANDOM_STARTS)}; "
+                           f"default: what is pretrained, {RAND.method} and the checkpoints, or the checkpoints alone")
     what.add_argument("--branch", choices=("student", "teacher"),
                       help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--architecture", choices=ARCHITECTURES,
-                      help="of the random methods beside checkpoints (default: resnet50); a recipe says its own")
+                      help=f"of the random methods beside checkpoints (default: {STANDARD}); a recipe says its own")
     what.add_argument("--trials", default="1", metavar="N|paired",
                       help="fine-tunings of each method and task, each with another seed (default 1); paired: one of "
                            "each pretraining, with its seed, and one of all other starts with each of these seeds")

@@ -2,20 +2,20 @@
 
 import io
 import json
-import math
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Check
 from pretrain.errors import UserError
+from pretrain.fields import is_number
 from transfer.tasks import TASKS, Task
 
 OFFICIAL = "pycocotools"  # the evaluator of the tasks whose detections a COCO result file can hold
 DETECTION: dict[str, Check] = {
-    "image_id": ("a number or a text", lambda v: isinstance(v, str) or _is_finite(v)),
+    "image_id": ("a number or a text", lambda v: isinstance(v, str) or is_number(v)),
     "category_id": ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
-    "score": ("a finite number", lambda v: _is_finite(v)),
+    "score": ("a finite number", lambda v: is_number(v)),
     "bbox": ("four finite numbers", lambda v: _all_finite(v, 4)),
     "segmentation": ("run lengths or polygons of finite numbers", lambda v: _is_mask(v)),
     "keypoints": ("finite numbers, three a point", lambda v: _all_finite(v) and v != [] and len(v) % 3 == 0),
@@ -102,12 +102,8 @@ def _wrong(found: Any, wanted: tuple[str, ...], held: list[str]) -> str:
     return f"expected {', '.join(missing)}, found none" if missing else ""
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _all_finite(value: Any, length: int | None = None) -> bool:
-    return isinstance(value, list) and length in (None, len(value)) and all(map(_is_finite, value))
+    return isinstance(value, list) and length in (None, len(value)) and all(map(is_number, value))
 
 
 def _is_mask(value: Any) -> bool:

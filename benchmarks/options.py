@@ -16,13 +16,15 @@ from benchmarks.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders, sl
 from benchmarks.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds, refuse_labels
 from benchmarks.results import RANDOM as RANDOM_ROWS
 from pretrain import ROOT
+from pretrain.architectures import STANDARD
 from pretrain.errors import UserError
 from pretrain.recipe_file import recipe_names
 from transfer import request
+from transfer.random_starts import RAND, RANDOM_STARTS
 from transfer.tasks import TASKS
 
 # Methods that start from random weights: their word of `python -m transfer finetune --weights`.
-RANDOM = {"rand": "random", "rand_msra": "random-msra", "rand_zero_gamma": "random-zero-gamma"}
+RANDOM = {start.method: start.weights for start in RANDOM_STARTS}
 # After a pretraining's label: a control with its batch norm and random convolutions.
 RANDOM_CONVOLUTIONS = ".random_convolutions"
 CLOVE = "clove"  # label of the pretraining where none is named
@@ -44,7 +46,7 @@ class Options:
     data: dict[str, tuple[DataFolder, ...]]  # by option
     pretrainings: tuple[Pretraining, ...] = ()
     train_shares: tuple[float, ...] = (1.0,)  # of a dataset's training images
-    architecture: str = "resnet50"  # of random methods and preflights: a checkpoint has its own
+    architecture: str = STANDARD  # of random methods and preflights: a checkpoint has its own
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
     branch: str | None = None  # of checkpoints that hold two networks
     schedules: dict[str, str] = field(default_factory=dict)  # per task, where it is not the published one
@@ -151,7 +153,7 @@ def _methods(
                         "--pretrain LABEL=RECIPE, --photos DIR or --checkpoint NAME=FILE; ./run_all.sh --help explains "
                         "them")
     if not args.methods:
-        return (*((*labels, "rand") if wants_pretraining else ()), *checkpoints)
+        return (*((*labels, RAND.method) if wants_pretraining else ()), *checkpoints)
     controls = tuple(f"{label}{RANDOM_CONVOLUTIONS}" for label in labels)
     methods = _subset("--methods", args.methods, (*labels, *controls, *RANDOM, *checkpoints))
     for label, control in zip(labels, controls, strict=True):
@@ -204,7 +206,7 @@ def _architecture(
     if len(architectures) > 1:
         raise UserError(f"the pretrainings have architectures {', '.join(architectures)}: random methods and "
                         "preflights follow one; pretrain the others in another run")
-    return architectures[0] if architectures else args.architecture or "resnet50"
+    return architectures[0] if architectures else args.architecture or STANDARD
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:

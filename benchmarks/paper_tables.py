@@ -7,6 +7,7 @@ follows the linear rule, 0.02 per 16 images.
 
 import math
 
+from pretrain.architectures import STANDARD
 from transfer.tasks import TASKS, VARIABLE, Task
 
 LEARNING_RATE_PER_IMAGE = 0.02 / 16
@@ -86,7 +87,7 @@ def departures(result: dict) -> list[str]:
         found.append(f"solver {result['solver']}")
     elif not math.isclose(rate, LEARNING_RATE_PER_IMAGE * batch, rel_tol=0.01):
         found.append(f"learning rate {rate:g}")
-    if result["weights"]["architecture"] != "resnet50":
+    if result["weights"]["architecture"] != STANDARD:
         found.append(f"{result['weights']['architecture']}, not the paper's network")
     if result.get("kind") == EVALUATION and result["weights"].get("init") == UNKNOWN_INIT:
         found.append("a model file whose training is not known")

@@ -27,6 +27,7 @@ from benchmarks.results import (
 )
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
+from transfer.random_starts import PROBED_ZERO_GAMMA, RAND
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ TITLE, NAME = "Frozen-backbone probes", "frozen_backbone_probes"
 COLUMNS = {"k-NN mIoU": "knn_miou", "linear mIoU": "linear_miou", "k-NN fg AUC": "knn_foreground_auc",
            "linear fg AUC": "linear_foreground_auc", "retrieval": "retrieval"}
 ALIGNMENT = ["left", *["right"] * (len(COLUMNS) + 1), "left"]
-RANDOM = ("Rand init", "Rand init, last gamma 0")
+RANDOM = (RAND.row, PROBED_ZERO_GAMMA)
 NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU over the classes of the evaluation "
         "labels, background included, per pixel; fg AUC: background against everything else, per cell; retrieval: "
         "matched locations of two views. Baselines come from the same runs. A figure below the better random network "

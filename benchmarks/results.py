@@ -18,21 +18,14 @@ from typing import Any
 
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
+from pretrain.fields import is_number, is_sha256, is_text, is_whole
 from transfer.old_result import SCHEMA, read_as_now
+from transfer.random_starts import RANDOM_STARTS
 
 PROVES_NOTHING = ("demo", "tiny")  # scales whose metrics stay out of the main tables
 # Rows whose weights each trial draws anew, as `python -m transfer finetune` names them.
-RANDOM = ("Rand init", "Rand init (MSRA pixels)", "Rand init (zero gamma)")
+RANDOM = tuple(start.row for start in RANDOM_STARTS)
 Check = tuple[str, Callable[[Any], bool]]
-
-
-def _whole(value: Any, least: int | None = None) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
-
-
-def _number(value: Any, least: float = float("-inf"), most: float = float("inf")) -> bool:
-    # The comparison is false for NaN, so NaN is no number here.
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def _moment(value: Any) -> bool:
@@ -42,26 +35,21 @@ def _moment(value: Any) -> bool:
         return False
 
 
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-TEXT: Check = ("a printable text that is not empty",
-               lambda v: isinstance(v, str) and v.strip() != "" and v.isprintable())
+TEXT: Check = ("a printable text that is not empty", is_text)
 TEXT_OR_NULL: Check = ("a printable text that is not empty, or null", lambda v: v is None or TEXT[1](v))
 MAPPING: Check = ("a mapping", lambda v: isinstance(v, dict))
 MAPPING_OR_NULL: Check = ("a mapping or null", lambda v: v is None or isinstance(v, dict))
-NATURAL: Check = ("an integer from 0", lambda v: _whole(v, 0))
-POSITIVE: Check = ("an integer from 1", lambda v: _whole(v, 1))
-POSITIVE_OR_NULL: Check = ("an integer from 1 or null", lambda v: v is None or _whole(v, 1))
-EPOCHS: Check = ("an integer from 0 or null", lambda v: v is None or _whole(v, 0))
-SHA256: Check = ("64 hexadecimal digits", _is_sha256)
-SHA256_OR_NULL: Check = ("64 hexadecimal digits or null", lambda v: v is None or _is_sha256(v))
+NATURAL: Check = ("an integer from 0", lambda v: is_whole(v, 0))
+POSITIVE: Check = ("an integer from 1", lambda v: is_whole(v, 1))
+POSITIVE_OR_NULL: Check = ("an integer from 1 or null", lambda v: v is None or is_whole(v, 1))
+EPOCHS: Check = ("an integer from 0 or null", lambda v: v is None or is_whole(v, 0))
+SHA256: Check = ("64 hexadecimal digits", is_sha256)
+SHA256_OR_NULL: Check = ("64 hexadecimal digits or null", lambda v: v is None or is_sha256(v))
 MOMENT: Check = ("a time in ISO 8601 with its zone", _moment)
-PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or _number(v, 0, 100))
+PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or is_number(v, 0, 100))
 TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
 PRETRAINING_FIELDS: dict[str, Check] = {
-    "objective": TEXT, "seed": ("an integer", _whole), "recipe_sha256": SHA256, "images_sha256": SHA256}
+    "objective": TEXT, "seed": ("an integer", is_whole), "recipe_sha256": SHA256, "images_sha256": SHA256}
 
 
 def _is_pretraining(value: Any) -> bool:
@@ -69,8 +57,9 @@ def _is_pretraining(value: Any) -> bool:
 
 
 def _is_share(value: Any) -> bool:
-    return (value is None or (isinstance(value, dict) and value.get("share") != 0 and _number(value.get("share"), 0, 1)
-                              and _whole(value.get("images"), 1)))
+    if not isinstance(value, dict):
+        return value is None
+    return is_number(value.get("share"), 0, 1) and value["share"] != 0 and is_whole(value.get("images"), 1)
 
 
 # Dotted names reach into mappings. Keys beyond these are welcome and kept.
@@ -79,7 +68,7 @@ OPTIONAL = {"dataset.name", "dataset.label", "dataset.train_share", "training", 
             "predictions", "weights.init", "weights.branch", "weights.fpn", "weights.pixel_format",
             "weights.pkl_sha256", "weights.path_sha256", "weights.conversion", "weights.pretraining"}
 FIELDS: dict[str, Check] = {
-    "schema": (f"{SCHEMA}", lambda v: _whole(v) and v == SCHEMA),
+    "schema": (f"{SCHEMA}", lambda v: is_whole(v) and v == SCHEMA),
     "method": TEXT,
     "epochs": EPOCHS,
     "demo": TRUTH,
@@ -89,7 +78,7 @@ FIELDS: dict[str, Check] = {
     "task": TEXT,
     "metrics": ("a mapping of at least one metric", lambda v: isinstance(v, dict) and v != {}),
     "trial": NATURAL,
-    "seed": ("an integer", _whole),
+    "seed": ("an integer", is_whole),
     "heads": TEXT,
     "scale": TEXT,
     "weights": MAPPING,
@@ -120,7 +109,7 @@ FIELDS: dict[str, Check] = {
     "batch_norm_images": POSITIVE_OR_NULL,
     "eval_every": POSITIVE_OR_NULL,
     "predictions": ("a mapping of file and sha256, or null",
-                    lambda v: v is None or (isinstance(v, dict) and _is_sha256(v.get("sha256")))),
+                    lambda v: v is None or (isinstance(v, dict) and is_sha256(v.get("sha256")))),
     "weights.init": TEXT,
     "weights.branch": TEXT_OR_NULL,
     "weights.fpn": TRUTH,
@@ -137,8 +126,8 @@ FIELDS: dict[str, Check] = {
     "versions": MAPPING,
     "hardware": ("a text or a mapping that is not empty", lambda v: isinstance(v, str | dict) and len(v) > 0),
     "code": MAPPING,
-    "wall_seconds": ("a number from 0", lambda v: _number(v, 0)),
-    "peak_memory_mb": ("a number from 0 or null", lambda v: v is None or _number(v, 0)),
+    "wall_seconds": ("a number from 0", lambda v: is_number(v, 0)),
+    "peak_memory_mb": ("a number from 0 or null", lambda v: v is None or is_number(v, 0)),
     "started": MOMENT,
     "ended": MOMENT,
 }
@@ -171,7 +160,7 @@ def current(result: dict) -> dict:
 
     ValueError when a result of schema 1 does not hold what that schema asks for.
     """
-    if not isinstance(result, dict) or not _whole(result.get("schema")) or result["schema"] != 1:
+    if not isinstance(result, dict) or not is_whole(result.get("schema")) or result["schema"] != 1:
         return result
     if problems := check_fields(result, {"table": TEXT, "metrics": MAPPING, "details": MAPPING}, optional={"details"}):
         raise ValueError("; ".join(problems))
@@ -219,7 +208,7 @@ def metric_problems(metrics: dict[Any, Any]) -> list[str]:
         group, _, metric = str(name).partition("/")
         if not (group and metric):
             problems.append(f"metrics: expected GROUP/NAME, such as bbox/AP, found {_short(name)}")
-        elif value is not None and not _number(value, 0, 100):
+        elif value is not None and not is_number(value, 0, 100):
             problems.append(f"metrics.{name}: expected {PERCENT[0]}, found {_short(value)}")
     return problems
 
@@ -336,7 +325,7 @@ def _parse(content: bytes) -> tuple[dict, dict]:
 
 
 def _weights_problems(result: dict) -> list[str]:
-    if result["weights"]["method"] not in RANDOM and not _is_sha256(weights_sha256(result)):
+    if result["weights"]["method"] not in RANDOM and not is_sha256(weights_sha256(result)):
         return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
     if result["method"] in RANDOM and result["weights"].get("pkl_sha256"):
         return [f"method: expected another name than {result['method']!r}, for the weights are those of a checkpoint"]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.errors import UserError
+from transfer.random_starts import RAND
 
 COLUMNS = ["table", "method", "epochs", "heads", "metric", "value", "tolerance", "source"]
-RANDOM = "Rand init"
+RANDOM = RAND.row
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from benchmarks.publish import Origin, publish, publish_probe
 from benchmarks.stage import Stage, plan_keys
 from pretrain.errors import UserError
 from transfer import tasks
+from transfer.random_starts import RANDOM_STARTS
 
-DISPLAY = {CLOVE: "CLoVE", "rand": "Rand init", "rand_msra": "Rand init (MSRA pixels)",
-           "rand_zero_gamma": "Rand init (zero gamma)"}
+DISPLAY = {CLOVE: "CLoVE", **{start.method: start.row for start in RANDOM_STARTS}}
 
 @dataclass(frozen=True)
 class Start:

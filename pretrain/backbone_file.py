@@ -5,7 +5,6 @@ A safetensors file: plain tensors, no pickle, nothing that can run. The header i
 """
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,41 +15,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pretrain import __version__
+from pretrain.architectures import ARCHITECTURES
 from pretrain.atomic import atomic_path, sha256_file
 from pretrain.errors import UserError
+from pretrain.fields import is_number, is_pretraining, is_whole
 
 
 def _three(value: object, least: float) -> bool:
-    return (isinstance(value, tuple) and len(value) == 3
-            and all(isinstance(one, int | float) and least <= one <= 1 for one in value))
-
-
-PRETRAINING_HASHES = ("recipe_sha256", "images_sha256")
-
-
-def _is_pretraining(value: object) -> bool:
-    """Whether `value` is what `BackboneInfo.pretraining` holds."""
-    if not isinstance(value, dict) or value.keys() != {"objective", "seed", *PRETRAINING_HASHES}:
-        return False
-    named = isinstance(value["objective"], str) and value["objective"] != ""
-    seeded = type(value["seed"]) is int and value["seed"] >= 0
-    hashes = [value[key] for key in PRETRAINING_HASHES]
-    return named and seeded and all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in hashes)
+    return isinstance(value, tuple) and len(value) == 3 and all(is_number(one, least, 1) for one in value)
 
 
 # What a header's values must be: the file may be a stranger's.
 HEADER: dict[str, Callable[[Any], bool]] = {
     "method": lambda v: isinstance(v, str) and v.strip() != "" and not any(letter < " " for letter in v),
-    "architecture": lambda v: v in ("resnet18", "resnet34", "resnet50"),
-    "epochs": lambda v: v is None or (type(v) is int and v >= 0),
+    "architecture": lambda v: v in ARCHITECTURES,
+    "epochs": lambda v: v is None or is_whole(v, 0),
     "branch": lambda v: v in ("student", "teacher", "single"),
     "channel_order": lambda v: v in ("RGB", "BGR"),
     "pixel_mean": lambda v: _three(v, 0.0),
     "pixel_std": lambda v: _three(v, 1e-6),
     "stride_in_1x1": lambda v: isinstance(v, bool),
-    "pretraining": lambda v: v is None or _is_pretraining(v),
-    "classes": lambda v: v is None or (type(v) is int and v > 1),
-    "random_convolutions": lambda v: v is None or (type(v) is int and v >= 0),
+    "pretraining": lambda v: v is None or is_pretraining(v),
+    "classes": lambda v: v is None or is_whole(v, 2),
+    "random_convolutions": lambda v: v is None or is_whole(v, 0),
     **dict.fromkeys(("source_name", "source_sha256", "family", "tool_version"), lambda v: isinstance(v, str)),
 }
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,7 +58,7 @@ class BackboneInfo:
     """
 
     method: str
-    architecture: str  # resnet18 | resnet34 | resnet50
+    architecture: str  # of ARCHITECTURES
     epochs: int | None = None
     branch: str = "single"
     channel_order: str = "RGB"

@@ -31,14 +31,22 @@ class Process:
         return self.rank == 0
 
 
+def present_device(wanted: str | None) -> str:
+    """`wanted`, cpu or cuda; for auto and None cuda where there is one. `UserError` when cuda is not there."""
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu, or look at `nvidia-smi` and the "
+                        "CUDA version of torch")
+    if wanted in (None, "auto"):
+        return "cuda" if there else "cpu"
+    return wanted
+
+
 def start(device: str = "auto") -> Process:
     """Join the group that torchrun announces, if any. `device`: auto, cpu or cuda."""
     world, rank, local_rank = _announced("WORLD_SIZE", 1), _announced("RANK", 0), _announced("LOCAL_RANK", 0)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = present_device(device)
     if device == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("device cuda was asked for, found no GPU: use --device cpu")
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"{local_rank + 1} processes or more on this machine, found "
                             f"{torch.cuda.device_count()} GPUs: start one process for each GPU")

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pretrain.architectures import SMALLEST
 from pretrain.command_line import add_all_options, given_values
 from pretrain.config import load_config
 from pretrain.data import list_images, steps_per_epoch
@@ -36,7 +37,7 @@ from pretrain.shards import ShardList
 from pretrain.signals import EXIT_CODES
 
 TIMES = ("images_per_second", "loader_wait")  # of the machine's mood, not of the run
-SMALL = {"architecture": "resnet18", "epochs": 3, "workers": 1, "probe_images": 4}
+SMALL = {"architecture": SMALLEST, "epochs": 3, "workers": 1, "probe_images": 4}
 OWN = ("checkpoint_every", "log_every")  # values that the drill sets
 CHECKPOINTS = 9  # in a whole run
 IMAGES = 96  # taken from a larger folder

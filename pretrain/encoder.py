@@ -3,17 +3,11 @@
 Legend: N views, C channels, H W feature grid (7 x 7 for a 224-pixel view, 3 x 3 for 96 pixels, at stride 32).
 """
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-BLOCKS: dict[str, tuple[type[nn.Module], list[int]]] = {
-    "resnet18": (BasicBlock, [2, 2, 2, 2]),
-    "resnet34": (BasicBlock, [3, 4, 6, 3]),
-    "resnet50": (Bottleneck, [3, 4, 6, 3]),
-}
+from pretrain.architectures import ARCHITECTURES, STANDARD, ArchitectureName
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -35,16 +29,16 @@ class Encoder(ResNet):
     larger grid.
     """
 
-    def __init__(
-        self, architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet50", last_stage_stride: int = 2
-    ) -> None:
-        block, layers = BLOCKS[architecture]
-        super().__init__(block, layers, zero_init_residual=True, norm_layer=BatchNorm)
+    def __init__(self, architecture: ArchitectureName = STANDARD, last_stage_stride: int = 2) -> None:
+        known = ARCHITECTURES[architecture]
+        block = Bottleneck if known.bottleneck else BasicBlock
+        super().__init__(block, list(known.layers), zero_init_residual=True, norm_layer=BatchNorm)
         self.channels = self.fc.in_features
         del self.fc, self.avgpool
         if last_stage_stride == 1:
             first = self.layer4[0]
-            (first.conv2 if block is Bottleneck else first.conv1).stride = (1, 1)
+            strided = first.conv2 if known.bottleneck else first.conv1
+            strided.stride = (1, 1)
             first.downsample[0].stride = (1, 1)
 
     def forward(self, images: Tensor) -> Tensor:

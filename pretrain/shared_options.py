@@ -6,6 +6,7 @@ The defaults are the 200-epoch ImageNet run.
 from dataclasses import dataclass
 from typing import Literal
 
+from pretrain.architectures import STANDARD, ArchitectureName
 from pretrain.errors import UserError
 from pretrain.options import option
 
@@ -24,7 +25,7 @@ class Train:
         "shift", "how 16-bit pixels become 8-bit ones: by their high byte (refused where no value is above 4095), or "
                  "each image's own range becomes 0 to 255")
 
-    architecture: Literal["resnet18", "resnet34", "resnet50"] = option("resnet50", "encoder")
+    architecture: ArchitectureName = option(STANDARD, "encoder")
     last_stage_stride: Literal[1, 2] = option(2, "stride of the last ResNet stage; 1 doubles the grid of small views")
 
     global_views: int = option(2, "global views of an image; a teacher sees these only")

@@ -1,8 +1,13 @@
-"""A task's name is written in its own file alone: whatever else depends on a task asks the registry."""
+"""Names of tasks, architectures and random starts are written in one file: whatever else depends on them asks it."""
 
 import ast
+from collections.abc import Collection
 from pathlib import Path
 
+import pytest
+
+from pretrain.architectures import ARCHITECTURES
+from transfer.random_starts import PROBED_ZERO_GAMMA, RANDOM_STARTS
 from transfer.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,15 +43,15 @@ def _texts(tree: ast.AST) -> list[ast.Constant]:
     return [node for node in constants if node not in docstrings]
 
 
-def literals() -> dict[tuple[str, str], int]:
-    """{(file, name of a task): line} of the sources outside transfer/tasks."""
+def literals(names: Collection[str] = tuple(TASKS)) -> dict[tuple[str, str], int]:
+    """{(file, name): line} of the sources outside transfer/tasks."""
     found = {}
     for package in ("pretrain", "transfer", "benchmarks"):
         for path in sorted((ROOT / package).rglob("*.py")):
             if path.parent.name == "tasks":
                 continue
             for node in _texts(ast.parse(path.read_text(encoding="utf-8"))):
-                if node.value in TASKS:
+                if node.value in names:
                     found[path.relative_to(ROOT).as_posix(), node.value] = node.lineno
     return found
 
@@ -64,3 +69,19 @@ def test_the_file_of_a_task_names_no_other_task_but_to_share_with_it():
     for path in sorted((ROOT / "transfer" / "tasks").glob("*.py")):
         names = {node.value for node in _texts(ast.parse(path.read_text(encoding="utf-8"))) if node.value in TASKS}
         assert len(names) <= 2, path.name  # its own, and a folder or layout that it shares
+
+
+RANDOM = {name for start in RANDOM_STARTS for name in (start.row, start.weights, start.method)} | {PROBED_ZERO_GAMMA}
+NO_FILE = "how weights are shown that have no SHA-256"
+
+
+@pytest.mark.parametrize(("names", "home", "allowed"), [
+    (set(ARCHITECTURES), "pretrain/architectures.py", {}),
+    (RANDOM, "transfer/random_starts.py", {
+        ("benchmarks/probe_why.py", "random"): NO_FILE, ("benchmarks/provenance.py", "random"): NO_FILE,
+        ("benchmarks/measured.py", "random"): NO_FILE}),
+], ids=["architectures", "random starts"])
+def test_names_that_have_one_file(names: set[str], home: str, allowed: dict[tuple[str, str], str]) -> None:
+    found = literals(names)
+    assert {key for key in found if key[0] != home} == set(allowed)
+    assert {name for file, name in found if file == home} == names

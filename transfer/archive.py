@@ -2,11 +2,11 @@
 
 import gzip
 import lzma
-import shlex
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from shlex import quote
 
 from pretrain.errors import UserError
 
@@ -49,20 +49,14 @@ def packed(path: Path) -> str | None:
         head = file.read(512)
     if head[257:262] == b"ustar":
         return _tar(path)
-    kind = next((kind for kind in _COMPRESSED if head.startswith(kind[0])), None)
-    if kind is None:
-        return None
-    _, name, command = kind
-    if name == "gzip" and _inner(path)[257:262] == b"ustar":
-        return f"{path} is a tar packed with gzip: unpack it with `tar -xzf {_quoted(path)}` and name the file in it"
+    if head.startswith(b"\x1f\x8b") and _inner(path)[257:262] == b"ustar":
+        return f"{path} is a tar packed with gzip: unpack it with `tar -xzf {quote(str(path))}` and name the file in it"
     out = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz", ".zst") else Path(f"{path}.unpacked")
-    command = command.replace("FILE", _quoted(path)).replace("OUT", _quoted(out))
-    return f"{path} is packed with {name}: unpack it with `{command}` and name the file that this makes"
-
-
-def _quoted(path: Path) -> str:
-    """As a shell reads it."""
-    return shlex.quote(str(path))
+    for begin, name, command in _COMPRESSED:
+        if head.startswith(begin):
+            command = command.replace("FILE", quote(str(path))).replace("OUT", quote(str(out)))
+            return f"{path} is packed with {name}: unpack it with `{command}` and name the file that this makes"
+    return None
 
 
 def _tar(path: Path) -> str:
@@ -72,7 +66,7 @@ def _tar(path: Path) -> str:
     except (tarfile.TarError, OSError, EOFError) as error:
         return f"{path} is a tar that is cut off ({path.stat().st_size} bytes; {error}): download or copy it again"
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{path} is a tar ({shown or 'empty'}): unpack it with `tar -xf {_quoted(path)}` and name the file in it"
+    return f"{path} is a tar ({shown or 'empty'}): unpack it with `tar -xf {quote(str(path))}` and name the file in it"
 
 
 def _inner(path: Path) -> bytes:
@@ -94,4 +88,4 @@ def _known(path: Path, names: list[str]) -> None:
                         f"{str(path)!r}).items()}}, FILE) makes it a state dict")
     if not any(name.endswith("data.pkl") for name in names):
         raise UserError(f"{path} is a zip file, but none that torch.save wrote ({', '.join(names[:3]) or 'empty'}): "
-                        f"unpack it with `unzip {_quoted(path)}` and name the file in it")
+                        f"unpack it with `unzip {quote(str(path))}` and name the file in it")

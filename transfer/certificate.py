@@ -6,7 +6,6 @@ written. Both find accidents and edits, not a forger: whoever can write the fold
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -18,6 +17,7 @@ from pretrain.architectures import ARCHITECTURES
 from pretrain.atomic import sha256_file, write_text
 from pretrain.backbone_file import HEADER
 from pretrain.errors import UserError
+from pretrain.fields import is_number
 from transfer.architecture import expected_shapes
 from transfer.writers import WRITERS, read_detectron2
 
@@ -99,7 +99,7 @@ def read_certificate(folder: str | Path, target: str = "detectron2") -> Certific
     if target == "detectron2":
         read_detectron2(file)  # arrays alone: detectron2 itself would run whatever code a pickle holds
         if not isinstance(differences, dict) or not differences \
-                or not all(_is_number(value) and 0 <= value <= TOLERANCE for value in differences.values()):
+                or not all(is_number(value, 0, TOLERANCE) for value in differences.values()):
             raise UserError(f"expected {path} to show maps within {TOLERANCE:.0e} standard deviations, found "
                             f"{differences}: convert the checkpoint again")
     return content
@@ -190,12 +190,8 @@ def _check_claims(content: Mapping[str, Any], path: Path) -> None:
                         f"found {json.dumps(content['pretraining'])}: convert the checkpoint again")
     known = (form.keys() == {"channel_order", "mean", "std", "stride_in_1x1"}
              and form["channel_order"] in ("RGB", "BGR") and isinstance(form["stride_in_1x1"], bool)
-             and all(isinstance(form[key], list) and len(form[key]) == 3 and all(map(_is_number, form[key]))
+             and all(isinstance(form[key], list) and len(form[key]) == 3 and all(map(is_number, form[key]))
                      for key in ("mean", "std")) and all(value > 0 for value in form["std"]))
     if not known:
         raise UserError(f"expected channel_order RGB or BGR, mean and std of three numbers of 0..255 and stride_in_1x1 "
                         f"as the pixel_format in {path}, found {json.dumps(form)}: convert the checkpoint again")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.errors import UserError
+from pretrain.fields import is_number, is_whole
 
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 IMAGE_KEYS = ("id", "file_name", "width", "height")
-_whole, _text = ("a whole number", lambda value: type(value) is int), ("a text", lambda v: isinstance(v, str) and v)
-_length = ("a whole number of pixels", lambda value: type(value) is int and value > 0)
+_whole, _text = ("a whole number", is_whole), ("a text", lambda v: isinstance(v, str) and v)
+_length = ("a whole number of pixels", lambda value: is_whole(value, 1))
 # What stands in a field, in words and as a check; a field that is not named here is checked where it is used.
 FIELDS: dict[str, tuple[str, Callable[[object], object]]] = {
     "id": _whole, "image_id": _whole, "category_id": _whole, "file_name": _text, "name": _text, "width": _length,
     "height": _length, "iscrowd": ("0 or 1", lambda value: value in (0, 1) and not isinstance(value, float)),
     "neg_category_ids": ("a list", lambda value: isinstance(value, list)),
     "not_exhaustive_category_ids": ("a list", lambda value: isinstance(value, list)),
-    "area": ("a number of pixels", lambda value: isinstance(value, int | float) and 0 <= value < math.inf)}
+    "area": ("a number of pixels", lambda value: is_number(value, 0))}
 Categories = tuple[tuple[int, str], ...]
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0
@@ -226,7 +227,7 @@ def _skeleton(path: Path, pairs: object, number: int) -> tuple[tuple[int, int], 
     """The pairs of keypoint numbers, from 1; raises when they are none of the `number` keypoints."""
     try:
         found = tuple((a, b) for a, b in pairs)
-        if all(type(end) is int and 1 <= end <= number for pair in found for end in pair):
+        if all(is_whole(end, 1) and end <= number for pair in found for end in pair):
             return found
     except (TypeError, ValueError):
         pass

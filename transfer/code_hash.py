@@ -14,8 +14,8 @@ WITHOUT_EFFECT = {"__init__.py", "__main__.py", "code_hash.py", "diff.py", "fetc
                   "show.py", "where.py"}
 # ... these make the starting weights, whose hash and certificate are part of every result, ...
 CONVERSION = {"architecture.py", "archive.py", "certificate.py", "config_beside.py", "convert.py", "families.py",
-              "intake.py", "layout.py", "loading.py", "maps.py", "naming.py", "proof.py", "protocol2.py",
-              "random_convolutions.py", "writers.py"}
+              "intake.py", "layout.py", "loading.py", "maps.py", "naming.py", "network_choice.py", "pickled_arrays.py",
+              "pretrained_fpn.py", "proof.py", "protocol2.py", "random_convolutions.py", "writers.py"}
 # ... and these are the probes, which have a table of their own.
 PROBES = {"dense_labels.py", "dense_measure.py", "dense_probe.py", "frozen.py", "probe_picture.py", "segmentation.py"}
 

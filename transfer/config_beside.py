@@ -13,6 +13,7 @@ from typing import Any
 
 from pretrain.architectures import ARCHITECTURES
 from pretrain.errors import UserError
+from pretrain.fields import is_number
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -93,7 +94,7 @@ def _another(path: Path, what: str) -> UserError:
 def _pixels(mean: Any, std: Any) -> dict[str, tuple[float, ...]]:
     """Mean and deviation of intensities from 0 to 1, where both are three numbers."""
     for values in (mean, std):
-        if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, float | int) for v in values)):
+        if not (isinstance(values, list) and len(values) == 3 and all(map(is_number, values))):
             return {}
     return {"pixel_mean": tuple(map(float, mean)), "pixel_std": tuple(map(float, std))}
 

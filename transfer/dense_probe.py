@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
+from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.atomic import write_text
+from pretrain.distributed import present_device
 from pretrain.errors import UserError
 from pretrain.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.pixels import SIXTEEN_BIT, SixteenBit
@@ -25,11 +27,12 @@ from pretrain.shared_options import Train
 from transfer import datasets, dense_labels, frozen, where
 from transfer.dense_measure import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
 from transfer.provenance import code_version, hardware, versions
+from transfer.random_starts import PROBED_ZERO_GAMMA, RAND
 from transfer.tasks import Where
 
 SCHEMA, KIND = 1, "probe"
 RETRIEVAL_IMAGES = 64
-LAST_GAMMA_0, PIXELS = "Rand init, last gamma 0", "pixel statistics"
+PIXELS = "pixel statistics"
 @dataclass(frozen=True)
 class Request:
     """What to probe; `weights` as in `frozen.read_weights`."""
@@ -38,7 +41,7 @@ class Request:
     data: str | Path | Where
     task: str
     protocol: Protocol = field(default_factory=Protocol)
-    architecture: str = "resnet50"  # of random weights
+    architecture: str = STANDARD  # of random weights
     branch: str | None = None
     trust: bool = False
     device: str | None = None
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "networks have none of their own and are always recalibrated; default: %(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N",
                         help="draws the cells and the random networks (default: %(default)s)")
-    parser.add_argument("--architecture", choices=frozen.architectures(), default="resnet50",
+    parser.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD,
                         help="of random weights (default: %(default)s)")
     parser.add_argument("--branch", choices=("student", "teacher"), help="which network, where the file holds both")
     parser.add_argument("--trust", action="store_true", help="let the file run its own code; only for files you know")
@@ -122,7 +125,7 @@ def probe(request: Request) -> tuple[dict, Pictures]:
     _check(protocol)
     if request.task not in dense_labels.TASKS:
         raise UserError(f"unknown task '{request.task}': expected one of {', '.join(dense_labels.TASKS)}")
-    device = _device(request.device)
+    device = torch.device(present_device(request.device))
     if protocol.seed < 0:
         raise UserError(f"--seed {protocol.seed}: expected a number from 0")
     weights = frozen.read_weights(request.weights, request.architecture, protocol.seed, request.branch, request.trust)
@@ -137,8 +140,8 @@ def probe(request: Request) -> tuple[dict, Pictures]:
               file=sys.stderr)
     architecture = weights.info.architecture
     own = weights.record["method"]
-    baselines = {frozen.RAND_INIT: frozen.random_weights(architecture, protocol.seed),
-                 LAST_GAMMA_0: frozen.random_weights(architecture, protocol.seed, last_gamma=0.0), PIXELS: None}
+    baselines = {RAND.row: frozen.random_weights(architecture, protocol.seed),
+                 PROBED_ZERO_GAMMA: frozen.random_weights(architecture, protocol.seed, last_gamma=0.0), PIXELS: None}
     sources = {own: weights, **{name: source for name, source in baselines.items() if name != own}}
     views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Train(), device)
     pictures = Pictures(data, protocol)
@@ -182,12 +185,6 @@ def _check(protocol: Protocol) -> None:
     for name, least in (("images", 2), ("cells", 2)):
         if getattr(protocol, name) < least:
             raise UserError(f"--{name} {getattr(protocol, name)}: expected at least {least}")
-
-
-def _device(name: str | None) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _peak_memory_mb() -> int:

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
+from pretrain.architectures import STANDARD
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
 from pretrain.pixels import SIXTEEN_BIT
@@ -26,6 +27,7 @@ from transfer import (
     fast_coco,
     identity,
     mapper,
+    norms,
     predictions,
     result,
     settings,
@@ -34,7 +36,6 @@ from transfer import (
 )
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
-from transfer.fit import SYNCHRONISED
 from transfer.image_check import check_sixteen_bit
 from transfer.model_file import Model, load, read_model
 from transfer.processes import choose_device, leaving, start
@@ -124,13 +125,7 @@ def fitted_to(cfg: CfgNode, dataset: Dataset, output: Path, device: str) -> CfgN
     if "masks" in dataset.parts and not model.MASK_ON:
         raise UserError("the data has masks, and the model has no mask head (MODEL.MASK_ON is False): expected the "
                         "data it was trained for")
-    for key in settings.NORM_KEYS:  # the same sums in an evaluation, with any number of processes
-        node = cfg
-        *parents, name = key.split(".")
-        for parent in parents:
-            node = node[parent]
-        if node[name] in SYNCHRONISED:
-            node[name] = "BN"
+    norms.fit_to_evaluation(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = dataset.names[:1], dataset.names[1:]
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, "", str(output)
     cfg.freeze()
@@ -157,7 +152,7 @@ def _about_stranger(read: Model, method: str | None, dataset: Dataset) -> dict[s
         "heads": settings.C4 if c4 else f"{box.NUM_CONV}conv{box.NUM_FC}fc".removeprefix("0conv"), "scale": "full",
         "schedule": None, "solver": None, "fit": None, "trial": 0, "overrides": [],
         "weights": {"method": method or read.file.stem, "epochs": None, "branch": None, "init": "not known",
-                    "architecture": depth, "standard": depth == "resnet50", "path_sha256": sha256_file(read.file),
+                    "architecture": depth, "standard": depth == STANDARD, "path_sha256": sha256_file(read.file),
                     "pretraining": None,
                     "pixel_format": {"channel_order": cfg.INPUT.FORMAT, "mean": list(cfg.MODEL.PIXEL_MEAN),
                                      "std": list(cfg.MODEL.PIXEL_STD),

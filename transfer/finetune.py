@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.atomic import make_folder, sha256_file
 from pretrain.errors import UserError
 from pretrain.lock import locked
@@ -30,6 +31,7 @@ from transfer import (
 from transfer.image_check import check_sixteen_bit
 from transfer.mapper import sixteen_bit
 from transfer.processes import choose_device, start
+from transfer.random_starts import RANDOM_STARTS
 from transfer.request import Request, add_protocol_arguments
 from transfer.weights import ZERO_GAMMA_INIT, Weights, read_weights
 from transfer.work import MEASURED, Job, work
@@ -40,9 +42,8 @@ FAILED = 3  # exit code of a training whose loss stopped being a number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer finetune`."""
     parser.add_argument("--weights", required=True, metavar="DIR",
-                        help="folder that `convert` wrote, or random (the pixels of the self-supervised methods), "
-                             "random-msra (BGR, std 1, stride in the 1x1: the literature's), random-zero-gamma (the "
-                             "last batch-norm gamma of each block 0)")
+                        help="folder that `convert` wrote, or "
+                             + ", ".join(f"{start.weights} ({start.text})" for start in RANDOM_STARTS))
     parser.add_argument("--output", required=True, metavar="DIR",
                         help="for result.json, predictions.png, checkpoints and logs; the same folder again goes on")
     parser.add_argument("--trial", type=int, default=0, metavar="N",
@@ -62,8 +63,8 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N",
                         help="processes on this machine; the total batch stays what the config says (default: 1)")
-    parser.add_argument("--architecture", default="resnet50", choices=sorted(settings.DEPTHS),
-                        help="of random weights (default: resnet50; others are not the published protocol)")
+    parser.add_argument("--architecture", default=STANDARD, choices=tuple(ARCHITECTURES),
+                        help="of random weights (default: %(default)s; others are not the published protocol)")
     parser.add_argument("--evaluator", default="pycocotools", choices=fast_coco.EVALUATORS,
                         help="of the COCO figures; hotcoco is faster, and refused where it differs from pycocotools on "
                              "a sample of the images (default: pycocotools)")

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from pretrain.errors import UserError
+from transfer.norms import SYNCHRONISED
 
 KINDS = ("accumulate", "linear")
 PRESETS = {"_1gpu": "accumulate", "_1gpu_linear": "linear"}
 PRESET_PARTS = 4  # a preset takes this part of the batch at once
 FORM = "expected accumulate=N or linear=N, such as accumulate=4: N images at once, over all processes"
-SYNCHRONISED = ("SyncBN", "naiveSyncBN")
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,16 @@ import torch.nn.functional as F
 import torchvision
 from fvcore.nn.precise_bn import update_bn_stats
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
-from pretrain.architectures import ARCHITECTURES
+from pretrain.architectures import STANDARD
 from pretrain.atomic import sha256_file
 from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
 from transfer.certificate import open_certificate
 from transfer.intake import read_checkpoint
+from transfer.maps import move_strides_to_1x1
+from transfer.random_starts import RAND
 
-RANDOM = "random"
-RAND_INIT = "Rand init"
 LAYERS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # a stage under detectron2's name, and its stride
 
 
@@ -35,14 +34,14 @@ class Weights:
     record: dict
 
 
-def read_weights(words: str, architecture: str = "resnet50", seed: int = 0, branch: str | None = None,
+def read_weights(words: str, architecture: str = STANDARD, seed: int = 0, branch: str | None = None,
                  trust: bool = False) -> Weights:
     """`words`: a folder that `convert` wrote, a backbone.safetensors or any checkpoint file, or "random".
 
     `architecture` and `seed` are of random weights. Raises `UserError` as `read_checkpoint`, and when a folder is no
     whole conversion.
     """
-    if words == RANDOM:
+    if words == RAND.weights:
         return random_weights(architecture, seed)
     path, conversion = Path(words), None
     if path.is_dir():
@@ -51,7 +50,7 @@ def read_weights(words: str, architecture: str = "resnet50", seed: int = 0, bran
     method = conversion["method"] if conversion else reading.info.method
     return Weights(reading.state, reading.info, {
         "method": method, "epochs": reading.info.epochs, "branch": reading.info.branch,
-        "architecture": reading.info.architecture, "standard": reading.info.architecture == "resnet50",
+        "architecture": reading.info.architecture, "standard": reading.info.architecture == STANDARD,
         "file_sha256": reading.sha256, "source_sha256": reading.info.source_sha256, "conversion": conversion})
 
 
@@ -63,10 +62,10 @@ def random_weights(architecture: str, seed: int, last_gamma: float = 1.0) -> Wei
         network = torchvision.models.get_model(architecture, weights=None, zero_init_residual=last_gamma == 0)
     state = {name: value for name, value in network.state_dict().items()
              if not name.startswith("fc.") and not name.endswith("num_batches_tracked")}
-    info = BackboneInfo(method=RAND_INIT, architecture=architecture)
+    info = BackboneInfo(method=RAND.row, architecture=architecture)
     return Weights(state, info, {
-        "method": RAND_INIT, "epochs": None, "branch": None, "architecture": architecture,
-        "standard": architecture == "resnet50", "file_sha256": None, "source_sha256": None, "conversion": None})
+        "method": RAND.row, "epochs": None, "branch": None, "architecture": architecture,
+        "standard": architecture == STANDARD, "file_sha256": None, "source_sha256": None, "conversion": None})
 
 
 def _certified(folder: Path) -> tuple[dict, Path]:
@@ -91,9 +90,7 @@ class FrozenBackbone(nn.Module):
         network = torchvision.models.get_model(info.architecture, weights=None)
         network.load_state_dict(weights.state, strict=False)
         if info.stride_in_1x1:
-            for module in network.modules():
-                if isinstance(module, Bottleneck):
-                    module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+            move_strides_to_1x1(network)
         stages = [network.layer1, network.layer2, network.layer3, network.layer4][:list(LAYERS).index(layer) + 1]
         self.body = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, *stages)
         self.stride, self.bgr = LAYERS[layer], info.channel_order == "BGR"
@@ -124,8 +121,3 @@ class PixelStatistics(nn.Module):
         values = pixels.float() / 255
         mean = F.avg_pool2d(values, self.stride)
         return torch.cat([mean, (F.avg_pool2d(values.square(), self.stride) - mean.square()).clamp(min=0).sqrt()], 1)
-
-
-def architectures() -> list[str]:
-    """Those that random weights can have."""
-    return sorted(ARCHITECTURES)

@@ -24,7 +24,7 @@ from typing import Any
 
 from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.errors import USER_ERROR, UserError
-from transfer.architecture import expected_shapes
+from transfer.architecture import expected_shapes, some
 from transfer.families import FAMILIES
 from transfer.intake import NOT_OF_THE_RESNET, Reading, one_of, read_checkpoint
 from transfer.layout import Choice, LayoutError
@@ -93,29 +93,33 @@ def inspect(path: Path, reading: Reading) -> dict[str, Any]:
 
 def text(report: dict[str, Any]) -> str:
     """What a person reads: one line a fact."""
-    mean, std = (" ".join(f"{255 * value:.6g}" for value in report["pixels"][key]) for key in ("mean", "std"))
-    networks = [_network(report, branch, address) for branch, address in report["branches"].items()]
+    pixels = report["pixels"]
+    mean, std = (" ".join(f"{255 * value:.6g}" for value in pixels[key]) for key in ("mean", "std"))
+    standard = "" if report["standard"] else ", not standard: the published protocols have a ResNet-50"
+    fpn = f", {len(report['fpn'])} of a pretrained FPN" if report["fpn"] else ""
     left = []
     for prefix, count in report["left_over"].items():
         why = report["left_why"][prefix]
         left.append(f"{prefix} ({count})" if why == NOT_OF_THE_RESNET else f"{prefix} ({count}, {why})")
-    lines = {
-        "layout": f"{report['family']} ({report['container']}, {report['bytes'] / 1e6:.1f} MB)",
-        "method": _method(report),
-        "network": networks[0] if networks else "",
-        **{" " * i: network for i, network in enumerate(networks[1:], 1)},
-        "epochs": "not stored" if report["epochs"] is None else report["epochs"],
-        "is a": ARCHITECTURES[report["architecture"]].title + ("" if report["standard"] else
-                                                       ", not standard: the published protocols have a ResNet-50"),
-        "pixels": f"{report['pixels']['channel_order']} of 0..255, mean {mean}, deviation {std}",
-        "stride": "in the 1x1 convolution" if report["stride_in_1x1"] else "in the 3x3 convolution",
-        "tensors": f"{report['read']} of {report['expected']} read"
-                   + (f", {len(report['fpn'])} of a pretrained FPN" if report["fpn"] else ""),
-        "left over": ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "") or "none",
-        "sha256": report["sha256"],
+    facts = {
+        "layout": [f"{report['family']} ({report['container']}, {report['bytes'] / 1e6:.1f} MB)"],
+        "method": [_method(report)],
+        "network": [_network(report, branch, address) for branch, address in report["branches"].items()],
+        "epochs": ["not stored" if report["epochs"] is None else report["epochs"]],
+        "is a": [ARCHITECTURES[report["architecture"]].title + standard],
+        "pixels": [f"{pixels['channel_order']} of 0..255, mean {mean}, deviation {std}"],
+        "stride": [f"in the {'1x1' if report['stride_in_1x1'] else '3x3'} convolution"],
+        "tensors": [f"{report['read']} of {report['expected']} read{fpn}"],
+        "left over": [some(left, 6) or "none"],
+        "sha256": [report["sha256"]],
+        "note": report["notes"],
     }
-    shown = [report["file"], *(f"  {name:<11}{value}" for name, value in lines.items() if value != "")]
-    return "\n".join([*shown, *(f"  {'note' if i == 0 else '':<11}{note}" for i, note in enumerate(report["notes"]))])
+    lines = [report["file"]]
+    for title, values in facts.items():
+        for value in values:
+            lines.append(f"  {title:<11}{value}")
+            title = ""  # once, before the first of several
+    return "\n".join(lines)
 
 
 def _method(report: dict[str, Any]) -> str:
@@ -129,11 +133,12 @@ def _method(report: dict[str, Any]) -> str:
 
 
 def _network(report: dict[str, Any], branch: str, address: str) -> str:
-    where = f"{address} (bare names)" if address.endswith(":") else address.removeprefix(":")
-    if address != report["address"] or len(report["branches"]) == 1:
-        return f"{branch}  {where.removeprefix(': (').removesuffix(')') if address == ':' else where}"
-    usual = branch == next(iter(report["branches"]))
-    return f"{branch}  {where}  <- read" + (" by default" if usual else " on request")
+    where = address.removeprefix(":") or "bare names"
+    if where.endswith(":"):
+        where += " (bare names)"
+    if address == report["address"] and len(report["branches"]) > 1:
+        where += "  <- read by default" if branch == next(iter(report["branches"])) else "  <- read on request"
+    return f"{branch}  {where}"
 
 
 def parts_text(parts: list[Choice], most: int = 12) -> str:

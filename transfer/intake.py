@@ -65,9 +65,8 @@ class Reading:
 
 def one_of(candidates: Sequence[str]) -> str:
     """What a user reads where no layout proves the method."""
-    if len(candidates) == 1:
-        return f"perhaps {candidates[0]}; --method NAME says which"
-    return f"one of {', '.join(candidates)}; --method NAME says which"
+    how = "perhaps" if len(candidates) == 1 else "one of"
+    return f"{how} {', '.join(candidates)}; --method NAME says which"
 
 
 def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = False,

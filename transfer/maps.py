@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 _TORCHVISION_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -17,19 +18,26 @@ _TORCHVISION_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
 def reference_network(state: Mapping[str, torch.Tensor], architecture: str, stride_in_1x1: bool = False) -> nn.Module:
     """Torchvision's ResNet with the weights `state` in their own precision, without classifier, in evaluation mode.
 
-    `stride_in_1x1` moves the stride of the first bottleneck of layers 2 to 4 from its 3x3 to its first 1x1 convolution:
-    the network of MSRA's Caffe weights (detectron2 modeling/backbone/resnet.py, BottleneckBlock). ResNet-18 and -34
-    have no bottleneck; for them it means nothing, as in detectron2.
+    `stride_in_1x1`: see `move_strides_to_1x1`.
     """
     with torch.device("meta"):
         network = torchvision.models.get_model(architecture, weights=None)
     network.fc = nn.Identity()
     if stride_in_1x1:
-        for layer in (network.layer2, network.layer3, network.layer4):
-            if hasattr(layer[0], "conv3"):
-                layer[0].conv1.stride, layer[0].conv2.stride = layer[0].conv2.stride, layer[0].conv1.stride
+        move_strides_to_1x1(network)
     network.load_state_dict(dict(state), strict=False, assign=True)
     return network.eval()
+
+
+def move_strides_to_1x1(network: nn.Module) -> None:
+    """Move the stride of the first bottleneck of layers 2 to 4 from its 3x3 to its first 1x1 convolution.
+
+    That is the network of MSRA's Caffe weights (detectron2 modeling/backbone/resnet.py, BottleneckBlock). ResNet-18 and
+    -34 have no bottleneck; for them it means nothing, as in detectron2.
+    """
+    for block in network.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def fixed_images() -> torch.Tensor:

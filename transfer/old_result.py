@@ -7,6 +7,8 @@ table changes.
 
 from typing import Any
 
+from pretrain.fields import is_number
+
 SCHEMA = 2  # today's
 GROUPS = {"bb": "bbox", "mb": "segm", "kp": "keypoints"}  # end of a column's name -> the evaluator's group
 PLAIN = {"cityscapes_instance_segmentation": "segm", "voc_detection": "bbox"}  # tables whose columns had no such end
@@ -34,14 +36,10 @@ def read_as_now(result: dict[str, Any]) -> dict[str, Any]:
     metrics = {metric_of(result.get("table"), column): value for column, value in result["metrics"].items()}
     rest = {}
     for name, value in result.get("details", {}).items():
-        if "/" in name and (value is None or _is_percentage(value)):
+        if "/" in name and (value is None or is_number(value, 0, 100)):
             metrics.setdefault(name, value)
         else:
             rest[name] = value
     found = {name: value for name, value in result.items() if name != "details"}
     found |= {"schema": SCHEMA, "metrics": metrics}
     return found | {"details": rest} if rest else found
-
-
-def _is_percentage(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100

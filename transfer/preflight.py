@@ -18,6 +18,7 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from transfer import datasets, finetune, tasks, trainer
 from transfer.provenance import hardware
+from transfer.random_starts import RAND
 
 ITERATIONS, TRAIN, VAL = 2, 16, 2
 PASSED, WORK = "preflight.json", "work"
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     try:
-        found = preflight(finetune.Request.of(args, weights="random"))
+        found = preflight(finetune.Request.of(args, weights=RAND.weights))
     except trainer.TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return finetune.FAILED

@@ -13,6 +13,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from pretrain.distributed import present_device
 from pretrain.errors import UserError
 from pretrain.signals import EXIT_CODES
 from transfer.trainer import TrainingFailed
@@ -21,11 +22,8 @@ MOST_ON_CPU = 64
 
 
 def choose_device(wanted: str | None, num_gpus: int) -> str:
-    """`wanted`, or cuda where there is one; `UserError` when it is not there or has no room for so many processes."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu, or look at `nvidia-smi` and the "
-                        "CUDA version of torch")
-    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    """`present_device`; `UserError` too when it has no room for so many processes."""
+    device = present_device(wanted)
     most = torch.cuda.device_count() if device == "cuda" else MOST_ON_CPU
     if not 1 <= num_gpus <= most:
         raise UserError(f"--num-gpus {num_gpus}: expected 1 to {most} with device {device} on this machine")

@@ -50,13 +50,12 @@ Proof = dict[str, Any]
 
 def backbone_config(architecture: str, stride_in_1x1: bool = False) -> CfgNode:
     """A detectron2 config whose backbone is the FPN over this ResNet, as the fine-tuning uses it but with plain BN."""
-    config = get_cfg()
-    config.MODEL.DEVICE = "cpu"
-    config.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    config, stages = get_cfg(), ["res2", "res3", "res4", "res5"]
+    config.merge_from_list([
+        "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.NORM", "BN",
+        "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.OUT_FEATURES", stages, "MODEL.FPN.IN_FEATURES", stages,
+        "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1])  # torchvision strides in the 3x3 convolution
     set_architecture(config, architecture)
-    config.MODEL.RESNETS.STRIDE_IN_1X1 = stride_in_1x1  # torchvision strides in the 3x3 convolution
-    config.MODEL.RESNETS.OUT_FEATURES = config.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    config.MODEL.RESNETS.NORM = config.MODEL.FPN.NORM = "BN"
     return config
 
 

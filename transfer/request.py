@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
+from pretrain.architectures import STANDARD
 from transfer import where
 from transfer.tasks import TASKS, Task, Where
 
@@ -95,7 +96,7 @@ def shared_values(args: argparse.Namespace) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Protocol):
-    """One fine-tuning. `weights` is a folder that `python -m transfer convert` wrote, or a name of `weights.RANDOM`."""
+    """One fine-tuning. `weights` is a folder that `python -m transfer convert` wrote, or a name of `RANDOM_STARTS`."""
 
     weights: str
     data: str | Path | Where
@@ -103,7 +104,7 @@ class Request(Protocol):
     trial: int = 0  # varies head initialisation and data order, the same way for every method
     device: str | None = None  # None: cuda where there is one
     num_gpus: int = 1  # processes on this machine; with device cpu they share its cores
-    architecture: str = "resnet50"  # of random weights; others say themselves what they are
+    architecture: str = STANDARD  # of random weights; others say themselves what they are
     evaluator: str = "pycocotools"  # or hotcoco, checked against it
     keep_predictions: bool = False
     eval_every: int = 0  # iterations between early evaluations; 0: only one, at the end

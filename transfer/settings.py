@@ -22,7 +22,10 @@ from detectron2.modeling import (
 
 from pretrain.errors import UserError
 from pretrain.pixels import SIXTEEN_BIT
-from transfer import c4  # noqa: F401 -- makes its heads known to detectron2
+from transfer import (
+    c4,  # noqa: F401 -- makes its heads known to detectron2
+    norms,
+)
 from transfer.architecture import set_architecture
 from transfer.buildable import assert_buildable
 from transfer.datasets import Dataset
@@ -34,7 +37,6 @@ from transfer.weights import Weights
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 BASE = "_BASE_"  # key of a config: the file that it is laid over
-NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 # What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
 FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
@@ -58,7 +60,7 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "INPUT.MASK_FORMAT": ("polygon", "bitmask"), "INPUT.SIXTEEN_BIT": SIXTEEN_BIT,
          **dict.fromkeys(("MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"),
                          ("smooth_l1", "giou", "diou", "ciou")),  # detectron2.modeling.box_regression
-         **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
+         **dict.fromkeys(norms.NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
                                      "LN"))}  # detectron2.layers.get_norm
 
 
@@ -139,8 +141,7 @@ def resolve(dataset: Dataset, request: Request, start: Weights, device: str) -> 
     cfg.TEST.EVAL_PERIOD = request.eval_every
     _finish(cfg, request, fit, request.num_gpus)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, start.pkl, str(request.output)
-    for key in NORM_KEYS:
-        _fit_norm(cfg, key, request.num_gpus, device)
+    norms.fit_to_machine(cfg, request.num_gpus, device)
     if request.overrides:
         assert_buildable(cfg, f"--set {' '.join(request.overrides)}")
     cfg.freeze()
@@ -207,18 +208,6 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
     if cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
         raise UserError(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} must lie before SOLVER.MAX_ITER "
                         f"{cfg.SOLVER.MAX_ITER}: set both, such as --set SOLVER.STEPS={cfg.SOLVER.MAX_ITER * 2 // 3},")
-
-
-def _fit_norm(cfg: CfgNode, key: str, num_gpus: int, device: str) -> None:
-    """SyncBN needs several CUDA processes: with one it is BN (the same sums), on CPUs detectron2's own version."""
-    node, name = cfg, key.split(".")
-    for part in name[:-1]:
-        node = node[part]
-    if node[name[-1]] == "SyncBN":
-        if num_gpus == 1:
-            node[name[-1]] = "BN"
-        elif device == "cpu":
-            node[name[-1]] = "naiveSyncBN"
 
 
 def plain(cfg: CfgNode) -> dict:

@@ -8,7 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES, KEYPOINT_CONNECTION_RULES
@@ -16,10 +15,11 @@ from detectron2.modeling import build_model
 from torch import nn
 from tqdm import tqdm
 
+from pretrain.distributed import present_device
 from pretrain.errors import UserError
 from pretrain.images import walk_images
 from pretrain.pixels import SIXTEEN_BIT, UnreadableImage, read_pixels
-from transfer import datasets, detectron2_compat, model_file, picture, settings
+from transfer import datasets, detectron2_compat, model_file, norms, picture
 from transfer.checkpoints import FINAL
 from transfer.mapper import sixteen_bit
 
@@ -98,16 +98,11 @@ def read_run(folder: Path) -> tuple[CfgNode, dict]:
 
 def load_model(folder: Path, cfg: CfgNode, device: str | None = None) -> nn.Module:
     """The finished model of a run, on `device` (default: cuda where there is one), in evaluation mode."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cfg.MODEL.DEVICE = present_device(device)
     cfg.MODEL.WEIGHTS = ""
-    values = settings.flatten(cfg)
-    for key in settings.NORM_KEYS:  # a run of several processes: alone, the same layer without the exchange
-        if values[key] in ("SyncBN", "naiveSyncBN"):
-            cfg.merge_from_list([key, "BN"])
+    norms.fit_to_evaluation(cfg)
     model = build_model(cfg)
     model_file.load(model, folder / FINAL, trust=False)
     return model.eval()

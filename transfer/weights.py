@@ -13,24 +13,20 @@ from pathlib import Path
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import nn
 
+from pretrain.architectures import STANDARD
+from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
-from transfer import random_convolutions
+from transfer import families, random_convolutions
 from transfer.certificate import CERTIFICATE, read_certificate
+from transfer.random_starts import RANDOM_STARTS
+from transfer.writers import pixel_format
 
-# In 0..255 and in the order of the channels. RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo,
-# SlotCon, SetSim); BGR: MSRA's Caffe weights, and the random rows of configs that inherit their base (DenseCL, ORL).
-RGB_PIXELS = {"channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375],
-              "stride_in_1x1": False}
-MSRA_PIXELS = {"channel_order": "BGR", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0],
-               "stride_in_1x1": True}
+# RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo, SlotCon, SetSim); BGR: MSRA's Caffe weights, and
+# the random rows of configs that inherit their base (DenseCL, ORL).
+RGB_PIXELS = pixel_format(BackboneInfo("", STANDARD))
+MSRA_PIXELS = pixel_format(BackboneInfo("", STANDARD, **families.MSRA_PIXELS))
 DETECTRON2_INIT = "detectron2: He normal (fan out), every batch-norm gamma 1"
 ZERO_GAMMA_INIT = "detectron2: He normal (fan out), the last batch-norm gamma of each backbone block 0, others 1"
-# {word of --weights: (row of the tables, pixels, initialisation of the backbone)}
-RANDOM = {
-    "random": ("Rand init", RGB_PIXELS, DETECTRON2_INIT),
-    "random-msra": ("Rand init (MSRA pixels)", MSRA_PIXELS, DETECTRON2_INIT),
-    "random-zero-gamma": ("Rand init (zero gamma)", RGB_PIXELS, ZERO_GAMMA_INIT),
-}
 
 
 @dataclass(frozen=True)
@@ -52,23 +48,24 @@ class Weights:
         """The entry of result.json."""
         fpn = bool(self.conversion and self.conversion["fpn"]["transferred"])
         return {"method": self.method, "epochs": self.epochs, "branch": self.branch, "init": self.init,
-                "architecture": self.architecture, "standard": self.architecture == "resnet50",
+                "architecture": self.architecture, "standard": self.architecture == STANDARD,
                 "pixel_format": self.pixel_format, "fpn": fpn, "pkl_sha256": self.pkl_sha256,
                 "pretraining": self.pretraining, "conversion": self.conversion}
 
 
-def read_weights(weights: str, architecture: str = "resnet50") -> Weights:
-    """The starting weights: a word of `RANDOM` (of that architecture), or a converted folder, checked against its
-    certificate."""
-    if weights in RANDOM:
-        method, pixels, init = RANDOM[weights]
-        return Weights(method, architecture, pixels, init)
+def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
+    """The starting weights: a name of `RANDOM_STARTS` (of that architecture), or a converted folder, checked against
+    its certificate."""
+    for start in RANDOM_STARTS:
+        if weights == start.weights:
+            return Weights(start.row, architecture, MSRA_PIXELS if start.msra_pixels else RGB_PIXELS,
+                           ZERO_GAMMA_INIT if start.zero_gamma else DETECTRON2_INIT)
     folder = Path(weights)
     pkl = folder / "detectron2.pkl"
     if not (folder / CERTIFICATE).is_file() or not pkl.is_file():
         raise UserError(f"{folder} is no converted checkpoint: expected conversion.json and detectron2.pkl in it; run "
                         f"`python -m transfer convert FILE --output {folder}`, or give one of the words "
-                        f"{', '.join(RANDOM)}")
+                        f"{', '.join(start.weights for start in RANDOM_STARTS)}")
     conversion = read_certificate(folder)
     redrawn = conversion.get("random_convolutions") is not None
     return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"],

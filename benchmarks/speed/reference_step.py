@@ -38,7 +38,7 @@ class Networks(nn.Module):
 
     def __init__(self, architecture: str, hidden: int, dim: int, heads: int) -> None:
         super().__init__()
-        channels = 2048 if architecture == "resnet50" else 512
+        channels = getattr(resnet, architecture)().fc.in_features
         self.student = nn.ModuleDict({"encoder": encoder(architecture), "projector": projector(channels, hidden, dim),
                                       "attention": nn.MultiheadAttention(dim, heads, batch_first=True)})
         self.teacher = nn.ModuleDict({"encoder": encoder(architecture), "projector": projector(channels, hidden, dim)})

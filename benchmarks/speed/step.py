@@ -19,6 +19,7 @@ import torch
 from benchmarks.speed.counting import count
 from benchmarks.speed.reference_step import ReferenceStep
 from pretrain import ROOT
+from pretrain.architectures import ARCHITECTURES, SMALLEST, STANDARD
 from pretrain.config import Config, load_config
 from pretrain.data import Batch
 from pretrain.distributed import Process
@@ -133,7 +134,7 @@ def own_peak() -> float:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("python -m benchmarks.speed step", description=__doc__)
-    made.add_argument("--architecture", choices=("resnet18", "resnet34", "resnet50"), default="resnet50")
+    made.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD)
     made.add_argument("--batch", type=int, default=8, help="images")
     made.add_argument("--local-views", "--views", type=int, default=6, help="beside two global ones")
     made.add_argument("--global-size", type=int, default=224)
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; with --peak-of only the peak of one side."""
     options = parser().parse_args(argv)
     if options.small:
-        options.architecture, options.batch, options.global_size, options.local_size = "resnet18", 4, 128, 64
+        options.architecture, options.batch, options.global_size, options.local_size = SMALLEST, 4, 128, 64
     if options.batch < 2 or not 0 < options.steps < PER_EPOCH or options.global_size < 128:
         raise UserError(f"expected at least --batch 2, --steps 1 to {PER_EPOCH - 1} and at least --global-size 128 "
                         f"(the loss wants ten teacher cells), found {options.batch}, {options.steps} and "

@@ -141,7 +141,7 @@ def test_start__an_environment_that_torchrun_did_not_set(monkeypatch: pytest.Mon
 
 def test_start__asking_for_a_gpu_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="device cuda was asked for, found no GPU: use --device cpu"):
+    with pytest.raises(UserError, match="--device cuda: torch sees no GPU here; use --device cpu"):
         distributed.start("cuda")
     assert distributed.start("auto") == Process(0, 1, torch.device("cpu"))
 

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import pretrain.trainer
+from pretrain.architectures import ARCHITECTURES
 from pretrain.config import Config
 from pretrain.data import Batch, list_images
 from pretrain.distributed import Process
-from pretrain.encoder import BLOCKS
 from pretrain.probe import Probe
 from pretrain.trainer import Trainer
 from tests.fake_gpu import GPU, Alone, Watch, fake_gpu
@@ -33,7 +34,7 @@ def _examples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ResNet-18 of one block a stage: every kind of layer, in less time."""
-    monkeypatch.setitem(BLOCKS, "resnet18", (BLOCKS["resnet18"][0], [1, 1, 1, 1]))
+    monkeypatch.setitem(ARCHITECTURES, "resnet18", replace(ARCHITECTURES["resnet18"], layers=(1, 1, 1, 1)))
 
 
 @pytest.fixture
