@@ -7,8 +7,6 @@ import pytest
 
 from transfer import code_hash, tasks
 
-LEFT_OUT = code_hash.WITHOUT_EFFECT | code_hash.CONVERSION | code_hash.PROBES
-
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -22,8 +20,21 @@ def hashed(task: str | None = None) -> str:
     return code_hash.finetuning_sha256(task)
 
 
-def test_left_out__names_files_that_are_there() -> None:
-    assert {path.name for path in code_hash.FOLDER.glob("*.py")} >= LEFT_OUT
+def test_not_moved__names_files_that_are_there_once() -> None:
+    named = [stem for stems in code_hash.NOT_MOVED.values() for stem in stems]
+    assert {path.stem for path in code_hash.FOLDER.iterdir()} >= set(named) and len(named) == len(set(named))
+    assert code_hash.NOT_MOVED.keys() == code_hash.LEFT_OUT.keys()
+
+
+def test_finetuning_sha256__a_folder_counts_as_a_whole_or_not_at_all(copied: Path) -> None:
+    before = hashed()
+    for folder in code_hash.LEFT_OUT:
+        (copied / folder).mkdir()
+        (copied / folder / "new.py").write_text("changed = True\n")
+    assert hashed() == before
+    (copied / "finetuning").mkdir()
+    (copied / "finetuning" / "new.py").write_text("changed = True\n")
+    assert hashed() != before
 
 
 @pytest.mark.parametrize("name", ["trainer.py", "evaluate.py", "configs/base.yaml"])
