@@ -59,10 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
                       help=f"of {', '.join(TASKS)} (default: {','.join(POSTER_TASKS)}, the poster's), or none: "
                            "pretrain and convert alone")
     what.add_argument("--methods", metavar="A,B",
-                      help=f"clove or the labels of --pretrain (pretrained here), LABEL.random_convolutions (a control: "
-                           f"the batch norm of that pretraining, convolutions drawn anew), names of checkpoints, random "
-                           f"weights: {', '.join(f'{start.method} ({start.text})' for start in RANDOM_STARTS)}; "
-                           f"default: what is pretrained, {RAND.method} and the checkpoints, or the checkpoints alone")
+                      help="clove or the labels of --pretrain (pretrained here), LABEL.random_convolutions (a control: "
+                           "the batch norm of that pretraining, convolutions drawn anew), names of checkpoints, random "
+                           "weights: " + ", ".join(f"{start.method} ({start.text})" for start in RANDOM_STARTS)
+                           + f"; default: what is pretrained, {RAND.method} and the checkpoints, or the checkpoints "
+                             "alone")
     what.add_argument("--branch", choices=("student", "teacher"),
                       help="of checkpoints that hold both (default: the one their authors transfer)")
     what.add_argument("--architecture", choices=ARCHITECTURES,

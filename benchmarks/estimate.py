@@ -1,6 +1,7 @@
 """What a run will cost, before it starts. Estimates, each with where its figure comes from; never results."""
 
 from benchmarks.evaluations import Protocol
+from pretrain.architectures import SMALLEST
 from pretrain.config import Config
 from transfer import tasks
 
@@ -13,7 +14,7 @@ V100_GPUS = 8  # of `Task.seconds`
 PRETRAIN_SECONDS, PRETRAIN_PIXELS = 0.062, 2 * 96**2 + 2 * 48**2
 FINETUNE_SECONDS, FINETUNE_SIDE = 0.575, 176
 EVALUATE_SECONDS, EVALUATE_SIDE = 1.5, 192
-ON_CORES = "resnet18"  # nothing else was measured there
+ON_CORES = SMALLEST  # nothing else was measured there
 # On disk at once: two checkpoints of student, teacher and momentum and one being written; as many of a detector with
 # momentum (the largest, of keypoints: 0.49 GB each).
 PRETRAIN_GB = 1.5

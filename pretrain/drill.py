@@ -69,10 +69,11 @@ def kills(number: int, steps: int, step_seconds: float, seed: int) -> list[Kill]
     rng = np.random.default_rng(seed)
     # A part begins at the last checkpoint before the kill of the one before: the moments must move on.
     borders = np.linspace(steps / CHECKPOINTS * 2, steps - 1, max(number - 3, 0) + 1)
-    random = [Kill(f"at random, after step {after}", lambda output, after=after: after in logged_steps(output),
-                   rng.uniform(0, step_seconds))
-              for after in (int(rng.integers(math.ceil(low), max(int(high), math.ceil(low) + 1)))
-                            for low, high in itertools.pairwise(borders))]
+    random = []
+    for low, high in itertools.pairwise(borders):
+        after = int(rng.integers(math.ceil(low), max(int(high), math.ceil(low) + 1)))
+        random.append(Kill(f"at random, after step {after}", lambda output, after=after: after in logged_steps(output),
+                           rng.uniform(0, step_seconds)))
     return [
         Kill("before the first save", lambda output: bool(logged_steps(output)) and not saved_steps(output)),
         Kill("while a checkpoint is written",
@@ -126,18 +127,27 @@ def compare(whole: Path, killed: Path, steps: int) -> list[str]:
     """What differs between two finished runs, one line each."""
     name = f"checkpoints/step_{steps:08d}.pt"
     states = [torch.load(output / name, map_location="cpu", weights_only=True) for output in (whole, killed)]
-    problems = [f"{part} differs at {place}" for part in states[0]
-                if (place := difference(states[0][part], states[1].get(part), part))]
+    problems = []
+    for part in states[0]:
+        place = difference(states[0][part], states[1].get(part), part)
+        if place:
+            problems.append(f"{part} differs at {place}")
     if (whole / "backbone.safetensors").read_bytes() != (killed / "backbone.safetensors").read_bytes():
         problems.append("backbone.safetensors differs")
     if logged_steps(killed) != list(range(1, steps + 1)):
         problems.append(f"metrics.jsonl: expected the steps 1 to {steps} once each, found {logged_steps(killed)}")
-    lines = [[{key: value for key, value in json.loads(line).items() if key not in TIMES}
-              for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-             for output in (whole, killed)]
-    if lines[0] != lines[1]:
+    if _logged(whole) != _logged(killed):
         problems.append("metrics.jsonl holds other figures")
     return problems
+
+
+def _logged(output: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without times."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        for name in TIMES:
+            line.pop(name, None)
+    return lines
 
 
 def drill(data: Path, output: Path, words: list[str], number: int = 6, seed: int = 0) -> list[str]:

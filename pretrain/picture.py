@@ -4,6 +4,7 @@ Colours are those of Okabe & Ito, which colour-blind people tell apart; nothing 
 Legend: H W feature grid, L = H*W cells in row-major order, S side of a view in pixels.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,8 +83,10 @@ def _panel(axes: Axes, entries: list[dict[str, float | None]], title: str, keys:
     for key, style in zip(keys, STYLES, strict=False):
         if key in there:
             _curve(axes, entries, key, style)
-    bad = sum(key in entry and entry[key] is None for key in keys for entry in entries)
-    axes.set_title(title + (f" ({bad} not finite)" if bad else ""), fontsize=11, loc="left")
+    values = [entry[key] for entry, key in itertools.product(entries, keys) if key in entry]
+    if None in values:
+        title += f" ({values.count(None)} not finite)"
+    axes.set_title(title, fontsize=11, loc="left")
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=9, labelbottom=True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -112,7 +115,10 @@ def _of_maps(keys: tuple[str, ...], entries: list[dict[str, float | None]]) -> l
     logged = dict.fromkeys(key for entry in entries for key in entry if key != "retrieval_chance")
     found = []
     for key in keys:
-        found += [one for one in logged if one.startswith(key[:-1])] if key.endswith("*") else [key]
+        if key.endswith("*"):
+            found += [one for one in logged if one.startswith(key[:-1])]
+        else:
+            found.append(key)
     return found
 
 
@@ -185,8 +191,9 @@ def _free_place(box: tuple[float, float, float, float], placed: list[tuple[float
     """A place on the outline of `box` as far as possible from the labels that are there."""
     x0, y0, x1, y1 = box
     shares = np.linspace(0.08, 0.92, 7)
-    places = [(x0 + s * (x1 - x0), y) for y in (y0, y1) for s in shares]
-    places += [(x, y0 + s * (y1 - y0)) for x in (x0, x1) for s in shares]
+    xs, ys = x0 + shares * (x1 - x0), y0 + shares * (y1 - y0)
+    places = [*itertools.product(xs, (y0,)), *itertools.product(xs, (y1,))]
+    places += itertools.product((x0, x1), ys)
     if not placed:
         return places[0]
     return max(places, key=lambda place: min(np.hypot(place[0] - x, place[1] - y) for x, y in placed))

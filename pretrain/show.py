@@ -10,7 +10,6 @@ The views are those that a run with this seed draws of this image in this epoch.
 import argparse
 import difflib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,12 +187,13 @@ def _pair(wanted: str | None, train: Train) -> tuple[int, int]:
     """View numbers from 0 of "L1,G2"."""
     if wanted is None:
         return 0, 1
-    views = [f"G{i + 1}" for i in range(train.global_views)] + [f"L{i + 1}" for i in range(train.local_views)]
-    found = [views.index(part) if part in views else math.inf for part in wanted.upper().replace(" ", "").split(",")]
-    if len(found) != 2 or found[0] == math.inf or found[1] >= train.global_views or found[0] == found[1]:
+    teacher_views = [f"G{i + 1}" for i in range(train.global_views)]
+    views = teacher_views + [f"L{i + 1}" for i in range(train.local_views)]
+    student, _, teacher = wanted.upper().replace(" ", "").partition(",")
+    if student not in views or teacher not in teacher_views or student == teacher:
         raise UserError(f"--pair: expected a student view ({views[0]} to {views[-1]}) and another, global, teacher "
-                        f"view (G1 to G{train.global_views}) as in {views[-1]},G1, found {wanted!r}")
-    return int(found[0]), int(found[1])
+                        f"view (G1 to {teacher_views[-1]}) as in {views[-1]},G1, found {wanted!r}")
+    return views.index(student), views.index(teacher)
 
 
 def _whole(text: str, option: str) -> int:

@@ -71,10 +71,13 @@ def _views_band(band: SubFigure, scene: Scene, rows: int) -> None:
     for axes in panels.flat[len(scene.views):]:
         axes.set_axis_off()
     for axes, view, colour in zip(panels.flat, scene.views, view_colours(scene), strict=False):
-        there = [] if view is scene.teacher else scene.positives_of(view).any(1).nonzero().flatten().tolist()
-        share = f"{roles(scene)[1]} view" if view is scene.teacher else f"{len(there)} of {math.prod(view.grid)}"
+        if view is scene.teacher:
+            matched, share = [], f"{roles(scene)[1]} view"
+        else:
+            matched = scene.positives_of(view).any(1).nonzero().flatten().tolist()
+            share = f"{len(matched)} of {math.prod(view.grid)}"
         draw_view(axes, view, colour, f"{view.short}{' mirrored' if view.mirrored else ''}: {share}")
-        tint(axes, view, there)
+        tint(axes, view, matched)
 
 
 def _pair_band(band: SubFigure, scene: Scene) -> str:

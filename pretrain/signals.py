@@ -6,7 +6,7 @@ hands `train` a function of its own instead.
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 Stop = Callable[[], int]  # 0: go on; else the exit code to leave with after this step
 COME_BACK = 75  # EX_TEMPFAIL: saved, wants to be started again
@@ -29,9 +29,16 @@ def stop_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         received.append(EXIT_CODES[signal.Signals(number)])
 
-    before = {number: signal.signal(number, remember) for number in EXIT_CODES}
-    try:
+    with handled(EXIT_CODES, remember):
         yield lambda: received[0] if received else 0
+
+
+@contextlib.contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Inside, these signals call `handler`; afterwards whatever they called before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, own in before.items():
+            signal.signal(number, own)

@@ -207,8 +207,11 @@ def _noted_unreadable(output: Path, process: Process) -> dict[str, str]:
     log = _unreadable_log(output, process)
     if not log.is_file():
         return {}
-    lines = log.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return {name: why for name, _, why in (line.partition(": ") for line in lines)}
+    noted = {}
+    for line in log.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        name, _, why = line.partition(": ")
+        noted[name] = why
+    return noted
 
 
 def _note_unreadable(

@@ -100,6 +100,16 @@ def some(names: Collection[str], most: int = 5) -> str:
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def faults(names_of: Mapping[str, Collection[str]]) -> str:
+    """How many names have which fault, with the first of each: "2 missing in the file (a, b)"."""
+    found = []
+    for fault, names in names_of.items():
+        more = ", ..." if len(names) > 3 else ""
+        if names:
+            found.append(f"{len(names)} {fault} ({', '.join(sorted(names)[:3])}{more})")
+    return ", ".join(found)
+
+
 def _check_names(tensors: Mapping[str, torch.Tensor], architecture: str, where: str) -> None:
     """All of the network's tensors are there with their shapes, and no more convolutions or batch norms."""
     expected, title = expected_shapes(architecture), _TITLES[architecture]

@@ -7,7 +7,6 @@ resnetblur50 smooth before they stride, Hugging Face's can stride elsewhere): th
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,14 @@ PREPROCESSOR = "preprocessor_config.json"
 _TIMM_RESNET = re.compile(r"(?:tv_|ssl_|swsl_|gluon_)?(resnet(?:18|34|50))(?:_v1b)?(?:\..*)?")
 
 
-@dataclass(frozen=True)
-class ConfigBeside:
-    """`fields` of `BackboneInfo` that the config says; `note`: in a sentence, what was taken from it."""
-
-    note: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
+# In a sentence, what was taken from the config, and the fields of `BackboneInfo` that it says.
+Said = tuple[str, dict[str, Any]]
 _LOOKALIKES = ("Tensors alone do not tell a {title} from relatives with the same names and shapes (timm's resnetaa50 "
                "and resnetblur50 smooth before they stride, others stride in the 1x1 convolution or are dilated): "
                "torchvision's is assumed. timm's or Hugging Face's config.json beside the file would say.")
 
 
-def read_config_beside(path: Path, architecture: str) -> ConfigBeside:
+def read_config_beside(path: Path, architecture: str) -> Said:
     """The config.json in the checkpoint's folder, where it is timm's or Hugging Face's.
 
     `architecture`: what the tensors are. Raises `UserError` when the config says that it is another network.
@@ -44,10 +37,10 @@ def read_config_beside(path: Path, architecture: str) -> ConfigBeside:
         return _timm(path, content, architecture)
     if content.get("model_type") == "resnet":
         return _hugging_face(path, content, architecture)
-    return ConfigBeside(_LOOKALIKES.format(title=ARCHITECTURES[architecture].title))
+    return _LOOKALIKES.format(title=ARCHITECTURES[architecture].title), {}
 
 
-def _timm(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBeside:
+def _timm(path: Path, content: Mapping[str, Any], architecture: str) -> Said:
     said = content["architecture"]
     match = _TIMM_RESNET.fullmatch(said)
     if match is None:
@@ -60,12 +53,12 @@ def _timm(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBe
     weights = content.get("pretrained_cfg")
     if not isinstance(weights, Mapping):  # older versions have its fields in the file itself
         weights = content
-    return ConfigBeside(f"{CONFIG} beside the file: timm's {said}, weights {weights.get('tag') or 'not said'}.",
-                        _pixels(weights.get("mean"), weights.get("std")))
+    note = f"{CONFIG} beside the file: timm's {said}, weights {weights.get('tag') or 'not said'}."
+    return note, _pixels(weights.get("mean"), weights.get("std"))
 
 
-def _hugging_face(path: Path, content: Mapping[str, Any], architecture: str) -> ConfigBeside:
-    bottleneck = content.get("layer_type", "bottleneck") == "bottleneck"
+def _hugging_face(path: Path, content: Mapping[str, Any], architecture: str) -> Said:
+    bottleneck = {"bottleneck": True, "basic": False}.get(content.get("layer_type", "bottleneck"))
     layers = tuple(content.get("depths", (3, 4, 6, 3)))
     same = [name for name, known in ARCHITECTURES.items() if (known.layers, known.bottleneck) == (layers, bottleneck)]
     if content.get("downsample_in_first_stage"):
@@ -78,12 +71,12 @@ def _hugging_face(path: Path, content: Mapping[str, Any], architecture: str) -> 
     fields = _pixels(images.get("image_mean"), images.get("image_std"))
     in_1x1 = bool(content.get("downsample_in_bottleneck")) and bottleneck
     stride = "1x1" if in_1x1 else "3x3"
-    return ConfigBeside(f"{CONFIG} beside the file: Hugging Face's {architecture}, stride in the {stride} convolution.",
-                        {**fields, "stride_in_1x1": in_1x1})
+    note = f"{CONFIG} beside the file: Hugging Face's {architecture}, stride in the {stride} convolution."
+    return note, {**fields, "stride_in_1x1": in_1x1}
 
 
-def _not_its_own(said: str, architecture: str) -> ConfigBeside:
-    return ConfigBeside(f"{CONFIG} beside the file is of a {said} and this is a {architecture}: it was not used.")
+def _not_its_own(said: str, architecture: str) -> Said:
+    return f"{CONFIG} beside the file is of a {said} and this is a {architecture}: it was not used.", {}
 
 
 def _another(path: Path, what: str) -> UserError:

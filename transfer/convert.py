@@ -3,6 +3,7 @@
 Reading -> backbone.safetensors -> a writer for each target -> its proof -> the certificate, written last.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from transfer.certificate import (
     batch_norm_warnings,
     write_certificate,
 )
+from transfer.inspection import add_reading_arguments
 from transfer.intake import Reading, one_of, read_checkpoint
 from transfer.maps import STAGES
 from transfer.proof import PROOFS, assert_loaded
@@ -49,6 +51,31 @@ class How(TypedDict, total=False):
     branch: str | None
     trust: bool
     prefix: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m transfer convert`."""
+    parser.add_argument("file", metavar="FILE", help="the checkpoint, or the backbone.safetensors of a conversion")
+    parser.add_argument("--output", required=True, metavar="DIR",
+                        help="folder for the files; those of an earlier conversion there are replaced")
+    parser.add_argument("--to", action="append", metavar="TARGET", dest="targets",
+                        help="detectron2 (default), torchvision, timm or mmdet; several with commas or another --to")
+    parser.add_argument("--fpn", action="store_true",
+                        help="take a pretrained FPN over too (ReSim); default: the backbone alone, as for the others")
+    parser.add_argument("--random-convolutions", type=int, metavar="SEED",
+                        help="a control: draw every convolution anew, as torchvision does, and keep the batch norm")
+    parser.add_argument("--method", metavar="NAME", help="name of the row in the tables (default: from the file)")
+    add_reading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code."""
+    targets = ",".join(args.targets or ["detectron2"]).split(",")
+    certificate = convert(args.file, args.output, args.method, targets=[target.strip() for target in targets],
+                          fpn=args.fpn, random_convolutions=args.random_convolutions, branch=args.branch,
+                          trust=args.trust, prefix=args.prefix)
+    print(describe(certificate, args.output))
+    return 0
 
 
 def convert(source: str | Path, output: str | Path, method: str | None = None, *,
@@ -163,7 +190,8 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
 
 
 def _check_targets(targets: Sequence[str], fpn: bool) -> None:
-    if unknown := [target for target in targets if target not in WRITERS] if targets else [""]:
+    unknown = [target for target in targets or [""] if target not in WRITERS]
+    if unknown:
         raise UserError(f"expected --to to name some of {', '.join(WRITERS)}, found {', '.join(map(repr, unknown))}")
     if fpn and "detectron2" not in targets:
         raise UserError("--fpn takes a pretrained FPN over to detectron2: add --to detectron2, or leave --fpn out")
@@ -220,13 +248,15 @@ def _write(target: str, output: Path, state: State, info: BackboneInfo, fpn: Sta
 
 def _reference(info: BackboneInfo) -> str:
     moved = info.stride_in_1x1 and ARCHITECTURES[info.architecture].bottleneck
-    return f"torchvision's {info.architecture}" + ", stride moved from conv2 to conv1 in layers 2 to 4" * moved
+    return f"torchvision's {info.architecture}{', stride moved from conv2 to conv1 in layers 2 to 4' if moved else ''}"
 
 
 def _groups(names: Sequence[str], most: int = 4) -> str:
     """` (module.projector 18, ...)`: names counted by their first two parts."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names).most_common()
-    shown = [f"{group} {count}" for group, count in counts[:most]] + ["..."] * (len(counts) > most)
+    shown = [f"{group} {count}" for group, count in counts[:most]]
+    if len(counts) > most:
+        shown.append("...")
     return f" ({', '.join(shown)}), named in {CERTIFICATE}" if shown else ""
 
 

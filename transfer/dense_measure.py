@@ -135,9 +135,11 @@ def retrieval(features: nn.Module, views: RetrievalProbe) -> float | None:
     """Matched-location retrieval of the maps of two global views, 0 to 1 (pretrain/probe.py); None without a match."""
     if not len(views.views):
         return None
-    maps = [torch.cat([features(part.to(views.device)) for part in view.split(RECALIBRATION_BATCH)])
-            for view in views.views]
-    first, second = (F.normalize(one.float(), dim=1) for one in maps)
+    maps = []
+    for view in views.views:
+        parts = [features(part.to(views.device)) for part in view.split(RECALIBRATION_BATCH)]
+        maps.append(F.normalize(torch.cat(parts).float(), dim=1))
+    first, second = maps
     boxes = views.boxes.to(views.device)
     found = retrieval_accuracy(first, second, boxes[0], boxes[1], views.sizes.to(views.device), views.t_pos,
                                views.t_pos_unit)

@@ -7,7 +7,6 @@ measured.
 
 import argparse
 import json
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from pretrain.probe import RetrievalProbe
 from pretrain.shared_options import Train
 from transfer import datasets, dense_labels, frozen, where
 from transfer.dense_measure import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
-from transfer.provenance import code_version, hardware, versions
+from transfer.provenance import code_version, hardware, peak_memory_mb, versions
 from transfer.random_starts import PROBED_ZERO_GAMMA, RAND
 from transfer.tasks import Where
 
@@ -104,14 +103,15 @@ def table(result: dict) -> str:
     """The figures of the backbone and of its baselines as lines of text."""
     rows = {result["method"]: result["metrics"], **result["baselines"]}
     shown = [name for name in METRICS if any(row[name] is not None for row in rows.values())]
+    titles = {name: name.replace("_", " ").replace("foreground", "fg").replace("background", "bg") for name in shown}
     width = max(map(len, rows))
-    lines = [" " * width + "".join(f"  {name.replace('_', ' ').replace('foreground', 'fg').replace('background', 'bg')}"
-                                   for name in shown)]
+    lines = ["  ".join([" " * width, *titles.values()])]
     for method, metrics in rows.items():
-        cells = ("-" if metrics[name] is None else f"{metrics[name]:.1f}" for name in shown)
-        heads = lines[0][width:].split("  ")[1:]
-        lines.append(f"{method:<{width}}" + "".join(f"  {cell:>{len(head)}}"
-                                                    for cell, head in zip(cells, heads, strict=True)))
+        line = f"{method:<{width}}"
+        for name, title in titles.items():
+            cell = "-" if metrics[name] is None else f"{metrics[name]:.1f}"
+            line += f"  {cell:>{len(title)}}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -168,7 +168,7 @@ def probe(request: Request) -> tuple[dict, Pictures]:
                                "val": min(protocol.images, len(data.val))}},
         "seed": protocol.seed, "threads": torch.get_num_threads(), "device": device.type,
         "versions": versions(), "hardware": hardware(), "code": code_version(),
-        "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": _peak_memory_mb(),
+        "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": peak_memory_mb("cpu"),
         "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return result, pictures
@@ -185,8 +185,3 @@ def _check(protocol: Protocol) -> None:
     for name, least in (("images", 2), ("cells", 2)):
         if getattr(protocol, name) < least:
             raise UserError(f"--{name} {getattr(protocol, name)}: expected at least {least}")
-
-
-def _peak_memory_mb() -> int:
-    """The largest resident size of this process."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB

@@ -115,7 +115,9 @@ def fitted_to(cfg: CfgNode, dataset: Dataset, output: Path, device: str) -> CfgN
     cfg.defrost()
     model, expected = cfg.MODEL, len(dataset.classes)
     if expected != model.ROI_HEADS.NUM_CLASSES:
-        named = ", ".join(dataset.classes[:5]) + ", ..." * (expected > 5)
+        named = ", ".join(dataset.classes[:5])
+        if expected > 5:
+            named += ", ..."
         raise UserError(f"the data has {expected} classes ({named}), the model {model.ROI_HEADS.NUM_CLASSES}: expected "
                         "the data it was trained for")
     points = len(dataset.keypoint_names)

@@ -12,13 +12,12 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 from tqdm import tqdm
 
-from pretrain.atomic import atomic_path
+from pretrain.atomic import atomic_path, sha256_file
 from pretrain.errors import USER_ERROR, UserError
 
 METHODS = Path(__file__).resolve().parent / "methods.yaml"
@@ -63,16 +62,12 @@ def fetch(method: Published, output: Path) -> tuple[Path, str, bool]:
     assert method.address is not None
     path = output / PurePosixPath(urlsplit(method.address).path).name
     if path.exists():
-        with open(path, "rb") as file:
-            sums = _sums(method)
-            for chunk in iter(lambda: file.read(_CHUNK), b""):
-                _update(sums, chunk)
-        _check(sums, method, f"{path}, which is there already", "remove it and fetch again")
-        return path, sums["sha256"].hexdigest(), False
+        return path, _checked(path, method, f"{path}, which is there already", "remove it and fetch again"), False
     with _opened(method.address) as answer, atomic_path(path) as sibling:
-        sums = _download(answer, method, sibling)
-        _check(sums, method, method.address, "the file has changed or the download is damaged; nothing was kept")
-    return path, sums["sha256"].hexdigest(), True
+        _download(answer, method, sibling)
+        sha256 = _checked(sibling, method, method.address,
+                          "the file has changed or the download is damaged; nothing was kept")
+    return path, sha256, True
 
 
 def _opened(address: str) -> http.client.HTTPResponse:
@@ -90,9 +85,9 @@ def _opened(address: str) -> http.client.HTTPResponse:
                         "elsewhere and copy it here") from None
 
 
-def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -> dict[str, Any]:
-    """Write the answer's body to `path` with a bar on stderr; returns its running sums."""
-    address, sums = method.address, _sums(method)
+def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -> None:
+    """Write the answer's body to `path` with a bar on stderr."""
+    address = method.address
     if answer.headers.get_content_type() == "text/html":
         raise UserError(f"expected a checkpoint from {address}, found a web page: open the address in a browser")
     length = answer.headers.get("Content-Length")
@@ -109,29 +104,22 @@ def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -
             if not chunk:
                 break
             file.write(chunk)
-            _update(sums, chunk)
             received += len(chunk)
             bar.update(len(chunk))
     if total is not None and received != total:
         raise UserError(f"expected {total} bytes from {address}, found {received}: the download broke off; start again")
-    return sums
 
 
-def _sums(method: Published) -> dict[str, Any]:
-    sums = {"sha256": hashlib.sha256()}
-    return sums | ({"md5": hashlib.md5(usedforsecurity=False)} if method.md5 else {})
-
-
-def _update(sums: dict[str, Any], chunk: bytes) -> None:
-    for sum_ in sums.values():
-        sum_.update(chunk)
-
-
-def _check(sums: dict[str, Any], method: Published, what: str, todo: str) -> None:
-    for kind, sum_ in sums.items():
+def _checked(path: Path, method: Published, what: str, todo: str) -> str:
+    """The file's SHA-256; `UserError` when a sum that is known is another one."""
+    sums = {"sha256": sha256_file(path)}
+    if method.md5:
+        sums["md5"] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    for kind, found in sums.items():
         expected = getattr(method, kind)
-        if expected and not sum_.hexdigest().startswith(expected.lower()):
-            raise UserError(f"expected the {kind.upper()} {expected} of {what}, found {sum_.hexdigest()}: {todo}")
+        if expected and not found.startswith(expected.lower()):
+            raise UserError(f"expected the {kind.upper()} {expected} of {what}, found {found}: {todo}")
+    return sums["sha256"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
 def _table(rows: dict[str, Published]) -> str:
     widths = (max(map(len, rows)), max(len(row.name) for row in rows.values()))
     lines = [f"{'METHOD':<{widths[0]}}  {'name':<{widths[1]}}  epochs  {'to be had':<10}  licence"]
-    lines += [f"{key:<{widths[0]}}  {row.name:<{widths[1]}}  {row.epochs or '-':>6}  "
-              f"{'fetch' if row.address else 'by hand':<10}  {row.licence}" for key, row in rows.items()]
+    for key, row in rows.items():
+        how = "fetch" if row.address else "by hand"
+        lines.append(f"{key:<{widths[0]}}  {row.name:<{widths[1]}}  {row.epochs or '-':>6}  {how:<10}  {row.licence}")
     return "\n".join(lines)

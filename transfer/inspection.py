@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                           f"layouts: {names}, and our own {OWN_FAMILY}.")
     parser.add_argument("file", metavar="FILE", help="the checkpoint")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `read_checkpoint`."""
     parser.add_argument("--prefix", metavar="P", help="names the network in a file of an unknown layout, as PREFIX or "
                                                       "PLACE:PREFIX; '' for torchvision's bare names")
     parser.add_argument("--branch", choices=("student", "teacher"),

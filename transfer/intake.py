@@ -91,9 +91,9 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
         source_sha256=sha256))
     notes = _notes(file, chosen, network)
     if not chosen.family.known_network and file.header is None:
-        beside = read_config_beside(file.path, architecture)
-        notes.append(beside.note)
-        info = replace(info, **beside.fields)
+        note, fields = read_config_beside(file.path, architecture)
+        notes.append(note)
+        info = replace(info, **fields)
     fpn, fpn_names = read_fpn(place, own_prefix, file.path)
     left, groups = _left(file, chosen, {network.origins[name] for name in state} | fpn_names)
     if fpn:

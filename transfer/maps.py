@@ -4,6 +4,7 @@ B images, C channels, H W feature grid. Stages carry detectron2's names; "stem" 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,11 +72,10 @@ def relative_differences(expected: Mapping[str, torch.Tensor], found: Mapping[st
 def _recorded(network: nn.Module, modules: Mapping[str, nn.Module], images: torch.Tensor) -> dict[str, torch.Tensor]:
     maps: dict[str, torch.Tensor] = {}
 
-    def keep(stage: str) -> Any:
-        # A copy: the layers after it work in place.
-        return lambda _module, _inputs, output: maps.__setitem__(stage, output.clone())
+    def keep(stage: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        maps[stage] = output.clone()  # a copy: the layers after it work in place
 
-    hooks = [module.register_forward_hook(keep(stage)) for stage, module in modules.items()]
+    hooks = [module.register_forward_hook(partial(keep, stage)) for stage, module in modules.items()]
     was_training = network.training
     try:
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from transfer import archive, result
+from transfer.architecture import faults
 from transfer.checkpoints import FINAL
 
 # Not in every file, and without effect: what the model computes from its config, and a counter.
@@ -80,16 +81,14 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
     file_state = {name: torch.as_tensor(value) for name, value in state.items() if not name.endswith(WITHOUT_EFFECT)
                   and not name.startswith(WITHOUT_EFFECT) and WITHOUT_EFFECT[0] not in name}
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(WITHOUT_EFFECT[-1])}
-    faults = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for what, names in (
-        ("missing in the file", sorted(own.keys() - file_state.keys())),
-        ("unknown to the model", sorted(file_state.keys() - own.keys())),
-        ("of another shape", [name for name in own if name in file_state
-                              and own[name].shape != file_state[name].shape])) if names]
-    if faults:
+    both = own.keys() & file_state.keys()
+    wrong = faults({"missing in the file": own.keys() - both, "unknown to the model": file_state.keys() - both,
+                    "of another shape": {name for name in both if own[name].shape != file_state[name].shape}})
+    if wrong:
         raise UserError(f"expected the {len(own)} tensors of the model that {result.CONFIG} describes in {file}, found "
-                        f"{', '.join(faults)}")
+                        f"{wrong}")
     model.load_state_dict(file_state, strict=False)
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)  # an empty file's EOFError says nothing
+    return str(error).partition("\n")[0] or type(error).__name__  # an empty file's EOFError says nothing

@@ -15,7 +15,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pretrain.distributed import present_device
 from pretrain.errors import UserError
-from pretrain.signals import EXIT_CODES
+from pretrain.signals import EXIT_CODES, handled
 from transfer.trainer import TrainingFailed
 
 MOST_ON_CPU = 64
@@ -83,12 +83,8 @@ def leaving() -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         sys.exit(EXIT_CODES[signal.Signals(number)])
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    try:
+    with handled((signal.SIGTERM, signal.SIGUSR2), leave):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -105,9 +101,5 @@ def _passing_on() -> Iterator[list[int]]:
         if not children:
             sys.exit(told[0])
 
-    before = {number: signal.signal(number, pass_on) for number in EXIT_CODES}
-    try:
+    with handled(EXIT_CODES, pass_on):
         yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

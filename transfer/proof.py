@@ -26,7 +26,7 @@ from torch import nn
 
 from pretrain.backbone_file import BackboneInfo
 from pretrain.errors import UserError
-from transfer.architecture import set_architecture
+from transfer.architecture import faults, set_architecture
 from transfer.certificate import TOLERANCE
 from transfer.maps import (
     detectron2_maps,
@@ -175,14 +175,12 @@ def _map_differences(state: State, info: BackboneInfo, found: Mapping[str, torch
 
 def _require_equal(expected: State, found: Mapping[str, np.ndarray], what: str, advice: str) -> None:
     """Raise unless both have the same names with the same bits; the message counts and names what differs."""
-    missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    different = [name for name in expected if name in found and not _same(expected[name], found[name])]
-    if missing or surplus or different:
-        equal = len(expected.keys() & found.keys()) - len(different)
-        faults = [f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                  for fault, names in (("missing in the file", missing), ("unknown to the model", surplus),
-                                       ("different", different)) if names]
-        raise UserError(f"expected all {len(expected)} {what}, found {equal} equal, {', '.join(faults)}: {advice}")
+    both = expected.keys() & found.keys()
+    different = {name for name in both if not _same(expected[name], found[name])}
+    wrong = faults({"missing in the file": expected.keys() - both, "unknown to the model": found.keys() - both,
+                    "different": different})
+    if wrong:
+        raise UserError(f"expected all {len(expected)} {what}, found {len(both - different)} equal, {wrong}: {advice}")
 
 
 def _same(tensor: torch.Tensor, array: np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -68,3 +69,10 @@ def code_version(task: str | None = None) -> dict[str, str | bool | None]:
 
 def _git(*words: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def peak_memory_mb(device: str) -> int:
+    """Of this process: what torch allocated on the GPU, or the largest resident size."""
+    if device == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB

@@ -89,8 +89,8 @@ def check_training(output: Path, about: dict) -> None:
                   "config": yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))}
         other = identity.differences(identity.training(before), identity.training(about))
     except FileNotFoundError:  # a run killed before it began
-        models = sorted(path.name for path in output.glob("model_*.pth"))
-        if there := models + [RESULT] * (output / RESULT).is_file():
+        there = sorted(path.name for path in [*output.glob("model_*.pth"), *output.glob(RESULT)])
+        if there:
             raise UserError(f"{output} holds {', '.join(there)} but no {REQUEST} and {CONFIG}, so that nobody can tell "
                             "which run they are of: use another --output") from None
         return

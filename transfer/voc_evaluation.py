@@ -46,8 +46,11 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
     def _present(self) -> set[str]:
         """The classes with at least one object to find."""
         names = Path(self._image_set_path).read_text(encoding="utf-8").split()
-        return {row["name"] for name in names for row in parse_rec(self._anno_file_template.format(name))
-                if not row["difficult"]}
+        present = set()
+        for name in names:
+            objects = parse_rec(self._anno_file_template.format(name))
+            present |= {one["name"] for one in objects if not one["difficult"]}
+        return present
 
     def _average_precision(self, folder: str, name: str, threshold: float) -> float:
         with warnings.catch_warnings():

@@ -77,8 +77,10 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
 
 def zero_last_gammas(model: nn.Module) -> int:
     """Set the gamma of the last batch norm of every residual block of a detectron2 model to 0; returns how many."""
-    last = [block.conv3 if isinstance(block, BottleneckBlock) else block.conv2 for block in model.modules()
-            if isinstance(block, BottleneckBlock | BasicBlock)]
-    for convolution in last:
-        nn.init.zeros_(convolution.norm.weight)
-    return len(last)
+    number = 0
+    for block in model.modules():
+        if isinstance(block, BottleneckBlock | BasicBlock):
+            last = block.conv3 if isinstance(block, BottleneckBlock) else block.conv2
+            nn.init.zeros_(last.norm.weight)
+            number += 1
+    return number

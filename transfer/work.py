@@ -2,14 +2,12 @@
 
 import json
 import logging
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -22,6 +20,7 @@ from pretrain.signals import stop_signals
 from transfer import datasets, detectron2_compat, evaluate, picture, predictions, trainer
 from transfer.processes import leaving
 from transfer.proof import assert_loaded
+from transfer.provenance import peak_memory_mb
 from transfer.result import PICTURE
 from transfer.weights import zero_last_gammas
 
@@ -89,13 +88,6 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
 def write_measured(cfg: CfgNode, measured: dict) -> None:
     """For the parent process."""
     write_text(Path(cfg.OUTPUT_DIR, MEASURED), json.dumps(measured, indent=1, allow_nan=False) + "\n")
-
-
-def peak_memory_mb(device: str) -> int:
-    """Of this process: what torch allocated on the GPU, or the largest resident size."""
-    if device == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB
 
 
 @contextmanager

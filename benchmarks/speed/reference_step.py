@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from pretrain.architectures import ARCHITECTURES
+
 LAMBDA, MARGIN, RATIO, NEAREST = 2.0, 100.0, 0.7, 10
 TRUST, EPS = 1e-3, 1e-8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,7 +40,7 @@ class Networks(nn.Module):
 
     def __init__(self, architecture: str, hidden: int, dim: int, heads: int) -> None:
         super().__init__()
-        channels = getattr(resnet, architecture)().fc.in_features
+        channels = 2048 if ARCHITECTURES[architecture].bottleneck else 512
         self.student = nn.ModuleDict({"encoder": encoder(architecture), "projector": projector(channels, hidden, dim),
                                       "attention": nn.MultiheadAttention(dim, heads, batch_first=True)})
         self.teacher = nn.ModuleDict({"encoder": encoder(architecture), "projector": projector(channels, hidden, dim)})
