@@ -10,7 +10,8 @@ H100_IMAGES_PER_SECOND = 1870
 V100_GPUS = 8  # of `Task.seconds`
 # Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured once, 2026-11: 604 steps of
 # 32 images of the recipe mini, 2 x 96 and 2 x 48 px, took 20 minutes; 240 iterations of 4 images of 160 to 192 px took
-# 552 s, and 90 s more went into the start, batch norm's statistics and 60 evaluated images of 192 px.
+# 552 s, and 90 s more went into the start, batch norm's statistics and 60 evaluated images of 192 px. (With the narrower
+# heads of today, 300 iterations took 653 s on an older core without AVX-512 that had other work beside.)
 PRETRAIN_SECONDS, PRETRAIN_PIXELS = 0.062, 2 * 96**2 + 2 * 48**2
 FINETUNE_SECONDS, FINETUNE_SIDE = 0.575, 176
 EVALUATE_SECONDS, EVALUATE_SIDE = 1.5, 192

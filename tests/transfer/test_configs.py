@@ -163,7 +163,7 @@ def test_layers__refuses_what_a_task_has_not(task: str, words: dict, text: str) 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("scale", ["mini", "demo"])
-def test_scale__changes_sizes_and_lengths_never_the_kind_of_model(task: str, scale: str) -> None:
+def test_scale__changes_sizes_widths_and_lengths_never_the_kind_of_model(task: str, scale: str) -> None:
     heads = get(task).default_heads
     changed = config_differences(settings.plain(settings.layers(task, heads, "full")),
                                    settings.plain(settings.layers(task, heads, scale)))
@@ -171,7 +171,16 @@ def test_scale__changes_sizes_and_lengths_never_the_kind_of_model(task: str, sca
                "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "DATALOADER.NUM_WORKERS", "SOLVER.IMS_PER_BATCH",
                "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD",
                "TEST.DETECTIONS_PER_IMAGE", "TEST.PRECISE_BN.NUM_ITER")
+    if scale == "mini":
+        allowed += ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.FPN.OUT_CHANNELS", "MODEL.ROI_MASK_HEAD.CONV_DIM")
     assert changed and all(key.startswith(allowed) for key in changed)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scale__minis_anchors_are_as_small_as_its_images(task: str) -> None:
+    full, mini = (settings.layers(task, get(task).default_heads, scale) for scale in ("full", "mini"))
+    assert [[4 * size for size in level] for level in mini.MODEL.ANCHOR_GENERATOR.SIZES] == \
+        full.MODEL.ANCHOR_GENERATOR.SIZES
 
 
 def test_scale__demo_is_as_small_as_promised() -> None:
