@@ -33,6 +33,7 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 def test_reference__gives_our_losses_and_weights(options: Callable, float64: None) -> None:
     config = settings(options(local_views=2))
     trainer, ours = our_side(config)
@@ -54,8 +55,8 @@ def test_reference__gives_our_losses_and_weights(options: Callable, float64: Non
 
 
 @pytest.mark.parametrize(("precision", "variant"), [
-    ("fp32", "paper"), ("bf16", "paper"), pytest.param("fp32", "released", marks=pytest.mark.slow),
-    pytest.param("bf16", "released", marks=pytest.mark.slow)])
+    ("fp32", "paper"), pytest.param("bf16", "paper", marks=pytest.mark.slow),
+    pytest.param("fp32", "released", marks=pytest.mark.slow), pytest.param("bf16", "released", marks=pytest.mark.slow)])
 def test_step__few_operations_and_one_wait_logged_or_not(precision: str, variant: str) -> None:
     """Two global and six local views through a ResNet-50, forward, backward, LARS and teacher."""
     config = load_config(None, {
@@ -109,6 +110,7 @@ def test_reference__asks_for_every_norm(options: Callable) -> None:
     assert count(lambda: plain(1, batch)).waits >= 2 * matrices
 
 
+@pytest.mark.slow
 def test_report__names_the_machine_and_both_ratios(
     options: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

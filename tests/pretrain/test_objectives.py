@@ -156,6 +156,7 @@ def test_objective__probes_look_at_its_maps_and_leave_it_as_it_is(name: str, pho
     assert difference(trainer.state(), before) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_objective__bf16_and_its_kept_casts_survive_a_copy_of_the_state(name: str) -> None:
     config = settings(name, precision="bf16")

@@ -75,7 +75,7 @@ def test_train__leaves_backbone_metrics_and_pictures(whole, tiny):
     pytest.param({"at_step": (3, KILL.format("SIGKILL"))}, -9, id="middle"),
     pytest.param({"at_step": (5, KILL.format("SIGKILL"))}, -9, id="last-step", marks=pytest.mark.slow),
     pytest.param({"prelude": KILL_IN_SAVE}, -9, id="inside-save", marks=pytest.mark.slow),
-    pytest.param({"at_step": (3, KILL.format("SIGTERM"))}, 143, id="SIGTERM"),
+    pytest.param({"at_step": (3, KILL.format("SIGTERM"))}, 143, id="SIGTERM", marks=pytest.mark.slow),
     pytest.param({"at_step": (2, KILL.format("SIGINT"))}, 130, id="SIGINT", marks=pytest.mark.slow)])
 def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretrain, tmp_path, how, code):
     killed = run_pretrain(photos, tmp_path, **how)
@@ -90,6 +90,7 @@ def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretr
     assert metrics(tmp_path) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_train__other_number_of_workers_gives_the_same_weights(whole, photos, run_pretrain, tmp_path):
     assert run_pretrain(photos, tmp_path, workers=2, probe_every=1).returncode == 0
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
@@ -123,6 +124,7 @@ def test_train__other_images_in_the_same_folder_are_refused(whole, make_photos, 
     assert done.returncode == 2 and "holds a run on other images (then 9, now 10)" in done.stderr
 
 
+@pytest.mark.slow
 def test_train__truncated_newest_checkpoint_the_one_before_is_used(whole, photos, run_pretrain, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     for name in ("done.json", "backbone.safetensors"):
@@ -229,6 +231,7 @@ def test_train__weights_that_are_not_finite_are_never_saved(photos, cli, tmp_pat
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt")) == ["step_00000002.pt"]
 
 
+@pytest.mark.slow
 def test_train__a_signal_before_the_first_step(photos, cli, tmp_path, monkeypatch):
     """While the probe is made ready: the run ends without a probe or a step, and starts from scratch the next time."""
     true_probe = pretrain.train.Probe
