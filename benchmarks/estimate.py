@@ -10,17 +10,24 @@ H100_IMAGES_PER_SECOND = 1870
 V100_GPUS = 8  # of `Task.seconds`
 # Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured once, 2026-11: 604 steps of
 # 32 images of the recipe mini, 2 x 96 and 2 x 48 px, took 20 minutes; 240 iterations of 4 images of 160 to 192 px took
-# 552 s, and 90 s more went into the start, batch norm's statistics and 60 evaluated images of 192 px. (With the narrower
-# heads of today, 300 iterations took 653 s on an older core without AVX-512 that had other work beside.)
+# 552 s, and 90 s more went into the start, batch norm's statistics and 60 evaluated images of 192 px. (With the
+# narrower heads of today, 300 iterations took 653 s on an older core that had other work beside.)
 PRETRAIN_SECONDS, PRETRAIN_PIXELS = 0.062, 2 * 96**2 + 2 * 48**2
 FINETUNE_SECONDS, FINETUNE_SIDE = 0.575, 176
 EVALUATE_SECONDS, EVALUATE_SIDE = 1.5, 192
 ON_CORES = SMALLEST  # nothing else was measured there
-# On disk at once: two checkpoints of student, teacher and momentum and one being written; as many of a detector with
-# momentum (the largest, of keypoints: 0.49 GB each).
+# On disk at once, for a ResNet-50: two checkpoints of student, teacher and momentum and one being written; as many of
+# a detector with momentum (the largest, of keypoints: 0.49 GB each).
 PRETRAIN_GB = 1.5
 FINETUNE_GB = 1.5
 MODEL_GB = 0.25  # what stays of a fine-tuning: the model alone
+CONVERT_GB = 0.25
+SHARE_OF_DISK = {SMALLEST: 0.36}  # measured: 0.47, 0.47, 0.08 and 0.09 GB in the place of these four
+
+
+def disk_gb(of_resnet50: float, architecture: str) -> float:
+    """Space for another architecture, where that was measured."""
+    return round(of_resnet50 * SHARE_OF_DISK.get(architecture, 1.0), 2)
 
 
 def pretraining(images: int, config: Config) -> str:

@@ -13,6 +13,7 @@ from benchmarks.options import CLOVE, RANDOM, RANDOM_CONVOLUTIONS, Options
 from benchmarks.pretrainings import Pretraining
 from benchmarks.publish import Origin, publish, publish_probe
 from benchmarks.stage import Stage, plan_keys
+from pretrain.architectures import STANDARD
 from pretrain.errors import UserError
 from transfer import tasks
 from transfer.random_starts import RANDOM_STARTS
@@ -155,7 +156,8 @@ def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
     return Stage(
         f"pretrain-{start.name}", config.identity(), command, product="backbone.safetensors",
         inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
-        cost=estimate.pretraining(images, config), disk_gb=estimate.PRETRAIN_GB, kind="pretrain",
+        cost=estimate.pretraining(images, config),
+        disk_gb=estimate.disk_gb(estimate.PRETRAIN_GB, train.architecture), kind="pretrain",
         gpu_hours=estimate.pretraining_hours(images, config),
         core_hours=estimate.pretraining_core_hours(images, config),
         steps=images // train.batch_size * train.epochs, batch=train.batch_size)
@@ -181,7 +183,13 @@ def _convert(options: Options, start: Start, inputs: Inputs) -> Stage:
     return Stage(
         start.converted, numbers, command, product="detectron2.pkl",
         inputs={"checkpoint": inputs.checkpoints[start.method]} if source else {},
-        parents=(parent,) if parent else (), cost="under a minute", disk_gb=0.25)
+        parents=(parent,) if parent else (), cost="under a minute",
+        disk_gb=estimate.disk_gb(estimate.CONVERT_GB, _largest(options, start)))
+
+
+def _largest(options: Options, start: Start) -> str:
+    """The architecture that a start may have: a checkpoint's is not known before it is converted."""
+    return STANDARD if start.checkpoint else options.architecture
 
 
 def _data_words(evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
@@ -225,6 +233,7 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
         words += ["--keep-predictions"] if options.keep_predictions else []
         return _python("transfer", "finetune", *words)
 
+    architecture = _largest(options, start)
     core_hours = estimate.finetuning_core_hours(protocol, options.architecture, data.val_images if data else 0)
     stage = Stage(
         f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
@@ -233,8 +242,8 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
         parents=evaluation.parents + ((start.converted,) if start.converted else ()),
         gates=(f"preflight-{replace(evaluation, share=1.0).place}",) if options.preflight else (),
         cost=estimate.finetuning(task, protocol.iterations, protocol.scale, core_hours), core_hours=core_hours,
-        disk_gb=estimate.FINETUNE_GB,
-        stays_gb=0.0 if options.keep == keep.NONE else estimate.MODEL_GB,
+        disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, architecture),
+        stays_gb=0.0 if options.keep == keep.NONE else estimate.disk_gb(estimate.MODEL_GB, architecture),
         kind="finetune", array=f"finetune-{start.name}", task=task,
         gpu_hours=estimate.finetuning_hours(task, protocol.iterations, protocol.scale), steps=protocol.iterations,
         batch=protocol.batch)

@@ -377,10 +377,12 @@ def test_core_hours__are_those_that_were_measured_at_the_measured_size(tmp_path)
         inputs = Inputs({"": Photos(tmp_path, 4845, "f" * 64)}, {"coco": data}, {}, find_protocols(options))
         return suite.build(options, inputs)
 
-    pretrain, _, finetune, random = stages()
+    pretrain, convert, finetune, random = stages()
+    assert (pretrain.disk_gb, convert.disk_gb, finetune.disk_gb, finetune.stays_gb) == (0.54, 0.09, 0.54, 0.09)
     assert pretrain.core_hours == pytest.approx(20 / 60, rel=0.02)
     assert finetune.core_hours == random.core_hours == pytest.approx(10.7 / 60, rel=0.01)
     assert pretrain.cost == "19,380 image views of 96 px, about 0.33 CPU core-hours"
     assert finetune.cost == "240 small iterations, about 0.18 CPU core-hours"
     larger = stages("--set", "pretrain.architecture=resnet50")
+    assert [stage.disk_gb for stage in larger] == [1.5, 0.25, 1.5, 1.5]
     assert {stage.core_hours for stage in larger} == {0.0} and "core-hours" not in larger[0].cost
