@@ -35,11 +35,13 @@ PICTURES = {
 }
 WIDEST = 1400  # pixels: pictures are shrunk to this
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1340px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; margin: 1em 0; } th, td { padding: 3px 10px; text-align: right; }
 th { border-top: 2px solid #222; border-bottom: 1px solid #222; }
+td { white-space: nowrap; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td:first-child, td:last-child { white-space: normal; min-width: 12em; }
 tr.printed { color: #666; } tr.measured { background: #eef6ee; } tr.difference { color: #555; font-size: 90%; }
 tr.divider td { border-top: 1px solid #222; } table tr:last-child td { border-bottom: 2px solid #222; }
 ul.doubts { color: #a33; } details pre { font-size: 12px; white-space: pre-wrap; text-align: left; background: #f6f6f6;
