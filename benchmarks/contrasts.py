@@ -31,14 +31,16 @@ def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
 
 
 def _differences(tables: list[TableModel], contrast: str) -> list[tuple[str, Difference]]:
-    """(what it is of, difference) of a contrast in the first column of each block that has both rows."""
+    """(what it is of, difference) of a contrast in the first column of each block that has both rows; a row that both
+    names are names of is compared with nothing."""
     name, _, other = contrast.partition(" - ")
     found = []
     for table in tables:
         column = table.columns[0]
         for block in table.blocks:
-            for row in measured_rows(block):
-                if is_called(row, name) and any(is_called(one, other) for one in measured_rows(block)):
+            rows = measured_rows(block)
+            for row in rows:
+                if is_called(row, name) and not is_called(row, other) and any(is_called(one, other) for one in rows):
                     title = f"{contrast}, {column.replace('_', ' ')}, {block.heading or table.title}"
                     found.append((title, compared(row, block, other).differences[column]))
     return found

@@ -172,11 +172,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.why is not None:
         print(why(options.why, found.tables, options.results, found.probes))
         return 0
+    contrasts = contrast_lines(found.tables, options.contrast)
     write_tables(found.tables, options.results / "tables", found.probes)
     print(found.shown())
     if found.hidden:
         print(f"{found.hidden} demo result{'s' if found.hidden > 1 else ''} left out; --include-demo shows them")
-    for line in contrast_lines(found.tables, options.contrast):
+    for line in contrasts:
         print(line)
     print(f"written: {options.results / 'tables'}")
     if options.figure:
