@@ -12,6 +12,7 @@ from benchmarks.measured import Group, Place
 from benchmarks.student import critical_t, margin, one_sample_p
 
 SAME_DIGITS = 9  # of a difference in percent: what differs later is rounding
+Unit = Place | int | None  # what is independent in a row: a fine-tuning, or the seed of a pretraining
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,18 @@ class Difference:
 def paired(row: Group, other: Group, column: str, against: str) -> Difference:
     """The difference of two rows in a column; `against` is what the other row is called."""
     pairs = _pairs(row, other, column)
-    by_unit: dict[Place | int | None, list[float]] = {}
+    by_unit: dict[Unit, list[float]] = {}
+    units_of: dict[Unit, set[Unit]] = {}  # of each partner
     for pair in pairs:
-        unit = _unit(other, pair.other) if other.pretrained_here and not row.pretrained_here else _unit(row, pair.place)
+        unit, partner = _unit(row, pair.place), _unit(other, pair.other)
+        if other.pretrained_here and not row.pretrained_here:
+            unit, partner = partner, unit
         by_unit.setdefault(unit, []).append(round(pair.value - pair.other_value, SAME_DIGITS))
+        units_of.setdefault(partner, set()).add(unit)
     values = tuple(round(fmean(several), SAME_DIGITS) for several in by_unit.values())
-    runs = min(len({_unit(row, pair.place) for pair in pairs}), len({_unit(other, pair.other) for pair in pairs}))
+    shared = sum(len(units) > 1 for units in units_of.values())
     what = "pretraining" if row.pretrained_here or other.pretrained_here else "pair"
-    return Difference(against, tuple(pairs), values, _doubt(values, runs, what), one_sample_p(values))
+    return Difference(against, tuple(pairs), values, _doubt(values, shared, what), one_sample_p(values))
 
 
 def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
@@ -112,21 +117,21 @@ def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
     return found
 
 
-def _unit(group: Group, place: Place) -> Place | int | None:
+def _unit(group: Group, place: Place) -> Unit:
     """What is independent in a row: a pretraining, or a fine-tuning of a row that was not pretrained here."""
     return place.pretraining if group.pretrained_here else place
 
 
-def _doubt(values: tuple[float, ...], runs: int, what: str) -> str:
-    """Why there is no interval, or what it leaves out; `runs`: independent ones of the row that has fewer of them."""
+def _doubt(values: tuple[float, ...], shared: int, what: str) -> str:
+    """Why there is no interval, or what it leaves out; `shared`: partners that stand in several of the values."""
     if not values:
         return "no fine-tuning of the same trial and seed in both rows"
     if len(values) == 1:
         return f"no interval: one {what} has no spread"
     if margin(values) == 0.0:
         return "no interval: all differences are equal"
-    if runs < len(values):
-        return f"{len(values)} {what}s are paired with the same {runs}: the interval leaves out how far those scatter"
+    if shared:
+        return f"{len(values)} {what}s are paired with the same {shared}: the interval leaves out how far those scatter"
     return ""
 
 

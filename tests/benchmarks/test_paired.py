@@ -36,7 +36,8 @@ def test_paired__the_fine_tunings_of_a_pretraining_are_averaged_first() -> None:
     found = difference(row({(5, 0): 10.0, (5, 1): 12.0, (5, 2): 12.0, (6, 0): 11.0, (6, 1): 14.0, (6, 2): 15.0}))
     assert found.values == pytest.approx((5 / 3, 11 / 3), abs=1e-8) and len(found.pairs) == 6
     assert found.interval == pytest.approx((8 / 3 - 12.7062, 8 / 3 + 12.7062), abs=1e-3)  # t(0.975, 1) * 1 * sqrt(2/2)
-    assert found.text() == "+2.7 [-10.0, +15.4] n=2 of 6 pairs" and found.doubt == ""
+    assert found.text() == "+2.7 [-10.0, +15.4] n=2 of 6 pairs"  # which the mean of the random starts stands in twice
+    assert found.doubt == "2 pretrainings are paired with the same 3: the interval leaves out how far those scatter"
 
 
 def test_paired__pretrainings_that_share_a_random_start_say_so() -> None:
@@ -44,6 +45,12 @@ def test_paired__pretrainings_that_share_a_random_start_say_so() -> None:
     assert found.values == (2.0, 3.0, 4.0) and found.interval
     assert found.doubt == "3 pretrainings are paired with the same 1: the interval leaves out how far those scatter"
     assert difference(RANDOM, row({(1, 0): 10.0, (2, 0): 11.0, (3, 0): 12.0})).doubt == found.doubt
+
+
+def test_paired__pretrainings_with_random_starts_of_their_own_do_not() -> None:
+    random = row({(None, trial): 10.0 + trial % 3 for trial in range(4)}, "Rand init")
+    found = difference(row({(1, 0): 11.0, (1, 1): 12.0, (2, 2): 13.0, (2, 3): 15.0}), random)
+    assert found.values == (1.0, 3.0) and found.doubt == ""
 
 
 def test_paired__one_pretraining_has_no_interval_however_many_fine_tunings() -> None:
