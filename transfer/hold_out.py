@@ -8,10 +8,12 @@ are those whose names have the largest SHA-256, so that the split is the same on
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from pretrain.atomic import make_folder, write_text
 from pretrain.errors import UserError
+from transfer import coco_json
 from transfer.train_share import order
 
 
@@ -23,11 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    kept, held = split(args.file, args.share)
+    """Do what the options say; returns the exit code."""
+    places = [args.output / "train.json", args.output / "val.json"]
+    if args.file.resolve() in [place.resolve() for place in places]:
+        raise UserError(f"--output {args.output}: {args.file} itself would be replaced there: choose another folder")
+    parts = split(args.file, args.share)
     make_folder(args.output)
-    for name, part in (("train", kept), ("val", held)):
-        write_text(args.output / f"{name}.json", json.dumps(part))
-        print(f"{args.output / name}.json: {len(part['images'])} images, {len(part['annotations'])} objects")
+    for place, part in zip(places, parts, strict=True):
+        write_text(place, json.dumps(part))
+        print(f"{place}: {len(part['images'])} images, {len(part['annotations'])} objects")
     return 0
 
 
@@ -36,25 +42,29 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
 
     Raises `UserError` when the file is not one of COCO's format, or nothing is left on one side.
     """
+    if not 0 <= share <= 1:  # written so that NaN fails too
+        raise UserError(f"--share {share:g}: expected a share of the images, from 0 to 1")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        names = [image["file_name"] for image in content["images"]]
-        image_ids = [row["image_id"] for row in content["annotations"]]
+        content = coco_json.load(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): expected an annotation file") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: expected an annotation file in COCO's format, with images that have a file_name and "
-                        "annotations that have an image_id") from None
+    images = content["images"]
+    coco_json.check_rows(file, "images", images, ("id", "file_name"))
+    coco_json.check_rows(file, "annotations", content["annotations"], ("image_id",))
+    coco_json.check_unique(file, "images", len({image["id"] for image in images}), images)
+    names = [image["file_name"] for image in images]
+    repeated, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{file} names the image {repeated} {times} times: expected each once, so that none is on both "
+                        "sides")
     count = round(share * len(names))
     if not 0 < count < len(names):
         raise UserError(f"--share {share:g} of {len(names)} images holds out {count}: expected at least one, and one "
                         "that is kept")
-    held_places = set(order(names)[-count:])
-    held_ids = {image["id"] for place, image in enumerate(content["images"]) if place in held_places}
+    held = {images[place]["id"] for place in order(names)[-count:]}
     parts = []
     for is_held in (False, True):
-        images = [image for image in content["images"] if (image["id"] in held_ids) == is_held]
-        rows = [row for row, image_id in zip(content["annotations"], image_ids, strict=True)
-                if (image_id in held_ids) == is_held]
-        parts.append(content | {"images": images, "annotations": rows})
+        parts.append(content | {
+            "images": [image for image in images if (image["id"] in held) == is_held],
+            "annotations": [row for row in content["annotations"] if (row["image_id"] in held) == is_held]})
     return parts[0], parts[1]

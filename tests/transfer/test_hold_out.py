@@ -41,18 +41,39 @@ def test_hold_out__every_image_is_on_one_side_with_its_objects(tmp_path, monkeyp
     assert f"val.json: 2 images, {sum(numbers)} objects" in capsys.readouterr().out
 
 
+# In the file of `write`, a field that is renamed, taken away or given another value.
+REPLACED = {'"file_name"': '"coco_url"', '"image_id"': '"image"', '"id": 17,': "", '"id": 17': '"id": 16',
+            '"image_id": 17': '"image_id": "17"', "07.png": "06.png"}
+
+
 @pytest.mark.parametrize(("content", "share", "message"), [
     (None, 0.01, "--share 0.01 of 8 images holds out 0: expected at least one, and one that is kept"),
     (None, 1, "--share 1 of 8 images holds out 8: expected at least one, and one that is kept"),
-    ("[]", 0.5, "expected an annotation file in COCO's format, with images that have a file_name and annotations that "
-                "have an image_id"),
-    ("{", 0.5, "expected an annotation file in COCO's format")])
+    (None, "nan", "--share nan: expected a share of the images, from 0 to 1"),
+    (None, "inf", "--share inf: expected a share of the images, from 0 to 1"),
+    ("[]", 0.5, "train.json holds a list: expected a COCO annotation file, a JSON object with the lists"),
+    ("{", 0.5, "is not JSON (Expecting property name"),
+    ('"file_name"', 0.5, "has no 'file_name': expected id, file_name in each"),
+    ('"image_id"', 0.5, "of 'annotations' has no 'image_id': expected image_id in each"),
+    ('"id": 17,', 0.5, "entry 0 of 'images' has no 'id'"),
+    ('"id": 17', 0.5, "ids in 'images' are not unique (8 entries, 7 ids)"),
+    ('"image_id": 17', 0.5, "has image_id '17': expected a whole number"),
+    ("07.png", 0.5, "train.json names the image 06.png 2 times: expected each once, so that none is on both sides")])
 def test_hold_out__what_cannot_be_split_is_one_line(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, share: float, message: str) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, share: float | str, message: str) -> None:
     file = write(tmp_path / "train.json")
     if content is not None:
-        file.write_text(content)
+        text = file.read_text()
+        file.write_text(text.replace(content, REPLACED[content]) if content in REPLACED else content)
     with pytest.raises(UserError) as error:
         hold_out(monkeypatch, file, "--share", share, "--output", tmp_path / "held")
     assert message in str(error.value)
     assert not (tmp_path / "held").exists()
+
+
+def test_hold_out__does_not_replace_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "train.json")
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r"train\.json itself would be replaced there: choose another folder$"):
+        hold_out(monkeypatch, file, "--output", tmp_path)
+    assert file.read_bytes() == before and not (tmp_path / "val.json").exists()
