@@ -28,7 +28,7 @@ def _three(value: object, least: float) -> bool:
 # What a header's values must be: the file may be a stranger's.
 HEADER: dict[str, Callable[[Any], bool]] = {
     "method": lambda v: isinstance(v, str) and v.strip() != "" and not any(letter < " " for letter in v),
-    "architecture": lambda v: v in ARCHITECTURES,
+    "architecture": lambda v: isinstance(v, str) and v in ARCHITECTURES,
     "epochs": lambda v: v is None or is_whole(v, 0),
     "branch": lambda v: v in ("student", "teacher", "single"),
     "channel_order": lambda v: v in ("RGB", "BGR"),

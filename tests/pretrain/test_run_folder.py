@@ -82,8 +82,11 @@ def test_claimed__a_file_system_without_locks(photos: Path, tiny: Callable, tmp_
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "lockf", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with run_folder.claimed(tmp_path, tiny(), photos):
         assert "file system without locks: nothing keeps a second run out of it" in capsys.readouterr().out
+    with lock.locked(tmp_path, inherited=True):
+        assert not lock.is_locked(tmp_path)  # nobody can tell
 
 
 @pytest.mark.parametrize(("place", "text"), [

@@ -323,7 +323,8 @@ def test_read_checkpoint__safetensors_without_header_or_cut_off(tmp_path, small)
     ("pixel_mean", ["a", 1, 1]), ("pixel_std", [0, 0, 0]), ("pixel_std", [0.2, 0.2]),
     ("pixel_mean", [float("nan")] * 3),
     ("channel_order", "XYZ"), ("epochs", "many"), ("epochs", -1), ("method", None), ("method", "a\nb"),
-    ("architecture", "resnet101"), ("branch", "both"), ("stride_in_1x1", 1), ("source_name", 3), ("classes", 1),
+    ("architecture", "resnet101"), ("architecture", ["resnet18"]), ("branch", "both"), ("stride_in_1x1", 1),
+    ("source_name", 3), ("classes", 1),
     ("pretraining", {"objective": "clove"}), ("pretraining", [1]),
     ("pretraining", {"objective": "clove", "seed": -1, "recipe_sha256": "0" * 64, "images_sha256": "0" * 64}),
     ("pretraining", {"objective": "clove", "seed": 1, "recipe_sha256": "0" * 64, "images_sha256": "G" * 64})])
