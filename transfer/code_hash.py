@@ -5,9 +5,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from pretrain import ROOT
 from transfer.tasks import OWN_FILES
 
 FOLDER = Path(__file__).resolve().parent
+PIXELS = ROOT / "pretrain" / "pixels.py"  # what an image file is as pixels, in a fine-tuning too
 # Folders of this package that cannot change a fine-tuning's metrics, and why. All the others are in the hash.
 LEFT_OUT = {
     "reading": "what a checkpoint file is: its hash is part of every result",
@@ -38,6 +40,7 @@ def finetuning_sha256(task: str | None = None) -> str:
         folder = folder_of(path)
         if folder not in LEFT_OUT:
             _add(total, path, only_functions=folder == TASKS)
+    _add(total, PIXELS, only_functions=False)
     if task in OWN_FILES:
         _add(total, OWN_FILES[task], only_functions=True)
     return total.hexdigest()

@@ -12,6 +12,7 @@ from transfer import code_hash, tasks
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(code_hash.FOLDER, tmp_path / "transfer", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code_hash, "FOLDER", tmp_path / "transfer")
+    monkeypatch.setattr(code_hash, "PIXELS", Path(shutil.copy(code_hash.PIXELS, tmp_path)))
     return tmp_path / "transfer"
 
 
@@ -37,7 +38,7 @@ def test_finetuning_sha256__a_folder_counts_as_a_whole_or_not_at_all(copied: Pat
     assert hashed() != before
 
 
-@pytest.mark.parametrize("name", ["trainer.py", "evaluate.py", "configs/base.yaml"])
+@pytest.mark.parametrize("name", ["trainer.py", "evaluate.py", "norms.py", "configs/base.yaml", "../pixels.py"])
 def test_finetuning_sha256__changes_with_a_value_and_not_with_a_comment(copied: Path, name: str) -> None:
     before = hashed()
     with open(copied / name, "a", encoding="utf-8") as file:
