@@ -27,7 +27,7 @@ Escape = Callable[[str], str]
 
 def markdown(table: TableModel) -> str:
     """The table with its notes as markdown."""
-    parts = [f"## {table.title}"]
+    parts = [f"## {escape_markdown(table.title)}"]
     for number, block in enumerate(table.blocks):
         if block.heading:
             parts += [f"### {escape_markdown(block.heading)}"]
@@ -48,7 +48,7 @@ def latex(table: TableModel) -> str:
     parts = [LATEX_PREAMBLE]
     for number, block in enumerate(table.blocks):
         frame = _frame(table, block, escape_latex, _latex_style)
-        text = tabulate(frame.values.tolist(), headers=[escape_latex(name) for name in frame.columns],
+        text = tabulate(frame.values.tolist(), headers=list(frame.columns),
                         tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(table, block))
         for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
             text = text.replace("\\hline", rule, 1)
@@ -146,7 +146,7 @@ def _frame(table: TableModel, block: Block, escape: Escape, style: Style) -> "pd
         if compared:
             cells.append(escape(row.differences[table.columns[0]].text()) if row.differences else "")
         rows.append([escape(row.method), epochs_text(row.epochs), *cells, escape(row.source)])
-    return pd.DataFrame(rows, columns=titles, dtype=object)
+    return pd.DataFrame(rows, columns=list(map(escape, titles)), dtype=object)
 
 
 def _difference_title(table: TableModel) -> str:

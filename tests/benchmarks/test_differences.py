@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_tables
+from benchmarks.render import html_text, latex, markdown
 from pretrain.errors import UserError
 from tests.benchmarks.table_files import REPORTED, csv_lines, trained, write_all
 
-TITLE = "AP bb - Rand init [95 %]"
+TITLE = r"AP bb - Rand init \[95 %\]"
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_csv__has_all_columns_with_holms_p_over_the_rows_of_a_column(three_rows:
 def test_main__another_row_to_compare_with_is_named(three_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_tables.main(["--results", str(three_rows), "--against", "supervised"]) == 0
     text = capsys.readouterr().out
-    assert "AP bb - supervised [95 %]" in text and TITLE not in text
+    assert r"AP bb - supervised \[95 %\]" in text and TITLE not in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "n=3" in line}
     assert r"-0.7 \[-14.5, +13.0\] n=3" in lines["CLoVE"] and r"-4.0 \[-4.5, -3.5\] n=3" in lines["Rand init"]
     with pytest.raises(UserError) as caught:
@@ -97,3 +98,15 @@ def test_tables__two_rows_of_the_name_are_not_chosen_from(make_result, tmp_path:
     [row] = [row for block in found.tables[0].blocks for row in block.rows if row.method == "Mine"]
     assert row.differences["AP_bb"].text() == "-"
     assert row.differences["AP_bb"].doubt == "2 rows are called Other under the same setting"
+
+
+def test_tables__names_of_users_are_escaped_in_titles_too(make_result, tmp_path: Path, markdown_tables) -> None:
+    label = {"dataset__label": "cells <b>|"}
+    write_all(tmp_path, *trained(make_result, "Mine", [12.0], **label),
+              *trained(make_result, "A|b <i>", [10.0], **label))
+    [table] = make_tables.read_tables(tmp_path, REPORTED, against="A|b <i>").tables
+    [shown] = markdown_tables(markdown(table))
+    assert r"AP bb - A\|b &lt;i> \[95 %\]" in shown[0] and len({len(row) for row in shown}) == 1
+    assert markdown(table).splitlines()[0].endswith(r" on cells &lt;b>\|")
+    assert "<i>" not in html_text(table) and "<b>" not in html_text(table)
+    assert r"AP bb - A\textbar{}b \textless{}i\textgreater{} {[}95 \%{]}" in latex(table)

@@ -75,7 +75,7 @@ def test_markdown__difference_to_random_initialisation_under_the_same_setting(ma
                          make_result(method="Rand init", epochs=None, seed=0, values=[32.8] * 6),
                          make_result(method="Rand init", epochs=None, seed=0, values=[31.0] * 6, heads="2fc",
                                      stage__key="ef" * 32)))
-    assert text.count(" AP bb - Rand init [95 %] |") == 1
+    assert text.count(r" AP bb - Rand init \[95 %\] |") == 1
     [row] = [line for line in text.splitlines() if line.startswith("| Mine ")]
     assert row.count(r"+7.2 \[-\] n=1") == 1
 
