@@ -111,13 +111,21 @@ class LocalRun:
             stamp = future.result()
         except StageFailed as failure:
             if children.asked is None:
-                _note(failure)
+                self._note(failure)
                 self.failures.append(failure)
             return
         self.progress.done(stage, stage.folder(self.options.output, stamp["key"]), stamp)
         self.times[stage.name] = minutes(stamp["seconds"])
         if self.options.jobs > 1:
             print(f"{stage.name}: done in {self.times[stage.name]}", flush=True)
+
+    def _note(self, failure: StageFailed) -> None:
+        """Say it, with the last lines of the stage's output where they were not seen, and write it into its folder."""
+        log = failure.folder / OUTPUT
+        if self.options.jobs > 1 and log.is_file():  # else an older run's
+            print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]), file=sys.stderr)
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        write_text(failure.folder / FAILED, json.dumps({"exit_code": failure.code, "message": str(failure)}) + "\n")
 
 
 def environment_of(jobs: int) -> dict[str, str]:
@@ -127,15 +135,6 @@ def environment_of(jobs: int) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // jobs, 1))} if jobs > 1 else {}
     return {"GOMP_SPINCOUNT": "3000"} | threads | os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]).removesuffix(os.pathsep)}
-
-
-def _note(failure: StageFailed) -> None:
-    """Say it, with the last lines of the stage's output where they were not seen, and write it into its folder."""
-    log = failure.folder / OUTPUT
-    if log.is_file():
-        print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]), file=sys.stderr)
-    print(f"error: {failure}", file=sys.stderr, flush=True)
-    write_text(failure.folder / FAILED, json.dumps({"exit_code": failure.code, "message": str(failure)}) + "\n")
 
 
 def set_aside(folder: Path) -> None:

@@ -106,6 +106,8 @@ def test_run__a_failure_beside_others_shows_its_last_lines(options, capsys):
     error = capsys.readouterr().err
     assert error.startswith("its last line\nerror: stage loud failed (exit code 3)")
     assert error.strip().endswith("not run for that reason: child")
+    assert command.run(options(), [loud]) == 3  # alone it was seen as it came; output.txt is that of before
+    assert capsys.readouterr().err.startswith("error: stage loud failed (exit code 3)")
 
 
 @pytest.mark.parametrize("error", [UserError("expected a valid result, found none"),
