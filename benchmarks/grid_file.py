@@ -6,7 +6,6 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.arguments import build_parser
 from benchmarks.pretrainings import read_labels
 from pretrain import ROOT, yaml_text
 from pretrain.errors import UserError
@@ -16,8 +15,9 @@ GRIDS = Path(__file__).parent / "grids"
 CONTRADICTIONS = ("demo", "tiny", "epochs", "recipe", "imagenet")
 
 
-def expand(arguments: list[str], said: list[str]) -> list[str]:
-    """The arguments with those of the file that --benchmark names before them; the equal long command goes into `said`.
+def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str]) -> list[str]:
+    """The `parser`'s arguments with those of the file that --benchmark names before them; the equal long command goes
+    into `said`.
 
     Raises `UserError` for a file that is none, and for arguments that contradict it.
     """
@@ -30,7 +30,7 @@ def expand(arguments: list[str], said: list[str]) -> list[str]:
     if path.suffix not in (".yaml", ".yml"):
         path = GRIDS / f"{named.benchmark}.yaml"
     values = _read(path, named.benchmark)
-    given = build_parser().parse_args(rest)
+    given = parser.parse_args(rest)
     _refuse(named.benchmark, given, values)
     if given.methods:  # some of its rows
         chosen = [method.strip() for method in given.methods.split(",")]

@@ -79,8 +79,9 @@ class Options:
 def parse(arguments: list[str] | None = None) -> Options:
     """Arguments to options; raises `UserError` for what does not fit together."""
     said: list[str] = []
-    arguments = grid_file.expand(sys.argv[1:] if arguments is None else arguments, said)
-    args = cluster_file.parse(build_parser(), arguments, said)
+    parser = build_parser()
+    arguments = grid_file.expand(parser, sys.argv[1:] if arguments is None else arguments, said)
+    args = cluster_file.parse(parser, arguments, said)
     options = cluster_file.options_of(args)
     demo = "demo" if args.demo else "tiny" if args.tiny else ""
     given = {option: getattr(args, f"data_{option}") for option in DATA_OPTIONS}
