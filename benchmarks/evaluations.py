@@ -10,6 +10,7 @@ from transfer import identity
 
 PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by trial s
 
+
 @dataclass(frozen=True)
 class Protocol:
     """What transfer resolves a task's options to: scale, length, batch, shorter sides of the images (pixels; their mean

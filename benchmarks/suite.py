@@ -20,6 +20,7 @@ from transfer.random_starts import RANDOM_STARTS
 
 DISPLAY = {CLOVE: "CLoVE", **{start.method: start.row for start in RANDOM_STARTS}}
 
+
 @dataclass(frozen=True)
 class Start:
     """What the fine-tunings of a row start from. `name`: in the names of stages. `control`: only the batch norm is that
@@ -170,7 +171,6 @@ def _convert(options: Options, start: Start, inputs: Inputs) -> Stage:
     if source and options.branch:
         numbers["branch"] = options.branch
         words += ["--branch", options.branch]
-
     if start.control:  # as many draws as pretrainings
         numbers["random_convolutions"] = start.pretraining.seed
         words += ["--random-convolutions", start.pretraining.seed]
@@ -277,8 +277,6 @@ def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
 
     stage.finish = finish
     return stage
-
-
 
 
 def _origin(options: Options, start: Start, evaluation: Evaluation) -> Origin:
