@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from functools import cache
 
 from benchmarks.options import Options
 
@@ -20,7 +21,12 @@ def _visible_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([word for word in visible.split(",") if word.strip() not in ("", "-1")])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    program = shutil.which("nvidia-smi")
+    return 0 if program is None else _listed_gpus(program)
+
+
+@cache
+def _listed_gpus(nvidia_smi: str) -> int:
+    """Asked once: an idle driver takes seconds to answer, and a plan asks for each stage."""
+    listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0

@@ -25,3 +25,13 @@ def test_gpus__the_demo_takes_one_and_a_number_that_does_not_divide_a_batch_is_t
     find_protocols(parse([*linear, "coco.SOLVER.MAX_ITER=80000"]))  # its steps are at 240,000 and 320,000
     with pytest.raises(UserError, match=r"STEPS \(240000, 320000\) must lie before"):
         find_protocols(parse([*linear, "coco.SOLVER.MAX_ITER=240000"]))
+
+
+def test_gpus__nvidia_smi_is_asked_once(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho asked >> "{tmp_path}/log"\nprintf "GPU 0: A\\nGPU 1: B\\n"\n')
+    program.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert count_gpus(parse(FULL)) == count_gpus(parse(FULL)) == 2 and count_gpus(parse(["--demo"])) == 1
+    assert (tmp_path / "log").read_text() == "asked\n"
