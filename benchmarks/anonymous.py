@@ -6,7 +6,6 @@ No text of a user is searched or changed: it is left out or replaced as a whole.
 """
 
 import ast
-import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from benchmarks.paper_tables import EVALUATION
 from benchmarks.probe_table import RANDOM as PROBE_RANDOM
 from benchmarks.records import KINDS
 from benchmarks.results import MOMENT, SHA256, canonical
+from pretrain.fields import is_number
 from transfer.tasks import TASKS
 
 _FILE = Path(__file__).with_name("public_names.yaml")
@@ -89,7 +89,7 @@ def _letters(number: int) -> str:
 
 def number(_: Anonymiser, value: Any) -> int | float | bool | None:
     """A finite number, true or false."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, bool) or is_number(value) else None
 
 
 def numbers(_: Anonymiser, value: Any) -> list | None:

@@ -239,3 +239,10 @@ def test_older_schemas__become_today_s(make_result) -> None:
     del old["task"]
     assert comparisons.validate(old) == []
     assert own.record("comparisons", old)["outcome"] == {"bbox/AP": {"difference": 1, "low": 0, "high": 2}}
+
+
+def test_number__any_finite_one_and_true_and_false_are_kept():
+    own = anonymous.Anonymiser()
+    kept = [0, -2.5, True, False, 10**400]
+    assert [anonymous.number(own, one) for one in kept] == kept
+    assert [anonymous.number(own, one) for one in (float("nan"), float("inf"), "1", [1])] == [None] * 4
