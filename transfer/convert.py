@@ -97,11 +97,13 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
                         "--fpn")
     reading = read_checkpoint(source, **how)
     _check_fits(reading, source, targets, fpn)
-    _prepare_output(source, output, targets)
     info = replace(reading.info, method=method or reading.info.method, family=reading.info.family or reading.family)
     if random_convolutions is not None:
         reading = replace(reading, state=redraw(reading.state, info.architecture, random_convolutions))
-        info = replace(info, method=method_of(info.method), random_convolutions=random_convolutions)
+        info = replace(info, random_convolutions=random_convolutions)
+    if info.random_convolutions is not None:  # now, or before it was written
+        info = replace(info, method=method_of(info.method))
+    _prepare_output(source, output, targets)
     # What is written starts from the canonical file as it is read again, not from the checkpoint.
     canonical_sha256 = save_backbone(output / CANONICAL, reading.state | (reading.fpn if fpn else {}), info)
     state, kept_fpn = split_fpn(load_backbone(output / CANONICAL)[0])

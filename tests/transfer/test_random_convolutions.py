@@ -57,8 +57,9 @@ def test_convert__the_control_is_proved_and_says_what_it_is(tmp_path, random_sta
     record = read_weights(str(tmp_path / "out")).record()
     assert record["init"] == ("random convolutions (torchvision: He normal, fan out), batch norm of a converted "
                               "checkpoint")
-    again = convert(tmp_path / "out" / "backbone.safetensors", tmp_path / "again")  # what it is stays known
-    assert (again["method"], again["random_convolutions"]) == ("CLoVE (random convolutions)", 3)
+    for name in (None, "CLoVE"):  # what it is stays known
+        again = convert(tmp_path / "out" / "backbone.safetensors", tmp_path / "again", name)
+        assert (again["method"], again["random_convolutions"]) == ("CLoVE (random convolutions)", 3)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
@@ -66,6 +67,7 @@ def test_convert__a_seed_that_is_none(seed, tmp_path, random_state):
     torch.save(random_state("resnet18"), tmp_path / "small.pth")
     with pytest.raises(UserError, match=rf"^--random-convolutions {seed}: expected a seed from 0 to 2\*\*63 - 1$"):
         convert(tmp_path / "small.pth", tmp_path / "out", random_convolutions=seed)
+    assert not (tmp_path / "out").exists()  # nor is an earlier conversion taken away
 
 
 def test_convert__no_fpn_beside_random_convolutions(tmp_path):
