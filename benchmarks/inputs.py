@@ -114,7 +114,8 @@ def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
         label, equals, place = word.partition("=")
         if not equals or not label.strip() or Path(word).exists():  # a folder may have = in its name
             label, place = "", word
-        *files, place = place.split(",") if re.fullmatch(r".+\.json,.+\.json,.+", place) else [place]
+        named = re.fullmatch(r"(.+?\.json),(.+?\.json),(.+)", place)
+        *files, place = named.groups() if named else [place]
         folder, annotations = Path(place).absolute(), tuple(Path(file).absolute() for file in files)
         unnamed = not label and not any(one.part == "" for one in found)
         label = label or folder.name or option

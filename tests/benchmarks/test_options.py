@@ -118,6 +118,9 @@ def test_data__annotations_that_lie_otherwise(tmp_path):
     assert (own.label, own.part, own.folder) == ("own", ".own", Path("pictures").absolute())
     assert own.annotations == (Path("a/t.json").absolute(), Path("v.json").absolute())
     assert (folder.label, folder.part, folder.annotations) == ("x", "", ())
+    [commas] = parse(["--methods", "rand", "--tasks", "coco", "--coco", "a,1.json,v.json,b,c"]).data["coco"]
+    assert commas.annotations == (Path("a,1.json").absolute(), Path("v.json").absolute())
+    assert commas.folder == Path("b,c").absolute()
 
 
 def test_train_share__several_beside_each_other():
