@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
 from pretrain.signals import EXIT_CODES
 
 PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
+# Found here: between fork and exec a lock of the loader may be held by a thread that the child has not.
+PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 class Children:
@@ -65,13 +68,11 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
 def start_command(command: list[str], environment: dict[str, str], log: Path | None = None) -> subprocess.Popen:
     """A child in a process group of its own, so that Ctrl-C in a terminal reaches it through us, once; it is told to
     stop when we die (the thread that started it). `log`: a file that its output is appended to."""
-    if log is None:
-        return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
-    with log.open("ab") as file:
+    with nullcontext() if log is None else log.open("ab") as file:
         return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent, stdout=file,
-                                stderr=subprocess.STDOUT)
+                                stderr=None if file is None else subprocess.STDOUT)
 
 
 def _stop_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
