@@ -28,7 +28,7 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     if name == PROBES:
         return why_probe(asked, column, list(probes), results / "probes")
     table = next(table for table in tables if table.name == name)
-    column, minus, _ = column.partition(" - ")  # "AP bb - Rand init", the title of the differences
+    column, minus, other = column.partition(" - ")  # "AP bb - Rand init", the title of the differences
     metric = column.replace(" ", "_")
     if metric not in table.columns:
         raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}")
@@ -43,6 +43,9 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
         compared = [(block, row) for block, row in found if row.differences]
         if not compared:
             raise UserError(f"--why {question}: {asked} is compared with no other row; ask for {metric}, its value")
+        if other.removesuffix(" [95 %]").casefold() != table.against.casefold():
+            raise UserError(f"--why {question}: the rows of {name} are compared with {table.against}; for another one "
+                            "add --against ROW")
         return "\n\n".join(_difference_told(table, row, metric, block.heading) for block, row in compared)
     return "\n\n".join(_told(table, row, metric, block.heading, results / "runs") for block, row in found)
 

@@ -77,6 +77,9 @@ def test_why__a_paired_difference_tells_its_pairs_and_how_its_interval_is_made(a
     assert told.splitlines()[1:] == ["  no fine-tuning of the same trial and seed in both rows"]
     with pytest.raises(UserError, match="Rand init is compared with no other row; ask for AP_bb, its value"):
         asked("coco:Rand init:AP_bb - Rand init")
+    assert asked("coco:CLoVE 400:AP bb - rand init [95 %]").startswith("Object detection")
+    with pytest.raises(UserError, match="are compared with Rand init; for another one add --against ROW$"):
+        asked("coco:CLoVE 200:AP bb - CLoVE 400")
 
 
 def test_why__a_name_with_colons_is_a_row(asked, make_result, tmp_path: Path) -> None:
