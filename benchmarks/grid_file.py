@@ -30,6 +30,11 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str
     if path.suffix not in (".yaml", ".yml"):
         path = GRIDS / f"{named.benchmark}.yaml"
     values = _read(path, named.benchmark)
+    for option in values:
+        action = parser._option_string_actions.get(f"--{option}")
+        if action is None or action.nargs == 0 or option == "benchmark":
+            raise UserError(f"{path}: {option}: expected an option of ./run_all.sh that takes a value, without its "
+                            "dashes, such as trials")
     given = parser.parse_args(rest)
     _refuse(named.benchmark, given, values)
     if given.methods:  # some of its rows

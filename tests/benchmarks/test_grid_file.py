@@ -81,6 +81,8 @@ def test_benchmark__mistakes_get_one_line(words: list[str], text: str):
 @pytest.mark.parametrize(("content", "text"), [
     ("a: [", "is not YAML"), ("- a", "expected lines OPTION: VALUE, with pretrain among them"),
     ("tasks: coco", "expected lines OPTION: VALUE, with pretrain among them"),
+    *[(f"pretrain: clove=mini\n{line}", f"x.yaml: {line.partition(':')[0]}: expected an option of ./run_all.sh that "
+       "takes a value, without its dashes, such as trials") for line in ("trails: 3", "probes: true", "benchmark: y")],
     ("pretrain: {clove: mini}", "pretrain: expected a value or a list of values, found {'clove': 'mini'}"),
 ])
 def test_benchmark__a_file_that_is_none(tmp_path: Path, content: str, text: str):
