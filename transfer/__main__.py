@@ -21,7 +21,8 @@ examples:
 """
 # {command: (module of this package with its `add_arguments` and `run`, what goes in and comes out, what it does)}
 COMMANDS = {
-    "convert": ("convert", "checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
+    "convert": ("convert_command",
+                "checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
                 "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
                 "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
                 "conversion.json. Every tensor must be there, and the target's maps must equal torchvision's."),

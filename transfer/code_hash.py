@@ -21,7 +21,7 @@ LEFT_OUT = {
 NOT_MOVED = {
     "reading": ("architecture", "archive", "config_beside", "families", "intake", "layout", "loading", "naming",
                 "network_choice", "pickled_arrays", "pretrained_fpn", "protocol2", "fetch", "inspection", "methods"),
-    "conversion": ("certificate", "convert", "maps", "proof", "random_convolutions", "writers"),
+    "conversion": ("certificate", "convert", "convert_command", "maps", "proof", "random_convolutions", "writers"),
     "probing": ("dense_labels", "dense_measure", "dense_probe", "frozen", "probe_picture", "segmentation"),
     "looking": ("__init__", "__main__", "code_hash", "diff", "excerpt", "hold_out", "identity", "old_result", "picture",
                 "preflight", "provenance", "show", "where"),

@@ -25,6 +25,7 @@ from typing import Any
 from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.errors import USER_ERROR, UserError
 from transfer.architecture import expected_shapes, some
+from transfer.convert_command import add_reading_arguments
 from transfer.families import FAMILIES
 from transfer.intake import NOT_OF_THE_RESNET, Reading, one_of, read_checkpoint
 from transfer.layout import Choice, LayoutError
@@ -39,16 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the checkpoint")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     add_reading_arguments(parser)
-
-
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `read_checkpoint`."""
-    parser.add_argument("--prefix", metavar="P", help="names the network in a file of an unknown layout, as PREFIX or "
-                                                      "PLACE:PREFIX; '' for torchvision's bare names")
-    parser.add_argument("--branch", choices=("student", "teacher"),
-                        help="which network, where the file holds both (default: the one the authors transfer)")
-    parser.add_argument("--trust", action="store_true",
-                        help="let the file run its own code while it is read; only for files you know")
 
 
 def run(args: argparse.Namespace) -> int:
