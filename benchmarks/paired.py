@@ -101,15 +101,19 @@ def paired(row: Group, other: Group, column: str, against: str) -> Difference:
 
 
 def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
-    """All pairs in which both have a value, in the order of the trials."""
-    seeds = {place.pretraining for place in other.trials} if other.pretrained_here else set()
+    """All pairs in which both have a value, in the order of the trials.
+
+    Where both rows were pretrained with some of the same seeds, only those stand in pairs, each with itself.
+    """
+    seeds = {place.pretraining for place in row.trials if row.pretrained_here}
+    same_seeds = seeds & {place.pretraining for place in other.trials if other.pretrained_here}
     found = []
     trials_of_other = sorted(other.trials.items(), key=lambda item: item[0])
     for place, trial in sorted(row.trials.items(), key=lambda item: item[0]):
         for place_of_other, trial_of_other in trials_of_other:
             if (place.trial, place.seed) != (place_of_other.trial, place_of_other.seed):
                 continue
-            if place.pretraining in seeds and place.pretraining != place_of_other.pretraining:
+            if same_seeds and place.pretraining != place_of_other.pretraining:
                 continue
             value, value_of_other = trial.columns[column], trial_of_other.columns[column]
             if value is not None and value_of_other is not None:

@@ -53,6 +53,12 @@ def test_paired__pretrainings_with_random_starts_of_their_own_do_not() -> None:
     assert found.values == (1.0, 3.0) and found.doubt == ""
 
 
+def test_paired__of_two_pretrained_rows_only_the_seeds_that_both_have_count_whichever_is_first() -> None:
+    three = row({(1, 0): 10.0, (2, 0): 11.0, (3, 0): 20.0})
+    two = row({(1, 0): 9.0, (2, 0): 12.0}, "half")
+    assert (difference(three, two).values, difference(two, three).values) == ((1.0, -1.0), (-1.0, 1.0))
+
+
 def test_paired__one_pretraining_has_no_interval_however_many_fine_tunings() -> None:
     found = difference(row({(0, 0): 12.6, (0, 1): 17.4, (0, 2): 8.8}))
     assert (found.text(), found.interval, found.p) == ("+3.3 [-] n=1 of 3 pairs", None, None)
