@@ -4,7 +4,7 @@ import argparse
 import subprocess
 
 from benchmarks import jobs
-from benchmarks.follow import NO_ANSWER
+from benchmarks.jobs import NO_ANSWER
 from benchmarks.status import add_output
 from pretrain.atomic import write_text
 from pretrain.errors import UserError

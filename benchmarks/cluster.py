@@ -14,7 +14,7 @@ A_MONTH = 30 * 24 * 60
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """`cluster`: slurm, or local for the same job on this machine. `minutes`: time limit of one start of the job.
+    """`cluster`: slurm, or local for this machine, without jobs. `minutes`: time limit of one start of the job.
 
     `signal_delay`: seconds before the time limit at which the job is told to save. `sbatch`: further options of sbatch,
     by name; True for one without a value. `setup`: shell lines before the job starts, such as `module load`.
@@ -85,11 +85,6 @@ class ClusterOptions:
             "additional_parameters": {"requeue": True, **dict(self.sbatch)},
             "mem": f"{self.mem_gb}GB" if self.mem_gb else None,
         }
-
-    def for_local(self) -> dict[str, Any]:
-        """Parameters of submitit's LocalExecutor."""
-        return {"tasks_per_node": self.tasks, "gpus_per_node": self.gpus_per_node, "timeout_min": self.time_limit,
-                "signal_delay_s": self.signal_delay, "stderr_to_stdout": True}
 
 
 def minutes(text: str) -> int:

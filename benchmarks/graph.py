@@ -18,8 +18,7 @@ from secrets import token_hex
 
 from benchmarks import jobs, launch, snapshot
 from benchmarks.cluster import ClusterOptions
-from benchmarks.follow import NO_ANSWER
-from benchmarks.jobs import TABLES, StageRecord, Submitted
+from benchmarks.jobs import NO_ANSWER, TABLES, StageRecord, Submitted
 from benchmarks.saved_plan import Plan
 from benchmarks.stage import Stage, finished, left
 from benchmarks.stage_job import StageJob, ancestors

@@ -1,7 +1,8 @@
 """Which job does which stage: the records of submissions, and what squeue says of them.
 
 Each submission has a folder OUTPUT/jobs/TIME-XXXX with its scripts and logs (submitit's), plan.json, submitted.json,
-and for each stage a folder of notes: started.json, cancelled.json, and follow.py's ended_RANK.json.
+and for each stage a folder of notes: started.json, cancelled.json, and ended_RANK.json of each process that ended
+otherwise than well. Accounting, which many clusters lack, is not asked.
 """
 
 import json
@@ -11,13 +12,28 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.follow import GONE, NO_ANSWER, OVER, Ending
 from pretrain.atomic import write_text
 from pretrain.errors import UserError
 
 RECORD = "submitted.json"
 STARTED, CANCELLED = "started.json", "cancelled.json"
+OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+        "REVOKED", "TIMEOUT")
+GONE = "GONE"  # Slurm forgets a job that is over after MinJobAge, 5 minutes by default
+NO_ANSWER = "NO ANSWER"
 TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph: no stage, for it is never done for good
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process of a job ended, with the exit codes of `python -m pretrain`."""
+
+    exit_code: int
+    message: str
+    rank: int = 0
+
+    def write(self, folder: Path) -> None:
+        write_text(folder / f"ended_{self.rank}.json", json.dumps(asdict(self)) + "\n")
 
 
 @dataclass(frozen=True)

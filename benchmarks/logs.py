@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import jobs
-from benchmarks.follow import NO_ANSWER
+from benchmarks.jobs import NO_ANSWER
 from benchmarks.saved_plan import UnreadablePlan, plan_of
 from benchmarks.stage import finished, glance, stage_folders
 from benchmarks.status import add_output

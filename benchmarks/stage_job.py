@@ -12,9 +12,8 @@ from typing import Any
 
 from benchmarks import jobs, launch, local_copy
 from benchmarks.children import start_command
-from benchmarks.follow import GONE, Ending
 from benchmarks.job_signals import JobSignals
-from benchmarks.launch import PretrainJob
+from benchmarks.jobs import GONE, Ending
 from benchmarks.saved_plan import Plan, read_plan
 from benchmarks.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
 from benchmarks.tables import print_tables
@@ -68,7 +67,7 @@ class StageJob(launch.Job):
         started = time.monotonic()
         words = stage.command(folder, parents)
         args, config = parse(words[words.index("pretrain") + 1:])
-        ending = PretrainJob(config, args.data, args.output, self.folder, self.code).work(job, signals)
+        ending = launch.run_pretraining(config, args.data, args.output, job, signals)
         if ending.exit_code == 0 and job.global_rank == 0:
             finish_stage(stage, folder, key, started)
         return ending

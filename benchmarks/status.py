@@ -16,8 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from benchmarks import jobs, progress
-from benchmarks.follow import GONE, NO_ANSWER, Ending
-from benchmarks.jobs import TABLES, StageRecord, State
+from benchmarks.jobs import GONE, NO_ANSWER, TABLES, Ending, StageRecord, State
 from benchmarks.saved_plan import Plan, UnreadablePlan, plan_of
 from benchmarks.stage import FAILED, STAMP, finished, glance, stage_folders
 from benchmarks.standing import standing

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import launch
 from benchmarks.__main__ import COMMANDS
 from benchmarks.arguments import build_parser
 from benchmarks.speed.__main__ import MODULES
@@ -21,7 +20,7 @@ from pretrain.config import load_config
 from pretrain.recipe_file import recipe_names
 from transfer.__main__ import _parser as transfer_parser
 
-MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed|\.launch)?)"
+MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed)?)"
 PROGRAMS = rf"(?:\./run_all\.sh|python -m {MODULES_SAID}(?= )|torchrun(?= --))"
 OTHERS = {"show": show.build_parser, "drill": drill.build_parser}
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,11 +96,7 @@ def test_command__is_understood_by_the_real_parser(words, monkeypatch):
         return
     if "--help" in rest:
         return
-    if module == "benchmarks.launch":
-        split = rest.index("--")
-        assert launch.build_parser().parse_args(rest[:split])
-        pretrain_parser().parse_args(rest[split + 1:])
-    elif module == "benchmarks":
+    if module == "benchmarks":
         main = importlib.import_module(f"benchmarks.{COMMANDS[rest[0]]}").main
         parse_and_stop(main, rest[1:], monkeypatch)
     elif module == "pretrain" and rest[0] in OTHERS:
@@ -119,7 +114,7 @@ def test_commands__are_found():
     names = [name for name, _ in commands()]
     assert len(names) > 30
     for place in ("README.md", "pretraining.md", "transfer.md", "cluster.md", "results/README.md", "run_all.sh",
-                  "mini.yaml", "photos.yaml", "pretrain/__main__.py", "pretrain/show.py", "benchmarks/launch.py"):
+                  "mini.yaml", "photos.yaml", "pretrain/__main__.py", "pretrain/show.py"):
         assert any(name.startswith(place) for name in names), place
 
 

@@ -15,7 +15,6 @@ import torchvision
 from benchmarks import cancel, jobs, logs, retry, status
 from benchmarks.options import ROOT
 from benchmarks.saved_plan import read_plan
-from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from tests.benchmarks.graph.conftest import ON_SLURM, until
 
@@ -252,19 +251,3 @@ def test_exit_code__of_the_command_itself(slurm, words):
                                                                             methods="rand")],
                            capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and ended.stderr.startswith("error: sbatch refused")
-
-
-@pytest.mark.longest  # launch's tests have two nodes too
-def test_pretraining_over_two_nodes__is_a_stage_like_any_other(slurm, words, run_all, pictures, tmp_path):
-    output, alone = tmp_path / "out", tmp_path / "alone"
-    assert run_all(words(*ON_SLURM, "--nodes", "2", "--tasks-per-node", "2", methods="clove")) == 0
-    until(lambda: states(output)["pretrain-clove"] not in status.ALIVE, "the pretraining", 200)
-    assert cancel.main(["--output", str(output)]) == 0
-    record = jobs.newest(output)["pretrain-clove"]
-    assert slurm.show(record.job_id, "NodeList") == "node[1-2]" and "cpu x 4" in record.log().read_text()
-    plan = read_plan(output)
-    command = plan.stages()[0].command(alone, {})
-    subprocess.run([*command[:3], "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", *command[3:]],
-                   check=True, capture_output=True, timeout=200)
-    stamp = json.loads(next(output.glob("pretrain-clove-*/stage.json")).read_text())
-    assert stamp["output_sha256"] == sha256_file(alone / "backbone.safetensors")

@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import cancel, graph, jobs, logs, retry, status
-from benchmarks.follow import Ending
-from benchmarks.jobs import StageRecord, State, Submitted
+from benchmarks.jobs import Ending, StageRecord, State, Submitted
 from benchmarks.options import parse
 from benchmarks.stage import FAILED, finished, hash_product
 from pretrain.atomic import write_text

@@ -1,11 +1,5 @@
-"""Tiny jobs: a gate that holds them before a step, and stand-alone pretrainings to compare with."""
+"""Tiny jobs: a gate that holds them before a step, and a private Slurm."""
 
-import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import launch, snapshot
-from benchmarks.follow import Submission, state
 from pretrain.config import Config, load_config
-from pretrain.drill import compare, logged_steps
+from pretrain.drill import logged_steps
 from tests.benchmarks.launch.slurm_cluster import Cluster, missing
 from tests.pretrain.conftest import TINY, write_photos
 
@@ -108,64 +101,10 @@ def tiny() -> Callable[..., Config]:
     return lambda **changes: load_config(None, TINY | changes)
 
 
-@pytest.fixture(scope="session")
-def words() -> Callable[..., list[str]]:
-    """words(data, output, **changes): the same as words of `python -m pretrain`."""
-    return lambda data, output, **changes: [
-        "--data", str(data), "--output", str(output),
-        *(word for key, value in (TINY | changes).items()
-          for word in (f"--{key.replace('_', '-')}", *str(value).split()))]
-
-
-@pytest.fixture(scope="session")
-def alone(
-    photos: Path, words: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[int, int], Path]]:
-    """alone(processes, epochs): output of an undisturbed run without any cluster, made once."""
-    made: dict[tuple[int, int], Path] = {}
-    home = tmp_path_factory.mktemp("alone")
-
-    def run(processes: int, epochs: int) -> Path:
-        if (processes, epochs) not in made:
-            output = home / f"{processes}-{epochs}"
-            start = ["-m", "pretrain"] if processes == 1 else [
-                "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "pretrain"]
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(launch.ROOT)}
-            subprocess.run([sys.executable, "-P", *start, *words(photos, output, epochs=epochs)], env=environment,
-                           check=True, capture_output=True, timeout=600)
-            made[processes, epochs] = output
-        return made[processes, epochs]
-
-    yield run
-    shutil.rmtree(home)
-
-
-@pytest.fixture
-def same(alone: Callable[[int, int], Path]) -> Callable[..., None]:
-    """same(output, processes, epochs): the finished run equals one alone, bit for bit, every step there once."""
-
-    def check(output: Path, processes: int, epochs: int) -> None:
-        other = alone(processes, epochs)
-        steps = json.loads((other / "done.json").read_text(encoding="utf-8"))["steps"]
-        assert compare(other, output, steps) == []
-
-    return check
-
-
 @pytest.fixture(autouse=True)
-def _tidy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread for every process, as for the runs alone; no checkpoints stay, and no local job runs on."""
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("benchmarks.follow.ASK_EVERY", {"slurm": 0.2, "local": 0.2})
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
-    yield
-    for record in folder.rglob("submission.json") if folder else ():
-        left = Submission(**json.loads(record.read_text(encoding="utf-8")))
-        if left.cluster == "local" and state(left) == "RUNNING":  # a test that failed
-            os.kill(int(left.job_id), 15)
-    for path in folder.rglob("step_*.pt") if folder else ():
-        path.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +122,3 @@ def slurm(running_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     for name, value in running_cluster.environment.items():
         monkeypatch.setenv(name, value)
     return running_cluster
-
-
-@pytest.fixture
-def resumed() -> Callable[[Submission], list[int]]:
-    """resumed(submission): the steps from which its starts went on, as its log tells."""
-    return lambda submission: [int(step) for step in re.findall(
-        r"goes on from step (\d+)", submission.log().read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""One process of a job, in this process; and what is handed to sbatch, which a stand-in takes."""
+"""One process of a job, in this process."""
 
 import json
 import os
@@ -8,21 +8,35 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import submitit
 
-from benchmarks import job_signals
-from benchmarks.cluster import ClusterOptions
-from benchmarks.follow import Ending
+from benchmarks import job_signals, launch
 from benchmarks.job_signals import JobSignals
-from benchmarks.launch import PretrainJob, main, sbatch_file, submit
-from benchmarks.options import ROOT
+from benchmarks.jobs import Ending
+from pretrain import ROOT
+from pretrain.config import Config
 from pretrain.drill import logged_steps, saved_steps
-from pretrain.errors import UserError
 from pretrain.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Pretraining(launch.Job):
+    """One process of a pretraining, without a graph around it."""
+
+    config: Config
+    data: Path
+    output: Path
+    folder: Path
+    code: Path
+
+    def work(self, job, signals):
+        return launch.run_pretraining(self.config, self.data, self.output, job, signals)
+
 
 Uncompleted = submitit.core.utils.UncompletedJobError
 USR2 = signal.SIGUSR2
@@ -35,6 +49,7 @@ def in_job(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "left from somewhere")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "4711")
+    monkeypatch.setattr(launch, "GRACE", 0.0)
 
 
 @pytest.fixture
@@ -55,11 +70,11 @@ def submitits():
 
 @pytest.fixture
 def make_job(tiny, photos, tmp_path):
-    def make(**changes) -> PretrainJob:
+    def make(**changes) -> Pretraining:
         (tmp_path / "jobs").mkdir(exist_ok=True)
         values = {"config": tiny(epochs=1), "data": photos, "output": tmp_path / "out", "folder": tmp_path / "jobs",
                   "code": ROOT}
-        return PretrainJob(**values | changes)
+        return Pretraining(**values | changes)
 
     return make
 
@@ -151,12 +166,12 @@ def test_deaf__a_process_without_handlers_outlives_the_jobs_signals_and_then_hea
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "heard\n"
 
 
-def leave(job: PretrainJob, code: int, rank: int = 0, cluster: str = "slurm", received: tuple[int, ...] = ()):
+def leave(job: Pretraining, code: int, rank: int = 0, received: tuple[int, ...] = ()):
     """The end of a process that has saved: its `Ending`, or the code that it exits with."""
     with JobSignals() as signals:
         signals.received.update(received)
         try:
-            return job._leave(SimpleNamespace(global_rank=rank, cluster=cluster), signals, Ending(code, "saved", rank))
+            return job._leave(signals, Ending(code, "saved", rank))
         except SystemExit as left:
             return left.code
 
@@ -174,14 +189,14 @@ def test_leave__a_controller_that_was_away_is_asked_again(submitits, make_job, m
     assert leave(make_job(), 75) == 255
     submitits.answers = [away] * job_signals.REQUEUE_TRIES
     assert leave(make_job(), 75) == Ending(
-        75, f"saved, but the job could not be requeued ({away}); submitted again with the same words it goes on")
+        75, f"saved, but the job could not be requeued ({away}); `python -m benchmarks retry --failed` resumes it")
 
 
 def test_leave__submitit_has_had_enough(submitits, make_job):
     submitits.answers = [Uncompleted("Job not requeued because: timed-out too many times.")]
     assert leave(make_job(), 75).message == (
-        "saved, but the job could not be requeued (Job not requeued because: timed-out too many times.); submitted "
-        "again with the same words it goes on")
+        "saved, but the job could not be requeued (Job not requeued because: timed-out too many times.); "
+        "`python -m benchmarks retry --failed` resumes it")
 
 
 def test_leave__after_sigterm_a_preemption_may_still_say_so(submitits, make_job, tmp_path):
@@ -198,91 +213,7 @@ def test_leave__after_sigterm_alone_the_note_is_there_before_the_kill(submitits,
     monkeypatch.setattr(job_signals.JobSignals, "wait_for_usr2",
                         lambda _, seconds: seen.append((seconds, (tmp_path / "jobs" / "ended_0.json").is_file())))
     assert leave(make_job(), 143) == Ending(143, "saved")
-    assert leave(make_job(), 143, cluster="local") == Ending(143, "saved")
-    assert seen == [(job_signals.GRACE, True), (0.0, True)] and submitits.calls == 0
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """srun, and an sbatch that keeps what it gets: no Slurm is needed to see what would be asked of one."""
-    place = tmp_path / "stand in"
-    place.mkdir()
-    (place / "srun").write_text("#!/bin/sh\n")
-    (place / "sbatch").write_text(f"""#!/bin/sh\ncd '{place}'; cp "$1" file; env > environment
-echo 'Submitted batch job 4711'\n""")
-    for name in ("srun", "sbatch"):
-        (place / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    return place
-
-
-def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, tiny, photos, tmp_path, monkeypatch):
-    for name, value in {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "other", "RANK": "3", "SLURM_CONF": "/etc/s.conf",
-                        "PYTHONPATH": f"{ROOT}:/lib of mine"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    options = ClusterOptions("slurm", "gpu", "lab", 2, 2, None, None, 64, 1440, 120, (("constraint", "a100|h100"),),
-                             ("module load cuda",))
-    submission = submit(tiny(workers=3), photos, tmp_path / "out", options)
-    lines = (stand_in / "file").read_text().splitlines()
-    asked = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
-    assert asked >= {"--partition=gpu", "--account=lab", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2",
-                     "--cpus-per-task=4", "--mem=64GB", "--time=1440", "--signal=USR2@120", "--requeue",
-                     "--open-mode=append", "--constraint='a100|h100'",
-                     "--job-name=pretrain-out"}
-    setup = lines.index("module load cuda")
-    assert lines[setup + 1:setup + 4] == [f"export PYTHONPATH='{submission.code}:/lib of mine'",
-                                          "export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=4"]
-    srun = next(line for line in lines if line.startswith("srun"))
-    assert "--kill-on-bad-exit=1 --cpus-per-task=4 " in srun
-    environment = dict(line.partition("=")[::2] for line in (stand_in / "environment").read_text().splitlines())
-    assert environment["SLURM_CONF"] == "/etc/s.conf"
-    assert not {"SLURM_JOB_ID", "SBATCH_PARTITION", "RANK"} & set(environment)
-    assert os.environ["RANK"] == "3"
-    written = json.loads((tmp_path / "out" / "submission.json").read_text())
-    assert written == json.loads(json.dumps(vars(submission)))
-    assert written["job_id"] == "4711" and written["parameters"]["partition"] == "gpu"
-    job = submitit.core.utils.DelayedSubmission.load(Path(submission.folder) / "4711_submitted.pkl").function
-    assert job == PretrainJob(tiny(workers=3), photos, tmp_path / "out", Path(submission.folder), Path(submission.code))
-    assert (job.code / "pretrain" / "train.py").read_bytes() == (ROOT / "pretrain" / "train.py").read_bytes()
-
-
-def test_dry_run__prints_the_file_and_leaves_nothing(stand_in, words, photos, tmp_path, monkeypatch, capsys):
-    output = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["launch", "pretrain", "--cluster", "slurm", "--time", "2-0", "--nodes", "2",
-                                     "--tasks-per-node", "2", "--dry-run", "--", *words(photos, output)])
-    assert main() == 0
-    printed = capsys.readouterr().out
-    assert "#SBATCH --time=2880" in printed and "#SBATCH --ntasks-per-node=2" in printed and "srun " in printed
-    assert not output.exists() and not (stand_in / "file").exists()
-
-
-@pytest.mark.parametrize(("given", "why"), [
-    ("pretrain", "expected the words of python -m pretrain after --, found no --"),
-    ("pretrain --dry-run -- --data D --output O", "--dry-run shows a file for sbatch: it needs --cluster slurm"),
-    ("pretrain --cluster slurm --time 9 -- --data D --output O",
-     "--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, or use --cluster local"),
-    ("pretrain --tasks-per-node 3 -- --data D --output O",
-     "batch_size must be a multiple of the number of processes, found 2048 and 3"),
-    ("pretrain -- --data D --output O%j",
-     "--output {}/O%j: Slurm and submitit read % as a placeholder; choose a path without it"),
-])
-def test_words__what_cannot_be_submitted_is_told_at_once(given, why, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sys.argv", ["launch", *given.split()])
-    with pytest.raises(UserError) as refused:
-        main()
-    assert str(refused.value) == why.format(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sbatch_file__is_what_a_submission_hands_over(stand_in, tiny, photos, tmp_path):
-    options = ClusterOptions("slurm", minutes=30)
-    shown = sbatch_file(tiny(), tmp_path / "out", options)
-    submission = submit(tiny(), photos, tmp_path / "out", options)
-    assert (stand_in / "file").read_text() == shown.replace(f"{tmp_path}/out/jobs/JOB", submission.folder).replace(
-        f"{tmp_path}/out/jobs/code-HASH", submission.code)
+    assert seen == [(job_signals.GRACE, True)] and submitits.calls == 0
 
 
 def test_submitit__is_imported_by_launch_alone():
