@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.all_tables import read_tables, write_tables
 from benchmarks.anonymous import PUBLIC_TASKS, Anonymiser
-from benchmarks.make_tables import read_tables, write_tables
 from benchmarks.records import KINDS, Records, parse_members, put
 from benchmarks.results import read_sealed, weights_sha256
 from pretrain import ROOT, __version__

@@ -5,13 +5,11 @@ results stand, found by the hash of their predictions, and nowhere else.
 """
 
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.imported import read_known, task_of
-from benchmarks.measured import Group
 from benchmarks.results import (
     POSITIVE,
     SHA256,
@@ -47,10 +45,6 @@ class Comparison:
     task: str
     predictions: frozenset[str]
     text: str
-
-    def stands_in(self, groups: Iterable[Group]) -> bool:
-        """Whether both of its results are among these."""
-        return self.predictions <= {trial.predictions for group in groups for trial in group.trials.values()}
 
 
 def sentence(record: dict) -> str:
@@ -118,25 +112,3 @@ def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
         predictions = frozenset(record["predictions_sha256"])
         comparisons.append(Comparison(file_name(record), task_of(record), predictions, sentence(record)))
     return comparisons, problems
-
-
-def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hidden: set[str]
-                  ) -> tuple[list[str], int]:
-    """(one line for each comparison that no block can show, how many only wait for demo results to be shown).
-
-    `hidden`: hashes of the predictions of results that are not shown.
-    """
-    blocks: dict[tuple, list[Group]] = {}
-    for group in groups:
-        blocks.setdefault((group.example["task"], group.block), []).append(group)
-    lines, waiting = [], 0
-    for one in comparisons:
-        if any(one.task == task and one.stands_in(members) for (task, _), members in blocks.items()):
-            continue
-        if one.predictions & hidden:
-            waiting += 1
-        elif one.stands_in(member for members in blocks.values() for member in members):
-            lines.append(f"{one.file}: its two results stand in different blocks, which are not compared")
-        else:
-            lines.append(f"{one.file}: not both of its results are among those shown")
-    return lines, waiting

@@ -4,7 +4,8 @@ import difflib
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.probe_table import COLUMNS, NAME, TITLE, parse_probe, probe_blocks, probe_name
+from benchmarks.probe_results import parse_probe
+from benchmarks.probe_table import COLUMNS, NAME, TITLE, probe_blocks, probe_name
 from benchmarks.provenance import pretraining_line
 from benchmarks.results import json_files
 from pretrain.errors import UserError

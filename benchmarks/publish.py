@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import probe_table, results
+from benchmarks import probe_results, results
 from benchmarks.stage import Stage
 
 
@@ -42,4 +42,4 @@ def publish_probe(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:
     """Put a finished probe into results/probes."""
     probe = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
     origin.sign(probe, stage, key)
-    return probe_table.write_probe(origin.results / "probes", probe)
+    return probe_results.write_probe(origin.results / "probes", probe)

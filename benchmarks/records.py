@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import comparisons, imported, probe_table, results
+from benchmarks import comparisons, imported, probe_results, results
 from pretrain.atomic import write_text
 
 
@@ -21,7 +21,7 @@ class Kind:
 
 # Folder in results/, and in a bundle -> what lies in it.
 KINDS = {"runs": Kind("result", results.parse_stored, results.file_name),
-         "probes": Kind("probe", probe_table.parse_probe, probe_table.file_name),
+         "probes": Kind("probe", probe_results.parse_probe, probe_results.file_name),
          "imported": Kind("imported", imported.parse_imported, imported.file_name),
          "comparisons": Kind("comparison", comparisons.parse_comparison, comparisons.file_name)}
 Records = dict[str, list[dict]]  # folder -> contents

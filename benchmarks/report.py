@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.make_tables import read_tables
+from benchmarks.all_tables import read_tables
 from benchmarks.paper_tables import main_columns
 from benchmarks.probe_table import probes_html
 from benchmarks.provenance import hardware_text, trial_provenance

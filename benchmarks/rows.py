@@ -6,6 +6,7 @@ Printed and measured rows never look alike: `Row.kind` decides the look, and eve
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.comparison_places import stands_in
 from benchmarks.comparisons import Comparison
 from benchmarks.imported import Imported
 from benchmarks.measured import (
@@ -122,7 +123,7 @@ def build_table(task: Task, reported: list[ReportedRow], groups: list[Group], ex
     measured = _measured(task, under_protocol, reported, expectations, code, rows)
 
     def tests(block: Block, members: list[Group]) -> list[str]:
-        return block.tests + [one.text for one in comparisons if one.task == task.name and one.stands_in(members)]
+        return block.tests + [one.text for one in comparisons if one.task == task.name and stands_in(one, members)]
 
     blocks = [Block("", "", rows + measured.rows, remarks + measured.remarks, tests(measured, under_protocol))]
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.options import Options
-from benchmarks.probe_table import read_probes
+from benchmarks.probe_results import read_probes
 from benchmarks.results import read_results
 from benchmarks.stage import MODEL, STAMP, Stage, finished, glance, planned_trainings
 

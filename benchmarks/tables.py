@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from benchmarks.make_tables import read_tables, write_tables
+from benchmarks.all_tables import read_tables, write_tables
 from benchmarks.options import Options
 from pretrain import ROOT
 

@@ -20,6 +20,9 @@ from pretrain.atomic import atomic_path, sha256_file
 from pretrain.errors import UserError
 from pretrain.fields import is_number, is_pretraining, is_whole
 
+# In files for detectron2 and mmdetection, whose readers leave both alone.
+AUTHOR, HEADER_KEY = "clove-suite", "backbone"
+
 
 def _three(value: object, least: float) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(is_number(one, least, 1) for one in value)

@@ -4,15 +4,20 @@ COCO's own (train2017/, val2017/, annotations/PREFIX_*2017.json), also as images
 *val*.json. The classes come from the annotation file; so does what every object has.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 from transfer import coco_json
-from transfer.datasets import SPLITS, Dataset, Split
+from transfer.dataset import SPLITS, Dataset, Split, Where
 from transfer.image_check import first_whole
-from transfer.tasks import Task, Where
+
+if TYPE_CHECKING:
+    from transfer.tasks import Task
 
 OTHER_PREFIXES = ("instances", "person_keypoints", "captions", "image_info", "stuff", "panoptic")
 USUAL = "instances"  # a person's file may have only this one, with the keypoints in it

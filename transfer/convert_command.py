@@ -2,6 +2,8 @@
 
 import argparse
 
+from transfer.reading_arguments import add_reading_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer convert`."""
@@ -28,13 +30,3 @@ def run(args: argparse.Namespace) -> int:
                           trust=args.trust, prefix=args.prefix)
     print(describe(certificate, args.output))
     return 0
-
-
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `read_checkpoint`."""
-    parser.add_argument("--prefix", metavar="P", help="names the network in a file of an unknown layout, as PREFIX or "
-                                                      "PLACE:PREFIX; '' for torchvision's bare names")
-    parser.add_argument("--branch", choices=("student", "teacher"),
-                        help="which network, where the file holds both (default: the one the authors transfer)")
-    parser.add_argument("--trust", action="store_true",
-                        help="let the file run its own code while it is read; only for files you know")

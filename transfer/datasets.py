@@ -5,55 +5,12 @@ How a task's data lies, is checked and read is in the task's file (transfer/task
 
 import functools
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pretrain.errors import UserError
 from transfer import tasks, train_share
-from transfer.image_check import Opened
-from transfer.tasks import Where
-
-SPLITS = ("train", "val")
-
-
-@dataclass(frozen=True)
-class Split:
-    """One half of a dataset: where its images and annotations lie."""
-
-    images: int
-    annotations: Path  # the annotation file, or the folder that holds the annotations
-    image_root: Path  # what the names of the images are relative to
-    annotations_sha256: str
-    opened: Opened = field(default_factory=Opened)  # of its images, those that were opened when it was found
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A checked dataset: all that registering and configuring need."""
-
-    task: str
-    train: Split
-    val: Split
-    classes: tuple[str, ...]
-    parts: tuple[str, ...]  # what every object has: boxes, masks, keypoints
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-    has_rle: bool = False  # masks as run lengths: detectron2 must then keep masks as bitmaps
-    train_share: float = 1.0  # of the training images; `train.images` counts those that are taken
-    notes: tuple[str, ...] = ()  # lines that the user reads once, when a run starts
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """The names of train and val in detectron2's catalog."""
-        return self.name("train"), self.name("val")
-
-    def name(self, half: str) -> str:
-        """The name of `half` ("train" or "val") in detectron2's catalog. Tasks that share a folder share it."""
-        return f"{tasks.get(self.task).folders[0]}_{half}"
-
-    def half(self, half: str) -> Split:
-        """`train` or `val`."""
-        return {"train": self.train, "val": self.val}[half]
+from transfer.dataset import SPLITS, Dataset, Where
 
 
 def find(data: str | Path | Where, task: str) -> Dataset:
@@ -78,7 +35,7 @@ def find(data: str | Path | Where, task: str) -> Dataset:
         if not there:
             kind = "folder of images" if option == "--images" else "annotation file"
             raise UserError(f"{option} {path}: no such {kind}")
-    dataset = _with_exif_note(own.find(where))
+    dataset = _with_exif_note(replace(own.find(where), catalog=own.folders[0]))
     return dataset if where.train_share == 1 else _shared(dataset, where.train_share)
 
 

@@ -16,10 +16,9 @@ from PIL import Image
 
 from pretrain.errors import UserError
 from pretrain.images import ImageList
-from pretrain.pixels import SixteenBit, UnreadableImage
-from transfer import datasets, tasks
+from pretrain.pixels import UnreadableImage
+from transfer.dataset import Dataset, Split
 
-TASKS = tuple(name for name, task in tasks.TASKS.items() if task.pixel_labels)
 IGNORE = -1  # pixels without a label: they count nowhere
 MULTIPLE = 32  # sides of the resized images: the total stride of a ResNet
 LONGEST = 4  # a longer side beyond this many shorter sides is squeezed: memory stays bounded
@@ -72,14 +71,7 @@ def resized(width: int, height: int, side: int) -> tuple[int, int]:
                  for length in (width, height))
 
 
-def load(dataset: datasets.Dataset, sixteen_bit: SixteenBit = "shift") -> DenseData:
-    """The labels of a dataset that `datasets.find` has found and checked."""
-    data = tasks.get(dataset.task).pixel_labels(dataset)
-    data.train.images.sixteen_bit = data.val.images.sixteen_bit = sixteen_bit
-    return data
-
-
-def of_instances(dataset: datasets.Dataset) -> DenseData:
+def of_instances(dataset: Dataset) -> DenseData:
     """COCO's format; raises for a dataset without masks."""
     if "masks" not in dataset.parts:
         raise UserError(f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel")
@@ -87,7 +79,7 @@ def of_instances(dataset: datasets.Dataset) -> DenseData:
     return DenseData(train, val, ("background", *dataset.classes), background=True)
 
 
-def of_streets(dataset: datasets.Dataset) -> DenseData:
+def of_streets(dataset: Dataset) -> DenseData:
     """Cityscapes' files."""
     from cityscapesscripts.helpers.labels import labels
 
@@ -124,7 +116,7 @@ def images_in_both(data: DenseData) -> list[str]:
     return sorted(path.name for path in places[0] & places[1])
 
 
-def _coco(split: datasets.Split) -> Labelled:
+def _coco(split: Split) -> Labelled:
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -142,7 +134,7 @@ def _coco(split: datasets.Split) -> Labelled:
     return Labelled(ImageList(split.image_root, [record["file_name"] for record in records]), read)
 
 
-def _cityscapes(split: datasets.Split) -> Labelled:
+def _cityscapes(split: Split) -> Labelled:
     from cityscapesscripts.helpers.labels import labels
 
     from transfer.cityscapes import list_files

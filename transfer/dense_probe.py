@@ -23,7 +23,7 @@ from pretrain.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.pixels import SIXTEEN_BIT, SixteenBit
 from pretrain.probe import RetrievalProbe
 from pretrain.shared_options import Train
-from transfer import datasets, dense_labels, frozen, where
+from transfer import datasets, dense_labels, frozen, labelled_dataset, where
 from transfer.dense_measure import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
 from transfer.provenance import code_version, hardware, peak_memory_mb, versions
 from transfer.random_starts import PROBED_ZERO_GAMMA, RAND
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, metavar="DIR|FILE",
                         help="folder that `convert` wrote, any checkpoint file, or the word random")
     where.add_arguments(parser, images=False, train_share=False)
-    parser.add_argument("--task", required=True, choices=dense_labels.TASKS, help="whose data it is")
+    parser.add_argument("--task", required=True, choices=labelled_dataset.TASKS, help="whose data it is")
     parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
     parser.add_argument("--layer", choices=list(frozen.LAYERS), default=default.layer,
                         help="stage whose map is probed, under detectron2's name (default: %(default)s)")
@@ -123,14 +123,14 @@ def probe(request: Request) -> tuple[dict, Pictures]:
     protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     _check(protocol)
-    if request.task not in dense_labels.TASKS:
-        raise UserError(f"unknown task '{request.task}': expected one of {', '.join(dense_labels.TASKS)}")
+    if request.task not in labelled_dataset.TASKS:
+        raise UserError(f"unknown task '{request.task}': expected one of {', '.join(labelled_dataset.TASKS)}")
     device = torch.device(present_device(request.device))
     if protocol.seed < 0:
         raise UserError(f"--seed {protocol.seed}: expected a number from 0")
     weights = frozen.read_weights(request.weights, request.architecture, protocol.seed, request.branch, request.trust)
     dataset = datasets.find(request.data, request.task)
-    data = dense_labels.load(dataset, request.sixteen_bit)
+    data = labelled_dataset.load(dataset, request.sixteen_bit)
     if len(data.train) < 2:
         raise UserError(f"{len(data.train)} training image in {dataset.train.annotations}: expected at least 2, one of "
                         "which chooses the regularisation of the linear classifier")

@@ -16,7 +16,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from transfer import fast_coco, tasks
-from transfer.datasets import Dataset
+from transfer.dataset import Dataset
 from transfer.mapper import UNUSABLE, Mapper
 
 

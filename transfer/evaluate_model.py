@@ -35,7 +35,7 @@ from transfer import (
     where,
 )
 from transfer.buildable import assert_buildable
-from transfer.datasets import Dataset
+from transfer.dataset import Dataset
 from transfer.image_check import check_sixteen_bit
 from transfer.model_file import Model, load, read_model
 from transfer.processes import choose_device, leaving, start

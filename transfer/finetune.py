@@ -28,6 +28,7 @@ from transfer import (
     trainer,
     where,
 )
+from transfer.dataset import Dataset
 from transfer.image_check import check_sixteen_bit
 from transfer.mapper import sixteen_bit
 from transfer.processes import choose_device, start
@@ -122,7 +123,7 @@ def finetune(request: Request) -> dict:
     return found
 
 
-def _say_what_to_know(cfg: CfgNode, dataset: datasets.Dataset) -> None:
+def _say_what_to_know(cfg: CfgNode, dataset: Dataset) -> None:
     for note in dataset.notes:
         print(note, file=sys.stderr)
     if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
@@ -130,7 +131,7 @@ def _say_what_to_know(cfg: CfgNode, dataset: datasets.Dataset) -> None:
               "rate does not drop there", file=sys.stderr)
 
 
-def _measured(request: Request, output: Path, about: dict, cfg: CfgNode, dataset: datasets.Dataset, weights: Weights
+def _measured(request: Request, output: Path, about: dict, cfg: CfgNode, dataset: Dataset, weights: Weights
               ) -> dict:
     """Train and evaluate in a folder that is ours; returns the result that was written."""
     result.set_aside(output, about)

@@ -2,25 +2,16 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL.Image import DecompressionBombError
 
 from pretrain.errors import UserError
 from pretrain.pixels import Header, UnreadableImage, read_header, read_pixels
+from transfer.dataset import Opened
 
 # Of the training images, where the few that cannot be read are replaced; those that are evaluated are all opened.
 PROBED_IMAGES = 50
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What the images that were opened are like, where it depends on more than the files whether that is right."""
-
-    images: int = 0
-    turned_unseen: int = 0  # turned or mirrored by EXIF so that their size stays as it is
-    refused_by_shift: str = ""  # the first 16-bit one that is evaluated and that `--sixteen-bit shift` refuses, and why
 
 
 def check_images(half: str, rows: Iterable[tuple[Path, tuple[int, int] | None]]) -> Opened:

@@ -25,11 +25,11 @@ from typing import Any
 from pretrain.architectures import ARCHITECTURES, STANDARD
 from pretrain.errors import USER_ERROR, UserError
 from transfer.architecture import expected_shapes, some
-from transfer.convert_command import add_reading_arguments
 from transfer.families import FAMILIES
 from transfer.intake import NOT_OF_THE_RESNET, Reading, one_of, read_checkpoint
 from transfer.layout import Choice, LayoutError
 from transfer.network_choice import OWN_FAMILY
+from transfer.reading_arguments import add_reading_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

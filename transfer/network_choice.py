@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.backbone_file import BackboneInfo, read_header
+from pretrain.backbone_file import AUTHOR, HEADER_KEY, BackboneInfo, read_header
 from pretrain.errors import UserError
 from transfer.families import CLEAR_OF_OTHERS, FAMILIES, Family
 from transfer.layout import Address, LayoutError, Place, Places, choices, inside, listed, places
 from transfer.loading import SAFETENSORS, Opened, load
 from transfer.naming import prefixes, without_wrappers
-from transfer.writers import AUTHOR, HEADER_KEY
 
 OWN_FAMILY = "backbone.safetensors"
 ANOTHER_NETWORK = "another network"  # that the layout does not speak of

@@ -28,7 +28,7 @@ from transfer import (
 )
 from transfer.architecture import set_architecture
 from transfer.buildable import assert_buildable
-from transfer.datasets import Dataset
+from transfer.dataset import Dataset
 from transfer.fit import Fit, chosen, fitted, settle
 from transfer.identity import PLACES, flatten
 from transfer.request import C4, COMMON, SCALES, Protocol, Request

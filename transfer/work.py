@@ -18,6 +18,7 @@ from pretrain.atomic import write_text
 from pretrain.errors import UserError
 from pretrain.signals import stop_signals
 from transfer import datasets, detectron2_compat, evaluate, picture, predictions, trainer
+from transfer.dataset import Dataset
 from transfer.processes import leaving
 from transfer.proof import assert_loaded
 from transfer.provenance import peak_memory_mb
@@ -32,7 +33,7 @@ class Job:
     """What each process is handed."""
 
     cfg: CfgNode
-    dataset: datasets.Dataset
+    dataset: Dataset
     title: str
     evaluator: str
     zero_gamma: bool = False

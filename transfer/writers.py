@@ -19,13 +19,11 @@ import safetensors.torch
 import torch
 
 from pretrain.atomic import atomic_path
-from pretrain.backbone_file import BackboneInfo, header_of
+from pretrain.backbone_file import AUTHOR, HEADER_KEY, BackboneInfo, header_of
 from pretrain.errors import UserError
 from transfer.pickled_arrays import read_arrays
 
 State = Mapping[str, torch.Tensor]
-AUTHOR = "clove-suite"
-HEADER_KEY = "backbone"  # in the files for detectron2 and mmdetection, which leave it alone
 
 _LAYERS = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3", "bn1": "conv1.norm", "bn2": "conv2.norm",
            "bn3": "conv3.norm", "downsample.0": "shortcut", "downsample.1": "shortcut.norm"}

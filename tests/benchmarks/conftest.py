@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from benchmarks.results import RANDOM
 from tests.benchmarks.table_files import COCO, REPORTED
 from transfer.code_hash import finetuning_sha256
@@ -76,8 +76,8 @@ def tables_of(markdown_tables) -> Callable[..., tuple[list[list[list[str]]], str
     """`tables_of(results, name)`: tables in the file of `name`, its text, and the problems."""
 
     def make(results: Path, name: str = COCO, **options) -> tuple[list[list[list[str]]], str, list[str]]:
-        found = make_tables.read_tables(results, REPORTED, **options)
-        make_tables.write_tables(found.tables, results / "tables")
+        found = all_tables.read_tables(results, REPORTED, **options)
+        all_tables.write_tables(found.tables, results / "tables")
         text = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
         return markdown_tables(text), text, found.problems
 

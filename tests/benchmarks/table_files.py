@@ -4,10 +4,10 @@ import csv
 import hashlib
 from pathlib import Path
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from benchmarks.results import write_result
 
-REPORTED = make_tables.ROOT / "results" / "reported"
+REPORTED = all_tables.ROOT / "results" / "reported"
 COCO, CITYSCAPES, KEYPOINTS = (
     "coco_detection_segmentation", "cityscapes_instance_segmentation", "coco_keypoints")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import anonymous, bundle, comparisons, import_results, imported, make_tables
+from benchmarks import all_tables, anonymous, bundle, comparisons, import_results, imported
 from benchmarks.records import KINDS
 from benchmarks.results import digest, write_result
 from pretrain.errors import UserError
@@ -142,10 +142,10 @@ def test_bundle__the_tables_of_an_anonymous_one_are_rebuilt_and_differ_in_names_
     found = make(here, tmp_path / "blind.tar.gz")
     assert "Method A: janedoe (only said here" in (said := capsys.readouterr().out) and "Dataset A: our lab" in said
     assert import_results.main([str(tmp_path / "blind.tar.gz"), "--results", str(there)]) == 0
-    assert make_tables.main(["--results", str(there), "--strict"]) == 0
+    assert all_tables.main(["--results", str(there), "--strict"]) == 0
     for name in ("tables.md", "tables.csv"):
         assert (there / "tables" / name).read_bytes() == found[f"tables/{name}"]
-    make_tables.main(["--results", str(here), "--strict"])
+    all_tables.main(["--results", str(here), "--strict"])
     mine, theirs = (re.sub(r"[^,;]*\.json", "FILE", text) for text in (
         (here / "tables" / "tables.csv").read_text(), found["tables/tables.csv"].decode()))
     assert theirs == mine.replace("janedoe", "Method A").replace("our lab", "Dataset A")

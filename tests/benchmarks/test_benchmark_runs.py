@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import demo_data, make_tables
+from benchmarks import all_tables, demo_data
 from benchmarks.options import ROOT
 from tests.benchmarks.table_files import REPORTED
 
@@ -54,7 +54,7 @@ def test_mini__every_row_on_both_datasets_and_again_without_work(images: Path) -
     assert seeds == {row: None if row.startswith("Rand") else 7 for row in rows}
     folders = {one["method"]: one["stage"].get("images") for one in records}
     assert folders == {row: "caltech101" if row.endswith("half") else None for row in rows}
-    tables = make_tables.read_tables(images / "results", REPORTED, include_demo=True)
+    tables = all_tables.read_tables(images / "results", REPORTED, include_demo=True)
     assert "CLoVE (random convolutions)" in tables.shown() and tables.problems == []
     for folder in images.glob("out/*-????????"):  # results alone say what is done
         shutil.rmtree(folder)

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks import bootstrap, make_tables
+from benchmarks import all_tables, bootstrap
 from pretrain.atomic import sha256_file
 from pretrain.errors import UserError
 
@@ -128,12 +128,12 @@ def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_re
     for name in ("good", "bad"):
         kept_file = {"file": bootstrap.NAME, "sha256": sha256_file(tmp_path / name / bootstrap.NAME)}
         write_result(results / "runs", make_result(method=name, predictions=kept_file))
-    reported = make_tables.ROOT / "results" / "reported"
-    shown = make_tables.read_tables(results, reported).shown()
+    reported = all_tables.ROOT / "results" / "reported"
+    shown = all_tables.read_tables(results, reported).shown()
     assert "Paired bootstrap over the evaluation images (100 samples" in shown
     [path] = (results / "comparisons").iterdir()
     path.write_text(path.read_text().replace('"better": ', '"better": 1'))
-    tables = make_tables.read_tables(results, reported)
+    tables = all_tables.read_tables(results, reported)
     assert "Paired" not in tables.shown() and "changed after it was written" in tables.problems[0]
 
 

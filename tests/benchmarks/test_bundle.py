@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bundle, comparisons, import_results, imported, make_tables
+from benchmarks import all_tables, bundle, comparisons, import_results, imported
 from benchmarks.results import digest, read_results, write_result
 from pretrain.errors import UserError
 from transfer.tasks import TASKS
 
-REPORTED = make_tables.ROOT / "results" / "reported"
+REPORTED = all_tables.ROOT / "results" / "reported"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_import__a_bundle_gives_the_same_tables(results: Path, tmp_path: Path, w
     path, elsewhere = tmp_path / "one.tar.gz", tmp_path / "elsewhere"
     assert bundle.main([str(path), "--results", str(results), *words]) == 0
     assert import_results.main([str(path), "--results", str(elsewhere)]) == 0
-    shown = [make_tables.read_tables(folder, REPORTED).shown() for folder in (results, elsewhere)]
+    shown = [all_tables.read_tables(folder, REPORTED).shown() for folder in (results, elsewhere)]
     assert shown[0] == shown[1] and "n=2" in shown[0]
     assert read_results(elsewhere / "runs")[1] == []
 
@@ -149,7 +149,7 @@ def test_archive__is_plain(tmp_path: Path) -> None:
 
 def same_tables(path: Path, elsewhere: Path) -> None:
     assert import_results.main([str(path), "--results", str(elsewhere)]) == 0
-    assert make_tables.main(["--results", str(elsewhere), "--strict"]) == 0
+    assert all_tables.main(["--results", str(elsewhere), "--strict"]) == 0
     for name in ("tables.md", "tables.csv"):
         assert (elsewhere / "tables" / name).read_bytes() == members(path)[f"tables/{name}"]
 
@@ -247,7 +247,7 @@ def test_imported__a_wrong_file_is_named_and_left_out(results: Path, change: dic
     [file] = (results / "imported").iterdir()
     record = json.loads(file.read_text()) | change
     file.write_text(json.dumps(record | {"digest": digest(record)}))
-    found = make_tables.read_tables(results, REPORTED)
+    found = all_tables.read_tables(results, REPORTED)
     assert "Theirs" not in found.shown() and said in found.problems[0] and found.problems[0].startswith(file.name)
     file.write_text("[]")
-    assert "expected a mapping, found []" in make_tables.read_tables(results, REPORTED).problems[0]
+    assert "expected a mapping, found []" in all_tables.read_tables(results, REPORTED).problems[0]

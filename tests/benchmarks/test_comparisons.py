@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
-from benchmarks.make_tables import Tables
+from benchmarks import all_tables
+from benchmarks.all_tables import Tables
 from benchmarks.render import markdown
 from benchmarks.results import digest, write_result
 
@@ -30,7 +30,7 @@ def shown(make_result: Callable, tmp_path: Path) -> Callable[..., Tables]:
         record["digest"] = digest(record)
         (tmp_path / "comparisons").mkdir(exist_ok=True)
         (tmp_path / "comparisons" / "coco.json").write_text(json.dumps(record))
-        return make_tables.read_tables(tmp_path, make_tables.ROOT / "results" / "reported", include_demo)
+        return all_tables.read_tables(tmp_path, all_tables.ROOT / "results" / "reported", include_demo)
 
     return build
 
@@ -100,6 +100,6 @@ def test_comparison__of_today_names_metrics_as_the_columns_and_others_by_their_k
 def test_comparison__that_is_no_mapping_is_left_out_and_named(shown, tmp_path: Path, content: str) -> None:
     shown({}, {})
     (tmp_path / "comparisons" / "coco.json").write_text(content)
-    found = make_tables.read_tables(tmp_path, make_tables.ROOT / "results" / "reported")
+    found = all_tables.read_tables(tmp_path, all_tables.ROOT / "results" / "reported")
     [problem] = found.problems
     assert problem.startswith("coco.json: ") and said_in(found) == []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from pretrain.errors import UserError
 from tests.benchmarks.table_files import trained, write_all
 
@@ -20,7 +20,7 @@ def test_main__contrasts_on_each_dataset_are_corrected_together(make_result, tmp
     write_all(tmp_path, *trained(make_result, "Rand init", [9.0, 9.0, 7.5]),
               *trained(make_result, "Rand init", [9.0], **bccd))
     asked = ["--contrast", "CLoVE - Supervised", "--contrast", "Supervised - Rand init"]
-    assert make_tables.main(["--results", str(tmp_path), *asked]) == 0
+    assert all_tables.main(["--results", str(tmp_path), *asked]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("CLoVE - ", "Supervised - "))]
     assert [line.split(", AP bb, Own data: ")[1].partition(",")[0] for line in lines] == ["bccd", "nuclei"] * 2
     assert [line.rpartition("annotations ")[2][10:] for line in lines] == [
@@ -31,7 +31,7 @@ def test_main__contrasts_on_each_dataset_are_corrected_together(make_result, tmp
     (tmp_path / "tables" / "tables.md").unlink()
     for wrong in ("CLoVE - Superb", "CLoVE", "CLoVE - clove"):  # the last has a difference to the random start
         with pytest.raises(UserError) as caught:
-            make_tables.main(["--results", str(tmp_path), "--contrast", wrong])
+            all_tables.main(["--results", str(tmp_path), "--contrast", wrong])
         assert not (tmp_path / "tables" / "tables.md").exists()
         assert str(caught.value) == (f"--contrast {wrong}: expected \"ROW - OTHER ROW\", two measured rows of one "
                                      "dataset, found none; the tables name their rows")

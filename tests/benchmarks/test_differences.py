@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from benchmarks.render import html_text, latex, markdown
 from pretrain.errors import UserError
 from tests.benchmarks.table_files import REPORTED, csv_lines, trained, write_all
@@ -51,13 +51,13 @@ def test_csv__has_all_columns_with_holms_p_over_the_rows_of_a_column(three_rows:
 
 
 def test_main__another_row_to_compare_with_is_named(three_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert make_tables.main(["--results", str(three_rows), "--against", "supervised"]) == 0
+    assert all_tables.main(["--results", str(three_rows), "--against", "supervised"]) == 0
     text = capsys.readouterr().out
     assert r"AP bb - supervised \[95 %\]" in text and TITLE not in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "n=3" in line}
     assert r"-0.7 \[-14.5, +13.0\] n=3" in lines["CLoVE"] and r"-4.0 \[-4.5, -3.5\] n=3" in lines["Rand init"]
     with pytest.raises(UserError) as caught:
-        make_tables.main(["--results", str(three_rows), "--against", "Superb"])
+        all_tables.main(["--results", str(three_rows), "--against", "Superb"])
     assert str(caught.value) == ("--against Superb: expected a measured row, found none of that name; the nearest is "
                                  "Supervised, all: CLoVE, Rand init, Supervised")
 
@@ -94,7 +94,7 @@ def test_tables__demo_rows_are_not_compared(make_result, tables_of, tmp_path: Pa
 def test_tables__two_rows_of_the_name_are_not_chosen_from(make_result, tmp_path: Path) -> None:
     write_all(tmp_path, *trained(make_result, "Mine", [12.0]), *trained(make_result, "Other", [10.0]),
               *trained(make_result, "Other", [10.0], weights__pkl_sha256="ab" * 32, weights__pretraining=None))
-    found = make_tables.read_tables(tmp_path, REPORTED, against="Other")
+    found = all_tables.read_tables(tmp_path, REPORTED, against="Other")
     [row] = [row for block in found.tables[0].blocks for row in block.rows if row.method == "Mine"]
     assert row.differences["AP_bb"].text() == "-"
     assert row.differences["AP_bb"].doubt == "2 rows are called Other under the same setting"
@@ -104,7 +104,7 @@ def test_tables__names_of_users_are_escaped_in_titles_too(make_result, tmp_path:
     label = {"dataset__label": "cells <b>|"}
     write_all(tmp_path, *trained(make_result, "Mine", [12.0], **label),
               *trained(make_result, "A|b <i>", [10.0], **label))
-    [table] = make_tables.read_tables(tmp_path, REPORTED, against="A|b <i>").tables
+    [table] = all_tables.read_tables(tmp_path, REPORTED, against="A|b <i>").tables
     [shown] = markdown_tables(markdown(table))
     assert r"AP bb - A\|b &lt;i> \[95 %\]" in shown[0] and len({len(row) for row in shown}) == 1
     assert markdown(table).splitlines()[0].endswith(r" on cells &lt;b>\|")

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from benchmarks import dot_plot, make_tables
+from benchmarks import all_tables, dot_plot
 from pretrain.errors import UserError
 from tests.benchmarks.table_files import REPORTED, write_all
 
@@ -27,7 +27,7 @@ def trials(make_result, method: str, values: list[float], label: str = "nuclei",
 
 
 def tables(results: Path, **options):
-    return make_tables.read_tables(results, REPORTED, **options).tables
+    return all_tables.read_tables(results, REPORTED, **options).tables
 
 
 @pytest.fixture
@@ -104,10 +104,10 @@ def test_dot_plot__a_wide_interval_ends_in_an_arrow_and_does_not_squeeze_the_oth
 def test_main__writes_the_figure_beside_the_tables(make_result, tmp_path: Path, capsys) -> None:
     figure = tmp_path / "figures" / "ap"
     with pytest.raises(UserError, match=r"--figure .*ap: expected a measured row, found none; measure something first"):
-        make_tables.main(["--results", str(tmp_path), "--figure", str(figure)])
+        all_tables.main(["--results", str(tmp_path), "--figure", str(figure)])
     write_all(tmp_path, *trials(make_result, "CLoVE", [12.6, 17.4]))
-    assert make_tables.main(["--results", str(tmp_path), "--figure", str(figure)]) == 0
+    assert all_tables.main(["--results", str(tmp_path), "--figure", str(figure)]) == 0
     assert capsys.readouterr().out.endswith(f"written: {figure}.svg, {figure}.png\n")
     (tmp_path / "taken.svg").mkdir()
     with pytest.raises(UserError, match=r"--figure .*taken.svg is a folder: expected the name of a file"):
-        make_tables.main(["--results", str(tmp_path), "--figure", str(tmp_path / "taken")])
+        all_tables.main(["--results", str(tmp_path), "--figure", str(tmp_path / "taken")])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import coco_results, import_results, imported, make_tables
+from benchmarks import all_tables, coco_results, import_results, imported
 from benchmarks.results import digest
 from pretrain.errors import UserError
 from transfer.tasks import TASKS
 
-REPORTED = make_tables.ROOT / "results" / "reported"
+REPORTED = all_tables.ROOT / "results" / "reported"
 DETECTRON2 = {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0, "segm/AP": 4.0, "segm/AP50": 5.0, "segm/AP75": 6.0}
 
 
@@ -26,7 +26,7 @@ def test_import__detectron2s_metrics_become_a_marked_row(tmp_path: Path) -> None
     results = tmp_path / "results"
     words = [str(file), "--results", str(results), "--method", "Theirs", "--task", "coco", "--epochs", "800"]
     assert import_results.main(words) == import_results.main(words) == 0
-    text = make_tables.read_tables(results, REPORTED).shown()
+    text = all_tables.read_tables(results, REPORTED).shown()
     block = text.split("### Imported")[1].split("## ")[0]
     [row] = [line for line in block.splitlines() if line.startswith("| Theirs")]
     assert [cell.strip() for cell in row.strip("|").split("|")][:8] == [
@@ -34,7 +34,7 @@ def test_import__detectron2s_metrics_become_a_marked_row(tmp_path: Path) -> None
     assert "imported from metrics.json, sha256" in row and "Made elsewhere and imported" in block
     [written] = (results / "imported").iterdir()
     written.write_text(written.read_text().replace("31.0", "41.0"))
-    found = make_tables.read_tables(results, REPORTED)
+    found = all_tables.read_tables(results, REPORTED)
     assert "Theirs" not in found.shown() and "changed after it was written" in found.problems[0]
 
 
@@ -47,7 +47,7 @@ def test_import__of_a_task_without_measured_rows_is_shown_with_all_its_metrics(t
     [written] = (results / "imported").iterdir()
     assert json.loads(written.read_text())["metrics"] == {
         "bbox/AP": 54.0, "bbox/AP50": 81.0, "bbox/AP75": 60.0, "bbox/AP-cat": 70.0}
-    [row] = [line for line in make_tables.read_tables(results, REPORTED).shown().splitlines() if "Theirs" in line]
+    [row] = [line for line in all_tables.read_tables(results, REPORTED).shown().splitlines() if "Theirs" in line]
     assert [cell.strip() for cell in row.split("|")][3:6] == ["54.0", "81.0", "60.0"]
 
 
@@ -190,5 +190,5 @@ def test_import__names_that_the_terminal_cannot_show_are_no_error(tmp_path: Path
     file.write_text(json.dumps(DETECTRON2))
     done = subprocess.run([sys.executable, "-m", "benchmarks", "import", str(file), "--method", "Ü日", "--task", "coco",
                            "--results", str(tmp_path / "results")], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}, cwd=make_tables.ROOT)
+                          env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}, cwd=all_tables.ROOT)
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("??: AP_bb 1.0")

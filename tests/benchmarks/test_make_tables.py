@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import imported, make_tables
+from benchmarks import all_tables, imported
 from benchmarks.results import digest, write_result
 from pretrain.errors import UserError
 from tests.benchmarks.table_files import CITYSCAPES, COCO, REPORTED, write_all
@@ -20,7 +20,7 @@ def test_tables__demo_stays_out_unless_asked_for_and_is_labelled(make_result, ta
     small = {"dataset__val__images": 8, "dataset__train__images": 16, "dataset__classes": ["disc", "star"]}
     write_all(tmp_path, make_result(demo=True, scale="demo", **small), make_result(demo=True, method="B"),
               make_result(scale="demo", method="C", iterations=25, **small))
-    found = make_tables.read_tables(tmp_path, REPORTED)
+    found = all_tables.read_tables(tmp_path, REPORTED)
     assert (found.hidden, found.problems) == (3, [])
     assert "demo" not in found.shown().lower()
     [paper, *demo], text, _ = tables_of(tmp_path, include_demo=True)
@@ -50,8 +50,8 @@ def test_tables__same_results_give_the_same_bytes_whatever_the_order(make_result
             written.rename(written.with_name(f"{number}.json"))
     texts = []
     for place in (first, second, first):
-        found = make_tables.read_tables(place, REPORTED, include_demo=True)
-        make_tables.write_tables(found.tables, place / "tables")
+        found = all_tables.read_tables(place, REPORTED, include_demo=True)
+        all_tables.write_tables(found.tables, place / "tables")
         texts.append({path.name: path.read_bytes() for path in sorted((place / "tables").iterdir())})
         # The names of the files are the one thing that differs here.
         texts[-1]["tables.csv"] = re.sub(rb"\d+\.json(;\d+\.json)*", b"", texts[-1]["tables.csv"])
@@ -64,24 +64,24 @@ def test_main__names_broken_files_and_ends_well_unless_strict(make_result, tmp_p
     (tmp_path / "runs" / "half.json").write_text(good.read_text()[:100])
     edited = json.loads(good.read_text()) | {"trial": 9}
     (tmp_path / "runs" / "edited.json").write_text(json.dumps(edited))
-    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    assert all_tables.main(["--results", str(tmp_path)]) == 0
     told = capsys.readouterr()
     first, second = told.err.splitlines()
     assert first.startswith("warning: left out edited.json: changed after it was written")
     assert second.startswith("warning: left out half.json: not whole JSON (")
     assert "measured, n=1" in told.out
     assert told.out.endswith(f"written: {tmp_path / 'tables'}\n")
-    assert make_tables.main(["--results", str(tmp_path), "--strict"]) == 1
+    assert all_tables.main(["--results", str(tmp_path), "--strict"]) == 1
     (tmp_path / "runs" / "half.json").unlink()
     (tmp_path / "runs" / "edited.json").unlink()
-    assert make_tables.main(["--results", str(tmp_path), "--strict"]) == 0
+    assert all_tables.main(["--results", str(tmp_path), "--strict"]) == 0
 
 
 def test_main__says_how_many_demo_results_are_left_out(make_result, tmp_path: Path, capsys) -> None:
     write_all(tmp_path, make_result(demo=True))
-    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    assert all_tables.main(["--results", str(tmp_path)]) == 0
     assert "1 demo result left out; --include-demo shows them" in capsys.readouterr().out
-    assert make_tables.main(["--results", str(tmp_path), "--include-demo"]) == 0
+    assert all_tables.main(["--results", str(tmp_path), "--include-demo"]) == 0
     told = capsys.readouterr().out
     assert "left out" not in told
     assert "DEMO CLoVE" in told
@@ -90,14 +90,14 @@ def test_main__says_how_many_demo_results_are_left_out(make_result, tmp_path: Pa
 def test_make_tables__wrong_folders_are_explained(make_result, tmp_path: Path) -> None:
     reported = REPORTED
     with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --results DIR"):
-        make_tables.read_tables(tmp_path / "absent", reported)
+        all_tables.read_tables(tmp_path / "absent", reported)
     with pytest.raises(UserError, match=r"expected a folder, found none at .*absent; pass --reported DIR"):
-        make_tables.read_tables(tmp_path, tmp_path / "absent")
+        all_tables.read_tables(tmp_path, tmp_path / "absent")
     with pytest.raises(UserError, match=r"expected coco_detection_segmentation.csv, .*found no CSV file"):
-        make_tables.read_tables(tmp_path, tmp_path)
+        all_tables.read_tables(tmp_path, tmp_path)
     write_all(tmp_path, make_result())
     with pytest.raises(UserError, match="expected a folder that holds runs/, found result files directly"):
-        make_tables.read_tables(tmp_path / "runs", reported)
+        all_tables.read_tables(tmp_path / "runs", reported)
     assert sorted(os.listdir(tmp_path)) == ["runs"]
 
 
@@ -109,7 +109,7 @@ def test_tables__ten_thousand_files_are_counted_and_averaged_right(make_result, 
         result = make_result(method=f"method {method}", trial=trial, seed=trial, values=[(method + trial / 10) / 2] * 6)
         result["digest"] = digest(result)
         (tmp_path / "runs" / f"{number}.json").write_text(json.dumps(result))
-    found = make_tables.read_tables(tmp_path, REPORTED)
+    found = all_tables.read_tables(tmp_path, REPORTED)
     assert (found.problems, found.hidden) == ([], 0)
     rows = [row for table in found.tables for block in table.blocks for row in block.rows if row.group]
     assert len(rows) == 100 and {len(row.group.trials) for row in rows} == {100}
@@ -124,7 +124,7 @@ def test_main__a_file_or_a_dead_link_in_the_place_of_a_folder_is_explained(make_
     for make in (Path.touch, lambda path: path.symlink_to("nowhere")):
         make(tmp_path / name)
         with pytest.raises(UserError, match=f"expected a folder at .*{name}, or nothing, found something else"):
-            make_tables.main(["--results", str(tmp_path)])
+            all_tables.main(["--results", str(tmp_path)])
         (tmp_path / name).unlink()
     assert not (tmp_path / "tables").exists()
 
@@ -134,9 +134,9 @@ def test_main__a_certificate_that_is_a_text_is_named(make_result, tmp_path: Path
     result = json.loads(path.read_text())
     result["weights"]["conversion"] = "a text"
     path.write_text(json.dumps(result | {"digest": digest(result)}))
-    assert make_tables.main(["--results", str(tmp_path)]) == 0
+    assert all_tables.main(["--results", str(tmp_path)]) == 0
     assert "weights.conversion: expected a mapping or null, found 'a text'" in capsys.readouterr().err
-    assert make_tables.main(["--results", str(tmp_path), "--why", "keypoints:CLoVE 200:AP_kp"]) == 0
+    assert all_tables.main(["--results", str(tmp_path), "--why", "keypoints:CLoVE 200:AP_kp"]) == 0
 
 
 @pytest.mark.parametrize(("old", "new", "told"), [
@@ -152,7 +152,7 @@ def test_read_reported__broken_files_are_explained(tmp_path: Path, old: str, new
     path = tmp_path / f"{CITYSCAPES}.csv"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=told):
-        make_tables.read_reported(tmp_path)
+        all_tables.read_reported(tmp_path)
 
 
 def test_tables__a_column_added_or_removed_leaves_every_stored_file_valid(make_result, tables_of, tmp_path: Path,
@@ -209,5 +209,5 @@ def test_tables__results_of_a_task_that_is_not_known_are_named_and_left_out(make
             "defines it")
     assert len(problems) == 2 and all(problem.endswith(said) for problem in problems)
     assert "CLoVE" in {row[0] for row in table}
-    found = make_tables.read_tables(tmp_path, tmp_path / "reported")
+    found = all_tables.read_tables(tmp_path, tmp_path / "reported")
     assert found.problems[0].startswith("dots.csv: table dots is not known here: expected one of coco_detection_segm")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from benchmarks.results import write_result
 from transfer.code_hash import finetuning_sha256
 from transfer.tasks import OWN_FILES
 
-ROOT = Path(make_tables.__file__).resolve().parent.parent
+ROOT = Path(all_tables.__file__).resolve().parent.parent
 
 BLOCKER = """
 import sys

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from benchmarks.paper_tables import by_table, column_names, departures, main_columns, on_standard_data, remarks, shown
 
-ROOT = Path(make_tables.__file__).resolve().parent.parent
+ROOT = Path(all_tables.__file__).resolve().parent.parent
 COCO, CITYSCAPES, KEYPOINTS = (
     "coco_detection_segmentation", "cityscapes_instance_segmentation", "coco_keypoints")
 
@@ -99,8 +99,8 @@ def test_reported__holds_the_five_tables() -> None:
 
 @pytest.mark.parametrize("name", POSTER)
 def test_tables__are_the_posters_cell_for_cell_with_one_decimal(name: str, tmp_path: Path, markdown_tables) -> None:
-    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
-    make_tables.write_tables(found.tables, tmp_path / "tables")
+    found = all_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    all_tables.write_tables(found.tables, tmp_path / "tables")
     [[header, *rows]] = markdown_tables((tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8"))
     assert found.problems == []
     assert header == HEADERS[name]
@@ -109,8 +109,8 @@ def test_tables__are_the_posters_cell_for_cell_with_one_decimal(name: str, tmp_p
 
 
 def test_tables__one_file_each_and_one_with_all_and_the_posters_are_shown(tmp_path: Path, markdown_tables) -> None:
-    found = make_tables.read_tables(tmp_path, ROOT / "results" / "reported")
-    make_tables.write_tables(found.tables, tmp_path / "tables")
+    found = all_tables.read_tables(tmp_path, ROOT / "results" / "reported")
+    all_tables.write_tables(found.tables, tmp_path / "tables")
     assert set(os.listdir(tmp_path / "tables")) == {
         "tables.md", "tables.csv", *[f"{name}.{end}" for name in [*POSTER, *WIDER] for end in ("md", "tex", "html")]}
     together = (tmp_path / "tables" / "tables.md").read_text(encoding="utf-8")

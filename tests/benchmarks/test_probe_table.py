@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bundle, import_results, probe_table, report, suite
-from benchmarks.make_tables import ROOT, main, read_tables, write_tables
+from benchmarks.all_tables import ROOT, main, read_tables, write_tables
 from benchmarks.options import parse
 from benchmarks.results import write_result
 from pretrain.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import latex_text, make_tables
+from benchmarks import all_tables, latex_text
 from benchmarks.render import csv_frame, html_text, latex, markdown
 from benchmarks.results import write_result
 from benchmarks.rows import TableModel
@@ -25,7 +25,7 @@ def coco(make_result, tmp_path: Path):
     def build(*results: dict) -> TableModel:
         for result in results:
             write_result(tmp_path / "runs", result)
-        found = make_tables.read_tables(tmp_path, make_tables.ROOT / "results" / "reported")
+        found = all_tables.read_tables(tmp_path, all_tables.ROOT / "results" / "reported")
         assert found.problems == []
         return next(table for table in found.tables if table.name == COCO)
 

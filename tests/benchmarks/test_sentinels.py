@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.make_tables import EXPECTED
+from benchmarks.all_tables import EXPECTED
 from benchmarks.paper_tables import by_table, column_names, main_columns
 from benchmarks.sentinels import below_random, outside, read_expected
 from pretrain.errors import UserError

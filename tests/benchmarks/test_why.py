@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import make_tables
+from benchmarks import all_tables
 from benchmarks.results import write_result
 from pretrain.errors import UserError
 
@@ -19,7 +19,7 @@ def asked(make_result, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     write_result(tmp_path / "runs", make_result(epochs=400))
 
     def ask(question: str) -> str:
-        assert make_tables.main(["--results", str(tmp_path), "--why", question]) == 0
+        assert all_tables.main(["--results", str(tmp_path), "--why", question]) == 0
         assert not (tmp_path / "tables").exists()
         return capsys.readouterr().out
 

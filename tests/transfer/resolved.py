@@ -3,7 +3,7 @@
 from detectron2.config import CfgNode
 
 from transfer import settings
-from transfer.datasets import Dataset
+from transfer.dataset import Dataset
 from transfer.request import Request
 from transfer.weights import RGB_PIXELS, Weights
 

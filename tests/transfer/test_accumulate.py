@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.transfer.resolved import resolve
 from transfer.accumulate import AccumulatingTrainer, parts
-from transfer.datasets import Dataset, Split
+from transfer.dataset import Dataset, Split
 from transfer.processes import start
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pretrain.errors import UserError
-from transfer import datasets, dense_labels, evaluate
+from transfer import datasets, evaluate, labelled_dataset
+from transfer.dataset import SPLITS
 from transfer.evaluate_model import evaluate_model
 from transfer.finetune import finetune
 from transfer.tasks import Where
@@ -21,7 +22,7 @@ COLUMNS = {"AP_bb", "AP50_bb", "AP75_bb"}
 def boxes(small_data: Path, tmp_path: Path) -> Where:
     """The generated COCO data with its masks taken out of the files, which lie elsewhere."""
     dataset = datasets.find(small_data / "coco", "coco")
-    for half in datasets.SPLITS:
+    for half in SPLITS:
         content = json.loads(dataset.half(half).annotations.read_text())
         for row in content["annotations"]:
             del row["segmentation"]
@@ -53,7 +54,7 @@ def test_finetune__boxes_alone(boxes: Where, thin_request: Callable, tmp_path: P
 
 def test_pixel_labels__boxes_are_none(boxes: Where) -> None:
     with pytest.raises(UserError, match="train_boxes.json has boxes and no masks: a probe needs the class"):
-        dense_labels.load(datasets.find(boxes, "coco"))
+        labelled_dataset.load(datasets.find(boxes, "coco"))
 
 
 def test_find__real_boxes(shared_data: Path) -> None:

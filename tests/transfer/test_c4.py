@@ -17,7 +17,7 @@ from pretrain.backbone_file import BackboneInfo, save_backbone
 from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer.convert import convert
-from transfer.datasets import Dataset, Split
+from transfer.dataset import Dataset, Split
 from transfer.maps import relative_differences, torchvision_maps
 from transfer.proof import assert_loaded
 

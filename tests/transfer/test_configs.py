@@ -14,7 +14,7 @@ from torch import nn
 from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import request, settings
-from transfer.datasets import Dataset, Split
+from transfer.dataset import Dataset, Split
 from transfer.diff import config_differences
 from transfer.tasks import TASKS, get
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from benchmarks import demo_data
 from pretrain.errors import UserError
-from transfer import datasets, dense_labels
+from transfer import datasets, dense_labels, labelled_dataset
+from transfer.dataset import Dataset
 from transfer.dense_labels import IGNORE
 
 
@@ -42,7 +43,7 @@ def test_coco__smallest_instance_on_top_and_crowds_only_where_nothing_covers(tmp
         {"category_id": 7, "segmentation": rectangle(4, 4, 12, 12)},  # small, inside the next, listed before it
         {"category_id": 3, "segmentation": rectangle(0, 0, 32, 32)},
         {"category_id": 7, "segmentation": crowd, "iscrowd": 1}])
-    data = dense_labels.load(datasets.find(folder, "coco"))
+    data = labelled_dataset.load(datasets.find(folder, "coco"))
     assert data.classes == ("background", "cat", "dog") and data.background
     expected = np.full((32, 64), IGNORE)
     expected[:, :32] = 1
@@ -52,15 +53,15 @@ def test_coco__smallest_instance_on_top_and_crowds_only_where_nothing_covers(tmp
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+def street(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("street") / "demo"
     demo_data.generate(folder, photos=1, train=1, val=1)
     return datasets.find(folder / "cityscapes", "cityscapes")
 
 
-def test_cityscapes__training_labels_as_its_own_table_says(street: datasets.Dataset) -> None:
+def test_cityscapes__training_labels_as_its_own_table_says(street: Dataset) -> None:
     dataset = street
-    data = dense_labels.load(dataset)
+    data = labelled_dataset.load(dataset)
     assert len(data.classes) == 19 and data.classes[0] == "road" and data.classes[18] == "bicycle"
     assert not data.background
     path = next(dataset.val.annotations.glob("*/*_labelIds.png"))
@@ -71,11 +72,11 @@ def test_cityscapes__training_labels_as_its_own_table_says(street: datasets.Data
     assert (expected >= 0).any()
 
 
-def test_cityscapes__a_damaged_label_file_is_named(street: datasets.Dataset) -> None:
+def test_cityscapes__a_damaged_label_file_is_named(street: Dataset) -> None:
     path = next(street.train.annotations.glob("*/*_labelIds.png"))
     path.write_bytes(b"no image")
     with pytest.raises(UserError, match=f"{path.name} cannot be read as label numbers"):
-        dense_labels.load(street).train.read(0)
+        labelled_dataset.load(street).train.read(0)
 
 
 def test_cell_shares__against_a_loop_over_pixels() -> None:
@@ -102,7 +103,7 @@ def test_resized__multiples_of_32_and_no_longer_than_four_sides(size: tuple, exp
 
 def test_at__pixels_and_labels_keep_their_places(tmp_path: Path) -> None:
     folder = make_coco(tmp_path, [{"category_id": 7, "segmentation": rectangle(32, 0, 64, 32)}])
-    data = dense_labels.load(datasets.find(folder, "coco"))
+    data = labelled_dataset.load(datasets.find(folder, "coco"))
     half = np.zeros((32, 64, 3), np.uint8)
     half[:, 32:] = 255
     Image.fromarray(half).save(folder / "images" / "val1.png")
@@ -113,7 +114,7 @@ def test_at__pixels_and_labels_keep_their_places(tmp_path: Path) -> None:
 
 def test_at__an_image_of_another_size_is_named(tmp_path: Path) -> None:
     folder = make_coco(tmp_path, [{"category_id": 7, "segmentation": rectangle(0, 0, 8, 8)}])
-    data = dense_labels.load(datasets.find(folder, "coco"))
+    data = labelled_dataset.load(datasets.find(folder, "coco"))
     Image.new("RGB", (50, 50)).save(folder / "images" / "train2.png")
     with pytest.raises(UserError, match=r"train2.png is 50 x 50 pixels but its annotation is for 64 x 32"):
         data.train.at(1, 64)
@@ -121,7 +122,7 @@ def test_at__an_image_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_images_in_both__names_the_leak(tmp_path: Path) -> None:
     folder = make_coco(tmp_path, [{"category_id": 7, "segmentation": rectangle(0, 0, 8, 8)}])
-    assert dense_labels.images_in_both(dense_labels.load(datasets.find(folder, "coco"))) == []
+    assert dense_labels.images_in_both(labelled_dataset.load(datasets.find(folder, "coco"))) == []
     path = folder / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("val2.png", "train1.png"))
-    assert dense_labels.images_in_both(dense_labels.load(datasets.find(folder, "coco"))) == ["train1.png"]
+    assert dense_labels.images_in_both(labelled_dataset.load(datasets.find(folder, "coco"))) == ["train1.png"]

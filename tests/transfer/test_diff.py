@@ -10,7 +10,7 @@ from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import diff, settings
 from transfer.__main__ import _parser
-from transfer.datasets import Dataset, Split
+from transfer.dataset import Dataset, Split
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 COCO = Dataset("coco", SPLIT, SPLIT, ("disc", "star"), ("boxes", "masks"))

@@ -8,7 +8,7 @@ from detectron2.engine import DefaultTrainer
 from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import settings
-from transfer.datasets import Dataset, Split
+from transfer.dataset import Dataset, Split
 from transfer.diff import config_differences
 from transfer.fit import Fit, batch_norm_images, chosen, images_at_once
 from transfer.tasks import get

@@ -15,6 +15,7 @@ from torch import nn
 from tests.transfer.resolved import resolve
 from tests.transfer.test_lvis_json import needs_lvis
 from transfer import datasets, detectron2_compat, evaluate, predictions, tasks
+from transfer.dataset import Dataset
 
 OVERRIDES = ("INPUT.MIN_SIZE_TEST=64", "DATALOADER.NUM_WORKERS=0")
 
@@ -55,7 +56,7 @@ class Jittered(nn.Module):
         return polygons_to_bitmask(segmentation, *size)
 
 
-def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, datasets.Dataset]:
+def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, Dataset]:
     """(metrics, content of the file, dataset) of the jittered model."""
     detectron2_compat.apply()
     dataset = datasets.find(folder / task, task)

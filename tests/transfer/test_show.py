@@ -17,6 +17,7 @@ from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import datasets, picture, show
 from transfer.__main__ import main
+from transfer.dataset import SPLITS
 
 THIN = ("MODEL.FPN.OUT_CHANNELS=16", "MODEL.ROI_BOX_HEAD.CONV_DIM=16", "MODEL.ROI_BOX_HEAD.FC_DIM=32",
         "MODEL.ROI_MASK_HEAD.CONV_DIM=16", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS=16,", "INPUT.MIN_SIZE_TEST=64")
@@ -112,7 +113,7 @@ def test_draw_records__skeletons_of_predictions_too(generated: Path, tmp_path: P
 def test_show__other_tasks(generated: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished(tmp_path / "run", generated / task, task)
     for place in (("--data", generated / task), ("--photos", generated / "photos")):
-        for half in datasets.SPLITS:  # a new process knows no dataset
+        for half in SPLITS:  # a new process knows no dataset
             if f"{task}_{half}" in DatasetCatalog.list():
                 DatasetCatalog.remove(f"{task}_{half}")
                 MetadataCatalog.remove(f"{task}_{half}")

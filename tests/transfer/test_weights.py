@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import settings
 from transfer.convert import convert
-from transfer.datasets import Dataset, Split
+from transfer.dataset import Dataset, Split
 from transfer.diff import config_differences
 from transfer.weights import read_weights, zero_last_gammas
 

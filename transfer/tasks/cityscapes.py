@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset
+    from transfer.dataset import Dataset
     from transfer.dense_labels import DenseData
 
 LAYOUT = (
@@ -27,7 +27,7 @@ def find(where: Where) -> Dataset:
 
     from pretrain.errors import UserError
     from transfer import cityscapes
-    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.dataset import SPLITS, Dataset, Split
     from transfer.image_check import check_images
 
     folder = where.folder

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset
+    from transfer.dataset import Dataset
     from transfer.dense_labels import DenseData
 
 COLUMNS = (Column("AP_bb", "bbox/AP"), Column("AP50_bb", "bbox/AP50"), Column("AP75_bb", "bbox/AP75"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset
+    from transfer.dataset import Dataset
 
 COCO_KEYPOINTS = 17
 OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset
+    from transfer.dataset import Dataset
 
 LAYOUT = (
     "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's train2017/ and val2017/ in "
@@ -29,7 +29,7 @@ def find(where: Where) -> Dataset:
     from pretrain.atomic import sha256_file
     from pretrain.errors import UserError
     from transfer import coco_json, lvis_json
-    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.dataset import SPLITS, Dataset, Split
     from transfer.image_check import first_whole
 
     lvis_json.require()

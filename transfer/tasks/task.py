@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transfer.dataset import Reader, Where
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset
+    from transfer.dataset import Dataset
     from transfer.dense_labels import DenseData
 
 
@@ -53,21 +55,6 @@ class Schedule:
 
     iterations: int
     steps: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a dataset lies: a folder in the task's layout, or files that lie otherwise."""
-
-    folder: Path | None  # None: all of the next three are given
-    train_annotations: Path | None = None
-    val_annotations: Path | None = None
-    images: Path | None = None
-    train_share: float = 1.0  # of the training images: a fixed subset, chosen by a hash of their names
-
-
-Records = list[dict[str, Any]]  # detectron2's: file_name, image_id, width, height, annotations
-Reader = Callable[[], Records]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset
+    from transfer.dataset import Dataset
 
 LAYOUT = (
     "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
@@ -30,7 +30,7 @@ def find(where: Where) -> Dataset:
 
     from pretrain.errors import UserError
     from transfer import voc
-    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.dataset import SPLITS, Dataset, Split
     from transfer.image_check import check_images
 
     folder = where.folder

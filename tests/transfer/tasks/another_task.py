@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.datasets import Dataset, Split
+    from transfer.dataset import Dataset, Split
 
 LAYOUT = "DIR/train/ and DIR/val/, each with images (*.png) and boxes.csv with the columns image,label,x0,y0,x1,y1"
 CLASSES = ("disc", "plank")
@@ -29,7 +29,7 @@ CLASSES = ("disc", "plank")
 def find(where: Where) -> Dataset:
     """Both halves; every image that boxes.csv names is there, with a label that is known."""
     from pretrain.errors import UserError
-    from transfer.datasets import SPLITS, Dataset, Split
+    from transfer.dataset import SPLITS, Dataset, Split
     from transfer.image_check import check_image
 
     splits = {}
