@@ -6,20 +6,20 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.found import find_inputs
-from benchmarks.gpus import count_gpus
-from benchmarks.jobs import refuse_beside_jobs
-from benchmarks.local_run import STANDS, LocalRun, Progress, minutes, set_aside
-from benchmarks.options import Options, parse
-from benchmarks.saved_plan import Plan
-from benchmarks.stage import Stage, finished, glance, left, locked
-from benchmarks.standing import standing, trained_before
-from benchmarks.tables import print_tables
-from pretrain.errors import UserError, run_cli
+from benchmarks.options.gpus import count_gpus
+from benchmarks.options.run_options import Options, parse
+from benchmarks.slurm.jobs import refuse_beside_jobs
+from benchmarks.stages.checked_inputs import find_inputs
+from benchmarks.stages.local_run import STANDS, LocalRun, Progress, minutes, set_aside
+from benchmarks.stages.print_tables import print_tables
+from benchmarks.stages.saved_plan import Plan
+from benchmarks.stages.stage import Stage, finished, glance, left, locked
+from benchmarks.stages.standing_results import standing, trained_before
+from pretrain.common.errors import UserError, run_cli
 
-COMMANDS = {"report": "report", "bundle": "bundle", "import": "import_results",
-            "bootstrap": "bootstrap", "status": "status",
-            "cancel": "cancel", "retry": "retry", "logs": "logs"}  # word -> module with its own parser
+COMMANDS = {"report": "sharing.report", "bundle": "sharing.bundle", "import": "sharing.import_results",
+            "bootstrap": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
+            "retry": "slurm.retry", "logs": "slurm.logs"}  # command -> module with its own parser
 PICTURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
 
 
@@ -52,22 +52,22 @@ def main() -> int:
 
 def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
     """Hand all that is to do over to Slurm."""
-    from benchmarks import graph  # with submitit, which a run on this machine does not need
+    from benchmarks.slurm import job_graph  # with submitit, which a run on this machine does not need
 
     options = planned.options
     if options.dry_run:
-        graph.print_graph(planned)
+        job_graph.print_graph(planned)
         return 0
     new = not options.output.exists()
     try:
         with locked(options.output):
             _check_disk(options, stages, standing(stages, options))
-            alive = graph.under_way(planned, stages)
+            alive = job_graph.under_way(planned, stages)
             _, hashes = finished(stages, options.output)
             for stage in stages:
                 if stage.name in options.rerun and stage.name not in alive and set(stage.parents) <= hashes.keys():
                     set_aside(stage.folder(options.output, stage.key(hashes)))
-            return graph.submit_and_say(planned)
+            return job_graph.submit_and_say(planned)
     finally:
         # Refused: nothing stays.
         if new and options.output.is_dir() and [path.name for path in options.output.iterdir()] == [".lock"]:

@@ -26,13 +26,17 @@ def code_map() -> str:
     for package, purpose in PACKAGES.items():
         parts.append(f"\n## {package}/: {purpose}\n")
         for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
-            rows = []
+            parts.append(f"\n**`{folder.relative_to(ROOT)}/`** {_first_line(folder / '__init__.py')}\n\n")
+            parts.append("| File | |\n|---|---|\n")
             for path in sorted(folder.glob("*.py")):
-                docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-                if docstring:
-                    rows.append(f"| `{path.name}` | {docstring.splitlines()[0].replace('|', '/')} |\n")
-            parts.append(f"\n**`{folder.relative_to(ROOT)}/`**\n\n| File | |\n|---|---|\n{''.join(rows)}")
+                if path.name != "__init__.py":
+                    parts.append(f"| `{path.name}` | {_first_line(path)} |\n")
     return "".join(parts)
+
+
+def _first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].replace("|", "/")
 
 
 if __name__ == "__main__":

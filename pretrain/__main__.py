@@ -6,6 +6,7 @@
 Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/, metrics.jsonl,
 tensorboard/, curves.png, views.png and show.png. Started again with the same words it goes on where it was.
 
+  python -m pretrain shards --help        packs a folder of images into tar shards
   python -m pretrain drill --help         kills a small run and proves that nothing is lost
   python -m pretrain show --help          pictures of views, positive cells and attention, and of the training curves
 """
@@ -15,12 +16,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pretrain import show
-from pretrain.command_line import add_all_options, given_values
+from pretrain.common.errors import UserError, run_cli
+from pretrain.common.signals import stop_signals
 from pretrain.config import Config, load_config
-from pretrain.errors import UserError, run_cli
-from pretrain.recipe_file import recipe_names
-from pretrain.signals import stop_signals
+from pretrain.figures import show
+from pretrain.options.command_line import add_all_options, given_values
+from pretrain.options.recipe_file import recipe_names
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False)
     parser.add_argument("--data", type=_path, required=True, metavar="DIR",
-                        help="folder of images, nested or flat, or of .tar shards (python -m pretrain.shards)")
+                        help="folder of images, nested or flat, or of .tar shards (python -m pretrain shards)")
     parser.add_argument("--output", type=_path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--recipe", metavar="NAME|FILE",
                         help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")
@@ -78,8 +79,12 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
 def main() -> int:
     if sys.argv[1:2] == ["show"]:
         return show.main(sys.argv[2:])
+    if sys.argv[1:2] == ["shards"]:
+        from pretrain.data import shards
+
+        return shards.main(sys.argv[2:])
     if sys.argv[1:2] == ["drill"]:
-        from pretrain import drill  # imports torch
+        from pretrain.runs import drill  # imports torch
 
         return drill.main(sys.argv[2:])
     args, config = parse()

@@ -83,7 +83,7 @@ class SynchronisedBatchNorm(_BatchNorm):
     the statistics of all processes' batches joined; in evaluation nothing communicates.
 
     bf16 and fp16 inputs give fp32 statistics. Every process must hold the same number of values a channel: a run
-    compares the options of its processes at its start (`pretrain.run_images`), and no layer asks again.
+    compares the options of its processes at its start (`pretrain.data.run_images`), and no layer asks again.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:

@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pretrain.errors import UserError
+from pretrain.common.errors import UserError
 from pretrain.objective import ObjectiveOptions
-from pretrain.options import option
-from pretrain.shared_options import Runtime, Train
+from pretrain.options.option import option
+from pretrain.options.shared_options import Runtime, Train
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},

@@ -15,12 +15,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pretrain import objectives, shared_options
-from pretrain.errors import UserError
+from pretrain import objectives
+from pretrain.common.errors import UserError
 from pretrain.objective import ObjectiveOptions
-from pretrain.options import convert, describe
-from pretrain.recipe_file import read_recipe
-from pretrain.shared_options import Runtime, Train
+from pretrain.options import shared_options
+from pretrain.options.option import convert, describe
+from pretrain.options.recipe_file import read_recipe
+from pretrain.options.shared_options import Runtime, Train
 
 DEFAULT_OBJECTIVE = "clove"
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.batch_norm import SynchronisedBatchNorm
-from pretrain.errors import UserError
+from pretrain.common.errors import UserError
 
 T = TypeVar("T")
 

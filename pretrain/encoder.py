@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from pretrain.architectures import ARCHITECTURES, STANDARD, ArchitectureName
+from pretrain.common.architectures import ARCHITECTURES, STANDARD, ArchitectureName
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.attention import NMHSA, unit_length
-from pretrain.backbone_file import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.clove_options import CloveOptions
+from pretrain.common.backbone_file import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.encoder import Encoder, Projector
-from pretrain.shared_options import Train
+from pretrain.options.shared_options import Train
 
 
 class Student(nn.Module):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pretrain.shared_options import Runtime, Train
+from pretrain.options.shared_options import Runtime, Train
 
 if TYPE_CHECKING:  # an objective's file is imported to list its options, which should not wait for torch
     import torch

@@ -11,24 +11,25 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pretrain import checkpoint, distributed
-from pretrain.atomic import write_text
-from pretrain.backbone_file import BackboneInfo, save_backbone
+from pretrain import distributed
+from pretrain.common.atomic import write_text
+from pretrain.common.backbone_file import BackboneInfo, save_backbone
+from pretrain.common.errors import UserError
+from pretrain.common.signals import Stop, never
 from pretrain.config import Config
-from pretrain.data import Batch, make_loader, steps_per_epoch
+from pretrain.data.batches import Batch, make_loader, steps_per_epoch
+from pretrain.data.images import ImageList
+from pretrain.data.run_images import run_images
 from pretrain.distributed import Process
-from pretrain.errors import UserError
-from pretrain.images import ImageList
-from pretrain.metrics import MetricsLog
+from pretrain.figures.show import draw_run
+from pretrain.figures.training_figures import draw_curves, draw_views
 from pretrain.optim import peak_lr
-from pretrain.picture import draw_curves, draw_views
-from pretrain.probe import Probe
-from pretrain.run_folder import bind, claimed
-from pretrain.run_images import run_images
-from pretrain.shared_options import Train
-from pretrain.show import draw_run
-from pretrain.signals import Stop, never
+from pretrain.options.shared_options import Train
+from pretrain.runs import checkpoint
+from pretrain.runs.metrics import MetricsLog
+from pretrain.runs.run_folder import bind, claimed
 from pretrain.trainer import Trainer
+from pretrain.watch.probes import Probe
 
 OVERFLOWS = 24  # in a row: the scale, 2**16 at the start, is below 1 then; the first few are how it finds its size
 

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import distributed, kernels, objectives
 from pretrain.config import Config
-from pretrain.data import Batch, images_at_once
+from pretrain.data.augment_batch import finished_views
+from pretrain.data.batches import Batch, images_at_once
 from pretrain.distributed import Process
 from pretrain.encoder import BatchNorm
-from pretrain.gpu_augment import finished_views
 from pretrain.model import normalise
 from pretrain.objective import Inputs, Objective
 from pretrain.optim import LARS, cosine_schedule, peak_lr

@@ -97,16 +97,17 @@ def test_column__is_a_view_of_what_is_stored(tmp_path: Path) -> None:
 
 
 def test_option__reaches_command_line_config_and_identity(tmp_path: Path) -> None:
-    copy = changed_copy(tmp_path, "transfer/request.py", "transfer/settings.py")
+    copy = changed_copy(tmp_path, "transfer/settings/request.py", "transfer/settings/resolved_config.py")
     assert "--freeze-stages N" in run("-m", "transfer", "finetune", "--help", root=copy)
-    code = ("from benchmarks.options import parse\n"
+    code = ("from benchmarks.options.run_options import parse\n"
             "options = parse(['--methods', 'rand', '--tasks', 'coco', '--freeze-stages', '3'])\n"
             "print(*options.protocol('coco').arguments())")
     assert run("-c", code, root=copy) == "--task coco --freeze-stages 3\n"
-    code = ("from transfer import settings; from transfer.request import Protocol\n"
+    code = ("from transfer.settings import resolved_config; from transfer.settings.request import Protocol\n"
             "for n in (0, 2):\n"
             "    asked = Protocol(task='coco', freeze_stages=n)\n"
-            "    print(settings.protocol(asked)['config']['MODEL']['BACKBONE']['FREEZE_AT'], *asked.arguments())")
+            "    config = resolved_config.protocol(asked)['config']\n"
+            "    print(config['MODEL']['BACKBONE']['FREEZE_AT'], *asked.arguments())")
     assert run("-c", code, root=copy) == "0 --task coco\n2 --task coco --freeze-stages 2\n"
 
 
@@ -125,7 +126,7 @@ def test_objective__learns_and_is_exported(tmp_path: Path) -> None:
 
 
 def test_layout__names_its_method(tmp_path: Path) -> None:
-    copy = changed_copy(tmp_path, "transfer/families.py")
+    copy = changed_copy(tmp_path, "transfer/reading/families.py")
     torch.save({"state_dict": prefixed("online.trunk.", resnet()) | layer("online.slots.0", 8, 8)}, tmp_path / "x.pth")
     assert "Ours" in run("-m", "transfer", "inspect", tmp_path / "x.pth", root=copy)
 
@@ -133,5 +134,5 @@ def test_layout__names_its_method(tmp_path: Path) -> None:
 def test_every_block_has_its_test() -> None:
     assert [name for name, _ in blocks("python")] == ["my_task.py", "my_objective.py"]
     changed = {name for name, _ in blocks("diff")}
-    assert changed == {"transfer/tasks/cityscapes.py", "transfer/request.py", "transfer/settings.py",
-                       "transfer/families.py"}
+    assert changed == {"transfer/tasks/cityscapes.py", "transfer/settings/request.py",
+                       "transfer/settings/resolved_config.py", "transfer/reading/families.py"}

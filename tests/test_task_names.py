@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.architectures import ARCHITECTURES
-from transfer.random_starts import PROBED_ZERO_GAMMA, RANDOM_STARTS
+from pretrain.common.architectures import ARCHITECTURES
+from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RANDOM_STARTS
 from transfer.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY, PART, GROUP = "a key of COCO's files", "a part that a dataset has", "pycocotools' name of a group of metrics"
 LAYOUT = "the folder of a layout that the demo's data has, which tasks name"
 ALLOWED = {
-    ("transfer/coco_json.py", "keypoints"): KEY,
-    ("transfer/train_share.py", "keypoints"): "a key of detectron2's records",
-    ("transfer/coco_layout.py", "keypoints"): PART,
-    ("transfer/fast_coco.py", "keypoints"): GROUP,
-    ("transfer/old_result.py", "keypoints"): GROUP,
-    ("benchmarks/coco_results.py", "keypoints"): KEY,
+    ("transfer/data/coco_json.py", "keypoints"): KEY,
+    ("transfer/data/train_share.py", "keypoints"): "a key of detectron2's records",
+    ("transfer/data/coco_layout.py", "keypoints"): PART,
+    ("transfer/evaluators/fast_coco.py", "keypoints"): GROUP,
+    ("transfer/records/old_result.py", "keypoints"): GROUP,
+    ("benchmarks/records/coco_results.py", "keypoints"): KEY,
     ("benchmarks/demo/figures.py", "keypoints"): KEY,
     ("benchmarks/demo/layouts.py", "coco"): LAYOUT,
     ("benchmarks/demo/layouts.py", "keypoints"): LAYOUT,
@@ -76,10 +76,11 @@ NO_FILE = "how weights are shown that have no SHA-256"
 
 
 @pytest.mark.parametrize(("names", "home", "allowed"), [
-    (set(ARCHITECTURES), "pretrain/architectures.py", {}),
-    (RANDOM, "transfer/random_starts.py", {
-        ("benchmarks/probe_why.py", "random"): NO_FILE, ("benchmarks/provenance.py", "random"): NO_FILE,
-        ("benchmarks/measured.py", "random"): NO_FILE}),
+    (set(ARCHITECTURES), "pretrain/common/architectures.py", {}),
+    (RANDOM, "transfer/settings/random_starts.py", {
+        ("benchmarks/tables/probe_why.py", "random"): NO_FILE,
+        ("benchmarks/tables/provenance_text.py", "random"): NO_FILE,
+        ("benchmarks/tables/trial_groups.py", "random"): NO_FILE}),
 ], ids=["architectures", "random starts"])
 def test_names_that_have_one_file(names: set[str], home: str, allowed: dict[tuple[str, str], str]) -> None:
     found = literals(names)

@@ -5,7 +5,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from pretrain.errors import run_cli
+from pretrain.common.errors import run_cli
 
 _EPILOG = """\
 examples:
@@ -21,25 +21,26 @@ examples:
 """
 # {command: (module of this package with its `add_arguments` and `run`, what goes in and comes out, what it does)}
 COMMANDS = {
-    "convert": ("convert_command",
+    "convert": ("conversion.convert_command",
                 "checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
                 "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
                 "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
                 "conversion.json. Every tensor must be there, and the target's maps must equal torchvision's."),
-    "inspect": ("inspection", "checkpoint file -> what it is", None),
-    "fetch": ("fetch", "name of a method -> its published checkpoint, or how to get it", None),
-    "preflight": ("preflight", "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",
+    "inspect": ("reading.inspection", "checkpoint file -> what it is", None),
+    "fetch": ("reading.fetch", "name of a method -> its published checkpoint, or how to get it", None),
+    "preflight": ("finetuning.preflight",
+                  "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",
                   "Reads and checks the whole dataset, then fine-tunes random weights on a few of its images as "
                   "finetune would."),
-    "finetune": ("finetune", "detectron2 weights -> fine-tuning and evaluation on one task", None),
-    "evaluate": ("evaluate_model", "evaluation of a finished model alone", None),
-    "diff": ("diff", "what differs between two runs; exit code 0: nothing, 1: something", None),
-    "hold-out": ("hold_out", "annotations -> two files: training images that are kept, held out",
+    "finetune": ("finetuning.finetune", "detectron2 weights -> fine-tuning and evaluation on one task", None),
+    "evaluate": ("trained.evaluate_model", "evaluation of a finished model alone", None),
+    "diff": ("trained.diff", "what differs between two runs; exit code 0: nothing, 1: something", None),
+    "hold-out": ("data.hold_out", "annotations -> two files: training images that are kept, held out",
                  "Splits an annotation file of training images in COCO's format, so that nothing need be chosen by the "
                  "validation images."),
-    "probe": ("dense_probe", "frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
+    "probe": ("probing.probe", "frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
               "Measures a frozen backbone on labelled images, beside two random networks and the pixels alone."),
-    "show": ("show", "finished fine-tuning -> a picture of its detections",
+    "show": ("trained.show", "finished fine-tuning -> a picture of its detections",
              "Draws what a finished run detects, on its data or on any photographs."),
 }
 

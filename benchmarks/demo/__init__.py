@@ -1,1 +1,1 @@
-"""Painters of the demo data (benchmarks/demo_data.py): pictures with their annotations, from a random generator."""
+"""The demo data: images with their annotations, painted from a random generator."""

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from pretrain.errors import UserError, run_cli
+from pretrain.common.errors import UserError, run_cli
 
 MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation"}
 

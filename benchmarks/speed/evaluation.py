@@ -15,9 +15,9 @@ import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pretrain.errors import UserError
-from transfer import fast_coco
-from transfer.provenance import hardware
+from pretrain.common.errors import UserError
+from transfer.evaluators import fast_coco
+from transfer.records.provenance import hardware
 
 WIDTH, HEIGHT = 640, 480  # pixels
 OBJECTS, DETECTIONS = 7, 60  # an image: mean objects as in COCO, detections as a detector gives

@@ -26,13 +26,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks.speed import machine, reference_loader
-from pretrain.atomic import write_text
+from pretrain.common.atomic import write_text
+from pretrain.common.errors import UserError
 from pretrain.config import load_config
-from pretrain.data import ViewDataset, list_images, make_loader
-from pretrain.errors import UserError
-from pretrain.images import ImageList
-from pretrain.pixels import JPEG_DECODER
-from pretrain.shared_options import Train
+from pretrain.data.batches import ViewDataset, list_images, make_loader
+from pretrain.data.images import ImageList
+from pretrain.data.pixels import JPEG_DECODER
+from pretrain.options.shared_options import Train
 
 REFERENCE, FINISHED, CUT = "reference", "finished views", "cut views"
 SIDES = (REFERENCE, FINISHED, CUT)
@@ -150,7 +150,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="a JSON file to write the figures to (default: none)")
     args = parser.parse_args(argv)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # OpenCV has one already, see pretrain.augment
+    torch.set_num_threads(1)  # OpenCV has one already, see pretrain.data.augment
     try:
         with photographs(args.photos) as images:
             kilobytes = statistics.mean(len(images.read(number)) for number in range(min(len(images), 100))) / 1000

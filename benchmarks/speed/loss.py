@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.speed.counting import count
 from benchmarks.speed.reference_step import pair_loss
+from pretrain.common.errors import UserError
 from pretrain.config import load_config
-from pretrain.errors import UserError
 from pretrain.loss import clove_loss
-from transfer.provenance import hardware
+from transfer.records.provenance import hardware
 
 GLOBAL_VIEWS, GLOBAL_SIDE, LOCAL_SIDE = 2, 7, 3  # views; cells a side at 224 and 96 pixels
 

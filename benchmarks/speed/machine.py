@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 
-from transfer.provenance import hardware
+from transfer.records.provenance import hardware
 
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from pretrain.backbone_file import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.common.backbone_file import IMAGENET_MEAN, IMAGENET_STD
 
 
 class GaussianBlur:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from pretrain.architectures import ARCHITECTURES
+from pretrain.common.architectures import ARCHITECTURES
 
 LAMBDA, MARGIN, RATIO, NEAREST = 2.0, 100.0, 0.7, 10
 TRUST, EPS = 1e-3, 1e-8

@@ -19,14 +19,14 @@ import torch
 from benchmarks.speed.counting import count
 from benchmarks.speed.reference_step import ReferenceStep
 from pretrain import ROOT
-from pretrain.architectures import ARCHITECTURES, SMALLEST, STANDARD
+from pretrain.common.architectures import ARCHITECTURES, SMALLEST, STANDARD
+from pretrain.common.errors import UserError
 from pretrain.config import Config, load_config
-from pretrain.data import Batch
+from pretrain.data.batches import Batch
 from pretrain.distributed import Process
-from pretrain.errors import UserError
 from pretrain.train import bf16_is_fast
 from pretrain.trainer import Trainer
-from transfer.provenance import hardware
+from transfer.records.provenance import hardware
 
 # Of the processes whose memory is compared, all alike: large blocks go back to the system when they are freed, so that
 # the peak is that of living tensors and not of the holes between them, which differ by 10 % from run to run.

@@ -11,9 +11,9 @@ import os
 import pkgutil
 from dataclasses import fields
 
-from pretrain.errors import UserError
+from pretrain.common.errors import UserError
+from pretrain.common.own_files import modules_named_by
 from pretrain.objective import Objective
-from pretrain.own_files import modules_named_by
 
 VARIABLE = "CLOVE_OBJECTIVES"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.clove_options import CloveOptions
 from pretrain.objective import Inputs, Negatives, Objective
-from pretrain.shared_options import Train
+from pretrain.options.shared_options import Train
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pretrain.errors import UserError
+from pretrain.common.errors import UserError
 from pretrain.objective import Inputs, Objective, ObjectiveOptions
-from pretrain.shared_options import Runtime, Train
+from pretrain.options.shared_options import Runtime, Train
 
 if TYPE_CHECKING:
     from torch import Tensor

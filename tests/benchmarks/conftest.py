@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import all_tables
-from benchmarks.results import RANDOM
+from benchmarks.records.results import RANDOM
+from benchmarks.tables import all_tables
 from tests.benchmarks.table_files import COCO, REPORTED
-from transfer.code_hash import finetuning_sha256
+from transfer.records.code_hash import finetuning_sha256
 
 METRICS = {
     "coco_detection_segmentation": ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75"),

@@ -4,8 +4,8 @@ import csv
 import hashlib
 from pathlib import Path
 
-from benchmarks import all_tables
-from benchmarks.results import write_result
+from benchmarks.records.results import write_result
+from benchmarks.tables import all_tables
 
 REPORTED = all_tables.ROOT / "results" / "reported"
 COCO, CITYSCAPES, KEYPOINTS = (

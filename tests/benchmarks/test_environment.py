@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import environment
-from pretrain import errors
+from pretrain.common import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("bash", "sh", "env", "readlink", "dirname", "nproc", "cat", "mkdir", "sleep")
@@ -333,7 +333,7 @@ def test_ci__stages_and_their_order():
         "./run_all.sh --demo --set pretrain.epochs=2",
         "./run_all.sh test --slow --durations=40",
         "./run_all.sh python -m pip install --quiet -c constraints.txt hotcoco",
-        "./run_all.sh python -m pytest -q tests/benchmarks/test_speed_evaluation.py \\"]
+        "./run_all.sh python -m pytest -q tests/benchmarks/speed/test_evaluation.py \\"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)
 
 

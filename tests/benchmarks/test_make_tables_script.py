@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import all_tables
-from benchmarks.results import write_result
-from transfer.code_hash import finetuning_sha256
+from benchmarks.records.results import write_result
+from benchmarks.tables import all_tables
+from transfer.records.code_hash import finetuning_sha256
 from transfer.tasks import OWN_FILES
 
-ROOT = Path(all_tables.__file__).resolve().parent.parent
+ROOT = Path(all_tables.__file__).resolve().parents[2]
 
 BLOCKER = """
 import sys

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pretrain.__main__ import main
+from pretrain.common.errors import run_cli
 from pretrain.config import Config, load_config
-from pretrain.errors import run_cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A network and views that take a few hundredths of a second a step, on one core.
@@ -112,7 +112,8 @@ def run_pretrain(
             prelude += AT_STEP.format(*at_step)
         start = ["-m", "pretrain"]
         if prelude:
-            start = ["-c", f"{prelude}\nfrom pretrain.__main__ import main\nfrom pretrain.errors import run_cli\n"
+            start = ["-c", f"{prelude}\nfrom pretrain.__main__ import main\n"
+                           "from pretrain.common.errors import run_cli\n"
                            "run_cli(main)\n"]
         return subprocess.run([sys.executable, "-P", *start, *words], env=environment, capture_output=True, text=True,
                               timeout=600, start_new_session=True, check=False)

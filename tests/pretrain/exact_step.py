@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 import pretrain.trainer
 from pretrain.config import Config
-from pretrain.data import Batch
+from pretrain.data.batches import Batch
 from pretrain.distributed import Process
 from pretrain.trainer import Trainer
 

@@ -16,10 +16,10 @@ torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double
 
 from pretrain import distributed, train  # noqa: E402 - after the switch to float64
+from pretrain.common.signals import stop_signals  # noqa: E402
 from pretrain.config import Config, load_config  # noqa: E402
-from pretrain.data import list_images, make_loader  # noqa: E402
+from pretrain.data.batches import list_images, make_loader  # noqa: E402
 from pretrain.distributed import Process  # noqa: E402
-from pretrain.signals import stop_signals  # noqa: E402
 
 
 def steps(process: Process, photos: Path, config: Config) -> dict:

@@ -30,7 +30,7 @@ def names(number: int) -> Iterator[str]:
 def write_list(folder: Path, number: int) -> float:
     """Write the list of a run, as NameTable.write(folder, "images", names(number)) does but many names at once;
     returns the seconds that it took."""
-    from pretrain.name_table import BLOCK, MAGIC
+    from pretrain.data.name_table import BLOCK, MAGIC
 
     started, width = time.perf_counter(), len(IMAGE_OF.format(0, 0)) + 1
     digest, part = hashlib.sha256(), folder / "part"
@@ -70,8 +70,8 @@ def read_list(folder: Path) -> dict:
     from PIL import Image
 
     from pretrain.config import load_config
-    from pretrain.data import make_loader, open_list, steps_per_epoch
-    from pretrain.name_table import NameTable
+    from pretrain.data.batches import make_loader, open_list, steps_per_epoch
+    from pretrain.data.name_table import NameTable
 
     file = io.BytesIO()
     rng = np.random.default_rng(0)

@@ -14,10 +14,10 @@ import pytest
 import pretrain.__main__
 from pretrain import objectives
 from pretrain.clove_options import VARIANTS, CloveOptions
+from pretrain.common.errors import UserError
 from pretrain.config import Config, load_config
-from pretrain.errors import UserError
-from pretrain.recipe_file import read_recipe, recipe_names
-from pretrain.shared_options import Runtime, Train
+from pretrain.options.recipe_file import read_recipe, recipe_names
+from pretrain.options.shared_options import Runtime, Train
 
 SOURCES = Path(pretrain.__main__.__file__).parent
 CLASSES = {"train": Train, "runtime": Runtime} | {name: objectives.get(name).Options for name in objectives.names()}
@@ -251,7 +251,7 @@ def test_command_line__options_reach_the_configuration() -> None:
 OTHER = """
 from dataclasses import dataclass
 from pretrain.objective import Objective, ObjectiveOptions
-from pretrain.options import option
+from pretrain.options.option import option
 
 @dataclass(frozen=True)
 class Options(ObjectiveOptions):

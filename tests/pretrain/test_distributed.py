@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pretrain import distributed
 from pretrain.batch_norm import SynchronisedBatchNorm
+from pretrain.common.errors import UserError
 from pretrain.distributed import Process
-from pretrain.errors import UserError
 
 SCRIPT = Path(__file__).parent / "joined_process.py"
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import pretrain.trainer
-from pretrain.architectures import ARCHITECTURES
+from pretrain.common.architectures import ARCHITECTURES
 from pretrain.config import Config
-from pretrain.data import Batch, list_images
+from pretrain.data.batches import Batch, list_images
 from pretrain.distributed import Process
-from pretrain.probe import Probe
 from pretrain.trainer import Trainer
+from pretrain.watch.probes import Probe
 from tests.fake_gpu import GPU, Alone, Watch, fake_gpu
-from tests.pretrain.test_objectives import CLASSES, EXAMPLES, OWN, labelled, settings
+from tests.pretrain.objectives.test_objectives import CLASSES, EXAMPLES, OWN, labelled, settings
 
 PROCESSES = 8
 

@@ -12,8 +12,8 @@ import torch
 import pretrain.distributed
 import pretrain.train
 from pretrain.__main__ import parse, run
+from pretrain.common.errors import UserError
 from pretrain.distributed import Process
-from pretrain.errors import UserError
 
 
 def test_run__a_process_that_is_gone_is_one_line(photos, tiny, tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_run__too_little_memory_is_one_line(photos, tiny, tmp_path, monkeypatch,
 
 
 def test_command_line__output_that_nobody_reads_is_no_success(environment):
-    code = "from pretrain.errors import run_cli\ndef main():\n    raise BrokenPipeError\nrun_cli(main)"
+    code = "from pretrain.common.errors import run_cli\ndef main():\n    raise BrokenPipeError\nrun_cli(main)"
     done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (141, b"", b"")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.name_table import NameTable
+from pretrain.data.name_table import NameTable
 from tests.pretrain import simulated_images
 
 

@@ -16,10 +16,10 @@ import torch
 import pretrain.loss
 import pretrain.train
 import pretrain.trainer
-from pretrain.backbone_file import load_backbone
+from pretrain.common.backbone_file import load_backbone
+from pretrain.common.errors import UserError
 from pretrain.distributed import Process
-from pretrain.drill import difference
-from pretrain.errors import UserError
+from pretrain.runs.drill import difference
 
 TIMING = ("images_per_second", "loader_wait")
 KILL = "os.kill(os.getpid(), signal.{})"

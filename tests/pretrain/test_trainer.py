@@ -11,9 +11,9 @@ from torch import nn
 import pretrain.train
 import pretrain.trainer
 from pretrain.config import Config
-from pretrain.data import Batch, list_images, make_loader
+from pretrain.data.batches import Batch, list_images, make_loader
 from pretrain.distributed import Process
-from pretrain.drill import difference
+from pretrain.runs.drill import difference
 from pretrain.trainer import Trainer
 from tests.pretrain import exact_step
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.transfer.dense_files import clove
-from transfer.architecture import expected_shapes
+from transfer.reading.architecture import expected_shapes
 
 State = dict[str, torch.Tensor]
 
@@ -46,7 +46,7 @@ def clove_content() -> Callable[..., dict]:
 @pytest.fixture(scope="session")
 def resnet50_folder(tmp_path_factory, random_state, clove_content) -> tuple[Path, dict, Path]:
     """A CLoVE checkpoint of a random ResNet-50, converted: the folder, the returned certificate, the checkpoint."""
-    from transfer.convert import convert  # detectron2 takes seconds to import
+    from transfer.conversion.convert import convert  # detectron2 takes seconds to import
 
     folder = tmp_path_factory.mktemp("convert50")
     source = folder / "ckpt_epoch_200.pth"
@@ -66,7 +66,7 @@ THIN = (
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated data of every task: three images to train on, two to validate."""
-    from benchmarks import demo_data
+    from benchmarks.demo import demo_data
 
     folder = tmp_path_factory.mktemp("small_data") / "demo"
     demo_data.generate(folder, photos=1, train=3, val=2)
@@ -76,7 +76,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def thin_request(small_data: Path) -> Callable:
     """`thin_request(output, task="coco", *overrides, **words)`: a `Request` of four iterations of two images."""
-    from transfer.finetune import Request
+    from transfer.finetuning.finetune import Request
 
     def build(output: Path, task: str = "coco", *overrides: str, **words: object) -> Request:
         values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}

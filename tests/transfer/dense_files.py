@@ -1,6 +1,6 @@
 """What a checkpoint of each method for dense prediction holds: its container, its names, its shapes.
 
-Written from what the methods' own code writes (repositories in transfer/families.py).
+Written from what the methods' own code writes (repositories in transfer/reading/families.py).
 """
 
 import argparse

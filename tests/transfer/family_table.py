@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pretrain.backbone_file import BackboneInfo, save_backbone
+from pretrain.common.backbone_file import BackboneInfo, save_backbone
 from tests.transfer.dense_files import (
     clove,
     densecl_raw,

@@ -1,6 +1,6 @@
 """What a checkpoint of each method for whole images, and of each library, holds: its container, its names, its shapes.
 
-Written from what their own code writes (repositories in transfer/families.py).
+Written from what their own code writes (repositories in transfer/reading/families.py).
 """
 
 import argparse

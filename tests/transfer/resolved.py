@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode
 
-from transfer import settings
-from transfer.dataset import Dataset
-from transfer.request import Request
-from transfer.weights import RGB_PIXELS, Weights
+from transfer.data.dataset import Dataset
+from transfer.settings import resolved_config
+from transfer.settings.request import Request
+from transfer.settings.start_weights import RGB_PIXELS, Weights
 
 
 def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...] = (), *, device: str = "cpu",
@@ -14,5 +14,5 @@ def resolve(dataset: Dataset, heads: str, scale: str, overrides: tuple[str, ...]
     """`settings.resolve` of random weights that want `pixel_format`, or of the file `weights`."""
     request = Request(task=dataset.task, heads=heads, scale=scale, overrides=overrides, weights="random", data="",
                       output=output, **choices)
-    return settings.resolve(dataset, request, Weights("any", architecture, pixel_format or RGB_PIXELS, pkl=weights),
-                            device)
+    start = Weights("any", architecture, pixel_format or RGB_PIXELS, pkl=weights)
+    return resolved_config.resolve(dataset, request, start, device)

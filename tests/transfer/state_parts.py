@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from transfer.architecture import expected_shapes
+from transfer.reading.architecture import expected_shapes
 
 State = dict[str, torch.Tensor]
 

@@ -14,8 +14,8 @@ import pytest
 from detectron2.structures import Boxes, pairwise_iou
 from PIL import Image
 
-from benchmarks import demo_data
-from transfer.finetune import Request, finetune
+from benchmarks.demo import demo_data
+from transfer.finetuning.finetune import Request, finetune
 
 FIGURE = {"coco": "segm/AP50", "keypoints": "keypoints/AP50", "cityscapes": "segm/AP50"}
 FILES = {"coco": "instances", "keypoints": "person_keypoints"}

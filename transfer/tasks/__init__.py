@@ -8,8 +8,8 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from pretrain.errors import USER_ERROR, UserError
-from pretrain.own_files import modules_named_by
+from pretrain.common.errors import USER_ERROR, UserError
+from pretrain.common.own_files import modules_named_by
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 __all__ = ["TASKS", "Column", "Reader", "Schedule", "Table", "Task", "Where", "get"]

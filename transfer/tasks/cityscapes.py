@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset
-    from transfer.dense_labels import DenseData
+    from transfer.data.dataset import Dataset
+    from transfer.data.pixel_labels import DenseData
 
 LAYOUT = (
     "DIR/leftImg8bit/{train,val}/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png and DIR/gtFine/{train,val}/CITY/"
@@ -25,10 +25,10 @@ def find(where: Where) -> Dataset:
     """Both halves, every annotation file there; cityscapesscripts, which the other tasks do not need, is there too."""
     from pathlib import Path
 
-    from pretrain.errors import UserError
-    from transfer import cityscapes
-    from transfer.dataset import SPLITS, Dataset, Split
-    from transfer.image_check import check_images
+    from pretrain.common.errors import UserError
+    from transfer.data import cityscapes
+    from transfer.data.dataset import SPLITS, Dataset, Split
+    from transfer.data.image_check import check_images
 
     folder = where.folder
     if not (folder / "leftImg8bit").is_dir() and (folder / TASK.name / "leftImg8bit").is_dir():
@@ -51,7 +51,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """Kept predictions have Cityscapes' label ids."""
     from functools import partial
 
-    from transfer import cityscapes
+    from transfer.data import cityscapes
 
     split = dataset.half(half)
     numbers = [label.id for label in cityscapes.instance_labels()]
@@ -61,7 +61,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
 
 def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     """cityscapesscripts."""
-    from transfer.cityscapes_evaluation import CityscapesEvaluator
+    from transfer.evaluators.cityscapes import CityscapesEvaluator
 
     return CityscapesEvaluator(dataset.name("val"))
 
@@ -71,8 +71,8 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     import json
     from pathlib import Path
 
-    from transfer import cityscapes
-    from transfer.excerpt import fullest
+    from transfer.data import cityscapes
+    from transfer.data.excerpt import fullest
 
     def objects(files: tuple[str, ...]) -> int:
         return len(json.loads(Path(files[3]).read_text(encoding="utf-8"))["objects"])
@@ -89,9 +89,9 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
 
 def pixel_labels(dataset: Dataset) -> DenseData:
     """Cityscapes' own 19 training labels."""
-    from transfer import dense_labels
+    from transfer.data import pixel_labels
 
-    return dense_labels.of_streets(dataset)
+    return pixel_labels.of_streets(dataset)
 
 
 TASK = Task(

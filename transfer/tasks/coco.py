@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset
-    from transfer.dense_labels import DenseData
+    from transfer.data.dataset import Dataset
+    from transfer.data.pixel_labels import DenseData
 
 COLUMNS = (Column("AP_bb", "bbox/AP"), Column("AP50_bb", "bbox/AP50"), Column("AP75_bb", "bbox/AP75"),
            Column("AP_mb", "segm/AP"), Column("AP50_mb", "segm/AP50"), Column("AP75_mb", "segm/AP75"))
@@ -31,7 +31,7 @@ def find(where: Where) -> Dataset:
 
 def find_for(task: Task, where: Where) -> Dataset:
     """The same for another task on these files."""
-    from transfer import coco_layout
+    from transfer.data import coco_layout
 
     return coco_layout.find(where, task, coco_layout.Kind("instances", keypoints=False))
 
@@ -64,7 +64,7 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Two new annotation files and links to the image folders."""
-    from transfer.excerpt import fullest_of_file
+    from transfer.data.excerpt import fullest_of_file
 
     for half, count in (("train", train), ("val", val)):
         split = dataset.half(half)
@@ -74,9 +74,9 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
 
 def pixel_labels(dataset: Dataset) -> DenseData:
     """The class of the instance that covers a pixel, 0 for background."""
-    from transfer import dense_labels
+    from transfer.data import pixel_labels
 
-    return dense_labels.of_instances(dataset)
+    return pixel_labels.of_instances(dataset)
 
 
 TASK = Task(

@@ -12,7 +12,7 @@ from transfer.tasks import coco
 from transfer.tasks.task import Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
-    from transfer.dataset import Dataset
+    from transfer.data.dataset import Dataset
 
 
 def find(where: Where) -> Dataset:

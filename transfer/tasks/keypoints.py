@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset
+    from transfer.data.dataset import Dataset
 
 COCO_KEYPOINTS = 17
 OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
@@ -23,7 +23,7 @@ OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's 
 
 def find(where: Where) -> Dataset:
     """Boxes and keypoints; the names of these stand in the file."""
-    from transfer import coco_layout
+    from transfer.data import coco_layout
 
     return coco_layout.find(where, TASK, coco_layout.Kind("person_keypoints", keypoints=True))
 

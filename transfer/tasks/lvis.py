@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset
+    from transfer.data.dataset import Dataset
 
 LAYOUT = (
     "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's train2017/ and val2017/ in "
@@ -26,11 +26,11 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """LVIS' two files and COCO's images; the package lvis is there."""
-    from pretrain.atomic import sha256_file
-    from pretrain.errors import UserError
-    from transfer import coco_json, lvis_json
-    from transfer.dataset import SPLITS, Dataset, Split
-    from transfer.image_check import first_whole
+    from pretrain.common.atomic import sha256_file
+    from pretrain.common.errors import UserError
+    from transfer.data import coco_json, lvis_json
+    from transfer.data.dataset import SPLITS, Dataset, Split
+    from transfer.data.image_check import first_whole
 
     lvis_json.require()
     folder = where.folder
@@ -62,7 +62,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """detectron2's own reader, which takes 1 from the ids of the file; kept predictions have those of the file."""
     from functools import partial
 
-    from transfer import lvis_json
+    from transfer.data import lvis_json
 
     lvis_json.require()
     from detectron2.data.datasets.lvis import load_lvis_json
@@ -75,14 +75,14 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
 
 def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     """lvis."""
-    from transfer.lvis_evaluation import LvisClassEvaluator
+    from transfer.evaluators.lvis import LvisClassEvaluator
 
     return LvisClassEvaluator(dataset.name("val"), tasks=("bbox", "segm"))
 
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Two new annotation files and one link to the images: their names hold train2017/ and val2017/."""
-    from transfer.excerpt import fullest_of_file
+    from transfer.data.excerpt import fullest_of_file
 
     for half, count in (("train", train), ("val", val)):
         fullest_of_file(dataset.half(half).annotations, folder / "annotations" / f"lvis_v1_{half}.json", count)

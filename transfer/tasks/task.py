@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer.dataset import Reader, Where
+from transfer.data.dataset import Reader, Where
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset
-    from transfer.dense_labels import DenseData
+    from transfer.data.dataset import Dataset
+    from transfer.data.pixel_labels import DenseData
 
 
 @dataclass(frozen=True)

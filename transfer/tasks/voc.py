@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset
+    from transfer.data.dataset import Dataset
 
 LAYOUT = (
     "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
@@ -28,10 +28,10 @@ def find(where: Where) -> Dataset:
     """Both years, every annotation read."""
     from pathlib import Path
 
-    from pretrain.errors import UserError
-    from transfer import voc
-    from transfer.dataset import SPLITS, Dataset, Split
-    from transfer.image_check import check_images
+    from pretrain.common.errors import UserError
+    from transfer.data import voc
+    from transfer.data.dataset import SPLITS, Dataset, Split
+    from transfer.data.image_check import check_images
 
     folder = where.folder
     places = [place for place in (folder, folder / "VOCdevkit", folder / TASK.name) if (place / "VOC2007").is_dir()]
@@ -50,7 +50,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """The lists of this half; the evaluator reads the annotations of its first one again."""
     from functools import partial
 
-    from transfer import voc
+    from transfer.data import voc
 
     root = dataset.half(half).annotations
     year, listed = voc.PARTS[half][0]
@@ -59,7 +59,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
 
 def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     """detectron2's own code, as in the literature."""
-    from transfer.voc_evaluation import VocEvaluator
+    from transfer.evaluators.voc import VocEvaluator
 
     return VocEvaluator(dataset.name("val"))
 
@@ -68,8 +68,8 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Short lists, and links to the folders of images and annotations."""
     from pathlib import Path
 
-    from transfer import voc
-    from transfer.excerpt import fullest
+    from transfer.data import voc
+    from transfer.data.excerpt import fullest
 
     for half, count in (("train", train), ("val", val)):
         whole, parts = dataset.half(half).annotations, voc.PARTS[half]

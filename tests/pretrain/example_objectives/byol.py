@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pretrain.objective import Inputs, Objective, ObjectiveOptions
-from pretrain.options import option
-from pretrain.shared_options import Train
+from pretrain.options.option import option
+from pretrain.options.shared_options import Train
 
 if TYPE_CHECKING:
     from torch import Tensor

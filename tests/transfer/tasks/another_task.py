@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.dataset import Dataset, Split
+    from transfer.data.dataset import Dataset, Split
 
 LAYOUT = "DIR/train/ and DIR/val/, each with images (*.png) and boxes.csv with the columns image,label,x0,y0,x1,y1"
 CLASSES = ("disc", "plank")
@@ -28,9 +28,9 @@ CLASSES = ("disc", "plank")
 
 def find(where: Where) -> Dataset:
     """Both halves; every image that boxes.csv names is there, with a label that is known."""
-    from pretrain.errors import UserError
-    from transfer.dataset import SPLITS, Dataset, Split
-    from transfer.image_check import check_image
+    from pretrain.common.errors import UserError
+    from transfer.data.dataset import SPLITS, Dataset, Split
+    from transfer.data.image_check import check_image
 
     splits = {}
     for half in SPLITS:
@@ -114,7 +114,7 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """The images with most boxes, as links, and their lines of boxes.csv."""
-    from transfer.excerpt import fullest
+    from transfer.data.excerpt import fullest
 
     for half, count in (("train", train), ("val", val)):
         split, target = dataset.half(half), folder / half

@@ -14,12 +14,14 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image, ImageDraw
 
-from pretrain.errors import UserError
+from pretrain.common.errors import UserError
 from tests.transfer.conftest import THIN
 from tests.transfer.tasks import another_task
 from tests.transfer.tasks.another_task import TASK
-from transfer import datasets, evaluate, tasks
+from transfer import tasks
 from transfer.__main__ import main
+from transfer.finetuning import evaluate
+from transfer.settings import datasets
 from transfer.tasks import Task
 
 FILE = Path(another_task.__file__)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.errors import UserError
+from pretrain.common.errors import UserError
 from transfer import tasks
 
 ROOT = Path(__file__).resolve().parents[3]

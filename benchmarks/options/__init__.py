@@ -1,0 +1,1 @@
+"""What a run is asked for: its options, cluster.yaml, grid files."""

@@ -1,0 +1,97 @@
+"""What is measured of each backbone: a task on a dataset, with a share of its training images, in several trials."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmarks.options.inputs import TaskData
+from pretrain.common.errors import UserError
+from transfer.records import identity
+
+PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by trial s
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What transfer resolves a task's options to: scale, length, batch, shorter sides of the images (pixels; their mean
+    in training), hashes of what belongs to the training and of what to the evaluation."""
+
+    scale: str
+    iterations: int
+    batch: int
+    train_side: float
+    test_side: int
+    training: str
+    evaluation: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One fine-tuning of each row. `data` is None for the demo's, which a stage of the run makes."""
+
+    task: str
+    data: TaskData | None
+    protocol: Protocol
+    share: float = 1.0
+    trial: int = 0
+
+    @property
+    def place(self) -> str:
+        """Of the names of stages: the task, and where they are not the usual ones its dataset and share."""
+        dataset = self.data.part if self.data else ""
+        share = "" if self.share == 1 else f".share{self.share:g}"
+        return f"{self.task}{dataset}{share}"
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The stage that makes its data, where it is the demo's."""
+        return ("data",) if self.data is None else ()
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of its data, of what belongs to the training and of what to the evaluation."""
+        return {} if self.data is None else {"training": self.data.training, "evaluation": self.data.evaluation}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What changes a result, whatever the method and trial."""
+        share = {} if self.share == 1 else {"train_share": self.share}
+        return {"protocol": self.protocol.training, **share}
+
+
+def read_shares(text: str) -> tuple[float, ...]:
+    """--train-share: shares above 0, at most 1, none twice. Raises `UserError`."""
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            share = float(part)
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            raise UserError(f"--train-share {text}: expected numbers above 0, at most 1, as in 0.1,0.25,1, found "
+                            f"{part.strip()!r}")
+        if share in found:
+            raise UserError(f"--train-share {text}: {part.strip()} stands there twice")
+        found.append(share)
+    return tuple(found)
+
+
+def read_trials(text: str) -> int | Literal["paired"]:
+    """--trials: how many, or "paired". Raises `UserError`."""
+    if text == PAIRED:
+        return PAIRED
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--trials {text}: expected a number from 1, or {PAIRED}")
+    return int(text)
+
+
+def protocol_of(resolved: dict[str, Any]) -> Protocol:
+    """Of what `transfer.settings.resolved_config.protocol` gives."""
+    config = identity.flatten(resolved["config"])
+    test_side = config["INPUT.MIN_SIZE_TEST"]
+    evaluation = {key: config.pop(key) for key in identity.EVALUATION_KEYS if key in config}
+    training = {key: value for key, value in config.items() if key not in identity.WITHOUT_EFFECT}
+    names = {key: value for key, value in resolved.items() if key != "config"}
+    return Protocol(resolved["scale"], config["SOLVER.MAX_ITER"], config["SOLVER.IMS_PER_BATCH"],
+                    statistics.fmean(config["INPUT.MIN_SIZE_TRAIN"]), test_side,
+                    identity.sha256(names | training), identity.sha256(evaluation))

@@ -1,0 +1,58 @@
+"""Which fine-tuned models stay on the disk: `--keep none|last|best`. Figures, pictures and logs always stay.
+
+A detector has some 350 MB with its heads; nine methods, three tasks and five trials make 50 GB. Without its model a run
+cannot be evaluated or shown again (`transfer evaluate`, `transfer show`), which needs the training once more.
+"""
+
+import json
+from pathlib import Path
+
+from transfer import tasks
+from transfer.records.old_result import read_as_now
+
+NONE, LAST, BEST = KINDS = ("none", "last", "best")
+MODELS = ("model_*.pth", "last_checkpoint")
+
+
+def tidy(folder: Path, keep: str) -> list[Path]:
+    """Remove what `keep` does not want of a finished fine-tuning in `folder`; returns the files removed.
+
+    `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task under the same
+    settings, in folders beside this one, the model of the one with the highest value in the table's first column.
+    """
+    if keep == LAST or _figure(folder) is None:
+        return []
+    rivals = [folder] if keep == NONE else _trials(folder)
+    best = max(rivals, key=lambda one: (_figure(one), one.name)) if keep == BEST else None
+    gone = [path for one in rivals if one != best for pattern in MODELS for path in sorted(one.glob(pattern))]
+    for path in gone:
+        path.unlink(missing_ok=True)  # another job may tidy at the same time
+    return gone
+
+
+def _trials(folder: Path) -> list[Path]:
+    """The finished trials of the same method and task under the same settings, this one among them.
+
+    Names are STAGE-TRIAL-KEY; what --rerun set aside has a dot behind the key and is nobody's rival.
+    """
+    stem, own = folder.name.rsplit("-", 2)[0], _settings(folder)
+    beside = [one for one in sorted(folder.parent.glob(f"{stem}-*-*"))
+              if one.name.rsplit("-", 2)[0] == stem and "." not in one.name.rsplit("-", 1)[1]]
+    return [one for one in beside if _figure(one) is not None and _settings(one) == own]
+
+
+def _settings(folder: Path) -> dict:
+    """What a result records of its run but for the trial and what was measured."""
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return {key: result.get(key) for key in ("kind", "heads", "scale", "schedule", "solver", "fit", "iterations",
+                                             "overrides", "processes", "images_at_once", "weights", "dataset")}
+
+
+def _figure(folder: Path) -> float | None:
+    """The first column of a finished run (undefined: lowest of all); None while it is not finished."""
+    try:
+        result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        first = result["metrics"].get(tasks.get(result["task"]).columns[0].metric)
+    except (OSError, ValueError, KeyError):
+        return None
+    return -1.0 if first is None else float(first)

@@ -1,0 +1,1 @@
+"""The files of results/: written, sealed, checked, read. Standard library only."""

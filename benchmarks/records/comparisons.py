@@ -1,0 +1,106 @@
+"""Paired comparisons of two models that `python -m benchmarks bootstrap` left, in words. Standard library only.
+
+A comparison says nothing of the data and protocol of its models: it stands under the block of a table where both of its
+results stand, found by the hash of their predictions, and nowhere else.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records.imported import read_known, task_of
+from benchmarks.records.results import POSITIVE, SHA256, TEXT, Check, canonical, check_fields, parse_sealed
+from transfer.records.old_result import metric_of
+from transfer.tasks import TASKS
+
+SCHEMA = 2
+FIELDS: dict[str, Check] = {
+    "schema": (f"1 or {SCHEMA}", lambda v: v in (1, SCHEMA) and not isinstance(v, bool)),
+    "kind": ("bootstrap", lambda v: v == "bootstrap"),
+    "names": ("two names", lambda v: isinstance(v, list) and len(v) == 2 and all(map(TEXT[1], v))),
+    "predictions_sha256": ("two hashes", lambda v: isinstance(v, list) and len(v) == 2 and all(map(SHA256[1], v))),
+    "annotations_sha256": SHA256,
+    "samples": POSITIVE,
+    "seed": ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "outcome": ("a mapping of metrics", lambda v: isinstance(v, dict) and v != {}),
+}
+DIFFERENCE: Check = ("a number from -100 to 100", lambda v: isinstance(v, int | float) and not isinstance(v, bool)
+                 and -100 <= v <= 100)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One file: its task, the hashes of the two predictions it is of, and what it says."""
+
+    file: str
+    task: str
+    predictions: frozenset[str]
+    text: str
+
+
+def sentence(record: dict) -> str:
+    """The outcome in words, as it stands under a table: metrics are called as the task's columns are."""
+    task = TASKS.get(task_of(record))
+    names = {column.metric: column.name.replace("_", " ") for column in task.columns} if task else {}
+    parts = []
+    for metric, found in _outcome(record).items():
+        parts.append(f"{names.get(metric, metric)} {found['difference']:+.1f} "
+                     f"[{found['low']:+.1f}, {found['high']:+.1f}]")
+    first, second = record["names"]
+    return (f"Paired bootstrap over the evaluation images ({record['samples']} samples, 95 % interval; one model each: "
+            f"it knows nothing of other pretrainings and fine-tunings): {first} minus {second}: {', '.join(parts)}.")
+
+
+def validate(record: Any) -> list[str]:
+    """What is wrong with a comparison, one sentence a field; empty: nothing. Ignores `digest`."""
+    problems = check_fields(record, FIELDS)
+    if problems:
+        return problems
+    problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
+    if problems:
+        return problems
+    try:
+        outcome = _outcome(record)
+    except ValueError as error:
+        return [f"outcome: {error}"]
+    for metric, found in outcome.items():
+        wrong = check_fields(found, dict.fromkeys(("difference", "low", "high"), DIFFERENCE))
+        problems += [f"outcome of {metric}: {text}" for text in wrong]
+    return problems
+
+
+def _outcome(record: dict) -> dict[str, Any]:
+    """The outcome under GROUP/NAME, in any schema."""
+    if record["schema"] == 1:
+        return {metric_of(record["table"], column): found for column, found in record["outcome"].items()}
+    return record["outcome"]
+
+
+def current(record: dict) -> dict:
+    """A valid record in today's schema."""
+    if record["schema"] == SCHEMA:
+        return record
+    rest = {key: value for key, value in record.items() if key != "table"}
+    return rest | {"schema": SCHEMA, "task": task_of(record), "outcome": _outcome(record)}
+
+
+def file_name(record: dict) -> str:
+    """The name that a comparison's content gives it: the same models, data, samples and seed have the same."""
+    identity = canonical([record[key] for key in ("predictions_sha256", "annotations_sha256", "samples", "seed")])
+    return f"{task_of(record)}-{zlib.crc32(identity.encode()):08x}.json"
+
+
+def parse_comparison(content: bytes) -> dict:
+    """A comparison file's content; ValueError says what is wrong with it."""
+    return parse_sealed(content, validate)
+
+
+def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
+    """(comparisons, one line for each file that is no good or whose task is not known) of `folder`, sorted by file."""
+    records, problems = read_known(folder, parse_comparison, "no comparison: compare again")
+    comparisons = []
+    for record in records:
+        predictions = frozenset(record["predictions_sha256"])
+        comparisons.append(Comparison(file_name(record), task_of(record), predictions, sentence(record)))
+    return comparisons, problems

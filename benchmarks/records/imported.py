@@ -1,0 +1,177 @@
+"""Metrics made elsewhere: rows of their own, always marked, never averaged with ours.
+
+Sources: the metrics.json that detectron2's trainer writes, and COCO result files (`coco_results`). Each becomes one
+file in results/imported/, with the hash of what it was read from.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records.paper_tables import by_table, unknown_table, unknown_task
+from benchmarks.records.results import (
+    EPOCHS,
+    MAPPING,
+    MOMENT,
+    PERCENT,
+    SHA256,
+    SHA256_OR_NULL,
+    TEXT,
+    Check,
+    canonical,
+    check_fields,
+    digest,
+    json_files,
+    metric_problems,
+    parse_sealed,
+)
+from pretrain import __version__
+from pretrain.common.atomic import sha256_file, write_text
+from pretrain.common.errors import UserError
+from pretrain.common.json_lines import read_entries
+from transfer.records.old_result import metric_of
+from transfer.tasks import TASKS, Task
+
+SCHEMA = 2
+COMMON: dict[str, Check] = {
+    "kind": ("imported", lambda v: v == "imported"),
+    "method": TEXT,
+    "epochs": EPOCHS,
+    "metrics": ("a mapping of at least one metric", lambda v: isinstance(v, dict) and v != {}),
+    "source": MAPPING,
+    "source.file": TEXT,
+    "source.sha256": SHA256,
+    "annotations_sha256": SHA256_OR_NULL,
+    "imported": MOMENT,
+}
+FIELDS = {"schema": (f"1 or {SCHEMA}", lambda v: v in (1, SCHEMA) and not isinstance(v, bool)), **COMMON}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """One imported row; all its metrics in percent, under GROUP/NAME."""
+
+    task: str
+    method: str
+    epochs: int | None
+    metrics: dict[str, float | None]
+    source: str
+
+
+def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
+    """All metrics of the last evaluation in a metrics.json of detectron2; UserError when it has none of `task`."""
+    needed, groups = task.columns[0].metric, {column.group for column in task.columns}
+    found: dict[str, Any] = {}
+    entries = read_entries(path)
+    for entry in entries:
+        if needed in entry:
+            found = {name: value for name, value in entry.items() if name.partition("/")[0] in groups and "/" in name}
+    if not found:
+        raise UserError(f"expected a line with {needed} in {path}, found none in {len(entries)} lines: is it the "
+                        f"metrics.json of a finished run of task {task.name}?")
+    for name, value in found.items():
+        if value is None or not (PERCENT[1](value) or _is_nan(value)):
+            raise UserError(f"{path}: expected a number from 0 to 100 as {name} of its last evaluation, found "
+                            f"{json.dumps(value):.60}; is it the metrics.json that detectron2 wrote?")
+    return {name: None if _is_nan(value) else float(value) for name, value in found.items()}
+
+
+def _is_nan(value: Any) -> bool:
+    """What detectron2 writes for a metric that is not defined."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def write_imported(folder: Path, source: Path, task: Task, method: str, epochs: int | None,
+                   metrics: dict[str, float | None], annotations: Path | None = None) -> Path:
+    """One file in `folder`; the same source, method and epochs give the same name."""
+    record: dict[str, Any] = {
+        "schema": SCHEMA, "kind": "imported", "task": task.name, "method": method, "epochs": epochs,
+        "metrics": metrics, "source": {"file": source.name, "sha256": sha256_file(source)},
+        "annotations_sha256": sha256_file(annotations) if annotations else None,
+        "imported": datetime.now(UTC).isoformat(timespec="seconds"), "tool_version": __version__}
+    if problems := validate(record):
+        raise UserError(f"expected valid metrics, found: {'; '.join(problems)}; nothing was written")
+    record["digest"] = digest(record)
+    path = folder / file_name(record)
+    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def file_name(record: dict) -> str:
+    """The name that the content gives it: the same source, method, epochs and task have the same."""
+    task = task_of(record)
+    identity = canonical([record["method"], record["epochs"], task, record["source"]["sha256"]])
+    return f"{task}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+
+
+def task_of(record: dict) -> str:
+    """The task of a record; one of schema 1 names its table: the table's name again where no task here has it."""
+    if "task" in record:
+        return record["task"]
+    task = by_table().get(record["table"])
+    return task.name if task else record["table"]
+
+
+def validate(record: Any) -> list[str]:
+    """What is wrong with imported metrics, one sentence a field; empty: nothing. Ignores `digest`."""
+    problems = check_fields(record, FIELDS)
+    if problems:
+        return problems
+    problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
+    try:
+        return problems or metric_problems(_metrics(record))
+    except ValueError as error:
+        return [str(error)]
+
+
+def _metrics(record: dict) -> dict[str, float | None]:
+    """Under GROUP/NAME, in any schema."""
+    if record["schema"] == 1:
+        return {metric_of(record["table"], column): value for column, value in record["metrics"].items()}
+    return record["metrics"]
+
+
+def current(record: dict) -> dict:
+    """A valid record in today's schema."""
+    if record["schema"] == SCHEMA:
+        return record
+    rest = {key: value for key, value in record.items() if key != "table"}
+    return rest | {"schema": SCHEMA, "task": task_of(record), "metrics": _metrics(record)}
+
+
+def parse_imported(content: bytes) -> dict:
+    """The content of a file of imported metrics, as it is stored; ValueError says what is wrong with it."""
+    return parse_sealed(content, validate)
+
+
+def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
+    """All good imported rows of `folder`, and one line for each file that is not or whose task is not known."""
+    records, problems = read_known(folder, parse_imported, "import them again")
+    rows = []
+    for record in records:
+        source = f"imported from {record['source']['file']}, sha256 {record['source']['sha256'][:8]}"
+        rows.append(Imported(task_of(record), record["method"], record["epochs"], _metrics(record), source))
+    return rows, problems
+
+
+def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tuple[list[dict], list[str]]:
+    """What `parse` makes of the files of `folder`, sorted by name, and a line for each other file: damaged (it ends in
+    `advice`), or of a task that is not known."""
+    records, problems = [], []
+    for path in json_files(folder):
+        try:
+            record = parse(path.read_bytes())
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: {error}; {advice}")
+            continue
+        task = task_of(record)
+        if task in TASKS:
+            records.append(record)
+        else:
+            problems.append(f"{path.name}: {unknown_task(task) if 'task' in record else unknown_table(task)}")
+    return records, problems

@@ -1,0 +1,47 @@
+"""The four kinds of files in results/ that a bundle carries: how each is read, and what its content names it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.records import comparisons, imported, probe_results, results
+from pretrain.common.atomic import write_text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file. `parse` gives the content as it is stored, in any schema, or raises ValueError saying what is
+    wrong; `file_name` follows from the content."""
+
+    word: str
+    parse: Callable[[bytes], dict]
+    file_name: Callable[[dict], str]
+
+
+# Folder in results/, and in a bundle -> what lies in it.
+KINDS = {"runs": Kind("result", results.parse_stored, results.file_name),
+         "probes": Kind("probe", probe_results.parse_probe, probe_results.file_name),
+         "imported": Kind("imported", imported.parse_imported, imported.file_name),
+         "comparisons": Kind("comparison", comparisons.parse_comparison, comparisons.file_name)}
+Records = dict[str, list[dict]]  # folder -> contents
+
+
+def put(folder: Path, kind: str, record: dict) -> None:
+    """Write a checked record into its place in the folder of results, whole or not at all."""
+    write_text(folder / kind / KINDS[kind].file_name(record), json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def parse_members(members: dict[str, bytes]) -> Records:
+    """All records of a bundle's members; ValueError names the first that is no good."""
+    records: Records = {kind: [] for kind in KINDS}
+    for name, content in sorted(members.items()):
+        kind = name.partition("/")[0]
+        if kind in KINDS:
+            try:
+                records[kind].append(KINDS[kind].parse(content))
+            except ValueError as error:
+                raise ValueError(f"{name} is no good {KINDS[kind].word} ({error})") from None
+    # Of the same trial measured twice the later one counts, whatever it is called: it must be written last.
+    records["runs"].sort(key=lambda result: (result["ended"], result["digest"]))
+    return records

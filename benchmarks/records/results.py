@@ -1,0 +1,349 @@
+"""Result files: one JSON per finished evaluation, whole, checked, and noticed when changed by hand.
+
+Standard library only. results/README.md documents the schema; `validate` is its other half. Each file carries
+`digest`, the SHA-256 of its own canonical JSON without that key, so that a number changed by hand is found.
+
+A result holds all metrics that the evaluator gave. Which of them a table shows is the task's: nothing here knows a
+table, and no change of one makes a file invalid.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pretrain.common.atomic import write_text
+from pretrain.common.errors import UserError
+from pretrain.common.fields import is_number, is_sha256, is_text, is_whole
+from transfer.records.old_result import SCHEMA, read_as_now
+from transfer.settings.random_starts import RANDOM_STARTS
+
+PROVES_NOTHING = ("demo", "tiny")  # scales whose metrics stay out of the main tables
+# Rows whose weights each trial draws anew, as `python -m transfer finetune` names them.
+RANDOM = tuple(start.row for start in RANDOM_STARTS)
+Check = tuple[str, Callable[[Any], bool]]
+
+
+def _moment(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+TEXT: Check = ("a printable text that is not empty", is_text)
+TEXT_OR_NULL: Check = ("a printable text that is not empty, or null", lambda v: v is None or TEXT[1](v))
+MAPPING: Check = ("a mapping", lambda v: isinstance(v, dict))
+MAPPING_OR_NULL: Check = ("a mapping or null", lambda v: v is None or isinstance(v, dict))
+NATURAL: Check = ("an integer from 0", lambda v: is_whole(v, 0))
+POSITIVE: Check = ("an integer from 1", lambda v: is_whole(v, 1))
+POSITIVE_OR_NULL: Check = ("an integer from 1 or null", lambda v: v is None or is_whole(v, 1))
+EPOCHS: Check = ("an integer from 0 or null", lambda v: v is None or is_whole(v, 0))
+SHA256: Check = ("64 hexadecimal digits", is_sha256)
+SHA256_OR_NULL: Check = ("64 hexadecimal digits or null", lambda v: v is None or is_sha256(v))
+MOMENT: Check = ("a time in ISO 8601 with its zone", _moment)
+PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or is_number(v, 0, 100))
+TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
+PRETRAINING_FIELDS: dict[str, Check] = {
+    "objective": TEXT, "seed": ("an integer", is_whole), "recipe_sha256": SHA256, "images_sha256": SHA256}
+
+
+def _is_pretraining(value: Any) -> bool:
+    return value is None or check_fields(value, PRETRAINING_FIELDS) == []
+
+
+def _is_share(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return is_number(value.get("share"), 0, 1) and value["share"] != 0 and is_whole(value.get("images"), 1)
+
+
+# Dotted names reach into mappings. Keys beyond these are welcome and kept.
+OPTIONAL = {"dataset.name", "dataset.label", "dataset.train_share", "training", "evaluation", "overrides", "kind",
+            "schedule", "solver", "fit", "processes", "images_at_once", "batch_norm_images", "eval_every",
+            "predictions", "weights.init", "weights.branch", "weights.fpn", "weights.pixel_format",
+            "weights.pkl_sha256", "weights.path_sha256", "weights.conversion", "weights.pretraining"}
+FIELDS: dict[str, Check] = {
+    "schema": (f"{SCHEMA}", lambda v: is_whole(v) and v == SCHEMA),
+    "method": TEXT,
+    "epochs": EPOCHS,
+    "demo": TRUTH,
+    "stage": MAPPING,
+    "stage.name": TEXT,
+    "stage.key": TEXT,
+    "task": TEXT,
+    "metrics": ("a mapping of at least one metric", lambda v: isinstance(v, dict) and v != {}),
+    "trial": NATURAL,
+    "seed": ("an integer", is_whole),
+    "heads": TEXT,
+    "scale": TEXT,
+    "weights": MAPPING,
+    "weights.method": TEXT,
+    "weights.epochs": EPOCHS,
+    "weights.architecture": TEXT,
+    "dataset": MAPPING,
+    "dataset.name": TEXT,
+    "dataset.label": TEXT_OR_NULL,
+    "dataset.train_share": ("a mapping of share (above 0, at most 1) and images, or null", _is_share),
+    "dataset.train": MAPPING,
+    "dataset.train.images": POSITIVE,
+    "dataset.train.annotations_sha256": SHA256,
+    "dataset.val": MAPPING,
+    "dataset.val.images": POSITIVE,
+    "dataset.val.annotations_sha256": SHA256,
+    "dataset.classes": ("a list of at least one class name",
+                        lambda v: isinstance(v, list) and v != [] and all(isinstance(name, str) for name in v)),
+    "iterations": NATURAL,  # 0: the start itself was evaluated
+    "overrides": ("a list of KEY=VALUE texts",
+                  lambda v: isinstance(v, list) and all(isinstance(text, str) and text.isprintable() for text in v)),
+    "kind": ("finetuning or evaluation", lambda v: v in ("finetuning", "evaluation")),
+    "schedule": TEXT_OR_NULL,
+    "solver": TEXT_OR_NULL,
+    "fit": ("accumulate, linear or null", lambda v: v in ("accumulate", "linear", None)),
+    "processes": POSITIVE_OR_NULL,
+    "images_at_once": POSITIVE,
+    "batch_norm_images": POSITIVE_OR_NULL,
+    "eval_every": POSITIVE_OR_NULL,
+    "predictions": ("a mapping of file and sha256, or null",
+                    lambda v: v is None or (isinstance(v, dict) and is_sha256(v.get("sha256")))),
+    "weights.init": TEXT,
+    "weights.branch": TEXT_OR_NULL,
+    "weights.fpn": TRUTH,
+    "weights.pixel_format": ("a mapping of channel_order, mean, std and stride_in_1x1", lambda v: isinstance(v, dict)
+                             and set(v) == {"channel_order", "mean", "std", "stride_in_1x1"}),
+    "weights.pkl_sha256": SHA256_OR_NULL,
+    "weights.path_sha256": SHA256_OR_NULL,
+    "weights.conversion": MAPPING_OR_NULL,
+    "weights.pretraining": ("a mapping of objective, seed, recipe_sha256 and images_sha256, or null", _is_pretraining),
+    "training": MAPPING_OR_NULL,
+    "evaluation": MAPPING_OR_NULL,
+    "config": MAPPING,
+    "config_sha256": SHA256,
+    "versions": MAPPING,
+    "hardware": ("a text or a mapping that is not empty", lambda v: isinstance(v, str | dict) and len(v) > 0),
+    "code": MAPPING,
+    "wall_seconds": ("a number from 0", lambda v: is_number(v, 0)),
+    "peak_memory_mb": ("a number from 0 or null", lambda v: v is None or is_number(v, 0)),
+    "started": MOMENT,
+    "ended": MOMENT,
+}
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces, ASCII. ValueError on NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(result: dict) -> str:
+    """SHA-256 of a result's canonical JSON without its own `digest`."""
+    body = {key: value for key, value in result.items() if key != "digest"}
+    return hashlib.sha256(canonical(body).encode("ascii")).hexdigest()
+
+
+def weights_sha256(result: dict) -> str | None:
+    """Hash of the weights that a result started from; None for random ones, which each trial draws anew."""
+    weights = result["weights"]
+    return weights.get("pkl_sha256") or weights.get("path_sha256")
+
+
+def validate(result: dict) -> list[str]:
+    """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
+    return _as_now(result)[1] or _digest_or_problem(result)[1]
+
+
+def current(result: dict) -> dict:
+    """A result in today's schema: one of schema 1 is turned into it, another comes back as it is.
+
+    ValueError when a result of schema 1 does not hold what that schema asks for.
+    """
+    if not isinstance(result, dict) or not is_whole(result.get("schema")) or result["schema"] != 1:
+        return result
+    if problems := check_fields(result, {"table": TEXT, "metrics": MAPPING, "details": MAPPING}, optional={"details"}):
+        raise ValueError("; ".join(problems))
+    return read_as_now(result)
+
+
+def _as_now(stored: Any) -> tuple[dict, list[str]]:
+    """A stored result in today's schema and what is wrong with its fields."""
+    try:
+        result = current(stored)
+    except ValueError as error:
+        return {}, [str(error)]
+    problems = check_fields(result, FIELDS, OPTIONAL)
+    return result, problems or metric_problems(result["metrics"]) or _weights_problems(result)
+
+
+def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str] = ()) -> list[str]:
+    """What is wrong with the (dotted) fields of any record, one sentence each; empty: nothing.
+
+    All but the `optional` ones must be there. Of a mapping that is none only the mapping is named.
+    """
+    if not isinstance(record, dict):
+        return [f"expected a mapping, found {_short(record)}"]
+    problems = []
+    for name, (expected, holds) in fields.items():
+        above, _, key = name.rpartition(".")
+        place: Any = record
+        for part in above.split(".") if above else ():
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            if above not in fields:
+                problems.append(f"{name}: missing, expected {expected}")
+        elif key not in place:
+            if name not in optional:
+                problems.append(f"{name}: missing, expected {expected}")
+        elif not holds(place[key]):
+            problems.append(f"{name}: expected {expected}, found {_short(place[key])}")
+    return problems
+
+
+def metric_problems(metrics: dict[Any, Any]) -> list[str]:
+    """What is wrong with metrics, one sentence each: each is a percentage or null under GROUP/NAME."""
+    problems = []
+    for name, value in metrics.items():
+        group, _, metric = str(name).partition("/")
+        if not (group and metric):
+            problems.append(f"metrics: expected GROUP/NAME, such as bbox/AP, found {_short(name)}")
+        elif value is not None and not is_number(value, 0, 100):
+            problems.append(f"metrics.{name}: expected {PERCENT[0]}, found {_short(value)}")
+    return problems
+
+
+def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
+    """A file's JSON that `check` finds nothing wrong with and whose digest fits; ValueError says what is wrong."""
+    try:
+        record = json.loads(content)
+        problems = check(record)
+        if not problems and record.get("digest") != digest(record):
+            problems = ["changed after it was written (its digest does not match); restore it or make it again"]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not whole JSON ({error})") from None
+    if problems:
+        raise ValueError("; ".join(problems))
+    return record
+
+
+def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict], list[str]]:
+    """What `parse` makes of the files of `folder`, sorted by name, and one line (file: reason) for each other file."""
+    records, problems = [], []
+    for path in json_files(folder):
+        try:
+            records.append(parse(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: {error}")
+    return records, problems
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The records in `folder`, sorted by name.
+
+    A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or of others.
+    """
+    names = sorted(os.listdir(folder)) if Path(folder).is_dir() else []
+    return [Path(folder) / name for name in names if name.endswith(".json") and not name.startswith(".")]
+
+
+def write_result(folder: Path, result: dict) -> Path:
+    """Write a result into `folder` under the name that its content gives it, whole or not at all.
+
+    The same method, epochs, task, trial and stage key give the same name: a stage that runs again replaces its file.
+    A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
+    """
+    problems = validate(result)
+    if problems:
+        raise UserError(f"expected a valid result, found: {'; '.join(problems)}; nothing was written")
+    result = current(result)
+    result = json.loads(canonical(result))  # as it will be read: lists for tuples, texts for keys
+    result["digest"] = digest(result)
+    path = Path(folder) / file_name(result)
+    write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def file_name(result: dict) -> str:
+    """`<method>__<epochs>ep__<task>__trial<N>__<8 hex>.json`, safe on every file system ("noep": no epochs)."""
+    identity = canonical([result[key] for key in ("method", "epochs", "task", "trial")] + [result["stage"]["key"]])
+    epochs = "no" if result["epochs"] is None else result["epochs"]
+    return (f"{_slug(result['method'])}__{epochs}ep__{_slug(result['task'])}__trial{result['trial']}__"
+            f"{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json")
+
+
+def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
+    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name.
+
+    Results come in today's schema, whatever their files have; `digest` is the file's.
+    """
+    for path in json_files(folder):
+        result, reason = _read(path)
+        yield path, result, reason
+
+
+def read_results(folder: Path) -> tuple[list[dict], list[str]]:
+    """All good results of `folder`, sorted by file name, and one line (file: reason) for each file that is not."""
+    results, problems = [], []
+    for path, result, reason in each_result(folder):
+        if result is None:
+            problems.append(f"{path.name}: {reason}")
+        else:
+            results.append(result)
+    return results, problems
+
+
+def _read(path: Path) -> tuple[dict | None, str]:
+    try:
+        return _parse(path.read_bytes())[1], ""
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        return None, str(error)
+
+
+def parse_stored(content: bytes) -> dict:
+    """A result file's content as it is stored, of any schema; ValueError says why it is no result."""
+    return _parse(content)[0]
+
+
+def _parse(content: bytes) -> tuple[dict, dict]:
+    """(a result as it is stored, the same in today's schema)."""
+    try:
+        stored = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not whole JSON ({error})") from None
+    result, problems = _as_now(stored)
+    found, more = ("", []) if problems else _digest_or_problem(stored)
+    if problems or more:
+        raise ValueError("; ".join(problems or more))
+    if "digest" not in stored:
+        raise ValueError("no digest: not written by benchmarks.records.results.write_result")
+    if stored["digest"] != found:
+        raise ValueError("changed after it was written (its digest does not match); restore it or run the stage again")
+    return stored, result
+
+
+def _weights_problems(result: dict) -> list[str]:
+    if result["weights"]["method"] not in RANDOM and not is_sha256(weights_sha256(result)):
+        return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
+    if result["method"] in RANDOM and result["weights"].get("pkl_sha256"):
+        return [f"method: expected another name than {result['method']!r}, for the weights are those of a checkpoint"]
+    return []
+
+
+def _digest_or_problem(result: dict) -> tuple[str, list[str]]:
+    """(digest, []), or ("", what is wrong): one pass over the whole result, most of the time that reading one takes."""
+    try:
+        return digest(result), []
+    except (TypeError, ValueError, RecursionError) as error:
+        return "", [f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})"]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip(".-")[:60] or "unnamed"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Results for others: the report, bundles, anonymous ones, imports."""

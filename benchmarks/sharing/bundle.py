@@ -1,0 +1,180 @@
+"""`python -m benchmarks bundle FILE`: results, certificates, configs and tables in one archive for a reviewer.
+
+The same results give the same bytes. With --anonymous it holds only what benchmarks/sharing/anonymous.py lists.
+`python -m benchmarks import FILE` reads it again.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
+from benchmarks.records.results import read_sealed, weights_sha256
+from benchmarks.sharing.anonymous import PUBLIC_TASKS, Anonymiser
+from benchmarks.tables.all_tables import read_tables, write_tables
+from pretrain import ROOT, __version__
+from pretrain.common.atomic import atomic_path
+from pretrain.common.errors import UserError
+from transfer.tasks import TASKS
+
+MANIFEST = "manifest.json"
+TABLES = ("tables.md", "tables.csv", "frozen_backbone_probes.md")
+PUBLIC_TABLES = {TASKS[name].table.name for name in PUBLIC_TASKS}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `python -m benchmarks bundle`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks bundle",
+        description="One archive (.tar.gz) with results, certificates, configurations and tables.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the archive, such as results.tar.gz")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
+                        help="folder that holds runs/ (default: the project's results/)")
+    parser.add_argument("--anonymous", action="store_true",
+                        help="for a blind review: numbers, hashes and public names alone")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the archive; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
+    if options.file.is_dir():
+        raise UserError(f"expected a file to write, such as {options.file / 'results.tar.gz'}, found the folder "
+                        f"{options.file}")
+    above = next(parent for parent in options.file.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{options.file} cannot be written: {above} is no folder; choose another place")
+    if not options.results.is_dir():
+        raise UserError(f"expected a folder of results, found none at {options.results}; pass --results DIR")
+    records = _read(options.results)
+    if options.anonymous:
+        records, manifest = _anonymous(records)
+    else:
+        manifest = {"anonymous": False}
+    members = collect(records, manifest)
+    with atomic_path(options.file) as sibling:
+        sibling.write_bytes(archive(members))
+    counts = [f"{len(records['runs'])} results"]
+    counts += [f"{len(several)} {kind}" for kind, several in records.items() if kind != "runs" and several]
+    print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files")
+    return 0
+
+
+def _read(folder: Path) -> Records:
+    records: Records = {}
+    for name, kind in KINDS.items():
+        records[name], problems = read_sealed(folder / name, kind.parse)
+        if problems:
+            raise UserError(f"{len(problems)} {kind.word} files are not what they should be, first {problems[0]}: fix "
+                            "or remove them, a bundle holds good results only")
+    if not any(records.values()):
+        raise UserError(f"expected results to bundle, found none in {folder / 'runs'}")
+    return records
+
+
+def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
+    """(what an anonymous bundle may hold of the records, what its manifest says of that); prints what the letters mean.
+    UserError when that is nothing."""
+    own = Anonymiser()
+    kept: Records = {}
+    missing = 0
+    for kind, several in records.items():
+        clean = [own.record(kind, one) for one in _by_digest(several)]
+        kept[kind] = [one for one in clean if one is not None]
+        missing += len(clean) - len(kept[kind])
+    if not any(kept.values()):
+        raise UserError(f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
+                        "with other tasks needs their names, so make it without --anonymous")
+    for what in ("Method", "Dataset"):
+        for name, letter in own.letters.get(what, {}).items():
+            print(f"{letter}: {name} (only said here, not in the bundle)")
+    print(f"left out {own.left_out} values that are not on the list of benchmarks/sharing/anonymous.py")
+    if missing:
+        print(f"warning: left out {missing} records whose task or metrics are not public", file=sys.stderr)
+    return kept, {"anonymous": True, "left_out_values": own.left_out, "left_out_records": missing}
+
+
+def _by_digest(records: list[dict]) -> list[dict]:
+    return sorted(records, key=lambda one: one["digest"])
+
+
+def collect(records: Records, manifest: dict[str, Any]) -> dict[str, bytes]:
+    """{name in the archive: content}; `manifest`: what its manifest.json says besides versions and hashes."""
+    members: dict[str, bytes] = {}
+    for kind, several in records.items():
+        for number, record in enumerate(_by_digest(several)):
+            members[f"{kind}/{number:05d}-{record['digest'][:8]}.json"] = _json(record)
+    for result in _by_digest(records["runs"]):
+        members[f"configs/{result['config_sha256'][:16]}.json"] = _json(result["config"])
+        if conversion := result["weights"].get("conversion"):
+            of = weights_sha256(result) or hashlib.sha256(_json(conversion)).hexdigest()
+            members[f"certificates/{of[:16]}.json"] = _json(conversion)
+    for path in sorted((ROOT / "results" / "reported").glob("*.csv")):
+        if not manifest["anonymous"] or path.stem in PUBLIC_TABLES:
+            members[f"reported/{path.name}"] = path.read_bytes()
+    members |= _tables(members)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
+    members[MANIFEST] = _json({"tool_version": __version__, "sha256": hashes, **manifest})
+    return members
+
+
+def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
+    """The tables that an import of these members elsewhere will show: made from such an import, so nothing else is."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, several in parse_members(members).items():
+            for record in several:
+                put(folder, kind, record)
+        reported = folder / "reported"
+        reported.mkdir()
+        for path, content in members.items():
+            if path.startswith("reported/"):
+                (folder / path).write_bytes(content)
+        found = read_tables(folder, reported)
+        write_tables(found.tables, folder / "tables", found.probes)
+        return {f"tables/{name}": (folder / "tables" / name).read_bytes() for name in TABLES
+                if (folder / "tables" / name).is_file()}
+
+
+def archive(members: dict[str, bytes]) -> bytes:
+    """The members as .tar.gz, with no time, owner or order that could differ."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in sorted(members.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """{name: content} of a bundle whose manifest fits every file; nothing is unpacked. UserError for anything else."""
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+        hashes = json.loads(members.pop(MANIFEST))["sha256"]
+        if not isinstance(hashes, dict):
+            raise ValueError(f"its {MANIFEST} has no mapping of hashes")
+    except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not a bundle of this suite ({error}): expected a file that `python -m benchmarks "
+                        "bundle` wrote") from None
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    if found != hashes:
+        changed = sorted(name for name in found.keys() | hashes.keys() if found.get(name) != hashes.get(name))
+        raise UserError(f"{path}: {len(changed)} of {len(hashes)} files do not fit the manifest, first {changed[0]}: "
+                        "the bundle was changed or damaged; ask for it again")
+    return members
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

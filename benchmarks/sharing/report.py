@@ -1,0 +1,218 @@
+"""`python -m benchmarks report`: everything that was measured on one page that needs no network.
+
+Tables with the provenance of each measured row behind a click, curves of the pretrainings, losses and early figures of
+the fine-tunings, the pictures that the stages left, and the environments. A reader of files: it runs nothing.
+"""
+
+import argparse
+import base64
+import html
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.records.paper_tables import main_columns
+from benchmarks.records.results import read_results
+from benchmarks.tables.all_tables import read_tables
+from benchmarks.tables.probe_table import probes_html
+from benchmarks.tables.provenance_text import hardware_text, trial_provenance
+from benchmarks.tables.render import html_text
+from benchmarks.tables.table_rows import IMPORTED, Row, TableModel
+from pretrain import ROOT
+from pretrain.common.atomic import write_text
+from pretrain.common.errors import UserError
+from pretrain.common.json_lines import read_entries
+from transfer.tasks import TASKS
+
+# What a stage's folder may hold, in the order shown, with the words under it.
+PICTURES = {
+    "curves.png": "curves of the pretraining",
+    "views.png": "views of a photograph and their matched cells",
+    "show.png": "views, positive cells, hardest negatives, attention",
+    "probe.png": "what the frozen backbone's probe predicts",
+    "predictions.png": "ground truth and predictions",
+}
+WIDEST = 1400  # pixels: pictures are shrunk to this
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1340px; margin: 2em auto; padding: 0 1em; color: #222; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1em 0; } th, td { padding: 3px 10px; text-align: right; }
+th { border-top: 2px solid #222; border-bottom: 1px solid #222; }
+td { white-space: nowrap; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+td:first-child, td:last-child { white-space: normal; min-width: 12em; }
+tr.printed { color: #666; } tr.measured { background: #eef6ee; } tr.difference { color: #555; font-size: 90%; }
+tr.divider td { border-top: 1px solid #222; } table tr:last-child td { border-bottom: 2px solid #222; }
+ul.doubts { color: #a33; } details pre { font-size: 12px; white-space: pre-wrap; text-align: left; background: #f6f6f6;
+padding: 8px; } figure { margin: 1em 0; } figure img { max-width: 100%; border: 1px solid #ddd; }
+figcaption { color: #555; } nav a { margin-right: 1em; } .scroll { overflow-x: auto; }
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `python -m benchmarks report`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks report",
+        description="One self-contained HTML page: tables, curves, pictures, provenance, environments.")
+    parser.add_argument("--output", type=Path, metavar="DIR",
+                        help="folder of a run: stages in it, results in its results/ "
+                             "(default: the project's output/ and results/)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="folder that holds runs/, where it is another one")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="the page (default: report.html beside the tables)")
+    parser.add_argument("--include-demo", action="store_true", help="show demo results too")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the page; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    output = options.output or ROOT / "output"
+    results = options.results or (output / "results" if options.output else ROOT / "results")
+    if not results.is_dir():
+        raise UserError(f"expected a folder of results, found none at {results}; pass --output or --results DIR")
+    path = options.file or results / "tables" / "report.html"
+    if path.is_dir():
+        raise UserError(f"--file {path} is a folder: expected the name of the page, such as {path / 'report.html'}")
+    write_text(path, page(output, results, options.include_demo))
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def page(output: Path, results: Path, include_demo: bool = False) -> str:
+    """The HTML of the whole report. `output` holds the stages' folders and may be absent."""
+    found = read_tables(results, ROOT / "results" / "reported", include_demo)
+
+    def provenance(row: Row) -> str:
+        return "\n".join(trial_provenance(results / "runs", place, trial)
+                         for place, trial in sorted(row.group.trials.items(), key=lambda item: item[0]))
+
+    shown = [table for table in found.tables if any(row.group or row.kind == IMPORTED
+                                                    for block in table.blocks for row in block.rows)]
+    sections = {"Tables": "".join(f'<div class="scroll">{html_text(table, provenance)}</div>'
+                                  for table in shown or found.tables)}
+    if not shown:
+        sections["Tables"] = "<p>Nothing has been measured yet: these are printed figures.</p>" + sections["Tables"]
+    sections["Figure"] = _dot_plot(shown)
+    sections["Probes"] = f'<div class="scroll">{probes_html(found.probes)}</div>' if found.probes else ""
+    if found.problems:
+        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
+        sections["Left out"] = f"<ul class=\"doubts\">{items}</ul>"
+    stages = stage_folders(output)
+    sections["Fine-tunings"] = "".join(_finetuning_figures(stages))
+    sections["Pictures"] = "".join(_pictures(stages))
+    sections["Environments"] = _environments(results)
+    sections = {title: text for title, text in sections.items() if text}
+    links = " ".join(f'<a href="#{title}">{title}</a>' for title in sections)
+    body = "".join(f'<h2 id="{title}">{title}</h2>\n{text}\n' for title, text in sections.items())
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>CLoVE suite: report</title>\n'
+            f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>CLoVE suite: report</h1>\n'
+            f"<nav>{links}</nav>\n{body}</body>\n</html>\n")
+
+
+def stage_folders(output: Path) -> list[tuple[str, Path]]:
+    """(name, folder) of every finished stage in `output`, in the order in which they ended."""
+    stamps = []
+    for path in output.glob("*/stage.json"):
+        try:
+            stamp = json.loads(path.read_text(encoding="utf-8"))
+            stamps.append((stamp["ended"], stamp["name"], path.parent))
+        except (OSError, ValueError, KeyError):
+            continue  # a stage that is just being written has nothing to show yet
+    return [(name, folder) for _, name, folder in sorted(stamps)]
+
+
+def _pictures(stages: list[tuple[str, Path]]) -> Iterator[str]:
+    for name, folder in stages:
+        for file, words in PICTURES.items():
+            if (folder / file).is_file():
+                yield _figure(_embedded(folder / file), f"{name}: {words}")
+
+
+def _dot_plot(tables: list[TableModel]) -> str:
+    from benchmarks.tables.dot_plot import dot_plot_svg
+
+    drawn = dot_plot_svg(tables)
+    if drawn is None:
+        return ""
+    source = "data:image/svg+xml;base64," + base64.b64encode(drawn).decode("ascii")
+    return _figure(source, "mean of each method with its 95 % interval, and its paired difference")
+
+
+def _figure(source: str, caption: str) -> str:
+    text = html.escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>\n'
+
+
+def _embedded(path: Path) -> str:
+    """A picture as a data address, no wider than WIDEST; WebP is a third of the PNG."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    if picture.width > WIDEST:
+        picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
+    """One drawing a task: the loss of each of its runs, and their early figures where some were taken."""
+    runs: dict[str, list[tuple[str, list[dict]]]] = {}
+    for name, folder in stages:
+        if (folder / "metrics.json").is_file() and (folder / "request.json").is_file():
+            task = json.loads((folder / "request.json").read_text(encoding="utf-8"))["task"]
+            runs.setdefault(task, []).append((name, read_entries(folder / "metrics.json")))
+    for task, members in sorted(runs.items()):
+        yield _figure(_drawn(members, early_keys(task)), f"{task}: loss and early metrics over iterations")
+
+
+def early_keys(task: str) -> list[tuple[str, ...]]:
+    """Of each main column of a task the keys that early evaluations write it under; none for a task not known here.
+
+    Since schema 2 that is the metric's name; logs of before have the column's.
+    """
+    if task not in TASKS:
+        return []
+    main = main_columns(TASKS[task])
+    return [(f"early/{column.metric}", f"early/{column.name}") for column in TASKS[task].columns
+            if column.name in main]
+
+
+def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) -> str:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    logged = {key for _, entries in members for entry in entries for key in entry}
+    drawn = [("total_loss",), *(keys for keys in early if logged & set(keys))]
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axis, keys in zip(axes, drawn, strict=True):
+        for label, entries in members:
+            points = [(entry["iteration"], entry[key]) for entry in entries for key in keys
+                      if key in entry and "iteration" in entry]
+            places, values = zip(*points, strict=True) if points else ((), ())
+            axis.plot(places, values, label=label, marker="." if len(points) < 40 else "")
+        axis.set_xlabel("iteration")
+        title = "training loss" if keys == ("total_loss",) else f"{keys[-1].removeprefix('early/')} (percent)"
+        axis.set_title(title, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=7, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _environments(results: Path) -> str:
+    """Every distinct environment that gave a result, with how many."""
+    counts: dict[str, int] = {}
+    for result in read_results(results / "runs")[0]:
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()) if version)
+        code = str(result["code"].get("git_sha"))[:12] + (" with changes" if result["code"].get("dirty") else "")
+        text = f"{versions}; {hardware_text(result['hardware'])}; code {code}"
+        counts[text] = counts.get(text, 0) + 1
+    return "".join(f"<p>{count} result{'s' if count > 1 else ''}: {html.escape(text)}</p>\n"
+                   for text, count in sorted(counts.items()))

@@ -1,0 +1,76 @@
+"""python -m benchmarks logs STAGE [-f] [--output DIR]: what a stage's job printed, over all its starts.
+
+A stage of a run on this machine printed to its terminal; of a fine-tuning, detectron2's log.txt is shown.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.slurm import jobs
+from benchmarks.slurm.jobs import NO_ANSWER
+from benchmarks.slurm.status import add_output
+from benchmarks.stages.saved_plan import UnreadablePlan, plan_of
+from benchmarks.stages.stage import finished, glance, stage_folders
+from pretrain.common.errors import UserError
+
+EVERY = 1.0  # seconds
+LOG = "log.txt"  # detectron2's
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks logs", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", metavar="STAGE", help="as `python -m benchmarks status` names it")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is printed until the job is over")
+    add_output(parser)
+    args = parser.parse_args(words)
+    output = args.output.absolute()
+    record = jobs.newest(output).get(args.stage)
+    path = record.log() if record else local_log(output, args.stage)
+    if args.follow and record:
+        follow(path, lambda: jobs.ask([record.job_id])[record.job_id], time.sleep)
+        return 0
+    if not path.is_file():
+        raise UserError(f"stage {args.stage} has printed nothing yet ({path} is not there)")
+    sys.stdout.write(path.read_text(encoding="utf-8", errors="replace"))
+    return 0
+
+
+def local_log(output: Path, name: str) -> Path:
+    """log.txt of a stage of a local run. Raises `UserError`."""
+    try:
+        stages = plan_of(output).stages()
+    except UnreadablePlan as error:
+        folder = stage_folders(output).get(name)
+        if folder is None or not (folder / LOG).is_file():
+            raise UserError(f"found no {LOG} of a stage {name} in {output}; {error}") from None
+        return folder / LOG
+    stage = next((one for one in stages if one.name == name), None)
+    if stage is None:
+        raise UserError(f"{name}: no such stage; there are {', '.join(one.name for one in stages)}")
+    _, hashes = finished(stages, output, glance)
+    if not all(parent in hashes for parent in stage.parents):
+        raise UserError(f"stage {name} has not begun: it needs {', '.join(stage.parents)}")
+    path = stage.folder(output, stage.key(hashes)) / LOG
+    if not path.is_file():
+        raise UserError(f"stage {name} has no log of its own: a run on this machine prints to its terminal")
+    return path
+
+
+def follow(path: Path, ask: Callable[[], jobs.State], sleep: Callable[[float], None]) -> None:
+    """Print `path` as it grows, until the job is over."""
+    place = 0
+    while True:
+        state = ask()  # before reading: what is printed until then is printed here
+        if path.is_file():
+            with open(path, encoding="utf-8", errors="replace") as file:
+                file.seek(place)
+                sys.stdout.write(file.read())
+                sys.stdout.flush()
+                place = file.tell()
+        if state.is_over or state.word == NO_ANSWER:
+            return
+        sleep(EVERY)

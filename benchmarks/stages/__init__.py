@@ -1,0 +1,1 @@
+"""What a run does: its stages, their cost, what stands already, running them here."""

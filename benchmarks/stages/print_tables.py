@@ -1,0 +1,25 @@
+"""The end of a run: its tables, written and printed."""
+
+import sys
+from pathlib import Path
+
+from benchmarks.options.run_options import Options
+from benchmarks.tables.all_tables import read_tables, write_tables
+from pretrain import ROOT
+
+
+def print_tables(options: Options) -> Path:
+    """Write the tables of `options.results` beside the papers' figures, print them, return the folder.
+
+    The demo's own tables go beside the main ones, which it never enters.
+    """
+    options.results.mkdir(parents=True, exist_ok=True)
+    folder = options.results / "tables" / ("demo" if options.demo else "")
+    found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
+    write_tables(found.tables, folder, found.probes)
+    print(f"\n{found.shown()}")
+    for problem in found.problems:
+        print(f"warning: left out {problem}", file=sys.stderr)
+    if found.hidden:
+        print(f"{found.hidden} demo results left out; --include-demo shows them")
+    return folder

@@ -1,0 +1,217 @@
+"""One stage of the pipeline: a command, what decides its result, and whether that result is there already.
+
+A stage's key is the hash of its numbers (the resolved values that change them), its inputs' hashes and its parents'
+output hashes. It works in OUTPUT/NAME-KEY and is done when stage.json stands there: a changed value or input gives
+another folder, an edited comment or edited code does not, and an interrupted stage finds its own folder again.
+
+What a fine-tuning is evaluated on is no part of its key but stands in its stamp: other validation data finds the
+finished training in the same folder and evaluates it again. `Stage.planned` is told without any output, from all that
+the outputs follow from: by it a result is found whose work, and that of its parents, is long gone.
+"""
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.stages.child_processes import run_command
+from pretrain.common import lock
+from pretrain.common.atomic import make_folder, sha256_file, write_text
+from pretrain.common.errors import USER_ERROR, UserError
+
+STAMP = "stage.json"
+FAILED = "failed.json"  # of the last start, when it was on this machine
+MODEL = "model_final.pth"  # of a finished training
+
+
+@dataclass
+class Stage:
+    """`command(folder, parents)` is the argument list of the work: `parents` maps a parent's name to its folder.
+
+    `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
+    `finish(folder, key)` runs after the command, in this process. `kind` says what a job of it asks of a cluster;
+    `task` is a fine-tuning's. `gates` are stages that must have passed first without being a part of the result.
+    `evaluation` are hashes of what decides the result beside what was trained. `array` names the stages that may be
+    one array of jobs. `gpu_hours` maps a kind of GPU to the estimated hours on one of them; `steps`, each of `batch`
+    images, say how long it is. `core_hours`: estimated hours on one CPU core, 0 where they are not known.
+    """
+
+    name: str
+    numbers: dict[str, Any]
+    command: Callable[[Path, dict[str, Path]], list[str]]
+    product: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    finish: Callable[[Path, str], None] | None = None
+    cost: str = ""
+    disk_gb: float = 0.0  # while it runs
+    stays_gb: float | None = None  # afterwards; None: as much
+    gates: tuple[str, ...] = ()
+    evaluation: dict[str, str] = field(default_factory=dict)
+    array: str = ""
+    steps: int = 0
+    batch: int = 0
+    planned: str = ""  # by `plan_keys`
+    kind: Literal["small", "pretrain", "preflight", "finetune", "probe"] = "small"
+    task: str = ""
+    gpu_hours: dict[str, float] = field(default_factory=dict)
+    core_hours: float = 0.0
+
+    def key(self, parent_outputs: dict[str, str]) -> str:
+        """Identity of the result, as a SHA-256."""
+        content = {"numbers": self.numbers, "inputs": self.inputs,
+                   "parents": {name: parent_outputs[name] for name in self.parents}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def result_key(self, key: str) -> str:
+        """Identity of what was trained under `key` and evaluated as this stage says."""
+        if not self.evaluation:
+            return key
+        return hashlib.sha256(json.dumps([key, self.evaluation], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All that must be done before it starts."""
+        return self.parents + self.gates
+
+    def folder(self, output: Path, key: str) -> Path:
+        return output / f"{self.name}-{key[:8]}"
+
+
+class StageFailed(Exception):
+    """A stage's command ended with another code than 0."""
+
+    def __init__(self, stage: Stage, code: int, folder: Path) -> None:
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
+        self.code = code if code > 0 else 1
+        self.folder = folder
+
+
+def plan_keys(stages: list[Stage]) -> None:
+    """Set `planned` of each: the identity of its result as it is known before anything has run."""
+    trained = planned_trainings(stages)
+    for stage in stages:
+        stage.planned = stage.result_key(trained[stage.name])
+
+
+def planned_trainings(stages: list[Stage]) -> dict[str, str]:
+    """The same without what is evaluated, by name: of a fine-tuning that of its training."""
+    trained: dict[str, str] = {}
+    for stage in stages:
+        trained[stage.name] = stage.key(trained)
+    return trained
+
+
+def stage_folders(output: Path) -> dict[str, Path]:
+    """The newest folder of each stage that has one in `output`, without knowing the stages."""
+    found: dict[str, Path] = {}
+    for folder in sorted(output.glob("*-*/"), key=lambda path: path.stat().st_mtime):
+        name, _, key = folder.name.rpartition("-")
+        if re.fullmatch("[0-9a-f]{8}", key):
+            found[name] = folder
+    return found
+
+
+def hash_product(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    lines = [f"{file.relative_to(path).as_posix()} {sha256_file(file)}"
+             for file in sorted(path.rglob("*")) if file.is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
+    """The note of a finished stage whose product is still what it was, else None."""
+    stamp = glance(stage, folder, key)
+    if stamp is None or hash_product(folder / stage.product) != stamp["output_sha256"]:
+        return None
+    return stamp
+
+
+def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
+    """As `read_stamp`, without reading the product: what is only shown need not wait for that."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    same = (isinstance(stamp, dict) and stamp.get("key") == key
+            and stamp.get("evaluation", {}) == stage.evaluation)
+    return stamp if same and (folder / stage.product).exists() else None
+
+
+def finished(
+    stages: Iterable[Stage], output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders and output hashes of the stages that are done, by name; parents must come before their children."""
+    folders: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for stage in stages:
+        if all(name in hashes for name in stage.parents):
+            key = stage.key(hashes)
+            stamp = read(stage, stage.folder(output, key), key)
+            if stamp is not None:
+                folders[stage.name], hashes[stage.name] = stage.folder(output, key), stamp["output_sha256"]
+    return folders, hashes
+
+
+def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:
+    """The stage itself or, of a fine-tuning whose training is finished, one that costs what its evaluation does.
+
+    `hashes`: of the outputs of the finished stages.
+    """
+    if stage.kind != "finetune" or not set(stage.parents) <= hashes.keys():
+        return stage
+    if not (stage.folder(output, stage.key(hashes)) / MODEL).is_file():
+        return stage
+    return replace(stage, cost="an evaluation", gpu_hours={}, core_hours=0.0, disk_gb=0.1, stays_gb=None)
+
+
+def run_stage(
+    stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str],
+    run: Callable[[list[str], dict[str, str]], int] | None = None
+) -> dict:
+    """Run the stage's command to its end, by `run` (default: `run_command`); returns its stamp.
+
+    Raises `StageFailed`.
+    """
+    folder = stage.folder(output, key)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED).unlink(missing_ok=True)
+    started = time.monotonic()
+    code = (run or run_command)(stage.command(folder, parents), environment)
+    if code:
+        raise StageFailed(stage, code, folder)
+    return finish_stage(stage, folder, key, started)
+
+
+def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
+    """After the command, which began at `started` of the monotonic clock: finish, then write and return the stamp."""
+    if not (folder / stage.product).exists():
+        raise StageFailed(stage, 1, folder)
+    if stage.finish is not None:
+        try:
+            stage.finish(folder, key)
+        except (UserError, OSError) as error:  # of this stage alone: the others go on
+            print(f"error: stage {stage.name}: {error}", file=sys.stderr, flush=True)
+            raise StageFailed(stage, USER_ERROR, folder) from None
+    stamp = {"name": stage.name, "key": key, "evaluation": stage.evaluation,
+             "output_sha256": hash_product(folder / stage.product),
+             "seconds": round(time.monotonic() - started, 1),
+             "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_text(folder / STAMP, json.dumps(stamp, indent=2) + "\n")
+    return stamp
+
+
+def locked(output: Path, patience: float = 120.0) -> AbstractContextManager[None]:
+    """Only one run works in an output folder; its stages hold the lock too."""
+    make_folder(output)
+    return lock.locked(output, patience, inherited=True)

@@ -1,0 +1,1 @@
+"""Student's t, Welch's test, Holm's correction, the paired bootstrap."""

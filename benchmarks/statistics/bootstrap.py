@@ -1,0 +1,217 @@
+"""Paired bootstrap over images between two models: the only error bar there is with one training each.
+
+  python -m benchmarks bootstrap RUN_A RUN_B --annotations FILE
+
+Both models' predictions (kept by `--keep-predictions`) are matched to the ground truth once, by pycocotools. Each
+sample then draws the images anew, with replacement, the same for both models, and AP is accumulated as pycocotools
+does. It says how far the evaluation images decide the difference of these two models, not how far another fine-tuning
+(about 0.3 AP) or another pretraining would: those are other models, which a row's mean and deviation are made of.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.records.coco_results import held_as, iou_types, tasks
+from benchmarks.records.comparisons import SCHEMA, file_name, sentence
+from benchmarks.records.results import digest
+from pretrain import ROOT
+from pretrain.common.atomic import sha256_file, write_text
+from pretrain.common.errors import UserError
+from transfer.tasks import TASKS
+
+NAME = "predictions.json.gz"
+RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's recall thresholds
+
+
+@dataclass(frozen=True)
+class Detections:
+    """All detections of one class in the order of their scores, D of them, matched at T IoU thresholds.
+
+    `image` (D,): place of the detection's image. `hit`, `counts` (T, D): whether it is a match, and whether it counts
+    at all (what matches a crowd does not). `objects` (N,): ground truth of the class in each of the N images.
+    """
+
+    image: np.ndarray
+    hit: np.ndarray
+    counts: np.ndarray
+    objects: np.ndarray
+
+
+def matched(annotations: Path, predictions: list[dict], iou_type: str) -> list[Detections]:
+    """Match detections (COCO's result format) to the ground truth, one entry a class, by pycocotools."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        if not predictions:
+            raise UserError("expected detections to compare, found none in one of the models")
+        evaluation = COCOeval(truth, truth.loadRes(predictions), iou_type)
+        evaluation.evaluate()
+    images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
+    most = evaluation.params.maxDets[-1]
+    found = []
+    for place in range(len(evaluation.params.catIds)):
+        start = place * areas * images  # all sizes come first
+        rows = [(number, row) for number, row in enumerate(evaluation.evalImgs[start:start + images]) if row]
+        objects = np.zeros(images)
+        for number, row in rows:
+            objects[number] = np.count_nonzero(np.asarray(row["gtIgnore"]) == 0)
+        if not rows:
+            continue
+        scores = np.concatenate([np.asarray(row["dtScores"][:most]) for _, row in rows])
+        order = np.argsort(-scores, kind="mergesort")  # pycocotools' order, ties included
+        hit = np.concatenate([row["dtMatches"][:, :most] for _, row in rows], axis=1)[:, order] > 0
+        ignored = np.concatenate([row["dtIgnore"][:, :most] for _, row in rows], axis=1)[:, order].astype(bool)
+        image = np.concatenate([np.full(len(row["dtScores"][:most]), number) for number, row in rows])[order]
+        found.append(Detections(image, hit & ~ignored, ~ignored, objects))
+    return found
+
+
+def average_precision(classes: list[Detections], weights: np.ndarray) -> np.ndarray:
+    """AP (0 to 1) of S samples; `weights` (S, N): how often each image is in each sample. NaN without ground truth.
+
+    As pycocotools' accumulate: precision at 101 recalls, mean over thresholds and over the classes that the sample has.
+    Equal to it on images that really stand there several times, but for equal scores within an image.
+    """
+    total, present = np.zeros(len(weights)), np.zeros(len(weights))
+    for one in classes:
+        objects = weights @ one.objects
+        has = objects > 0
+        present += has
+        if not len(one.image):
+            continue
+        drawn = weights[:, one.image]
+        for hit, counts in zip(one.hit, one.counts, strict=True):
+            true = np.cumsum(drawn * hit, axis=1)
+            seen = np.cumsum(drawn * counts, axis=1)
+            precision = true / np.maximum(seen, np.spacing(1))
+            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            for sample in np.flatnonzero(has):
+                places = np.searchsorted(true[sample] / objects[sample], RECALLS, side="left")
+                inside = places < len(one.image)
+                total[sample] += envelope[sample, places[inside]].sum() / len(RECALLS) / len(one.hit)
+    return np.divide(total, present, out=np.full(len(weights), np.nan), where=present > 0)
+
+
+def samples(images: int, number: int, seed: int, batch: int = 50) -> Iterator[np.ndarray]:
+    """Weights (up to `batch`, N) of `number` bootstrap samples of N images."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, number, batch):
+        size = min(batch, number - start)
+        yield generator.multinomial(images, np.full(images, 1 / images), size=size).astype(float)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `python -m benchmarks bootstrap`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks bootstrap", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__)
+    parser.add_argument("run", nargs=2, type=Path, metavar="RUN",
+                        help=f"folder of a fine-tuning or evaluation that kept its predictions, or its {NAME}")
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO's ground truth of val")
+    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="default 1000")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default 0)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
+                        help="for comparisons/, and the tables made of it (default: the project's)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare, print and write the outcome; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    if options.samples < 100:
+        raise UserError(f"--samples {options.samples}: expected at least 100, an interval needs its tails")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: expected a number from 0")
+    if not options.annotations.is_file():
+        raise UserError(f"--annotations {options.annotations}: no such file")
+    sha256 = sha256_file(options.annotations)
+    one, other = (_read(path, sha256, options.annotations) for path in options.run)
+    if one["task"] != other["task"]:
+        raise UserError(f"the two runs are of different tasks ({one['task']} and {other['task']}): expected the same")
+    outcome = compare(one, other, options.annotations, options.samples, options.seed)
+    record = {"schema": SCHEMA, "kind": "bootstrap", "task": one["task"], "names": [one["name"], other["name"]],
+              "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": sha256,
+              "samples": options.samples, "seed": options.seed, "outcome": outcome,
+              "made": datetime.now(UTC).isoformat(timespec="seconds")}
+    record["digest"] = digest(record)
+    print(sentence(record))
+    path = options.results / "comparisons" / file_name(record)
+    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    print(f"wrote {path}")
+    return 0
+
+
+def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -> dict[str, dict[str, float]]:
+    """{metric: difference, its 95 % interval, and the share of samples in which the first is better}, in percent.
+
+    Of each IoU type of the task that both models' predictions hold: those on data without masks have none.
+    """
+    from tqdm import tqdm
+
+    outcome = {}
+    # Before any is matched: pycocotools makes up masks from boxes, in the predictions that it is handed.
+    held = [iou_type for iou_type in iou_types(TASKS[one["task"]])
+            if _hold(one["predictions"], iou_type) and _hold(other["predictions"], iou_type)]
+    for iou_type in held:
+        metric = f"{iou_type}/AP"
+        both = [matched(annotations, model["predictions"], iou_type) for model in (one, other)]
+        images = len(both[0][0].objects)
+        whole = [float(average_precision(classes, np.ones((1, images)))[0]) for classes in both]
+        drawn = []
+        with tqdm(total=number, desc=metric, unit="sample") as bar:
+            for weights in samples(images, number, seed):
+                drawn.append(average_precision(both[0], weights) - average_precision(both[1], weights))
+                bar.update(len(weights))
+        differences = 100 * np.concatenate(drawn)
+        differences = differences[~np.isnan(differences)]
+        low, high = np.percentile(differences, [2.5, 97.5])
+        outcome[metric] = {"first": 100 * whole[0], "second": 100 * whole[1], "difference": 100 * (whole[0] - whole[1]),
+                           "low": float(low), "high": float(high), "better": float(np.mean(differences > 0))}
+    return outcome
+
+
+def _hold(predictions: list[dict], iou_type: str) -> bool:
+    """Whether predictions can be evaluated for an IoU type; none at all are refused where they are matched."""
+    return not predictions or held_as(iou_type) in predictions[0]
+
+
+def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
+    """Kept predictions with their hash and the name of their row. UserError for anything else."""
+    file = path / NAME if path.is_dir() else path
+    try:
+        content = json.loads(gzip.decompress(file.read_bytes()))
+        found = {key: content[key] for key in ("task", "annotations_sha256", "predictions")}
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; run the fine-tuning or evaluation with --keep-predictions") from None
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} holds no kept predictions ({error}): evaluate again with --keep-predictions") from None
+    if not isinstance(found["task"], str) or found["task"] not in tasks():
+        raise UserError(f"{file} is of task {found['task']}: expected one of {', '.join(tasks())}")
+    if found["annotations_sha256"] != annotations_sha256:
+        raise UserError(f"{file} was predicted for annotations {found['annotations_sha256'][:12]}, {annotations} is "
+                        f"{annotations_sha256[:12]}: give the validation annotations of that run")
+    return found | {"sha256": sha256_file(file), "name": _name(file)}
+
+
+def _name(file: Path) -> str:
+    """What a run's result calls it: its row, and where it was pretrained here which pretraining and trial it is."""
+    try:
+        result = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))
+        weights = result["weights"]
+        name = weights["method"] if weights.get("epochs") is None else f"{weights['method']} {weights['epochs']}"
+        pretraining = weights.get("pretraining")
+        return f"{name} (pretraining {pretraining['seed']}, trial {result['trial']})" if pretraining else name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return file.parent.name

@@ -1,0 +1,33 @@
+"""Where comparisons stand: under the block of a table that has both of their results, and nowhere else."""
+
+from collections.abc import Iterable
+
+from benchmarks.records.comparisons import Comparison
+from benchmarks.tables.trial_groups import Group
+
+
+def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
+    """Whether both results of a comparison are among these."""
+    return comparison.predictions <= {trial.predictions for group in groups for trial in group.trials.values()}
+
+
+def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hidden: set[str]
+                  ) -> tuple[list[str], int]:
+    """(one line for each comparison that no block can show, how many only wait for demo results to be shown).
+
+    `hidden`: hashes of the predictions of results that are not shown.
+    """
+    blocks: dict[tuple, list[Group]] = {}
+    for group in groups:
+        blocks.setdefault((group.example["task"], group.block), []).append(group)
+    lines, waiting = [], 0
+    for one in comparisons:
+        if any(one.task == task and stands_in(one, members) for (task, _), members in blocks.items()):
+            continue
+        if one.predictions & hidden:
+            waiting += 1
+        elif stands_in(one, (member for members in blocks.values() for member in members)):
+            lines.append(f"{one.file}: its two results stand in different blocks, which are not compared")
+        else:
+            lines.append(f"{one.file}: not both of its results are among those shown")
+    return lines, waiting

@@ -1,0 +1,97 @@
+"""The differences of a table: each measured row minus another one of its block, and what is corrected for their number.
+
+The other row is detectron2's random start, or the one that `make_tables.py --against ROW` names: under the same
+setting, on the same data. Standard library only.
+"""
+
+import difflib
+from dataclasses import replace
+
+from benchmarks.statistics.holm import holm
+from benchmarks.tables.paired import Difference, paired
+from benchmarks.tables.suspicious_rows import RANDOM
+from benchmarks.tables.table_rows import MEASURED, Block, Row, TableModel, row_name, under_same_setting
+from benchmarks.tables.trial_groups import DEMO, Group
+from pretrain.common.errors import UserError
+
+NOTE = ("{column} - {against}: mean difference over pairs, fine-tunings of the same trial and seed, with its 95 % "
+        "interval by Student's t; n counts {units}. [-]: no interval, n is too small. "
+        "Not corrected for the number of rows: tables.csv has p with Holm's correction, and the other columns.")
+OF_PRETRAININGS = "pretrainings (pairs where neither row was pretrained here)"
+OF_PAIRS = "pairs"
+
+
+def with_differences(tables: list[TableModel], against: str | None = None) -> list[TableModel]:
+    """The tables with the differences of their measured rows to the row `against` (default: the random start), where
+    there is one. UserError when it is named and nowhere."""
+    name = against or RANDOM
+    found = [_with_differences(table, name) for table in tables]
+    if against and not any(is_called(row, name) for table in tables for row in _measured(table)):
+        names = dict.fromkeys(row_name(row.method, row.epochs) for table in tables for row in _measured(table))
+        near = difflib.get_close_matches(against, names, n=1, cutoff=0.0)
+        raise UserError(f"--against {against}: expected a measured row, found none of that name; the nearest is "
+                        f"{near[0] if near else '-'}, all: {', '.join(names) or 'none'}")
+    return found
+
+
+def _with_differences(table: TableModel, name: str) -> TableModel:
+    called = [is_called(row, name) for row in _measured(table)]
+    if all(called) or not any(called):
+        return table
+    blocks = [replace(block, rows=[compared(row, block, name) for row in block.rows]) for block in table.blocks]
+    found = replace(table, blocks=blocks, against=name)
+    _correct(found)
+    first = [row.differences[table.columns[0]] for row in _measured(found) if row.differences]
+    doubts = dict.fromkeys(one.doubt for one in first if one.interval and one.doubt)
+    here = any(row.group.pretrained_here for row in _measured(found))
+    note = NOTE.format(column=table.columns[0].replace("_", " "), against=name,
+                       units=OF_PRETRAININGS if here else OF_PAIRS)
+    return replace(found, notes=[*found.notes, " ".join([note, *(f"{doubt.capitalize()}." for doubt in doubts)])])
+
+
+def measured_rows(block: Block) -> list[Row]:
+    """The rows of a block that may be compared: demos prove nothing."""
+    return [row for row in block.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
+
+
+def _measured(table: TableModel) -> list[Row]:
+    return [row for block in table.blocks for row in measured_rows(block)]
+
+
+def is_called(row: Row, name: str) -> bool:
+    """Whether a row has this name, with or without its epochs."""
+    return name.casefold() in (row.method.casefold(), row_name(row.method, row.epochs).casefold())
+
+
+def compared(row: Row, block: Block, name: str) -> Row:
+    """The row of a block with its differences to the row of this name, one for each column; itself where it is that."""
+    rows = measured_rows(block)
+    if row not in rows or is_called(row, name):
+        return row
+    others = _most_alike(row.group, under_same_setting(row.group, [other.group for other in rows
+                                                                  if is_called(other, name)]))
+    if len(others) != 1:
+        count = f"{len(others)} rows are" if others else "no row is"
+        none = Difference(name, (), (), f"{count} called {name} under the same setting")
+        return replace(row, differences=dict.fromkeys(row.cells, none))
+    return replace(row, differences={column: paired(row.group, others[0], column, name) for column in row.cells})
+
+
+def _most_alike(group: Group, others: list[Group]) -> list[Group]:
+    """Those whose configuration differs from the group's in the fewest keys."""
+    distances = []  # numbers of keys
+    for other in others:
+        keys = other.config.keys() | group.config.keys()
+        distances.append(sum(other.config.get(key) != group.config.get(key) for key in keys))
+    return [other for other, distance in zip(others, distances, strict=True) if distance == min(distances)]
+
+
+def _correct(table: TableModel) -> None:
+    """Fill in Holm's p: a family is all differences of one column of the table, in all of its blocks."""
+    for column in table.columns:
+        tested = [row.differences for row in _measured(table)
+                  if column in row.differences and row.differences[column].p is not None]
+        family = f"{column} - {table.against}: {len(tested)} in {table.name}"
+        corrected = holm([differences[column].p for differences in tested])
+        for differences, p in zip(tested, corrected, strict=True):
+            differences[column] = replace(differences[column], p_holm=p, family=family)

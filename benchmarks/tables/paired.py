@@ -1,0 +1,149 @@
+"""One measured row minus another, fine-tuning by fine-tuning: the mean difference with its 95 % interval.
+
+Two fine-tunings of the same trial and seed share head initialisation and data order: they are a pair, and the
+difference of a pair scatters less than either. Where both rows were pretrained here the pretrainings of the same seed
+are paired too. n counts pretrainings: the pairs of one are averaged first. Standard library only.
+"""
+
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from benchmarks.statistics.student import critical_t, margin, one_sample_p
+from benchmarks.tables.trial_groups import Group, Place
+
+SAME_DIGITS = 9  # of a difference in percent: what differs later is rounding
+Unit = Place | int | None  # what is independent in a row: a fine-tuning, or the seed of a pretraining
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two fine-tunings of the same trial and seed, their files, and their values in percent."""
+
+    place: Place
+    other: Place
+    file: str
+    other_file: str
+    value: float
+    other_value: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row minus the row `against` in one column, in percent points.
+
+    `values`: the independent ones, the mean over the pairs of each pretraining (of each pair, where neither row was
+    pretrained here). `doubt`: why there is no interval, or what the interval leaves out. `p` is that of the t-test of
+    a mean of 0; `p_holm` is corrected for the `family`, which says what is in it.
+    """
+
+    against: str
+    pairs: tuple[Pair, ...]
+    values: tuple[float, ...]
+    doubt: str
+    p: float | None = None
+    p_holm: float | None = None
+    family: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the independent values; None without a pair."""
+        return fmean(self.values) if self.values else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The two ends of the 95 % interval; None where it is not defined, which `doubt` says."""
+        half = margin(self.values)
+        if not half:
+            return None
+        return fmean(self.values) - half, fmean(self.values) + half
+
+    def text(self) -> str:
+        """As it is shown: "+3.3 [-10.8, +17.5] n=3"; "-" for what is not defined."""
+        if not self.values:
+            return "-"
+        found = self.interval
+        ends = f"{_signed(found[0])}, {_signed(found[1])}" if found else "-"
+        return f"{_signed(fmean(self.values))} [{ends}] {self.count()}"
+
+    def count(self) -> str:
+        """How many independent values there are and, where they are fewer, of how many pairs."""
+        several = f" of {len(self.pairs)} pairs" if len(self.pairs) > len(self.values) else ""
+        return f"n={len(self.values)}{several}"
+
+    def told(self) -> list[str]:
+        """How it was made, line by line."""
+        lines = []
+        for pair in self.pairs:
+            lines += [f"  {_named(pair.place)}: {pair.value:.3f} - {pair.other_value:.3f} = "
+                      f"{pair.value - pair.other_value:+.3f}", f"    {pair.file}", f"    - {pair.other_file}"]
+        if self.interval:
+            lines.append(f"  mean {self.mean:+.3f}, deviation {stdev(self.values):.3f}, {self.count()}: 95 % interval "
+                         f"with t = {critical_t(len(self.values) - 1):.3f}")
+            lines.append(f"  p = {self.p:.2g}, with Holm's correction {self.p_holm:.2g} ({self.family})")
+        return [*lines, f"  {self.doubt}"] if self.doubt else lines
+
+
+def paired(row: Group, other: Group, column: str, against: str) -> Difference:
+    """The difference of two rows in a column; `against` is what the other row is called."""
+    pairs = _pairs(row, other, column)
+    by_unit: dict[Unit, list[float]] = {}
+    units_of: dict[Unit, set[Unit]] = {}  # of each partner
+    for pair in pairs:
+        unit, partner = _unit(row, pair.place), _unit(other, pair.other)
+        if other.pretrained_here and not row.pretrained_here:
+            unit, partner = partner, unit
+        by_unit.setdefault(unit, []).append(round(pair.value - pair.other_value, SAME_DIGITS))
+        units_of.setdefault(partner, set()).add(unit)
+    values = tuple(round(fmean(several), SAME_DIGITS) for several in by_unit.values())
+    shared = sum(len(units) > 1 for units in units_of.values())
+    what = "pretraining" if row.pretrained_here or other.pretrained_here else "pair"
+    return Difference(against, tuple(pairs), values, _doubt(values, shared, what), one_sample_p(values))
+
+
+def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
+    """All pairs in which both have a value, in the order of the trials.
+
+    Where both rows were pretrained with some of the same seeds, only those stand in pairs, each with itself.
+    """
+    seeds = {place.pretraining for place in row.trials if row.pretrained_here}
+    same_seeds = seeds & {place.pretraining for place in other.trials if other.pretrained_here}
+    found = []
+    trials_of_other = sorted(other.trials.items(), key=lambda item: item[0])
+    for place, trial in sorted(row.trials.items(), key=lambda item: item[0]):
+        for place_of_other, trial_of_other in trials_of_other:
+            if (place.trial, place.seed) != (place_of_other.trial, place_of_other.seed):
+                continue
+            if same_seeds and place.pretraining != place_of_other.pretraining:
+                continue
+            value, value_of_other = trial.columns[column], trial_of_other.columns[column]
+            if value is not None and value_of_other is not None:
+                found.append(Pair(place, place_of_other, trial.file, trial_of_other.file, value, value_of_other))
+    return found
+
+
+def _unit(group: Group, place: Place) -> Unit:
+    """What is independent in a row: a pretraining, or a fine-tuning of a row that was not pretrained here."""
+    return place.pretraining if group.pretrained_here else place
+
+
+def _doubt(values: tuple[float, ...], shared: int, what: str) -> str:
+    """Why there is no interval, or what it leaves out; `shared`: partners that stand in several of the values."""
+    if not values:
+        return "no fine-tuning of the same trial and seed in both rows"
+    if len(values) == 1:
+        return f"no interval: one {what} has no spread"
+    if margin(values) == 0.0:
+        return "no interval: all differences are equal"
+    if shared:
+        return f"{len(values)} {what}s are paired with the same {shared}: the interval leaves out how far those scatter"
+    return ""
+
+
+def _named(place: Place) -> str:
+    of = "" if place.pretraining is None else f" of pretraining {place.pretraining}"
+    return f"trial {place.trial}, seed {place.seed}{of}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text

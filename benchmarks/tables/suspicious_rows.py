@@ -1,0 +1,83 @@
+"""Rows that need a second look: outside what the literature says, or below random initialisation. Never hidden.
+
+Standard library only. `results/expected.csv` holds the expected values, each read in the source that it names, with the
+tolerance that a single run may have; results/README.md says how they were chosen.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.common.errors import UserError
+from transfer.settings.random_starts import RAND
+
+COLUMNS = ["table", "method", "epochs", "heads", "metric", "value", "tolerance", "source"]
+RANDOM = RAND.row
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One figure that a correct run should come near: percent, plus or minus `tolerance`."""
+
+    metric: str
+    value: float
+    tolerance: float
+    source: str
+
+
+# (table, method, epochs or None for any, heads or "" for any) -> its figures
+Expectations = Mapping[tuple[str, str, int | None, str], list[Expected]]
+
+
+def read_expected(path: Path) -> Expectations:
+    """The expected values in the file at `path`; UserError for a line that is not what it should be."""
+    found: dict[tuple[str, str, int | None, str], list[Expected]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != COLUMNS:
+            raise UserError(f"expected the columns {','.join(COLUMNS)} in {path}, found "
+                            f"{','.join(reader.fieldnames or [])}; restore the file")
+        for entry in reader:
+            try:
+                epochs = int(entry["epochs"]) if entry["epochs"] else None
+                key = (entry["table"], entry["method"], epochs, entry["heads"])
+                row = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
+                whole = bool(row.metric and row.source) and 0 <= row.value <= 100 and row.tolerance > 0
+            except (TypeError, ValueError):
+                whole = False
+            if not whole:
+                raise UserError(f"expected a column of a table with its value, tolerance and source in {path}, "
+                                f"line {reader.line_num}, found {','.join(map(str, entry.values()))}; "
+                                "restore the file")
+            found.setdefault(key, []).append(row)
+    return found
+
+
+def outside(expectations: Expectations, table: str, method: str, epochs: int | None, heads: str,
+            values: Mapping[str, float | None]) -> list[str]:
+    """What is wrong with a row's `values` (percent by column) by the literature, one sentence each; empty: nothing.
+
+    An expectation of what is no column of the table, or no longer, says nothing.
+    """
+    keys = {(table, method, known, family) for known in (epochs, None) for family in (heads, "")}
+    figures = sorted((figure for key in keys for figure in expectations.get(key, ())), key=lambda one: one.metric)
+    return [f"{_name(one.metric)} {values[one.metric]:.1f} is outside {one.value:.1f} ± {one.tolerance:.1f} "
+            f"({one.source})" for one in figures if values.get(one.metric) is not None
+            and abs(values[one.metric] - one.value) > one.tolerance + 1e-9]
+
+
+def below_random(values: Mapping[str, float | None], random: Mapping[str, float | None], main: Iterable[str]
+                 ) -> list[str]:
+    """The columns among `main`, those that each kind of metric is judged by, in which a row is below random
+    initialisation."""
+    found = []
+    for column in main:
+        value, baseline = values.get(column), random.get(column)
+        if value is not None and baseline is not None and value < baseline:
+            found.append(f"{_name(column)} {value:.1f} is below random initialisation ({baseline:.1f})")
+    return found
+
+
+def _name(metric: str) -> str:
+    return metric.replace("_", " ")

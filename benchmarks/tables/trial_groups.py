@@ -1,0 +1,302 @@
+"""Measured rows: results grouped into what may be averaged, and sorted into the blocks where they may stand.
+
+Trials are averaged only when they agree in everything that changes a number: task, method, epochs, scale, iterations,
+heads, architecture, start, data and resolved configuration. The start is a file of weights; where it was pretrained
+here it is the recipe and the images of the pretraining, so that pretrainings of several seeds make one row.
+Standard library only.
+"""
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.records.paper_tables import WITHOUT_EFFECT, departures, on_standard_data, shown, train_share
+from benchmarks.records.results import PROVES_NOTHING, RANDOM, canonical, weights_sha256
+from transfer.tasks import TASKS
+
+SAME_FIELDS = ("task", "method", "epochs", "demo", "scale", "iterations", "heads")
+HOW_FIELDS = ("solver", "fit", "batch_norm_images")  # not in every result
+ANNOTATIONS = "annotations"
+PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
+
+
+class Place(NamedTuple):
+    """Where a trial stands in its group: seed of the pretraining (None: not pretrained here), trial, and its seed."""
+
+    pretraining: int | None
+    trial: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of a group: when it ended, its file, its columns (percent), hashes of the weights it started from,
+    of the code that made it and of its kept predictions."""
+
+    ended: str
+    file: str
+    columns: dict[str, float | None]
+    weights: str | None
+    code: str | None
+    predictions: str | None
+
+
+class Evaluated(NamedTuple):
+    """One evaluation of a training: when it ended, its file, the validation annotations, the dataset's label."""
+
+    ended: str
+    file: str
+    annotations: str
+    label: str
+
+
+@dataclass
+class Group:
+    """Trials that may be averaged. `example` is one of their results without its bulky parts."""
+
+    example: dict
+    block: tuple  # (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading)
+    config: dict[str, object]
+    departures: list[str]
+    trials: dict[Place, Trial] = field(default_factory=dict)
+
+    @property
+    def pretrained_here(self) -> bool:
+        """Whether its pretrainings are known: then they are what is independent, not their fine-tunings."""
+        return self.example["weights"].get("pretraining") is not None
+
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether it starts from one checkpoint that was not pretrained here."""
+        return not self.pretrained_here and self.example["weights"]["method"] not in RANDOM
+
+    def means(self, columns: Iterable[str]) -> dict[str, float | None]:
+        """The mean of each column, in percent; None where no trial has a value."""
+        cells = {column: self.cell(column) for column in columns}
+        return {column: cell[0] if cell else None for column, cell in cells.items()}
+
+    def by_pretraining(self, column: str) -> dict[int | None, list[float]]:
+        """Seed of the pretraining -> the column of its trials that have it, in percent, in the order of the trials.
+
+        Pretrainings without a value are left out.
+        """
+        found: dict[int | None, list[float]] = {}
+        for place, trial in sorted(self.trials.items(), key=lambda item: item[0]):
+            value = trial.columns[column]
+            if value is not None:
+                found.setdefault(place.pretraining, []).append(value)
+        return found
+
+    def independent(self, column: str) -> list[float]:
+        """The independent values of a column, in percent.
+
+        The mean of each pretraining's trials where the method was pretrained here: its fine-tunings share a start.
+        Otherwise each trial's own: a checkpoint from elsewhere has one pretraining by nature, and random weights are
+        drawn anew by each trial.
+        """
+        values = self.by_pretraining(column).values()
+        if self.pretrained_here:
+            return [statistics.fmean(several) for several in values]
+        return [value for several in values for value in several]
+
+    def cell(self, column: str) -> tuple[float, float | None, int] | None:
+        """(mean, sample standard deviation or None, trials with a value); None when no trial has a value.
+
+        Both over the independent values; of a single pretraining over its trials.
+        """
+        trials = [value for several in self.by_pretraining(column).values() for value in several]
+        if not trials:
+            return None
+        values = self.independent(column)
+        if len(values) == 1:
+            values = trials
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(trials)
+
+    def count(self) -> str:
+        """How many trials it has and, pretrained here, what they are made of."""
+        if not self.pretrained_here:
+            return f"n={len(self.trials)}"
+        counts = Counter(place.pretraining for place in self.trials)
+        least, most = min(counts.values()), max(counts.values())
+        each = str(most) if least == most else f"{least} to {most}"
+        return (f"n={len(self.trials)}: {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
+                f"fine-tuning{'s' * (most > 1)}")
+
+
+def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], list[str]]:
+    """Groups in the order they appear, and one line for each result that another one replaces.
+
+    The results' tasks must be known.
+    """
+    groups: dict[str, Group] = {}
+    members: dict[str, list[tuple[Place, Trial]]] = {}
+    trainings: dict[tuple, list[Evaluated]] = {}
+    for path, result in results:
+        config = _compared(result["config"])
+        key = canonical([[result[name] for name in SAME_FIELDS], [result.get(name) for name in HOW_FIELDS],
+                         result["weights"]["architecture"], _start(result), _data(result), config])
+        key = hashlib.sha256(key.encode("ascii")).hexdigest()
+        if key not in groups:
+            example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
+            groups[key] = Group(example, _block(result), config, departures(result))
+        pretraining = result["weights"].get("pretraining")
+        place = Place(pretraining["seed"] if pretraining else None, result["trial"], result["seed"])
+        trial = Trial(result["ended"], path.name, shown(result), weights_sha256(result),
+                      result["code"].get("transfer_sha256"), (result.get("predictions") or {}).get("sha256"))
+        members.setdefault(key, []).append((place, trial))
+        label, training = result["dataset"].get("label"), (result.get("training") or {}).get("sha256")
+        if label and training:
+            trainings.setdefault((result["method"], result["epochs"], label, training), []).append(
+                Evaluated(trial.ended, trial.file, result["dataset"]["val"]["annotations_sha256"], label))
+    superseded = _superseded(trainings.values())
+    problems = list(superseded.values())
+    for key, group in groups.items():
+        kept = [(place, trial) for place, trial in members[key] if trial.file not in superseded]
+        kept, other_weights = _one_start_each(kept)
+        group.trials, repeated = _one_of_each(kept)
+        problems += other_weights + repeated
+    return [group for group in groups.values() if group.trials], sorted(problems)
+
+
+def _superseded(trainings: Iterable[list[Evaluated]]) -> dict[str, str]:
+    """{file: one line} of the evaluations whose training was evaluated later on other annotations of the same label:
+    a validation file that was fixed."""
+    lines = {}
+    for evaluated in trainings:
+        newest = max(evaluated)
+        for one in evaluated:
+            if one.annotations != newest.annotations:
+                lines[one.file] = (f"{one.file}: evaluated on {one.label} as it was (annotations "
+                                   f"{one.annotations[:8]}); {newest.file} is the same training on "
+                                   f"{newest.annotations[:8]} and counts instead")
+    return lines
+
+
+def _start(result: dict) -> list:
+    """What trials of one row start from: a file of weights or, pretrained here, a recipe and its images."""
+    weights = result["weights"]
+    pretraining = weights.get("pretraining")
+    if pretraining is None:
+        return [weights_sha256(result)]
+    return [pretraining["recipe_sha256"], pretraining["images_sha256"], weights.get("branch")]
+
+
+def _one_start_each(members: list[tuple[Place, Trial]]) -> tuple[list[tuple[Place, Trial]], list[str]]:
+    """The trials whose pretraining has one file of weights, and one line for each other.
+
+    The same recipe, images and seed made two files: both cannot be that pretraining. The file of the trial that ended
+    last counts.
+    """
+    newest: dict[int | None, Trial] = {}
+    for place, trial in members:
+        known = newest.setdefault(place.pretraining, trial)
+        if (trial.ended, trial.file) > (known.ended, known.file):
+            newest[place.pretraining] = trial
+    kept, problems = [], []
+    for place, trial in members:
+        other = newest[place.pretraining]
+        if trial.weights == other.weights:
+            kept.append((place, trial))
+        else:
+            problems.append(f"{trial.file}: starts from weights {trial.weights[:8]}, {other.file} from "
+                            f"{other.weights[:8]}, and both name the same pretraining (recipe, images, seed "
+                            f"{place.pretraining}): the one that ended later counts")
+    return kept, problems
+
+
+def _one_of_each(members: list[tuple[Place, Trial]]) -> tuple[dict[Place, Trial], list[str]]:
+    """One trial for each place, and one line for each that a later run of it replaces."""
+    trials: dict[Place, Trial] = {}
+    problems = []
+    for place, trial in members:
+        if place in trials:
+            older, trial = sorted([trials[place], trial], key=lambda one: (one.ended, one.file))
+            problems.append(f"{older.file}: the same trial ran again; {trial.file} counts instead")
+        trials[place] = trial
+    return trials, problems
+
+
+def distinctions(groups: list[Group]) -> list[str]:
+    """For groups that would read alike, what tells them apart, one text per group; empty texts for a single group."""
+    if len(groups) < 2:
+        return ["" for _ in groups]
+    keys = sorted({key for group in groups for key in group.config
+                   if any(other.config.get(key) != group.config[key] for other in groups)})
+    several_starts = len({canonical(_start(group.example)) for group in groups}) > 1
+    several_data = len({canonical(_data(group.example)) for group in groups}) > 1
+    texts = []
+    for group in groups:
+        parts = [f"{key} {group.config.get(key, 'not set')}" for key in keys[:3]]
+        parts += [f"{len(keys) - 3} more settings differ"] if len(keys) > 3 else []
+        parts += [f"{name.replace('_', ' ')} {group.example.get(name)}" for name in HOW_FIELDS
+                  if len({other.example.get(name) for other in groups}) > 1]
+        if several_starts:
+            parts.append(_start_text(group))
+        if several_data:
+            parts.append(f"{ANNOTATIONS} {data_hash(group.example)}")
+        texts.append(", ".join(parts))
+    return texts
+
+
+def _start_text(group: Group) -> str:
+    weights = group.example["weights"]
+    if group.pretrained_here:
+        pretraining = weights["pretraining"]
+        text = f"recipe {pretraining['recipe_sha256'][:8]} on images {pretraining['images_sha256'][:8]}"
+    else:
+        text = f"weights {(weights_sha256(group.example) or 'random')[:8]}"
+    return text + (f" ({weights['branch']})" if weights.get("branch") else "")
+
+
+def _block(result: dict) -> tuple[int, str]:
+    if result["demo"] or result["scale"] in PROVES_NOTHING:
+        return DEMO, f"Demo: {_describe(result)}"
+    if not on_standard_data(result):
+        return OWN_DATA, f"Own data: {_describe(result)}"
+    if departures(result):
+        return OTHER_PROTOCOL, f"{TASKS[result['task']].table.data}, not under the paper's protocol"
+    return PAPER, ""
+
+
+def _data(result: dict) -> list:
+    data = result["dataset"]
+    found = [data[part][key] for part in ("train", "val") for key in ("images", "annotations_sha256")]
+    if train_share(result) != 1.0:
+        found += [data["train_share"]["share"], data["train_share"]["images"]]
+    return found + data["classes"]
+
+
+def data_hash(result: dict) -> str:
+    """Eight digits that tell datasets apart: image counts, annotation files, share of the training images, classes."""
+    return hashlib.sha256(canonical(_data(result)).encode("ascii")).hexdigest()[:8]
+
+
+def dataset_name(result: dict) -> str | None:
+    """What a result's dataset is called, if anything."""
+    return result["dataset"].get("label") or result["dataset"].get("name")
+
+
+def _describe(result: dict) -> str:
+    data = result["dataset"]
+    classes = len(data["classes"])
+    label = dataset_name(result)
+    name = f"{label}, " if label else ""
+    share = "" if train_share(result) == 1.0 else f" (share {train_share(result):g})"
+    return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training{share} and "
+            f"{data['val']['images']} evaluation images, annotations {data_hash(result)}")
+
+
+def _compared(config: dict, prefix: str = "") -> dict[str, object]:
+    """A nested config under dotted names, without what changes no number."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(_compared(value, f"{name}."))
+        elif name not in WITHOUT_EFFECT:
+            flat[name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""What all three packages use: errors, files, locks, signals, the canonical backbone file."""

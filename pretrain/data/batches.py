@@ -1,0 +1,248 @@
+"""Any folder of photographs, or of shards of them, as an endless, exactly repeatable stream of micro-batches
+of views.
+
+The order of an epoch depends on (seed, epoch) alone, and the views of an image on (seed, epoch, image, view): a stream
+that starts at step s gives what an uninterrupted one gives from step s on, with any number of loader processes.
+Images that cannot be read are replaced by the next one, and reported in the batch.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pretrain.common.errors import UserError
+from pretrain.config import Config
+from pretrain.data.images import SUFFIXES, ImageList, walk_images
+from pretrain.data.name_table import NameTable
+from pretrain.data.order import EpochOrder
+from pretrain.data.pixels import UnreadableImage
+from pretrain.data.shards import ShardList, shard_paths
+from pretrain.data.views import make_views
+from pretrain.options.shared_options import Train
+
+LIST = "images"  # a kept list of a folder is called images-HASH.names
+TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
+REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up, or the allowed share if that is more
+
+
+@dataclass
+class Batch:
+    """One micro-batch of a process: V views, B images, S side in pixels.
+
+    views: groups of one size, the global group first, each (V, B, 3, S, S) uint8.
+    boxes: for each group (V, B, 4) fractions of the source image. sizes: (B, 2) width and height in source pixels.
+    names: the images' paths. unreadable: {path: reason} of the images that were replaced.
+    colours: for each group (V, B, 11), what `gpu_augment` has still to apply; empty when the views are finished.
+    labels: (B,) int64, places in `ImageList.classes`; None where the images have no labels.
+    """
+
+    views: list[Tensor]
+    boxes: list[Tensor]
+    sizes: Tensor
+    names: list[str]
+    unreadable: dict[str, str]
+    colours: list[Tensor] = field(default_factory=list)
+    labels: Tensor | None = None
+
+    def pin_memory(self) -> "Batch":
+        labels = None if self.labels is None else self.labels.pin_memory()
+        return Batch([v.pin_memory() for v in self.views], [b.pin_memory() for b in self.boxes],
+                     self.sizes.pin_memory(), self.names, self.unreadable, [c.pin_memory() for c in self.colours],
+                     labels)
+
+
+class Item(NamedTuple):
+    """One image's views; see `Batch`."""
+
+    views: list[np.ndarray]
+    boxes: np.ndarray
+    size: tuple[int, int]
+    name: str
+    unreadable: dict[str, str]
+    colours: np.ndarray
+    label: int | None
+
+
+def list_images(folder: str | Path, keep: Path | None = None, output: Path | None = None) -> ImageList:
+    """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. One with .tar
+    files instead is a folder of WebDataset shards: all images in them, sorted by name. Both together are refused.
+
+    keep: a folder for the list, which is then read from its file there; without one it is held in memory. output: a
+    folder that may not lie among the images."""
+    folder = Path(folder)
+    names = walk_images(folder, output)
+    table = NameTable(names) if keep is None else NameTable.write(keep, LIST, names)
+    shards = shard_paths(folder)
+    if len(table) and shards:
+        raise UserError(f"{folder} holds {len(table)} images, the first {table[0]}, and {len(shards)} .tar shards: "
+                        "expected one or the other, move one kind out")
+    if len(table):
+        return ImageList(folder, table)
+    if table.path:
+        table.path.unlink()
+    if shards:
+        return ShardList(folder, keep)
+    raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "
+                    "found none at any depth, and no .tar shards")
+
+
+def open_list(folder: str | Path, table: NameTable) -> ImageList:
+    """The images of a folder whose list another process has made."""
+    return ShardList(folder, index=table) if table.has_rows else ImageList(folder, table)
+
+
+class ViewDataset(Dataset):
+    """Maps (epoch, image number) to the views of that image."""
+
+    def __init__(self, images: ImageList, train: Train) -> None:
+        self.images, self.train = images, train
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> Item:
+        epoch, index = item
+        unreadable: dict[str, str] = {}
+        most = max(REPLACEMENTS, int(self.train.max_corrupt_share * len(self.images)) + 1)
+        for attempt in range(min(most, len(self.images))):
+            number = (index + attempt) % len(self.images)
+            try:
+                pixels = self.images.pixels(number)
+            except UnreadableImage as error:
+                unreadable[self.images[number]] = str(error)
+                continue
+            views, boxes, colours = make_views(pixels, self.train, epoch, number)
+            return Item(views, boxes, pixels.shape[1::-1], self.images[number], unreadable, colours,
+                        self.images.label(number))
+        first, why = next(iter(unreadable.items()))
+        raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.images.folder}, "
+                        f"the first is {first} ({why})")
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> list[Item] | UserError:
+        """What the loader asks for. An error travels as a value: raised in a loader process it would come back as the
+        text of a traceback."""
+        try:
+            return [self[item] for item in items]
+        except UserError as error:
+            return error
+
+    def collate(self, items: list[Item] | UserError) -> Batch | UserError:
+        """Stack the items of a micro-batch, view-major."""
+        if isinstance(items, UserError):
+            return items
+        split = [range(self.train.global_views),
+                 range(self.train.global_views, self.train.global_views + self.train.local_views)]
+        stacked: dict[str, list[Tensor]] = {"views": [], "boxes": [], "colours": []}
+        for group in filter(len, split):
+            for part, groups in stacked.items():
+                groups.append(_stack([[getattr(item, part)[v] for item in items] for v in group]))
+        if self.train.colour_on == "loader":
+            stacked["colours"] = []
+        unreadable: dict[str, str] = {}
+        for item in items:
+            unreadable |= item.unreadable
+        labels = torch.tensor([item.label for item in items]) if self.images.classes else None
+        return Batch(sizes=torch.tensor([item.size for item in items], dtype=torch.float32),
+                     names=[item.name for item in items], unreadable=unreadable, labels=labels, **stacked)
+
+
+def _stack(rows: list[list[np.ndarray]]) -> Tensor:
+    """V lists of B arrays of one shape -> (V, B, ...); each is copied once, np.stack copies nested lists twice."""
+    stacked = np.empty((len(rows), len(rows[0]), *rows[0][0].shape), rows[0][0].dtype)
+    for places, arrays in zip(stacked, rows, strict=True):
+        for place, array in zip(places, arrays, strict=True):
+            place[...] = array
+    return torch.from_numpy(stacked)
+
+
+def steps_per_epoch(images: int, train: Train) -> int:
+    """Optimizer steps in one pass; the incomplete last batch is left out, as in the released code."""
+    if images < train.batch_size:
+        raise UserError(f"batch_size {train.batch_size} needs at least as many images, found {images}: "
+                        f"use a smaller batch_size, for example {max(images // 4, 1)}, or more images")
+    return images // train.batch_size
+
+
+def images_at_once(batch_size: int, device_batch: int, world: int) -> int:
+    """Images that each of `world` processes takes through the network at once: the largest number up to device_batch
+    that divides its share of batch_size. Raises `UserError` when there is none above half of device_batch."""
+    if batch_size % world:
+        raise UserError(f"batch_size must be a multiple of the number of processes, found {batch_size} and {world}")
+    share = batch_size // world
+    most = min(device_batch, share)
+    at_once = max(number for number in range(1, most + 1) if share % number == 0)
+    if 2 * at_once < most:
+        raise UserError(f"batch_size {batch_size} over {world} processes leaves {share} images for each, which no "
+                        f"number from {(most + 1) // 2} to {most} (device_batch) divides: choose another batch_size "
+                        "or device_batch")
+    return at_once
+
+
+class MicroBatchOrder:
+    """Sampler: for each optimizer step from `first_step` on, the micro-batches of one process.
+
+    With M = at_once * world, micro-batch a of step s is order[s*B + a*M : s*B + (a+1)*M] of the epoch's order, cut into
+    equal runs for the ranks: the images of a step are the same for every world size.
+    """
+
+    def __init__(
+        self, images: int, train: Train, at_once: int, first_step: int, last_step: int, rank: int, world: int
+    ) -> None:
+        self.images, self.train = images, train
+        self.first_step, self.last_step = first_step, last_step
+        self.rank, self.share, self.micro_batch = rank, at_once, at_once * world
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * (self.train.batch_size // self.micro_batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = steps_per_epoch(self.images, self.train)
+        for step in range(self.first_step, self.last_step):
+            epoch, within = divmod(step, per_epoch)
+            order = EpochOrder(self.images, self.train.seed, epoch)
+            start = within * self.train.batch_size
+            for micro in range(start, start + self.train.batch_size, self.micro_batch):
+                mine = order[range(micro + self.rank * self.share, micro + (self.rank + 1) * self.share)]
+                yield [(epoch, index) for index in mine.tolist()]
+
+
+def make_loader(
+    images: ImageList, config: Config, first_step: int, last_step: int, rank: int, world: int, pin: bool
+) -> Iterator[Batch]:
+    """Micro-batches of one process from `first_step` to the end, in order."""
+    dataset = ViewDataset(images, config.train)
+    workers = config.runtime.workers
+    at_once = images_at_once(config.train.batch_size, config.runtime.device_batch, world)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=MicroBatchOrder(len(images), config.train, at_once, first_step, last_step, rank, world),
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # its own: starting a loader must not move the state that a checkpoint holds
+    )
+    return _batches(loader)
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)  # the processes are the parallelism
+    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

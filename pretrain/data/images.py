@@ -1,0 +1,146 @@
+"""Where images are: a list of names that knows how to read each of them."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from pretrain.common.errors import UserError
+from pretrain.data import labels
+from pretrain.data.name_table import NameTable
+from pretrain.data.pixels import SixteenBit, UnreadableImage, decode, read_bytes
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jfif")
+SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
+
+
+def walk_images(folder: str | Path, output: Path | None = None) -> Iterator[str]:
+    """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out. One by
+    one: no more than the entries of one folder at each depth are held.
+
+    Raises `UserError` when the walk meets `output`: what is written there would become images."""
+    check_folder(folder)
+    forbidden = None if output is None else identity(output)
+    for name in _walk(str(folder), "", frozenset(), forbidden):
+        if name is None:
+            raise among_images(output, folder)
+        yield name
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise `UserError` unless it is there."""
+    if not Path(folder).is_dir():
+        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
+
+
+def among_images(output: Path, folder: str | Path) -> UserError:
+    """What is said when `output` lies in the folder of the images."""
+    return UserError(f"--output {output} lies inside --data {folder}, where the run's own pictures would become images "
+                     "to train on: choose an --output outside")
+
+
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]], forbidden: tuple[int, int] | None
+          ) -> Iterator[str | None]:
+    """The images below a folder, sorted by their whole path; None for the forbidden folder, by device and inode."""
+    here = identity(folder)
+    if here in above:  # a link that leads back up
+        return
+    if here == forbidden:
+        yield None
+    entries = []
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    entries.append(entry.name + "/")  # sorted as the paths that it is the beginning of
+                elif entry.name.lower().endswith(SUFFIXES):
+                    entries.append(entry.name)
+    except OSError as error:  # images that are left out in silence would make another dataset
+        raise UserError(f"the folder {error.filename} cannot be listed ({error.strerror}): fix its rights, or move it "
+                        "out of the images") from None
+    for name in sorted(entries):
+        if name.endswith("/"):
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {here}, forbidden)
+        else:
+            yield prefix + name
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def identity(folder: str | Path) -> tuple[int, int]:
+    """Device and inode."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+class ImageList(Sequence[str]):
+    """Sorted names of the images in a folder, and their contents and labels by number.
+
+    classes: sorted names of the classes; empty where `label_by` was not called.
+    sixteen_bit: see pretrain/data/pixels.py.
+    """
+
+    def __init__(self, folder: str | Path, names: Iterable[str] | NameTable) -> None:
+        self.folder = Path(folder)
+        self.names = names if isinstance(names, NameTable) else NameTable(names)
+        self.classes: tuple[str, ...] = ()
+        self.sixteen_bit: SixteenBit = "shift"
+        self._labels: tuple[labels.Kind, dict[str, int]] = ("none", {})
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the list of names."""
+        return self.names.sha256
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        return self.names[number]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def label_by(self, kind: labels.Kind, classes: Iterable[str] | None = None) -> None:
+        """Let the images have labels, those that `kind` of pretrain/data/labels.py says; `classes` when they are known
+        already, else all names are gone through. Raises `UserError` when an image has none."""
+        if kind != "none":
+            self.classes = tuple(sorted(labels.count_classes(self, kind) if classes is None else classes))
+        self._labels = (kind, {name: number for number, name in enumerate(self.classes)})
+
+    def label(self, number: int) -> int | None:
+        """The place in `classes` of the class of image `number`."""
+        kind, numbers = self._labels
+        return None if kind == "none" else numbers[labels.class_of(self[number], kind)]
+
+    def size(self, number: int) -> int:
+        """Bytes of the file of image `number`; -1 when it cannot be reached."""
+        try:
+            return (self.folder / self[number]).stat().st_size
+        except OSError:  # a dangling link: reading it will name it
+            return -1
+
+    def read(self, number: int) -> bytes:
+        """The file of image `number`; raises `UnreadableImage`."""
+        return read_bytes(self.folder / self[number])
+
+    def pixels(self, number: int) -> np.ndarray:
+        """Image `number` as RGB, (H, W, 3) uint8; raises `UnreadableImage`."""
+        pixels = decode(self.read(number), self.sixteen_bit)
+        height, width = pixels.shape[:2]
+        if min(width, height) < SMALLEST_SIDE:
+            raise UnreadableImage(f"{width} x {height} pixels, expected at least {SMALLEST_SIDE} a side")
+        return pixels

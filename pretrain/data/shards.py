@@ -1,0 +1,292 @@
+"""WebDataset tar shards: packing a folder of images into them, and reading any image of them by its number.
+
+  python -m pretrain shards pack PHOTOS SHARDS                then:  python -m pretrain --data SHARDS ...
+
+A shard is a plain tar file. The headers are read once and kept as an index (.clove-index-HASH.names in the folder, or
+where a run keeps its lists, if nothing may be written there), so that reading is random access: order, views and resume
+of a run are exactly those of the folder that was packed. WebDataset takes what stands before the first dot of a file's
+name for its key: where names of the folder would clash there, single characters are percent-encoded in the shard and
+decoded when read.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import heapq
+import itertools
+import json
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from tqdm import tqdm
+
+from pretrain.common.errors import UserError
+from pretrain.data.images import SUFFIXES, ImageList, walk_images
+from pretrain.data.name_table import SUFFIX, NameTable
+
+INDEX = ".clove-index"
+OPEN_SHARDS = 64  # files that one process holds open
+END = bytes(512)  # of zeros, at the end of a tar file
+
+
+def shard_paths(folder: str | Path) -> list[Path]:
+    """The tar files directly in a folder, by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.name.endswith(".tar") and path.name[0] != ".")
+
+
+class ShardList(ImageList):
+    """The images of all shards of a folder, sorted by name. Safe to fork and to pickle.
+
+    keep: folder for the index where none can be written into the shards' own. index: when it is there already."""
+
+    def __init__(self, folder: str | Path, keep: Path | None = None, index: NameTable | None = None) -> None:
+        self.shards = shard_paths(folder)
+        super().__init__(folder, index or _index(Path(folder), self.shards, keep))
+        self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor, the latest used last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def size(self, number: int) -> int:
+        """Bytes of the file of image `number`."""
+        return self.names.row(number)[2]
+
+    def read(self, number: int) -> bytes:
+        """The file of image `number`; `UserError` when its shard is gone, cannot be read or has become shorter."""
+        shard, offset, size = self.names.row(number)
+        try:
+            data = os.pread(self._descriptor(shard), size, offset)  # no position: a fork may share the descriptor
+            while 0 < len(data) < size and (more := os.pread(self._descriptor(shard), size - len(data),
+                                                             offset + len(data))):
+                data += more
+        except OSError as error:
+            raise UserError(f"shard {self.shards[shard]} cannot be read: {error.strerror}") from None
+        if len(data) < size:
+            raise _damaged(self.shards[shard], f"ends inside {self[number]}")
+        return data
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            self._open[shard] = os.open(self.shards[shard], os.O_RDONLY)
+            if len(self._open) > OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+def _damaged(shard: Path, why: str) -> UserError:
+    return UserError(f"shard {shard} is damaged: expected a whole tar file, found that it {why}; copy or pack it again")
+
+
+def _index(folder: Path, shards: list[Path], keep: Path | None) -> NameTable:
+    """Names of all images in the shards, sorted, each with its place: shard, offset and size in bytes."""
+    try:
+        stats = [path.stat() for path in shards]
+    except OSError as error:
+        raise UserError(f"shard {error.filename} cannot be read: {error.strerror}") from None
+    described = json.dumps([[path.name, found.st_size, found.st_mtime_ns]
+                            for path, found in zip(shards, stats, strict=True)])
+    signature = hashlib.sha256(described.encode()).hexdigest()
+    places = [folder] if keep is None else [folder, keep]
+    for path in [path for place in places for path in place.glob(f"{INDEX}-*{SUFFIX}")]:
+        with contextlib.suppress(OSError, ValueError):
+            index = NameTable.open(path)
+            if index.note == signature:
+                return index
+    runs = [_read_shard(number, path) for number, path in enumerate(shards)]
+    rows = np.empty((sum(len(run) for run in runs), 3), np.int64)
+    if not len(rows):
+        raise UserError(f"no images in the shards of {folder}: expected members that end in "
+                        f"{' '.join(SUFFIXES)}, found none in {len(shards)} .tar files")
+    with contextlib.suppress(OSError):  # read-only or full
+        return _kept(folder, runs, shards, rows, signature)
+    if keep is not None:
+        return _kept(keep, runs, shards, rows, signature)
+    return NameTable(_merged(runs, shards, rows), rows, signature)
+
+
+def _kept(folder: Path, runs: list[NameTable], shards: list[Path], rows: np.ndarray, signature: str) -> NameTable:
+    """Write the index into a folder, in the place of one of shards that are no more."""
+    index = NameTable.write(folder, INDEX, _merged(runs, shards, rows), rows, signature)
+    for path in folder.glob(f"{INDEX}-*{SUFFIX}"):
+        if path != index.path:
+            path.unlink()
+    return index
+
+
+def _read_shard(number: int, path: Path) -> NameTable:
+    """The images in a shard, sorted by name, each with its place."""
+    members = sorted(_members(path))
+    places = np.array([(number, offset, size) for _, offset, size in members], np.int64).reshape(-1, 3)
+    return NameTable([name for name, *_ in members], places)
+
+
+def _merged(runs: list[NameTable], shards: list[Path], rows: np.ndarray) -> Iterator[str]:
+    """The names of all runs, sorted; their places go into `rows`, (N, 3)."""
+    before = None
+    for name, *_ in _sorted_members(runs):
+        if name == before:  # numbered from zero in each shard: told apart by its name
+            runs = [run.renamed(f"{path.name}/") for run, path in zip(runs, shards, strict=True)]
+            break
+        before = name
+    for at, (name, run, number) in enumerate(_sorted_members(runs)):
+        rows[at] = run.row(number)
+        yield name
+
+
+def _sorted_members(runs: list[NameTable]) -> Iterator[tuple[str, NameTable, int]]:
+    """(name, its run, its number there), sorted by name."""
+    runs = sorted((run for run in runs if len(run)), key=lambda run: run[0])
+    one_by_one = all(first[-1] < second[0] for first, second in itertools.pairwise(runs))
+    streams = [_numbered(place, run) for place, run in enumerate(runs)]
+    # Shards of our own packing follow each other; a merge would hold a block of each at once.
+    for name, place, number in itertools.chain(*streams) if one_by_one else heapq.merge(*streams):
+        yield name, runs[place], number
+
+
+def _numbered(place: int, run: NameTable) -> Iterator[tuple[str, int, int]]:
+    for number, name in enumerate(run):
+        yield name, place, number
+
+
+def _members(path: Path) -> list[tuple[str, int, int]]:
+    """Name, offset and size of each image in a tar file that is whole up to its end mark."""
+    try:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            members = [(_original_name(member.name), member.offset_data, member.size)
+                       for member in tar if member.isreg() and _is_image(member.name)]
+            # tarfile takes a header that it cannot read for the end.
+            file.seek(tar.offset)
+            if file.read(len(END)) != END:
+                raise _damaged(path, f"has no end mark after its last readable member (byte {tar.offset})")
+    except tarfile.TarError as error:
+        raise _damaged(path, f"cannot be read ({error})") from None
+    except OSError as error:
+        raise UserError(f"shard {path} cannot be read: {error.strerror or error}") from None
+    return members
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
+
+
+def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tuple[int, int]:
+    """Copy the images below `folder`, as they are, into shards of at most `shard_mb` million bytes (or one image).
+
+    The same folder gives the same bytes. `output` appears when all is written, or not at all; a kill leaves a hidden
+    folder beside it, .NAME.*.part, which may be deleted. Returns the numbers of images and of shards.
+    """
+    output = Path(os.path.abspath(output))
+    if not shard_mb > 0:  # nor NaN
+        raise UserError(f"--shard-mb must be above 0, found {shard_mb:g}")
+    if os.path.ismount(output):
+        raise UserError(f"{output} is a mount, which nothing can take the place of: name a new folder in it")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists: expected a new or empty folder, choose another one")
+    images = ImageList(folder, walk_images(folder))
+    if not images:
+        held = "shards already" if shard_paths(folder) else "none"
+        raise UserError(f"expected a folder of images that end in {' '.join(SUFFIXES)}: {folder} holds {held}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
+    try:
+        beside.mkdir()
+        shards = _write_shards(images, beside, shard_mb * 1e6)
+        if ShardList(beside).names.sha256 != images.names.sha256:
+            raise UserError(f"the names in the shards are not those of {folder}: did it change meanwhile? Start again")
+        os.replace(beside, output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return len(images), len(shards)
+
+
+def _write_shards(images: ImageList, folder: Path, limit: float) -> list[Path]:
+    shards, keys = [], set[str]()
+    bar = tqdm(total=len(images), desc="pack", unit="image", mininterval=0.5 if sys.stderr.isatty() else 15)
+    try:
+        for names in _split(images, limit):
+            shards.append(folder / f"images-{len(shards):06d}.tar")
+            with open(shards[-1], "wb") as file:
+                with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+                    for name in names:
+                        with open(images.folder / name, "rb") as image:
+                            member = tarfile.TarInfo(_member_name(name, keys))  # no owner, time 0: the same bytes
+                            member.size, member.mode = os.fstat(image.fileno()).st_size, 0o644
+                            tar.addfile(member, image)
+                        bar.update()
+                file.flush()
+                os.fsync(file.fileno())
+    except FileNotFoundError as error:
+        if os.path.islink(error.filename):
+            raise UserError(f"{error.filename} is a link to {os.readlink(error.filename)}, which is not there: bring "
+                            "its target back or remove it") from None
+        raise UserError(f"{error.filename} is gone: the folder changed while it was packed; start again") from None
+    finally:
+        bar.close()
+    return shards
+
+
+def _split(images: ImageList, limit: float) -> Iterator[list[str]]:
+    """Runs of names whose files, with all that tar adds, stay below `limit` bytes."""
+    names, total = [], float(tarfile.RECORDSIZE)  # the end mark
+    for name in images:
+        # Its header, a second one for a long name, and the last block filled up.
+        found = (images.folder / name).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{images.folder / name} is not a regular file: take it out of the images")
+        size = found.st_size + 4 * tarfile.BLOCKSIZE + len(os.fsencode(name))
+        if names and total + size > limit:
+            yield names
+            names, total = [], float(tarfile.RECORDSIZE)
+        names.append(name)
+        total += size
+    yield names
+
+
+def _member_name(name: str, keys: set[str]) -> str:
+    """The name in the shard: dots and percent signs before the suffix encoded, then as many last characters as it
+    takes to make the key (all before the first dot of the file's name) a new one."""
+    folder, file = os.path.split(name)
+    stem, suffix = os.path.splitext(file)
+    folder, stem = folder.replace("%", "%25"), stem.replace("%", "%25").replace(".", "%2E")
+    plain = len(stem)
+    while (key := os.path.join(folder, stem)) in keys and plain:
+        plain -= 1
+        stem = stem[:plain] + "".join(f"%{byte:02X}" for byte in os.fsencode(stem[plain])) + stem[plain + 1:]
+    if key in keys:
+        raise UserError(f"too many images are called {os.path.join(folder, os.path.splitext(file)[0])} with different "
+                        f"suffixes, {file} is the last: WebDataset would take them for one sample; rename one of them")
+    keys.add(key)
+    return key + suffix
+
+
+def _original_name(member_name: str) -> str:
+    return unquote(member_name.removeprefix("./"), errors="surrogateescape")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain shards", description="Pack images into tar shards.")
+    command = parser.add_subparsers(dest="command", required=True).add_parser("pack", help="folder of images -> shards")
+    command.add_argument("folder", type=Path, help="images, nested or flat")
+    command.add_argument("output", type=Path, help="new folder for the shards")
+    command.add_argument("--shard-mb", type=float, default=500.0, help="million bytes in one shard (default 500)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    args = build_parser().parse_args(arguments)
+    images, shards = pack(args.folder, args.output, args.shard_mb)
+    print(f"{images} images in {shards} shards: {args.output}")
+    return 0

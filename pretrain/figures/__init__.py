@@ -1,0 +1,1 @@
+"""Figures of a training, and `python -m pretrain show`."""

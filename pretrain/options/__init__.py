@@ -1,0 +1,1 @@
+"""Options as frozen dataclasses, on command lines and in recipe files."""

@@ -1,0 +1,149 @@
+"""Asked to stop, a fine-tuning saves and leaves; killed in any way, it ends as if nothing had been."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.common.errors import UserError
+from pretrain.common.signals import EXIT_CODES
+from transfer.finetuning import evaluate, finetune, processes, trainer
+from transfer.finetuning.finetune import Request
+
+PATIENCE = 240  # seconds
+
+
+def words(request: Request) -> list[str]:
+    """The command line of `request`."""
+    said = [sys.executable, "-P", "-m", "transfer", "finetune"]
+    for name in ("task", "weights", "data", "output", "scale", "architecture", "device", "fit", "num_gpus"):
+        if getattr(request, name):
+            said += [f"--{name.replace('_', '-')}", str(getattr(request, name))]
+    for override in request.overrides:
+        said += ["--set", override]
+    return said
+
+
+def stopped(request: Request, number: int) -> tuple[int, str]:
+    """Start `request` on its own and send it a signal when its first checkpoint is there; (exit code, stderr)."""
+    process = subprocess.Popen(words(request), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + PATIENCE
+    while not Path(request.output, "last_checkpoint").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said
+
+
+def end(output: Path) -> dict:
+    return torch.load(output / "model_final.pth", weights_only=True)["model"]
+
+
+def assert_equal_ends(one: Path, other: Path) -> None:
+    ends = [end(one), end(other)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+@pytest.mark.slow
+def test_kill_9__in_the_middle_of_an_accumulated_run_leaves_no_trace(thin_request: Callable, tmp_path: Path) -> None:
+    more = ("SOLVER.IMS_PER_BATCH=4", "SOLVER.MAX_ITER=9", "SOLVER.STEPS=5,")
+    whole, parts = (thin_request(tmp_path / name, "coco", *more, fit="accumulate=2") for name in ("whole", "parts"))
+    expected = finetune.finetune(whole)
+    assert (expected["images_at_once"], expected["batch_norm_images"], expected["fit"]) == (2, 2, "accumulate")
+    code, _ = stopped(parts, signal.SIGKILL)
+    assert code == -signal.SIGKILL and not (tmp_path / "parts/model_final.pth").exists()
+    found = finetune.finetune(parts)
+    assert_equal_ends(tmp_path / "whole", tmp_path / "parts")
+    assert found["metrics"] == expected["metrics"]
+
+
+@pytest.mark.slow
+def test_sigterm__to_two_accumulating_processes(thin_request: Callable, tmp_path: Path) -> None:
+    more = ("SOLVER.IMS_PER_BATCH=4", "SOLVER.MAX_ITER=20", "SOLVER.STEPS=15,")
+    whole, parts = (thin_request(tmp_path / name, "coco", *more, fit="accumulate=2", num_gpus=2)
+                    for name in ("whole", "parts"))
+    code, said = stopped(parts, signal.SIGTERM)
+    assert code == 143 and "of 20, saved; start again with the same words to go on" in said
+    assert "Traceback" not in said and not (tmp_path / "parts/model_final.pth").exists()
+    result = finetune.finetune(parts)
+    assert (result["batch_norm_images"], result["processes"]) == (2, 2)
+    finetune.finetune(whole)
+    assert_equal_ends(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow)
+                                                      for number in (signal.SIGINT, signal.SIGUSR2))])
+def test_stop__saves_after_the_step_and_goes_on_from_there(
+    number: int, thin_request: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture) -> None:
+    request = thin_request(tmp_path, "coco", "TEST.PRECISE_BN.ENABLED=False", "DATALOADER.NUM_WORKERS=1")
+    children = []
+
+    class Signal(trainer.Progress):
+        def before_step(self) -> None:
+            if self.trainer.iter == 2:
+                children.extend(multiprocessing.active_children())
+                signal.raise_signal(number)
+                for child in children:
+                    os.kill(child.pid, number)  # as when a whole group is told
+
+    before = [signal.getsignal(each) for each in EXIT_CODES]
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "Progress", Signal)
+        with pytest.raises(SystemExit) as left:
+            finetune.finetune(request)
+    assert left.value.code == EXIT_CODES[number]
+    assert len(children) == 1 and not multiprocessing.active_children()
+    assert [signal.getsignal(each) for each in EXIT_CODES] == before
+    assert "stopped after iteration 3 of 4, saved; start again with the same words to go on" in capsys.readouterr().err
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert "Exception" not in (tmp_path / "log.txt").read_text()
+    begun = []
+    monkeypatch.setattr(trainer.AccumulatingTrainer, "run_step", lambda self: begun.append(self.iter))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {})
+    finetune.finetune(request)
+    assert begun == [3]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 75)])
+def test_leaving__outside_of_the_training_at_once(number: int, code: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as left, processes.leaving():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert left.value.code == code and signal.getsignal(number) is before
+
+
+def _leave(code: int) -> None:
+    sys.exit(code)
+
+
+def _mistake() -> None:
+    raise UserError("expected this, found that")
+
+
+@pytest.mark.slow
+def test_start__exit_codes_and_errors_of_several_processes() -> None:
+    with pytest.raises(SystemExit) as left:
+        processes.start(_leave, 2, 75)
+    assert left.value.code == 75
+    with pytest.raises(UserError, match="^expected this, found that$"):
+        processes.start(_mistake, 2)
+
+
+def test_choose_device__cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert processes.choose_device(None, 1) == "cpu"
+    with pytest.raises(UserError, match="--device cuda: torch sees no GPU here; use --device cpu"):
+        processes.choose_device("cuda", 1)
+    with pytest.raises(UserError, match="--num-gpus 0: expected 1 to"):
+        processes.choose_device(None, 0)

@@ -1,0 +1,75 @@
+"""The tasks beyond the poster's, end to end: converted weights in, result.json out, at a thin demo scale."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.demo import demo_data
+from benchmarks.records import results
+from pretrain.common.backbone_file import BackboneInfo, save_backbone
+from pretrain.common.errors import UserError
+from tests.transfer.data.test_lvis_json import needs_lvis
+from transfer import tasks
+from transfer.conversion.convert import convert
+from transfer.finetuning import evaluate
+from transfer.finetuning.finetune import Request, finetune
+from transfer.trained import diff
+
+THIN = ("SOLVER.MAX_ITER=3", "SOLVER.STEPS=2,", "TEST.PRECISE_BN.NUM_ITER=2", "INPUT.MIN_SIZE_TRAIN=64,",
+        "INPUT.MIN_SIZE_TEST=64", "MODEL.ROI_MASK_HEAD.CONV_DIM=16")
+FPN = ("MODEL.FPN.OUT_CHANNELS=16", "MODEL.ROI_BOX_HEAD.CONV_DIM=16", "MODEL.ROI_BOX_HEAD.FC_DIM=32")
+DETAILS = {"coco-c4": {"bbox/APs", "segm/APl", "bbox/AP-disc"}, "voc": {"bbox/AP-bird", "bbox/AP50-bird"},
+           "lvis": {"bbox/APr", "bbox/APc", "segm/APf", "segm/APs"}}
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generated") / "demo"
+    demo_data.generate(folder, photos=1, train=4, val=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, random_state: Callable) -> Path:
+    folder = tmp_path_factory.mktemp("converted")
+    save_backbone(folder / "source.safetensors", random_state("resnet18"),
+                  BackboneInfo(method="CLoVE", architecture="resnet18", epochs=7, branch="student"))
+    convert(folder / "source.safetensors", folder / "out")
+    return folder / "out"
+
+
+def request(generated: Path, output: Path, task: str, **words: object) -> Request:
+    overrides = THIN if task in ("coco-c4", "voc") else THIN + FPN
+    values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}
+    data = generated / tasks.get(task).demo_layout
+    return Request(task=task, data=data, output=output, overrides=overrides, **values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "heads"), [("coco-c4", "c4"), ("voc", "c4"),
+                                             pytest.param("lvis", "4conv1fc", marks=needs_lvis)])
+def test_finetune__from_converted_weights_to_a_result(task: str, heads: str, generated: Path, converted: Path,
+                                                      tmp_path: Path) -> None:
+    result = finetune(request(generated, tmp_path, task, weights=str(converted)))
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert (result["heads"], result["table"], result["evaluator"]) == (
+        heads, tasks.get(task).table.name, tasks.get(task).official)
+    assert (result["schedule"], result["solver"]) == (None, "common")
+    assert set(result["metrics"]) >= DETAILS[task]
+    assert all(0 <= value <= 100 for value in evaluate.columns(task, result["metrics"]).values())
+    assert (tmp_path / "predictions.png").stat().st_size > 10_000
+    row = {**result, "method": "CLoVE", "epochs": 7, "demo": True, "stage": {"name": task, "key": "0"}}
+    assert results.validate(row) == []
+    assert diff.compare(diff.read(tmp_path), diff.read(tmp_path / "result.json")).config == {}
+
+
+def test_finetune__heads_of_a_c4_task_are_refused_before_anything_is_written(generated: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--heads 2fc: task voc has a C4 backbone, whose head is res5 itself"):
+        finetune(request(generated, tmp_path / "out", "voc", heads="2fc"))
+    with pytest.raises(UserError, match="unknown --solver 'vicreg' for task keypoints: expected one of common"):
+        finetune(request(generated, tmp_path / "out", "keypoints", solver="vicreg", scale="full"))
+    with pytest.raises(UserError, match="voc figures come from detectron2 alone"):
+        finetune(request(generated, tmp_path / "out", "voc", evaluator="hotcoco"))
+    assert not (tmp_path / "out").exists()

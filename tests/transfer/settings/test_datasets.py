@@ -1,0 +1,401 @@
+"""Layouts are found, faults are named, and nothing else is let through."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from pretrain.common.atomic import sha256_file
+from pretrain.common.errors import UserError
+from tests.transfer.resolved import resolve
+from transfer import tasks
+from transfer.data import coco_json
+from transfer.settings import datasets
+from transfer.tasks import Where
+
+POLYGON = [[2, 2, 12, 2, 12, 12]]
+RLE = {"size": [20, 30], "counts": [0, 5, 595]}
+
+
+def content(names: tuple[str, ...] = ("a.png", "b.png"), keypoints: bool = False) -> dict:
+    """A small valid annotation file: two images of 30 x 20 pixels, one object each, classes 3 and 7."""
+    points = {"keypoints": [5, 5, 2, 0, 0, 0], "num_keypoints": 1} if keypoints else {}
+    named = {"keypoints": ["left_eye", "right_eye"], "skeleton": [[1, 2]]} if keypoints else {}
+    return {
+        "images": [{"id": number, "file_name": name, "width": 30, "height": 20} for number, name in enumerate(names)],
+        "annotations": [{"id": number + 1, "image_id": number, "category_id": 3, "bbox": [2, 2, 10, 10], "area": 50,
+                         "iscrowd": 0, "segmentation": POLYGON, **points} for number in range(len(names))],
+        "categories": [{"id": 7, "name": "plank", **named}, {"id": 3, "name": "disc", **named}],
+    }
+
+
+def write(folder: Path, files: dict[str, dict], images: str = "images") -> Path:
+    for name, values in files.items():
+        path = folder / "annotations" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+        split = "train" if "train" in name else "val"
+        for row in values["images"]:
+            place = folder / images.format(split=split) / row["file_name"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (row["width"], row["height"])).save(place)
+    return folder
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    return write(tmp_path / "data", {"instances_train.json": content(), "instances_val.json": content(("c.png",))})
+
+
+@pytest.mark.parametrize("images", ["images", "images/{split}", "{split}", "{split}2017", "images/{split}2017"])
+def test_find__coco_images_where_they_may_lie(images: str, tmp_path: Path) -> None:
+    files = {"instances_train2017.json": content(), "instances_val2017.json": content(("c.png",)),
+             "captions_train2017.json": content()}
+    found = datasets.find(write(tmp_path, files, images), "coco")
+    assert (found.train.images, found.val.images, found.classes) == (2, 1, ("disc", "plank"))
+    assert found.train.image_root == tmp_path / images.format(split="train")
+
+
+def test_find__coco_below_and_any_name(tmp_path: Path) -> None:
+    write(tmp_path / "coco", {"my_train.json": content(), "my_VAL.json": content()})
+    assert datasets.find(tmp_path, "coco").train.annotations == tmp_path / "coco/annotations/my_train.json"
+
+
+def test_find__coco_and_keypoints_from_one_folder(tmp_path: Path) -> None:
+    write(tmp_path, {"instances_train.json": content(), "instances_val.json": content(),
+                     "person_keypoints_train.json": content(keypoints=True),
+                     "person_keypoints_val.json": content(keypoints=True)})
+    assert datasets.find(tmp_path, "coco").keypoint_names == ()
+    found = datasets.find(tmp_path, "keypoints")
+    assert found.keypoint_names == ("left_eye", "right_eye") and found.skeleton == ((1, 2),)
+    assert found.train.annotations.name == "person_keypoints_train.json"
+
+
+def test_find__run_lengths_are_seen_unless_they_are_crowds(coco: Path) -> None:
+    path = coco / "annotations/instances_train.json"
+    values = content()
+    values["annotations"][0] |= {"segmentation": RLE, "iscrowd": 1}
+    path.write_text(json.dumps(values))
+    assert not datasets.find(coco, "coco").has_rle
+    values["annotations"][0]["iscrowd"] = 0
+    path.write_text(json.dumps(values))
+    assert datasets.find(coco, "coco").has_rle
+
+
+def test_find__own_coco_file_wins_over_another_year(tmp_path: Path) -> None:
+    names = ("instances_train2014.json", "instances_train2017.json", "instances_val2014.json", "instances_val2017.json")
+    found = datasets.find(write(tmp_path, {name: content() for name in names}), "coco")
+    assert (found.train.annotations.name, found.val.annotations.name) == (names[1], names[3])
+
+
+def test_find__several_candidates_are_named(coco: Path) -> None:
+    shutil.copy(coco / "annotations/instances_train.json", coco / "annotations/instances_train_b.json")
+    with pytest.raises(UserError, match=r"several annotation files for train .*instances_train.json, "
+                                        r"instances_train_b.json"):
+        datasets.find(coco, "coco")
+
+
+def test_find__missing_images_are_counted_and_named(coco: Path) -> None:
+    (coco / "images/a.png").unlink()
+    with pytest.raises(UserError, match=r"1 of the 2 images that .*instances_train.json lists are not in .*: a.png"):
+        datasets.find(coco, "coco")
+
+
+def test_find__unreadable_and_resized_images_are_named(coco: Path) -> None:
+    (coco / "images/c.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"c\.png cannot be read as an image"):
+        datasets.find(coco, "coco")
+    Image.new("RGB", (15, 10)).save(coco / "images/c.png")
+    with pytest.raises(UserError, match=r"c\.png is 15 x 10 pixels but the annotations say 30 x 20"):
+        datasets.find(coco, "coco")
+
+
+def test_find__categories_that_differ_are_named(coco: Path) -> None:
+    values = content(("c.png",))
+    values["categories"][0]["name"] = "star"
+    (coco / "annotations/instances_val.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="differ: only train has 7 plank; only val has 7 star; expected the same ids"):
+        datasets.find(coco, "coco")
+
+
+@pytest.mark.parametrize("task", tuple(tasks.TASKS))
+def test_find__empty_folder_gets_the_layout(task: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        datasets.find(tmp_path, task)
+    assert tasks.get(task).layout in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="is not a folder: expected the data of task"):
+        datasets.find(tmp_path / "none", task)
+
+
+def _drop(key: str) -> Callable[[dict], None]:
+    return lambda values: values["annotations"][1].pop(key)
+
+
+def _set(key: str, value: object) -> Callable[[dict], None]:
+    return lambda values: values["annotations"][1].update({key: value})
+
+
+@pytest.mark.parametrize(("spoil", "text"), [
+    *[(_drop(key), f"entry 1 .*of 'annotations' has no '{key}': expected id, image_id, category_id, bbox, area, "
+       "iscrowd in each") for key in ("image_id", "category_id", "bbox", "area", "iscrowd")],
+    (lambda values: values.pop("images"), "has no 'images': expected a COCO annotation file"),
+    (lambda values: values.update(annotations=[]), "has no 'annotations': expected"),
+    (lambda values: values.update(annotations={}), "has no 'annotations': expected"),
+    (lambda values: values["annotations"].append(5), "entry 2 of 'annotations' is a int: expected an object"),
+    (lambda values: values["images"][0].pop("width"), "entry 0 .*of 'images' has no 'width'"),
+    (_set("image_id", 99), "annotation 2 has image_id 99, which no entry of 'images' has"),
+    (_set("category_id", 99), "annotation 2 has category_id 99, which no entry of 'categories' has"),
+    (_set("id", 1), r"ids in 'annotations' are not unique \(2 entries, 1 ids\)"),
+    (_set("id", 0), "has the id 0, which pycocotools takes for 'not matched', so that an object that was found would"),
+    (_set("id", "2"), r"entry 1 \(id '2'\) of 'annotations' has id '2': expected a whole number"),
+    (_set("image_id", [1]), r"of 'annotations' has image_id \[1\]: expected a whole number"),
+    (_set("category_id", 3.0), r"of 'annotations' has category_id 3.0: expected a whole number"),
+    (_set("iscrowd", "0"), "of 'annotations' has iscrowd '0': expected 0 or 1"),
+    (_set("area", None), "of 'annotations' has area None: expected a number of pixels"),
+    (lambda values: values["images"][0].update(width=30.0), "of 'images' has width 30.0: expected a whole number of"),
+    (lambda values: values["images"][0].update(file_name=None), "of 'images' has file_name None: expected a text"),
+    (lambda values: values["categories"][0].update(name=3), "of 'categories' has name 3: expected a text"),
+    (lambda values: values["categories"][0].update(name="disc"), "names in 'categories' are not unique"),
+    (_set("segmentation", {"size": [30, 20], "counts": [600]}), r"annotation 2 has run lengths that are not those of"),
+    (_set("segmentation", {"size": [20, 30], "counts": [9]}), r"expected size \[20, 30\] and counts that add up to"),
+    (_set("segmentation", [[1, 2, 3, 4, 5, float("nan")]]), "annotation 2 has no mask"),
+    (lambda values: values["annotations"][1].update(iscrowd=1, segmentation=None), "annotation 2 has no mask"),
+    (_set("ignore", 1), "annotation 2 has 'ignore' set"),
+    (_set("bbox", [20, 5, 28, 18]), r"bbox \[20, 5, 28, 18\] outside its image b.png \(30 x 20 pixels\)"),
+    (_set("bbox", [-9, 5, 5, 5]), "outside its image"),
+    (_set("bbox", [5, 5, -2, 5]), "outside its image"),
+    (_set("bbox", [5, 5, float("nan"), 5]), "outside its image"),
+    (_set("bbox", [5, 5, 5]), r"has bbox \[5, 5, 5\]: expected \[x, y, width, height\] in pixels"),
+    *[(change, r"1 objects have a mask and 1 have none \(the first is annotation 2\): expected 'segmentation' in each")
+      for change in (_set("segmentation", []), _set("segmentation", None), _drop("segmentation"))],
+    (_set("segmentation", [[1, 2, 3, 4]]), "annotation 2 has no mask"),
+    (lambda values: [row.update(iscrowd=1) for row in values["annotations"]], "but no object that is no crowd"),
+])
+def test_read__names_what_is_not_coco(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    values = content()
+    path.write_text(json.dumps(values))
+    assert coco_json.read(path).annotations == 2
+    spoil(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=text) as caught:
+        coco_json.read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("written", "text"), [("{", "is not JSON"), ("[" * 99_999, "is not JSON"),
+                                               ("\xef\xbb\xbf{}", "is not JSON .Unexpected UTF-8 BOM"),
+                                               ("[]", "holds a list: expected a COCO"),
+                                               ("\xff", "is not JSON")])
+def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_bytes(written.encode("latin-1"))
+    with pytest.raises(UserError, match=text):
+        coco_json.read(path)
+
+
+@pytest.mark.parametrize(("spoil", "text"), [
+    (lambda values: [row.pop("keypoints") for row in values["categories"]], "has no keypoints: task keypoints expects"),
+    (lambda values: values["categories"][0].update(keypoints=["nose"]), "the categories have different keypoints"),
+    (_drop("keypoints"), "annotation 2 has keypoints with none: expected 6"),
+    (_set("keypoints", [1, 2, 2]), "annotation 2 has keypoints with 3 values: expected 6"),
+    (_drop("num_keypoints"), "annotation 2 has no 'num_keypoints'"),
+    (_set("num_keypoints", "1"), "annotation 2 has no 'num_keypoints'"),
+    (_set("keypoints", [1, 2, "2", 0, 0, 0]), "annotation 2 has keypoints that are no numbers"),
+    (lambda values: values["categories"][0].update(skeleton=[[1, 3]]), r"'skeleton' in 'categories' is \[\[1, 3\]\]: "),
+    (lambda values: values["categories"][0].update(skeleton=[[1]]), "expected pairs of keypoint numbers from 1 to 2"),
+    (lambda values: [row.update(num_keypoints=0) for row in values["annotations"]], "no object with a labelled"),
+])
+def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
+    path = tmp_path / "person_keypoints.json"
+    values = content(keypoints=True)
+    path.write_text(json.dumps(values))
+    assert coco_json.read(path, keypoints=True).keypoint_names == ("left_eye", "right_eye")
+    spoil(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=text):
+        coco_json.read(path, keypoints=True)
+
+
+def test_read__boxes_may_stick_out_by_rounding(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    values = content()
+    values["annotations"][0]["bbox"] = [-0.5, 0, 31, 20.4]
+    values["annotations"][1]["bbox"] = [4, 4, 0, 3]  # COCO itself has boxes without width
+    path.write_text(json.dumps(values))
+    assert coco_json.read(path).annotations == 2
+
+
+def test_register__classes_are_those_of_the_file_and_the_last_dataset_counts(coco: Path, tmp_path: Path) -> None:
+    first = datasets.register(datasets.find(coco, "coco"))
+    other = write(tmp_path / "other", {"a_train.json": content(("x.png",)), "a_val.json": content(("y.png",))})
+    names = datasets.register(datasets.find(other, "coco"))
+    assert first == names == ("coco_train", "coco_val")
+    records = DatasetCatalog.get("coco_train")
+    assert [Path(record["file_name"]).name for record in records] == ["x.png"]
+    assert records[0]["annotations"][0]["category_id"] == 0  # id 3 is the first class
+    assert MetadataCatalog.get("coco_val").thing_classes == ["disc", "plank"]
+
+
+def test_register__keypoints_know_what_a_mirror_does(tmp_path: Path) -> None:
+    write(tmp_path, {"train.json": content(keypoints=True), "val.json": content(keypoints=True)})
+    _, name = datasets.register(datasets.find(tmp_path, "keypoints"))
+    assert MetadataCatalog.get(name).keypoint_flip_map == [("left_eye", "right_eye")]
+
+
+def test_flip_pairs__sides_only() -> None:
+    names = ("nose", "left_eye", "right_eye", "l_hip", "r_hip", "lefty", "left_alone")
+    assert datasets.flip_pairs(names) == [("left_eye", "right_eye"), ("l_hip", "r_hip")]
+
+
+def test_describe__counts_classes_and_hashes(coco: Path) -> None:
+    first = datasets.describe(coco, "coco")
+    assert first["classes"] == ["disc", "plank"] and first["val"]["images"] == 1
+    assert re.fullmatch("[0-9a-f]{64}", first["train"]["annotations_sha256"])
+    path = coco / "annotations/instances_train.json"
+    path.write_text(path.read_text() + " ")
+    assert datasets.describe(coco, "coco")["train"] != first["train"]
+    assert datasets.describe(coco, "coco")["val"] == first["val"]
+
+
+def test_find__real_data(shared_data: Path) -> None:
+    found = {name: datasets.find(shared_data / name, task) for name, task in
+             (("coco_mini", "coco"), ("nuclei", "coco"), ("keypoints_mini", "keypoints"))}
+    assert {name: (data.train.images, data.val.images, len(data.classes)) for name, data in found.items()} == {
+        "coco_mini": (48, 48, 80), "nuclei": (220, 60, 1), "keypoints_mini": (93, 46, 1)}
+    assert len(datasets.flip_pairs(found["keypoints_mini"].keypoint_names)) == 8
+
+
+def without_masks(names: tuple[str, ...] = ("a.png", "b.png"), empty: object = None) -> dict:
+    values = content(names)
+    for number, row in enumerate(values["annotations"]):
+        del row["segmentation"]
+        if number % 2 and empty is not None:
+            row["segmentation"] = empty
+    return values
+
+
+@pytest.mark.parametrize("empty", [None, []])
+@pytest.mark.parametrize("task", ["coco", "coco-c4"])
+def test_find__objects_without_masks_are_boxes_and_it_is_said(task: str, empty: object, tmp_path: Path) -> None:
+    write(tmp_path, {"train.json": without_masks(empty=empty), "val.json": without_masks(("c.png",))})
+    found = datasets.find(tmp_path, task)
+    assert found.parts == ("boxes",) and not found.has_rle
+    assert found.notes == (f"{found.train.annotations} has boxes and no masks: Faster R-CNN by the same protocol, no "
+                           "mask head; AP_mb, AP50_mb, AP75_mb stay empty",)
+    cfg = resolve(found, tasks.get(task).default_heads, "full")
+    assert not cfg.MODEL.MASK_ON
+    _, name = datasets.register(found)
+    assert tasks.get(task).evaluator(found, cfg)._tasks == ("bbox",)
+    assert all("segmentation" not in row for record in DatasetCatalog.get(name) for row in record["annotations"])
+
+
+def test_find__with_masks_is_as_before(coco: Path) -> None:
+    found = datasets.find(coco, "coco")
+    assert found.parts == ("boxes", "masks") and found.notes == ()
+    assert resolve(found, "2fc", "full").MODEL.MASK_ON
+
+
+def test_find__crowds_do_not_make_a_file_one_with_masks(tmp_path: Path) -> None:
+    values = without_masks()
+    values["annotations"].append({**content()["annotations"][0], "id": 9, "iscrowd": 1, "segmentation": RLE})
+    write(tmp_path, {"train.json": values, "val.json": without_masks(("c.png",))})
+    assert datasets.find(tmp_path, "coco").parts == ("boxes",)
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_find__masks_in_one_half_alone_are_refused(first: str, tmp_path: Path) -> None:
+    files = {"train.json": content(), "val.json": content(("c.png",))}
+    files[f"{first}.json"] = without_masks(("a.png", "b.png") if first == "train" else ("c.png",))
+    write(tmp_path, files)
+    other = "val" if first == "train" else "train"
+    with pytest.raises(UserError, match=rf"{other}.json have masks, those of \S*{first}.json have none"):
+        datasets.find(tmp_path, "coco")
+
+
+@pytest.mark.parametrize("inside", ["", "train", "train2017"])
+def test_find__files_that_lie_otherwise(inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, values in (("a.json", content()), ("b.json", content(("c.png",)))):
+        Path(name).write_text(json.dumps(values))
+        half = "train" if name == "a.json" else "val"
+        for row in values["images"]:
+            place = Path("elsewhere", inside.replace("train", half), row["file_name"])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30, 20)).save(place)
+    where = Where(None, Path("a.json"), Path("b.json"), Path("elsewhere"))
+    found = datasets.find(where, "coco")
+    assert (found.train.images, found.val.images) == (2, 1)
+    assert found.train.image_root == Path("elsewhere", inside)
+    assert found.train.annotations_sha256 == sha256_file(Path("a.json"))
+    tasks.get("coco").excerpt(found, tmp_path / "part", 1, 1)
+    assert datasets.find(tmp_path / "part", "coco").train.images == 1
+
+
+@pytest.mark.parametrize(("where", "text"), [
+    (Where(None), "no --data DIR and no --train-annotations, --val-annotations, --images: expected a folder laid out"),
+    (Where(None, Path("a"), None, Path(".")), "no --data DIR and no --val-annotations: expected a folder laid out as"),
+    (Where(Path("."), Path("none.json")), "--train-annotations none.json: no such annotation file"),
+    (Where(Path("."), None, Path(".")), "--val-annotations .: no such annotation file"),
+    (Where(Path("."), None, None, Path("none")), "--images none: no such folder of images"),
+    (Where(Path("none"), Path("a.json")), "none is not a folder: expected the data of task coco, laid out as"),
+    (Where(Path("."), train_share=0), "--train-share 0: expected a share of the training images, above 0 and at most"),
+    (Where(Path("."), train_share=1.5), "--train-share 1.5: expected a share of the training images"),
+    (Where(Path("."), train_share=float("nan")), "--train-share nan: expected a share of the training images"),
+])
+def test_find__what_is_wrong_with_the_options_is_one_line(where: Where, text: str, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        datasets.find(where, "coco")
+    assert str(caught.value).startswith(text) and "\n" not in str(caught.value)
+
+
+def test_find__one_file_for_each_half_is_not_every_tasks_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--val-annotations: the annotations of task cityscapes are not one file for"):
+        datasets.find(Where(tmp_path, val_annotations=tmp_path / "a.json"), "cityscapes")
+
+
+def test_find__a_share_of_the_training_images(tmp_path: Path) -> None:
+    names = tuple(f"{number}.png" for number in range(10))
+    values = content(names)
+    write(tmp_path, {"train.json": values, "val.json": content(("c.png",))})
+    found = datasets.find(Where(tmp_path, train_share=0.3), "coco")
+    first = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:3]
+    assert (found.train.images, found.val.images, found.train_share) == (3, 1, 0.3)
+    assert found.notes == ("--train-share 0.3: 3 of 10 training images, 3 of them with objects",)
+    assert datasets.describe(found)["train_share"] == {"share": 0.3, "images": 3}
+    assert "train_share" not in datasets.describe(datasets.find(tmp_path, "coco"))
+    name, _ = datasets.register(found)
+    assert {Path(record["file_name"]).name for record in DatasetCatalog.get(name)} == set(first)
+
+
+def test_find__a_share_without_an_object_is_refused(tmp_path: Path) -> None:
+    names = tuple(f"{number}.png" for number in range(10))
+    values = content(names)
+    first = min(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    row = values["annotations"][names.index(first)]
+    row.update(iscrowd=1, segmentation=RLE)
+    write(tmp_path, {"train.json": values, "val.json": content(("c.png",))})
+    with pytest.raises(UserError, match="--train-share 0.1: none of the 1 images that it takes from .* has an"):
+        datasets.find(Where(tmp_path, train_share=0.1), "coco")
+    assert datasets.find(Where(tmp_path, train_share=0.2), "coco").notes == (
+        "--train-share 0.2: 2 of 10 training images, 1 of them with objects",)
+
+
+def test_find__a_share_leaves_detectron2s_catalog_alone(coco: Path, tmp_path: Path) -> None:
+    name, _ = datasets.register(datasets.find(coco, "coco"))
+    before, records = MetadataCatalog.get(name), DatasetCatalog.get(name)
+    values = content()
+    values["categories"][0]["name"] = "star"
+    write(tmp_path / "other", {"train.json": values, "val.json": {**content(("c.png",)), "categories":
+                                                                   values["categories"]}})
+    datasets.find(Where(tmp_path / "other", train_share=0.5), "coco")
+    assert MetadataCatalog.get(name) is before and DatasetCatalog.get(name) is records
+    assert before.thing_classes == ["disc", "plank"]

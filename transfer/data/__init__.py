@@ -1,0 +1,1 @@
+"""Datasets on disk: annotation files read and checked, images, pixel labels, shares."""

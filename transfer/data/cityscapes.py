@@ -1,0 +1,84 @@
+"""Cityscapes by folder: its files listed and checked, its instances in detectron2's form.
+
+The reading of one image's annotation is detectron2's own (polygons, later ones in front of earlier ones, group
+regions as crowd), without its worker pool: a pool of at least four processes is no help on two cores and forks
+after CUDA has started.
+"""
+
+import functools
+import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pretrain.common.atomic import sha256_file
+from pretrain.common.errors import UserError
+
+NAME = re.compile(r"[^_]+_[^_]+_[^_]+_leftImg8bit\.png")
+SUFFIXES = ("gtFine_instanceIds.png", "gtFine_labelIds.png", "gtFine_polygons.json")
+THREADED_FROM = 100  # images; below, threads cost more than they save
+
+
+@functools.cache
+def instance_labels() -> tuple:
+    """Cityscapes' labels that have instances and are evaluated, in the order of its evaluation: eight."""
+    try:
+        from cityscapesscripts.helpers.labels import labels
+    except ImportError:
+        raise UserError("task cityscapes needs cityscapesscripts, which is not installed: run "
+                        "`pip install --no-deps cityscapesscripts`") from None
+    return tuple(label for label in labels if label.hasInstances and not label.ignoreInEval)
+
+
+def class_names() -> tuple[str, ...]:
+    """The eight class names, in the order of the contiguous class numbers."""
+    return tuple(label.name for label in instance_labels())
+
+
+def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, str, str]]:
+    """(image, instanceIds, labelIds, polygons) of every image, sorted; raises for a name or file that does not fit."""
+    files = []
+    for image in sorted(image_root.glob("*/*.png")):
+        if not NAME.fullmatch(image.name):
+            raise UserError(f"{image} is not named as Cityscapes names images: expected "
+                            "CITY_SEQUENCE_FRAME_leftImg8bit.png with no further underscore")
+        stem = image.name.removesuffix("leftImg8bit.png")
+        annotations = [annotation_root / image.parent.name / (stem + suffix) for suffix in SUFFIXES]
+        for path in annotations:
+            if not path.is_file():
+                raise UserError(f"{path} is missing, the annotation of {image}: expected instanceIds, labelIds and "
+                                "polygons for every image")
+        files.append(tuple(str(path) for path in (image, *annotations)))
+    annotated = {path.name.removesuffix(SUFFIXES[0]) for path in annotation_root.glob(f"*/*{SUFFIXES[0]}")}
+    orphans = annotated - {Path(image).name.removesuffix("leftImg8bit.png") for image, *_ in files}
+    if orphans and files:
+        raise UserError(f"{len(orphans)} annotations in {annotation_root} have no image in {image_root}, first "
+                        f"{min(orphans)}: the evaluation goes over every annotation")
+    return files
+
+
+def digest(annotation_root: Path) -> str:
+    """One SHA-256 over the names and contents of all annotation files of a split."""
+    total = hashlib.sha256()
+    for path in sorted(annotation_root.glob("*/*")):
+        if path.name.endswith(("_instanceIds.png", "_labelIds.png", "_polygons.json")):
+            total.update(f"{path.relative_to(annotation_root).as_posix()} {sha256_file(path)}\n".encode())
+    return total.hexdigest()
+
+
+def load(image_root: Path, annotation_root: Path) -> list[dict]:
+    """All images of a split in detectron2's form: XYXY boxes and polygons in pixels, classes 0 to 7."""
+    from detectron2.data.datasets.cityscapes import _cityscapes_files_to_dict
+
+    contiguous = {label.id: number for number, label in enumerate(instance_labels())}
+    files = list_files(image_root, annotation_root)
+    read = functools.partial(_cityscapes_files_to_dict, from_json=True, to_polygons=True)
+    if len(files) < THREADED_FROM:
+        records = [read(file) for file in files]
+    else:  # shapely works outside the interpreter lock
+        with ThreadPoolExecutor() as pool:
+            records = list(pool.map(read, files))
+    for record in records:
+        for row in record["annotations"]:
+            row["category_id"] = contiguous[row["category_id"]]
+    return records

@@ -1,0 +1,158 @@
+"""Semantic labels of the images of a dataset, made from what its annotations say of each pixel.
+
+COCO's format: the class of the instance that covers a pixel, the smallest instance on top, 0 (background) where there
+is none, and no label inside crowd regions that no instance covers. Cityscapes: its own 19 training labels (trainId),
+no label for the rest; it has no background class.
+Legend: H W image, S stride of a feature map in pixels, h = H / S and w = W / S its grid, K classes.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from pretrain.common.errors import UserError
+from pretrain.data.images import ImageList
+from pretrain.data.pixels import UnreadableImage
+from transfer.data.dataset import Dataset, Split
+
+IGNORE = -1  # pixels without a label: they count nowhere
+MULTIPLE = 32  # sides of the resized images: the total stride of a ResNet
+LONGEST = 4  # a longer side beyond this many shorter sides is squeezed: memory stays bounded
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The images of one split with their labels: `read(i)` gives (H, W) int16 class numbers or `IGNORE`."""
+
+    images: ImageList
+    read: Callable[[int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def at(self, number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8 RGB and labels (H, W) of image `number`, the shorter side resized to about `side`.
+
+        Both sides are multiples of 32. Pixels bilinear with antialiasing, labels nearest. Raises `UserError`.
+        """
+        place = self.images.folder / self.images[number]
+        try:
+            pixels = self.images.pixels(number)
+        except UnreadableImage as error:
+            raise UserError(f"{place}: {error}; replace it or take it out") from None
+        labels = self.read(number)
+        if labels.shape != pixels.shape[:2]:
+            raise UserError(f"{place} is {pixels.shape[1]} x {pixels.shape[0]} pixels but its annotation is for "
+                            f"{labels.shape[1]} x {labels.shape[0]}: expected the images that were annotated")
+        size = resized(pixels.shape[1], pixels.shape[0], side)
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        numbers = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+        return np.array(image), np.array(numbers)
+
+
+@dataclass(frozen=True)
+class DenseData:
+    """Both splits of a dataset, and its classes; `background` says whether class 0 is what no object covers."""
+
+    train: Labelled
+    val: Labelled
+    classes: tuple[str, ...]
+    background: bool
+
+
+def resized(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) after resizing: the shorter side near `side`, both multiples of 32."""
+    scale = side / min(width, height)
+    return tuple(min(max(MULTIPLE, round(length * scale / MULTIPLE) * MULTIPLE), LONGEST * side // MULTIPLE * MULTIPLE)
+                 for length in (width, height))
+
+
+def of_instances(dataset: Dataset) -> DenseData:
+    """COCO's format; raises for a dataset without masks."""
+    if "masks" not in dataset.parts:
+        raise UserError(f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel")
+    train, val = (_coco(split) for split in (dataset.train, dataset.val))
+    return DenseData(train, val, ("background", *dataset.classes), background=True)
+
+
+def of_streets(dataset: Dataset) -> DenseData:
+    """Cityscapes' files."""
+    from cityscapesscripts.helpers.labels import labels
+
+    trained = sorted((label.trainId, label.name) for label in labels if 0 <= label.trainId < 255)
+    train, val = (_cityscapes(split) for split in (dataset.train, dataset.val))
+    return DenseData(train, val, tuple(name for _, name in trained), background=False)
+
+
+def paint(shape: tuple[int, int], instances: list[tuple[int, np.ndarray]], crowds: list[np.ndarray]) -> np.ndarray:
+    """(H, W) int16: class numbers of `instances` (class, (H, W) mask), smallest on top; 0 elsewhere; `crowds` ignored.
+    """
+    labels = np.zeros(shape, np.int16)
+    for mask in crowds:
+        labels[mask.astype(bool)] = IGNORE
+    for number, mask in sorted(instances, key=lambda pair: -int(pair[1].sum())):
+        labels[mask.astype(bool)] = number
+    return labels
+
+
+def cell_shares(labels: np.ndarray, stride: int, classes: int) -> np.ndarray:
+    """(h*w, K) float32: the share of each class among the labelled pixels of each cell of a feature map; rows of zeros
+    for cells without any. `labels` is (H, W) with sides that are multiples of `stride`."""
+    height, width = labels.shape[0] // stride, labels.shape[1] // stride
+    cells = np.arange(height * width).reshape(height, width).repeat(stride, 0).repeat(stride, 1)
+    known = labels != IGNORE
+    counts = np.bincount(cells[known] * classes + labels[known], minlength=height * width * classes)
+    counts = counts.reshape(height * width, classes).astype(np.float32)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def images_in_both(data: DenseData) -> list[str]:
+    """Image files that stand in train and in val: a leak in the data itself."""
+    places = [{(split.images.folder / name).resolve() for name in split.images} for split in (data.train, data.val)]
+    return sorted(path.name for path in places[0] & places[1])
+
+
+def _coco(split: Split) -> Labelled:
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        file = COCO(str(split.annotations))
+    records = [file.imgs[number] for number in sorted(file.imgs)]
+    numbers = {category: place for place, category in enumerate(sorted(file.cats), start=1)}
+
+    def read(number: int) -> np.ndarray:
+        record = records[number]
+        rows = [row for row in file.imgToAnns[record["id"]] if row.get("segmentation")]
+        return paint((record["height"], record["width"]),
+                     [(numbers[row["category_id"]], file.annToMask(row)) for row in rows if not row["iscrowd"]],
+                     [file.annToMask(row) for row in rows if row["iscrowd"]])
+
+    return Labelled(ImageList(split.image_root, [record["file_name"] for record in records]), read)
+
+
+def _cityscapes(split: Split) -> Labelled:
+    from cityscapesscripts.helpers.labels import labels
+
+    from transfer.data.cityscapes import list_files
+
+    table = np.full(256, IGNORE, np.int16)
+    for label in labels:
+        if 0 <= label.trainId < 255:
+            table[label.id] = label.trainId
+    files = list_files(split.image_root, split.annotations)
+    root = str(split.image_root)
+    names = [image.removeprefix(root).lstrip("/") for image, *_ in files]
+
+    def read(number: int) -> np.ndarray:
+        path = files[number][2]
+        try:
+            with Image.open(path) as image:
+                return table[np.array(image)]
+        except (OSError, SyntaxError, IndexError) as error:
+            raise UserError(f"{path} cannot be read as label numbers ({error}): replace it") from None
+
+    return Labelled(ImageList(split.image_root, names), read)

@@ -1,0 +1,1 @@
+"""A fine-tuning from start to result.json, and its preflight."""

@@ -1,0 +1,126 @@
+"""What each process of a fine-tuning does: build, train, evaluate; the first one writes down what was measured."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch import nn
+
+from pretrain.common.atomic import write_text
+from pretrain.common.errors import UserError
+from pretrain.common.signals import stop_signals
+from transfer import detectron2_compat
+from transfer.conversion.proof import assert_loaded
+from transfer.data.dataset import Dataset
+from transfer.evaluators import predictions
+from transfer.finetuning import drawing, evaluate, trainer
+from transfer.finetuning.processes import leaving
+from transfer.finetuning.result import PICTURE
+from transfer.records.provenance import peak_memory_mb
+from transfer.settings import datasets
+from transfer.settings.start_weights import zero_last_gammas
+
+MEASURED = "measured.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each process is handed."""
+
+    cfg: CfgNode
+    dataset: Dataset
+    title: str
+    evaluator: str
+    zero_gamma: bool = False
+    keep_predictions: bool = False
+
+
+def work(job: Job) -> None:
+    """Train `job` to its end, evaluate, and leave measured.json and predictions.png in its folder."""
+    with one_line_errors(), leaving():
+        detectron2_compat.apply()
+        with logged(Path(job.cfg.OUTPUT_DIR, "log.txt")):
+            _train_and_evaluate(job)
+
+
+def _train_and_evaluate(job: Job) -> None:
+    cfg, task = job.cfg, job.dataset.task
+    datasets.register(job.dataset)
+    seed_all_rng(cfg.SEED + 1000 * comm.get_rank())
+    model = build_model(cfg)
+    if job.zero_gamma:
+        zero_last_gammas(model)
+
+    def check_start(started: nn.Module) -> None:
+        if cfg.MODEL.WEIGHTS:
+            assert_loaded(started, cfg.MODEL.WEIGHTS)
+
+    def early(current: nn.Module) -> dict[str, float]:
+        metrics = evaluate.columns(task, evaluate.evaluate(current, cfg, job.dataset))
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    with stop_signals() as stop:
+        clock = trainer.train(cfg, model, job.title, check_start, early, stop)
+    measured = measure(cfg, model, job)
+    if comm.is_main_process():
+        write_measured(cfg, measured | {"wall_seconds": round(clock.seconds, 1), "started": clock.started})
+
+
+def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
+    """Metrics of `model` on the validation set, and an image of predictions; what result.json says of both."""
+    if comm.is_main_process():
+        print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
+    task, kept = job.dataset.task, Path(cfg.OUTPUT_DIR, predictions.NAME)
+    keeper = (predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
+              if job.keep_predictions else None)
+    metrics = evaluate.evaluate(model, cfg, job.dataset, job.evaluator, keeper)
+    if not comm.is_main_process():
+        return {}
+    drawing.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
+    return {"metrics": metrics, "predictions": predictions.record(kept) if keeper else None,
+            "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
+
+
+def write_measured(cfg: CfgNode, measured: dict) -> None:
+    """For the parent process."""
+    write_text(Path(cfg.OUTPUT_DIR, MEASURED), json.dumps(measured, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A `UserError` of a data loader's worker comes wrapped in that worker's traceback: its last line counts."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """detectron2's log and all warnings go to a file of the first process; the screen stays quiet."""
+    handler = logging.FileHandler(path, encoding="utf-8") if comm.is_main_process() else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "iopath", "py.warnings")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+        handler.close()

@@ -1,0 +1,105 @@
+"""The processes of a run on this machine: on which device, started together, told to stop together."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from pretrain.common.errors import UserError
+from pretrain.common.signals import EXIT_CODES, handled
+from pretrain.distributed import present_device
+from transfer.finetuning.trainer import TrainingFailed
+
+MOST_ON_CPU = 64
+
+
+def choose_device(wanted: str | None, num_gpus: int) -> str:
+    """`present_device`; `UserError` too when it has no room for so many processes."""
+    device = present_device(wanted)
+    most = torch.cuda.device_count() if device == "cuda" else MOST_ON_CPU
+    if not 1 <= num_gpus <= most:
+        raise UserError(f"--num-gpus {num_gpus}: expected 1 to {most} with device {device} on this machine")
+    return device
+
+
+def start(work: Callable[..., None], processes: int, *arguments: object) -> None:
+    """Run `work(*arguments)` in so many processes (one: in this one) to its end.
+
+    Of several processes the errors that a user can act on come back as what they were, stop signals are passed on to
+    all of them, and their exit code for a stop becomes this process's.
+    """
+    if processes == 1:
+        work(*arguments)
+        return
+    with _passing_on() as told:
+        try:
+            launch(member, processes, dist_url="auto", args=(work, *arguments))
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            if told:
+                sys.exit(told[0])
+            if isinstance(error, ProcessExitedException) and error.exit_code in EXIT_CODES.values():
+                sys.exit(error.exit_code)  # a child was told and we were not
+            raise _as_it_was(error) from None
+
+
+def member(work: Callable[..., None], *arguments: object) -> None:
+    """`work(*arguments)` in one process of a group, and the end of the group's threads when it is done or was stopped:
+    one that runs on while the interpreter is taken down aborts the process now and then, which looks like a failure."""
+    try:
+        work(*arguments)
+    except SystemExit:
+        _leave_group()
+        raise
+    _leave_group()
+
+
+def _leave_group() -> None:
+    dist.destroy_process_group()
+    comm._get_global_gloo_group.cache_clear()  # what detectron2 keeps of the group keeps its threads
+    comm._LOCAL_PROCESS_GROUP = None
+
+
+def _as_it_was(error: Exception) -> Exception:
+    """The error of a child, which comes as the text of its traceback."""
+    name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+    for kind in (TrainingFailed, UserError):
+        if name.rpartition(".")[2] == kind.__name__:
+            return kind(message)
+    return error
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR2 leave at once with their exit codes, as SIGINT does: there is nothing to save."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(EXIT_CODES[signal.Signals(number)])
+
+    with handled((signal.SIGTERM, signal.SIGUSR2), leave):
+        yield
+
+
+@contextmanager
+def _passing_on() -> Iterator[list[int]]:
+    """Inside, a stop signal goes to the children as SIGTERM, on which they save and leave: Ctrl-C in a terminal has
+    reached them already, and a second SIGINT would interrupt them. Yields the exit codes of what was received."""
+    told: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        told.append(EXIT_CODES[signal.Signals(number)])
+        children = multiprocessing.active_children()
+        for child in children:
+            os.kill(child.pid, signal.SIGTERM)
+        if not children:
+            sys.exit(told[0])
+
+    with handled(EXIT_CODES, pass_on):
+        yield told

@@ -1,0 +1,1 @@
+"""Frozen features: segmentation by k-NN and a linear classifier, retrieval."""

@@ -1,0 +1,192 @@
+"""Quick evaluation of a frozen backbone: k-NN and linear segmentation, matched-location retrieval -> probe.json.
+
+Minutes instead of GPU-days. The same is measured on two random networks of the same architecture and on the pixels
+alone, in the same run: a figure says something only beside these. Training images teach, validation images are only
+measured.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from pretrain.common.architectures import ARCHITECTURES, STANDARD
+from pretrain.common.atomic import write_text
+from pretrain.common.errors import UserError
+from pretrain.data.pixels import SIXTEEN_BIT, SixteenBit
+from pretrain.distributed import present_device
+from pretrain.options.shared_options import Train
+from pretrain.watch.knn import NEIGHBOURS, TEMPERATURE
+from pretrain.watch.probes import RetrievalProbe
+from transfer.data import pixel_labels
+from transfer.probing import frozen_features, labelled_dataset
+from transfer.probing.measurement import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
+from transfer.records.provenance import code_version, hardware, peak_memory_mb, versions
+from transfer.settings import datasets, where
+from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
+from transfer.tasks import Where
+
+SCHEMA, KIND = 1, "probe"
+RETRIEVAL_IMAGES = 64
+PIXELS = "pixel statistics"
+@dataclass(frozen=True)
+class Request:
+    """What to probe; `weights` as in `frozen_features.read_weights`."""
+
+    weights: str
+    data: str | Path | Where
+    task: str
+    protocol: Protocol = field(default_factory=Protocol)
+    architecture: str = STANDARD  # of random weights
+    branch: str | None = None
+    trust: bool = False
+    device: str | None = None
+    sixteen_bit: SixteenBit = "shift"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m transfer probe`."""
+    default = Protocol()
+    parser.add_argument("--weights", required=True, metavar="DIR|FILE",
+                        help="folder that `convert` wrote, any checkpoint file, or the word random")
+    where.add_arguments(parser, images=False, train_share=False)
+    parser.add_argument("--task", required=True, choices=labelled_dataset.TASKS, help="whose data it is")
+    parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
+    parser.add_argument("--layer", choices=list(frozen_features.LAYERS), default=default.layer,
+                        help="stage whose map is probed, under detectron2's name (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=default.side, metavar="PIXELS",
+                        help="shorter side of the images, a multiple of 32 (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=default.images, metavar="N",
+                        help="images of each split, at most, evenly spaced (default: %(default)s)")
+    parser.add_argument("--cells", type=int, default=default.cells, metavar="N",
+                        help="cells to learn from, at most (default: %(default)s)")
+    parser.add_argument("--batch-norm", choices=("recalibrated", "stored"), default=default.batch_norm,
+                        help="statistics of batch norm: of these training images, or those of the file (random "
+                             "networks have none of their own and are always recalibrated; default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="N",
+                        help="draws the cells and the random networks (default: %(default)s)")
+    parser.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD,
+                        help="of random weights (default: %(default)s)")
+    parser.add_argument("--branch", choices=("student", "teacher"), help="which network, where the file holds both")
+    parser.add_argument("--trust", action="store_true", help="let the file run its own code; only for files you know")
+    parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT, default="shift",
+                        help="how 16-bit images become 8-bit ones: by their high byte (refused where no value is above "
+                             "4095), or by each image's own range (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the options say; returns the exit code."""
+    protocol = Protocol(layer=args.layer, side=args.side, images=args.images, cells=args.cells,
+                        batch_norm=args.batch_norm, seed=args.seed)
+    request = Request(weights=args.weights, data=where.of(args), task=args.task, protocol=protocol,
+                      architecture=args.architecture, branch=args.branch, trust=args.trust, device=args.device,
+                      sixteen_bit=args.sixteen_bit)
+    if args.output and Path(args.output).is_file():
+        raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
+    result, pictures = probe(request)
+    print(table(result))
+    if args.output:
+        from transfer.probing.probe_figure import draw
+
+        output = Path(args.output)
+        draw(pictures, output / "probe.png")
+        write_text(output / "probe.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        print(f"wrote {output / 'probe.json'} and probe.png")
+    return 0
+
+
+def table(result: dict) -> str:
+    """The figures of the backbone and of its baselines as lines of text."""
+    rows = {result["method"]: result["metrics"], **result["baselines"]}
+    shown = [name for name in METRICS if any(row[name] is not None for row in rows.values())]
+    titles = {name: name.replace("_", " ").replace("foreground", "fg").replace("background", "bg") for name in shown}
+    width = max(map(len, rows))
+    lines = ["  ".join([" " * width, *titles.values()])]
+    for method, metrics in rows.items():
+        line = f"{method:<{width}}"
+        for name, title in titles.items():
+            cell = "-" if metrics[name] is None else f"{metrics[name]:.1f}"
+            line += f"  {cell:>{len(title)}}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def probe(request: Request) -> tuple[dict, Pictures]:
+    """Measure a backbone and its baselines; returns probe.json's content and what its picture shows.
+
+    On a CPU the same request gives the same figures, bit for bit, with the same number of threads. Raises `UserError`.
+    """
+    protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    _check(protocol)
+    if request.task not in labelled_dataset.TASKS:
+        raise UserError(f"unknown task '{request.task}': expected one of {', '.join(labelled_dataset.TASKS)}")
+    device = torch.device(present_device(request.device))
+    if protocol.seed < 0:
+        raise UserError(f"--seed {protocol.seed}: expected a number from 0")
+    weights = frozen_features.read_weights(request.weights, request.architecture, protocol.seed, request.branch,
+                                           request.trust)
+    dataset = datasets.find(request.data, request.task)
+    data = labelled_dataset.load(dataset, request.sixteen_bit)
+    if len(data.train) < 2:
+        raise UserError(f"{len(data.train)} training image in {dataset.train.annotations}: expected at least 2, one of "
+                        "which chooses the regularisation of the linear classifier")
+    shared = pixel_labels.images_in_both(data)
+    if shared:
+        print(f"warning: {len(shared)} images stand in train and in val ({shared[0]}): the figures flatter every row",
+              file=sys.stderr)
+    architecture = weights.info.architecture
+    own = weights.record["method"]
+    baselines = {RAND.row: frozen_features.random_weights(architecture, protocol.seed),
+                 PROBED_ZERO_GAMMA: frozen_features.random_weights(architecture, protocol.seed, last_gamma=0.0),
+                 PIXELS: None}
+    sources = {own: weights, **{name: source for name, source in baselines.items() if name != own}}
+    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Train(), device)
+    pictures = Pictures(data, protocol)
+    measured = {}
+    for name, source in sources.items():
+        features = (frozen_features.PixelStatistics(protocol.layer) if source is None
+                    else frozen_features.FrozenBackbone(source, protocol.layer)).to(device)
+        random = source is not None and source.record["file_sha256"] is None
+        if source is not None and (random or protocol.batch_norm == "recalibrated"):
+            recalibrate(features, data.train, protocol, name)
+        measured[name] = measure(features, data, protocol, views, name, pictures)
+    result = {
+        "schema": SCHEMA, "kind": KIND, "task": request.task, "method": own, "epochs": weights.record["epochs"],
+        "metrics": measured[own].metrics,
+        "baselines": {name: one.metrics for name, one in measured.items() if name != own},
+        "details": {name: one.details for name, one in measured.items()},
+        "protocol": {**asdict(protocol), **_said(request),
+                     "resolution": "pixels of the resized image, class scores upsampled bilinearly",
+                     "neighbours": NEIGHBOURS, "temperature": TEMPERATURE,
+                     "stride": frozen_features.LAYERS[protocol.layer],
+                     "recalibration_images": RECALIBRATION_IMAGES, "retrieval_images": RETRIEVAL_IMAGES},
+        "weights": weights.record,
+        "dataset": {**datasets.describe(dataset), "labels": list(data.classes), "images_in_both": len(shared),
+                    "probed": {"train": min(protocol.images, len(data.train)),
+                               "val": min(protocol.images, len(data.val))}},
+        "seed": protocol.seed, "threads": torch.get_num_threads(), "device": device.type,
+        "versions": versions(), "hardware": hardware(), "code": code_version(),
+        "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": peak_memory_mb("cpu"),
+        "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return result, pictures
+
+
+def _said(request: Request) -> dict[str, str]:
+    """The reading of 16-bit images where it is not the usual one: earlier records have no such key."""
+    return {} if request.sixteen_bit == "shift" else {"sixteen_bit": request.sixteen_bit}
+
+
+def _check(protocol: Protocol) -> None:
+    if protocol.side < pixel_labels.MULTIPLE or protocol.side % pixel_labels.MULTIPLE:
+        raise UserError(f"--side {protocol.side}: expected a multiple of {pixel_labels.MULTIPLE} pixels")
+    for name, least in (("images", 2), ("cells", 2)):
+        if getattr(protocol, name) < least:
+            raise UserError(f"--{name} {getattr(protocol, name)}: expected at least {least}")

@@ -1,0 +1,110 @@
+"""How a batch fits on fewer or smaller GPUs than the protocol's eight: gradient accumulation, or the linear rule.
+
+`accumulate=N`: a step keeps its batch, rate and schedule; N images at a time go through the network and their
+gradients are averaged. Exact is what detectron2 normalises per image: the RPN's losses, and the box losses where every
+image yields its full number of sampled regions. Not exact are the mask and keypoint losses, means over the foreground
+regions of those N images and not of the whole batch; data-parallel training over GPUs of N images averages in just
+the same way. Batch norm sees N images where the synchronised one sees the batch: that does change the training.
+
+`linear=N`: a batch of N, the learning rate times N/batch, and schedule, warm-up and checkpoints longer by batch/N
+(the rule of "Accurate, large minibatch SGD", which detectron2 applies for SOLVER.REFERENCE_WORLD_SIZE as well).
+
+N counts the images of all processes together, like SOLVER.IMS_PER_BATCH. Preset names for one GPU take a quarter of
+the batch: SCHEDULE_1gpu accumulates, SCHEDULE_1gpu_linear follows the linear rule. For COCO 1x that is N = 4.
+Estimates, not measured: detectron2's model zoo gives 3.4 GB and 0.261 s for 2 images a V100 (frozen batch norm, 16
+images in all), so about 7 GB, more with trained batch norm, and 8 x 0.261 s x 90,000 = 52 h on one V100; for keypoints
+2x 5.0 GB and 0.315 s, so about 10 GB and 126 h.
+"""
+
+import re
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+
+from pretrain.common.errors import UserError
+from transfer.settings.norms import SYNCHRONISED
+
+KINDS = ("accumulate", "linear")
+PRESETS = {"_1gpu": "accumulate", "_1gpu_linear": "linear"}
+PRESET_PARTS = 4  # a preset takes this part of the batch at once
+FORM = "expected accumulate=N or linear=N, such as accumulate=4: N images at once, over all processes"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`images` at once; None: a quarter of the batch."""
+
+    kind: str
+    images: int | None = None
+
+
+def parse(text: str) -> Fit:
+    """"accumulate=4" as a `Fit`; raises `UserError` for anything else."""
+    match = re.fullmatch(r"(accumulate|linear)=([1-9]\d*)", text)
+    if match is None:
+        raise UserError(f"--fit {text}: {FORM}")
+    return Fit(match[1], int(match[2]))
+
+
+def chosen(schedule: str | None, fit: str | None) -> tuple[str | None, Fit | None]:
+    """(schedule, fit) of the words of --schedule and --fit: "1x_1gpu" is "1x" and Fit("accumulate").
+
+    Raises `UserError` when both say how the batch fits.
+    """
+    for ending, kind in PRESETS.items():
+        if schedule is not None and schedule.endswith(ending):
+            if fit is not None:
+                raise UserError(f"--schedule {schedule} and --fit {fit} both say how the batch fits the GPU: leave out "
+                                f"one, such as --schedule {schedule.removesuffix(ending)} --fit {fit}")
+            return schedule.removesuffix(ending), Fit(kind)
+    return schedule, parse(fit) if fit is not None else None
+
+
+def fitted(cfg: CfgNode, fit: Fit | None) -> Fit | None:
+    """Apply the linear rule to `cfg` (before what a user sets by hand), and put the number of a preset in place."""
+    if fit is None:
+        return None
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    images = fit.images or batch // PRESET_PARTS
+    if images < 1 or batch % images:
+        raise UserError(f"{fit.kind}={images} does not fit a batch of {batch}: expected a number that divides it; "
+                        "name one with --fit")
+    if fit.kind == "linear":
+        times = batch // images
+        solver = cfg.SOLVER
+        solver.IMS_PER_BATCH, solver.BASE_LR = images, solver.BASE_LR / times
+        solver.MAX_ITER, solver.STEPS = times * solver.MAX_ITER, tuple(times * step for step in solver.STEPS)
+        solver.WARMUP_ITERS, solver.CHECKPOINT_PERIOD = times * solver.WARMUP_ITERS, times * solver.CHECKPOINT_PERIOD
+        cfg.TEST.PRECISE_BN.NUM_ITER *= times  # as many images as before
+    return Fit(fit.kind, images)
+
+
+def settle(cfg: CfgNode, fit: Fit | None, processes: int) -> None:
+    """Check batch, `fit` and processes against each other when all values of `cfg` are final, and note the images at
+    once under SOLVER.IMAGES_AT_ONCE, a key of ours that only accumulating configs have."""
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if fit is not None and fit.kind == "linear" and batch != fit.images:
+        raise UserError(f"--fit linear={fit.images} and a batch of {batch} set by hand contradict each other: leave "
+                        "out one of them")
+    images = batch if fit is None else fit.images
+    if batch % images:
+        raise UserError(f"accumulate={images} does not fit SOLVER.IMS_PER_BATCH {batch}: expected a number that "
+                        "divides it")
+    if images % processes:
+        what = f"SOLVER.IMS_PER_BATCH {batch}" if images == batch else f"accumulate={images}"
+        raise UserError(f"{what} cannot be shared by {processes} processes: expected a multiple")
+    if images != batch:
+        cfg.SOLVER.IMAGES_AT_ONCE = images
+
+
+def images_at_once(cfg: CfgNode) -> int:
+    """Images that go through the network together, over all processes."""
+    return cfg.SOLVER.get("IMAGES_AT_ONCE", cfg.SOLVER.IMS_PER_BATCH)
+
+
+def batch_norm_images(cfg: CfgNode, processes: int) -> int | None:
+    """Images from which the backbone's batch norm takes its statistics in training; None where it takes none."""
+    norm = cfg.MODEL.RESNETS.NORM
+    if norm in SYNCHRONISED:
+        return images_at_once(cfg)
+    return images_at_once(cfg) // processes if norm == "BN" else None

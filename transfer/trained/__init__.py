@@ -1,0 +1,1 @@
+"""What is done with a finished detector: evaluate it, show it, compare it."""
