@@ -107,7 +107,8 @@ def test_alias__needed_when_the_source_says_so(internal: bool, tmp_path: Path,
 
 
 def test_imports__need_no_model_zoo_and_no_pkg_resources() -> None:
-    code = ("import sys; from transfer import finetune, convert; finetune.detectron2_compat.apply()\n"
+    code = ("import sys; from transfer import detectron2_compat; from transfer.conversion import convert\n"
+            "from transfer.finetuning import finetune; detectron2_compat.apply()\n"
             "print([name for name in ('detectron2.model_zoo', 'pkg_resources') if name in sys.modules])")
     root = Path(detectron2_compat.__file__).parent.parent
     shown = subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True,
