@@ -154,7 +154,7 @@ def load_objective(config: Config, classes: tuple[str, ...], run: Path | None) -
     except RuntimeError:
         raise UserError(f"the checkpoint in {run} is of another network: leave out options that change the network "
                         "(architecture, projector, heads, attention), and show it the images that it saw") from None
-    return objective, f"network of {run} after step {meta['step']}"
+    return objective, f"network of {run.resolve().name} after step {meta['step']}"
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser, images: bool = True, train_sh
     """--data and the annotation files, with --images DIR unless that option is another one, and --train-share."""
     more = ", and the images below --images" if images else ""
     parser.add_argument("--data", required=not images, metavar="DIR",
-                        help="laid out as the task has it (docs/transfer.md); if not, the error shows the layout"
+                        help="laid out as the task has it (docs/tasks_and_data.md); if not, the error shows the layout"
                              + (". Not needed where the next three are given" if images else ""))
     parser.add_argument("--train-annotations", metavar="FILE",
                         help=f"annotation files that lie otherwise, for tasks with one file for each half{more}")

@@ -79,7 +79,7 @@ def test_show__run_brings_its_values_and_its_network(show: Show, photos: Path, f
     assert show("--data", photos, "--run", finished, "--image", "3").returncode == 0
     scene, report, note = drawn[0]
     assert scene.config.train.seed == 5 and scene.config.train.architecture == "resnet18" and scene.index == 3
-    assert note == f"network of {finished} after step 2"
+    assert note == f"network of {finished.name} after step 2"
     record = json.loads((finished / "run.json").read_text())
     words = [word for key, value in (record["train"] | record["clove"]).items()
              for word in (f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value]))]
