@@ -8,15 +8,17 @@ after CUDA has started.
 import functools
 import hashlib
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from transfer.data.problems import raise_first
 
 NAME = re.compile(r"[^_]+_[^_]+_[^_]+_leftImg8bit\.png")
+IMAGE_SUFFIX = "leftImg8bit.png"
 SUFFIXES = ("gtFine_instanceIds.png", "gtFine_labelIds.png", "gtFine_polygons.json")
-THREADED_FROM = 100  # images; below, threads cost more than they save
 
 
 @functools.cache
@@ -39,22 +41,25 @@ def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, 
     """(image, instanceIds, labelIds, polygons) of every image, sorted; raises for a name or file that does not fit."""
     files = []
     for image in sorted(image_root.glob("*/*.png")):
-        if not NAME.fullmatch(image.name):
-            raise UserError(f"{image} is not named as Cityscapes names images: expected "
-                            "CITY_SEQUENCE_FRAME_leftImg8bit.png with no further underscore")
-        stem = image.name.removesuffix("leftImg8bit.png")
-        annotations = [annotation_root / image.parent.name / (stem + suffix) for suffix in SUFFIXES]
-        for path in annotations:
-            if not path.is_file():
-                raise UserError(f"{path} is missing, the annotation of {image}: expected instanceIds, labelIds and "
-                                "polygons for every image")
-        files.append(tuple(str(path) for path in (image, *annotations)))
-    annotated = {path.name.removesuffix(SUFFIXES[0]) for path in annotation_root.glob(f"*/*{SUFFIXES[0]}")}
-    orphans = annotated - {Path(image).name.removesuffix("leftImg8bit.png") for image, *_ in files}
-    if orphans and files:
-        raise UserError(f"{len(orphans)} annotations in {annotation_root} have no image in {image_root}, first "
-                        f"{min(orphans)}: the evaluation goes over every annotation")
+        stem = annotation_root / image.parent.name / image.name.removesuffix(IMAGE_SUFFIX)
+        files.append((str(image), *(f"{stem}{suffix}" for suffix in SUFFIXES)))
+    raise_first(image_root, _problems(files, annotation_root))
     return files
+
+
+def _problems(files: list[tuple[str, str, str, str]], annotation_root: Path) -> Iterator[str]:
+    for image, *annotations in files:
+        if not NAME.fullmatch(Path(image).name):
+            yield (f"{image} is not named as Cityscapes names images: expected CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX} with "
+                   "no further underscore")
+        for path in annotations:
+            if not Path(path).is_file():
+                yield (f"{path} is missing, the annotation of {image}: expected instanceIds, labelIds and polygons for "
+                       "every image")
+    listed = {instances for _, instances, *_ in files}
+    for path in sorted(annotation_root.glob(f"*/*{SUFFIXES[0]}")):
+        if files and str(path) not in listed:
+            yield f"annotation {path} has no image there: the evaluation goes over every annotation"
 
 
 def digest(annotation_root: Path) -> str:
@@ -73,11 +78,8 @@ def load(image_root: Path, annotation_root: Path) -> list[dict]:
     contiguous = {label.id: number for number, label in enumerate(instance_labels())}
     files = list_files(image_root, annotation_root)
     read = functools.partial(_cityscapes_files_to_dict, from_json=True, to_polygons=True)
-    if len(files) < THREADED_FROM:
-        records = [read(file) for file in files]
-    else:  # shapely works outside the interpreter lock
-        with ThreadPoolExecutor() as pool:
-            records = list(pool.map(read, files))
+    with ThreadPoolExecutor() as pool:  # shapely works outside the interpreter lock
+        records = list(pool.map(read, files))
     for record in records:
         for row in record["annotations"]:
             row["category_id"] = contiguous[row["category_id"]]

@@ -1,32 +1,48 @@
-"""One COCO annotation file: read, checked, and told apart from everything that only looks like one.
+"""One COCO annotation file: read and checked.
 
-What detectron2 and pycocotools would meet as a KeyError deep in the training is found here, before anything runs,
-and said in one line. Boxes are (x, y, width, height) in pixels of the image.
+What detectron2 and pycocotools would meet as a KeyError deep in the training is found here, before anything runs.
+A function ...problems yields what is wrong, the first thing first, see `problems.py`.
+Boxes are (x, y, width, height) in pixels of the image.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_whole
+from transfer.data.problems import raise_first
 
-ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-IMAGE_KEYS = ("id", "file_name", "width", "height")
-_whole, _text = ("a whole number", is_whole), ("a text", lambda v: isinstance(v, str) and v)
-_length = ("a whole number of pixels", lambda value: is_whole(value, 1))
-# What stands in a field, in words and as a check; a field that is not named here is checked where it is used.
-FIELDS: dict[str, tuple[str, Callable[[object], object]]] = {
-    "id": _whole, "image_id": _whole, "category_id": _whole, "file_name": _text, "name": _text, "width": _length,
-    "height": _length, "iscrowd": ("0 or 1", lambda value: value in (0, 1) and not isinstance(value, float)),
-    "neg_category_ids": ("a list", lambda value: isinstance(value, list)),
-    "not_exhaustive_category_ids": ("a list", lambda value: isinstance(value, list)),
-    "area": ("a number of pixels", lambda value: is_number(value, 0))}
-Categories = tuple[tuple[int, str], ...]
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0
+
+Field = tuple[str, Callable[[object], object]]  # what is expected, and whether a value is that
+Fields = dict[str, Field]
+Table = dict[str, Fields]  # of the lists of a file
+
+
+def are_numbers(values: object) -> bool:
+    """Whether `values` is a list of finite numbers. One sum: a file of COCO has millions of coordinates."""
+    try:
+        return isinstance(values, list) and math.isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False
+
+
+WHOLE: Field = ("a whole number", is_whole)
+TEXT: Field = ("a text", lambda value: isinstance(value, str) and value)
+PIXELS: Field = ("a whole number of pixels", lambda value: is_whole(value, 1))
+AREA: Field = ("a number of pixels", lambda value: is_number(value, 0))
+BOX: Field = ("[x, y, width, height] in pixels", lambda value: are_numbers(value) and len(value) == 4)
+FLAG: Field = ("0 or 1", lambda value: value in (0, 1) and not isinstance(value, float))
+COCO: Table = {
+    "images": {"id": WHOLE, "file_name": TEXT, "width": PIXELS, "height": PIXELS},
+    "annotations": {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": BOX, "area": AREA, "iscrowd": FLAG},
+    "categories": {"id": WHOLE, "name": TEXT},
+}
 
 
 @dataclass(frozen=True)
@@ -34,14 +50,12 @@ class CocoFile:
     """What a checked annotation file holds."""
 
     path: Path
-    file_names: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]  # (width, height) of each image
-    categories: Categories  # sorted by id
-    keypoint_names: tuple[str, ...]  # empty without keypoints
-    skeleton: tuple[tuple[int, int], ...]  # pairs of keypoint numbers, from 1
-    has_masks: bool  # every object has one; False: none has, or they were not asked for
-    has_rle: bool  # an object that is no crowd has its mask as run lengths
-    annotations: int
+    images: list[tuple[str, tuple[int, int]]]  # file name, (width, height)
+    categories: list[tuple[int, str]]  # (id, name), sorted by id
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoint numbers, from 1
+    has_masks: bool = False  # every object has one; False: none has, or they were not asked for
+    has_rle: bool = False  # an object that is not a crowd has its mask as run lengths
 
 
 def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFile:
@@ -51,48 +65,23 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFil
     is wrong with it.
     """
     content = load(path)
-    for key, wanted in (("images", IMAGE_KEYS), ("annotations", ANNOTATION_KEYS), ("categories", ("id", "name"))):
-        check_rows(path, key, content[key], wanted)
-    images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"]: category for category in content["categories"]}
-    check_unique(path, "images", len(images), content["images"])
-    check_unique(path, "categories", len(categories), content["categories"])
-    check_unique(path, "annotations", len({row["id"] for row in content["annotations"]}), content["annotations"])
-    if evaluated:
-        check_no_zero(path, content["annotations"])
-    if len({category["name"] for category in content["categories"]}) < len(categories):
-        raise UserError(f"{path}: names in 'categories' are not unique: expected a name of its own for each class")
-    names = _keypoint_names(path, content["categories"]) if keypoints else ()
-    has_masks = not keypoints and _have_masks(path, content["annotations"])
-    has_rle, usable = False, 0
-    for row in content["annotations"]:
-        where = f"{path}: annotation {row['id']}"
-        check_links(where, row, images, categories)
-        if row.get("ignore"):
-            raise UserError(f"{where} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it")
-        check_box(where, row["bbox"], images[row["image_id"]])
-        crowd = bool(row["iscrowd"])
-        if crowd and not evaluated:
-            continue  # left out of the training
-        if has_masks:
-            has_rle |= _check_mask(where, row, images[row["image_id"]]) and not crowd
-        usable += not crowd and (not keypoints or _check_keypoints(where, row, len(names)))
-    if not usable:
-        what = "object with a labelled keypoint" if keypoints else "object that is no crowd"
-        raise UserError(f"{path} has {len(content['annotations'])} annotations but no {what}: "
-                        "expected at least one to train on and to evaluate against")
-    first = content["categories"][0]
-    return CocoFile(
-        path=path,
-        file_names=tuple(image["file_name"] for image in content["images"]),
-        sizes=tuple((image["width"], image["height"]) for image in content["images"]),
-        categories=tuple((number, categories[number]["name"]) for number in sorted(categories)),
-        keypoint_names=names,
-        skeleton=_skeleton(path, first.get("skeleton") or [], len(names)) if names else (),
-        has_masks=has_masks,
-        has_rle=has_rle,
-        annotations=len(content["annotations"]),
-    )
+    raise_first(path, _problems(content, keypoints, evaluated))
+    file = of_content(path, content)
+    if keypoints:
+        category = content["categories"][0]
+        names = tuple(map(str, category["keypoints"]))
+        skeleton = tuple(map(tuple, category.get("skeleton") or []))
+        return replace(file, keypoint_names=names, skeleton=skeleton)
+    masks = [row.get("segmentation") for row in content["annotations"] if not row["iscrowd"]]
+    has_rle = any(isinstance(mask, dict) and "counts" in mask for mask in masks)
+    return replace(file, has_masks=bool(masks[0]), has_rle=has_rle)
+
+
+def of_content(path: Path, content: dict) -> CocoFile:
+    """What the checked `content` of the file at `path` says of images and categories."""
+    images = [(image["file_name"], (image["width"], image["height"])) for image in content["images"]]
+    categories = sorted((category["id"], category["name"]) for category in content["categories"])
+    return CocoFile(path, images, categories)
 
 
 def load(path: Path, kind: str = "COCO") -> dict:
@@ -101,149 +90,173 @@ def load(path: Path, kind: str = "COCO") -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))  # as pycocotools reads it: a byte order mark is refused
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): expected a {kind} annotation file") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}: expected a {kind} annotation file, a JSON object "
-                        "with the lists 'images', 'annotations' and 'categories' (a list alone is a file of results)")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list) or not content[key]:
-            found = ", ".join(sorted(map(str, content))) or "nothing"
-            raise UserError(f"{path} has no '{key}': expected a {kind} annotation file with the non-empty lists "
-                            f"'images', 'annotations' and 'categories', found {found}")
+    raise_first(path, _list_problems(content, kind))
     return content
 
 
-def check_rows(path: Path, kind: str, rows: list, keys: Iterable[str]) -> None:
-    """Raise unless each entry of the list `kind` is an object with `keys`, and these are what `FIELDS` says."""
-    checks = [(key, *FIELDS[key]) for key in keys if key in FIELDS]
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: entry {number} of '{kind}' is a {type(row).__name__}: expected an object")
-        for key in keys:
-            if key not in row:
-                named = f" (id {row['id']})" if "id" in row else ""
-                raise UserError(f"{path}: entry {number}{named} of '{kind}' has no '{key}': "
-                                f"expected {', '.join(keys)} in each")
-        for key, wanted, fits in checks:
-            if not fits(row[key]):
-                raise UserError(f"{path}: entry {number} (id {row['id']!r:.40}) of '{kind}' has {key} "
-                                f"{row[key]!r:.40}: expected {wanted}")
+def _list_problems(content: object, kind: str) -> Iterator[str]:
+    expected = f"expected a {kind} annotation file, a JSON object with the non-empty lists {', '.join(COCO)}"
+    if not isinstance(content, dict):
+        yield f"found a {type(content).__name__}: {expected} (a list alone is a file of results)"
+    for name in COCO:
+        if not isinstance(content.get(name), list) or not content[name]:
+            yield f"'{name}' is missing or empty: {expected}, found {', '.join(content) or 'none'}"
 
 
-def check_unique(path: Path, kind: str, unique: int, rows: list) -> None:
-    """Raise unless the `unique` ids of the list `kind` are as many as its entries."""
-    if unique < len(rows):
-        raise UserError(f"{path}: ids in '{kind}' are not unique ({len(rows)} entries, {unique} ids)")
+def table_problems(content: dict, table: Table) -> Iterator[str]:
+    """Entries of the lists in `table` that do not have its fields, and ids that two entries share."""
+    for name, fields in table.items():
+        for number, row in enumerate(content[name]):
+            if not isinstance(row, dict):
+                yield f"entry {number} of '{name}' is a {type(row).__name__}: expected an object"
+            problem = _field_problem(row, fields)
+            if problem:
+                yield f"entry {number} (id {row.get('id')!r:.40}) of '{name}' {problem}"
+        if "id" in fields:
+            yield from repeated(content, name, "id")
 
 
-def check_no_zero(path: Path, annotations: list) -> None:
-    """Raise when an annotation that detections are matched with has the id 0."""
-    if any(row["id"] == 0 for row in annotations):
-        raise UserError(f"{path}: an annotation has the id 0, which pycocotools takes for 'not matched', so that an "
-                        "object that was found would count as missed: number the annotations from 1")
+def _field_problem(row: dict, fields: Fields) -> str | None:
+    for key, (expected, fits) in fields.items():
+        if key not in row:
+            return f"has no '{key}': expected {', '.join(fields)} in each"
+        if not fits(row[key]):
+            return f"has {key} {row[key]!r:.40}: expected {expected}"
+    return None
 
 
-def check_links(where: str, row: dict, images: dict, categories: dict) -> None:
-    """Raise unless the image and the category of an annotation are there."""
-    if row["image_id"] not in images:
-        raise UserError(f"{where} has image_id {row['image_id']}, which no entry of 'images' has")
-    if row["category_id"] not in categories:
-        raise UserError(f"{where} has category_id {row['category_id']}, which no entry of 'categories' has")
+def repeated(content: dict, name: str, key: str) -> Iterator[str]:
+    """A value of `key` that several entries of the list `name` have."""
+    value, times = Counter(row[key] for row in content[name]).most_common(1)[0]
+    if times > 1:
+        yield f"{times} entries of '{name}' have {key} {value!r}: expected a different one in each"
 
 
-def check_box(where: str, box: object, image: dict) -> None:
-    """Raise unless `box` is [x, y, width, height] inside its image."""
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        raise UserError(f"{where} has bbox {box}: expected [x, y, width, height] in pixels")
-    x, y, width, height = box
-    slack = OUTSIDE_PIXELS
-    inside = (x >= -slack and y >= -slack and width >= 0 and height >= 0
-              and x + width <= image["width"] + slack and y + height <= image["height"] + slack)
-    if not inside:  # written so that NaN fails too
-        raise UserError(f"{where} has bbox {box} outside its image {image['file_name']} ({image['width']} x "
-                        f"{image['height']} pixels): expected [x, y, width, height], not corner coordinates")
+def annotation_problems(content: dict, evaluated: bool = True) -> Iterator[str]:
+    """Annotations whose image or category is not there, and boxes outside their image."""
+    images, categories = _by_id(content["images"]), _by_id(content["categories"])
+    for row in content["annotations"]:
+        where = f"annotation {row['id']} has"
+        if evaluated and row["id"] == 0:
+            yield (f"{where} the id 0, which pycocotools takes for 'not matched', so that an object that was found "
+                   "would count as missed: number the annotations from 1")
+        for key, name, there in (("image_id", "images", images), ("category_id", "categories", categories)):
+            if row[key] not in there:
+                yield f"{where} {key} {row[key]}, which no entry of '{name}' has"
+        image = images[row["image_id"]]
+        x, y, width, height = row["bbox"]
+        inside = (x >= -OUTSIDE_PIXELS and y >= -OUTSIDE_PIXELS and width >= 0 and height >= 0
+                  and x + width <= image["width"] + OUTSIDE_PIXELS and y + height <= image["height"] + OUTSIDE_PIXELS)
+        if not inside:
+            yield (f"{where} bbox {row['bbox']} outside its image {image['file_name']} ({image['width']} x "
+                   f"{image['height']} pixels): expected [x, y, width, height], not corner coordinates")
 
 
-def check_same_categories(train_path: Path, train: Categories, val_path: Path, val: Categories) -> None:
-    """Raise unless the categories, (id, name) of each, of two annotation files are the same."""
-    if train == val:
-        return
-    differ = []
-    for half, extra in (("train", set(train) - set(val)), ("val", set(val) - set(train))):
-        if extra:
-            differ.append(f"only {half} has {', '.join(f'{number} {label}' for number, label in sorted(extra))}")
-    raise UserError(f"the categories of {train_path} and {val_path} differ: {'; '.join(differ)}; expected the same ids "
-                    "and names in both")
+def _by_id(rows: list[dict]) -> dict[int, dict]:
+    return {row["id"]: row for row in rows}
 
 
-def _have_masks(path: Path, annotations: list[dict]) -> bool:
-    """Whether the objects have masks; raises when some have and some have not. Crowds follow the objects."""
-    objects = [row for row in annotations if not row["iscrowd"]]
-    with_mask = sum(bool(row.get("segmentation")) for row in objects)
-    if 0 < with_mask < len(objects):
-        without = next(row for row in objects if not row.get("segmentation"))
-        raise UserError(f"{path}: {with_mask} objects have a mask and {len(objects) - with_mask} have none (the first "
-                        f"is annotation {without['id']}): expected 'segmentation' in each, for boxes and masks, or in "
-                        "none, for boxes alone")
-    return with_mask > 0
+def _problems(content: dict, keypoints: bool, evaluated: bool) -> Iterator[str]:
+    yield from table_problems(content, COCO)
+    yield from repeated(content, "categories", "name")
+    yield from annotation_problems(content, evaluated)
+    rows = content["annotations"]
+    for row in rows:
+        if row.get("ignore"):
+            yield f"annotation {row['id']} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it"
+    objects = [row for row in rows if not row["iscrowd"]]
+    if not objects:
+        yield f"all {len(rows)} annotations are crowds: expected at least one object to train on and to evaluate"
+    if keypoints:
+        yield from _keypoint_problems(content, objects)
+    else:
+        yield from _mask_problems(content, objects, rows if evaluated else objects)
 
 
-def _check_mask(where: str, row: dict, image: dict) -> bool:
-    """Whether the mask is run lengths; raises when there is none, or one of another image."""
-    mask = row.get("segmentation")
+def _mask_problems(content: dict, objects: list[dict], used: list[dict]) -> Iterator[str]:
+    """`used`: the annotations whose masks are read. Crowds are left out of a training."""
+    without = [row["id"] for row in objects if not row.get("segmentation")]
+    if len(without) == len(objects):
+        return  # boxes alone
+    if without:
+        yield (f"{len(objects) - len(without)} objects have a mask and {len(without)} have none (the first is "
+               f"annotation {without[0]}): expected 'segmentation' in each, for boxes and masks, or in none, for boxes "
+               "alone")
+    images = _by_id(content["images"])
+    for row in used:
+        image = images[row["image_id"]]
+        problem = _mask_problem(row.get("segmentation"), [image["height"], image["width"]])
+        if problem:
+            yield f"annotation {row['id']} has {problem}"
+
+
+def _mask_problem(mask: object, size: list[int]) -> str | None:
+    """`size`: [height, width] of the image."""
     if isinstance(mask, dict) and "counts" in mask and "size" in mask:
-        counts, size = mask["counts"], [image["height"], image["width"]]
-        whole = isinstance(counts, str) or (_are_numbers(counts) and sum(counts) == math.prod(size))
-        if mask["size"] != size or not whole:
-            raise UserError(f"{where} has run lengths that are not those of its image: expected size {size} and counts "
-                            f"that add up to {math.prod(size)}, found size {mask['size']!r:.40}")
-        return True
-    polygons = [part for part in mask if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0] \
-        if isinstance(mask, list) else []
-    if not polygons or not all(_are_numbers(part) for part in polygons):
-        raise UserError(f"{where} has no mask ('segmentation' is {str(mask)[:40]}): Mask R-CNN needs a polygon of at "
-                        "least three points, or run lengths, for every object")
-    return False
+        counts = mask["counts"]
+        whole = isinstance(counts, str) or (are_numbers(counts) and sum(counts) == math.prod(size))
+        if mask["size"] == size and whole:
+            return None
+        return (f"run lengths that are not those of its image: expected size {size} and counts that add up to "
+                f"{math.prod(size)}, found size {mask['size']!r:.40}")
+    if isinstance(mask, list):
+        polygons = [part for part in mask if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0]
+        if polygons and all(map(are_numbers, polygons)):
+            return None
+    return (f"no mask ('segmentation' is {str(mask)[:40]}): Mask R-CNN needs a polygon of at least three points, or "
+            "run lengths, for every object")
 
 
-def _are_numbers(values: object) -> bool:
-    """Whether `values` is a list of finite numbers."""
-    try:
-        return isinstance(values, list) and math.isfinite(sum(values))
-    except (TypeError, OverflowError):
+def _keypoint_problems(content: dict, objects: list[dict]) -> Iterator[str]:
+    first, *others = content["categories"]
+    names = first.get("keypoints")
+    if not isinstance(names, list) or not names:
+        yield ("no keypoints: expected 'keypoints' (their names) in 'categories', as in COCO's "
+               "person_keypoints_train2017.json")
+    for other in others:
+        if other.get("keypoints") != names:
+            yield "the categories have different keypoints: expected one list of names for all of them"
+    skeleton = first.get("skeleton") or []
+    if not isinstance(skeleton, list) or not all(_is_bone(pair, len(names)) for pair in skeleton):
+        yield (f"'skeleton' in 'categories' is {str(skeleton)[:40]}: expected pairs of keypoint numbers from 1 to "
+               f"{len(names)}")
+    fields: Fields = {
+        "keypoints": (f"{3 * len(names)} numbers, x, y and visibility for each of the {len(names)} names",
+                      lambda points: are_numbers(points) and len(points) == 3 * len(names)),
+        "num_keypoints": ("the number of labelled keypoints", is_whole),
+    }
+    for row in objects:
+        problem = _field_problem(row, fields)
+        if problem:
+            yield f"annotation {row['id']} {problem}"
+    if not any(row["num_keypoints"] > 0 for row in objects):
+        yield f"none of {len(objects)} objects has a labelled keypoint: expected at least one"
+
+
+def _is_bone(pair: object, keypoints: int) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
         return False
+    return all(is_whole(end, 1) and end <= keypoints for end in pair)
 
 
-def _keypoint_names(path: Path, categories: list[dict]) -> tuple[str, ...]:
-    lists = {tuple(map(str, category.get("keypoints") or ())) for category in categories}
-    if lists == {()}:
-        raise UserError(f"{path} has no keypoints: task keypoints expects 'keypoints' (their names) in 'categories', "
-                        "as in COCO's person_keypoints_train2017.json")
-    if len(lists) > 1:
-        raise UserError(f"{path}: the categories have different keypoints: expected one list of names for all of them")
-    return lists.pop()
+def raise_unless_alike(train: CocoFile, val: CocoFile) -> None:
+    """Raise `UserError` unless both halves of a dataset have the same categories, keypoints and parts."""
+    raise_first(val.path, _differences(train, val))
 
 
-def _skeleton(path: Path, pairs: object, number: int) -> tuple[tuple[int, int], ...]:
-    """The pairs of keypoint numbers, from 1; raises when they are none of the `number` keypoints."""
-    try:
-        found = tuple((a, b) for a, b in pairs)
-        if all(is_whole(end, 1) and end <= number for pair in found for end in pair):
-            return found
-    except (TypeError, ValueError):
-        pass
-    raise UserError(f"{path}: 'skeleton' in 'categories' is {str(pairs)[:40]}: expected pairs of keypoint numbers from "
-                    f"1 to {number}")
+def _differences(train: CocoFile, val: CocoFile) -> Iterator[str]:
+    if train.categories != val.categories:
+        only_train, only_val = _without(train.categories, val.categories), _without(val.categories, train.categories)
+        yield (f"categories that differ from those of {train.path}: expected the same ids and names in both, found "
+               f"{only_train} only in train and {only_val} only in val")
+    if train.keypoint_names != val.keypoint_names:
+        yield (f"keypoints {', '.join(val.keypoint_names)}: expected those of {train.path}, "
+               f"{', '.join(train.keypoint_names)}")
+    if train.has_masks != val.has_masks:
+        has, has_none = (train, val) if train.has_masks else (val, train)
+        yield (f"the objects of {has.path} have masks, those of {has_none.path} have none: expected masks in both, or "
+               "boxes alone in both")
 
 
-def _check_keypoints(where: str, row: dict, number: int) -> bool:
-    """Whether at least one keypoint is labelled; raises when the list is not (x, y, visibility) per name."""
-    points = row.get("keypoints")
-    if not isinstance(points, list) or len(points) != 3 * number:
-        found = f"{len(points)} values" if isinstance(points, list) else "none"
-        raise UserError(f"{where} has keypoints with {found}: expected {3 * number}, x, y and visibility for each of "
-                        f"the {number} names of its category")
-    if not _are_numbers(points):
-        raise UserError(f"{where} has keypoints that are no numbers: expected x, y and visibility of each")
-    if type(row.get("num_keypoints")) is not int:
-        raise UserError(f"{where} has no 'num_keypoints': expected the number of labelled keypoints, as COCO has it")
-    return row["num_keypoints"] > 0
+def _without(categories: list, others: list) -> str:
+    return ", ".join(f"{number} {name}" for number, name in sorted(set(categories) - set(others))) or "none"

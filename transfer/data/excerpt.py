@@ -21,8 +21,8 @@ def fullest_of_file(source: Path, target: Path, count: int) -> None:
     # Without keypoints or as a crowd a row does not make an image one to train on.
     objects = Counter(row["image_id"] for row in content["annotations"]
                       if not row.get("iscrowd") and row.get("num_keypoints", 1))
-    images = fullest(content["images"], lambda image: objects[image["id"]], count)
-    kept = {image["id"] for image in images}
-    content |= {"images": images, "annotations": [row for row in content["annotations"] if row["image_id"] in kept]}
+    content["images"] = fullest(content["images"], lambda image: objects[image["id"]], count)
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(content), encoding="utf-8")

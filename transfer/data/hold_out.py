@@ -8,13 +8,17 @@ are those whose names have the largest SHA-256, so that the split is the same on
 
 import argparse
 import json
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.common.atomic import make_folder, write_text
-from pretrain.common.errors import UserError
 from transfer.data import coco_json
+from transfer.data.problems import raise_first
 from transfer.data.train_share import order
+
+# What is read of the file: it may lack what else COCO's format has.
+READ: coco_json.Table = {"images": {"id": coco_json.WHOLE, "file_name": coco_json.TEXT},
+                         "annotations": {"image_id": coco_json.WHOLE}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     places = [args.output / "train.json", args.output / "val.json"]
-    if args.file.resolve() in [place.resolve() for place in places]:
-        raise UserError(f"--output {args.output}: {args.file} itself would be replaced there: choose another folder")
+    raise_first("hold-out", _option_problems(args.file, args.share, places))
     parts = split(args.file, args.share)
     make_folder(args.output)
     for place, part in zip(places, parts, strict=True):
@@ -37,34 +40,38 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _option_problems(file: Path, share: float, places: list[Path]) -> Iterator[str]:
+    if not file.is_file():
+        yield f"{file} is not a file: expected annotations of the training images, in COCO's format"
+    if file.resolve() in [place.resolve() for place in places]:
+        yield f"--output {places[0].parent}: {file} itself would be replaced there: choose another folder"
+    if not 0 <= share <= 1:  # written so that NaN fails too
+        yield f"--share {share:g}: expected a share of the images, from 0 to 1"
+
+
 def split(file: Path, share: float) -> tuple[dict, dict]:
     """Two contents of annotation files: the images that are kept, and the `share` of them that is held out.
 
     Raises `UserError` when the file is not one of COCO's format, or nothing is left on one side.
     """
-    if not 0 <= share <= 1:  # written so that NaN fails too
-        raise UserError(f"--share {share:g}: expected a share of the images, from 0 to 1")
-    try:
-        content = coco_json.load(file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): expected an annotation file") from None
-    images = content["images"]
-    coco_json.check_rows(file, "images", images, ("id", "file_name"))
-    coco_json.check_rows(file, "annotations", content["annotations"], ("image_id",))
-    coco_json.check_unique(file, "images", len({image["id"] for image in images}), images)
-    names = [image["file_name"] for image in images]
-    repeated, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"{file} names the image {repeated} {times} times: expected each once, so that none is on both "
-                        "sides")
-    count = round(share * len(names))
-    if not 0 < count < len(names):
-        raise UserError(f"--share {share:g} of {len(names)} images holds out {count}: expected at least one, and one "
-                        "that is kept")
-    held = {images[place]["id"] for place in order(names)[-count:]}
-    parts = []
-    for is_held in (False, True):
-        parts.append(content | {
-            "images": [image for image in images if (image["id"] in held) == is_held],
-            "annotations": [row for row in content["annotations"] if (row["image_id"] in held) == is_held]})
-    return parts[0], parts[1]
+    content = coco_json.load(file)
+    raise_first(file, _problems(content, share))
+    names = [image["file_name"] for image in content["images"]]
+    held = set()
+    for place in order(names)[-round(share * len(names)):]:
+        held.add(content["images"][place]["id"])
+    kept_part, held_part = ({**content, "images": [], "annotations": []} for _ in range(2))
+    for name, key in (("images", "id"), ("annotations", "image_id")):
+        for row in content[name]:
+            part = held_part if row[key] in held else kept_part
+            part[name].append(row)
+    return kept_part, held_part
+
+
+def _problems(content: dict, share: float) -> Iterator[str]:
+    yield from coco_json.table_problems(content, READ)
+    yield from coco_json.repeated(content, "images", "file_name")  # else one image could be on both sides
+    images = len(content["images"])
+    if not 0 < round(share * images) < images:
+        yield (f"--share {share:g} of {images} images holds out {round(share * images)}: expected at least one, and "
+               "one that is kept")

@@ -1,14 +1,16 @@
-"""The images of a dataset: are they there, can they be opened, have they the stated size."""
+"""The images of a dataset: whether they are there, can be opened and have the size that the annotations say."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL.Image import DecompressionBombError
 
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import Header, UnreadableImage, read_header, read_pixels
+from transfer.data.coco_json import CocoFile
 from transfer.data.dataset import Opened
+from transfer.data.problems import raise_first
 
 # Of the training images, where the few that cannot be read are replaced; those that are evaluated are all opened.
 PROBED_IMAGES = 50
@@ -28,7 +30,10 @@ def check_images(half: str, rows: Iterable[tuple[Path, tuple[int, int] | None]])
         width, height = header.size
         turned_unseen += header.orientation in (2, 3, 4) or (header.orientation >= 5 and width == height)
         if half == "val" and header.sixteen_bits and not refused:
-            refused = _refusal(path)
+            try:
+                read_pixels(path)
+            except UnreadableImage as error:
+                refused = f"{path}: {error}"
     return Opened(len(rows), turned_unseen, refused)
 
 
@@ -38,40 +43,31 @@ def check_sixteen_bit(opened: Opened, sixteen_bit: str) -> None:
         raise UserError(opened.refused_by_shift)
 
 
-def _refusal(path: Path) -> str:
-    try:
-        read_pixels(path)
-    except UnreadableImage as error:
-        return f"{path}: {error}"
-    return ""
-
-
-def missing(place: Path, names: tuple[str, ...]) -> list[str]:
+def missing(place: Path, names: Sequence[str]) -> list[str]:
     """Those of `names`, paths relative to `place`, that are not there."""
     # One listing per folder: asking for each of 118,000 files takes minutes on a network disk.
-    listed = {parent: _listing(place / parent) for parent in {os.path.dirname(name) for name in names}}
+    listed = {}
+    for parent in {os.path.dirname(name) for name in names}:
+        listed[parent] = set(os.listdir(place / parent)) if (place / parent).is_dir() else set()
     return [name for name in names if os.path.basename(name) not in listed[os.path.dirname(name)]]
 
 
-def first_whole(places: list[Path], half: str, listed: Path, names: tuple[str, ...],
-                sizes: tuple[tuple[int, int], ...]) -> tuple[Path, Opened]:
-    """The first place that holds all images that the annotation file `listed` names, with the sizes that it gives, and
-    what `check_images` says of them.
+def missing_problem(place: Path, absent: list[str], names: Sequence[str]) -> Iterator[str]:
+    """How many of `names` are `absent` from `place`, if any, and the first."""
+    if absent:
+        yield f"{len(absent)} of the {len(names)} files that it lists are not in {place}: {', '.join(absent[:3])}"
+
+
+def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Opened]:
+    """The first place that holds all images of `file` with the sizes that it gives, and what `check_images` says.
 
     Raises with the count and the first names of those missing.
     """
+    names = [name for name, _ in file.images]
     absent = {place: missing(place, names) for place in places}
     best = min(absent, key=lambda place: len(absent[place]))
-    if absent[best]:
-        first = ", ".join(absent[best][:3])
-        raise UserError(f"{len(absent[best])} of the {len(names)} images that {listed} lists are not in "
-                        f"{best}: {first}{', ...' if len(absent[best]) > 3 else ''}")
-    paths = [best / name for name in names]
-    return best, check_images(half, zip(paths, sizes, strict=True))
-
-
-def _listing(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    raise_first(file.path, missing_problem(best, absent[best], names))
+    return best, check_images(half, [(best / name, size) for name, size in file.images])
 
 
 def check_image(path: Path, size: tuple[int, int] | None) -> Header:

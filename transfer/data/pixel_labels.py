@@ -10,6 +10,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ from pretrain.data.images import ImageList
 from pretrain.data.pixels import UnreadableImage
 from transfer.data.dataset import Dataset, Split
 
+TRAINED = 19  # Cityscapes' training labels: trainId 0 to 18
 IGNORE = -1  # pixels without a label: they count nowhere
 MULTIPLE = 32  # sides of the resized images: the total stride of a ResNet
 LONGEST = 4  # a longer side beyond this many shorter sides is squeezed: memory stays bounded
@@ -66,26 +68,24 @@ class DenseData:
 
 def resized(width: int, height: int, side: int) -> tuple[int, int]:
     """(width, height) after resizing: the shorter side near `side`, both multiples of 32."""
-    scale = side / min(width, height)
-    return tuple(min(max(MULTIPLE, round(length * scale / MULTIPLE) * MULTIPLE), LONGEST * side // MULTIPLE * MULTIPLE)
-                 for length in (width, height))
+    scaled = np.array([width, height]) * (side / min(width, height)) / MULTIPLE
+    multiples = np.clip(scaled.round(), 1, LONGEST * side // MULTIPLE).astype(int)
+    return tuple((multiples * MULTIPLE).tolist())
 
 
 def of_instances(dataset: Dataset) -> DenseData:
     """COCO's format; raises for a dataset without masks."""
     if "masks" not in dataset.parts:
         raise UserError(f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel")
-    train, val = (_coco(split) for split in (dataset.train, dataset.val))
-    return DenseData(train, val, ("background", *dataset.classes), background=True)
+    return DenseData(_coco(dataset.train), _coco(dataset.val), ("background", *dataset.classes), background=True)
 
 
 def of_streets(dataset: Dataset) -> DenseData:
     """Cityscapes' files."""
-    from cityscapesscripts.helpers.labels import labels
+    from cityscapesscripts.helpers.labels import trainId2label
 
-    trained = sorted((label.trainId, label.name) for label in labels if 0 <= label.trainId < 255)
-    train, val = (_cityscapes(split) for split in (dataset.train, dataset.val))
-    return DenseData(train, val, tuple(name for _, name in trained), background=False)
+    classes = tuple(trainId2label[number].name for number in range(TRAINED))
+    return DenseData(_cityscapes(dataset.train), _cityscapes(dataset.val), classes, background=False)
 
 
 def paint(shape: tuple[int, int], instances: list[tuple[int, np.ndarray]], crowds: list[np.ndarray]) -> np.ndarray:
@@ -112,8 +112,8 @@ def cell_shares(labels: np.ndarray, stride: int, classes: int) -> np.ndarray:
 
 def images_in_both(data: DenseData) -> list[str]:
     """Image files that stand in train and in val: a leak in the data itself."""
-    places = [{(split.images.folder / name).resolve() for name in split.images} for split in (data.train, data.val)]
-    return sorted(path.name for path in places[0] & places[1])
+    train, val = ({(half.images.folder / name).resolve() for name in half.images} for half in (data.train, data.val))
+    return sorted(path.name for path in train & val)
 
 
 def _coco(split: Split) -> Labelled:
@@ -121,15 +121,21 @@ def _coco(split: Split) -> Labelled:
 
     with contextlib.redirect_stdout(io.StringIO()):
         file = COCO(str(split.annotations))
-    records = [file.imgs[number] for number in sorted(file.imgs)]
-    numbers = {category: place for place, category in enumerate(sorted(file.cats), start=1)}
+    records = file.loadImgs(sorted(file.imgs))
+    categories = sorted(file.cats)  # class 0 is the background
 
     def read(number: int) -> np.ndarray:
         record = records[number]
-        rows = [row for row in file.imgToAnns[record["id"]] if row.get("segmentation")]
-        return paint((record["height"], record["width"]),
-                     [(numbers[row["category_id"]], file.annToMask(row)) for row in rows if not row["iscrowd"]],
-                     [file.annToMask(row) for row in rows if row["iscrowd"]])
+        instances, crowds = [], []
+        for row in file.imgToAnns[record["id"]]:
+            if not row.get("segmentation"):
+                continue
+            mask = file.annToMask(row)
+            if row["iscrowd"]:
+                crowds.append(mask)
+            else:
+                instances.append((1 + categories.index(row["category_id"]), mask))
+        return paint((record["height"], record["width"]), instances, crowds)
 
     return Labelled(ImageList(split.image_root, [record["file_name"] for record in records]), read)
 
@@ -141,14 +147,15 @@ def _cityscapes(split: Split) -> Labelled:
 
     table = np.full(256, IGNORE, np.int16)
     for label in labels:
-        if 0 <= label.trainId < 255:
+        if 0 <= label.trainId < TRAINED:
             table[label.id] = label.trainId
-    files = list_files(split.image_root, split.annotations)
-    root = str(split.image_root)
-    names = [image.removeprefix(root).lstrip("/") for image, *_ in files]
+    names, label_files = [], []
+    for image, _, label_ids, _ in list_files(split.image_root, split.annotations):
+        names.append(Path(image).relative_to(split.image_root).as_posix())
+        label_files.append(label_ids)
 
     def read(number: int) -> np.ndarray:
-        path = files[number][2]
+        path = label_files[number]
         try:
             with Image.open(path) as image:
                 return table[np.array(image)]

@@ -8,7 +8,6 @@ in or out. What the training then leaves out (images without an object) it leave
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,12 @@ def check(share: float) -> None:
 
 def choose(records: Records, image_root: Path, share: float) -> Records:
     """Those of detectron2's `records` that are taken, in their order; `image_root` is what names are relative to."""
-    names = [_name(record, image_root) for record in records]
+    names = []
+    for record in records:
+        path = Path(record["file_name"])
+        # An annotation file may name images elsewhere, by their whole path, which is another one on another machine.
+        inside = path.is_relative_to(image_root)
+        names.append(path.relative_to(image_root).as_posix() if inside else path.name)
     count = max(1, round(share * len(names)))
     return [records[place] for place in sorted(order(names)[:count])]
 
@@ -35,11 +39,6 @@ def order(names: list[str]) -> list[int]:
     return sorted(range(len(names)), key=lambda place: (_hash(names[place]), names[place]))
 
 
-def read(all_records: Callable[[], Records], image_root: Path, share: float) -> Records:
-    """`choose` from what `all_records` reads."""
-    return choose(all_records(), image_root, share)
-
-
 def teaches(record: dict[str, Any]) -> bool:
     """Whether a record has an object to learn from: one that is no crowd and, where there are keypoints, has one."""
     for row in record["annotations"]:
@@ -47,12 +46,6 @@ def teaches(record: dict[str, Any]) -> bool:
         if not row.get("iscrowd") and (points is None or any(points[2::3])):
             return True
     return False
-
-
-def _name(record: dict[str, Any], image_root: Path) -> str:
-    path = Path(record["file_name"])
-    # An annotation file may name images elsewhere, by their whole path, which is another one on another machine.
-    return path.relative_to(image_root).as_posix() if path.is_relative_to(image_root) else path.name
 
 
 def _hash(name: str) -> bytes:

@@ -6,7 +6,8 @@ said in one line. A box of the files counts pixels from 1 and includes its last 
 """
 
 import hashlib
-import os
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,42 +16,41 @@ from detectron2.structures import BoxMode
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from transfer.data.image_check import missing, missing_problem
+from transfer.data.problems import raise_first
 
 # The literature's split: both years' trainval, 2007's test, whose figures take the 11-point metric of that year.
 PARTS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}
 YEAR = 2007
+LISTS, IMAGES, XML = "ImageSets/Main", "JPEGImages", "Annotations"
 OUTSIDE_PIXELS = 2.0  # boxes of the real files stick out by rounding
-EVALUATED = ("pose", "truncated", "difficult")  # detectron2's evaluation reads these of every object
 
 
 def list_images(root: Path, split: str) -> list[tuple[Path, Path]]:
     """(image, annotation) of every image that the lists of `split` name; `UserError` for a list or file missing."""
     found = []
     for year, name in PARTS[split]:
-        listed = root / year / "ImageSets" / "Main" / f"{name}.txt"
-        if not listed.is_file():
-            raise UserError(f"{listed} is missing: expected the list of the images of {year} {name}")
+        listed, images, annotations = root / year / LISTS / f"{name}.txt", root / year / IMAGES, root / year / XML
         try:
-            ids = listed.read_text(encoding="utf-8").split()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{listed} is not text ({error}): expected one identifier a line") from None
-        if not ids:
-            raise UserError(f"{listed} names no image: expected one identifier a line")
-        repeated = len(ids) - len(set(ids))
-        if repeated:
-            raise UserError(f"{listed} names {repeated} images more than once: expected each identifier once (a list "
-                            "with -1, 0 or 1 behind each is one class's, not the whole)")
-        for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
-            place = root / year / folder
-            there = set(os.listdir(place)) if place.is_dir() else set()
-            missing = [f"{word}{suffix}" for word in ids if f"{word}{suffix}" not in there]
-            if missing:
-                more = ", ..." if len(missing) > 3 else ""
-                raise UserError(f"{len(missing)} of the {len(ids)} files that {listed} asks for are not in {place}: "
-                                f"{', '.join(missing[:3])}{more}")
-        found += [(root / year / "JPEGImages" / f"{word}.jpg", root / year / "Annotations" / f"{word}.xml")
-                  for word in ids]
+            names = listed.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{listed} cannot be read ({error}): expected the list of the images of {year} {name}, one "
+                            "identifier per line") from None
+        raise_first(listed, _list_problems(names, images, annotations))
+        for stem in names:
+            found.append((images / f"{stem}.jpg", annotations / f"{stem}.xml"))
     return found
+
+
+def _list_problems(names: list[str], images: Path, annotations: Path) -> Iterator[str]:
+    if not names:
+        yield "no image: expected one identifier per line"
+    if len(set(names)) < len(names):
+        yield (f"{len(names) - len(set(names))} images are named more than once: expected each identifier once (a list "
+               "with -1, 0 or 1 behind each is one class's, not the whole)")
+    for folder, suffix in ((images, ".jpg"), (annotations, ".xml")):
+        files = [f"{name}{suffix}" for name in names]
+        yield from missing_problem(folder, missing(folder, files), files)
 
 
 def load(root: Path, split: str) -> list[dict]:
@@ -60,25 +60,23 @@ def load(root: Path, split: str) -> list[dict]:
     """
     records, counted = [], 0
     for image, annotation in list_images(root, split):
-        tree = _parse(annotation)
-        width, height = (_number(tree, f"size/{side}", annotation) for side in ("width", "height"))
+        try:
+            tree = ElementTree.parse(annotation).getroot()
+        except ElementTree.ParseError as error:
+            raise UserError(f"{annotation} is not XML ({error}): expected a Pascal VOC annotation") from None
+        raise_first(annotation, _problems(tree, evaluated=split == "val"))
         rows = []
-        for number, element in enumerate(tree.iter("object")):
-            where = f"{annotation}: object {number}"
-            label = (element.findtext("name") or "").strip()
-            if label not in CLASS_NAMES:
-                raise UserError(f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})")
-            box = _box(where, element, width, height)
-            if split == "val":
-                counted += _check_evaluated(where, element)
-            rows.append({"category_id": CLASS_NAMES.index(label), "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
-        records.append({"file_name": str(image), "image_id": image.stem, "width": int(width), "height": int(height),
-                        "annotations": rows})
-    if not any(record["annotations"] for record in records):
-        raise UserError(f"{root}: {len(records)} {split} images without an object: expected some")
-    if split == "val" and not counted:
-        raise UserError(f"{root}: no object of {len(records)} validation images is one to find (all 'difficult', or "
-                        "none): expected at least one to evaluate against")
+        for element in tree.iter("object"):
+            x0, y0, x1, y1 = _box(element)
+            rows.append({"category_id": CLASS_NAMES.index(_label(element)), "bbox": [x0 - 1, y0 - 1, x1, y1],
+                         "bbox_mode": BoxMode.XYXY_ABS})
+            if split == "train" or _number(element, "difficult") == 0:
+                counted += 1
+        records.append({"file_name": str(image), "image_id": image.stem, "width": int(_number(tree, "size/width")),
+                        "height": int(_number(tree, "size/height")), "annotations": rows})
+    if not counted:
+        raise UserError(f"{root}: no object to find in {len(records)} {split} images (none at all, or all of val "
+                        "'difficult'): expected at least one")
     return records
 
 
@@ -90,40 +88,42 @@ def digest(root: Path, split: str) -> str:
     return total.hexdigest()
 
 
-def _parse(path: Path) -> ElementTree.Element:
+def _problems(tree: ElementTree.Element, evaluated: bool) -> Iterator[str]:
+    """`evaluated`: whether detectron2's evaluation reads the annotation too."""
+    width, height = _number(tree, "size/width"), _number(tree, "size/height")
+    if not (width > 0 and height > 0):  # written so that NaN fails too
+        yield f"size is {width:g} x {height:g}: expected width and height in pixels"
+    for number, element in enumerate(tree.iter("object")):
+        where, label = f"object {number}", _label(element)
+        if label not in CLASS_NAMES:
+            yield f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})"
+        box = _box(element)
+        x0, y0, x1, y1 = box
+        inside = (1 - OUTSIDE_PIXELS <= x0 <= x1 <= width + OUTSIDE_PIXELS
+                  and 1 - OUTSIDE_PIXELS <= y0 <= y1 <= height + OUTSIDE_PIXELS)
+        if not inside:
+            yield (f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} pixels: "
+                   "expected numbers for xmin, ymin, xmax, ymax inside it, counted from 1")
+        if evaluated:
+            flags = [_number(element, "truncated"), _number(element, "difficult")]
+            whole = all(value.is_integer() for value in [*flags, *box])
+            if not whole or element.find("pose") is None:
+                yield (f"{where}: expected whole numbers in the box, in 'truncated' and 'difficult', and a 'pose', as "
+                       f"the evaluation reads them; found {flags}, box {box}, pose {element.findtext('pose')}")
+
+
+def _label(element: ElementTree.Element) -> str:
+    return element.findtext("name", "").strip()
+
+
+def _box(element: ElementTree.Element) -> list[float]:
+    """[xmin, ymin, xmax, ymax] in pixels, as the file has them."""
+    return [_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+
+
+def _number(element: ElementTree.Element, name: str) -> float:
+    """The number that `element` has in `name`, NaN where there is none."""
     try:
-        return ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise UserError(f"{path} is not XML ({error}): expected a Pascal VOC annotation") from None
-
-
-def _number(element: ElementTree.Element, name: str, where: object) -> float:
-    text = element.findtext(name)
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        found = "nothing" if text is None else f"'{text}'"
-        raise UserError(f"{where}: {name} is {found}: expected a number, as in Pascal VOC's annotations") from None
-
-
-def _box(where: str, element: ElementTree.Element, width: float, height: float) -> list[float]:
-    x0, y0, x1, y1 = (_number(element, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
-    inside = (1 - OUTSIDE_PIXELS <= x0 <= x1 <= width + OUTSIDE_PIXELS
-              and 1 - OUTSIDE_PIXELS <= y0 <= y1 <= height + OUTSIDE_PIXELS)
-    if not inside:  # written so that NaN fails too
-        raise UserError(f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} "
-                        "pixels: expected xmin, ymin, xmax, ymax inside it, counted from 1")
-    return [x0 - 1, y0 - 1, x1, y1]
-
-
-def _check_evaluated(where: str, element: ElementTree.Element) -> bool:
-    """Whether the object is one to find; raises for what detectron2's evaluation could not read."""
-    for name in EVALUATED:
-        if element.findtext(name) is None:
-            raise UserError(f"{where} has no '{name}': expected {', '.join(EVALUATED)} in each object of the test set")
-    flags = [_number(element, name, where) for name in EVALUATED[1:]]
-    sides = [_number(element, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax")]
-    if not all(value.is_integer() for value in (*flags, *sides)):
-        raise UserError(f"{where}: expected whole numbers in the box and the flags of the test set, found "
-                        f"{', '.join(f'{value:g}' for value in (*flags, *sides))}")
-    return flags[1] == 0
+        return float(element.findtext(name, ""))
+    except ValueError:
+        return math.nan

@@ -109,10 +109,14 @@ def register(dataset: Dataset) -> tuple[str, str]:
                      keypoint_connection_rules=[(points[a - 1], points[b - 1], (255, 160, 0))
                                                 for a, b in dataset.skeleton])
         if half == "train" and dataset.train_share != 1:
-            read = functools.partial(train_share.read, read, split.image_root, dataset.train_share)
+            read = functools.partial(_read_share, read, split.image_root, dataset.train_share)
         # The training, precise batch norm and the figure each ask for the list: it is read once.
         DatasetCatalog.register(name, functools.cache(read))
     return dataset.names
+
+
+def _read_share(read: tasks.Reader, image_root: Path, share: float) -> list[dict]:
+    return train_share.choose(read(), image_root, share)
 
 
 def flip_pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:

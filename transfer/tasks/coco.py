@@ -33,7 +33,7 @@ def find_for(task: Task, where: Where) -> Dataset:
     """The same for another task on these files."""
     from transfer.data import coco_layout
 
-    return coco_layout.find(where, task, coco_layout.Kind("instances", keypoints=False))
+    return coco_layout.find(where, task)
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:

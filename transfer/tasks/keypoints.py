@@ -25,7 +25,7 @@ def find(where: Where) -> Dataset:
     """Boxes and keypoints; the names of these stand in the file."""
     from transfer.data import coco_layout
 
-    return coco_layout.find(where, TASK, coco_layout.Kind("person_keypoints", keypoints=True))
+    return coco_layout.find(where, TASK, keypoints=True)
 
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:

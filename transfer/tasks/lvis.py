@@ -26,36 +26,31 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """LVIS' two files and COCO's images; the package lvis is there."""
-    from pretrain.common.atomic import sha256_file
     from pretrain.common.errors import UserError
-    from transfer.data import coco_json, lvis_json
-    from transfer.data.dataset import SPLITS, Dataset, Split
-    from transfer.data.image_check import first_whole
+    from transfer.data import coco_json, coco_layout, lvis_json
+    from transfer.data.dataset import SPLITS, Dataset
 
     lvis_json.require()
     folder = where.folder
     if folder and not (folder / "lvis_v1_val.json").is_file() and (folder / TASK.name).is_dir():
         folder = folder / TASK.name
-    named = {"train": where.train_annotations, "val": where.val_annotations}
-    files = {}
+    paths = {"train": where.train_annotations, "val": where.val_annotations}
     for half in SPLITS:
-        paths = [named[half]] if named[half] else [folder / place / f"lvis_v1_{half}.json"
-                                                   for place in (".", "annotations")]
-        found = [path for path in paths if path.is_file()]
-        if not found:
-            raise UserError(f"no {paths[0].name} in {folder}: expected for task {TASK.name} {LAYOUT}")
-        files[half] = lvis_json.read(found[0])
-    train, val = files["train"], files["val"]
-    coco_json.check_same_categories(train.path, train.categories, val.path, val.categories)
+        name = f"lvis_v1_{half}.json"
+        if paths[half] is None:
+            paths[half] = folder / name
+            if not paths[half].is_file():
+                paths[half] = folder / "annotations" / name
+        if not paths[half].is_file():
+            raise UserError(f"no {name} in {folder}: expected for task {TASK.name} {LAYOUT}")
+    train, val = lvis_json.read(paths["train"]), lvis_json.read(paths["val"])
+    coco_json.raise_unless_alike(train, val)
     images = where.images or folder
     beside = images.absolute().parent / coco.TASK.name
     places = [place for place in (images, images / "images", beside) if place.is_dir()]
-    splits = {}
-    for half, file in files.items():
-        root, opened = first_whole(places, half, file.path, file.file_names, file.sizes)
-        splits[half] = Split(len(file.file_names), file.path, root, sha256_file(file.path), opened)
-    return Dataset(TASK.name, splits["train"], splits["val"], tuple(name for _, name in train.categories),
-                   ("boxes", "masks"))
+    classes = tuple(name for _, name in train.categories)
+    return Dataset(TASK.name, coco_layout.split(train, "train", places), coco_layout.split(val, "val", places),
+                   classes, ("boxes", "masks"))
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:

@@ -51,14 +51,14 @@ REPLACED = {'"file_name"': '"coco_url"', '"image_id"': '"image"', '"id": 17,': "
     (None, 1, "--share 1 of 8 images holds out 8: expected at least one, and one that is kept"),
     (None, "nan", "--share nan: expected a share of the images, from 0 to 1"),
     (None, "inf", "--share inf: expected a share of the images, from 0 to 1"),
-    ("[]", 0.5, "train.json holds a list: expected a COCO annotation file, a JSON object with the lists"),
+    ("[]", 0.5, "train.json: found a list: expected a COCO annotation file, a JSON object with the non-empty lists"),
     ("{", 0.5, "is not JSON (Expecting property name"),
     ('"file_name"', 0.5, "has no 'file_name': expected id, file_name in each"),
     ('"image_id"', 0.5, "of 'annotations' has no 'image_id': expected image_id in each"),
-    ('"id": 17,', 0.5, "entry 0 of 'images' has no 'id'"),
-    ('"id": 17', 0.5, "ids in 'images' are not unique (8 entries, 7 ids)"),
+    ('"id": 17,', 0.5, "entry 0 (id None) of 'images' has no 'id'"),
+    ('"id": 17', 0.5, "2 entries of 'images' have id 16: expected a different one in each"),
     ('"image_id": 17', 0.5, "has image_id '17': expected a whole number"),
-    ("07.png", 0.5, "train.json names the image 06.png 2 times: expected each once, so that none is on both sides")])
+    ("07.png", 0.5, "train.json: 2 entries of 'images' have file_name '06.png': expected a different one in each")])
 def test_hold_out__what_cannot_be_split_is_one_line(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, share: float | str, message: str) -> None:
     file = write(tmp_path / "train.json")

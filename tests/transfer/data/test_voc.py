@@ -65,13 +65,15 @@ def _replace(pattern: str, by: str) -> Callable[[Path], None]:
     (_replace("<name>[a-z]+</name>", "<name>star</name>"), "object 0 is a 'star', none of Pascal VOC's 20 classes"),
     (_replace("<name>[a-z]+</name>", ""), "object 0 is a '', none of Pascal VOC's"),
     (_replace("</annotation>", ""), "is not XML"),
-    (_replace("<width>[0-9]+</width>", ""), "size/width is nothing: expected a number"),
-    (_replace("<xmin>[0-9]+", "<xmin>left"), "object 0: bndbox/xmin is 'left': expected a number"),
-    (_replace("<xmax>[0-9]+", "<xmax>999"), "expected xmin, ymin, xmax, ymax inside it, counted from 1"),
-    (_replace("<ymin>[0-9]+", "<ymin>nan"), "expected xmin, ymin, xmax, ymax inside it"),
-    (_replace("<xmin>[0-9]+", "<xmin>2.5"), "expected whole numbers in the box and the flags of the test set"),
-    (_replace("<pose>[a-zA-Z]+</pose>", ""), "object 0 has no 'pose': expected pose, truncated, difficult"),
-    (lambda path: path.unlink(), "1 of the 2 files that .*test.txt asks for are not in .*Annotations: "),
+    (_replace("<width>[0-9]+</width>", ""), "size is nan x 120: expected width and height in pixels"),
+    (_replace("<xmin>[0-9]+", "<xmin>left"),
+     "object 0 has the box nan, .*: expected numbers for xmin, ymin, xmax, ymax inside it"),
+    (_replace("<xmax>[0-9]+", "<xmax>999"), "expected numbers for xmin, ymin, xmax, ymax inside it, counted from 1"),
+    (_replace("<ymin>[0-9]+", "<ymin>nan"), "expected numbers for xmin, ymin, xmax, ymax inside it"),
+    (_replace("<xmin>[0-9]+", "<xmin>2.5"),
+     "object 0: expected whole numbers in the box, in 'truncated' and 'difficult', and a 'pose'"),
+    (_replace("<pose>[a-zA-Z]+</pose>", ""), "and a 'pose', as the evaluation reads them; found .*, pose None"),
+    (lambda path: path.unlink(), "test.txt: 1 of the 2 files that it lists are not in .*Annotations: "),
 ])
 def test_find__a_wrong_annotation_is_named(spoil: Callable[[Path], None], text: str, folder: Path) -> None:
     path = annotation(folder)
@@ -90,9 +92,9 @@ def test_find__training_boxes_need_not_be_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("written", "text"), [
-    (None, "trainval.txt is missing: expected the list of the images of VOC2012 trainval"),
-    ("\n", "trainval.txt names no image: expected one identifier a line"),
-    ("000002 -1\n000003 -1\n", "names 1 images more than once.*a list with -1, 0 or 1 behind each is one class's"),
+    (None, r"trainval.txt cannot be read \(.*No such file.*\): expected the list of the images of VOC2012 trainval"),
+    ("\n", "trainval.txt: no image: expected one identifier per line"),
+    ("000002 -1\n000003 -1\n", "1 images are named more than once.*a list with -1, 0 or 1 behind each is one class's"),
 ])
 def test_find__a_wrong_list_is_named(written: str | None, text: str, folder: Path) -> None:
     listed = folder / "VOC2012/ImageSets/Main/trainval.txt"
@@ -107,14 +109,14 @@ def test_find__images_missing_or_of_another_size(folder: Path) -> None:
     with pytest.raises(UserError, match="is 15 x 10 pixels but the annotations say 160 x 120"):
         datasets.find(folder, "voc")
     path.unlink()
-    with pytest.raises(UserError, match=f"1 of the 2 files .* are not in .*JPEGImages: {path.name}"):
+    with pytest.raises(UserError, match=f"1 of the 2 files that it lists are not in .*JPEGImages: {path.name}"):
         datasets.find(folder, "voc")
 
 
 def test_find__a_test_set_of_difficult_objects_has_nothing_to_find(folder: Path) -> None:
     for path in (folder / "VOC2007/Annotations").glob("*.xml"):
         path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
-    with pytest.raises(UserError, match="no object of 2 validation images is one to find"):
+    with pytest.raises(UserError, match="no object to find in 2 val images"):
         datasets.find(folder, "voc")
 
 
