@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmarks.options.checks import refuse
 from benchmarks.options.inputs import TaskData
 from pretrain.common.errors import UserError
 from transfer.records import identity
@@ -38,9 +39,12 @@ class Evaluation:
     @property
     def place(self) -> str:
         """Of the names of stages: the task, and where they are not the usual ones its dataset and share."""
-        dataset = self.data.part if self.data else ""
-        share = "" if self.share == 1 else f".share{self.share:g}"
-        return f"{self.task}{dataset}{share}"
+        place = self.task
+        if self.data is not None:
+            place += self.data.part
+        if self.share != 1:
+            place += f".share{self.share:g}"
+        return place
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -50,13 +54,17 @@ class Evaluation:
     @property
     def inputs(self) -> dict[str, str]:
         """Hashes of its data, of what belongs to the training and of what to the evaluation."""
-        return {} if self.data is None else {"training": self.data.training, "evaluation": self.data.evaluation}
+        if self.data is None:
+            return {}
+        return {"training": self.data.training, "evaluation": self.data.evaluation}
 
     @property
     def numbers(self) -> dict[str, Any]:
         """What changes a result, whatever the method and trial."""
-        share = {} if self.share == 1 else {"train_share": self.share}
-        return {"protocol": self.protocol.training, **share}
+        numbers: dict[str, Any] = {"protocol": self.protocol.training}
+        if self.share != 1:
+            numbers["train_share"] = self.share
+        return numbers
 
 
 def read_shares(text: str) -> tuple[float, ...]:
@@ -67,11 +75,11 @@ def read_shares(text: str) -> tuple[float, ...]:
             share = float(part)
         except ValueError:
             share = 0.0
-        if not 0 < share <= 1:
-            raise UserError(f"--train-share {text}: expected numbers above 0, at most 1, as in 0.1,0.25,1, found "
-                            f"{part.strip()!r}")
-        if share in found:
-            raise UserError(f"--train-share {text}: {part.strip()} stands there twice")
+        refuse([
+            (not 0 < share <= 1, f"--train-share {text}: expected numbers above 0, at most 1, as in 0.1,0.25,1, found "
+                                 f"{part.strip()!r}"),
+            (share in found, f"--train-share {text}: {part.strip()} is given twice"),
+        ])
         found.append(share)
     return tuple(found)
 
@@ -87,11 +95,15 @@ def read_trials(text: str) -> int | Literal["paired"]:
 
 def protocol_of(resolved: dict[str, Any]) -> Protocol:
     """Of what `transfer.settings.resolved_config.protocol` gives."""
+    evaluation = {}
+    training = {name: value for name, value in resolved.items() if name != "config"}
     config = identity.flatten(resolved["config"])
-    test_side = config["INPUT.MIN_SIZE_TEST"]
-    evaluation = {key: config.pop(key) for key in identity.EVALUATION_KEYS if key in config}
-    training = {key: value for key, value in config.items() if key not in identity.WITHOUT_EFFECT}
-    names = {key: value for key, value in resolved.items() if key != "config"}
-    return Protocol(resolved["scale"], config["SOLVER.MAX_ITER"], config["SOLVER.IMS_PER_BATCH"],
-                    statistics.fmean(config["INPUT.MIN_SIZE_TRAIN"]), test_side,
-                    identity.sha256(names | training), identity.sha256(evaluation))
+    for key, value in config.items():
+        if key in identity.EVALUATION_KEYS:
+            evaluation[key] = value
+        elif key not in identity.WITHOUT_EFFECT:
+            training[key] = value
+    return Protocol(
+        scale=resolved["scale"], iterations=config["SOLVER.MAX_ITER"], batch=config["SOLVER.IMS_PER_BATCH"],
+        train_side=statistics.fmean(config["INPUT.MIN_SIZE_TRAIN"]), test_side=config["INPUT.MIN_SIZE_TEST"],
+        training=identity.sha256(training), evaluation=identity.sha256(evaluation))

@@ -1,6 +1,7 @@
 """How many GPUs of this machine a run uses."""
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -9,24 +10,28 @@ from benchmarks.options.run_options import Options
 
 
 def count_gpus(options: Options) -> int:
-    """GPUs to use; 0 on a CPU. The demo's batches are for one, unless a number is said."""
+    """GPUs to use; 0 on a CPU. The demo's batches are for one, unless --gpus says a number."""
     if options.device == "cpu":
         return 0
     if options.gpus is not None:
         return options.gpus
-    return min(_visible_gpus(), 1) if options.demo else _visible_gpus()
+    visible = _visible_gpus()
+    return min(visible, 1) if options.demo else visible
 
 
 def _visible_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([word for word in visible.split(",") if word.strip() not in ("", "-1")])
+        numbers = visible.replace(" ", "").split(",")
+        return len(numbers) - numbers.count("") - numbers.count("-1")
     program = shutil.which("nvidia-smi")
-    return 0 if program is None else _listed_gpus(program)
+    return _listed_gpus(program) if program else 0
 
 
 @cache
 def _listed_gpus(nvidia_smi: str) -> int:
     """Asked once: an idle driver takes seconds to answer, and a plan asks for each stage."""
     listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+    if listed.returncode != 0:
+        return 0
+    return len(re.findall(r"^GPU ", listed.stdout, re.MULTILINE))

@@ -3,12 +3,11 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from benchmarks.options.checks import read_option_file, refuse
 from benchmarks.options.pretrainings import read_labels
 from pretrain import ROOT
-from pretrain.common import yaml_text
 from pretrain.common.errors import UserError
 
 GRIDS = Path(__file__).resolve().parents[1] / "grids"
@@ -30,53 +29,64 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str
     path = Path(named.benchmark)
     if path.suffix not in (".yaml", ".yml"):
         path = GRIDS / f"{named.benchmark}.yaml"
-    values = _read(path, named.benchmark)
-    for option in values:
-        action = parser._option_string_actions.get(f"--{option}")
-        if action is None or action.nargs == 0 or option == "benchmark":
-            raise UserError(f"{path}: {option}: expected an option of ./run_all.sh that takes a value, without its "
-                            "dashes, such as trials")
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
+        raise UserError(f"--benchmark {named.benchmark}: expected a YAML file or one of {known}, found none of that "
+                        "name")
+    values = _read(path, parser)
     given = parser.parse_args(rest)
-    _refuse(named.benchmark, given, values)
+    _refuse(named.benchmark, given, values["pretrain"])
     if given.methods:  # some of its rows
         chosen = [method.strip() for method in given.methods.split(",")]
-        values["pretrain"] = [word for word in values["pretrain"] if word.partition("=")[0] in chosen]
+        values["pretrain"] = [text for text in values["pretrain"] if text.partition("=")[0] in chosen]
     if (given.pretrain_seeds or "").isdecimal():  # the file's are seeds, not how many
         rest = [*rest, "--pretrain-seeds", f"{given.pretrain_seeds},"]
     if given.output is None:
         values["output"] = [str(ROOT / "output" / path.stem)]
         if given.results is None:
             values["results"] = [str(ROOT / "results" / path.stem)]
-    pairs = [(f"--{name}", value) for name, several in values.items() for value in several]
-    words = [word for pair in pairs for word in pair] + rest
-    said.append(f"benchmark {named.benchmark}, the same as: ./run_all.sh {shlex.join(words)}")
-    return words
-
-
-def _read(path: Path, name: str) -> dict[str, list[str]]:
-    """{option: its values}, all as text."""
-    if not path.is_file():
-        known = ", ".join(sorted(one.stem for one in GRIDS.glob("*.yaml")))
-        raise UserError(f"--benchmark {name}: expected a YAML file or one of {known}, found none of that name")
-    try:
-        content = yaml_text.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or "pretrain" not in content:
-        raise UserError(f"{path}: expected lines OPTION: VALUE, with pretrain among them")
-    values = {option: value if isinstance(value, list) else [value] for option, value in content.items()}
+    expanded = []
     for option, several in values.items():
-        if not all(isinstance(value, str) for value in several):
-            raise UserError(f"{path}: {option}: expected a value or a list of values, found {content[option]!r}")
+        for value in several:
+            expanded += [f"--{option}", value]
+    expanded += rest
+    said.append(f"benchmark {named.benchmark}, the same as: ./run_all.sh {shlex.join(expanded)}")
+    return expanded
+
+
+def _read(path: Path, parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """{option: its values}, all as text; --pretrain is among them."""
+    expected = "lines OPTION: VALUE, with pretrain among them"
+    values: dict[str, list[str]] = {}
+    for option, value in read_option_file(path, expected).items():
+        values[option] = value if isinstance(value, list) else [value]
+        problem = _problem(option, values[option], parser)
+        if problem:
+            raise UserError(f"{path}: {option}: {problem}")
+    if "pretrain" not in values:
+        raise UserError(f"{path}: expected {expected}, found {', '.join(values) or 'nothing'}")
     return values
 
 
-def _refuse(name: str, given: argparse.Namespace, values: dict[str, list[str]]) -> None:
+def _problem(option: str, values: list[Any], parser: argparse.ArgumentParser) -> str:
+    """What is wrong with one line of the file; "" when nothing is."""
+    action = parser._option_string_actions.get(f"--{option}")
+    if action is None or action.nargs == 0 or option == "benchmark":
+        return "expected an option of ./run_all.sh that takes a value, without its dashes, such as trials"
+    if not all(isinstance(value, str) for value in values):
+        return f"expected a value or a list of values, found {values[0]!r}"
+    return ""
+
+
+def _refuse(name: str, given: argparse.Namespace, pretrainings: list[str]) -> None:
     contradicting = [f"--{option}" for option in CONTRADICTIONS if getattr(given, option)]
-    if contradicting:
-        raise UserError(f"--benchmark {name} says itself what is pretrained, on --photos: leave out "
-                        f"{', '.join(contradicting)}")
-    if given.photos is None:
-        folders = [one.images for one in read_labels(values["pretrain"]).values() if one.images]
-        inside = "".join(f", with {folder}/ in it" for folder in dict.fromkeys(folders))
-        raise UserError(f"--benchmark {name} needs --photos DIR: a folder of images{inside}")
+    inside = ""
+    for recipe in read_labels(pretrainings).values():
+        folder = f", with {recipe.images}/ in it"
+        if recipe.images and folder not in inside:
+            inside += folder
+    refuse([
+        (contradicting, f"--benchmark {name} itself says what is pretrained, on --photos: leave out "
+                        f"{', '.join(contradicting)}"),
+        (given.photos is None, f"--benchmark {name} needs --photos DIR: a folder of images{inside}"),
+    ])

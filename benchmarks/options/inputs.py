@@ -1,4 +1,4 @@
-"""Where the data is: options first, then environment variables; everything that is missing is told at once."""
+"""Where the data is: options first, then environment variables; everything that is missing is reported at once."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.options.checks import check_name, refuse, slug
 from pretrain.common.errors import UserError
 from pretrain.data.labels import Kind, count_classes
 from transfer.records import identity
@@ -55,10 +56,10 @@ class TaskData:
 
     def arguments(self) -> list[object]:
         """The options of transfer that name it."""
-        words: list[object] = ["--data", self.folder]
+        arguments: list[object] = ["--data", self.folder]
         for option, path in zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False):
-            words += [option, path]
-        return words
+            arguments += [option, path]
+        return arguments
 
 
 def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = (), part: str = "") -> Photos:
@@ -67,23 +68,18 @@ def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kin
     The folder is absolute: what is planned here may run in a job that starts elsewhere. Raises `UserError`; see
     `read_photos`.
     """
-    root = _images_root(photos, imagenet)
-    if part and not (root / part).is_dir():
-        raise UserError(f"pretraining images: images={part}: {root / part} is not a folder; expected a sub-folder of "
-                        f"{root}")
+    named = imagenet or os.environ.get("IMAGENET_DIR")
+    root = photos or Path(named or "") / "train"
+    refuse([
+        (photos is None and not named,
+         f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, or --photos DIR "
+         "for any folder of images"),
+        (photos is None and not root.is_dir(),
+         f"pretraining images: folder {root} not found, expected {IMAGENET_LAYOUT}"),
+        (part and not (root / part).is_dir(),
+         f"pretraining images: images={part}: {root / part} is not a folder; expected a sub-folder of {root}"),
+    ])
     return read_photos((root / part).absolute(), labels)
-
-
-def _images_root(photos: Path | None, imagenet: Path | None) -> Path:
-    if photos is not None:
-        return photos
-    root = imagenet or (Path(os.environ["IMAGENET_DIR"]) if os.environ.get("IMAGENET_DIR") else None)
-    if root is None:
-        raise UserError(f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, "
-                        "or --photos DIR for any folder of images")
-    if not (root / "train").is_dir():
-        raise UserError(f"pretraining images: no folder {root / 'train'}, expected {IMAGENET_LAYOUT}")
-    return root / "train"
 
 
 def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:
@@ -99,34 +95,32 @@ def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:
             count_classes(images, kind)
         except UserError as error:
             raise UserError(f"pretraining images in {folder}: {error}") from None
-    lines = (f"{name} {images.size(number)}" for number, name in enumerate(images))
-    return Photos(folder, len(images), hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest())
+    lines = [f"{name} {images.size(number)}" for number, name in enumerate(images)]
+    listing = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return Photos(folder, len(images), hashlib.sha256(listing).hexdigest())
 
 
-def read_folders(option: str, words: list[str]) -> tuple[DataFolder, ...]:
-    """The datasets of one data option (see `DataFolder`). Raises `UserError` for labels that cannot be told apart.
+def read_folders(option: str, values: list[str]) -> tuple[DataFolder, ...]:
+    """The datasets of one data option (see `DataFolder`). Raises `UserError` for labels that are too much alike.
 
     Names of stages hold the labels but for the first folder without one, so that another dataset leaves the stages of
     those before it what they were.
     """
     found: list[DataFolder] = []
-    for word in words:
-        label, equals, place = word.partition("=")
-        if not equals or not label.strip() or Path(word).exists():  # a folder may have = in its name
-            label, place = "", word
-        named = re.fullmatch(r"(.+?\.json),(.+?\.json),(.+)", place)
-        *files, place = named.groups() if named else [place]
-        folder, annotations = Path(place).absolute(), tuple(Path(file).absolute() for file in files)
-        unnamed = not label and not any(one.part == "" for one in found)
+    for value in values:
+        label, _, place = value.partition("=")
+        if not place or not label.strip() or Path(value).exists():  # a folder may have = in its name
+            label, place = "", value
+        annotations: tuple[Path, ...] = ()
+        files = re.fullmatch(r"(.+?\.json),(.+?\.json),(.+)", place)
+        if files:
+            annotations = (Path(files[1]).absolute(), Path(files[2]).absolute())
+            place = files[3]
+        folder = Path(place).absolute()
+        usual = not label and all(other.part for other in found)
         label = label or folder.name or option
-        if not label.isprintable() or label != label.strip():
-            raise UserError(f"--{option} {word!r}: expected a label that can be printed, without spaces around it; "
-                            f"name one, as in --{option} LABEL=DIR")
-        part = "" if unnamed else f".{slug(label)}"
-        if any(slug(one.label).lower() == slug(label).lower() for one in found):
-            raise UserError(f"--{option} {word}: the label {label} is taken by another dataset; name one, as in "
-                            f"--{option} LABEL=DIR")
-        found.append(DataFolder(label, folder, part, annotations))
+        check_name(f"--{option} LABEL=DIR", label, [other.label for other in found])
+        found.append(DataFolder(label, folder, "" if usual else f".{slug(label)}", annotations))
     return tuple(found)
 
 
@@ -140,8 +134,8 @@ def task_folders(task: str, given: dict[str, tuple[DataFolder, ...]]) -> tuple[D
     root = os.environ.get("DETECTRON2_DATASETS")
     if root:
         return (DataFolder(last, Path(root).absolute() / last),)
-    words = " or ".join(f"--{option} DIR" for option in known.folders)
-    raise UserError(f"task {task}: give {words} (or DETECTRON2_DATASETS, with {last}/ in it) laid out as "
+    options = " DIR or --".join(known.folders)
+    raise UserError(f"task {task}: give --{options} DIR (or DETECTRON2_DATASETS, with {last}/ in it) laid out as "
                     f"{known.layout}")
 
 
@@ -149,19 +143,12 @@ def read_task(task: str, where: DataFolder) -> TaskData:
     """Check a task's data and hash its annotations and classes. Raises `UserError`."""
     from transfer.settings import datasets  # imports what reads annotations: only when there are some
 
-    known = get(task)
-    if where.annotations and not known.named_files:
-        raise UserError(f"task {task}: its annotations are not one file for each half: expected DIR, laid out as "
-                        f"{known.layout}, found {','.join(map(str, (*where.annotations, where.folder)))}")
     try:
         described = datasets.describe(Where(where.folder, *where.annotations), task)
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
     training, evaluation = identity.split_dataset(described)
-    return TaskData(where.label, where.folder, where.part, described["train"]["images"], described["val"]["images"],
-                    identity.sha256(training), identity.sha256(evaluation), where.annotations)
-
-
-def slug(name: str) -> str:
-    """A name as a part of a stage's."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)
+    return TaskData(
+        where.label, where.folder, where.part, train_images=described["train"]["images"],
+        val_images=described["val"]["images"], training=identity.sha256(training),
+        evaluation=identity.sha256(evaluation), annotations=where.annotations)

@@ -1,4 +1,4 @@
-"""Which fine-tuned models stay on the disk: `--keep none|last|best`. Figures, pictures and logs always stay.
+"""Which fine-tuned models stay on the disk: `--keep none|last|best`. Metrics, figures and logs always stay.
 
 A detector has some 350 MB with its heads; nine methods, three tasks and five trials make 50 GB. Without its model a run
 cannot be evaluated or shown again (`transfer evaluate`, `transfer show`), which needs the training once more.
@@ -6,12 +6,16 @@ cannot be evaluated or shown again (`transfer evaluate`, `transfer show`), which
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transfer import tasks
 from transfer.records.old_result import read_as_now
 
 NONE, LAST, BEST = KINDS = ("none", "last", "best")
 MODELS = ("model_*.pth", "last_checkpoint")
+# What a result records of its run but for the trial and what was measured.
+SETTINGS = ("kind", "heads", "scale", "schedule", "solver", "fit", "iterations", "overrides", "processes",
+            "images_at_once", "weights", "dataset")
 
 
 def tidy(folder: Path, keep: str) -> list[Path]:
@@ -20,11 +24,15 @@ def tidy(folder: Path, keep: str) -> list[Path]:
     `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task under the same
     settings, in folders beside this one, the model of the one with the highest value in the table's first column.
     """
-    if keep == LAST or _figure(folder) is None:
+    if keep == LAST or _metric(folder) is None:
         return []
-    rivals = [folder] if keep == NONE else _trials(folder)
-    best = max(rivals, key=lambda one: (_figure(one), one.name)) if keep == BEST else None
-    gone = [path for one in rivals if one != best for pattern in MODELS for path in sorted(one.glob(pattern))]
+    rivals = [folder]
+    if keep == BEST:
+        rivals = sorted(_trials(folder), key=lambda one: (_metric(one), one.name))[:-1]
+    gone = []
+    for rival in rivals:
+        for pattern in MODELS:
+            gone += sorted(rival.glob(pattern))
     for path in gone:
         path.unlink(missing_ok=True)  # another job may tidy at the same time
     return gone
@@ -36,19 +44,20 @@ def _trials(folder: Path) -> list[Path]:
     Names are STAGE-TRIAL-KEY; what --rerun set aside has a dot behind the key and is nobody's rival.
     """
     stem, own = folder.name.rsplit("-", 2)[0], _settings(folder)
-    beside = [one for one in sorted(folder.parent.glob(f"{stem}-*-*"))
-              if one.name.rsplit("-", 2)[0] == stem and "." not in one.name.rsplit("-", 1)[1]]
-    return [one for one in beside if _figure(one) is not None and _settings(one) == own]
+    found = []
+    for other in sorted(folder.parent.glob(f"{stem}-*-*")):
+        name, _, key = other.name.rsplit("-", 2)
+        if name == stem and "." not in key and _metric(other) is not None and _settings(other) == own:
+            found.append(other)
+    return found
 
 
-def _settings(folder: Path) -> dict:
-    """What a result records of its run but for the trial and what was measured."""
+def _settings(folder: Path) -> list[Any]:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return {key: result.get(key) for key in ("kind", "heads", "scale", "schedule", "solver", "fit", "iterations",
-                                             "overrides", "processes", "images_at_once", "weights", "dataset")}
+    return [result.get(key) for key in SETTINGS]
 
 
-def _figure(folder: Path) -> float | None:
+def _metric(folder: Path) -> float | None:
     """The first column of a finished run (undefined: lowest of all); None while it is not finished."""
     try:
         result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))

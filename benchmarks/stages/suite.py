@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.options import kept_models
+from benchmarks.options.checks import slug
 from benchmarks.options.evaluations import PAIRED, Evaluation
 from benchmarks.options.gpus import count_gpus
-from benchmarks.options.inputs import PROBED, slug
+from benchmarks.options.inputs import PROBED
 from benchmarks.options.pretrainings import Pretraining
 from benchmarks.options.run_options import CLOVE, RANDOM, RANDOM_CONVOLUTIONS, Options
 from benchmarks.stages import estimate

@@ -66,7 +66,7 @@ def test_benchmark__a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize(("words", "text"), [
     (["--benchmark", "maxi", "--photos", "p"], "--benchmark maxi: expected a YAML file or one of mini, found none of"),
     (["--benchmark", "mini"], "--benchmark mini needs --photos DIR: a folder of images, with caltech101/ in it"),
-    ([*MINI, "--demo", "--epochs", "3"], "--benchmark mini says itself what is pretrained, on --photos: leave out "
+    ([*MINI, "--demo", "--epochs", "3"], "--benchmark mini itself says what is pretrained, on --photos: leave out "
                                          "--demo, --epochs"),
     ([*MINI, "--imagenet", "x"], "on --photos: leave out --imagenet"),
     ([*MINI, "--pretrain", "clove=mini"], "--pretrain clove is given twice: choose another label"),

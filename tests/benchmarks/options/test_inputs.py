@@ -52,7 +52,7 @@ def test_find_photos__options_before_the_environment(photos: Path, tmp_path: Pat
     with pytest.raises(UserError, match="pretraining images: give --imagenet DIR"):
         find_photos(None, None)
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="no folder .*nowhere/train, expected IMAGENET_DIR/train/CLASS"):
+    with pytest.raises(UserError, match="folder .*nowhere/train not found, expected IMAGENET_DIR/train/CLASS"):
         find_photos(None, None)
     assert find_photos(photos, tmp_path / "nowhere").folder == photos
     assert find_photos(None, tmp_path / "imagenet").images == 3

@@ -162,8 +162,8 @@ def test_plan__annotations_that_lie_otherwise(tmp_path):
     assert data.arguments() == ["--data", coco / "images", "--train-annotations", tmp_path / "t.json",
                                 "--val-annotations", tmp_path / "v.json"]
     assert (data.label, data.train_images, data.val_images) == ("own", 2, 2)
-    with pytest.raises(UserError, match=r"task cityscapes: its annotations are not one file for each half: expected "
-                                        rf"DIR, laid out as .*, found {words}"):
+    with pytest.raises(UserError, match=r"task cityscapes: .*: the annotations of task cityscapes are not one file "
+                                        r"for each half; give --data DIR, laid out as "):
         find_inputs(parse([*scale, "--tasks", "cityscapes", "--cityscapes", words]))
     with pytest.raises(UserError, match="task coco: --val-annotations .*none.json: no such annotation file"):
         find_inputs(parse([*scale, "--tasks", "coco", "--coco", words.replace("v.json", "none.json")]))

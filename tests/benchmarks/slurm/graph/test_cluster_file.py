@@ -58,7 +58,7 @@ def test_mistakes__are_named(here, text, why):
 
 
 @pytest.mark.parametrize(("words", "why"), [
-    ("--cluster-file no.yaml", "--cluster-file no.yaml: no such file; benchmarks/cluster.example.yaml is one"),
+    ("--cluster-file no.yaml", "--cluster-file no.yaml: no such file; benchmarks/cluster.example.yaml is an example"),
     ("--gpus-per-node 2", "--gpus-per-node needs --cluster slurm, found --cluster local (GPUs of this machine: --gpu"),
     ("--time 60", "--time needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
     ("--max-jobs 2", "--max-jobs needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),

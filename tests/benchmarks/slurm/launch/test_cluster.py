@@ -43,14 +43,15 @@ def test_words__become_options():
 
 
 @pytest.mark.parametrize(("words", "why"), [
-    ("--partition gpu", "--partition needs --cluster slurm, found --cluster local"),
-    ("--sbatch exclusive --setup x", "--sbatch, --setup needs --cluster slurm, found --cluster local"),
-    ("--nodes 2", "--nodes above 1 needs --cluster slurm, found --cluster local"),
+    ("--partition gpu", "--partition needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
+    ("--sbatch exclusive --setup x",
+     "--sbatch, --setup needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
+    ("--nodes 2", "--nodes needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
     ("--nodes 0", "--nodes must be at least 1, found 0"),
     ("--cluster slurm", "--cluster slurm needs --time, the limit of one start of the job; a run that needs longer "
-                        "saves, comes back and goes on"),
+                        "saves, is requeued and resumes"),
     ("--cluster slurm --time 0", "--time must be at least 1, found 0"),
-    ("--cluster slurm --time 2", "--signal-delay must be shorter than --time, found 120 and 120 seconds"),
+    ("--cluster slurm --time 2", "--signal-delay must be shorter than --time, found 120 seconds and 2 minutes"),
     ("--cluster slurm --time 9 --gpus-per-node 4 --tasks-per-node 2",
      "--tasks-per-node 2 with --gpus-per-node 4: there is one process for each GPU; leave out --tasks-per-node"),
     ("--cluster slurm --time 9 --sbatch=--qos=high", "--sbatch: expected NAME=VALUE or NAME with a long option of "

@@ -1,0 +1,72 @@
+"""Checks that several options share: numbers that are too small, names of rows and datasets, options at odds."""
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.common import yaml_text
+from pretrain.common.errors import UserError
+
+Check = tuple[object, str]  # what is wrong when it is true, and the message
+
+
+def refuse(checks: Iterable[Check]) -> None:
+    """Raise `UserError` with the message of the first check that holds."""
+    for wrong, message in checks:
+        if wrong:
+            raise UserError(message)
+
+
+def at_least(args: argparse.Namespace, least: dict[str, int]) -> None:
+    """Raise `UserError` for the first option whose number lies below its `least`; None is no number."""
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value is not None and value < bound:
+            raise UserError(f"{option_of(name)} must be at least {bound}, found {value}")
+
+
+def option_of(name: str) -> str:
+    """"--mem-gb" of mem_gb."""
+    return f"--{name.replace('_', '-')}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The one of `known` that looks most like `word`."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+
+
+def slug(name: str) -> str:
+    """A name as a part of a stage's name."""
+    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)
+
+
+def check_name(form: str, name: str, taken: Iterable[str]) -> None:
+    """Raise `UserError` for a name that cannot be printed, or whose stages would be called as those of one `taken`.
+
+    `form` is the option that names it, such as "--coco LABEL=DIR".
+    """
+    option = form.partition(" ")[0]
+    if not name.isprintable() or name != name.strip():
+        raise UserError(f"{option} {name!r}: expected a name that can be printed, without spaces around it, as in "
+                        f"{form}")
+    for other in taken:
+        if slug(other).lower() == slug(name).lower():
+            raise UserError(f"{option} {name}: the name {other} is taken; choose another one, as in {form}")
+
+
+def read_option_file(path: Path, expected: str) -> dict[str, Any]:
+    """{key: value} of a YAML file, every scalar as text: YAML would read 24:00:00 as a number of seconds.
+
+    `expected` says in an error what the file should hold. Raises `UserError`; the caller checks that there is a file.
+    """
+    try:
+        content = yaml_text.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content or {}, dict):
+        raise UserError(f"{path}: expected {expected}, found {type(content).__name__}")
+    return content or {}
