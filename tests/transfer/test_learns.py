@@ -20,12 +20,10 @@ from transfer.finetuning.finetune import Request, finetune
 FIGURE = {"coco": "segm/AP50", "keypoints": "keypoints/AP50", "cityscapes": "segm/AP50"}
 FILES = {"coco": "instances", "keypoints": "person_keypoints"}
 OVERLAP = 0.3  # largest IoU of an object in one image with an object in the other
-# The demo's scale with a ResNet-18, thin FPN and thin heads: half a minute a run on one core.
+# The demo's scale with a ResNet-18: half a minute a run on one core.
 SMALL = (
     "SOLVER.MAX_ITER=240", "SOLVER.STEPS=200,", "SOLVER.BASE_LR=0.02", "SOLVER.WARMUP_ITERS=10",
     "SOLVER.CHECKPOINT_PERIOD=1000", "TEST.PRECISE_BN.NUM_ITER=5", "INPUT.RANDOM_FLIP=none",
-    "MODEL.FPN.OUT_CHANNELS=64", "MODEL.ROI_BOX_HEAD.CONV_DIM=64", "MODEL.ROI_BOX_HEAD.FC_DIM=256",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM=64", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS=64,64,64,64",
 )
 
 

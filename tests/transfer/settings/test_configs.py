@@ -171,9 +171,12 @@ def test_scale__changes_sizes_widths_and_lengths_never_the_kind_of_model(task: s
     allowed = ("INPUT.MIN_SIZE", "INPUT.MAX_SIZE", "MODEL.RPN.PRE_NMS", "MODEL.RPN.POST_NMS",
                "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "DATALOADER.NUM_WORKERS", "SOLVER.IMS_PER_BATCH",
                "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD",
-               "TEST.DETECTIONS_PER_IMAGE", "TEST.PRECISE_BN.NUM_ITER")
+               "TEST.DETECTIONS_PER_IMAGE", "TEST.PRECISE_BN.NUM_ITER", "MODEL.FPN.OUT_CHANNELS",
+               "MODEL.ROI_MASK_HEAD.CONV_DIM")
     if scale == "mini":
-        allowed += ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.FPN.OUT_CHANNELS", "MODEL.ROI_MASK_HEAD.CONV_DIM")
+        allowed += ("MODEL.ANCHOR_GENERATOR.SIZES",)
+    else:
+        allowed += ("MODEL.ROI_BOX_HEAD.CONV_DIM", "MODEL.ROI_BOX_HEAD.FC_DIM", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS")
     assert changed and all(key.startswith(allowed) for key in changed)
 
 
