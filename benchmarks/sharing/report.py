@@ -18,7 +18,7 @@ from benchmarks.tables.all_tables import read_tables
 from benchmarks.tables.probe_table import probes_html
 from benchmarks.tables.provenance_text import hardware_text, trial_provenance
 from benchmarks.tables.render import html_text
-from benchmarks.tables.table_rows import IMPORTED, Row, TableModel
+from benchmarks.tables.table_model import IMPORTED, Row, TableModel
 from pretrain import ROOT
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.probe_table import probes_html, probes_latex, probes_text
 from benchmarks.tables.render import csv_frame, html_text, latex, markdown
 from benchmarks.tables.suspicious_rows import read_expected
-from benchmarks.tables.table_rows import IMPORTED, MEASURED, TableModel, build_table
-from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
+from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
+from benchmarks.tables.table_rows import Known, build_table
+from benchmarks.tables.trial_groups import OWN_DATA, group_results
 from benchmarks.tables.why import why
 from pretrain import ROOT
 from pretrain.common.atomic import write_text
@@ -32,6 +33,7 @@ from transfer.tasks import TASKS
 
 DESCRIPTION = "Reported and measured results -> markdown, LaTeX, HTML and CSV."
 EXPECTED = ROOT / "results" / "expected.csv"
+FORMATS = {".md": (markdown, probes_text), ".tex": (latex, probes_latex), ".html": (html_text, probes_html)}
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ class Tables:
 
     def shown(self) -> str:
         """The poster's tables and those with measured rows, as markdown."""
-        shown = [markdown(table) for table in self.tables if table.in_poster
-                 or any(row.kind in (MEASURED, IMPORTED) for block in table.blocks for row in block.rows)]
-        return "\n".join([*shown, *filter(None, [probes_text(self.probes)])])
+        texts = []
+        for table in self.tables:
+            if table.in_poster or any(row.kind in (MEASURED, IMPORTED) for row in table.rows()):
+                texts.append(markdown(table))
+        if self.probes:
+            texts.append(probes_text(self.probes))
+        return "\n".join(texts)
 
 
 def read_tables(results: Path, reported: Path, include_demo: bool = False, against: str | None = None) -> Tables:
@@ -66,79 +72,88 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
         raise UserError(f"expected a folder that holds runs/, found result files directly in {results}; "
                         "pass --results with the folder above it")
     for name in ("runs", "probes", "imported", "comparisons"):
-        _refuse_no_folder(results / name)
+        _check_is_folder(results / name)
     rows, problems = read_reported(reported)
-    hidden = 0
-    hidden_predictions: set[str] = set()
+    runs = Runs(results / "runs", include_demo)
+    groups, replaced = group_results(runs)
+    imported, wrong_imported = read_imported(results / "imported")
+    comparisons, wrong_comparisons = read_comparisons(results / "comparisons")
+    nowhere, waiting = without_place(comparisons, groups, runs.hidden_predictions)
+    all_probes, wrong_probes = read_probes(results / "probes")
+    problems += runs.problems + replaced + wrong_imported + wrong_comparisons + nowhere + wrong_probes
 
-    def good() -> Iterator[tuple[Path, dict]]:
-        nonlocal hidden
-        for path, result, reason in each_result(results / "runs"):
-            if result is None:
-                problems.append(f"{path.name}: {reason}")
-            elif result["task"] not in TASKS:
-                problems.append(f"{path.name}: {unknown_task(result['task'])}")
-            elif (result["demo"] or result["scale"] in PROVES_NOTHING) and not include_demo:
-                hidden += 1
-                if result.get("predictions"):
-                    hidden_predictions.add(result["predictions"]["sha256"])
-            else:
-                yield path, result
-
-    groups, replaced = group_results(good())
-    by_task: dict[str, list[Group]] = {}
-    for group in groups:
-        by_task.setdefault(group.example["task"], []).append(group)
-    imported, more = read_imported(results / "imported")
     expectations = read_expected(EXPECTED)
     if groups and not imported and all(group.block[0] == OWN_DATA for group in groups):
         rows = {}  # no paper measured on such data: its rows say nothing beside ours
-    comparisons, others = read_comparisons(results / "comparisons")
-    nowhere, waiting = without_place(comparisons, groups, hidden_predictions)
     tables = []
     for name, task in TASKS.items():
+        measured = [group for group in groups if group.example["task"] == name]
         elsewhere = [row for row in imported if row.task == name]
-        if task.table.name in rows or name in by_task or elsewhere:
-            tables.append(build_table(task, rows.get(task.table.name, []), by_task.get(name, []), expectations,
-                                      finetuning_sha256(name), elsewhere, comparisons))
-    tables = with_differences(tables, against)
-    probes, wrong = read_probes(results / "probes")
-    chosen = [probe for probe in probes if include_demo or not probe["demo"]]
-    hidden += len(probes) - len(chosen) + waiting
-    return Tables(tables, problems + replaced + more + others + nowhere + wrong, hidden, chosen)
+        printed = rows.get(task.table.name, [])
+        if printed or measured or elsewhere:
+            code = finetuning_sha256(name)
+            tables.append(build_table(Known(task, printed, measured, expectations, code, elsewhere, comparisons)))
+    probes = [probe for probe in all_probes if include_demo or not probe["demo"]]
+    hidden = runs.hidden + len(all_probes) - len(probes) + waiting
+    return Tables(with_differences(tables, against), problems, hidden, probes)
 
 
-def write_tables(tables: list[TableModel], folder: Path, probes: list[dict] | None = None) -> None:
-    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every figure in tables.csv.
+@dataclass
+class Runs:
+    """The results of a folder that are shown, read one by one; what is not shown is noted on the way."""
+
+    folder: Path
+    include_demo: bool
+    problems: list[str] = field(default_factory=list)
+    hidden: int = 0
+    hidden_predictions: set[str] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[tuple[Path, dict]]:
+        for path, result, reason in each_result(self.folder):
+            if result is None:
+                self.problems.append(f"{path.name}: {reason}")
+            elif result["task"] not in TASKS:
+                self.problems.append(f"{path.name}: {unknown_task(result['task'])}")
+            elif self.include_demo or not (result["demo"] or result["scale"] in PROVES_NOTHING):
+                yield path, result
+            else:
+                self.hidden += 1
+                if result.get("predictions"):
+                    self.hidden_predictions.add(result["predictions"]["sha256"])
+
+
+def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] = ()) -> None:
+    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every value in tables.csv.
 
     UserError when `folder` is a file.
     """
-    _refuse_no_folder(folder)
-    for table in tables:
-        for ending, text in ((".md", markdown(table)), (".tex", latex(table)), (".html", html_text(table))):
-            write_text(folder / f"{table.name}{ending}", text)
+    _check_is_folder(folder)
+    for ending, (of_table, of_probes) in FORMATS.items():
+        for table in tables:
+            write_text(folder / f"{table.name}{ending}", of_table(table))
+        if probes:
+            write_text(folder / f"{PROBES}{ending}", of_probes(probes))
+    texts = [markdown(table) for table in tables]
     if probes:
-        for ending, made in ((".md", probes_text), (".tex", probes_latex), (".html", probes_html)):
-            write_text(folder / f"{PROBES}{ending}", made(probes))
-    texts = [*map(markdown, tables), *([probes_text(probes)] if probes else [])]
+        texts.append(probes_text(probes))
     write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
 
 
-def _refuse_no_folder(path: Path) -> None:
-    """UserError for a path that is there and no folder: read as an empty one it would hide what was measured."""
+def _check_is_folder(path: Path) -> None:
+    """UserError for a path that exists and is not a folder: read as an empty one it would hide what was measured."""
     if os.path.lexists(path) and not path.is_dir():
         raise UserError(f"expected a folder at {path}, or nothing, found something else; move it away or pass another "
                         "--results DIR")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `python benchmarks/make_tables.py`."""
     parser = argparse.ArgumentParser(prog="make_tables.py", description=DESCRIPTION)
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
                         help="folder with runs/*.json; the tables go to its tables/ (default: the project's results/)")
     parser.add_argument("--reported", type=Path, default=ROOT / "results" / "reported", metavar="DIR",
-                        help="folder with the papers' figures, one CSV per table")
+                        help="folder with the papers' metrics, one CSV per table")
     parser.add_argument("--against", metavar="ROW",
                         help="row that the others are compared with, paired (default: detectron2's random start)")
     parser.add_argument("--contrast", action="append", default=[], metavar="\"ROW - OTHER ROW\"",
@@ -150,14 +165,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a result file had to be left out")
     parser.add_argument("--why", metavar="TABLE:ROW:COLUMN",
                         help="print where a cell comes from, such as \"keypoints:CLoVE 200:AP_kp\"; writes nothing")
-    options = parser.parse_args(arguments)
-    wanted = ["pandas", "tabulate"] + (["matplotlib"] if options.figure else [])
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    needed = ["pandas", "tabulate"]
+    if options.figure:
+        needed.append("matplotlib")
     try:
-        for name in wanted:
+        for name in needed:
             importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"expected {' and '.join(wanted)}, found no {error.name}; run: "
-                        f"{sys.executable} -m pip install {' '.join(wanted)}") from None
+        raise UserError(f"expected {' and '.join(needed)}, found no {error.name}; run: "
+                        f"{sys.executable} -m pip install {' '.join(needed)}") from None
     found = read_tables(options.results, options.reported, options.include_demo, options.against)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
@@ -168,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_tables(found.tables, options.results / "tables", found.probes)
     print(found.shown())
     if found.hidden:
-        print(f"{found.hidden} demo result{'s' if found.hidden > 1 else ''} left out; --include-demo shows them")
+        print(f"{found.hidden} demo result{'s' * (found.hidden > 1)} left out; --include-demo shows them")
     for line in contrasts:
         print(line)
     print(f"written: {options.results / 'tables'}")
@@ -178,4 +200,4 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout.flush()
     for problem in found.problems:
         print(f"warning: left out {problem}", file=sys.stderr)
-    return 1 if found.problems and options.strict else 0
+    return int(options.strict and bool(found.problems))

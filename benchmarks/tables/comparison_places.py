@@ -1,6 +1,7 @@
 """Where comparisons stand: under the block of a table that has both of their results, and nowhere else."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 from benchmarks.records.comparisons import Comparison
 from benchmarks.tables.trial_groups import Group
@@ -8,7 +9,10 @@ from benchmarks.tables.trial_groups import Group
 
 def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
     """Whether both results of a comparison are among these."""
-    return comparison.predictions <= {trial.predictions for group in groups for trial in group.trials.values()}
+    found = set()
+    for group in groups:
+        found |= {trial.predictions for trial in group.trials.values()}
+    return comparison.predictions <= found
 
 
 def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hidden: set[str]
@@ -26,7 +30,7 @@ def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hi
             continue
         if one.predictions & hidden:
             waiting += 1
-        elif stands_in(one, (member for members in blocks.values() for member in members)):
+        elif stands_in(one, chain.from_iterable(blocks.values())):
             lines.append(f"{one.file}: its two results stand in different blocks, which are not compared")
         else:
             lines.append(f"{one.file}: not both of its results are among those shown")

@@ -6,7 +6,7 @@ A column of a table compares all rows with one; here is what a protocol named in
 from benchmarks.statistics.holm import holm
 from benchmarks.tables.differences import compared, is_called, measured_rows
 from benchmarks.tables.paired import Difference
-from benchmarks.tables.table_rows import TableModel
+from benchmarks.tables.table_model import TableModel
 from pretrain.common.errors import UserError
 
 
@@ -19,14 +19,16 @@ def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
             raise UserError(f"--contrast {contrast}: expected \"ROW - OTHER ROW\", two measured rows of one dataset, "
                             "found none; the tables name their rows")
         found += of_contrast
-    tested = [difference.p for _, difference in found if difference.p is not None]
-    corrected = iter(holm(tested))
+    p_values = [difference.p for _, difference in found if difference.p is not None]
+    corrected = iter(holm(p_values))
     lines = []
     for title, difference in found:
         line = f"{title}: {difference.text()}"
         if difference.p is not None:
-            line += f", p = {difference.p:.2g}, with Holm's correction for {len(tested)}: {next(corrected):.2g}"
-        lines.append(line + (f" ({difference.doubt})" if difference.doubt else ""))
+            line += f", p = {difference.p:.2g}, with Holm's correction for {len(p_values)}: {next(corrected):.2g}"
+        if difference.doubt:
+            line += f" ({difference.doubt})"
+        lines.append(line)
     return lines
 
 
@@ -39,8 +41,9 @@ def _differences(tables: list[TableModel], contrast: str) -> list[tuple[str, Dif
         column = table.columns[0]
         for block in table.blocks:
             rows = measured_rows(block)
+            others = [row for row in rows if is_called(row, other)]
             for row in rows:
-                if is_called(row, name) and not is_called(row, other) and any(is_called(one, other) for one in rows):
+                if others and row not in others and is_called(row, name):
                     title = f"{contrast}, {column.replace('_', ' ')}, {block.heading or table.title}"
                     found.append((title, compared(row, block, other).differences[column]))
     return found

@@ -4,13 +4,14 @@ The other row is detectron2's random start, or the one that `make_tables.py --ag
 setting, on the same data. Standard library only.
 """
 
-import difflib
 from dataclasses import replace
 
 from benchmarks.statistics.holm import holm
 from benchmarks.tables.paired import Difference, paired
+from benchmarks.tables.shown_text import nearest, row_name
 from benchmarks.tables.suspicious_rows import RANDOM
-from benchmarks.tables.table_rows import MEASURED, Block, Row, TableModel, row_name, under_same_setting
+from benchmarks.tables.table_model import MEASURED, Block, Row, TableModel
+from benchmarks.tables.table_rows import under_same_setting
 from benchmarks.tables.trial_groups import DEMO, Group
 from pretrain.common.errors import UserError
 
@@ -25,28 +26,32 @@ def with_differences(tables: list[TableModel], against: str | None = None) -> li
     """The tables with the differences of their measured rows to the row `against` (default: the random start), where
     there is one. UserError when it is named and nowhere."""
     name = against or RANDOM
-    found = [_with_differences(table, name) for table in tables]
-    if against and not any(is_called(row, name) for table in tables for row in _measured(table)):
-        names = dict.fromkeys(row_name(row.method, row.epochs) for table in tables for row in _measured(table))
-        near = difflib.get_close_matches(against, names, n=1, cutoff=0.0)
-        raise UserError(f"--against {against}: expected a measured row, found none of that name; the nearest is "
-                        f"{near[0] if near else '-'}, all: {', '.join(names) or 'none'}")
-    return found
+    rows = [row for table in tables for row in _measured(table)]
+    if against and not any(is_called(row, name) for row in rows):
+        names = [row_name(row.method, row.epochs) for row in rows]
+        raise UserError(f"--against {against}: expected a measured row, found none of that name; "
+                        f"{nearest(against, names)}")
+    return [_with_differences(table, name) for table in tables]
 
 
 def _with_differences(table: TableModel, name: str) -> TableModel:
-    called = [is_called(row, name) for row in _measured(table)]
-    if all(called) or not any(called):
+    called = {is_called(row, name) for row in _measured(table)}
+    if called != {True, False}:
         return table
-    blocks = [replace(block, rows=[compared(row, block, name) for row in block.rows]) for block in table.blocks]
+    blocks = []
+    for block in table.blocks:
+        blocks.append(replace(block, rows=[compared(row, block, name) for row in block.rows]))
     found = replace(table, blocks=blocks, against=name)
     _correct(found)
-    first = [row.differences[table.columns[0]] for row in _measured(found) if row.differences]
-    doubts = dict.fromkeys(one.doubt for one in first if one.interval and one.doubt)
-    here = any(row.group.pretrained_here for row in _measured(found))
-    note = NOTE.format(column=table.columns[0].replace("_", " "), against=name,
-                       units=OF_PRETRAININGS if here else OF_PAIRS)
-    return replace(found, notes=[*found.notes, " ".join([note, *(f"{doubt.capitalize()}." for doubt in doubts)])])
+    doubts, units = {}, OF_PAIRS
+    for row in _measured(found):
+        if row.group.pretrained_here:
+            units = OF_PRETRAININGS
+        first = row.differences.get(table.columns[0])
+        if first and first.interval and first.doubt:
+            doubts[f"{first.doubt.capitalize()}."] = None
+    note = NOTE.format(column=table.columns[0].replace("_", " "), against=name, units=units)
+    return replace(found, notes=[*found.notes, " ".join([note, *doubts])])
 
 
 def measured_rows(block: Block) -> list[Row]:
@@ -68,29 +73,37 @@ def compared(row: Row, block: Block, name: str) -> Row:
     rows = measured_rows(block)
     if row not in rows or is_called(row, name):
         return row
-    others = _most_alike(row.group, under_same_setting(row.group, [other.group for other in rows
-                                                                  if is_called(other, name)]))
-    if len(others) != 1:
-        count = f"{len(others)} rows are" if others else "no row is"
-        none = Difference(name, (), (), f"{count} called {name} under the same setting")
-        return replace(row, differences=dict.fromkeys(row.cells, none))
-    return replace(row, differences={column: paired(row.group, others[0], column, name) for column in row.cells})
+    others = under_same_setting(row.group, [other.group for other in rows if is_called(other, name)])
+    others = _most_alike(row.group, others)
+    if len(others) == 1:
+        return replace(row, differences={column: paired(row.group, others[0], column, name) for column in row.cells})
+    count = "no row is"
+    if others:
+        count = f"{len(others)} rows are"
+    none = Difference(name, (), (), f"{count} called {name} under the same setting")
+    return replace(row, differences=dict.fromkeys(row.cells, none))
 
 
 def _most_alike(group: Group, others: list[Group]) -> list[Group]:
     """Those whose configuration differs from the group's in the fewest keys."""
-    distances = []  # numbers of keys
+    nearest_ones, least = [], None
     for other in others:
         keys = other.config.keys() | group.config.keys()
-        distances.append(sum(other.config.get(key) != group.config.get(key) for key in keys))
-    return [other for other, distance in zip(others, distances, strict=True) if distance == min(distances)]
+        distance = sum(other.config.get(key) != group.config.get(key) for key in keys)
+        if least is None or distance < least:
+            nearest_ones, least = [], distance
+        if distance == least:
+            nearest_ones.append(other)
+    return nearest_ones
 
 
 def _correct(table: TableModel) -> None:
     """Fill in Holm's p: a family is all differences of one column of the table, in all of its blocks."""
     for column in table.columns:
-        tested = [row.differences for row in _measured(table)
-                  if column in row.differences and row.differences[column].p is not None]
+        tested = []
+        for row in _measured(table):
+            if column in row.differences and row.differences[column].p is not None:
+                tested.append(row.differences)
         family = f"{column} - {table.against}: {len(tested)} in {table.name}"
         corrected = holm([differences[column].p for differences in tested])
         for differences, p in zip(tested, corrected, strict=True):

@@ -10,7 +10,8 @@ import unicodedata
 _ASCII = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
           ">": r"\textgreater{}", "|": r"\textbar{}",
           # At the start of a row they would belong to the \\ before them.
-          "[": "{[}", "]": "{]}", "*": "{*}", **{letter: f"\\{letter}" for letter in "&%$#_{}"}}
+          "[": "{[}", "]": "{]}", "*": "{*}",
+          "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
 _GREEK = "αβγδεζηθικλμνξπρςστυφχψωϵϑϖϱϕΓΔΘΛΞΠΣΥΦΨΩ"
 _GREEK_NAMES = ("alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho varsigma sigma tau "
                 "upsilon varphi chi psi omega epsilon vartheta varpi varrho phi Gamma Delta Theta Lambda Xi Pi Sigma "
@@ -61,13 +62,13 @@ def _letter(letter: str) -> str:
         return letter
     kind, *codes = unicodedata.decomposition(letter).split() or [""]
     if kind in ("<super>", "<sub>") and len(codes) == 1:
-        small, sign = chr(int(codes[0], 16)), "^" if kind == "<super>" else "_"
+        small, sign = chr(int(codes[0], 16)), {"<super>": "^", "<sub>": "_"}[kind]
         return f"${sign}{{{small}}}$" if small in string.ascii_letters + string.digits else ""
     if kind in ("<font>", "<wide>", "<fraction>", "<compat>"):  # styled letters, wide ones, fractions, ligatures
         parts = [_letter(chr(int(code, 16))) for code in codes]
         return "".join(parts) if all(parts) else ""
     base, *marks = unicodedata.normalize("NFD", letter)
-    if not marks or any(mark not in _ACCENTS for mark in marks):
+    if not marks or not _ACCENTS.keys() >= set(marks):
         return ""
     found = _letter(base)
     for mark in marks:

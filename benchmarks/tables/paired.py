@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from benchmarks.statistics.student import critical_t, margin, one_sample_p
+from benchmarks.tables.shown_text import MISSING, signed
 from benchmarks.tables.trial_groups import Group, Place
 
 SAME_DIGITS = 9  # of a difference in percent: what differs later is rounding
@@ -53,34 +54,38 @@ class Difference:
     def interval(self) -> tuple[float, float] | None:
         """The two ends of the 95 % interval; None where it is not defined, which `doubt` says."""
         half = margin(self.values)
-        if not half:
-            return None
-        return fmean(self.values) - half, fmean(self.values) + half
+        return (self.mean - half, self.mean + half) if half else None
 
     def text(self) -> str:
         """As it is shown: "+3.3 [-10.8, +17.5] n=3"; "-" for what is not defined."""
         if not self.values:
-            return "-"
-        found = self.interval
-        ends = f"{_signed(found[0])}, {_signed(found[1])}" if found else "-"
-        return f"{_signed(fmean(self.values))} [{ends}] {self.count()}"
+            return MISSING
+        ends = MISSING
+        if self.interval:
+            low, high = self.interval
+            ends = f"{signed(low)}, {signed(high)}"
+        return f"{signed(self.mean)} [{ends}] {self.count()}"
 
     def count(self) -> str:
         """How many independent values there are and, where they are fewer, of how many pairs."""
-        several = f" of {len(self.pairs)} pairs" if len(self.pairs) > len(self.values) else ""
-        return f"n={len(self.values)}{several}"
+        text = f"n={len(self.values)}"
+        if len(self.pairs) > len(self.values):
+            text += f" of {len(self.pairs)} pairs"
+        return text
 
-    def told(self) -> list[str]:
+    def provenance(self) -> list[str]:
         """How it was made, line by line."""
         lines = []
         for pair in self.pairs:
-            lines += [f"  {_named(pair.place)}: {pair.value:.3f} - {pair.other_value:.3f} = "
+            lines += [f"  {place_text(pair.place)}: {pair.value:.3f} - {pair.other_value:.3f} = "
                       f"{pair.value - pair.other_value:+.3f}", f"    {pair.file}", f"    - {pair.other_file}"]
         if self.interval:
             lines.append(f"  mean {self.mean:+.3f}, deviation {stdev(self.values):.3f}, {self.count()}: 95 % interval "
                          f"with t = {critical_t(len(self.values) - 1):.3f}")
             lines.append(f"  p = {self.p:.2g}, with Holm's correction {self.p_holm:.2g} ({self.family})")
-        return [*lines, f"  {self.doubt}"] if self.doubt else lines
+        if self.doubt:
+            lines.append(f"  {self.doubt}")
+        return lines
 
 
 def paired(row: Group, other: Group, column: str, against: str) -> Difference:
@@ -96,7 +101,9 @@ def paired(row: Group, other: Group, column: str, against: str) -> Difference:
         units_of.setdefault(partner, set()).add(unit)
     values = tuple(round(fmean(several), SAME_DIGITS) for several in by_unit.values())
     shared = sum(len(units) > 1 for units in units_of.values())
-    what = "pretraining" if row.pretrained_here or other.pretrained_here else "pair"
+    what = "pair"
+    if row.pretrained_here or other.pretrained_here:
+        what = "pretraining"
     return Difference(against, tuple(pairs), values, _doubt(values, shared, what), one_sample_p(values))
 
 
@@ -108,9 +115,8 @@ def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
     seeds = {place.pretraining for place in row.trials if row.pretrained_here}
     same_seeds = seeds & {place.pretraining for place in other.trials if other.pretrained_here}
     found = []
-    trials_of_other = sorted(other.trials.items(), key=lambda item: item[0])
-    for place, trial in sorted(row.trials.items(), key=lambda item: item[0]):
-        for place_of_other, trial_of_other in trials_of_other:
+    for place, trial in row.trials.items():
+        for place_of_other, trial_of_other in other.trials.items():
             if (place.trial, place.seed) != (place_of_other.trial, place_of_other.seed):
                 continue
             if same_seeds and place.pretraining != place_of_other.pretraining:
@@ -139,11 +145,9 @@ def _doubt(values: tuple[float, ...], shared: int, what: str) -> str:
     return ""
 
 
-def _named(place: Place) -> str:
-    of = "" if place.pretraining is None else f" of pretraining {place.pretraining}"
-    return f"trial {place.trial}, seed {place.seed}{of}"
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
+def place_text(place: Place) -> str:
+    """Which fine-tuning it is, in words."""
+    text = f"trial {place.trial}, seed {place.seed}"
+    if place.pretraining is not None:
+        text += f" of pretraining {place.pretraining}"
+    return text

@@ -5,12 +5,14 @@ Metrics stand in one table only when data, protocol and architecture are the sam
 
 import hashlib
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.records.results import canonical
 from benchmarks.tables.latex_text import escape_latex
-from benchmarks.tables.render import LATEX_PREAMBLE, escape_markdown
+from benchmarks.tables.render import HTML, LATEX, LATEX_PREAMBLE, MARKDOWN, Look
+from benchmarks.tables.shown_text import MISSING, epochs_text, percent
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU 
 def probes_text(probes: list[dict]) -> str:
     """Markdown of all probes, a block for each dataset, protocol and architecture; empty without probes."""
     parts = [f"## {TITLE}", NOTE]
-    for heading, frame in _blocks(probes, escape_markdown, "**{}**".format):
+    for heading, frame in _blocks(probes, MARKDOWN):
         parts += [f"### {heading}", frame.to_markdown(index=False, tablefmt="pipe", disable_numparse=True,
                                                       colalign=ALIGNMENT)]
     return "\n\n".join(parts) + "\n" if probes else ""
@@ -40,7 +42,7 @@ def probes_text(probes: list[dict]) -> str:
 def probes_html(probes: list[dict]) -> str:
     """The same as a piece of HTML, in the classes of `render.html_text`."""
     parts = [f"<section id=\"probes\">\n<h2>{TITLE}</h2>\n<p>{html.escape(NOTE)}</p>"]
-    for heading, frame in _blocks(probes, html.escape, "<strong>{}</strong>".format):
+    for heading, frame in _blocks(probes, replace(HTML, bold="<strong>{}</strong>")):
         parts += [f"<h3>{heading}</h3>", frame.to_html(index=False, border=0, escape=False)]
     return "\n".join(parts) + "\n</section>\n" if probes else ""
 
@@ -48,23 +50,23 @@ def probes_html(probes: list[dict]) -> str:
 def probes_latex(probes: list[dict]) -> str:
     """The same as LaTeX tables with booktabs' rules."""
     parts = [LATEX_PREAMBLE]
-    for number, (heading, frame) in enumerate(_blocks(probes, escape_latex, r"\textbf{{{}}}".format)):
+    note = f" {escape_latex(NOTE)}"
+    for heading, frame in _blocks(probes, LATEX):
         frame.columns = [escape_latex(name) for name in frame.columns]
-        said = f"{TITLE}. {heading}." + (f" {escape_latex(NOTE)}" if number == 0 else "")
-        layout = "".join(side[0] for side in ALIGNMENT)
-        parts.append("\\begin{table}\n\\centering\n\\small\n" + frame.to_latex(
-            index=False, escape=False, column_format=layout) + f"\\caption{{{said}}}\n\\end{{table}}\n")
+        text = frame.to_latex(index=False, escape=False, column_format=f"l{'r' * (len(COLUMNS) + 1)}l")
+        parts.append(f"\\begin{{table}}\n\\centering\n\\small\n{text}"
+                     f"\\caption{{{TITLE}. {heading}.{note}}}\n\\end{{table}}\n")
+        note = ""  # under the first table alone
     return "\n".join(parts) if probes else ""
 
 
-def _blocks(probes: list[dict], escape: Callable[[str], str], strong: Callable[[str], str]
-            ) -> Iterator[tuple[str, "pd.DataFrame"]]:
+def _blocks(probes: list[dict], look: Look) -> Iterator[tuple[str, "pd.DataFrame"]]:
     """(heading, table) of each dataset, protocol and architecture, all text escaped."""
     import pandas as pd
 
     for heading, members in probe_blocks(probes):
-        yield escape(heading), pd.DataFrame(
-            _rows(members, escape, strong), columns=["Method", "Epochs", *COLUMNS, "Source"], dtype=object)
+        yield look.escape(heading), pd.DataFrame(
+            _rows(members, look), columns=["Method", "Epochs", *COLUMNS, "Source"], dtype=object)
 
 
 def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
@@ -79,68 +81,72 @@ def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
         blocks.setdefault(canonical(same), []).append(probe)
     found = []
-    for members in sorted(blocks.values(), key=_heading):
+    for members in sorted(blocks.values(), key=lambda members: _heading(members[0])):
         newest = {}
         for probe in sorted(members, key=lambda probe: probe["ended"]):
             newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
-        found.append((_heading(members), sorted(newest.values(), key=lambda probe: (
-            probe["method"], -1 if probe["epochs"] is None else probe["epochs"], probe["ended"]))))
+        found.append((_heading(members[0]), sorted(newest.values(), key=_order)))
     return found
+
+
+def _order(probe: dict) -> tuple:
+    return probe["method"], probe["epochs"] is not None, probe["epochs"], probe["ended"]
 
 
 def probe_name(probe: dict) -> str:
     """The method as its row names it."""
-    return f"{'DEMO ' if probe['demo'] else ''}{probe['method']}"
+    return f"DEMO {probe['method']}" if probe["demo"] else probe["method"]
 
 
-def _heading(members: list[dict]) -> str:
-    probe = members[0]
+def _heading(probe: dict) -> str:
     data, protocol = probe["dataset"], probe["protocol"]
-    probed = data.get("probed", {name: data[name]["images"] for name in ("train", "val")})
-    number = hashlib.sha256(canonical([data["train"], data["val"]]).encode("ascii")).hexdigest()[:8]
-    label = data.get("label") or data.get("name")
-    name = f"{label}, " if label else ""
-    return (f"{'Demo: ' if probe['demo'] else ''}{name}{probe['task']}, {len(data['classes'])} classes, "
-            f"{probed['train']} training and {probed['val']} evaluation images (annotations {number}); "
+    probed = data.get("probed") or {"train": data["train"]["images"], "val": data["val"]["images"]}
+    annotations = hashlib.sha256(canonical([data["train"], data["val"]]).encode("ascii")).hexdigest()[:8]
+    text = (f"{probe['task']}, {len(data['classes'])} classes, "
+            f"{probed['train']} training and {probed['val']} evaluation images (annotations {annotations}); "
             f"{probe['weights']['architecture']} {protocol.get('layer', '')}, shorter side {protocol.get('side', '-')}"
             f", batch norm {protocol.get('batch_norm', '-')}, seed {probe['seed']}")
+    label = data.get("label") or data.get("name")
+    if label:
+        text = f"{label}, {text}"
+    return f"Demo: {text}" if probe["demo"] else text
 
 
-def _rows(members: list[dict], escape: Callable[[str], str], strong: Callable[[str], str]) -> list[list[str]]:
-    rows: dict[tuple, list[str]] = {}
+def _rows(members: list[dict], look: Look) -> list[list[str]]:
+    rows: list[list[str]] = []
     for probe in members:
-        weights = probe["weights"]["file_sha256"]
-        below = _below(probe)
-        source = f"probe, weights {weights[:8]}" if weights else "probe, random weights"
-        pretraining = probe["weights"].get("pretraining")
-        if pretraining:
+        weights, below = probe["weights"], _below(probe)
+        source = "probe, random weights"
+        if weights["file_sha256"]:
+            source = f"probe, weights {weights['file_sha256'][:8]}"
+        if weights.get("pretraining"):
+            pretraining = weights["pretraining"]
             source += f", pretraining {pretraining['seed']} of recipe {pretraining['recipe_sha256'][:8]}"
-        source += f"; {strong(escape('below random init: ' + ', '.join(below)))}" if below else ""
-        cells = [escape(probe_name(probe)), "-" if probe["epochs"] is None else str(probe["epochs"]),
-                 *_cells(probe["metrics"]), source]
-        rows[tuple(cells)] = cells
-    taken = {row[0] for row in rows.values()}
+        if below:
+            source += "; " + look.bold.format(look.escape(f"below random init: {', '.join(below)}"))
+        rows.append([look.escape(probe_name(probe)), epochs_text(probe["epochs"]), *_cells(probe["metrics"]), source])
+    methods = {row[0] for row in rows}
     for probe in members:
         for name, metrics in sorted(probe["baselines"].items()):
-            cells = [escape(name), "-", *_cells(metrics), "baseline"]
-            if cells[0] not in taken:
-                rows[tuple(cells)] = cells  # runs that agree make one row; those that do not are both seen
-    return list(rows.values())
+            if look.escape(name) not in methods:
+                rows.append([look.escape(name), MISSING, *_cells(metrics), "baseline"])
+    # Runs that agree make one row; those that do not are both seen.
+    return [row for number, row in enumerate(rows) if row not in rows[:number]]
 
 
 def _below(probe: dict) -> list[str]:
+    """The columns in which a probe is below the better random network."""
     if probe["method"] in RANDOM:
         return []
     found = []
     for column, metric in COLUMNS.items():
-        others = [probe["baselines"][name].get(metric) for name in RANDOM if name in probe["baselines"]]
-        others = [value for value in others if value is not None]
         value = probe["metrics"].get(metric)
-        if others and value is not None and value < max(others):
-            found.append(column)
+        for name in RANDOM:
+            random = probe["baselines"].get(name, {}).get(metric)
+            if None not in (value, random) and value < random and column not in found:
+                found.append(column)
     return found
 
 
 def _cells(metrics: dict) -> list[str]:
-    values = [metrics.get(metric) for metric in COLUMNS.values()]
-    return ["-" if value is None else f"{value:.1f}" for value in values]
+    return [percent(metrics.get(metric)) for metric in COLUMNS.values()]

@@ -3,7 +3,54 @@
 import json
 from pathlib import Path
 
+from benchmarks.tables.paired import place_text
 from benchmarks.tables.trial_groups import Place, Trial
+
+
+def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None = None) -> str:
+    """All that one evaluation is made of, as text; its file lies in `runs`. `column`: the value to begin with."""
+    result = json.loads((runs / trial.file).read_bytes())
+    weights = result["weights"]
+    sha256 = weights.get("pkl_sha256") or weights.get("path_sha256")
+    facts = {
+        "file": f"{runs / trial.file}, digest {result['digest'][:12]}",
+        "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
+                   f"{hash_text(sha256)}",
+        **pretraining_line(weights),
+        "certificate": _certificate_text(weights.get("conversion") or {}),
+        "data": data_text(result["dataset"]),
+        "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
+                    f"{result['config_sha256'][:12]}"}
+    for name in ("training", "evaluation"):  # hashes of what was trained and of what it was evaluated on
+        identity = result.get(name) or {}
+        if identity.get("sha256"):
+            facts[name] = f"identity {identity['sha256'][:12]}"
+    facts |= {
+        "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
+        "code": code_text(result["code"]),
+        "versions": items_text(result["versions"]),
+        "hardware": hardware_text(result["hardware"]),
+        "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
+                f"{result['peak_memory_mb']} MB"}
+    title = f"  {place_text(place)}"
+    if column is not None:
+        title += f": {value_text(trial.columns[column])}"
+    return facts_text([title], facts)
+
+
+def facts_text(lines: list[str], facts: dict[str, str]) -> str:
+    """These lines, and below them one for each fact with its name."""
+    return "\n".join([*lines, *(f"    {name:<12} {text}" for name, text in facts.items())])
+
+
+def value_text(value: float | None) -> str:
+    """A metric with more digits than a table has."""
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def hash_text(sha256: str | None) -> str:
+    """The beginning of the hash of weights, which random ones do not have."""
+    return f"sha256 {sha256[:12]}" if sha256 else "random"
 
 
 def pretraining_line(weights: dict) -> dict[str, str]:
@@ -15,51 +62,33 @@ def pretraining_line(weights: dict) -> dict[str, str]:
                            f"{pretraining['recipe_sha256'][:12]}, images {pretraining['images_sha256'][:12]}"}
 
 
-def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None = None) -> str:
-    """All that one evaluation is made of, as text; its file lies in `runs`. `column`: the value to begin with."""
-    result = json.loads((runs / trial.file).read_bytes())
-    weights, data, code = result["weights"], result["dataset"], result["code"]
-    sha = weights.get("pkl_sha256") or weights.get("path_sha256")
-    conversion = weights.get("conversion") or {}
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
-    told = {
-        "file": f"{runs / trial.file}, digest {result['digest'][:12]}",
-        "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
-                   f"{'sha256 ' + sha[:12] if sha else 'random'}",
-        **pretraining_line(weights),
-        "certificate": f"{conversion.get('source', 'unnamed')}, {conversion['consumed']} tensors, source sha256 "
-                       f"{str(conversion.get('source_sha256'))[:12]}" if conversion.get("consumed") else "none",
-        "data": f"{data['train']['images']} training and {data['val']['images']} evaluation images, annotations "
-                f"{data['train']['annotations_sha256'][:12]} and {data['val']['annotations_sha256'][:12]}",
-        "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
-                    f"{result['config_sha256'][:12]}",
-        **_identities(result),
-        "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
-        "code": f"git {str(code.get('git_sha'))[:12]}{', with uncommitted changes' if code.get('dirty') else ''}",
-        "versions": versions,
-        "hardware": hardware_text(result["hardware"]),
-        "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
-                f"{result['peak_memory_mb']} MB",
-    }
-    first = f"  trial {place.trial}, seed {place.seed}"
-    if place.pretraining is not None:
-        first += f" of pretraining {place.pretraining}"
-    if column is not None:
-        value = trial.columns[column]
-        first += ": undefined" if value is None else f": {value:.3f}"
-    return "\n".join([first, *(f"    {name:<12} {text}" for name, text in told.items())])
+def _certificate_text(conversion: dict) -> str:
+    if not conversion.get("consumed"):
+        return "none"
+    return (f"{conversion.get('source', 'unnamed')}, {conversion['consumed']} tensors, source sha256 "
+            f"{str(conversion.get('source_sha256'))[:12]}")
 
 
-def _identities(result: dict) -> dict[str, str]:
-    """The hashes of what was trained and of what it was evaluated on, as far as they are recorded."""
-    found = {}
-    for name in ("training", "evaluation"):
-        sha256 = (result.get(name) or {}).get("sha256")
-        if sha256:
-            found[name] = f"identity {sha256[:12]}"
-    return found
+def data_text(data: dict) -> str:
+    """The images and annotation files of a dataset."""
+    train, val = data["train"], data["val"]
+    return (f"{train['images']} training and {val['images']} evaluation images, annotations "
+            f"{train['annotations_sha256'][:12]} and {val['annotations_sha256'][:12]}")
+
+
+def code_text(code: dict) -> str:
+    """The commit that made a record."""
+    text = f"git {str(code.get('git_sha'))[:12]}"
+    if code.get("dirty"):
+        text += ", with uncommitted changes"
+    return text
+
+
+def items_text(found: dict) -> str:
+    """A mapping in one line, sorted."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
 
 
 def hardware_text(found: str | dict) -> str:
     """Hardware as a result records it, in one line."""
-    return found if isinstance(found, str) else ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
+    return found if isinstance(found, str) else items_text(found)

@@ -36,12 +36,18 @@ def places(values: Sequence[float | None]) -> list[str]:
 
     A column whose values are all equal has no places.
     """
-    rounded = [None if value is None else round(value, SAME_DIGITS) for value in values]
-    order = sorted({value for value in rounded if value is not None}, reverse=True)
+    rounded = [value if value is None else round(value, SAME_DIGITS) for value in values]
+    order = sorted(set(rounded) - {None}, reverse=True)
+    found = [""] * len(values)
     if len(order) < 2:
-        return ["" for _ in values]
-    names = {order[0]: BEST} | ({order[1]: SECOND} if rounded.count(order[0]) == 1 else {})
-    return ["" if value is None else names.get(value, "") for value in rounded]
+        return found
+    best_alone = rounded.count(order[0]) == 1
+    for number, value in enumerate(rounded):
+        if value == order[0]:
+            found[number] = BEST
+        elif value == order[1] and best_alone:
+            found[number] = SECOND
+    return found
 
 
 def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
@@ -51,29 +57,26 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
     """
     found: dict[str, list[str]] = {}
     said: list[str] = []
+    pretrained_here = False
     for column, rows in columns.items():
+        pretrained_here = pretrained_here or any(row.pretrained_here for row in rows)
         found[column] = places([fmean(row.values) if row.values else None for row in rows])
         best = [number for number, place in enumerate(found[column]) if place == BEST]
-        second = [number for number, place in enumerate(found[column]) if place == SECOND]
+        if not best:
+            continue
         title, proven = column.replace("_", " "), False
-        if second:
-            runner_up, p, why = _hardest(rows[best[0]], {number: rows[number] for number in second})
-            proven = p is not None and p < LEVEL
-            outcome = why if p is None else f"p = {p:.2g}"
-            few = len(rows[best[0]].values) if rows[best[0]].pretrained_here else PRETRAININGS_FOR_BOLD
-            if proven and few < PRETRAININGS_FOR_BOLD:
-                proven = False
-                outcome += f", not bold with {few} pretrainings"
+        if SECOND in found[column]:
+            seconds = {number: rows[number] for number, place in enumerate(found[column]) if place == SECOND}
+            runner_up, outcome, proven = _hardest(rows[best[0]], seconds)
             said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
-        elif best:
+        else:
             said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
         if not proven:
-            found[column] = [LEADING if place == BEST else place for place in found[column]]
-    if not said:
-        return found, ""
-    here = any(row.pretrained_here for rows in columns.values() for row in rows)
-    over = OVER_PRETRAININGS if here else OVER_TRIALS
-    return found, f"Best over runner-up (Welch's t-test over {over}, bold below {LEVEL}): {'; '.join(said)}."
+            for number in best:
+                found[column][number] = LEADING
+    over = OVER_PRETRAININGS if pretrained_here else OVER_TRIALS
+    sentence = f"Best over runner-up (Welch's t-test over {over}, bold below {LEVEL}): {'; '.join(said)}."
+    return found, sentence if said else ""
 
 
 def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
@@ -87,10 +90,19 @@ def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
     return p, ""
 
 
-def _hardest(best: Sample, seconds: Mapping[int, Sample]) -> tuple[int, float | None, str]:
-    """(row, p, why none) of the runner-up that the best must be tested against.
+def _hardest(best: Sample, seconds: Mapping[int, Sample]) -> tuple[int, str, bool]:
+    """(row of the runner-up that the best must be tested against, outcome in words, whether the best is proven).
 
     Of several that tie, one that can be tested, and of those the one with the largest p.
     """
-    tested = [(number, *welch(best, sample)) for number, sample in seconds.items()]
-    return max(tested, key=lambda one: -1.0 if one[1] is None else one[1])
+    hardest, largest, outcome = -1, -1.0, ""
+    for number, sample in seconds.items():
+        p, why_none = welch(best, sample)
+        if p is None and hardest < 0:
+            hardest, outcome = number, why_none
+        elif p is not None and p > largest:
+            hardest, largest, outcome = number, p, f"p = {p:.2g}"
+    proven = 0.0 <= largest < LEVEL
+    if proven and best.pretrained_here and len(best.values) < PRETRAININGS_FOR_BOLD:
+        return hardest, f"{outcome}, not bold with {len(best.values)} pretrainings", False
+    return hardest, outcome, proven

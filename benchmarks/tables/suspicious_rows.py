@@ -8,6 +8,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pretrain.common.errors import UserError
 from transfer.settings.random_starts import RAND
@@ -26,13 +27,21 @@ class Expected:
     source: str
 
 
-# (table, method, epochs or None for any, heads or "" for any) -> its figures
-Expectations = Mapping[tuple[str, str, int | None, str], list[Expected]]
+class RowKey(NamedTuple):
+    """A row of a table, by what decides its values; of an expectation, None as epochs and "" as heads mean any."""
+
+    table: str
+    method: str
+    epochs: int | None
+    heads: str
+
+
+Expectations = Mapping[RowKey, list[Expected]]
 
 
 def read_expected(path: Path) -> Expectations:
     """The expected values in the file at `path`; UserError for a line that is not what it should be."""
-    found: dict[tuple[str, str, int | None, str], list[Expected]] = {}
+    found: dict[RowKey, list[Expected]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
@@ -41,7 +50,7 @@ def read_expected(path: Path) -> Expectations:
         for entry in reader:
             try:
                 epochs = int(entry["epochs"]) if entry["epochs"] else None
-                key = (entry["table"], entry["method"], epochs, entry["heads"])
+                key = RowKey(entry["table"], entry["method"], epochs, entry["heads"])
                 row = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
                 whole = bool(row.metric and row.source) and 0 <= row.value <= 100 and row.tolerance > 0
             except (TypeError, ValueError):
@@ -54,17 +63,22 @@ def read_expected(path: Path) -> Expectations:
     return found
 
 
-def outside(expectations: Expectations, table: str, method: str, epochs: int | None, heads: str,
-            values: Mapping[str, float | None]) -> list[str]:
+def outside(expectations: Expectations, row: RowKey, values: Mapping[str, float | None]) -> list[str]:
     """What is wrong with a row's `values` (percent by column) by the literature, one sentence each; empty: nothing.
 
     An expectation of what is no column of the table, or no longer, says nothing.
     """
-    keys = {(table, method, known, family) for known in (epochs, None) for family in (heads, "")}
-    figures = sorted((figure for key in keys for figure in expectations.get(key, ())), key=lambda one: one.metric)
-    return [f"{_name(one.metric)} {values[one.metric]:.1f} is outside {one.value:.1f} ± {one.tolerance:.1f} "
-            f"({one.source})" for one in figures if values.get(one.metric) is not None
-            and abs(values[one.metric] - one.value) > one.tolerance + 1e-9]
+    expected: list[Expected] = []
+    for epochs in {row.epochs, None}:
+        for heads in {row.heads, ""}:
+            expected += expectations.get(RowKey(row.table, row.method, epochs, heads), ())
+    found = []
+    for one in sorted(expected, key=lambda one: one.metric):
+        value = values.get(one.metric)
+        if value is not None and abs(value - one.value) > one.tolerance + 1e-9:
+            found.append(f"{_name(one.metric)} {value:.1f} is outside {one.value:.1f} ± {one.tolerance:.1f} "
+                         f"({one.source})")
+    return found
 
 
 def below_random(values: Mapping[str, float | None], random: Mapping[str, float | None], main: Iterable[str]

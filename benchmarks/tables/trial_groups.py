@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ SAME_FIELDS = ("task", "method", "epochs", "demo", "scale", "iterations", "heads
 HOW_FIELDS = ("solver", "fit", "batch_norm_images")  # not in every result
 ANNOTATIONS = "annotations"
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
+Evaluated = tuple[str, str, str]  # when an evaluation ended, its file, the SHA-256 of the validation annotations
 
 
 class Place(NamedTuple):
@@ -45,15 +47,6 @@ class Trial:
     predictions: str | None
 
 
-class Evaluated(NamedTuple):
-    """One evaluation of a training: when it ended, its file, the validation annotations, the dataset's label."""
-
-    ended: str
-    file: str
-    annotations: str
-    label: str
-
-
 @dataclass
 class Group:
     """Trials that may be averaged. `example` is one of their results without its bulky parts."""
@@ -62,7 +55,7 @@ class Group:
     block: tuple  # (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading)
     config: dict[str, object]
     departures: list[str]
-    trials: dict[Place, Trial] = field(default_factory=dict)
+    trials: dict[Place, Trial] = field(default_factory=dict)  # in the order of their places
 
     @property
     def pretrained_here(self) -> bool:
@@ -76,8 +69,12 @@ class Group:
 
     def means(self, columns: Iterable[str]) -> dict[str, float | None]:
         """The mean of each column, in percent; None where no trial has a value."""
-        cells = {column: self.cell(column) for column in columns}
-        return {column: cell[0] if cell else None for column, cell in cells.items()}
+        means: dict[str, float | None] = dict.fromkeys(columns)
+        for column in means:
+            values = self.independent(column)
+            if values:
+                means[column] = statistics.fmean(values)
+        return means
 
     def by_pretraining(self, column: str) -> dict[int | None, list[float]]:
         """Seed of the pretraining -> the column of its trials that have it, in percent, in the order of the trials.
@@ -85,11 +82,15 @@ class Group:
         Pretrainings without a value are left out.
         """
         found: dict[int | None, list[float]] = {}
-        for place, trial in sorted(self.trials.items(), key=lambda item: item[0]):
+        for place, trial in self.trials.items():
             value = trial.columns[column]
             if value is not None:
                 found.setdefault(place.pretraining, []).append(value)
         return found
+
+    def values(self, column: str) -> list[float]:
+        """The column of the trials that have it, in percent."""
+        return list(chain.from_iterable(self.by_pretraining(column).values()))
 
     def independent(self, column: str) -> list[float]:
         """The independent values of a column, in percent.
@@ -98,23 +99,21 @@ class Group:
         Otherwise each trial's own: a checkpoint from elsewhere has one pretraining by nature, and random weights are
         drawn anew by each trial.
         """
-        values = self.by_pretraining(column).values()
         if self.pretrained_here:
-            return [statistics.fmean(several) for several in values]
-        return [value for several in values for value in several]
+            return [statistics.fmean(several) for several in self.by_pretraining(column).values()]
+        return self.values(column)
 
     def cell(self, column: str) -> tuple[float, float | None, int] | None:
         """(mean, sample standard deviation or None, trials with a value); None when no trial has a value.
 
         Both over the independent values; of a single pretraining over its trials.
         """
-        trials = [value for several in self.by_pretraining(column).values() for value in several]
-        if not trials:
-            return None
-        values = self.independent(column)
+        trials, values = self.values(column), self.independent(column)
         if len(values) == 1:
             values = trials
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(trials)
+        if len(values) > 1:
+            return statistics.fmean(values), statistics.stdev(values), len(trials)
+        return (values[0], None, 1) if values else None
 
     def count(self) -> str:
         """How many trials it has and, pretrained here, what they are made of."""
@@ -122,7 +121,9 @@ class Group:
             return f"n={len(self.trials)}"
         counts = Counter(place.pretraining for place in self.trials)
         least, most = min(counts.values()), max(counts.values())
-        each = str(most) if least == most else f"{least} to {most}"
+        each = str(most)
+        if least < most:
+            each = f"{least} to {most}"
         return (f"n={len(self.trials)}: {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
                 f"fine-tuning{'s' * (most > 1)}")
 
@@ -134,45 +135,44 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     """
     groups: dict[str, Group] = {}
     members: dict[str, list[tuple[Place, Trial]]] = {}
-    trainings: dict[tuple, list[Evaluated]] = {}
+    trainings: dict[tuple, list[Evaluated]] = {}  # by method, epochs, label of the data, and what was trained
     for path, result in results:
         config = _compared(result["config"])
-        key = canonical([[result[name] for name in SAME_FIELDS], [result.get(name) for name in HOW_FIELDS],
-                         result["weights"]["architecture"], _start(result), _data(result), config])
-        key = hashlib.sha256(key.encode("ascii")).hexdigest()
+        alike = [result.get(name) for name in (*SAME_FIELDS, *HOW_FIELDS)]
+        alike += [result["weights"]["architecture"], _start(result), _data(result), config]
+        key = hashlib.sha256(canonical(alike).encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
             groups[key] = Group(example, _block(result), config, departures(result))
-        pretraining = result["weights"].get("pretraining")
-        place = Place(pretraining["seed"] if pretraining else None, result["trial"], result["seed"])
+        pretraining = result["weights"].get("pretraining") or {}
+        place = Place(pretraining.get("seed"), result["trial"], result["seed"])
         trial = Trial(result["ended"], path.name, shown(result), weights_sha256(result),
                       result["code"].get("transfer_sha256"), (result.get("predictions") or {}).get("sha256"))
         members.setdefault(key, []).append((place, trial))
         label, training = result["dataset"].get("label"), (result.get("training") or {}).get("sha256")
         if label and training:
-            trainings.setdefault((result["method"], result["epochs"], label, training), []).append(
-                Evaluated(trial.ended, trial.file, result["dataset"]["val"]["annotations_sha256"], label))
-    superseded = _superseded(trainings.values())
+            evaluated = (trial.ended, trial.file, result["dataset"]["val"]["annotations_sha256"])
+            trainings.setdefault((result["method"], result["epochs"], label, training), []).append(evaluated)
+    superseded = _superseded(trainings)
     problems = list(superseded.values())
     for key, group in groups.items():
         kept = [(place, trial) for place, trial in members[key] if trial.file not in superseded]
         kept, other_weights = _one_start_each(kept)
-        group.trials, repeated = _one_of_each(kept)
+        group.trials, repeated = _one_of_each(sorted(kept, key=lambda one: one[0]))
         problems += other_weights + repeated
     return [group for group in groups.values() if group.trials], sorted(problems)
 
 
-def _superseded(trainings: Iterable[list[Evaluated]]) -> dict[str, str]:
+def _superseded(trainings: dict[tuple, list[Evaluated]]) -> dict[str, str]:
     """{file: one line} of the evaluations whose training was evaluated later on other annotations of the same label:
     a validation file that was fixed."""
     lines = {}
-    for evaluated in trainings:
-        newest = max(evaluated)
-        for one in evaluated:
-            if one.annotations != newest.annotations:
-                lines[one.file] = (f"{one.file}: evaluated on {one.label} as it was (annotations "
-                                   f"{one.annotations[:8]}); {newest.file} is the same training on "
-                                   f"{newest.annotations[:8]} and counts instead")
+    for (_, _, label, _), evaluated in trainings.items():
+        _, newest_file, newest = max(evaluated)
+        for _, file, annotations in evaluated:
+            if annotations != newest:
+                lines[file] = (f"{file}: evaluated on {label} as it was (annotations {annotations[:8]}); {newest_file} "
+                               f"is the same training on {newest[:8]} and counts instead")
     return lines
 
 
@@ -223,33 +223,42 @@ def _one_of_each(members: list[tuple[Place, Trial]]) -> tuple[dict[Place, Trial]
 def distinctions(groups: list[Group]) -> list[str]:
     """For groups that would read alike, what tells them apart, one text per group; empty texts for a single group."""
     if len(groups) < 2:
-        return ["" for _ in groups]
-    keys = sorted({key for group in groups for key in group.config
-                   if any(other.config.get(key) != group.config[key] for other in groups)})
-    several_starts = len({canonical(_start(group.example)) for group in groups}) > 1
-    several_data = len({canonical(_data(group.example)) for group in groups}) > 1
+        return [""] * len(groups)
+    settings = _differing([group.config for group in groups])
+    starts = {canonical(_start(group.example)) for group in groups}
+    data = {data_hash(group.example) for group in groups}
+    how = _differing([group.example for group in groups])
     texts = []
     for group in groups:
-        parts = [f"{key} {group.config.get(key, 'not set')}" for key in keys[:3]]
-        parts += [f"{len(keys) - 3} more settings differ"] if len(keys) > 3 else []
-        parts += [f"{name.replace('_', ' ')} {group.example.get(name)}" for name in HOW_FIELDS
-                  if len({other.example.get(name) for other in groups}) > 1]
-        if several_starts:
+        parts = [f"{key} {group.config.get(key, 'not set')}" for key in settings[:3]]
+        if len(settings) > 3:
+            parts.append(f"{len(settings) - 3} more settings differ")
+        for name in HOW_FIELDS:
+            if name in how:
+                parts.append(f"{name.replace('_', ' ')} {group.example.get(name)}")
+        if len(starts) > 1:
             parts.append(_start_text(group))
-        if several_data:
+        if len(data) > 1:
             parts.append(f"{ANNOTATIONS} {data_hash(group.example)}")
         texts.append(", ".join(parts))
     return texts
 
 
+def _differing(several: list[dict[str, object]]) -> list[str]:
+    """The keys that do not have the same value in all of these, sorted."""
+    keys = sorted(set().union(*several))
+    return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
+
+
 def _start_text(group: Group) -> str:
     weights = group.example["weights"]
+    text = f"weights {(weights_sha256(group.example) or 'random')[:8]}"
     if group.pretrained_here:
         pretraining = weights["pretraining"]
         text = f"recipe {pretraining['recipe_sha256'][:8]} on images {pretraining['images_sha256'][:8]}"
-    else:
-        text = f"weights {(weights_sha256(group.example) or 'random')[:8]}"
-    return text + (f" ({weights['branch']})" if weights.get("branch") else "")
+    if weights.get("branch"):
+        text += f" ({weights['branch']})"
+    return text
 
 
 def _block(result: dict) -> tuple[int, str]:
@@ -264,7 +273,9 @@ def _block(result: dict) -> tuple[int, str]:
 
 def _data(result: dict) -> list:
     data = result["dataset"]
-    found = [data[part][key] for part in ("train", "val") for key in ("images", "annotations_sha256")]
+    found = []
+    for part in ("train", "val"):
+        found += [data[part]["images"], data[part]["annotations_sha256"]]
     if train_share(result) != 1.0:
         found += [data["train_share"]["share"], data["train_share"]["images"]]
     return found + data["classes"]
@@ -283,11 +294,12 @@ def dataset_name(result: dict) -> str | None:
 def _describe(result: dict) -> str:
     data = result["dataset"]
     classes = len(data["classes"])
-    label = dataset_name(result)
-    name = f"{label}, " if label else ""
-    share = "" if train_share(result) == 1.0 else f" (share {train_share(result):g})"
-    return (f"{name}{classes} class{'' if classes == 1 else 'es'}, {data['train']['images']} training{share} and "
+    label, share = dataset_name(result), ""
+    if train_share(result) != 1.0:
+        share = f" (share {train_share(result):g})"
+    text = (f"{classes} class{'es' * (classes != 1)}, {data['train']['images']} training{share} and "
             f"{data['val']['images']} evaluation images, annotations {data_hash(result)}")
+    return f"{label}, {text}" if label else text
 
 
 def _compared(config: dict, prefix: str = "") -> dict[str, object]:

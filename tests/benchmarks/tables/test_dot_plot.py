@@ -109,5 +109,5 @@ def test_main__writes_the_figure_beside_the_tables(make_result, tmp_path: Path, 
     assert all_tables.main(["--results", str(tmp_path), "--figure", str(figure)]) == 0
     assert capsys.readouterr().out.endswith(f"written: {figure}.svg, {figure}.png\n")
     (tmp_path / "taken.svg").mkdir()
-    with pytest.raises(UserError, match=r"--figure .*taken.svg is a folder: expected the name of a file"):
+    with pytest.raises(UserError, match=r"--figure .*taken.svg: expected the name of a file, found a folder"):
         all_tables.main(["--results", str(tmp_path), "--figure", str(tmp_path / "taken")])

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.records.results import write_result
 from benchmarks.tables import all_tables, latex_text
 from benchmarks.tables.render import csv_frame, html_text, latex, markdown
-from benchmarks.tables.table_rows import TableModel
+from benchmarks.tables.table_model import TableModel
 from transfer.records.code_hash import finetuning_sha256
 
 COCO = "coco_detection_segmentation"

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.records.paper_tables import by_table, column_names, main_columns
 from benchmarks.tables.all_tables import EXPECTED
-from benchmarks.tables.suspicious_rows import below_random, outside, read_expected
+from benchmarks.tables.suspicious_rows import RowKey, below_random, outside, read_expected
 from pretrain.common.errors import UserError
 
 COCO = "coco_detection_segmentation"
@@ -27,21 +27,21 @@ def test_expected__every_row_has_a_known_metric_and_a_source() -> None:
                                              (39.7, ["AP bb 39.7 is outside 40.8 ± 1.0 (poster)"]),
                                              (41.9, ["AP bb 41.9 is outside 40.8 ± 1.0 (poster)"])])
 def test_outside__the_tolerance_belongs_to_the_inside(value: float | None, said: list[str]) -> None:
-    assert outside(read_expected(EXPECTED), COCO, "CLoVE", 200, "2fc", {"AP_bb": value}) == said
+    assert outside(read_expected(EXPECTED), RowKey(COCO, "CLoVE", 200, "2fc"), {"AP_bb": value}) == said
 
 
 def test_outside__other_epochs_or_methods_have_no_expectation() -> None:
     expectations = read_expected(EXPECTED)
-    assert outside(expectations, COCO, "CLoVE", 300, "2fc", {"AP_bb": 1.0}) == []
-    assert outside(expectations, COCO, "Mine", 200, "2fc", {"AP_bb": 1.0}) == []
-    assert outside(expectations, COCO, "Supervised", 100, "c4", {"AP_bb": 1.0}) == []
-    assert len(outside(expectations, COCO, "Supervised", 100, "2fc", {"AP_bb": 1.0})) == 1
+    assert outside(expectations, RowKey(COCO, "CLoVE", 300, "2fc"), {"AP_bb": 1.0}) == []
+    assert outside(expectations, RowKey(COCO, "Mine", 200, "2fc"), {"AP_bb": 1.0}) == []
+    assert outside(expectations, RowKey(COCO, "Supervised", 100, "c4"), {"AP_bb": 1.0}) == []
+    assert len(outside(expectations, RowKey(COCO, "Supervised", 100, "2fc"), {"AP_bb": 1.0})) == 1
 
 
 def test_outside__an_expectation_of_what_is_no_column_any_more_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "expected.csv"
     path.write_text(EXPECTED.read_text().replace("AP_bb", "AP_gone"))
-    assert outside(read_expected(path), COCO, "CLoVE", 200, "2fc", {"AP_bb": 1.0}) == []
+    assert outside(read_expected(path), RowKey(COCO, "CLoVE", 200, "2fc"), {"AP_bb": 1.0}) == []
 
 
 def test_below_random__looks_at_averages_over_thresholds() -> None:

@@ -1,0 +1,71 @@
+"""A table before it is formatted: blocks of rows of cells.
+
+Printed and measured rows never look alike: `Row.kind` decides the look, and every format knows it.
+"""
+
+from dataclasses import dataclass, field
+
+from benchmarks.tables.paired import Difference
+from benchmarks.tables.trial_groups import Group
+
+LOOK_AGAIN = "(!)"
+PRINTED, MEASURED, DIFFERENCE, IMPORTED = "printed", "measured", "difference", "imported"  # the kinds of rows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure as it is shown. `place` in its column: best, leading, second (see ranking) or none of them."""
+
+    text: str
+    place: str = ""
+    mean: float | None = None
+    deviation: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference is of.
+
+    `differences`: of a measured row to another one, by column; empty where there is none.
+    """
+
+    kind: str
+    method: str
+    epochs: int | None
+    cells: dict[str, Cell]
+    source: str
+    group: Group | None = None
+    parts: tuple["Row", ...] = ()
+    differences: dict[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that may be compared, under a heading (none: the table itself), with the lines that stand under them."""
+
+    heading: str
+    note: str
+    rows: list[Row]
+    remarks: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A whole table. A block without heading is the paper's, with what was measured under its protocol.
+
+    `against`: the row that its measured rows are compared with, if any.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    in_poster: bool
+    blocks: list[Block]
+    notes: list[str]
+    against: str = ""
+
+    def rows(self) -> list[Row]:
+        """The rows of all blocks."""
+        return [row for block in self.blocks for row in block.rows]
