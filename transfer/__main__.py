@@ -1,4 +1,4 @@
-"""Entry point: `python -m transfer inspect|fetch|convert|preflight|finetune|evaluate|diff|hold-out|probe|show ...`."""
+"""Entry point: `python -m transfer COMMAND ...`, with the commands of `COMMANDS`."""
 
 import argparse
 import sys
@@ -19,38 +19,43 @@ examples:
   python -m transfer evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
   python -m transfer diff runs/clove-coco runs/random-coco
 """
-# {command: (module of this package with its `add_arguments` and `run`, what goes in and comes out, what it does)}
+# {command: (module of this package with `add_arguments` and `run`, what goes in and comes out, what it does)}
 COMMANDS = {
-    "convert": ("conversion.convert_command",
-                "checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
-                "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
-                "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
-                "conversion.json. Every tensor must be there, and the target's maps must equal torchvision's."),
+    "convert": (
+        "conversion.convert_command",
+        "checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
+        "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
+        "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
+        "conversion.json. Every tensor must be there, and the target's feature maps must equal torchvision's."),
     "inspect": ("reading.inspection", "checkpoint file -> what it is", None),
     "fetch": ("reading.fetch", "name of a method -> its published checkpoint, or how to get it", None),
-    "preflight": ("finetuning.preflight",
-                  "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",
-                  "Reads and checks the whole dataset, then fine-tunes random weights on a few of its images as "
-                  "finetune would."),
+    "preflight": (
+        "finetuning.preflight",
+        "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",
+        "Reads and checks the whole dataset, then fine-tunes random weights on a few of its images, as "
+        "finetune does."),
     "finetune": ("finetuning.finetune", "detectron2 weights -> fine-tuning and evaluation on one task", None),
     "evaluate": ("trained.evaluate_model", "evaluation of a finished model alone", None),
     "diff": ("trained.diff", "what differs between two runs; exit code 0: nothing, 1: something", None),
-    "hold-out": ("data.hold_out", "annotations -> two files: training images that are kept, held out",
-                 "Splits an annotation file of training images in COCO's format, so that nothing need be chosen by the "
-                 "validation images."),
-    "probe": ("probing.probe", "frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
-              "Measures a frozen backbone on labelled images, beside two random networks and the pixels alone."),
-    "show": ("trained.show", "finished fine-tuning -> a picture of its detections",
-             "Draws what a finished run detects, on its data or on any photographs."),
+    "hold-out": (
+        "data.hold_out", "annotations -> two files: training images that are kept, held out",
+        "Splits an annotation file of training images in COCO's format, so that nothing need be chosen by "
+        "the validation images."),
+    "probe": (
+        "probing.probe", "frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
+        "Measures a frozen backbone on labelled images, beside two random networks and the pixels alone."),
+    "show": (
+        "trained.show", "finished fine-tuning -> a figure of its detections",
+        "Draws what a finished run detects, on its data or on any photographs."),
 }
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser; what only `command` needs is imported only then, so that help comes at once."""
+    """The parser; what only `command` needs is imported only then, so that help is fast."""
     parser = argparse.ArgumentParser(
         prog="python -m transfer", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Takes a pretrained ResNet checkpoint to detectron2, proves that it is the same network there, "
-                    "and fine-tunes it.")
+        description="Converts a pretrained ResNet checkpoint to detectron2, proves that it is the same "
+                    "network there, and fine-tunes it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, text, description) in COMMANDS.items():
         own = commands.add_parser(name, help=text, description=description)
@@ -61,10 +66,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run one command; returns its exit code."""
-    # detectron2 still compiles parts with torch.jit.script; nothing that a user could fix.
+    # detectron2 still compiles parts with torch.jit.script; a user cannot fix that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-    words = sys.argv[1:]
-    arguments = _parser(words[0] if words else None).parse_args(words)
+    command = sys.argv[1] if len(sys.argv) > 1 else None
+    arguments = _parser(command).parse_args()
     return import_module(f"transfer.{COMMANDS[arguments.command][0]}").run(arguments)
 
 

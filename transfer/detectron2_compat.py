@@ -1,12 +1,13 @@
-"""Every work-around that detectron2 and what it stands on need, in one place, each with its reason and a test.
+"""Every work-around that detectron2 and its libraries need, in one place, each with a reason and a test.
 
-Call `apply()` once before anything of detectron2 is used, and `import_lvis()` for lvis, which is optional and slow to
-import; calling them again changes nothing. Nothing here changes a number: the work-arounds make old code run on new
-libraries, no more.
+Call `apply()` once before anything of detectron2 is used, and `import_lvis()` for lvis, which is
+optional and slow to import; calling them again changes nothing. No work-around changes a result:
+they make old code run on new libraries, no more.
 
-Two things need no work-around and are kept that way by a test. `detectron2.model_zoo` imports pkg_resources, which
-setuptools 81 removed: this package has its own configs and never imports the model zoo. The compiled extension
-`detectron2._C` may be missing: Mask R-CNN, Keypoint R-CNN, COCO and Cityscapes run without it (`use_fast_impl` off).
+Two things need no work-around and are kept that way by a test. `detectron2.model_zoo` imports
+pkg_resources, which setuptools 81 removed: this package has its own configs and never imports the
+model zoo. The compiled extension `detectron2._C` may be missing: Mask R-CNN, Keypoint R-CNN, COCO
+and Cityscapes run without it (`use_fast_impl` off).
 """
 
 import importlib
@@ -25,8 +26,9 @@ _LABELS = "cityscapesscripts.helpers.labels"
 
 
 def apply() -> None:
-    """Put every work-around in place. Without cityscapesscripts those of Cityscapes are left out."""
-    # detectron2 asks torch whether it is being traced; torch warns on the screen that the question is ambiguous.
+    """Put every work-around in place. Without cityscapesscripts those of Cityscapes are left
+    out."""
+    # detectron2 asks torch whether it is being traced, and torch warns that the question is ambiguous.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     if importlib.util.find_spec("cityscapesscripts") is None:
         return
@@ -44,8 +46,9 @@ class _NoQuaternion:
 def stand_in_for_pyquaternion() -> None:
     """Let cityscapesscripts be imported without pyquaternion, which only its 3D boxes use.
 
-    cityscapesscripts must be installed without its dependencies: one of them is the obsolete `typing` distribution,
-    which shadows the standard module. Its evaluation of instances imports the 3D boxes on the way.
+    cityscapesscripts must be installed without its dependencies: one of them is the obsolete
+    `typing` distribution, which shadows the standard module. Its evaluation of instances imports
+    the 3D boxes on the way.
     """
     if "pyquaternion" not in sys.modules and importlib.util.find_spec("pyquaternion") is None:
         module = types.ModuleType("pyquaternion")
@@ -54,10 +57,11 @@ def stand_in_for_pyquaternion() -> None:
 
 
 def needs_internal_alias() -> bool:
-    """Whether the installed detectron2 imports Cityscapes by a module path that exists inside Meta only.
+    """Whether the installed detectron2 imports Cityscapes by a module path that exists inside
+    Meta only.
 
-    Upstream commits from 2024-12-19 on do (facebookresearch/detectron2 issue 5436). The source is read, not run:
-    the import stands inside functions and would fail only after the training.
+    Upstream commits from 2024-12-19 on do (facebookresearch/detectron2 issue 5436). The source is
+    read, not run: the import stands inside functions and would fail only after the training.
     """
     spec = importlib.util.find_spec("detectron2")
     if spec is None or not spec.submodule_search_locations:
@@ -68,14 +72,15 @@ def needs_internal_alias() -> bool:
 
 
 def alias_internal_cityscapes() -> None:
-    """Make `deeplearning.projects.cityscapesApi.cityscapesscripts...` name the public cityscapesscripts modules."""
+    """Make `deeplearning.projects.cityscapesApi.cityscapesscripts...` name the public
+    cityscapesscripts modules."""
     if INTERNAL in sys.modules:
         return
     parent = None
     for depth, part in enumerate(INTERNAL.split(".")[:-1], start=1):
         name = ".".join(INTERNAL.split(".")[:depth])
         module = sys.modules.setdefault(name, types.ModuleType(name))
-        module.__path__ = getattr(module, "__path__", [])  # a package: submodules may be imported from it
+        module.__path__ = getattr(module, "__path__", [])  # a package: it may have submodules
         if parent is not None:
             setattr(parent, part, module)
         parent = module
@@ -89,7 +94,8 @@ def alias_internal_cityscapes() -> None:
 
 
 class _OldNumpy:
-    """numpy as one module sees it, with what newer ones removed (in1d, float); numpy itself is left alone."""
+    """numpy as one module sees it, with what newer ones removed (in1d, float); numpy itself is
+    left alone."""
 
     float = float
 
@@ -103,9 +109,10 @@ class _OldNumpy:
 
 
 def _write_json(content: dict, path: str) -> None:
-    """cityscapesscripts' `writeDict2JSON` that knows numpy numbers and leaves the working folder alone."""
+    """cityscapesscripts' `writeDict2JSON` that knows numpy numbers and leaves the working folder
+    alone."""
     if not Path(path).is_absolute():
-        return  # matches.json, a debugging aid that would be written into whatever folder the user stands in
+        return  # matches.json, a debugging aid that would be written into the current folder
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, default=lambda number: number.item(), sort_keys=True)
 
@@ -113,8 +120,9 @@ def _write_json(content: dict, path: str) -> None:
 def repair_cityscapes_evaluation() -> None:
     """Let cityscapesscripts 2.3.0 evaluate instances on today's numpy, quietly.
 
-    It calls `np.in1d`, which numpy 2.4 removed; it gives json the numpy integers that `np.count_nonzero` returns
-    since numpy 2.4; it writes matches.json into the current folder and prints its progress.
+    It calls `np.in1d`, which numpy 2.4 removed; it gives json the numpy integers that
+    `np.count_nonzero` returns since numpy 2.4; it writes matches.json into the current folder and
+    prints its progress.
     """
     module = importlib.import_module(CITYSCAPES_EVAL)
     module.args.quiet = True
@@ -126,8 +134,8 @@ def repair_cityscapes_evaluation() -> None:
 def import_lvis() -> None:
     """Import lvis 0.5.3 so that it evaluates on today's numpy, quietly; ImportError without it.
 
-    It calls `np.float`, which numpy 1.24 removed. On import it gives the whole program a log handler that writes to
-    the screen, and its own classes warn at every use.
+    It calls `np.float`, which numpy 1.24 removed. On import it gives the whole program a log
+    handler that writes to the screen, and its own classes warn at every use.
     """
     handlers = list(logging.root.handlers)
     module = importlib.import_module("lvis.eval")

@@ -1,11 +1,12 @@
 """The signals of a job's process, and who owns them.
 
-`python -m pretrain` owns its own (pretrain/common/signals.py). In a job `JobSignals` does, and hands the loop a
-function that says when to stop; the loop's processes agree on it, so that all stop and save after the same step:
+`python -m pretrain` owns its own (pretrain/common/signals.py). In a job `JobSignals` does, and
+gives the loop a function that says when to stop; the loop's processes agree on it, so that all
+stop and save after the same step:
 
   SIGUSR2  time limit or preemption, sent by Slurm as submitit asked: save, then submitit requeues the job.
-  SIGTERM  a bare `scontrol requeue`, a failed node, `scancel`, the start of a preemption: save, then wait for what was
-           announced: SIGKILL, or a SIGUSR2 after all. Whether the job comes back is Slurm's decision.
+  SIGTERM  a bare `scontrol requeue`, a failed node, `scancel`, the start of a preemption: save, then wait for
+           SIGKILL, or a SIGUSR2 after all. Slurm decides whether the job is requeued.
 """
 
 import os
@@ -25,7 +26,8 @@ REQUEUE_TRIES, REQUEUE_PAUSE = 5, 10.0  # a controller that restarts is away for
 
 
 class JobSignals:
-    """Owns SIGUSR2 and SIGTERM of a job's process: both are remembered, and the loop asks for them by `stop`."""
+    """Owns SIGUSR2 and SIGTERM of a job's process: both are remembered, and the loop asks for
+    them by `stop`."""
 
     def __enter__(self) -> "JobSignals":
         self.received: set[int] = set()
@@ -55,8 +57,9 @@ class JobSignals:
         return signal.SIGUSR2 in self.received
 
     def requeue(self) -> None:
-        """Let submitit do what it does at SIGUSR2: the first process calls checkpoint() and requeues the job, which
-        ends this process; in the others it returns. Raises what submitit raises when the job cannot come back."""
+        """Let submitit do what it does at SIGUSR2: the first process calls checkpoint() and
+        requeues the job, which ends this process; in the others it returns. Raises what submitit
+        raises when the job cannot come back."""
         handler: Callable = self.submitits[signal.SIGUSR2]
         for left in reversed(range(REQUEUE_TRIES)):
             try:

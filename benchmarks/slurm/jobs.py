@@ -1,8 +1,9 @@
 """Which job does which stage: the records of submissions, and what squeue says of them.
 
-Each submission has a folder OUTPUT/jobs/TIME-XXXX with its scripts and logs (submitit's), plan.json, submitted.json,
-and for each stage a folder of notes: started.json, cancelled.json, and ended_RANK.json of each process that ended
-otherwise than well. Accounting, which many clusters lack, is not asked.
+Each submission has a folder OUTPUT/jobs/TIME-XXXX with its scripts and logs (submitit's),
+plan.json, submitted.json, and for each stage a folder of notes: started.json, cancelled.json, and
+ended_RANK.json of each process that failed or was stopped. Accounting, which many clusters lack,
+is not used.
 """
 
 import json
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 RECORD = "submitted.json"
 STARTED, CANCELLED = "started.json", "cancelled.json"
@@ -21,7 +22,8 @@ OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"
         "REVOKED", "TIMEOUT")
 GONE = "GONE"  # Slurm forgets a job that is over after MinJobAge, 5 minutes by default
 NO_ANSWER = "NO ANSWER"
-TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph: no stage, for it is never done for good
+TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph; it runs at each submission
+CAUSES = {2: 0, 3: 1, 143: 2, 75: 3}  # exit codes, the likeliest cause of the others first
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,14 @@ class StageRecord:
         return Path(self.folder) / f"{self.job_id}_{rank}_log.out"
 
     def endings(self) -> list[Ending]:
-        """How its processes ended, if otherwise than well; the cause first."""
+        """How its processes failed or were stopped; the cause first."""
         found = []
         for path in sorted(self.notes.glob("ended_*.json")):
             try:
                 found.append(Ending(**json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError):  # removed as we looked
+            except (OSError, ValueError, TypeError):  # removed meanwhile
                 continue
-        return sorted(found, key=lambda one: ((2, 3, 143, 75).index(one.exit_code)
-                                              if one.exit_code in (2, 3, 143, 75) else 9, one.rank))
+        return sorted(found, key=lambda one: (CAUSES.get(one.exit_code, 9), one.rank))
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Submitted:
 
 
 def submissions(output: Path) -> list[Submitted]:
-    """Those of a run, the oldest first."""
+    """The submissions of a run, the oldest first."""
     found = []
     for path in sorted((output / "jobs").glob(f"*/{RECORD}")):
         try:
@@ -90,7 +91,7 @@ def submissions(output: Path) -> list[Submitted]:
             records = [StageRecord(**one | {"needs": tuple(one["needs"])}) for one in content.pop("records")]
             found.append(Submitted(**content, records=records))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): its jobs cannot be told; see "
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}), so its jobs are not known: see "
                             "squeue, then move that folder away") from None
     return sorted(found, key=lambda one: one.submitted)
 
@@ -102,7 +103,7 @@ def newest(output: Path) -> dict[str, StageRecord]:
 
 @dataclass(frozen=True)
 class State:
-    """Slurm's word, why a job waits, and seconds that it has run."""
+    """Slurm's word for the state of a job, and why it waits."""
 
     word: str
     reason: str = ""
@@ -113,39 +114,58 @@ class State:
 
 
 def ask(job_ids: list[str]) -> dict[str, State]:
-    """squeue's answer for each job; `GONE` where it knows none, `NO_ANSWER` for all where it does not answer."""
+    """squeue's answer for each job; `GONE` where it knows none, `NO_ANSWER` for all where it does
+    not answer."""
     if not job_ids:
         return {}
+    # --array: a line for each job of an array. An unknown id is an error only if it stands alone.
+    command = ["squeue", "--noheader", "--states=all", "--array", f"--jobs={','.join(job_ids)}",
+               "--format=%i|%T|%r"]
     try:
-        # --array: a line for each job of an array. A number that is not there is an error only if it stands alone.
-        asked = subprocess.run(["squeue", "--noheader", "--states=all", "--array", f"--jobs={','.join(job_ids)}",
-                                "--format=%i|%T|%r"], capture_output=True, text=True, timeout=60, check=False)
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return dict.fromkeys(job_ids, State(NO_ANSWER))
     if asked.returncode and "Invalid job id" not in asked.stderr:
         return dict.fromkeys(job_ids, State(NO_ANSWER))
-    lines = [line.strip().split("|") for line in asked.stdout.splitlines() if line.count("|") == 2]
-    told = {job_id: State(word, reason) for job_id, word, reason in lines}
-    return {job_id: told.get(job_id, State(GONE)) for job_id in job_ids}
+    states = dict.fromkeys(job_ids, State(GONE))
+    for line in asked.stdout.splitlines():
+        job_id, *about = line.strip().split("|")
+        if job_id in states and len(about) == 2:
+            states[job_id] = State(*about)
+    return states
+
+
+def ask_all(records: dict[str, StageRecord]) -> dict[str, State]:
+    """squeue's answers for the jobs of these stages, by job id."""
+    return ask([record.job_id for record in records.values()])
+
+
+def alive(records: dict[str, StageRecord]) -> dict[str, StageRecord]:
+    """Those whose jobs are not over; `UserError` when Slurm does not answer."""
+    states = ask_all(records)
+    refuse((State(NO_ANSWER) in states.values(),
+            "Slurm does not answer (squeue), so it is not known which jobs still run: nothing was changed, try "
+            "again in a minute"))
+    return {name: record for name, record in records.items() if not states[record.job_id].is_over}
 
 
 def refuse_beside_jobs(output: Path) -> None:
     """A run on this machine does not begin while jobs work in the same folder."""
     records = newest(output)
-    states = ask([record.job_id for record in records.values()])
+    states = ask_all(records)
     for name, record in records.items():
         state = states[record.job_id]
         if state.word == NO_ANSWER:
-            print(f"warning: jobs were submitted from {output}, and Slurm does not answer: see that none goes on",
+            print(f"warning: jobs were submitted from {output}, and Slurm does not answer: check that none runs",
                   file=sys.stderr)
             return
-        if not state.is_over:
-            raise UserError(f"job {record.job_id} (stage {name}) works in {output}: `python -m benchmarks cancel` ends "
-                            "the jobs, --cluster slurm goes on with them, another --output is apart from them")
+        refuse((not state.is_over,
+                f"job {record.job_id} (stage {name}) works in {output}: end the jobs with `python -m benchmarks "
+                "cancel`, continue with them by --cluster slurm, or choose another --output"))
 
 
 def note_start(notes: Path, job_id: str, host: str) -> None:
-    """The job of a stage begins, perhaps again."""
+    """Note that the job of a stage starts, perhaps again."""
     write_text(notes / STARTED, json.dumps({"job_id": job_id, "host": host, "time": now()}) + "\n")
 
 

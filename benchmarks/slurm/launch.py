@@ -1,8 +1,9 @@
 """One process of a Slurm job, and how jobs are handed over. The only importer of submitit.
 
-In a job, benchmarks/slurm/job_signals.py owns the signals and hands the work a function that says when to stop.
-A job that comes back, by whatever way, starts its pickled `Job` again, which goes on from what is on the disk.
-Nothing here waits for submitit's result(), which without accounting never comes.
+In a job, benchmarks/slurm/job_signals.py owns the signals and hands the work a function that says
+when to stop. A job that is requeued, in whatever way, starts its pickled `Job` again, which
+resumes from what is on the disk. Nothing here waits for submitit's result(), which without
+accounting never comes.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
@@ -22,15 +24,26 @@ from benchmarks.options.cluster import TIMEOUTS, ClusterOptions
 from benchmarks.slurm.job_signals import DEAF, GRACE, JobSignals
 from benchmarks.slurm.jobs import Ending
 from pretrain import ROOT
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.signals import COME_BACK
 from pretrain.config import Config
 from transfer.tasks import VARIABLE as TASK_FILES
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for: CPUs a task, threads of a process, of which a task may start several,
+    GPUs a node."""
+
+    options: ClusterOptions
+    cpus: int
+    threads: int
+    gpus: int = 0
+
+
 class Job(Checkpointable, ABC):
-    """One process of a job. Restarted it goes on from the disk, so that it carries no state of its own:
-    `checkpoint()`, inherited, hands in the same object again.
+    """One process of a job. Restarted it resumes from the disk, so that it carries no state of
+    its own: `checkpoint()`, inherited, submits the same object again.
 
     `folder`: the job's own notes. `code`: where these very sources must come from.
     """
@@ -40,18 +53,18 @@ class Job(Checkpointable, ABC):
 
     @abstractmethod
     def work(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
-        """Do it. An ending with 75 or 143 means: asked to stop, and saved."""
+        """Run the job. An ending with 75 or 143 means: asked to stop, and saved."""
 
     def __call__(self) -> str:
-        """Returns what came out; ends the process, with the exit codes of `python -m pretrain`, otherwise."""
+        """Returns the message of success; otherwise exits with a code of `python -m pretrain`."""
         job = submitit.JobEnvironment()
         (self.folder / f"ended_{job.global_rank}.json").unlink(missing_ok=True)
         with JobSignals() as signals:
             try:
                 ending = self._checked(job, signals)
-            except Exception as error:  # ours to mend: submitit prints the traceback
-                words = " ".join(f"{type(error).__name__}: {error}".split())
-                Ending(1, words, job.global_rank).write(self.folder)
+            except Exception as error:  # a bug of ours: submitit prints the traceback
+                message = " ".join(f"{type(error).__name__}: {error}".split())
+                Ending(1, message, job.global_rank).write(self.folder)
                 raise
             if ending.exit_code == 0:
                 return ending.message
@@ -64,15 +77,15 @@ class Job(Checkpointable, ABC):
     def _checked(self, job: submitit.JobEnvironment, signals: JobSignals) -> Ending:
         try:
             here = Path(__file__).resolve().parents[2]
-            if here != self.code.resolve():
-                raise UserError(f"expected the sources of the submission, {self.code}, found those of {here}: a "
-                                "--setup line or the node's own start-up files change PYTHONPATH")
+            refuse((here != self.code.resolve(),
+                    f"expected the sources of the submission, {self.code}, found those of {here}: a --setup line "
+                    "or the node's own start-up files change PYTHONPATH"))
             return self.work(job, signals)
         except UserError as error:
             return Ending(2, str(error), job.global_rank)
 
     def _leave(self, signals: JobSignals, ending: Ending) -> Ending:
-        """After a save: come back if that is wanted; returns how it ended if not."""
+        """After a save: requeue if Slurm asked for it; otherwise returns how the job ended."""
         ending.write(self.folder)  # now: what follows may be SIGKILL
         if ending.exit_code != COME_BACK and not signals.wait_for_usr2(GRACE):
             return ending
@@ -81,15 +94,18 @@ class Job(Checkpointable, ABC):
             (self.folder / f"ended_{ending.rank}.json").unlink()
             signals.requeue()
         except (submitit.core.utils.UncompletedJobError, subprocess.SubprocessError, OSError) as error:
-            return Ending(COME_BACK, f"saved, but the job could not be requeued ({' '.join(str(error).split())}); "
-                                     "`python -m benchmarks retry --failed` resumes it", ending.rank)
+            why = " ".join(str(error).split())
+            message = (f"saved, but the job could not be requeued ({why}); `python -m benchmarks retry --failed` "
+                       "resumes it")
+            return Ending(COME_BACK, message, ending.rank)
         sys.exit(0)  # another process than the first: it must not look like a failure, nor like a result
 
 
 def run_pretraining(
     config: Config, data: Path, output: Path, job: submitit.JobEnvironment, signals: JobSignals
 ) -> Ending:
-    """One process of a pretraining, in this process; says the backbone's path, or how it ended."""
+    """One process of a pretraining, in this process; the message is the backbone's path, or how
+    it ended."""
     from pretrain.__main__ import run  # with torch, which reads the environment when it starts
     from pretrain.train import Stopped, TrainingFailed
 
@@ -103,20 +119,22 @@ def run_pretraining(
 
 
 def _rendezvous(job: submitit.JobEnvironment) -> None:
-    """Sets what torch.distributed reads. Every process keeps the sight of all GPUs of its node: LOCAL_RANK picks one.
+    """Sets what torch.distributed reads. Every process sees all GPUs of its node: LOCAL_RANK
+    picks one.
 
-    The port comes from the job's number, and lies below those that systems give to outgoing connections.
+    The port follows from the job id, and lies below those that systems give to outgoing
+    connections.
     """
-    number = int("".join(filter(str.isdigit, job.job_id)))
+    number = int(job.job_id.replace("_", ""))
     os.environ["MASTER_PORT"] = str(10_000 + number % 20_000)
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
     """The file that sbatch would get from this executor, for an array of so many jobs."""
-    several = {"map_count": array} if array > 1 else {}
     before = dict(executor.parameters)
-    executor.parameters.update(several)
+    if array > 1:
+        executor.parameters["map_count"] = array
     try:
         return executor._make_submission_file_text(executor._submitit_command_str, "")
     finally:
@@ -124,16 +142,11 @@ def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
 
 
 def refuse_path(output: Path) -> None:
-    """UserError for a path with a letter that Slurm does not leave as it is."""
-    for letter, why in (("%", "Slurm and submitit read % as a placeholder"), ("\\", "Slurm drops backslashes")):
-        if letter in str(output):
-            raise UserError(f"--output {output}: {why}; choose a path without it")
-
-
-def code_version() -> dict[str, str | bool | None]:
-    from transfer.records.provenance import code_version  # imports torch
-
-    return code_version()
+    """`UserError` for a path with a letter that Slurm changes."""
+    refuse(
+        ("%" in str(output),
+         f"--output {output}: Slurm and submitit read % as a placeholder; choose a path without it"),
+        ("\\" in str(output), f"--output {output}: Slurm drops backslashes; choose a path without it"))
 
 
 def _environment(code: Path, cpus: int) -> dict[str, str]:
@@ -146,39 +159,36 @@ def _environment(code: Path, cpus: int) -> dict[str, str]:
     return environment
 
 
-def _python() -> str:
-    return f"{DEAF} {shlex.quote(sys.executable)}"
-
-
 def slurm_executor(
-    name: str, folder: Path, code: Path, cpus: int, options: ClusterOptions, threads: int | None = None,
-    **changes: object
+    name: str, folder: Path, code: Path, asked: Resources, **changes: object
 ) -> tuple[submitit.SlurmExecutor, dict[str, str]]:
-    """An executor for jobs called `name` with `cpus` CPUs a task, and the environment that they need.
+    """An executor for jobs called `name`, and the environment that they need.
 
-    `threads`: of one process, where a task starts several (default: `cpus`). `changes`: over the parameters that
-    `options` makes.
+    `changes`: over the parameters that the options of the cluster make.
     """
-    environment = _environment(code, threads or cpus)
+    environment = _environment(code, asked.threads)
     try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=_python())
+        executor = submitit.SlurmExecutor(
+            folder, max_num_timeout=TIMEOUTS, python=f"{DEAF} {shlex.quote(sys.executable)}")
     except RuntimeError:
-        raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, or use "
-                        "--cluster local") from None
+        raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, "
+                        "or use --cluster local") from None
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    executor.update_parameters(**options.for_slurm(name, cpus, exports) | changes)
+    parameters = asked.options.for_slurm(name, asked.cpus, exports)
+    executor.update_parameters(**parameters | {"gpus_per_node": asked.gpus or None} | changes)
     return executor, environment
 
 
 def hand_over(
     executor: submitit.SlurmExecutor, jobs: list[Job], environment: dict[str, str]
 ) -> list[submitit.Job]:
-    """Submit, several as an array, with no trace of a job that we may be in ourselves; what sbatch says comes as one
-    line."""
-    settings = os.environ.get("SLURM_CONF")
+    """Submit, several as an array, with no trace of a job that we may run in ourselves.
+    `UserError` with what sbatch says."""
+    if "SLURM_CONF" in os.environ:
+        environment = environment | {"SLURM_CONF": os.environ["SLURM_CONF"]}
+    quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what the error says too
     try:
-        with clean_env(), environment_variables(**environment | ({"SLURM_CONF": settings} if settings else {})), \
-                contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what the error says too
+        with clean_env(), environment_variables(**environment), quiet, executor.batch():
             return [executor.submit(job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         lines = [line.partition("error: ")[2] or line for line in str(error).splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """A dataset copied to a node's own disk, once for all jobs that use it there.
 
-A copy's name has the hash of the folder's path and of the names, sizes and times of its files: one of a folder that has
-changed is not used.
+A copy's name has the hash of the folder's path and of the names, sizes and times of its files:
+the copy of a folder that has changed is not used.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 THREADS = 16  # a network file system answers many small files at once
 SPARE = 2**30  # bytes that stay free on the disk
@@ -22,23 +22,26 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def place(disk: str) -> Path:
-    """The user's own folder on `disk`, as it is on this node, with its environment variables. Raises `UserError`."""
+    """The user's own folder on `disk`, with the environment variables of this node; `UserError`
+    without one."""
     folder, host = Path(os.path.expandvars(disk)), socket.gethostname()
-    if "$" in str(folder):
-        raise UserError(f"--local-disk {disk}: the variable is not set on node {host}; name a folder instead")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--local-disk {disk}: {folder} is no folder that can be written to on node {host}")
+    refuse(
+        ("$" in str(folder),
+         f"--local-disk {disk}: the variable is not set on node {host}; name a folder instead"),
+        (not os.access(folder, os.W_OK) or not folder.is_dir(),
+         f"--local-disk {disk}: {folder} is not a folder that can be written to on node {host}"))
     own = folder / f"clove-data-{os.getuid()}"  # others use the disk too
     own.mkdir(mode=0o700, exist_ok=True)
     return own
 
 
 def local_copy(source: Path, disk: Path, start: str) -> Path:
-    """The folder `source` on `disk`; copied unless it is there already.
+    """The folder `source` on `disk`; copied unless it is there already. `UserError` when it does
+    not fit.
 
-    Links are followed. Another process that copies it is waited for, and one of the same `start` of a job takes what
-    the first one found without looking at the source again: a million files on a network are not listed eight times.
-    Raises `UserError` when it does not fit.
+    Links are followed. A process waits for another one that copies the folder, and one of the
+    same `start` of a job does not look at the source again: a million files on a network are not
+    listed eight times.
     """
     place_of_source = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
     with open(disk / f".{source.name}-{place_of_source}.lock", "a+", encoding="utf-8") as lock:
@@ -53,29 +56,27 @@ def local_copy(source: Path, disk: Path, start: str) -> Path:
 
 
 def _copy(source: Path, disk: Path) -> Path:
-    """Lists `source` and copies it, if there is no copy of just these files."""
+    """Lists `source` and copies it, unless there is a copy of just these files."""
     try:
         files = [(path, name, path.stat()) for path, name in sorted(_files(source))]
     except OSError as error:  # a folder that cannot be listed, a link to nothing, links in a circle
-        raise UserError(f"--local-disk: {source} cannot be read whole ({error.strerror}: {error.filename}); mend that, "
+        raise UserError(f"--local-disk: {source} cannot be read whole ({error.strerror}: {error.filename}); fix that, "
                         "or leave the option out") from None
-    if not files:
-        raise UserError(f"--local-disk: found no file in {source}")
+    refuse((not files, f"--local-disk: found no file in {source}"))
     lines = "\n".join([str(source), *(f"{name} {about.st_size} {about.st_mtime_ns}" for _, name, about in files)])
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     target = disk / f"{source.name}-{digest[:16]}"
     if target.is_dir():
         if all(_size(target / name) == about.st_size for _, name, about in files):
             return target
-        print(f"{target} has lost files, as cleaners of such disks leave it: copied again", flush=True)
+        print(f"{target} has lost files, perhaps to a clean-up of the disk: copied again", flush=True)
         shutil.rmtree(target, ignore_errors=True)
     part = disk / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a job that was killed
     size, free = sum(about.st_size for *_, about in files), shutil.disk_usage(disk).free
-    if size + SPARE > free:
-        raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: {source} has {size / 2**30:.1f} GB, "
-                        f"free are {free / 2**30:.1f} GB (1 GB stays free): choose another disk, or leave the "
-                        "option out")
+    refuse((size + SPARE > free,
+            f"--local-disk {disk} on node {socket.gethostname()}: {source} has {size / 2**30:.1f} GB, free are "
+            f"{free / 2**30:.1f} GB (1 GB stays free): choose another disk, or leave the option out"))
     print(f"copying {len(files)} files ({size / 2**30:.1f} GB) of {source} to {target}", flush=True)
     started = time.monotonic()
     try:
@@ -87,7 +88,7 @@ def _copy(source: Path, disk: Path) -> Path:
     except OSError as error:  # somebody else filled the disk meanwhile
         shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"--local-disk {disk} on node {socket.gethostname()}: copying {source} failed "
-                        f"({error.strerror}: {error.filename}); nothing of it was left") from None
+                        f"({error.strerror}: {error.filename}); nothing of the copy was left") from None
     part.rename(target)
     print(f"copied in {time.monotonic() - started:.0f} s", flush=True)
     return target
@@ -102,7 +103,8 @@ def _size(path: Path) -> int:
 
 
 def holds_images(source: Path) -> bool:
-    """False where a task's folder holds annotations alone, as LVIS beside COCO: a copy would not find the images."""
+    """False where a task's folder holds annotations alone, as LVIS beside COCO: a copy would not
+    find the images."""
     try:
         return any(path.suffix.lower() in IMAGES for path, _ in _files(source))
     except OSError:  # `local_copy` says what
@@ -110,7 +112,8 @@ def holds_images(source: Path) -> bool:
 
 
 def _files(source: Path) -> Iterator[tuple[Path, Path]]:
-    """(file, name below `source`) of every file. Raises `OSError`: what cannot be listed is not left out."""
+    """(file, name below `source`) of every file. Raises `OSError`: what cannot be listed is not
+    left out."""
     def stop(error: OSError) -> None:
         raise error
 

@@ -1,6 +1,8 @@
-"""python -m benchmarks logs STAGE [-f] [--output DIR]: what a stage's job printed, over all its starts.
+"""python -m benchmarks logs STAGE [-f] [--output DIR]: what a stage's job printed, over all its
+starts.
 
-A stage of a run on this machine printed to its terminal; of a fine-tuning, detectron2's log.txt is shown.
+A stage of a run on this machine printed to its terminal; of a fine-tuning, detectron2's log.txt
+is shown.
 """
 
 import argparse
@@ -14,49 +16,47 @@ from benchmarks.slurm.jobs import NO_ANSWER
 from benchmarks.slurm.status import add_output
 from benchmarks.stages.saved_plan import UnreadablePlan, plan_of
 from benchmarks.stages.stage import finished, glance, stage_folders
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 EVERY = 1.0  # seconds
 LOG = "log.txt"  # detectron2's
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks logs", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", metavar="STAGE", help="as `python -m benchmarks status` names it")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is printed until the job is over")
+    parser.add_argument("-f", "--follow", action="store_true", help="print what is added until the job is over")
     add_output(parser)
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     output = args.output.absolute()
     record = jobs.newest(output).get(args.stage)
     path = record.log() if record else local_log(output, args.stage)
     if args.follow and record:
         follow(path, lambda: jobs.ask([record.job_id])[record.job_id], time.sleep)
         return 0
-    if not path.is_file():
-        raise UserError(f"stage {args.stage} has printed nothing yet ({path} is not there)")
+    refuse((not path.is_file(), f"stage {args.stage} has printed nothing yet (found no {path})"))
     sys.stdout.write(path.read_text(encoding="utf-8", errors="replace"))
     return 0
 
 
 def local_log(output: Path, name: str) -> Path:
-    """log.txt of a stage of a local run. Raises `UserError`."""
+    """log.txt of a stage of a local run; `UserError` when it has none."""
     try:
         stages = plan_of(output).stages()
     except UnreadablePlan as error:
-        folder = stage_folders(output).get(name)
-        if folder is None or not (folder / LOG).is_file():
-            raise UserError(f"found no {LOG} of a stage {name} in {output}; {error}") from None
-        return folder / LOG
-    stage = next((one for one in stages if one.name == name), None)
-    if stage is None:
-        raise UserError(f"{name}: no such stage; there are {', '.join(one.name for one in stages)}")
+        folders = stage_folders(output)
+        if name in folders and (folders[name] / LOG).is_file():
+            return folders[name] / LOG
+        raise UserError(f"found no {LOG} of a stage {name} in {output}; {error}") from None
+    by_name = {stage.name: stage for stage in stages}
+    refuse((name not in by_name, f"{name}: no such stage; there are {', '.join(by_name)}"))
+    stage = by_name[name]
     _, hashes = finished(stages, output, glance)
-    if not all(parent in hashes for parent in stage.parents):
-        raise UserError(f"stage {name} has not begun: it needs {', '.join(stage.parents)}")
+    refuse((not hashes.keys() >= set(stage.parents),
+            f"stage {name} has not begun: it needs {', '.join(stage.parents)}"))
     path = stage.folder(output, stage.key(hashes)) / LOG
-    if not path.is_file():
-        raise UserError(f"stage {name} has no log of its own: a run on this machine prints to its terminal")
+    refuse((not path.is_file(), f"stage {name} has no log: a run on this machine prints to its terminal"))
     return path
 
 

@@ -1,4 +1,5 @@
-"""The code that runs is the code at submission: a copy of the sources, named after what is in them."""
+"""The code that runs is the code at submission: a copy of the sources, named after what is in
+them."""
 
 import hashlib
 import json
@@ -8,19 +9,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 PACKAGES = ("pretrain", "transfer", "benchmarks")
 SUFFIXES = (".py", ".yaml")
-FIGURES = ("results/expected.csv", "results/reported/*.csv")  # what the tables show beside our own
+REPORTED = ("results/expected.csv", "results/reported/*.csv")  # what the tables show beside our results
 
 
 def sources(root: Path) -> dict[str, bytes]:
-    """The Python and YAML files of our packages below `root`, committed or not, and the papers' figures, by relative
-    name."""
-    found = [path for package in PACKAGES for path in sorted((root / package).rglob("*")) if path.suffix in SUFFIXES]
-    found += [path for pattern in FIGURES for path in sorted(root.glob(pattern))]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found if path.is_file()}
+    """The Python and YAML files of our packages below `root`, committed or not, and the papers'
+    metrics: {relative name: content}."""
+    files = {}
+    for pattern in (*(f"{package}/**/*{suffix}" for package in PACKAGES for suffix in SUFFIXES), *REPORTED):
+        for path in root.glob(pattern):
+            files[path.relative_to(root).as_posix()] = path.read_bytes()
+    return files
 
 
 def digest(files: dict[str, bytes]) -> str:
@@ -30,10 +33,11 @@ def digest(files: dict[str, bytes]) -> str:
 
 
 def take(root: Path, folder: Path, version: dict[str, Any]) -> Path:
-    """Copy the sources below `root` to FOLDER/code-HASH, whole or not at all; the same code is copied once.
+    """Copy the sources below `root` to FOLDER/code-HASH, whole or not at all; the same code is
+    copied once.
 
-    code.json beside the packages holds the hash and `version` (git's name for it). Returns the folder, to be put on
-    PYTHONPATH. Raises `UserError` when such a copy was changed afterwards.
+    code.json beside the packages holds the hash and `version` (git's name for it). Returns the
+    folder, to be put on PYTHONPATH; `UserError` when such a copy was changed afterwards.
     """
     files = sources(root)
     name = digest(files)
@@ -55,7 +59,7 @@ def take(root: Path, folder: Path, version: dict[str, Any]) -> Path:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     found = digest(sources(place))
-    if found != name:
-        raise UserError(f"{place} was changed after it was taken (expected {name[:12]}, found {found[:12]}): jobs run "
-                        "from it, so it is left alone; move it away and submit again")
+    refuse((found != name,
+            f"{place} was changed after it was taken (expected {name[:12]}, found {found[:12]}): jobs run from it, "
+            "so it is left alone; move it away and submit again"))
     return place

@@ -1,4 +1,5 @@
-"""One stage as a job. Its key follows from its parents' outputs, so that it is worked out here, when they are done."""
+"""One stage as a job. Its key follows from its parents' outputs, so it is computed here, when
+they are done."""
 
 import json
 import os
@@ -18,7 +19,7 @@ from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan, read_plan
 from benchmarks.stages.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.signals import COME_BACK
 
 ENDED_BY_SIGNAL = (COME_BACK, 128 + signal.SIGTERM, -signal.SIGUSR2, -signal.SIGTERM)
@@ -26,8 +27,20 @@ PATIENCE = 60.0  # seconds until a network file system shows on one node what an
 
 
 @dataclass(frozen=True)
+class Work:
+    """A stage whose parents are done: its folder below `output`, its key, the parents' folders by name."""
+
+    stage: Stage
+    output: Path
+    folder: Path
+    key: str
+    parents: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class StageJob(launch.Job):
-    """One process of the job of stage `name`. `plan`: the folder of plan.json. `folder`: of the stage's notes."""
+    """One process of the job of stage `name`. `plan`: the folder of plan.json. `folder`: of the
+    stage's notes."""
 
     name: str
     plan: Path
@@ -35,7 +48,7 @@ class StageJob(launch.Job):
     code: Path
 
     def work(self, job: Any, signals: JobSignals) -> Ending:
-        """Do the stage, unless it is done; the first process writes its stamp."""
+        """Run the stage, unless it is done; the first process writes its stamp."""
         plan = read_plan(self.plan)
         if job.global_rank == 0:
             (self.folder / jobs.CANCELLED).unlink(missing_ok=True)
@@ -44,57 +57,54 @@ class StageJob(launch.Job):
             return self._tables(plan)
         stages = {stage.name: stage for stage in plan.stages()}
         stage = stages[self.name]
-        folders, hashes = _parents(stage, stages, plan.options.output, jobs.newest(plan.options.output))
+        output = plan.options.output
+        parents, hashes = _parents(stage, stages, output, jobs.newest(output))
         key = stage.key(hashes)
-        folder = stage.folder(plan.options.output, key)
-        if read_stamp(stage, folder, key) is not None:
+        work = Work(stage, output, stage.folder(output, key), key, parents)
+        if read_stamp(stage, work.folder, key) is not None:
             if stage.finish is not None:
-                stage.finish(folder, key)
+                stage.finish(work.folder, key)
             return Ending(0, f"stage {self.name} was done before")
         if plan.options.cluster.local_disk:
             start = f"{job.job_id}, start {os.environ.get('SLURM_RESTART_COUNT', 0)}"
-            stage = with_local_data(stage, plan.options.cluster.local_disk, start)
+            work = replace(work, stage=with_local_data(stage, plan.options.cluster.local_disk, start))
         if stage.kind == "pretrain":
-            return self._pretrain(job, signals, stage, folder, key, folders)
-        return self._child(job, signals, stage, plan.options.output, key, folders)
+            return self._pretrain(job, signals, work)
+        return self._child(job, signals, work)
 
-    def _pretrain(
-        self, job: Any, signals: JobSignals, stage: Stage, folder: Path, key: str, parents: dict[str, Path]
-    ) -> Ending:
-        """All processes of it are ours: no child, for submitit started as many as there are GPUs."""
+    def _pretrain(self, job: Any, signals: JobSignals, work: Work) -> Ending:
+        """In this process, without a child: submitit started as many as there are GPUs."""
         from pretrain.__main__ import parse
 
         started = time.monotonic()
-        words = stage.command(folder, parents)
-        args, config = parse(words[words.index("pretrain") + 1:])
+        command = work.stage.command(work.folder, work.parents)
+        args, config = parse(command[command.index("pretrain") + 1:])
         ending = launch.run_pretraining(config, args.data, args.output, job, signals)
         if ending.exit_code == 0 and job.global_rank == 0:
-            finish_stage(stage, folder, key, started)
+            finish_stage(work.stage, work.folder, work.key, started)
         return ending
 
-    def _child(
-        self, job: Any, signals: JobSignals, stage: Stage, output: Path, key: str, parents: dict[str, Path]
-    ) -> Ending:
+    def _child(self, job: Any, signals: JobSignals, work: Work) -> Ending:
         def run(command: list[str], environment: dict[str, str]) -> int:
-            """As `run_command`, but what we are told may come twice: it is passed on once, and the child is left to
-            save until it is killed with us."""
-            process, told = start_command(command, environment), False
+            """As `run_command`, but a signal may come twice: it is passed on once, and the child
+            may save until it is killed with this process."""
+            process, passed_on = start_command(command, environment), False
             while process.poll() is None:
-                if signals.stop() and not told:
+                if signals.stop() and not passed_on:
                     process.send_signal(signal.SIGUSR2 if signals.stop() == COME_BACK else signal.SIGTERM)
-                    told = True
+                    passed_on = True
                 time.sleep(0.1)
             if process.returncode in ENDED_BY_SIGNAL:
-                time.sleep(1)  # Slurm tells child and us: ours may come a moment later
+                time.sleep(1)  # Slurm signals the child and this process, which may get it a moment later
             return process.returncode
 
         environment = {"GOMP_SPINCOUNT": "3000"} | os.environ
         try:
-            run_stage(stage, output, key, parents, environment, run)
+            run_stage(work.stage, work.output, work.key, work.parents, environment, run)
         except StageFailed as failed:
             if signals.stop():
-                return Ending(signals.stop(), f"stage {self.name} stopped; it goes on from its newest checkpoint",
-                              job.global_rank)
+                message = f"stage {self.name} stopped; it resumes from its newest checkpoint"
+                return Ending(signals.stop(), message, job.global_rank)
             return Ending(failed.code, str(failed), job.global_rank)
         return Ending(0, f"stage {self.name} is done")
 
@@ -104,7 +114,7 @@ class StageJob(launch.Job):
 
         print_tables(plan.options)
         output = plan.options.output
-        over = {record.job_id: jobs.State(GONE) for record in jobs.newest(output).values()}  # it was waited for
+        over = {record.job_id: jobs.State(GONE) for record in jobs.newest(output).values()}  # this job waited
         code, line = verdict([row for row in look(plan, over) if row.stage != jobs.TABLES])
         print(line, file=sys.stderr if code else sys.stdout, flush=True)
         write_text(self.folder / jobs.TABLES_DONE, json.dumps({"exit_code": code, "message": line}) + "\n")
@@ -112,35 +122,37 @@ class StageJob(launch.Job):
 
 
 def with_local_data(stage: Stage, disk: str, start: str) -> Stage:
-    """The stage with its dataset on the node's own disk, where it is copied when the command is asked for.
+    """The stage with its dataset on the node's own disk; its command copies the dataset there
+    first.
 
     `start` names the start of the job: its processes on a node look at the dataset once.
     """
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        words = stage.command(folder, parents)
-        if "--data" in words:
-            at = words.index("--data") + 1
-            if not stage.task or local_copy.holds_images(Path(words[at])):
-                words[at] = str(local_copy.local_copy(Path(words[at]), local_copy.place(disk), start))
-        return words
+        arguments = stage.command(folder, parents)
+        if "--data" in arguments:
+            at = arguments.index("--data") + 1
+            data = Path(arguments[at])
+            if not stage.task or local_copy.holds_images(data):
+                arguments[at] = str(local_copy.local_copy(data, local_copy.place(disk), start))
+        return arguments
 
     return replace(stage, command=command)
 
 
 def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
     """All that `stage` builds on, in the order of `stages`."""
-    names, above = set(), list(stage.parents)
-    while above:
-        name = above.pop()
-        names.add(name)
-        above += stages[name].parents
+    names = set(stage.parents)
+    for name in reversed(stages):  # parents come before their children
+        if name in names:
+            names.update(stages[name].parents)
     return [one for name, one in stages.items() if name in names]
 
 
 def _parents(
     stage: Stage, stages: dict[str, Stage], output: Path, records: dict[str, jobs.StageRecord]
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Folders and output hashes of what it needs; waits a little for a slow file system. Raises `UserError`."""
+    """Folders and output hashes of what it needs; waits a little for a slow file system.
+    `UserError` when one failed or has no result."""
     deadline = time.monotonic() + PATIENCE
     needed = [*ancestors(stage, stages), *(stages[name] for name in stage.gates)]
     while True:
@@ -149,9 +161,10 @@ def _parents(
         if not absent:
             return folders, hashes
         for name in absent:  # a preflight, which is waited for however it ends
-            if name in records and (endings := records[name].endings()):
-                raise UserError(f"stage {stage.name} was not begun, for {name} failed: {endings[0].message}")
-        if time.monotonic() > deadline:
-            raise UserError(f"stage {stage.name} needs {', '.join(absent)}, found no whole result of it in {output}; "
-                            "`python -m benchmarks retry --failed` makes that first")
+            endings = records[name].endings() if name in records else []
+            if endings:
+                raise UserError(f"stage {stage.name} was not started, because {name} failed: {endings[0].message}")
+        refuse((time.monotonic() > deadline,
+                f"stage {stage.name} needs {', '.join(absent)}, found no complete result of it in {output}; "
+                "`python -m benchmarks retry --failed` makes that first"))
         time.sleep(2)

@@ -1,8 +1,8 @@
 """python -m benchmarks status [--output DIR] [--watch]: a live table of a run's stages.
 
-From the run's own files (stage.json, metrics, notes of jobs) and, where it answers, squeue: it needs neither accounting
-nor Slurm. It shows runs on this machine too. Exit code 0: all is done; 3: something waits or runs; 1: nothing does, and
-not all is done.
+From the run's own files (stage.json, metrics, notes of jobs) and, where it answers, squeue: it
+needs neither accounting nor Slurm. It shows runs on this machine too. Exit code 0: all is done;
+3: something waits or runs; 1: nothing does, and not all is done.
 """
 
 import argparse
@@ -10,16 +10,16 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
 
 from benchmarks.slurm import jobs
-from benchmarks.slurm.jobs import GONE, NO_ANSWER, TABLES, Ending, StageRecord, State
+from benchmarks.slurm.jobs import GONE, NO_ANSWER, TABLES, StageRecord, State
 from benchmarks.stages import progress
 from benchmarks.stages.saved_plan import Plan, UnreadablePlan, plan_of
-from benchmarks.stages.stage import FAILED, STAMP, finished, glance, stage_folders
+from benchmarks.stages.stage import FAILED, STAMP, Stage, finished, glance, stage_folders
 from benchmarks.stages.standing_results import standing
 from pretrain import ROOT
 from pretrain.common.lock import is_locked
@@ -33,7 +33,8 @@ SAVED = (COME_BACK, 143)
 
 @dataclass(frozen=True)
 class Row:
-    """One stage: `state` is done, to do, one of ALIVE, failed, stopped, cancelled or lost; `detail` says why."""
+    """One stage: `state` is done, to do, one of ALIVE, failed, stopped, cancelled or lost;
+    `detail` says why."""
 
     stage: str
     state: str
@@ -45,7 +46,8 @@ class Row:
 
 
 def look(plan: Plan, states: dict[str, State]) -> list[Row]:
-    """A row for each stage; `states` has squeue's answers by job id, one that is absent was not given."""
+    """A row for each stage; `states` has squeue's answers by job id, an absent one was not
+    given."""
     output, stages = plan.options.output, plan.stages()
     folders, hashes = finished(stages, output, glance)
     stands = standing(stages, plan.options)
@@ -53,31 +55,29 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
     rows: dict[str, Row] = {}
     local = is_locked(output)
     for stage in stages:
-        record = records.get(stage.name)
-        folder = folders.get(stage.name) or (
-            stage.folder(output, stage.key(hashes)) if all(name in hashes for name in stage.parents) else None)
-        bad_parents = [name for name in stage.needs if rows[name].state not in (*ALIVE, "done", "to do")]
+        record, folder = records.get(stage.name), folders.get(stage.name)
+        answer = _answer(record, states)
+        if folder is None and hashes.keys() >= set(stage.parents):
+            folder = stage.folder(output, stage.key(hashes))
         if stage.name in folders:
             state, detail = "done", ""
-        elif stage.name in stands and not _is_alive(record, states):
+        elif stage.name in stands and answer.is_over:
             state, detail = "done", "its result stands"
-        elif record is not None and not (local and states.get(record.job_id, State(NO_ANSWER)).is_over):
-            state, detail = _of_job(record, states.get(record.job_id, State(NO_ANSWER)), bad_parents, folder)
+        elif record is not None and not (local and answer.is_over):
+            bad_parents = [name for name in stage.needs if rows[name].state not in (*ALIVE, "done", "to do")]
+            state, detail = _of_job(record, answer, bad_parents, folder)
         else:
             state, detail = _of_local(folder, local)
             local = local and state != "running"  # one at a time
-        known = progress.read(stage, folder) if folder is not None else progress.Progress()
-        rows[stage.name] = Row(
-            stage.name, state, record.job_id if record else "",
-            f"{known.done}/{known.total}" if known.total and known.done else "",
-            known.seconds_left if state in ("running", "running?") else None, known.metric, detail)
+        rows[stage.name] = _with_progress(Row(stage.name, state, detail=detail), stage, folder, record)
     if TABLES in records:
         rows[TABLES] = _of_tables(records[TABLES], states)
     return list(rows.values())
 
 
 def look_without_plan(output: Path, states: dict[str, State]) -> list[Row]:
-    """As `look`, from the folders of stages and the records of jobs alone: of stages that have begun or have a job."""
+    """As `look`, from the folders of stages and the records of jobs alone: stages that have begun
+    or have a job."""
     records, local = jobs.newest(output), is_locked(output)
     rows: dict[str, Row] = {}
     for name, folder in sorted(stage_folders(output).items()):
@@ -87,46 +87,64 @@ def look_without_plan(output: Path, states: dict[str, State]) -> list[Row]:
         if name == TABLES:
             rows[name] = _of_tables(record, states)
         elif name not in rows or rows[name].state != "done":
-            state, detail = _of_job(record, states.get(record.job_id, State(NO_ANSWER)), [], None)
+            state, detail = _of_job(record, _answer(record, states), [], None)
             rows[name] = Row(name, state, record.job_id, detail=detail)
     return list(rows.values())
 
 
-def _is_alive(record: StageRecord | None, states: dict[str, State]) -> bool:
-    """Whether a job may still work on it."""
-    return record is not None and not states.get(record.job_id, State(NO_ANSWER)).is_over
+def _answer(record: StageRecord | None, states: dict[str, State]) -> State:
+    """What squeue says of a stage's job; a stage without one has none that runs."""
+    if record is None:
+        return State(GONE)
+    return states.get(record.job_id, State(NO_ANSWER))
+
+
+def _with_progress(row: Row, stage: Stage, folder: Path | None, record: StageRecord | None) -> Row:
+    """The row with its job and what the files in the stage's folder say."""
+    if record is not None:
+        row = replace(row, job_id=record.job_id)
+    if folder is None:
+        return row
+    known = progress.read(stage, folder)
+    if known.total and known.done:
+        row = replace(row, steps=f"{known.done}/{known.total}")
+    if row.state in ("running", "running?"):
+        row = replace(row, seconds_left=known.seconds_left)
+    return replace(row, metric=known.metric)
 
 
 def _of_job(record: StageRecord, state: State, bad_parents: list[str], folder: Path | None) -> tuple[str, str]:
-    """State and detail of a stage that has no result yet, of its last job."""
-    endings = record.endings()
+    """State and detail of a stage that has no result yet, from its last job."""
     started, cancelled = (record.notes / jobs.STARTED).is_file(), (record.notes / jobs.CANCELLED).is_file()
+    if not state.is_over and state.word != NO_ANSWER:
+        return _waiting_or_running(record, state, started)
+    endings = record.endings()
     not_run = f"needs {', '.join(bad_parents)}" if bad_parents else ""
+    never_started = bool(not_run) and not started
     if state.word == NO_ANSWER:
-        if cancelled or (not_run and not started):
+        if cancelled or never_started:
             return "cancelled", not_run
         if endings and endings[0].exit_code not in SAVED:
             return "failed", endings[0].message
         return ("running?" if started else "waiting?"), f"Slurm does not answer; {_last_sign(folder)}"
-    if not state.is_over:
-        if state.word != "PENDING":
-            return "running", "" if state.word == "RUNNING" else state.word
-        if "held" in state.reason.lower():
-            return "waiting", f"held ({state.reason}): `scontrol release {record.job_id}` lets it go on"
-        return "waiting", "comes back" if started else "" if state.reason == "None" else state.reason
     if endings:
-        return _ended(endings[0], cancelled)
-    if cancelled or (not started and (not_run or state.word == "CANCELLED")):
+        state_of_ending = "stopped" if endings[0].exit_code in SAVED else "failed"
+        return ("cancelled" if cancelled else state_of_ending), endings[0].message
+    if cancelled or never_started or (state.word == "CANCELLED" and not started):
         return "cancelled", not_run
     if state.word == GONE:
-        return "lost", "Slurm no longer knows the job, which left no word: it was killed, or never started"
-    return "failed", f"it ended ({state.word}) without a word of its own: it was killed, or never started"
+        return "lost", "Slurm no longer knows the job, which left no message: it was killed, or never started"
+    return "failed", f"it ended ({state.word}) without a message: it was killed, or never started"
 
 
-def _ended(ending: Ending, cancelled: bool) -> tuple[str, str]:
-    if cancelled:
-        return "cancelled", ending.message
-    return ("stopped" if ending.exit_code in SAVED else "failed"), ending.message
+def _waiting_or_running(record: StageRecord, state: State, started: bool) -> tuple[str, str]:
+    if state.word != "PENDING":
+        return "running", state.word.replace("RUNNING", "")
+    if "held" in state.reason.lower():
+        return "waiting", f"held ({state.reason}): `scontrol release {record.job_id}` lets it start"
+    if started:
+        return "waiting", "requeued"
+    return "waiting", state.reason.replace("None", "")
 
 
 def _of_local(folder: Path | None, locked: bool) -> tuple[str, str]:
@@ -136,79 +154,82 @@ def _of_local(folder: Path | None, locked: bool) -> tuple[str, str]:
     try:
         return "failed", json.loads((folder / FAILED).read_text(encoding="utf-8"))["message"]
     except (FileNotFoundError, ValueError):
-        return ("running", "") if locked else ("stopped", "the same words go on from here")
+        return ("running", "") if locked else ("stopped", "run the same command again to resume")
 
 
 def _of_tables(record: StageRecord, states: dict[str, State]) -> Row:
-    state = states.get(record.job_id, State(NO_ANSWER))
     if (record.notes / jobs.TABLES_DONE).is_file():
         return Row(TABLES, "done", record.job_id)
-    word, detail = _of_job(record, state, [], None)
-    return Row(TABLES, word, record.job_id, detail=detail)
+    state, detail = _of_job(record, _answer(record, states), [], None)
+    return Row(TABLES, state, record.job_id, detail=detail)
 
 
 def _last_sign(folder: Path | None) -> str:
     """When a file of a stage was last written."""
-    times = [path.stat().st_mtime for path in folder.glob("*")] if folder is not None and folder.is_dir() else []
-    return f"its last file is {_duration(max(time.time() - max(times), 0))} old" if times else "it has no files yet"
+    files = list(folder.glob("*")) if folder is not None else []
+    if not files:
+        return "it has no files yet"
+    newest = max(path.stat().st_mtime for path in files)
+    return f"its last file is {_duration(max(time.time() - newest, 0))} old"
 
 
 def verdict(rows: list[Row]) -> tuple[int, str]:
     """Exit code and one line."""
-    named = {state: [row for row in rows if row.state == state] for state in {row.state for row in rows}}
-    done = f"{len(named.get('done', []))} of {len(rows)} stages done"
-    parts = [f"{state}: {', '.join(row.stage for row in named[state])}"
-             for state in (*ALIVE, "failed", "lost", "stopped", "cancelled", "to do")
-             if state in named]
-    if any(state in named for state in ALIVE):
-        return GOING, "; ".join([done, *parts])
-    if not parts:
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        named.setdefault(row.state, []).append(row.stage)
+    parts = [f"{len(named.get('done', []))} of {len(rows)} stages done"]
+    for state in (*ALIVE, "failed", "lost", "stopped", "cancelled", "to do"):
+        if state in named:
+            parts.append(f"{state}: {', '.join(named[state])}")
+    line = "; ".join(parts)
+    if not named.keys().isdisjoint(ALIVE):
+        return GOING, line
+    if len(parts) == 1:
         return ALL_DONE, f"all {len(rows)} stages done"
-    first = next((row for row in rows if row.state in ("failed", "lost")), None)
-    why = f" ({first.stage}: {first.detail})" if first else ""
-    again = "; `python -m benchmarks retry --failed` goes on" if any(row.job_id for row in rows) else ""
-    return INCOMPLETE, f"error: {'; '.join([done, *parts])}{why}{again}"
+    broken = [f" ({row.stage}: {row.detail})" for row in rows if row.state in ("failed", "lost")]
+    line += "".join(broken[:1])
+    if any(row.job_id for row in rows):
+        line += "; `python -m benchmarks retry --failed` resumes"
+    return INCOMPLETE, f"error: {line}"
 
 
 def table(rows: list[Row]) -> str:
     """The rows for a terminal."""
-    return tabulate([[row.stage, row.state, row.job_id, row.steps, "" if row.seconds_left is None else
-                      _duration(row.seconds_left), row.metric, row.detail[:100]] for row in rows],
-                    headers=["stage", "state", "job", "progress", "time left", "last figure", ""],
+    lines = []
+    for row in rows:
+        left = "" if row.seconds_left is None else _duration(row.seconds_left)
+        lines.append([row.stage, row.state, row.job_id, row.steps, left, row.metric, row.detail[:100]])
+    return tabulate(lines, headers=["stage", "state", "job", "progress", "time left", "last metric", ""],
                     disable_numparse=True)
 
 
 def snapshot(plan: Plan) -> list[Row]:
     """All rows now, with what squeue says."""
-    return look(plan, _ask(plan.options.output))
+    return look(plan, jobs.ask_all(jobs.newest(plan.options.output)))
 
 
-def _ask(output: Path) -> dict[str, State]:
-    return jobs.ask([record.job_id for record in jobs.newest(output).values()])
-
-
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks status", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add_output(parser)
     parser.add_argument("--watch", action="store_true", help="show it again every 5 s until nothing waits or runs")
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     return watch(args.output.absolute(), args.watch, time.sleep)
 
 
 def watch(output: Path, again: bool, sleep: Callable[[float], None]) -> int:
     """Print the table, `again` and again if asked for; returns the exit code."""
     while True:
-        readable = True
         try:
             rows = snapshot(plan_of(output))
+            code, line = verdict(rows)
         except UnreadablePlan as error:
             print(f"warning: {error}; this is what the folder itself shows", file=sys.stderr)
-            rows = look_without_plan(output, _ask(output))
-            readable = False
-        code, line = verdict(rows)
-        if not readable and code == ALL_DONE:
-            code, line = INCOMPLETE, f"{line} of those that have begun; whether there are others is in the plan"
+            rows = look_without_plan(output, jobs.ask_all(jobs.newest(output)))
+            code, line = verdict(rows)
+            if code == ALL_DONE:
+                code, line = INCOMPLETE, f"{line} of those that have begun; whether there are others is in the plan"
         clear = "\x1b[H\x1b[2J" if again and sys.stdout.isatty() else ""
         print(f"{clear}{table(rows)}\n{line}", flush=True)
         if not again or code != GOING:
@@ -223,7 +244,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
+    hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 60:
         return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes:02d} min"

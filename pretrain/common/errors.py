@@ -15,6 +15,13 @@ class UserError(ValueError):
     """A mistake the user can mend: says what was expected, what was found, what to do."""
 
 
+def refuse(*problems: tuple[object, str]) -> None:
+    """Raise `UserError` with the message of the first (condition, message) whose condition holds."""
+    for wrong, message in problems:
+        if wrong:
+            raise UserError(message)
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point and leave with its exit code.
 

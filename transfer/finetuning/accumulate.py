@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -16,20 +15,22 @@ def parts(batch: list, size: int) -> list[list]:
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """detectron2's simple trainer whose step takes `images` of this process at a time and averages their gradients.
+    """detectron2's simple trainer whose step takes `images` of this process at a time and averages
+    their gradients.
 
-    With `images` the whole batch it is detectron2's own step, bit for bit. The losses that are written are the means
-    over the pieces. Gradients of several processes are exchanged once, after the last piece. With `half` the forward
-    pass runs in float16 with a scaled loss, as in detectron2's AMPTrainer.
+    With `images` the whole batch it is detectron2's own step, bit for bit. The losses that are
+    written are the means over the pieces. With `half` the forward pass runs in float16 with a
+    scaled loss, as in detectron2's AMPTrainer.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, images: int, half: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, images: int, half: bool = False
+    ) -> None:
         super().__init__(model, None, optimizer)
         self.images, self.half = images, half
         self.scaler = torch.amp.GradScaler("cuda", enabled=half)
 
     def run_step(self) -> None:
-        """One batch, one step of the optimiser."""
         start = time.perf_counter()
         pieces = parts(next(self._data_loader_iter), self.images)
         data_time = time.perf_counter() - start
@@ -48,22 +49,23 @@ class AccumulatingTrainer(SimpleTrainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    @contextlib.contextmanager
-    def _exchange(self, *, last: bool) -> Iterator[None]:
-        quiet = isinstance(self.model, DistributedDataParallel) and not last
-        with self.model.no_sync() if quiet else contextlib.nullcontext():
-            yield
+    def _exchange(self, *, last: bool) -> contextlib.AbstractContextManager:
+        """Several processes exchange their gradients once, with the last piece."""
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Let the loader processes go: those that ignore a stop signal would be waited for at the exit."""
+        """Let the loader processes go; the exit would wait for those that ignore a stop signal."""
         self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict:
-        """What a checkpoint keeps."""
-        return super().state_dict() | ({"grad_scaler": self.scaler.state_dict()} if self.half else {})
+        state = super().state_dict()
+        if self.half:
+            state["grad_scaler"] = self.scaler.state_dict()
+        return state
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a checkpoint."""
         super().load_state_dict(state)
         if self.half:
             self.scaler.load_state_dict(state["grad_scaler"])

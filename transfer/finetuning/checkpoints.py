@@ -1,6 +1,5 @@
-"""A fine-tuning's checkpoints: written whole or not at all, the newest two kept, the newest good one found again."""
+"""Checkpoints of a fine-tuning: written whole or not at all; the newest two stay."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -16,58 +15,71 @@ FINAL = "model_final.pth"
 
 
 class Checkpoints(DetectionCheckpointer):
-    """detectron2's checkpoints, by name: model_NUMBER.pth after iteration NUMBER, counted from 0, then `FINAL`."""
+    """detectron2's checkpoints: model_NUMBER.pth after iteration NUMBER, counted from 0, then
+    `FINAL`."""
 
     def save(self, name: str, **extra: object) -> None:
-        """Write NAME.pth with model and `extra` and, before the end, the trainer. The one before it stays in case that
-        this one is damaged; beside the final one none does."""
+        """Write NAME.pth with model and `extra` and, before the end, the trainer.
+
+        The checkpoint before it stays in case this one gets damaged; beside the final one none
+        does.
+        """
         if not self.save_to_disk:
             return
-        content = {"model": self.model.state_dict(), **extra}
-        if f"{name}.pth" != FINAL:
-            content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
+        content = {"model": self.model.state_dict(), **extra}
+        kept = [path]
+        if path.name != FINAL:
+            for key, part in self.checkpointables.items():
+                content[key] = part.state_dict()
+            kept += [old for old in self._numbered() if old.name < path.name][:1]
         with atomic_path(path) as sibling:
             torch.save(content, sibling)
         write_text(Path(self.save_dir, "last_checkpoint"), path.name)
-        before = [old for old in self._numbered() if path.name != FINAL and old.name < path.name][:1]
-        others = [old for old in self._numbered() if old != path and old not in before]
-        for old in others + list(Path(self.save_dir).glob(".model_*.part.pth")):  # the latter of killed runs
-            old.unlink()
+        of_killed_runs = Path(self.save_dir).glob(".model_*.part.pth")
+        for old in [*self._numbered(), *of_killed_runs]:
+            if old not in kept:
+                old.unlink()
 
     def newest_good(self) -> Path | None:
-        """The newest checkpoint that is whole, the same on every process; damaged ones are passed over, and named."""
-        found = self._look() if comm.is_main_process() else None
-        return comm.all_gather(found)[0]
+        """The newest checkpoint that is whole, the same on every process; damaged ones are skipped
+        with a warning."""
+        return comm.all_gather(self._look() if comm.is_main_process() else None)[0]
 
     def _look(self) -> Path | None:
+        there = self._numbered()
         final = Path(self.save_dir, FINAL)
-        for path in ([final] if final.is_file() else []) + self._numbered():
-            try:
-                archive.check(path)
-                self._check_own(path, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-            except Exception as error:  # a damaged pickle can raise anything
-                why = str(error) if isinstance(error, UserError) else f"{path} cannot be read"
-                print(f"passed over: {why.partition(': download')[0]}", file=sys.stderr)
-            else:
+        if final.is_file():
+            there.insert(0, final)
+        for path in there:
+            problem = self._problem(path)
+            if problem is None:
                 return path
+            print(f"warning: checkpoint skipped: {problem}", file=sys.stderr)
         return None
 
-    def _check_own(self, path: Path, content: object) -> None:
-        """Raise when a whole file is no checkpoint of this model, or of another iteration than its name says."""
-        model = content.get("model") if isinstance(content, dict) else None
-        own = isinstance(model, dict) and model.keys() == self.model.state_dict().keys()
-        if path.name != FINAL:
-            own = own and "trainer" in content and path.stem == f"model_{content.get('iteration', -1):07d}"
-        if not own:
-            raise UserError(f"{path} is no checkpoint of this run")
+    def _problem(self, path: Path) -> str | None:
+        """What is wrong with a checkpoint, or with its model, or with the iteration in its name."""
+        try:
+            archive.check(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            own = content["model"].keys() == self.model.state_dict().keys()
+            if path.name != FINAL:
+                own = own and "trainer" in content and path.stem == f"model_{content['iteration']:07d}"
+        except UserError as error:
+            return str(error).partition(": download")[0]
+        except Exception:  # a damaged pickle can raise anything
+            own = False
+        return None if own else f"{path} is damaged or not a checkpoint of this run"
 
     def _numbered(self) -> list[Path]:
-        """The newest first."""
-        return sorted((path for path in Path(self.save_dir).glob("model_*.pth") if re.search(r"_\d+$", path.stem)),
-                      reverse=True)
+        """Those before the final one, the newest first."""
+        files = Path(self.save_dir).glob("model_*.pth")
+        return sorted((path for path in files if path.stem.removeprefix("model_").isdecimal()), reverse=True)
 
 
 def steps_done(checkpoint: Path | None) -> int:
     """Iterations behind a checkpoint that is not the final one."""
-    return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("model_")) + 1
+    if checkpoint is None:
+        return 0
+    return int(checkpoint.stem.removeprefix("model_")) + 1

@@ -1,10 +1,11 @@
-"""One picture of a model: what it predicts on a few images, beside the ground truth where there is one.
+"""One figure of a model: its predictions on a few images, beside the ground truth where there is
+one.
 
-Images are in pixels of the file; boxes, masks and keypoints are drawn in them. Every object is labelled with its class,
+Boxes, masks and keypoints are in pixels of the image file. Every object is labelled with its class,
 every prediction with its score in percent as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +21,21 @@ from torch import nn
 
 from pretrain.common.atomic import atomic_path
 from pretrain.data.pixels import read_pixels
+from transfer.finetuning.evaluate import mapped
 from transfer.finetuning.mapper import Mapper, sixteen_bit
 
 SCORE = 0.5  # predictions below are not drawn, unless there is none above
 FALLBACK = 3  # then this many best ones are
 WIDTH = 480  # of each column, in pixels
 TALLEST = 640  # of an image, in pixels: a taller one becomes narrower than its column
-FONT = 12  # size of a label on a large object, in points of the picture; half of it and more on small ones
+FONT = 12  # points, of a label on a large object; half of it and more on small ones
 BAR = 22  # height of the caption over an image, in pixels
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which predictions are drawn: those from `score`; with `fallback`, the best few when none reaches it."""
+    """Which predictions are drawn: those from `score`; with `fallback`, the best few when none
+    reaches it."""
 
     score: float = SCORE
     fallback: bool = True
@@ -50,44 +53,54 @@ class Choice:
         return instances[best], f"predicted: no score from {self.score:g}; the {len(best)} best of {len(instances)}"
 
 
+DEFAULT_CHOICE = Choice()
+
+
 def draw(model: nn.Module, cfg: CfgNode, path: str | Path, number: int = 4) -> None:
-    """Write a PNG to `path`: for the first `number` validation images with objects, ground truth left, model right."""
+    """Write a PNG of the first `number` validation images with objects: ground truth left,
+    predictions right."""
     name = cfg.DATASETS.TEST[0]
-    records = [record for record in DatasetCatalog.get(name) if record["annotations"]][:number]
-    draw_records(model, cfg, records, MetadataCatalog.get(name), path)
+    records = [record for record in DatasetCatalog.get(name) if record["annotations"]]
+    write(draw_records(model, cfg, records[:number], MetadataCatalog.get(name)), path)
 
 
-def draw_records(model: nn.Module, cfg: CfgNode, records: list[dict], meta: Metadata, path: str | Path,
-                 choice: Choice | None = None, step: Callable[[], None] = lambda: None) -> None:
-    """Write a PNG to `path`: a row for each of detectron2's `records`.
+def write(image: Image.Image, path: str | Path) -> None:
+    """Write an image, whole or not at all."""
+    with atomic_path(path) as sibling:
+        image.save(sibling)
 
-    The ground truth stands left of the predictions where a record has `annotations`. `meta` has the names of classes
-    and keypoints. `step` is called after each image.
+
+def draw_records(
+    model: nn.Module, cfg: CfgNode, records: Iterable[dict], meta: Metadata, choice: Choice = DEFAULT_CHOICE
+) -> Image.Image:
+    """An image with a row for each of detectron2's `records`.
+
+    The ground truth stands left of the predictions where a record has `annotations`. `meta` has the
+    names of classes and keypoints.
     """
     reading = cfg.clone()
     reading.defrost()
-    reading.MODEL.KEYPOINT_ON = False  # else the mapper wants the training set's names, to flip what it never reads
-    choice, mapper, rows = choice or Choice(), Mapper(reading, is_train=False), []
+    reading.MODEL.KEYPOINT_ON = False  # else the mapper wants names for a flip that never happens
+    mapper = Mapper(reading, is_train=False)
     names = meta.get("thing_classes")
     kind = f" ({names[0]})" if len(names) == 1 else ""  # one class: said once, not on every object
     model.eval()
+    rows = []
     for record in records:
         with torch.no_grad():
-            instances = model([mapper({**record})])[0]["instances"].to("cpu")
+            instances = model([mapped(mapper, record)])[0]["instances"].to("cpu")
         shown, rule = choice(instances)
         pixels = read_pixels(record["file_name"], sixteen_bit(cfg))
         columns = []
         if "annotations" in record:
-            canvas = _Canvas(pixels, meta, len(record["annotations"]))
             count = len(record["annotations"])
-            text = f"ground truth: {count} object{'' if count == 1 else 's'}{kind}"
-            columns.append(_captioned(canvas.draw_dataset_dict(record).get_image(), text))
-        canvas = _Canvas(pixels, meta, len(shown))
-        columns.append(_captioned(canvas.draw_instance_predictions(shown).get_image(), rule + kind))
+            drawn = _Canvas(pixels, meta, count).draw_dataset_dict(record)
+            objects = "object" if count == 1 else "objects"
+            columns.append(_captioned(drawn.get_image(), f"ground truth: {count} {objects}{kind}"))
+        drawn = _Canvas(pixels, meta, len(shown)).draw_instance_predictions(shown)
+        columns.append(_captioned(drawn.get_image(), rule + kind))
         rows.append(np.concatenate(columns, axis=1))
-        step()
-    with atomic_path(path) as sibling:
-        Image.fromarray(np.concatenate(rows, axis=0)).save(sibling)
+    return Image.fromarray(np.concatenate(rows, axis=0))
 
 
 class _Canvas(Visualizer):
@@ -95,18 +108,17 @@ class _Canvas(Visualizer):
 
     def __init__(self, pixels: np.ndarray, meta: Metadata, number: int) -> None:
         scale = min(WIDTH / pixels.shape[1], TALLEST / pixels.shape[0])
-        # A font of one size in every picture, whatever the resolution of the image.
         super().__init__(pixels, meta, scale=scale)
-        self._default_font_size = FONT / scale
+        self._default_font_size = FONT / scale  # the same in every figure, whatever the resolution
         table = colormaps["tab20"].colors[::2] + colormaps["tab20"].colors[1::2]
         self.colours = [table[place % len(table)] for place in range(number)]
         self.one_class = len(meta.get("thing_classes")) == 1
 
-    def overlay_instances(self, *, labels: list[str] | None = None, **words: object) -> object:
+    def overlay_instances(self, *, labels: list[str] | None = None, **others: object) -> object:
         """As detectron2's; with one class a label is the score alone."""
         if self.one_class and labels is not None:
             labels = [label.split(" ")[-1] if label.endswith("%") else "" for label in labels]
-        return super().overlay_instances(labels=labels, **{**words, "assigned_colors": self.colours})
+        return super().overlay_instances(labels=labels, **{**others, "assigned_colors": self.colours})
 
 
 def _captioned(pixels: np.ndarray, text: str) -> np.ndarray:

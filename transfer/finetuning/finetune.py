@@ -1,7 +1,9 @@
-"""One fine-tuning: a backbone (or random weights), one task, one trial -> result.json with where it comes from.
+"""One fine-tuning: a backbone (or random weights), one task, one trial -> result.json with all
+that made it.
 
-`python -m transfer finetune` from the outside, `finetune(Request(...))` from Python. The output folder can be handed
-in again: a killed run goes on, a finished one is only read. result.json is written last and whole, or not at all.
+`python -m transfer finetune` on the command line, `finetune(Request(...))` in Python. With the
+output folder of an earlier run a killed one resumes, a finished one is only read. result.json is
+written last and whole, or not at all.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from detectron2.config import CfgNode
 
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
 from pretrain.common.atomic import make_folder, sha256_file
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.common.lock import locked
 from transfer import detectron2_compat, tasks
 from transfer.data.dataset import Dataset
@@ -27,44 +29,45 @@ from transfer.records import identity
 from transfer.settings import datasets, resolved_config, where
 from transfer.settings.random_starts import RANDOM_STARTS
 from transfer.settings.request import Request, add_protocol_arguments
-from transfer.settings.start_weights import ZERO_GAMMA_INIT, Weights, read_weights
+from transfer.settings.start_weights import ZERO_GAMMA_INIT, read_weights
 
 FAILED = 3  # exit code of a training whose loss stopped being a number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer finetune`."""
+    starts = ", ".join(f"{start.weights} ({start.text})" for start in RANDOM_STARTS)
     parser.add_argument("--weights", required=True, metavar="DIR",
-                        help="folder that `convert` wrote, or "
-                             + ", ".join(f"{start.weights} ({start.text})" for start in RANDOM_STARTS))
+                        help=f"folder that `convert` wrote, or {starts}")
     parser.add_argument("--output", required=True, metavar="DIR",
-                        help="for result.json, predictions.png, checkpoints and logs; the same folder again goes on")
+                        help="for result.json, predictions.png, checkpoints and logs; the same folder "
+                             "again resumes")
     parser.add_argument("--trial", type=int, default=0, metavar="N",
                         help="seed of head initialisation and data order, shared by all methods (default: 0)")
     parser.add_argument("--eval-every", type=int, default=0, metavar="N",
-                        help="also evaluate every N iterations, into metrics.json and TensorBoard as early/NAME; it "
-                             "changes no weight (default: only at the end)")
+                        help="also evaluate every N iterations, into metrics.json and TensorBoard as "
+                             "early/NAME; it changes no weight (default: only at the end)")
     parser.add_argument("--keep-predictions", action="store_true",
                         help=f"write {predictions.NAME} too, of a finished run from its last weights")
     add_task_arguments(parser)
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those that say how a task is fine-tuned, on which data and machine; a preflight has them too."""
+    """How a task is fine-tuned, on which data and machine; a preflight has these options too."""
     add_protocol_arguments(parser)
     where.add_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N",
-                        help="processes on this machine; the total batch stays what the config says (default: 1)")
+                        help="processes on this machine; the total batch stays that of the config (default: 1)")
     parser.add_argument("--architecture", default=STANDARD, choices=tuple(ARCHITECTURES),
-                        help="of random weights (default: %(default)s; others are not the published protocol)")
+                        help="of random weights (default: %(default)s, the published protocol's)")
     parser.add_argument("--evaluator", default="pycocotools", choices=fast_coco.EVALUATORS,
-                        help="of the COCO figures; hotcoco is faster, and refused where it differs from pycocotools on "
-                             "a sample of the images (default: pycocotools)")
+                        help="of COCO's metrics; hotcoco is faster, and refused where it differs from "
+                             "pycocotools on a sample of the images (default: pycocotools)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
+    """Run the command; returns the exit code."""
     request = Request.of(args)
     try:
         found = finetune(request)
@@ -80,17 +83,17 @@ def run(args: argparse.Namespace) -> int:
 def finetune(request: Request) -> dict:
     """Train, evaluate and write result.json; returns its content, at once when it is there already.
 
-    In a folder whose training is finished and whose evaluation is another one (the validation annotations were fixed,
-    say) the finished model is evaluated again, and the old result stays beside the new one.
-    Raises `UserError` for what the user can fix and `trainer.TrainingFailed` when the loss is not finite; leaves with
-    SystemExit when a signal asks it to stop.
+    In a folder whose training is finished and whose evaluation is another one (after the validation
+    annotations were fixed, for example) the finished model is evaluated again, and the old result
+    stays beside the new one. Raises `UserError` for what the user can fix and
+    `trainer.TrainingFailed` when the loss is not finite; SystemExit when a signal asks it to stop.
     """
     detectron2_compat.apply()
     evaluator = fast_coco.chosen(request.evaluator, request.task, tasks.get(request.task).official)
-    if request.eval_every < 0:
-        raise UserError(f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none")
-    if not 0 <= request.trial < 2**32:
-        raise UserError(f"--trial {request.trial}: expected a number from 0 to 2**32 - 1, the seeds there are")
+    refuse(
+        (request.eval_every < 0,
+         f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none"),
+        (not 0 <= request.trial < 2**32, f"--trial {request.trial}: expected a seed from 0 to 2**32 - 1"))
     output = Path(request.output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
@@ -103,43 +106,41 @@ def finetune(request: Request) -> dict:
     result.check_training(output, about)
     found = result.finished(output, about, request.keep_predictions)
     if found is None:
-        _say_what_to_know(cfg, dataset)
+        for note in dataset.notes:
+            print(note, file=sys.stderr)
+        if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
+            print(f"warning: SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} lie behind SOLVER.MAX_ITER "
+                  f"{cfg.SOLVER.MAX_ITER}: the learning rate does not drop there", file=sys.stderr)
         make_folder(output)
         with locked(output):
             # Again: another process may have worked here until now, and have finished.
             result.check_training(output, about)
             found = result.finished(output, about, request.keep_predictions)
             if found is None:
-                return _measured(request, output, about, cfg, dataset, weights)
+                return _train_and_write(request, about, cfg, dataset)
     print(f"{output} is finished: nothing to do", file=sys.stderr)
     return found
 
 
-def _say_what_to_know(cfg: CfgNode, dataset: Dataset) -> None:
-    for note in dataset.notes:
-        print(note, file=sys.stderr)
-    if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
-        print(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} lie behind SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the learning "
-              "rate does not drop there", file=sys.stderr)
-
-
-def _measured(request: Request, output: Path, about: dict, cfg: CfgNode, dataset: Dataset, weights: Weights
-              ) -> dict:
-    """Train and evaluate in a folder that is ours; returns the result that was written."""
+def _train_and_write(request: Request, about: dict, cfg: CfgNode, dataset: Dataset) -> dict:
+    """Train and evaluate in a folder that is locked for this process; returns the result."""
+    output = Path(request.output)
     result.set_aside(output, about)
     result.begin(output, about, cfg)
     val = dataset.val.annotations
-    before = sha256_file(val) if val.is_file() else None  # None: a folder, too much to read twice
+    before = sha256_file(val) if val.is_file() else None  # a folder is too much to read twice
+    job = Job(cfg, dataset, f"{request.task} from {about['weights']['method']}", request.evaluator,
+              about["weights"]["init"] == ZERO_GAMMA_INIT, request.keep_predictions)
     try:
-        start(work, request.num_gpus, Job(cfg, dataset, f"{request.task} from {weights.method}", request.evaluator,
-                                          weights.init == ZERO_GAMMA_INIT, request.keep_predictions))
+        start(work, request.num_gpus, job)
     except Exception:
-        if not any(output.glob("model_*.pth")):  # nothing was trained: other options may have the folder
-            result.withdraw(output)
+        if not any(output.glob("model_*.pth")):  # nothing was trained: other options may use the folder
+            for name in (result.CONFIG, result.REQUEST):
+                (output / name).unlink(missing_ok=True)
         raise
-    if before is not None and sha256_file(val) != before:
-        raise UserError(f"{val} was changed while this ran, and nobody can tell which of both was evaluated: run the "
-                        "same command again, it evaluates the finished model")
+    refuse((before is not None and sha256_file(val) != before,
+            f"{val} was changed while this ran, so it is not known which version was evaluated: run the same "
+            "command again, it evaluates the finished model"))
     measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
     return result.write(output, {
         "kind": result.FINETUNING, **about, **identity.records(about),

@@ -1,4 +1,4 @@
-"""detectron2's mapper on the pixels of our one reader: what pretraining and probe saw is what is fine-tuned."""
+"""detectron2's mapper on the pixels that pretraining and probe see too."""
 
 import copy
 
@@ -16,20 +16,25 @@ UNUSABLE = (UnreadableImage, OSError, SyntaxError, SizeMismatchError)
 
 
 def sixteen_bit(cfg: CfgNode) -> str:
-    """How a run's images of 16 bits are read, see pretrain/data/pixels.py; the key is there only when asked for."""
+    """How a run reads images of 16 bits, see pretrain/data/pixels.py; the key is there only when
+    asked for."""
     return cfg.INPUT.get("SIXTEEN_BIT", "shift")
 
 
 class Mapper(DatasetMapper):
-    """A record of detectron2's form -> what its models take, as the parent does; boxes, masks and keypoints only."""
+    """A record of detectron2 -> what its models take, as the parent does; boxes, masks, keypoints
+    only."""
 
     def __init__(self, cfg: CfgNode, is_train: bool) -> None:
         super().__init__(cfg, is_train)
         self.sixteen_bit = sixteen_bit(cfg)
 
     def __call__(self, record: dict) -> dict:
-        """Image (3, H, W) uint8 in the order of INPUT.FORMAT, and in training `instances`; raises what stands in
-        `UNUSABLE`."""
+        """Image (3, H, W) uint8, channels in the order of INPUT.FORMAT, and in training
+        `instances`.
+
+        Raises one of `UNUSABLE` for an image that cannot be used.
+        """
         record = copy.deepcopy(record)
         pixels = read_pixels(record["file_name"], self.sixteen_bit)
         if self.image_format == "BGR":

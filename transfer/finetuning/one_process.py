@@ -1,4 +1,5 @@
-"""What each process of a fine-tuning does: build, train, evaluate; the first one writes down what was measured."""
+"""What each process of a fine-tuning does: build, train, evaluate; the first one writes the
+metrics."""
 
 import json
 import logging
@@ -18,7 +19,6 @@ from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
 from pretrain.common.signals import stop_signals
 from transfer import detectron2_compat
-from transfer.conversion.proof import assert_loaded
 from transfer.data.dataset import Dataset
 from transfer.evaluators import predictions
 from transfer.finetuning import drawing, evaluate, trainer
@@ -33,7 +33,7 @@ MEASURED = "measured.json"
 
 @dataclass(frozen=True)
 class Job:
-    """What each process is handed."""
+    """What each process gets. `title` stands before the progress bar."""
 
     cfg: CfgNode
     dataset: Dataset
@@ -44,7 +44,7 @@ class Job:
 
 
 def work(job: Job) -> None:
-    """Train `job` to its end, evaluate, and leave measured.json and predictions.png in its folder."""
+    """Train and evaluate; leaves measured.json and predictions.png in the folder of the run."""
     with one_line_errors(), leaving():
         detectron2_compat.apply()
         with logged(Path(job.cfg.OUTPUT_DIR, "log.txt")):
@@ -52,60 +52,51 @@ def work(job: Job) -> None:
 
 
 def _train_and_evaluate(job: Job) -> None:
-    cfg, task = job.cfg, job.dataset.task
+    cfg = job.cfg
     datasets.register(job.dataset)
     seed_all_rng(cfg.SEED + 1000 * comm.get_rank())
     model = build_model(cfg)
     if job.zero_gamma:
         zero_last_gammas(model)
 
-    def check_start(started: nn.Module) -> None:
-        if cfg.MODEL.WEIGHTS:
-            assert_loaded(started, cfg.MODEL.WEIGHTS)
-
-    def early(current: nn.Module) -> dict[str, float]:
-        metrics = evaluate.columns(task, evaluate.evaluate(current, cfg, job.dataset))
-        return {name: value for name, value in metrics.items() if value is not None}
-
     with stop_signals() as stop:
-        clock = trainer.train(cfg, model, job.title, check_start, early, stop)
-    measured = measure(cfg, model, job)
-    if comm.is_main_process():
-        write_measured(cfg, measured | {"wall_seconds": round(clock.seconds, 1), "started": clock.started})
+        clock = trainer.train(cfg, model, job.title, job.dataset, stop)
+    measure(cfg, model, job, clock)
 
 
-def measure(cfg: CfgNode, model: nn.Module, job: Job) -> dict:
-    """Metrics of `model` on the validation set, and an image of predictions; what result.json says of both."""
+def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> None:
+    """Evaluate `model` on the validation set, draw predictions, and write measured.json, the
+    entries of result.json that the parent process needs."""
     if comm.is_main_process():
         print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
     task, kept = job.dataset.task, Path(cfg.OUTPUT_DIR, predictions.NAME)
-    keeper = (predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
-              if job.keep_predictions else None)
-    metrics = evaluate.evaluate(model, cfg, job.dataset, job.evaluator, keeper)
+    keeper = predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
+    metrics = evaluate.evaluate(
+        model, cfg, job.dataset, job.evaluator, keeper if job.keep_predictions else None)
     if not comm.is_main_process():
-        return {}
+        return
     drawing.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
-    return {"metrics": metrics, "predictions": predictions.record(kept) if keeper else None,
-            "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE)}
-
-
-def write_measured(cfg: CfgNode, measured: dict) -> None:
-    """For the parent process."""
+    measured = {"metrics": metrics, "predictions": predictions.record(kept) if job.keep_predictions else None,
+                "wall_seconds": round(clock.seconds, 1), "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE),
+                "started": clock.started}
     write_text(Path(cfg.OUTPUT_DIR, MEASURED), json.dumps(measured, indent=1, allow_nan=False) + "\n")
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """A `UserError` of a data loader's worker comes wrapped in that worker's traceback: its last line counts."""
+    """A `UserError` of a data loader's worker comes with that worker's traceback: keep the last
+    line."""
     try:
         yield
     except UserError as error:
-        raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
+        _, _, message = str(error).strip().splitlines()[-1].partition("UserError: ")
+        raise UserError(message or str(error)) from None
 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """detectron2's log and all warnings go to a file of the first process; the screen stays quiet."""
+    """Inside, detectron2's log and all warnings go to a file of the first process, not to the
+    screen."""
     handler = logging.FileHandler(path, encoding="utf-8") if comm.is_main_process() else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "iopath", "py.warnings")]

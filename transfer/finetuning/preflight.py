@@ -1,8 +1,10 @@
-"""python -m transfer preflight: two iterations, an evaluation of two images and a save, on the machine that is meant.
+"""python -m transfer preflight: two iterations, an evaluation of two images and a save, on this
+machine.
 
-The whole dataset is read and checked as a fine-tuning does it; then the fine-tuning itself runs on a few of its images
-(`Task.excerpt`), from random weights, with the batch, the processes and the device of the real one. A broken dataset or
-evaluator, a full disk and a batch that does not fit the memory show in minutes and not after 90,000 iterations.
+The whole dataset is read and checked as a fine-tuning does it; then the fine-tuning itself runs
+on a few of its images (`Task.excerpt`), from random weights, with the batch, the processes and
+the device of the real one. A broken dataset or evaluator, a full disk and a batch that does not
+fit the memory show in minutes and not after 90,000 iterations.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer import tasks
 from transfer.finetuning import finetune, trainer
 from transfer.records.provenance import hardware
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
+    """Run the command; returns the exit code."""
     try:
         found = preflight(finetune.Request.of(args, weights=RAND.weights))
     except trainer.TrainingFailed as error:
@@ -49,27 +51,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def preflight(request: finetune.Request) -> dict:
-    """Try what `request` asks for, short; writes preflight.json into its output and returns it.
+    """A short try of `request`; writes preflight.json into its output and returns the content.
 
-    Raises what `finetune.finetune` raises; what failed stays in the folder `work` of the output, for its log.txt.
+    Raises what `finetune.finetune` raises; a run that failed stays in OUTPUT/work, for its log.txt.
     """
     started, output = time.monotonic(), Path(request.output)
-    if output.is_dir() and not {path.name for path in output.iterdir()} <= {PASSED, WORK}:
-        raise UserError(f"{output} holds other files: a preflight wants a folder of its own")
+    refuse((output.is_dir() and any(path.name not in (PASSED, WORK) for path in output.iterdir()),
+            f"{output} holds other files: a preflight needs a folder of its own"))
     work = output / WORK
     shutil.rmtree(work, ignore_errors=True)  # of one that failed
     (output / PASSED).unlink(missing_ok=True)
     dataset = datasets.find(request.data, request.task)
     try:
         tasks.get(request.task).excerpt(dataset, work / "data", TRAIN, VAL)
-        found = finetune.finetune(replace(request, data=work / "data", output=work / "run",
-                                          overrides=(*request.overrides, *SHORT)))
-    except BaseException:
+        short = replace(request, data=work / "data", output=work / "run",
+                        overrides=(*request.overrides, *SHORT))
+        found = finetune.finetune(short)
+    finally:
         if not (work / "run").exists():  # refused before it began: nothing to look at
             shutil.rmtree(work, ignore_errors=True)
             with contextlib.suppress(OSError):
                 output.rmdir()
-        raise
     record = {"task": request.task, "passed": True, "iterations": found["iterations"],
               "images_per_batch": found["config"]["SOLVER"]["IMS_PER_BATCH"],
               "evaluated": found["dataset"]["val"]["images"], "peak_memory_mb": found["peak_memory_mb"],

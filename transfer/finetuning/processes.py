@@ -1,4 +1,4 @@
-"""The processes of a run on this machine: on which device, started together, told to stop together."""
+"""The processes of a run on this machine: on which device, started together, stopped together."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.signals import EXIT_CODES, handled
 from pretrain.distributed import present_device
 from transfer.finetuning.trainer import TrainingFailed
@@ -22,37 +22,38 @@ MOST_ON_CPU = 64
 
 
 def choose_device(wanted: str | None, num_gpus: int) -> str:
-    """`present_device`; `UserError` too when it has no room for so many processes."""
+    """`present_device`; `UserError` too when it cannot have so many processes."""
     device = present_device(wanted)
     most = torch.cuda.device_count() if device == "cuda" else MOST_ON_CPU
-    if not 1 <= num_gpus <= most:
-        raise UserError(f"--num-gpus {num_gpus}: expected 1 to {most} with device {device} on this machine")
+    refuse((not 1 <= num_gpus <= most,
+            f"--num-gpus {num_gpus}: expected 1 to {most} with device {device} on this machine"))
     return device
 
 
 def start(work: Callable[..., None], processes: int, *arguments: object) -> None:
     """Run `work(*arguments)` in so many processes (one: in this one) to its end.
 
-    Of several processes the errors that a user can act on come back as what they were, stop signals are passed on to
-    all of them, and their exit code for a stop becomes this process's.
+    With several processes the errors that a user can fix keep their type, stop signals are passed
+    on to all, and the exit code of their stop becomes that of this process.
     """
     if processes == 1:
         work(*arguments)
         return
-    with _passing_on() as told:
+    with _passing_on() as received:
         try:
             launch(member, processes, dist_url="auto", args=(work, *arguments))
         except (ProcessExitedException, ProcessRaisedException) as error:
-            if told:
-                sys.exit(told[0])
+            if received:
+                sys.exit(received[0])
             if isinstance(error, ProcessExitedException) and error.exit_code in EXIT_CODES.values():
-                sys.exit(error.exit_code)  # a child was told and we were not
-            raise _as_it_was(error) from None
+                sys.exit(error.exit_code)  # only a child got the signal
+            raise _original(error) from None
 
 
 def member(work: Callable[..., None], *arguments: object) -> None:
-    """`work(*arguments)` in one process of a group, and the end of the group's threads when it is done or was stopped:
-    one that runs on while the interpreter is taken down aborts the process now and then, which looks like a failure."""
+    """`work(*arguments)` in one process of a group, and the end of the group's threads when it is
+    done or was stopped: a thread that outlives the interpreter sometimes aborts the process,
+    which would look like a failure."""
     try:
         work(*arguments)
     except SystemExit:
@@ -63,12 +64,12 @@ def member(work: Callable[..., None], *arguments: object) -> None:
 
 def _leave_group() -> None:
     dist.destroy_process_group()
-    comm._get_global_gloo_group.cache_clear()  # what detectron2 keeps of the group keeps its threads
+    comm._get_global_gloo_group.cache_clear()  # detectron2's reference to the group keeps its threads
     comm._LOCAL_PROCESS_GROUP = None
 
 
-def _as_it_was(error: Exception) -> Exception:
-    """The error of a child, which comes as the text of its traceback."""
+def _original(error: Exception) -> Exception:
+    """The error of a child, which comes as the text of its traceback, in its own type."""
     name, _, message = str(error).strip().splitlines()[-1].partition(": ")
     for kind in (TrainingFailed, UserError):
         if name.rpartition(".")[2] == kind.__name__:
@@ -78,7 +79,7 @@ def _as_it_was(error: Exception) -> Exception:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR2 leave at once with their exit codes, as SIGINT does: there is nothing to save."""
+    """Inside, SIGTERM and SIGUSR2 leave at once with their exit codes: there is nothing to save."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(EXIT_CODES[signal.Signals(number)])
@@ -89,17 +90,18 @@ def leaving() -> Iterator[None]:
 
 @contextmanager
 def _passing_on() -> Iterator[list[int]]:
-    """Inside, a stop signal goes to the children as SIGTERM, on which they save and leave: Ctrl-C in a terminal has
-    reached them already, and a second SIGINT would interrupt them. Yields the exit codes of what was received."""
-    told: list[int] = []
+    """Inside, a stop signal goes to the children as SIGTERM, on which they save and leave: Ctrl-C
+    in a terminal has reached them already, and a second SIGINT would interrupt them. Yields the
+    exit codes of the signals received."""
+    received: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
-        told.append(EXIT_CODES[signal.Signals(number)])
+        received.append(EXIT_CODES[signal.Signals(number)])
         children = multiprocessing.active_children()
         for child in children:
             os.kill(child.pid, signal.SIGTERM)
         if not children:
-            sys.exit(told[0])
+            sys.exit(received[0])
 
     with handled(EXIT_CODES, pass_on):
-        yield told
+        yield received

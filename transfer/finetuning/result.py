@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer import tasks
 from transfer.evaluators import predictions
 from transfer.finetuning.checkpoints import FINAL
@@ -35,9 +37,9 @@ def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
 
 
 def about_measurement(task: str, measured: dict) -> dict[str, Any]:
-    """The entries of a result that say what was measured, when, and with what; `measured` is what `work` wrote."""
-    return {"schema": SCHEMA, "task": task, "table": tasks.get(task).table.name,
-            **{key: measured[key] for key in ("metrics", "predictions", "wall_seconds", "peak_memory_mb", "started")},
+    """The entries of a result that say what was measured, when, and with what; `measured`:
+    measured.json."""
+    return {"schema": SCHEMA, "task": task, "table": tasks.get(task).table.name, **measured,
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(), "hardware": hardware(), "code": code_version(task)}
 
@@ -49,109 +51,114 @@ def write(output: Path, result: dict) -> dict:
 
 
 def read(output: Path) -> dict | None:
-    """The finished result of a folder, None where there is none; one of an older version reads like today's."""
-    path = output / RESULT
-    if not path.is_file():
+    """The finished result of a folder, None where there is none; one of an older version reads
+    like today's."""
+    if not (output / RESULT).is_file():
         return None
-    try:
-        found = read_as_now(json.loads(path.read_text(encoding="utf-8")))
-        found["task"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from None
+    with _named_when_damaged(output):
+        found = read_as_now(json.loads((output / RESULT).read_text(encoding="utf-8")))
+        found["task"]  # every result has one
     return found
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the same command evaluates "
-                     "the finished model again")
+@contextmanager
+def _named_when_damaged(output: Path) -> Iterator[None]:
+    """Inside, what a damaged result.json raises becomes a `UserError`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{output / RESULT} is damaged ({type(error).__name__}: {error}): remove it, and the "
+                        "same command evaluates the finished model again") from None
 
 
 def begin(output: Path, about: dict, cfg: CfgNode) -> None:
-    """Note what a folder is for, before anything runs: `about` without what config.yaml and the weights' folder say."""
+    """Write what a folder is for, before anything runs: `about` without what stands in
+    config.yaml and in the folder of the weights."""
     weights = {key: value for key, value in about["weights"].items() if key != "conversion"}
     request = {key: value for key, value in about.items() if key not in ("config", "config_sha256")}
     write_text(output / CONFIG, cfg.dump())
     write_text(output / REQUEST, json.dumps({**request, "weights": weights}, indent=1) + "\n")
 
 
-def withdraw(output: Path) -> None:
-    """Take back what `begin` noted; the log stays."""
-    for name in (CONFIG, REQUEST):
-        (output / name).unlink(missing_ok=True)
-
-
 def check_training(output: Path, about: dict) -> None:
-    """Refuse an output folder that holds another training than `about` describes, naming what differs.
+    """Raises `UserError` for an output folder with another training than `about`, naming what
+    differs.
 
-    What it was evaluated on may be another: see `finished`.
+    It may have been evaluated on something else: see `finished`.
     """
+    problem = _another_training(output, about)
+    refuse((problem, f"{output} {problem}"))
+
+
+def _another_training(output: Path, about: dict) -> str | None:
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: expected a folder for --output")
+        return "is a file: expected a folder for --output"
     try:
-        # Which images batch norm sees was not noted by older versions.
+        # Older versions did not record which images batch norm sees.
         before = {"batch_norm_images": about["batch_norm_images"],
                   **json.loads((output / REQUEST).read_text(encoding="utf-8")),
                   "config": yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))}
         other = identity.differences(identity.training(before), identity.training(about))
     except FileNotFoundError:  # a run killed before it began
         there = sorted(path.name for path in [*output.glob("model_*.pth"), *output.glob(RESULT)])
-        if there:
-            raise UserError(f"{output} holds {', '.join(there)} but no {REQUEST} and {CONFIG}, so that nobody can tell "
-                            "which run they are of: use another --output") from None
-        return
+        if not there:
+            return None
+        return (f"holds {', '.join(there)} but no {REQUEST} and {CONFIG}, so it is not known which run they "
+                "are of: use another --output")
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{output} holds a run whose {REQUEST} or {CONFIG} is damaged ({why}): use another "
-                        "--output") from None
-    if other:
-        raise UserError(f"{output} holds another run: {identity.in_words(other)}. Use the same options as before to "
-                        "resume it, or another --output")
+        return f"holds a run whose {REQUEST} or {CONFIG} is damaged ({why}): use another --output"
+    if not other:
+        return None
+    return (f"holds another run: {identity.in_words(other)}. Use the same options as before to resume it, or "
+            "another --output")
 
 
 def finished(output: Path, about: dict, keep_predictions: bool) -> dict | None:
-    """The result that the folder holds of this very training and evaluation; None: there is something to do.
+    """The result in the folder of this very training and evaluation; None: there is something to
+    do.
 
     Raises `UserError` when only an evaluation is missing and the finished model is gone.
     """
     found = read(output)
     if found is None:
         return None
-    try:
-        before = identity.evaluation(found)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(output / RESULT, error) from None
-    other = identity.differences(before, identity.evaluation(about))
+    with _named_when_damaged(output):
+        other = identity.differences(identity.evaluation(found), identity.evaluation(about))
     if other:
         why = f"{output} was evaluated on something else ({identity.in_words(other)})"
     elif keep_predictions and not (output / predictions.NAME).is_file():
         why = f"--keep-predictions: {output} is finished"
     else:
         return found
-    more = "another evaluation needs the training once more, into another --output"
-    if not (output / FINAL).is_file():
-        raise UserError(f"{why}, found no {FINAL} in it any more: {more}")
     try:
         archive.check(output / FINAL)
-    except UserError as error:
-        raise UserError(f"{why}, and {str(error).partition(': download')[0]}: {more}") from None
+    except (FileNotFoundError, UserError) as error:
+        reason = f"found no {FINAL} in it"
+        if isinstance(error, UserError):
+            reason = str(error).partition(": download")[0]
+        raise UserError(f"{why}, and {reason}: another evaluation needs the training once more, into another "
+                        "--output") from None
     return None
 
 
 def set_aside(output: Path, about: dict) -> None:
-    """Keep a result of another evaluation than `about` describes under another name, with its predictions, and say so.
+    """Rename a result of another evaluation than `about` describes, with its predictions, and say
+    so.
 
-    result.json goes last: when this is interrupted, the next start does the rest.
+    result.json goes last: after an interruption the next start does the rest.
     """
     found = read(output)
     if found is None:
         return
-    before, now = identity.evaluation(found), identity.evaluation(about)
-    if before == now:
+    before = identity.evaluation(found)
+    other = identity.differences(before, identity.evaluation(about))
+    if not other:
         return
     ending = identity.sha256(before)[:8]
     for name in (predictions.NAME, PICTURE, RESULT):
         stem, _, suffixes = name.partition(".")
         if (output / name).is_file():
             (output / name).replace(output / f"{stem}-{ending}.{suffixes}")
-    print(f"{output} was evaluated on something else ({identity.in_words(identity.differences(before, now))}): its "
-          f"finished model is evaluated again, the result so far stays as result-{ending}.json", file=sys.stderr)
+    print(f"{output} was evaluated on something else ({identity.in_words(other)}): its finished model is "
+          f"evaluated again, the result so far stays as result-{ending}.json", file=sys.stderr)

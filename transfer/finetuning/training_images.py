@@ -1,7 +1,7 @@
 """The images of a fine-tuning: which ones a step sees, and how they are cropped and flipped.
 
-Both depend on (seed, process, place in the order) alone, so that a killed run goes on with the very batches that an
-uninterrupted one would have had, with any number of loader processes.
+Both depend on (seed, process, place in the order) alone, so that a killed run resumes with the very
+batches that an uninterrupted one would have had, with any number of loader processes.
 """
 
 import itertools
@@ -27,16 +27,22 @@ Draw = tuple[int, int]  # place in the order of this process, index of the recor
 
 
 class Batches:
-    """Endless batches of this process: detectron2's shuffled order, put together by wide and tall images.
+    """Endless batches of this process: detectron2's shuffled order, put together by wide and tall
+    images.
 
-    `wide[i]`: whether image i is wider than tall. `skip`: batches that this process has already had. `repeats[i]`: how
-    often image i comes in one round of all images, on average; None for once.
+    `wide[i]`: whether image i is wider than tall. `skip`: batches that this process has already
+    had. `repeats[i]`: how often image i comes in one round of all images, on average; None for
+    once.
     """
 
-    def __init__(self, wide: list[bool], size: int, seed: int, skip: int, repeats: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, wide: list[bool], size: int, seed: int, skip: int, repeats: torch.Tensor | None = None
+    ) -> None:
         self.wide, self.size, self.skip = wide, size, skip
-        self.order = (TrainingSampler(len(wide), seed=seed) if repeats is None
-                      else RepeatFactorTrainingSampler(repeats, seed=seed))
+        if repeats is None:
+            self.order = TrainingSampler(len(wide), seed=seed)
+        else:
+            self.order = RepeatFactorTrainingSampler(repeats, seed=seed)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return itertools.islice(self._all(), self.skip, None)
@@ -52,10 +58,11 @@ class Batches:
 
 
 class MappedRecords(Dataset):
-    """Records through detectron2's training mapper, its random choices drawn anew for each place in the order.
+    """Records through detectron2's training mapper, with new random choices for each place in the
+    order.
 
-    An image that cannot be read is named in the log and replaced by another one; above a share of 1 % (and more than
-    one) the run stops with a `UserError`: then it is the dataset that is broken.
+    An image that cannot be read is named in the log and replaced by another one; above a share of
+    1 % (and more than one) the run stops with a `UserError`: then the dataset is broken.
     """
 
     def __init__(self, cfg: CfgNode, records: list[dict], seed: int) -> None:
@@ -77,23 +84,21 @@ class MappedRecords(Dataset):
             try:
                 return self.mapper(record)
             except UNUSABLE as error:
-                self._note(record["file_name"], str(error).strip().replace("\n", " "))
+                name, why = record["file_name"], str(error).strip().replace("\n", " ")
+            logging.getLogger("detectron2").warning("left out %s: %s", name, why)
+            self.unreadable.add(name)
+            if len(self.unreadable) > max(1, UNREADABLE_SHARE * len(self)):
+                raise UserError(f"{len(self.unreadable)} of {len(self)} training images cannot be read, among "
+                                f"them {name} ({why}): expected at most {UNREADABLE_SHARE:.0%}; replace them "
+                                "(log.txt names all)")
             index = int(chance.integers(len(self)))
-
-    def _note(self, name: str, why: str) -> None:
-        logging.getLogger("detectron2").warning("left out %s: %s", name, why)
-        self.unreadable.add(name)
-        if len(self.unreadable) > max(1, UNREADABLE_SHARE * len(self)):
-            raise UserError(f"{len(self.unreadable)} of {len(self)} training images cannot be read, among them "
-                            f"{name} ({why}): expected at most {UNREADABLE_SHARE:.0%}; replace them (log.txt names all)"
-                            ) from None
 
 
 def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterable[list[dict]]:
     """Endless batches of this process in the order of `seed`, after the first `skip` of them."""
     points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-                                          min_keypoints=points)
+    records = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=points)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [grouped and record["width"] > record["height"] for record in records]
     size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
@@ -101,13 +106,15 @@ def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterab
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             records, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT)
-    return DataLoader(MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
-                      num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
-                      generator=torch.Generator())  # its own: starting a loader must not move the global state
+    return DataLoader(
+        MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
+        num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
+        generator=torch.Generator())  # its own: starting a loader must not move the global state
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
+    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to
+    # finish its step.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

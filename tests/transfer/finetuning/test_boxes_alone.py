@@ -15,7 +15,7 @@ from transfer.finetuning.finetune import finetune
 from transfer.probing import labelled_dataset
 from transfer.settings import datasets
 from transfer.tasks import Where
-from transfer.trained.evaluate_model import evaluate_model
+from transfer.trained.evaluate_model import EvaluationRequest, evaluate_model
 
 COLUMNS = {"AP_bb", "AP50_bb", "AP75_bb"}
 
@@ -49,7 +49,7 @@ def test_finetune__boxes_alone(boxes: Where, thin_request: Callable, tmp_path: P
 
     with pytest.raises(UserError, match=r"dataset.train_share.share was 0.67, is 0.34"):
         finetune(replace(request, data=replace(boxes, train_share=0.34)))
-    again = evaluate_model(tmp_path / "run", "coco", boxes, tmp_path / "again", device="cpu")
+    again = evaluate_model(EvaluationRequest(tmp_path / "run", "coco", boxes, tmp_path / "again", device="cpu"))
     assert "has boxes and no masks" in capsys.readouterr().err
     assert again["metrics"] == result["metrics"] and again["dataset"] == result["dataset"]
 

@@ -1,4 +1,4 @@
-"""A fine-tuning's checkpoints: the newest two, whole; a damaged one is passed over."""
+"""A fine-tuning's checkpoints: the newest two, whole; a damaged one is skipped."""
 
 from pathlib import Path
 
@@ -41,15 +41,15 @@ def test_newest_good__knows_its_own_names(checkpoints: Checkpoints, tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", [{"model": {}}, {"trainer": None}, {"iteration": 3}, {"model": 5}])
-def test_newest_good__passes_over_what_is_not_this_runs(change: dict, checkpoints: Checkpoints, tmp_path: Path,
-                                                        capsys: pytest.CaptureFixture) -> None:
+def test_newest_good__skips_what_is_not_this_runs(change: dict, checkpoints: Checkpoints, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture) -> None:
     for number in (1, 2):
         checkpoints.save(f"model_{number:07d}", iteration=number)
     newest = tmp_path / "model_0000002.pth"
     content = {key: value for key, value in (torch.load(newest) | change).items() if value is not None}
     torch.save(content, newest)
     assert checkpoints.newest_good() == tmp_path / "model_0000001.pth"
-    assert f"passed over: {newest} is no checkpoint of this run" in capsys.readouterr().err
+    assert f"checkpoint skipped: {newest} is damaged or not a checkpoint of this run" in capsys.readouterr().err
 
 
 def test_save__a_failed_write_leaves_the_old_one(
@@ -84,10 +84,10 @@ def foreign(path: Path) -> None:
 
 @pytest.mark.parametrize(("spoil", "said"), [
     (half, "begins like a PyTorch file but is damaged or cut off"), (one_bit, "Bad CRC-32 for file"),
-    (lambda path: path.write_bytes(b""), "cannot be read"),
-    (foreign, "cannot be read")])
+    (lambda path: path.write_bytes(b""), "is damaged or not a checkpoint of this run"),
+    (foreign, "is damaged or not a checkpoint of this run")])
 @pytest.mark.parametrize("last", ["model_0000009", "model_final"])
-def test_newest_good__passes_over_a_damaged_one_and_names_it(
+def test_newest_good__skips_a_damaged_one_and_names_it(
     spoil, said: str, last: str, checkpoints: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert checkpoints.newest_good() is None and steps_done(None) == 0
@@ -99,6 +99,7 @@ def test_newest_good__passes_over_a_damaged_one_and_names_it(
     assert capsys.readouterr().err == ""
     assert checkpoints.newest_good() == tmp_path / "model_0000004.pth"
     shown = capsys.readouterr().err
-    assert shown.startswith(f"passed over: {tmp_path / last}.pth ") and said in shown and shown.count("\n") == 1
+    assert shown.startswith(f"warning: checkpoint skipped: {tmp_path / last}.pth ")
+    assert said in shown and shown.count("\n") == 1
     checkpoints.save("model_0000007", iteration=7)
     assert checkpoints.newest_good() == tmp_path / "model_0000007.pth"

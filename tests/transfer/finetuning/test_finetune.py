@@ -210,7 +210,7 @@ def test_finetune__goes_on_from_the_one_before_a_damaged_checkpoint(
     newest.write_bytes(newest.read_bytes()[:-1000])
     capsys.readouterr()
     finetune.finetune(thin_request(tmp_path / "parts", "coco", *more))
-    assert f"passed over: {newest} begins like a PyTorch file but is damaged" in capsys.readouterr().err
+    assert f"warning: checkpoint skipped: {newest} begins like a PyTorch file but is damaged" in capsys.readouterr().err
     ends = [torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"] for name in ("whole", "parts")]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     for name in ("whole", "parts"):  # no step is missing or doubled
@@ -226,12 +226,12 @@ def test_finetune__killed_in_the_evaluation_does_not_train_again(generated: Path
         with pytest.raises(KeyboardInterrupt):
             finetune.finetune(request(generated, tmp_path))
     weights = sha256_file(tmp_path / "model_final.pth")
-    monkeypatch.setattr(trainer, "_assemble", None)  # no second training
+    monkeypatch.setattr(trainer, "trainer_of", None)  # no second training
     result = finetune.finetune(request(generated, tmp_path))
     assert result["iterations"] == 4 and result["wall_seconds"] > 0
     assert sha256_file(tmp_path / "model_final.pth") == weights
     (tmp_path / "model_final.pth").unlink()
-    with pytest.raises(UserError, match=r"--keep-predictions: .* is finished, found no model_final.pth in it any more"):
+    with pytest.raises(UserError, match="--keep-predictions: .* is finished, and found no model_final.pth in it: "):
         finetune.finetune(request(generated, tmp_path, keep_predictions=True))
     assert finetune.finetune(request(generated, tmp_path)) == result
 
@@ -339,7 +339,7 @@ def test_finetune__a_broken_validation_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])  # the header is whole, the end is missing
     for workers in (0, 2):
         overrides = (*START, f"DATALOADER.NUM_WORKERS={workers}")
-        with pytest.raises(UserError, match=f"^[^\n]*{path.name} cannot be read [^\n]*every validation image counts"):
+        with pytest.raises(UserError, match=f"^[^\n]*{path.name} cannot be read [^\n]*no image is left out here"):
             finetune.finetune(request(tmp_path / "demo", tmp_path / str(workers), overrides=overrides))
 
 

@@ -84,7 +84,7 @@ def test_preflight__a_folder_with_other_files_is_refused(request_for: Callable) 
     request = request_for("coco")
     request.output.mkdir()
     (request.output / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds other files: a preflight wants a folder of its own"):
+    with pytest.raises(UserError, match="holds other files: a preflight needs a folder of its own"):
         preflight(request)
     assert (request.output / "thesis.tex").exists()
 

@@ -72,7 +72,7 @@ def test_sigterm__to_two_accumulating_processes(thin_request: Callable, tmp_path
     whole, parts = (thin_request(tmp_path / name, "coco", *more, fit="accumulate=2", num_gpus=2)
                     for name in ("whole", "parts"))
     code, said = stopped(parts, signal.SIGTERM)
-    assert code == 143 and "of 20, saved; start again with the same words to go on" in said
+    assert code == 143 and "of 20, saved; run the same command again to resume" in said
     assert "Traceback" not in said and not (tmp_path / "parts/model_final.pth").exists()
     result = finetune.finetune(parts)
     assert (result["batch_norm_images"], result["processes"]) == (2, 2)
@@ -104,7 +104,7 @@ def test_stop__saves_after_the_step_and_goes_on_from_there(
     assert left.value.code == EXIT_CODES[number]
     assert len(children) == 1 and not multiprocessing.active_children()
     assert [signal.getsignal(each) for each in EXIT_CODES] == before
-    assert "stopped after iteration 3 of 4, saved; start again with the same words to go on" in capsys.readouterr().err
+    assert "stopped after iteration 3 of 4, saved; run the same command again to resume" in capsys.readouterr().err
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
     assert "Exception" not in (tmp_path / "log.txt").read_text()
     begun = []

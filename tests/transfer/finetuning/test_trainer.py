@@ -1,7 +1,6 @@
 """The parts of the loop: clock, the hook that saves."""
 
 import json
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -9,7 +8,6 @@ from torch import nn
 
 from pretrain.common.errors import UserError
 from transfer.finetuning import trainer
-from transfer.finetuning.checkpoints import Checkpoints
 from transfer.settings import resolved_config
 
 
@@ -20,12 +18,11 @@ def test_clock__adds_up_over_the_parts_of_a_run() -> None:
     assert 100 <= second.seconds < 160 and second.started == "2026-01-01T00:00:00+00:00"
 
 
-def test_assemble__half_precision_wants_a_gpu(tmp_path: Path) -> None:
+def test_trainer_of__half_precision_needs_a_gpu() -> None:
     cfg = resolved_config.layers("coco", "2fc", "demo")
     cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE = True, "cpu"
-    with pytest.raises(UserError, match="SOLVER.AMP.ENABLED True with device cpu: half precision wants a GPU"):
-        trainer._assemble(cfg, nn.Linear(2, 2), Checkpoints(nn.Linear(2, 2), str(tmp_path)), trainer.Clock(), "",
-                          lambda _: {}, lambda: 0, 0)
+    with pytest.raises(UserError, match="SOLVER.AMP.ENABLED True with device cpu: half precision needs a GPU"):
+        trainer.trainer_of(cfg, nn.Linear(2, 2))
 
 
 class _Loop:

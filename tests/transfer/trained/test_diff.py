@@ -84,7 +84,7 @@ def test_diff__long_values_are_cut_in_the_table_alone(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize(("name", "written", "text"), [
     ("none.json", None, "no such file or folder: expected a run's folder, or a result"),
-    ("a.json", "{", "cannot be read"), ("a.json", "[]", "holds a list: expected the file of a fine-tuning"),
+    ("a.json", "{", "cannot be read"), ("a.json", "[]", "is not a result: it has no config"),
     ("a.json", "{}", "is not a result: it has no config"),
     ("", None, "holds no run: expected config.yaml or result.json in it"),
 ])

@@ -1,4 +1,4 @@
-"""A finished model evaluated alone: the figures of its run; and what is refused."""
+"""A finished model evaluated alone: the metrics of its run; and what is refused."""
 
 import json
 import pickle
@@ -16,7 +16,7 @@ from transfer.evaluators import predictions
 from transfer.finetuning import finetune
 from transfer.settings import datasets
 from transfer.trained import model_file
-from transfer.trained.evaluate_model import both_halves, evaluate_model, fitted_to
+from transfer.trained.evaluate_model import EvaluationRequest, both_halves, evaluate_model, fitted_to
 
 SAME = ("metrics", "evaluator", "weights", "heads", "scale", "trial", "seed", "config", "config_sha256",
         "iterations", "dataset", "batch_norm_images", "table", "predictions", "training", "evaluation")
@@ -35,7 +35,7 @@ def test_evaluate_model__has_the_figures_of_the_run(thin_request: Callable, smal
     assert len(predictions.read(run / predictions.NAME)["predictions"]) > 10
 
     words = {"task": "coco", "data": small_data / "coco", "device": "cpu", "keep_predictions": True}
-    found = evaluate_model(run, output=tmp_path / "again", **words)
+    found = evaluate_model(EvaluationRequest(run, output=tmp_path / "again", **words))
     assert found["kind"] == "evaluation" and with_them["kind"] == "finetuning"
     assert {key: found[key] for key in SAME} == {key: with_them[key] for key in SAME}
     assert set(found) - {"evaluated"} == set(with_them)
@@ -47,7 +47,8 @@ def test_evaluate_model__has_the_figures_of_the_run(thin_request: Callable, smal
     stranger.mkdir()
     shutil.copy(run / "config.yaml", stranger)
     shutil.copy(run / "model_final.pth", stranger / "theirs.pth")
-    alone = evaluate_model(stranger / "theirs.pth", output=tmp_path / "alone", method="Theirs", **words)
+    alone = evaluate_model(EvaluationRequest(stranger / "theirs.pth", output=tmp_path / "alone", method="Theirs",
+                                             **words))
     assert {key: alone[key] for key in ("metrics", "predictions")} == {
         key: found[key] for key in ("metrics", "predictions")}
     assert (alone["weights"]["method"], alone["weights"]["path_sha256"]) == ("Theirs", before)
@@ -72,7 +73,7 @@ def test_read_model__names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--task voc: .* was fine-tuned on coco"):
         model_file.read_model(run, "voc")
     (run / "result.json").unlink()
-    with pytest.raises(UserError, match=r"is no finished run: expected result.json and model_final.pth in it"):
+    with pytest.raises(UserError, match=r"is not a finished run: expected result.json and model_final.pth in it"):
         model_file.read_model(run, "coco")
     assert model_file.read_model(run / "model_final.pth", "coco").found is None
     (run / "config.yaml").unlink()
@@ -85,7 +86,7 @@ def test_read_model__names_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["MODEL: {NO_SUCH_KEY: 1}\n", "- a\n", "a: [\n", "MODEL: 3\n"])
 def test_read_config__what_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config.yaml is no detectron2 config \("):
+    with pytest.raises(UserError, match=r"config.yaml is not a detectron2 config \("):
         model_file.read_config(tmp_path / "config.yaml")
 
 
@@ -149,7 +150,7 @@ def test_load__every_tensor_or_none(tmp_path: Path) -> None:
 def test_load__runs_no_code(tmp_path: Path) -> None:
     model, touched = torch.nn.Linear(2, 3), tmp_path / "touched"
     torch.save({"model": Evil(touched)}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match="holds more than tensors, or is no model file"):
+    with pytest.raises(UserError, match="holds more than tensors, or is not a model file"):
         model_file.load(model, tmp_path / "evil.pth", trust=False)
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Evil(touched)}))
     with pytest.raises(UserError, match="is a pickle, which can run any code: expected a .pth file, or --trust"):

@@ -17,7 +17,7 @@ from tests.transfer.finetuning.test_processes import PATIENCE, words
 from transfer import tasks
 from transfer.finetuning import evaluate, finetune, result, trainer
 from transfer.finetuning.finetune import Request
-from transfer.trained.evaluate_model import evaluate_model
+from transfer.trained.evaluate_model import EvaluationRequest, evaluate_model
 
 VAL, TRAIN = "annotations/instances_val.json", "annotations/instances_train.json"
 
@@ -45,7 +45,7 @@ def fix(path: Path) -> str:
 
 
 def trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "_assemble", None)
+    monkeypatch.setattr(trainer, "trainer_of", None)
 
 
 def stopped_in_the_evaluation(request: Request, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -98,7 +98,7 @@ def test_val_changed_after_the_result__is_evaluated_again_and_the_old_result_sta
     assert second["dataset"]["val"]["annotations_sha256"] == now and second["started"] == first["started"]
     assert second["predictions"]["sha256"] == sha256_file(run / "predictions.json.gz")
     # The same numbers as the model alone on the new file.
-    alone = evaluate_model(run, "coco", data, run.parent / "alone", device="cpu")
+    alone = evaluate_model(EvaluationRequest(run, "coco", data, run.parent / "alone", device="cpu"))
     assert {key: alone[key] for key in ("metrics", "training", "evaluation")} == {
         key: second[key] for key in ("metrics", "training", "evaluation")}
     monkeypatch.setattr(finetune, "start", None)  # nothing is started any more
@@ -172,7 +172,7 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "said"), [
-    (Path.unlink, "found no model_final.pth in it any more: another evaluation needs the training once more, into "
+    (Path.unlink, "found no model_final.pth in it: another evaluation needs the training once more, into "
                   "another --output"),
     (cut, r"model_final.pth begins like a PyTorch file but is damaged or cut off \(.*\): another evaluation needs the "
           "training once more, into another --output")])
@@ -251,9 +251,9 @@ def test_evaluate__does_not_write_into_a_fine_tuning(start: Request, data: Path,
     other = tmp_path / "other"
     shutil.copytree(start.output, other)
     with pytest.raises(UserError, match="other holds a fine-tuning: expected another folder for --output"):
-        evaluate_model(start.output, "coco", data, other, device="cpu")
+        evaluate_model(EvaluationRequest(start.output, "coco", data, other, device="cpu"))
     assert result.read(other) == first
-    evaluate_model(start.output, "coco", data, tmp_path / "alone", device="cpu")
+    evaluate_model(EvaluationRequest(start.output, "coco", data, tmp_path / "alone", device="cpu"))
     with pytest.raises(UserError, match=r"alone holds result.json but no request.json and config.yaml"):
         finetune.finetune(replace(start, output=tmp_path / "alone"))
 
@@ -303,6 +303,7 @@ def test_kill_9_between_training_and_evaluation__with_two_processes(
     found = finetune.finetune(request)
     assert sha256_file(tmp_path / "run/model_final.pth") == model
     assert found["dataset"]["val"]["annotations_sha256"] == now and found["processes"] == 2
-    alone = evaluate_model(request.output, "coco", data, tmp_path / "alone", device="cpu")  # by one process
+    by_one_process = EvaluationRequest(request.output, "coco", data, tmp_path / "alone", device="cpu")
+    alone = evaluate_model(by_one_process)
     assert (alone["metrics"], alone["training"], alone["evaluation"]) == (
         found["metrics"], found["training"], found["evaluation"])

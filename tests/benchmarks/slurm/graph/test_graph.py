@@ -141,7 +141,7 @@ def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, sru
     job_graph.print_graph(demo("--nodes", "2", "--tasks-per-node", "2", "--max-jobs", "1"))
     shown = capsys.readouterr().out
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
-    assert "pretrain-clove             job; after data; 2 nodes x 2 tasks, 0 GPUs a node" in shown
+    assert "pretrain-clove             job; after data; nodes: 2, tasks per node: 2, GPUs per node: 0" in shown
     assert "finetune-rand              array of 4, 1 at once; after data, finetune-clove-coco-0, " in shown
     assert ": not estimated at this size; disk, with all of it running at once: 13.8 GB" in shown
     assert shown.count("#!/bin/bash") == 6 and "afterok:ID-OF-data:ID-OF-convert-clove" in shown

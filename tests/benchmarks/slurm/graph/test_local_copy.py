@@ -88,14 +88,14 @@ def test_copy__that_a_cleaner_has_thinned_is_made_again(
     (target / "linked" / "b.txt").unlink()
     assert local_copy.local_copy(source, disk, "2") == target
     assert (target / "linked" / "b.txt").read_text() == "b" * 1000
-    assert f"{target} has lost files, as cleaners of such disks leave it: copied again" in capsys.readouterr().out
+    assert f"{target} has lost files, perhaps to a clean-up of the disk: copied again" in capsys.readouterr().out
 
 
 def test_copy__a_source_that_cannot_be_read_whole_is_refused(
     source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (source / "gone.txt").symlink_to(source / "nowhere")
-    with pytest.raises(UserError, match=r"cannot be read whole \(No such file or directory: .*gone.txt\); mend that"):
+    with pytest.raises(UserError, match=r"cannot be read whole \(No such file or directory: .*gone.txt\); fix that"):
         local_copy.local_copy(source, disk, "1")
     (source / "gone.txt").unlink()
     with monkeypatch.context() as patch:
@@ -127,7 +127,7 @@ def test_copy__a_disk_that_fills_meanwhile_is_one_line_and_nothing_is_left(
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(UserError, match=r"copying .*data failed \(No space left on device: .*nothing of it was left"):
+    with pytest.raises(UserError, match=r"copying .*data failed \(No space left .*nothing of the copy was left"):
         local_copy.local_copy(source, disk, "1")
     assert [path.suffix for path in disk.iterdir()] == [".lock"]
 
@@ -139,7 +139,7 @@ def test_place__says_what_is_wrong_on_which_node(disk: Path, monkeypatch: pytest
     monkeypatch.delenv("SCRATCH_OF_JOB")
     with pytest.raises(UserError, match=r"the variable is not set on node \S+; name a folder"):
         local_copy.place("$SCRATCH_OF_JOB")
-    with pytest.raises(UserError, match="is no folder that can be written to on node"):
+    with pytest.raises(UserError, match="is not a folder that can be written to on node"):
         local_copy.place(str(disk / "absent"))
 
 

@@ -57,9 +57,9 @@ class Gate:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        for package, text in (("pretrain", GATE), ("transfer", FINETUNING_GATE)):
-            with open(self.root / package / "trainer.py", "a", encoding="utf-8") as trainer:
-                trainer.write(text.format(gate=str(self.file)))
+        for name, text in (("pretrain/trainer.py", GATE), ("transfer/finetuning/trainer.py", FINETUNING_GATE)):
+            path = self.root / name
+            path.write_text(path.read_text(encoding="utf-8") + text.format(gate=str(self.file)), encoding="utf-8")
 
     def open_to(self, steps: int) -> None:
         part = self.file.with_suffix(".part")
