@@ -76,7 +76,7 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
 
     assert run_all(there) == 0  # a second time while they are alive
     assert capsys.readouterr().out.endswith("nothing to submit: 0 of 4 stages done, the others are under way\n")
-    with pytest.raises(UserError, match=r"^job \d+ \(stage \S+\) works in .*/out: `python -m benchmarks cancel` ends"):
+    with pytest.raises(UserError, match=r"^job \d+ \(stage \S+\) works in .*/out: end the jobs with `python -m benchmarks cancel`"):
         run_all(words(coco__SOLVER__MAX_ITER="5"))
     with pytest.raises(UserError, match=r"^job \d+ works on stage finetune-clove-coco-0 with other values or inputs"):
         run_all(words(*ON_SLURM, coco__SOLVER__MAX_ITER="7"))
@@ -160,7 +160,7 @@ def test_preflight__of_a_task_that_cannot_train_stops_its_fine_tunings_alone(
     assert states(output) == {"preflight-coco": "done", "preflight-keypoints": "failed", "tables": "done",
                               "finetune-rand-coco-0": "done", "finetune-rand-keypoints-0": "failed"}
     assert logs.main(["finetune-rand-keypoints-0", "--output", str(output)]) == 0
-    assert "was not begun, for preflight-keypoints failed: stage preflight-keypoints failed (exit code" in \
+    assert "was not started, because preflight-keypoints failed: stage preflight-keypoints failed (exit code" in \
         capsys.readouterr().out
     assert logs.main(["preflight-keypoints", "--output", str(output)]) == 0
     assert "the loss became infinite or NaN" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_submissions__a_damaged_record_is_named(tmp_path):
     path.parent.mkdir(parents=True)
     for text in ("{", "[]", '{"records": [1]}'):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"submitted.json is damaged \(.*\): its jobs cannot be told; see squeue"):
+        with pytest.raises(UserError, match=r"submitted.json is damaged \(.*\), so its jobs are not known: see squeue"):
             jobs.newest(tmp_path)
 
 
