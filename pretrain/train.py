@@ -93,8 +93,7 @@ def _run(config: Config, names: ImageList, per_epoch: int, output: Path, process
         _say(process, "fp16 is many times slower than fp32 on a CPU: --precision bf16 or fp32 suits it")
     elif values.precision == "bf16" and process.device.type == "cpu" and not bf16_is_fast():
         _say(process, "bf16 is many times slower than fp32 on this CPU (no AVX-512): --precision fp32 suits it")
-    loader = make_loader(names, config, first_step, steps, process.rank, process.world,
-                         process.device.type == "cuda")
+    loader = make_loader(names, config, range(first_step, steps), process)
     log = MetricsLog(output, first_step, process)
     unreadable = _noted_unreadable(output, process)
 

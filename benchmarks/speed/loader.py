@@ -32,6 +32,7 @@ from pretrain.config import load_config
 from pretrain.data.batches import ViewDataset, list_images, make_loader
 from pretrain.data.images import ImageList
 from pretrain.data.pixels import JPEG_DECODER
+from pretrain.distributed import Process
 from pretrain.options.shared_options import Train
 
 REFERENCE, FINISHED, CUT = "reference", "finished views", "cut views"
@@ -110,7 +111,7 @@ def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
     def ours(place: str) -> Iterable:
         values = {"batch_size": batch, "device_batch": batch, "colour_on": place, "workers": 1}
         config = load_config(None, values)
-        return make_loader(images, config, 0, LOADER_BATCHES + 1, 0, 1, pin=False)
+        return make_loader(images, config, range(LOADER_BATCHES + 1), Process(0, 1, torch.device("cpu")))
 
     def seconds(make: Callable[[], Iterable]) -> float:
         batches = iter(make())

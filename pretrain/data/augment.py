@@ -1,8 +1,8 @@
-"""The pixel operations of a view, by OpenCV, torch and tables: what PIL and torchvision give, several times faster.
+"""The pixel operations of a view, by OpenCV, torch and tables: as PIL and torchvision, but faster.
 
-Pixels: (H, W, 3) uint8 RGB; a view: (3, S, S). On the same parameters brightness, contrast and solarize are equal to
-PIL's but for a level here and there, the others differ by a fraction of a level on average, resizing by far less
-(tests/pretrain/data/test_augment.py has the bounds).
+Pixels: (H, W, 3) uint8 RGB; a view: (3, S, S). On the same parameters brightness, contrast and
+solarize are equal to PIL's but for a level here and there, the others differ by a fraction of a
+level on average, resizing by far less (tests/pretrain/data/test_augment.py has the bounds).
 """
 
 import itertools
@@ -18,22 +18,23 @@ ORDERS = list(itertools.permutations(range(4)))  # the jitter's operations in ev
 SOLARIZE_THRESHOLD = 128
 BLUR_SIGMA = (0.1, 2.0)  # pixels
 LONGEST_BLUR = 6  # pixels to each side: three of the largest sigma
-COLUMNS = 11  # of Colour.row: order (4), brightness, contrast, saturation, hue, grey, sigma, solarize
 CUT_OFF = -0.4999  # OpenCV rounds what it adds this to, PIL cuts fractions off
 LEVELS = np.arange(256, dtype=np.float32)
 # OpenCV's full circle has 256 steps on the way to HSV and 255 on the way back; PIL's has 255.
 HUE_255 = (LEVELS * (255 / 256)).astype(np.uint8)
 SOLARIZED = np.where(LEVELS < SOLARIZE_THRESHOLD, LEVELS, 255 - LEVELS).astype(np.uint8)
 
-# The processes are the parallelism, and a thread pool of OpenCV would not survive the fork that starts one.
+# The processes are the parallelism, and a thread pool of OpenCV would not survive the fork that
+# starts one.
 cv2.setNumThreads(0)
 
 
 class Colour(NamedTuple):
     """What was drawn for one view, applied in this order: jitter, grey, blur, solarize.
 
-    order: the four jitter operations as they follow each other, empty without jitter. brightness, contrast, saturation:
-    factors. hue: share of a full circle. sigma: of the blur in pixels, 0 without blur.
+    order: the four jitter operations as they follow each other, empty without jitter. brightness,
+    contrast, saturation: factors. hue: share of a full circle. sigma: of the blur in pixels, 0
+    without blur.
     """
 
     order: tuple[int, ...] = ()
@@ -46,7 +47,8 @@ class Colour(NamedTuple):
     solarize: bool = False
 
     def row(self) -> tuple[float, ...]:
-        """The same as `COLUMNS` numbers; an order without jitter is four times -1."""
+        """11 numbers: order (4), brightness, contrast, saturation, hue, grey, sigma, solarize; an
+        order without jitter is four times -1."""
         return (*(self.order or (-1, -1, -1, -1)), self.brightness, self.contrast, self.saturation, self.hue,
                 self.grey, self.sigma, self.solarize)
 
@@ -55,7 +57,8 @@ NOTHING = Colour()
 
 
 def cut(image: np.ndarray, crop: tuple[int, ...], size: int, mirrored: bool) -> np.ndarray:
-    """The crop (left, top, right, bottom in pixels) of an image resized to (3, size, size): bicubic, antialiased."""
+    """The crop (left, top, right, bottom in pixels) of an image resized to (3, size, size):
+    bicubic, antialiased."""
     left, top, right, bottom = crop
     part = np.ascontiguousarray(image[top:bottom, left:right])  # torch would resize a part with gaps half as fast
     part = torch.from_numpy(part).permute(2, 0, 1)[None]
@@ -66,8 +69,8 @@ def cut(image: np.ndarray, crop: tuple[int, ...], size: int, mirrored: bool) -> 
 
 
 def adjust_brightness(pixels: np.ndarray, factor: float, out: np.ndarray | None = None) -> np.ndarray:
-    """Every level times `factor`. Here and below `out` is the array that the result is written to, new ones cost more
-    than the arithmetic; it may be the input."""
+    """Every level times `factor`. Here and below `out` is the array that the result is written to,
+    new ones cost more than the arithmetic; it may be the input."""
     return cv2.addWeighted(pixels, factor, pixels, 0, CUT_OFF, dst=out)
 
 

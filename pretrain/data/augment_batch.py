@@ -1,8 +1,8 @@
-"""The colour operations of `augment` for whole batches of cut views, on any device, each sample with its own draws.
+"""The colour operations of `augment` for whole batches of cut views, on any device.
 
-The loader then only decodes and cuts; what it drew travels along as numbers. Levels are rounded as `augment` rounds
-them, so that both ways give the same views but for single levels. Which samples an operation is for is known on the
-host: no step here waits for the device.
+The loader then only decodes and cuts; what it drew travels along as numbers. Levels are rounded as
+`augment` rounds them, so that both ways give the same views but for single levels. Which samples
+an operation is for is known on the host: no step here waits for the device.
 
 Legend: N views of one size, S side in pixels.
 """
@@ -10,31 +10,32 @@ Legend: N views of one size, S side in pixels.
 import torch
 from torch import Tensor
 
-from pretrain.data.augment import BRIGHTNESS, COLUMNS, CONTRAST, HUE, LONGEST_BLUR, SATURATION, SOLARIZE_THRESHOLD
+from pretrain.data.augment import BRIGHTNESS, CONTRAST, HUE, LONGEST_BLUR, SATURATION, SOLARIZE_THRESHOLD
 from pretrain.data.batches import Batch
-
-LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def finished_views(batch: Batch, device: torch.device) -> list[Tensor]:
-    """The batch's groups on `device`, each (V, B, 3, S, S) uint8, with the colours that the loader left open."""
-    groups = [views.to(device, non_blocking=True) for views in batch.views]
-    if not batch.colours:
-        return groups
-    return [apply(views.flatten(0, 1), colours.flatten(0, 1)).unflatten(0, views.shape[:2])
-            for views, colours in zip(groups, batch.colours, strict=True)]
+    """The batch's groups on `device`, each (V, B, 3, S, S) uint8, with the colours that the loader
+    left open."""
+    groups = []
+    for number, views in enumerate(batch.views):
+        views = views.to(device, non_blocking=True)
+        if batch.colours:
+            drawn = batch.colours[number].flatten(0, 1)
+            views = apply(views.flatten(0, 1), drawn).unflatten(0, views.shape[:2])
+        groups.append(views)
+    return groups
 
 
 @torch.no_grad()
 def apply(views: Tensor, colours: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8 on any device and (N, 11) float32 on the host (`augment.Colour.row`) -> (N, 3, S, S) uint8."""
-    if colours.shape != (len(views), COLUMNS):
-        raise ValueError(f"expected {COLUMNS} numbers for each of {len(views)} views, found {tuple(colours.shape)}")
+    """Finish N cut views: (N, 3, S, S) uint8 on any device and (N, 11) float32 on the host, the
+    rows of `augment.Colour.row` -> (N, 3, S, S) uint8."""
     drawn = colours.to(views.device, non_blocking=True)[..., None, None, None]  # each column (N, 1, 1, 1)
+    factors = drawn[:, 4:7].unbind(1)
     pixels = views.float()
     for place in range(4):
-        operation = drawn[:, place]
-        pixels = _blend(pixels, operation, *(drawn[:, column] for column in (4, 5, 6)))
+        pixels = _blend(pixels, drawn[:, place], *factors)
         turned = _chosen(drawn[:, place] == HUE, int((colours[:, place] == HUE).sum()))
         if len(turned):
             pixels[turned] = turn_hue(pixels[turned], drawn[turned, 7])
@@ -47,16 +48,19 @@ def apply(views: Tensor, colours: Tensor) -> Tensor:
 
 
 def _chosen(mask: Tensor, number: int) -> Tensor:
-    """Where the (N, 1, 1, 1) `mask` is true, in order, on its device; `number`, counted on the host, is how often: to
-    copy the places from the host, or to let the device count them, would make the host wait."""
+    """Where the (N, 1, 1, 1) `mask` is true, in order, on its device; `number`, counted on the
+    host, is how often: to copy the places from the host, or to let the device count them, would
+    make the host wait."""
     return mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:number]
 
 
 def _blend(pixels: Tensor, operation: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Distances from black, from the mean grey or from the pixel's own grey times a factor; other samples stay."""
+    """Distances from black, from the mean grey or from the pixel's own grey times a factor; other
+    views stay."""
     grey = luminance(pixels)
-    base = torch.where(operation == CONTRAST, (grey.mean((1, 2, 3), keepdim=True) + 0.5).floor(),
-                       torch.where(operation == SATURATION, grey, torch.zeros_like(operation)))
+    mean_grey = (grey.mean((1, 2, 3), keepdim=True) + 0.5).floor()
+    base = torch.where(operation == SATURATION, grey, torch.zeros_like(operation))
+    base = torch.where(operation == CONTRAST, mean_grey, base)
     factor = torch.ones_like(operation)
     for number, value in ((BRIGHTNESS, brightness), (CONTRAST, contrast), (SATURATION, saturation)):
         factor = torch.where(operation == number, value, factor)
@@ -65,7 +69,8 @@ def _blend(pixels: Tensor, operation: Tensor, brightness: Tensor, contrast: Tens
 
 def luminance(pixels: Tensor) -> Tensor:
     """(N, 3, S, S) levels -> (N, 1, S, S) whole levels."""
-    return sum(weight * pixels[:, channel:channel + 1] for channel, weight in enumerate(LUMINANCE)).round_()
+    red, green, blue = pixels.split(1, dim=1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).round_()
 
 
 def turn_hue(pixels: Tensor, shift: Tensor) -> Tensor:
@@ -74,12 +79,13 @@ def turn_hue(pixels: Tensor, shift: Tensor) -> Tensor:
     high, low = pixels.amax(1), pixels.amin(1)
     spread = high - low
     safe = spread.clamp(min=1)
-    sixth = torch.where(high == red, (green - blue) / safe,
-                        torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    sixth = torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    sixth = torch.where(high == red, (green - blue) / safe, sixth)
     hue = (sixth * (256 / 6)).round_().remainder_(256).mul_(255 / 256).floor_()  # as augment.HUE_255
     around = (hue + (shift[:, 0] * 255).trunc()).remainder_(256) * (6 / 255)
     saturation = (255 * spread / high.clamp(min=1)).round_() / 255
-    return torch.stack([high * (1 - saturation * _share(around + offset)) for offset in (5, 3, 1)], dim=1).round_()
+    channels = [high * (1 - saturation * _share(around + offset)) for offset in (5, 3, 1)]
+    return torch.stack(channels, dim=1).round_()
 
 
 def _share(place: Tensor) -> Tensor:
@@ -89,7 +95,8 @@ def _share(place: Tensor) -> Tensor:
 
 
 def blur(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian of `sigma` (N,) pixels on (N, 3, S, S) levels, cut off at three sigmas; the border's pixels go on.
+    """Gaussian of `sigma` (N,) pixels on (N, 3, S, S) levels, cut off at three sigmas; the
+    border's pixels go on.
 
     Each axis is one matrix product: per-sample kernels without a grouped convolution of N groups.
     """

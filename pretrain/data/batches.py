@@ -1,14 +1,14 @@
-"""Any folder of photographs, or of shards of them, as an endless, exactly repeatable stream of micro-batches
-of views.
+"""Any folder of images, or of shards, as a repeatable stream of micro-batches of views.
 
-The order of an epoch depends on (seed, epoch) alone, and the views of an image on (seed, epoch, image, view): a stream
-that starts at step s gives what an uninterrupted one gives from step s on, with any number of loader processes.
-Images that cannot be read are replaced by the next one, and reported in the batch.
+The order of an epoch depends on (seed, epoch) alone, and the views of an image on (seed, epoch,
+image, view): a stream that starts at step s gives what an uninterrupted one gives from step s on,
+with any number of loader processes. Images that cannot be read are replaced by the next one, and
+reported in the batch.
 """
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,22 +25,23 @@ from pretrain.data.order import EpochOrder
 from pretrain.data.pixels import UnreadableImage
 from pretrain.data.shards import ShardList, shard_paths
 from pretrain.data.views import make_views
+from pretrain.distributed import Process
 from pretrain.options.shared_options import Train
 
-LIST = "images"  # a kept list of a folder is called images-HASH.names
 TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
-REPLACEMENTS = 10  # unreadable images in a row after which a folder is given up, or the allowed share if that is more
+REPLACEMENTS = 10  # unreadable images in a row that end a run, or the allowed share of them if that is more
 
 
 @dataclass
 class Batch:
     """One micro-batch of a process: V views, B images, S side in pixels.
 
-    views: groups of one size, the global group first, each (V, B, 3, S, S) uint8.
-    boxes: for each group (V, B, 4) fractions of the source image. sizes: (B, 2) width and height in source pixels.
-    names: the images' paths. unreadable: {path: reason} of the images that were replaced.
-    colours: for each group (V, B, 11), what `gpu_augment` has still to apply; empty when the views are finished.
-    labels: (B,) int64, places in `ImageList.classes`; None where the images have no labels.
+    views: groups of one size, the global group first, each (V, B, 3, S, S) uint8. boxes: for each
+    group (V, B, 4) fractions of the source image. sizes: (B, 2) width and height in source pixels.
+    names: the images' paths. unreadable: {path: reason} of the images that were replaced. colours:
+    for each group (V, B, 11), what `augment_batch` has still to apply; empty when the views are
+    finished. labels: (B,) int64, places in `ImageList.classes`; None where the images have no
+    labels.
     """
 
     views: list[Tensor]
@@ -53,9 +54,12 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         labels = None if self.labels is None else self.labels.pin_memory()
-        return Batch([v.pin_memory() for v in self.views], [b.pin_memory() for b in self.boxes],
-                     self.sizes.pin_memory(), self.names, self.unreadable, [c.pin_memory() for c in self.colours],
-                     labels)
+        return replace(self, views=_pinned(self.views), boxes=_pinned(self.boxes), colours=_pinned(self.colours),
+                       sizes=self.sizes.pin_memory(), labels=labels)
+
+
+def _pinned(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.pin_memory() for tensor in tensors]
 
 
 class Item(NamedTuple):
@@ -71,26 +75,25 @@ class Item(NamedTuple):
 
 
 def list_images(folder: str | Path, keep: Path | None = None, output: Path | None = None) -> ImageList:
-    """All images below a folder, sorted by their path in it; nested or flat, hidden entries left out. One with .tar
-    files instead is a folder of WebDataset shards: all images in them, sorted by name. Both together are refused.
+    """All images below a folder, sorted by their path in it; nested or flat, without hidden
+    entries. One with .tar files instead is a folder of WebDataset shards: all images in them,
+    sorted by name. Raises `UserError` for both together, and for none.
 
-    keep: a folder for the list, which is then read from its file there; without one it is held in memory. output: a
-    folder that may not lie among the images."""
+    keep: a folder for the list, which is then read from its file there; without one it is held in
+    memory. output: a folder that may not lie among the images."""
     folder = Path(folder)
     names = walk_images(folder, output)
-    table = NameTable(names) if keep is None else NameTable.write(keep, LIST, names)
-    shards = shard_paths(folder)
-    if len(table) and shards:
-        raise UserError(f"{folder} holds {len(table)} images, the first {table[0]}, and {len(shards)} .tar shards: "
-                        "expected one or the other, move one kind out")
-    if len(table):
-        return ImageList(folder, table)
-    if table.path:
+    table = NameTable(names) if keep is None else NameTable.write(keep, "images", names)
+    images, shards = ImageList(folder, table), shard_paths(folder)
+    if not images and table.path:
         table.path.unlink()
-    if shards:
-        return ShardList(folder, keep)
-    raise UserError(f"no images in {folder}: expected files that end in {' '.join(SUFFIXES)}, "
-                    "found none at any depth, and no .tar shards")
+    if shards and not images:
+        images = ShardList(folder, keep)
+    if not images or (shards and table):
+        raise UserError(f"{folder}: expected images that end in {' '.join(SUFFIXES)}, at any depth, or .tar shards of "
+                        f"them, and not both, found {len(images)} images ({', '.join(images[:3])}) and {len(shards)} "
+                        ".tar files; name another folder, or move one kind out")
+    return images
 
 
 def open_list(folder: str | Path, table: NameTable) -> ImageList:
@@ -103,9 +106,6 @@ class ViewDataset(Dataset):
 
     def __init__(self, images: ImageList, train: Train) -> None:
         self.images, self.train = images, train
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, item: tuple[int, int]) -> Item:
         epoch, index = item
@@ -126,8 +126,8 @@ class ViewDataset(Dataset):
                         f"the first is {first} ({why})")
 
     def __getitems__(self, items: list[tuple[int, int]]) -> list[Item] | UserError:
-        """What the loader asks for. An error travels as a value: raised in a loader process it would come back as the
-        text of a traceback."""
+        """What the loader asks for. An error travels as a value: raised in a loader process it
+        would come back as the text of a traceback."""
         try:
             return [self[item] for item in items]
         except UserError as error:
@@ -154,7 +154,8 @@ class ViewDataset(Dataset):
 
 
 def _stack(rows: list[list[np.ndarray]]) -> Tensor:
-    """V lists of B arrays of one shape -> (V, B, ...); each is copied once, np.stack copies nested lists twice."""
+    """V lists of B arrays of one shape -> (V, B, ...); each is copied once, np.stack copies nested
+    lists twice."""
     stacked = np.empty((len(rows), len(rows[0]), *rows[0][0].shape), rows[0][0].dtype)
     for places, arrays in zip(stacked, rows, strict=True):
         for place, array in zip(places, arrays, strict=True):
@@ -163,7 +164,8 @@ def _stack(rows: list[list[np.ndarray]]) -> Tensor:
 
 
 def steps_per_epoch(images: int, train: Train) -> int:
-    """Optimizer steps in one pass; the incomplete last batch is left out, as in the released code."""
+    """Optimizer steps in one pass; the incomplete last batch is left out, as in the released
+    code."""
     if images < train.batch_size:
         raise UserError(f"batch_size {train.batch_size} needs at least as many images, found {images}: "
                         f"use a smaller batch_size, for example {max(images // 4, 1)}, or more images")
@@ -171,40 +173,39 @@ def steps_per_epoch(images: int, train: Train) -> int:
 
 
 def images_at_once(batch_size: int, device_batch: int, world: int) -> int:
-    """Images that each of `world` processes takes through the network at once: the largest number up to device_batch
-    that divides its share of batch_size. Raises `UserError` when there is none above half of device_batch."""
-    if batch_size % world:
-        raise UserError(f"batch_size must be a multiple of the number of processes, found {batch_size} and {world}")
-    share = batch_size // world
+    """Images that each of `world` processes takes through the network at once: the largest number
+    up to device_batch that divides its share of batch_size. Raises `UserError` when batch_size has
+    no equal shares, or the number is below half of device_batch."""
+    share, rest = divmod(batch_size, world)
     most = min(device_batch, share)
-    at_once = max(number for number in range(1, most + 1) if share % number == 0)
-    if 2 * at_once < most:
-        raise UserError(f"batch_size {batch_size} over {world} processes leaves {share} images for each, which no "
-                        f"number from {(most + 1) // 2} to {most} (device_batch) divides: choose another batch_size "
-                        "or device_batch")
+    at_once = most
+    while at_once and share % at_once:
+        at_once -= 1
+    if rest or 2 * at_once < most:
+        raise UserError(f"batch_size {batch_size} over {world} processes: expected equal shares that a number from "
+                        f"{(most + 1) // 2} to {most} (device_batch) divides, found {batch_size / world:g} images "
+                        "each; choose another batch_size or device_batch")
     return at_once
 
 
 class MicroBatchOrder:
-    """Sampler: for each optimizer step from `first_step` on, the micro-batches of one process.
+    """Sampler: for each optimizer step of `steps`, the micro-batches of one process.
 
-    With M = at_once * world, micro-batch a of step s is order[s*B + a*M : s*B + (a+1)*M] of the epoch's order, cut into
-    equal runs for the ranks: the images of a step are the same for every world size.
+    With B the batch size and M = at_once * world, micro-batch a of step s is order[s*B + a*M : s*B
+    + (a+1)*M] of the epoch's order, cut into equal runs for the ranks: the images of a step are
+    the same for every world size.
     """
 
-    def __init__(
-        self, images: int, train: Train, at_once: int, first_step: int, last_step: int, rank: int, world: int
-    ) -> None:
-        self.images, self.train = images, train
-        self.first_step, self.last_step = first_step, last_step
-        self.rank, self.share, self.micro_batch = rank, at_once, at_once * world
+    def __init__(self, images: int, train: Train, at_once: int, steps: range, process: Process) -> None:
+        self.images, self.train, self.steps = images, train, steps
+        self.rank, self.share, self.micro_batch = process.rank, at_once, at_once * process.world
 
     def __len__(self) -> int:
-        return (self.last_step - self.first_step) * (self.train.batch_size // self.micro_batch)
+        return len(self.steps) * (self.train.batch_size // self.micro_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch = steps_per_epoch(self.images, self.train)
-        for step in range(self.first_step, self.last_step):
+        for step in self.steps:
             epoch, within = divmod(step, per_epoch)
             order = EpochOrder(self.images, self.train.seed, epoch)
             start = within * self.train.batch_size
@@ -213,20 +214,16 @@ class MicroBatchOrder:
                 yield [(epoch, index) for index in mine.tolist()]
 
 
-def make_loader(
-    images: ImageList, config: Config, first_step: int, last_step: int, rank: int, world: int, pin: bool
-) -> Iterator[Batch]:
-    """Micro-batches of one process from `first_step` to the end, in order."""
+def make_loader(images: ImageList, config: Config, steps: range, process: Process) -> Iterator[Batch]:
+    """Micro-batches of one process for the optimizer steps `steps`, in order."""
     dataset = ViewDataset(images, config.train)
-    workers = config.runtime.workers
-    at_once = images_at_once(config.train.batch_size, config.runtime.device_batch, world)
+    at_once = images_at_once(config.train.batch_size, config.runtime.device_batch, process.world)
     loader = DataLoader(
         dataset,
-        batch_sampler=MicroBatchOrder(len(images), config.train, at_once, first_step, last_step, rank, world),
+        batch_sampler=MicroBatchOrder(len(images), config.train, at_once, steps, process),
         collate_fn=dataset.collate,
-        num_workers=workers,
-        pin_memory=pin,
-        prefetch_factor=2 if workers else None,
+        num_workers=config.runtime.workers,
+        pin_memory=process.device.type == "cuda",
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its own: starting a loader must not move the state that a checkpoint holds
     )
@@ -242,7 +239,8 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
-    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to finish its step.
+    # Ctrl-C and Slurm signal the whole group: the training process decides, and its loaders finish
+    # its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

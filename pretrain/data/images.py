@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -17,16 +16,27 @@ SMALLEST_SIDE = 16  # pixels; below it a view is a few source pixels enlarged
 
 
 def walk_images(folder: str | Path, output: Path | None = None) -> Iterator[str]:
-    """Paths of all images below a folder, relative to it and sorted; nested or flat, hidden entries left out. One by
-    one: no more than the entries of one folder at each depth are held.
+    """Paths of all images below a folder, relative to it and sorted; nested or flat, without
+    hidden entries. One by one: no more than the entries of one folder at each depth are held.
 
     Raises `UserError` when the walk meets `output`: what is written there would become images."""
     check_folder(folder)
     forbidden = None if output is None else identity(output)
-    for name in _walk(str(folder), "", frozenset(), forbidden):
-        if name is None:
+
+    def below(prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        here = Path(folder, prefix)
+        itself = identity(here)
+        if itself == forbidden:
             raise among_images(output, folder)
-        yield name
+        if itself in above:  # a link that leads back up
+            return
+        for name in _entries(here):
+            if name.endswith("/"):
+                yield from below(prefix + name, above | {itself})
+            else:
+                yield prefix + name
+
+    yield from below("", frozenset())
 
 
 def check_folder(folder: str | Path) -> None:
@@ -36,37 +46,28 @@ def check_folder(folder: str | Path) -> None:
 
 
 def among_images(output: Path, folder: str | Path) -> UserError:
-    """What is said when `output` lies in the folder of the images."""
-    return UserError(f"--output {output} lies inside --data {folder}, where the run's own pictures would become images "
-                     "to train on: choose an --output outside")
+    """The error for an `output` that lies in the folder of the images."""
+    return UserError(f"--output {output} lies inside --data {folder}, where the run's own figures would become "
+                     "images to train on: choose an --output outside")
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]], forbidden: tuple[int, int] | None
-          ) -> Iterator[str | None]:
-    """The images below a folder, sorted by their whole path; None for the forbidden folder, by device and inode."""
-    here = identity(folder)
-    if here in above:  # a link that leads back up
-        return
-    if here == forbidden:
-        yield None
-    entries = []
+def _entries(folder: Path) -> list[str]:
+    """Names of the images in a folder and, with a slash, of its folders; sorted as their paths
+    are."""
+    names = []
     try:
         with os.scandir(folder) as found:
             for entry in found:
                 if entry.name.startswith("."):
                     continue
                 if _is_folder(entry):
-                    entries.append(entry.name + "/")  # sorted as the paths that it is the beginning of
+                    names.append(entry.name + "/")
                 elif entry.name.lower().endswith(SUFFIXES):
-                    entries.append(entry.name)
+                    names.append(entry.name)
     except OSError as error:  # images that are left out in silence would make another dataset
-        raise UserError(f"the folder {error.filename} cannot be listed ({error.strerror}): fix its rights, or move it "
+        raise UserError(f"the folder {folder} cannot be listed ({error.strerror}): fix its rights, or move it "
                         "out of the images") from None
-    for name in sorted(entries):
-        if name.endswith("/"):
-            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {here}, forbidden)
-        else:
-            yield prefix + name
+    return sorted(names)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -104,10 +105,6 @@ class ImageList(Sequence[str]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
     def __getitem__(self, number: int | slice) -> str | list[str]:
         return self.names[number]
 
@@ -115,14 +112,16 @@ class ImageList(Sequence[str]):
         return iter(self.names)
 
     def label_by(self, kind: labels.Kind, classes: Iterable[str] | None = None) -> None:
-        """Let the images have labels, those that `kind` of pretrain/data/labels.py says; `classes` when they are known
-        already, else all names are gone through. Raises `UserError` when an image has none."""
+        """Give the images the labels of one `kind` (pretrain/data/labels.py). `classes`: when they
+        are known; otherwise every name is read. Raises `UserError` when an image has no label."""
         if kind != "none":
-            self.classes = tuple(sorted(labels.count_classes(self, kind) if classes is None else classes))
+            if classes is None:
+                classes = labels.count_classes(self, kind)
+            self.classes = tuple(sorted(classes))
         self._labels = (kind, {name: number for number, name in enumerate(self.classes)})
 
     def label(self, number: int) -> int | None:
-        """The place in `classes` of the class of image `number`."""
+        """The place in `classes` of the class of image `number`; None without labels."""
         kind, numbers = self._labels
         return None if kind == "none" else numbers[labels.class_of(self[number], kind)]
 

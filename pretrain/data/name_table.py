@@ -1,9 +1,10 @@
-"""Many names without a Python object each, in memory or in a file that all processes of a machine read.
+"""Many names without a Python object each, in memory or in a file that all processes read.
 
-The file: the names in UTF-8, each ended by a NUL; where each 64th begins (int64); rows of whole numbers that belong to
-the names, where there are some (int64); a footer of JSON, its length, and eight bytes that say what it is. One name
-costs one read of a few kilobytes. These are read in place, from the page cache that the processes of a machine share:
-pages that were mapped would count as each one's own memory, more with every image that it meets.
+The file: the names in UTF-8, each ended by a NUL; where each 64th begins (int64); rows of whole
+numbers that belong to the names, where there are some (int64); a footer of JSON, its length, and
+eight bytes that say what it is. One name costs one read of a few kilobytes. These are read in
+place, from the page cache that the processes of a machine share: mapped pages would count as
+memory of each process, more with every image that it reads.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,16 +30,16 @@ class NameTable(Sequence[str]):
     """Names by number. Safe to fork; a pickled one opens its file again."""
 
     def __init__(self, names: Iterable[str] = (), rows: np.ndarray | None = None, note: str = "") -> None:
-        """A table in memory. rows: (N, K) int64, one for each name; `note`: what a reader may compare."""
+        """A table in memory. rows: (N, K) int64, one for each name; `note`: what a reader may
+        compare."""
         file = io.BytesIO()
         _write(file, names, rows, note)
-        self.path: Path | None = None
-        self._data = file.getvalue()
-        self._read_footer(len(self._data))
+        self.__setstate__(file.getvalue())
 
     @classmethod
     def open(cls, path: Path) -> "NameTable":
-        """The table in a file. Raises `ValueError` when there is no whole one, `OSError` when it cannot be read."""
+        """The table in a file. Raises `ValueError` when there is no whole one, `OSError` when it
+        cannot be read."""
         table = cls.__new__(cls)
         table.__setstate__(path)
         return table
@@ -46,8 +47,8 @@ class NameTable(Sequence[str]):
     @classmethod
     def write(cls, folder: Path, stem: str, names: Iterable[str], rows: np.ndarray | None = None,
               note: str = "") -> "NameTable":
-        """Write FOLDER/STEM-HASH.names, whole or not at all, and open it. `names` may be a generator: what is held is
-        a few bytes for each block."""
+        """Write FOLDER/STEM-HASH.names, whole or not at all, and open it. `names` may be a
+        generator: what is held is a few bytes for each block."""
         part = folder / f".{stem}.{secrets.token_hex(4)}.part"
         try:
             with open(part, "wb") as file:
@@ -62,7 +63,7 @@ class NameTable(Sequence[str]):
         return cls.open(path)
 
     def _read_footer(self, size: int) -> None:
-        end = self.bytes_at(size - 16, 16) if size >= 16 else b""
+        end = self.bytes_at(max(size - 16, 0), 16)
         length = int.from_bytes(end[:8], "little")
         if end[8:] != MAGIC or length > size - 16:
             raise ValueError("no whole table of names")
@@ -78,14 +79,15 @@ class NameTable(Sequence[str]):
         return self.path or self._data
 
     def __setstate__(self, state: Path | bytes) -> None:
-        self.path = state if isinstance(state, Path) else None
-        if self.path is None:
-            self._data = state
-            self._read_footer(len(state))
-        else:
-            self._file = os.open(self.path, os.O_RDONLY)
+        self.path: Path | None = None
+        if isinstance(state, Path):
+            self.path = state
+            self._file = os.open(state, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
             self._read_footer(os.fstat(self._file).st_size)
+        else:
+            self._data = state
+            self._read_footer(len(state))
 
     @property
     def sha256(self) -> str:
@@ -103,10 +105,6 @@ class NameTable(Sequence[str]):
     def __len__(self) -> int:
         return self.footer["names"]
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
     def __getitem__(self, number: int | slice) -> str | list[str]:
         if isinstance(number, slice):
             return [self[at] for at in range(*number.indices(len(self)))]

@@ -1,10 +1,10 @@
-"""The order of an epoch: a keyed bijection of 0..n-1 that is computed, not stored, for any position in constant time.
+"""The order of an epoch: a keyed bijection of 0..n-1, computed for any position in constant time.
 
-A Feistel network over the pairs (left, right) of Z_a x Z_b, where a is the square root of n and b is n / a, both
-rounded up, and cycle walking for the few results outside 0..n-1: the generalised Feistel cipher of Black and Rogaway
-(Ciphers with Arbitrary Finite Domains, CT-RSA 2002). The round function is the finaliser of SplitMix64 (Steele, Lea and
-Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014) on the other half plus the round's key. It mixes; it
-is no cryptography.
+A Feistel network over the pairs (left, right) of Z_a x Z_b, where a is the square root of n and b
+is n / a, both rounded up, and cycle walking for the few results outside 0..n-1: the generalised
+Feistel cipher of Black and Rogaway (Ciphers with Arbitrary Finite Domains, CT-RSA 2002). The round
+function is the finaliser of SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number
+Generators, OOPSLA 2014) on the other half plus the round's key. It mixes; it is no cryptography.
 """
 
 import math

@@ -1,11 +1,13 @@
-"""The one reader of images: a file's bytes become RGB pixels, the same ones in pretraining, probe, fine-tuning,
-evaluation and show.
+"""The one reader of images: bytes become the same RGB pixels in pretraining, fine-tuning and figures.
 
-- Turned and mirrored as the file's EXIF orientation says: as viewers show it, and as annotation tools measure.
-- Alpha is dropped, whatever lies behind it: the stored colours are the pixels, as in PIL, torchvision and detectron2.
+- Turned and mirrored as the file's EXIF orientation says: as viewers show it, and as annotation
+  tools measure.
+- Alpha is dropped, whatever lies behind it: the stored colours are the pixels, as in PIL,
+  torchvision and detectron2.
 - Grey, palette and CMYK by PIL's conversion. Of an animated image the first frame.
-- 16 bits become 8 by their high byte ("shift"), or by the range of each image's own values ("range"). An image without
-  a value from 4096 is refused by "shift": 12 bits in a 16-bit file, as microscopes write them, would be nearly black.
+- 16 bits become 8 by their high byte ("shift"), or by the range of each image's own values
+  ("range"). An image without a value from 4096 is refused by "shift": 12 bits in a 16-bit file, as
+  microscopes write them, would be nearly black.
 - 32-bit and floating-point pixels are refused: what is white in them is not known.
 """
 
@@ -49,13 +51,12 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of an image file; raises `UnreadableImage`."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UnreadableImage("is not a regular file")
-            return file.read()
-    except FileNotFoundError:
-        raise UnreadableImage("the file is gone") from None
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
+        problem = "is not a regular file"
     except OSError as error:
-        raise UnreadableImage(f"cannot be read: {error.strerror}") from None
+        problem = f"cannot be read: {error.strerror}"
+    raise UnreadableImage(problem)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -74,16 +75,18 @@ def decode(data: bytes, sixteen_bit: SixteenBit = "shift") -> np.ndarray:
             image.load()
             orientation = _orientation(image)
             if sixteen_bits:
-                rgb = _eight_bits(_sixteen_bit_values(image, data, turned_by_pil), sixteen_bit)
-            elif image.mode in ("I", "F"):
-                kind = "floating-point" if image.mode == "F" else "32-bit"
-                raise UnreadableImage(f"{kind} pixels, whose white is not known: convert it to 8 or 16 bits")
-            else:
+                values = _sixteen_bit_values(image, data, turned_by_pil)
+                if values is not None:
+                    rgb = _eight_bits(values, sixteen_bit)
+            elif image.mode not in ("I", "F"):
                 rgb = np.array(image.convert("RGB"))
-    except UnidentifiedImageError:  # its own words would show an address in memory
-        raise UnreadableImage("cannot be decoded: no image of a known format") from None
+            if rgb is None:
+                raise UnreadableImage(f"{image.format} file with pixels of a kind that is not read ({image.mode} of "
+                                      "more than 8 bits): convert it to 8 bits")
     except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from None
+        unknown = isinstance(error, UnidentifiedImageError)  # its own text shows an address in memory
+        problem = "no image of a known format" if unknown else " ".join(str(error).split())
+        raise UnreadableImage(f"cannot be decoded: {problem}") from None
     return _turned(rgb, orientation)
 
 
@@ -96,7 +99,8 @@ class Header(NamedTuple):
 
 
 def read_header(path: str | Path) -> Header:
-    """The header of an image file; raises `OSError` or what PIL raises. Only a PNG is decoded for it."""
+    """The header of an image file; raises `OSError` or what PIL raises. Only a PNG is decoded for
+    it."""
     with Image.open(path) as image:
         sixteen_bits, orientation = _has_sixteen_bits(image), _orientation(image)
         turned = orientation >= 5 and image.format != "TIFF"  # PIL's size of a TIFF is the shown one
@@ -111,8 +115,8 @@ def _has_sixteen_bits(image: Image.Image) -> bool:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """None without a fast decoder, and for what is not a faultless JPEG in colour or grey of usual size: PIL then
-    decides."""
+    """None without a fast decoder, and for what is not a faultless JPEG in colour or grey of usual
+    size: PIL then decides."""
     if simplejpeg is None or not data.startswith(b"\xff\xd8"):
         return None
     try:
@@ -132,7 +136,8 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _may_be_turned(jpeg: bytes) -> bool:
-    """Whether a segment before the pixels can hold an orientation; opening every file by PIL would take longer."""
+    """Whether a segment before the pixels can hold an orientation; opening every file by PIL would
+    take longer."""
     at = 2
     try:
         while True:
@@ -169,14 +174,15 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _sixteen_bit_values(image: Image.Image, data: bytes, turned_by_pil: bool) -> np.ndarray:
-    """(H, W, 3) of 0..65535. PIL reads one channel only without loss."""
+def _sixteen_bit_values(image: Image.Image, data: bytes, turned_by_pil: bool) -> np.ndarray | None:
+    """(H, W, 3) of 0..65535, None for a form that is not read. PIL reads one channel only without
+    loss."""
     if image.mode.startswith("I"):
         return np.repeat(np.asarray(image)[..., None], 3, axis=2)
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if turned_by_pil or found is None or found.dtype != np.uint16 or found.shape[:2] != (image.height, image.width):
-        raise UnreadableImage(f"16-bit {image.mode} pixels in a {image.format} file of a form that is not read: "
-                              "convert it to 8 bits")
+    size = (image.height, image.width)
+    if turned_by_pil or found is None or found.dtype != np.uint16 or found.shape[:2] != size:
+        return None
     if found.ndim == 2:
         return np.repeat(found[..., None], 3, axis=2)
     return found[..., 2::-1]  # OpenCV's are blue, green, red, alpha

@@ -1,7 +1,8 @@
-"""The images of a run: listed once on each machine, read from that list by all its processes, the same on all machines.
+"""The images of a run: listed once on each machine, then read from that list by all its processes.
 
-The list is OUTPUT/images-HASH.names (for shards the index beside them, where one can be written), with labels also
-OUTPUT/classes-KIND-HASH.json. Machines that do not share a disk list each for themselves.
+The list is OUTPUT/images-HASH.names (for shards the index beside them, where one can be written),
+with labels also OUTPUT/classes-KIND-HASH.json. Machines that do not share a disk list each for
+themselves, and must find the same.
 """
 
 import json
@@ -24,7 +25,8 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")  # names may be shared, as localh
 
 
 class _Found(NamedTuple):
-    """What one process tells the others. problem: why it has no list; path: where the list is that it has made."""
+    """What one process sends to the others. problem: why it has no list; path: the list that it
+    has made."""
 
     host: str
     folder: str
@@ -36,26 +38,23 @@ class _Found(NamedTuple):
 
 
 def run_images(config: Config, folder: Path, output: Path, process: Process) -> ImageList:
-    """The images below `folder`, with the labels that the configuration asks for. Raises `UserError` on every process
-    when one of them cannot list them, has other images than the first, or other options."""
+    """The images below `folder`, with the labels that the configuration asks for. Raises
+    `UserError` on every process when one of them cannot list them, has other images than the
+    first, or other options."""
     place = _place(folder)
     leader = distributed.gather(place).index(place)
-    # With other images at once their batch norm would be wrong, and one would wait for micro-batches that never come.
+    # With other images at once their batch norm would be wrong, and one would wait for batches
+    # that never come.
     options = f"{config.hash()} {config.runtime.device_batch}"
     found = _Found(socket.gethostname(), str(folder), options)
     if leader == process.rank:
         found = _listed(found, config.train.labels, folder, output)
     everyone = distributed.gather(found)
-    for rank, other in enumerate(everyone):
-        if other.problem is not None:
-            whose = "" if rank == process.rank else f"process {rank} on {other.host}: "
-            raise UserError(whose + other.problem)
-    try:
-        _check_same(everyone)
-    except UserError:
-        if found.path and found.sha256 != everyone[0].sha256:
+    problem = _problem(everyone, process.rank)
+    if problem is not None:
+        if found.path and everyone[0].path and found.sha256 != everyone[0].sha256:
             found.path.unlink(missing_ok=True)
-        raise
+        raise UserError(problem)
     images = open_list(folder, NameTable.open(everyone[leader].path))
     images.sixteen_bit = config.train.sixteen_bit
     images.label_by(config.train.labels, _classes(images, config.train.labels, output))
@@ -81,16 +80,23 @@ def _listed(found: _Found, kind: Kind, folder: Path, output: Path) -> _Found:
     return found._replace(path=images.names.path.absolute(), images=len(images), sha256=images.sha256)
 
 
-def _check_same(everyone: list[_Found]) -> None:
+def _problem(everyone: list[_Found], own_rank: int) -> str | None:
+    """Why the processes cannot start, in the words of process `own_rank`; None when they can."""
+    for rank, other in enumerate(everyone):
+        if other.problem is not None and rank != own_rank:
+            return f"process {rank} on {other.host}: {other.problem}"
+        if other.problem is not None:
+            return other.problem
     first = everyone[0]
     for rank, other in enumerate(everyone):
         if other.path is not None and other.sha256 != first.sha256:
-            raise UserError(f"the processes have different images: process 0 on {first.host} {first.images} in "
-                            f"{first.folder}, process {rank} on {other.host} {other.images} in {other.folder}: "
-                            "expected the same names everywhere, copy --data again or name one folder")
+            return (f"the processes have different images: process 0 on {first.host} {first.images} in "
+                    f"{first.folder}, process {rank} on {other.host} {other.images} in {other.folder}: "
+                    "expected the same names everywhere, copy --data again or name one folder")
         if other.options != first.options:
-            raise UserError(f"processes 0 on {first.host} and {rank} on {other.host} were started with different "
-                            "options: expected the same command everywhere")
+            return (f"processes 0 on {first.host} and {rank} on {other.host} were started with different "
+                    "options: expected the same command everywhere")
+    return None
 
 
 def _classes(images: ImageList, kind: Kind, output: Path) -> Counter[str]:

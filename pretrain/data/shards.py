@@ -1,24 +1,25 @@
-"""WebDataset tar shards: packing a folder of images into them, and reading any image of them by its number.
+"""WebDataset tar shards: packing images into them, and reading any of them by its number.
 
   python -m pretrain shards pack PHOTOS SHARDS                then:  python -m pretrain --data SHARDS ...
 
-A shard is a plain tar file. The headers are read once and kept as an index (.clove-index-HASH.names in the folder, or
-where a run keeps its lists, if nothing may be written there), so that reading is random access: order, views and resume
-of a run are exactly those of the folder that was packed. WebDataset takes what stands before the first dot of a file's
-name for its key: where names of the folder would clash there, single characters are percent-encoded in the shard and
-decoded when read.
+A shard is a plain tar file. The headers are read once and kept as an index
+(.clove-index-HASH.names in the folder, or where a run keeps its lists, if nothing may be written
+there), so that reading is random access: order, views and resume of a run are exactly those of the
+folder that was packed. WebDataset takes what stands before the first dot of a file's name for its
+key: where names of the folder would clash there, single characters are percent-encoded in the
+shard and decoded when read.
 """
 
 import argparse
 import contextlib
 import hashlib
 import heapq
+import io
 import itertools
 import json
 import os
 import secrets
 import shutil
-import stat
 import sys
 import tarfile
 from collections import OrderedDict
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from pretrain.common.errors import UserError
 from pretrain.data.images import SUFFIXES, ImageList, walk_images
 from pretrain.data.name_table import SUFFIX, NameTable
+from pretrain.data.pixels import UnreadableImage
 
 INDEX = ".clove-index"
 OPEN_SHARDS = 64  # files that one process holds open
@@ -47,7 +49,8 @@ def shard_paths(folder: str | Path) -> list[Path]:
 class ShardList(ImageList):
     """The images of all shards of a folder, sorted by name. Safe to fork and to pickle.
 
-    keep: folder for the index where none can be written into the shards' own. index: when it is there already."""
+    keep: folder for the index where none can be written into the shards' own. index: when it is
+    there."""
 
     def __init__(self, folder: str | Path, keep: Path | None = None, index: NameTable | None = None) -> None:
         self.shards = shard_paths(folder)
@@ -62,17 +65,17 @@ class ShardList(ImageList):
         return self.names.row(number)[2]
 
     def read(self, number: int) -> bytes:
-        """The file of image `number`; `UserError` when its shard is gone, cannot be read or has become shorter."""
+        """The file of image `number`; `UserError` when its shard is gone, cannot be read or has
+        become shorter."""
         shard, offset, size = self.names.row(number)
-        try:
-            data = os.pread(self._descriptor(shard), size, offset)  # no position: a fork may share the descriptor
-            while 0 < len(data) < size and (more := os.pread(self._descriptor(shard), size - len(data),
-                                                             offset + len(data))):
+        data = b""
+        with _reading(self.shards[shard]):
+            while len(data) < size:  # one call reads at most 2 GB
+                # No position: a fork may share the descriptor.
+                more = os.pread(self._descriptor(shard), size - len(data), offset + len(data))
+                if not more:
+                    raise tarfile.ReadError(f"it ends inside {self[number]}")
                 data += more
-        except OSError as error:
-            raise UserError(f"shard {self.shards[shard]} cannot be read: {error.strerror}") from None
-        if len(data) < size:
-            raise _damaged(self.shards[shard], f"ends inside {self[number]}")
         return data
 
     def _descriptor(self, shard: int) -> int:
@@ -84,30 +87,33 @@ class ShardList(ImageList):
         return self._open[shard]
 
 
-def _damaged(shard: Path, why: str) -> UserError:
-    return UserError(f"shard {shard} is damaged: expected a whole tar file, found that it {why}; copy or pack it again")
+@contextlib.contextmanager
+def _reading(shard: Path) -> Iterator[None]:
+    """Raise `UserError` when the block cannot read the shard, or finds that it is damaged."""
+    try:
+        yield
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"shard {shard} cannot be read: expected a whole tar file, found: {error}; copy or pack it "
+                        "again") from None
 
 
 def _index(folder: Path, shards: list[Path], keep: Path | None) -> NameTable:
-    """Names of all images in the shards, sorted, each with its place: shard, offset and size in bytes."""
-    try:
-        stats = [path.stat() for path in shards]
-    except OSError as error:
-        raise UserError(f"shard {error.filename} cannot be read: {error.strerror}") from None
-    described = json.dumps([[path.name, found.st_size, found.st_mtime_ns]
-                            for path, found in zip(shards, stats, strict=True)])
-    signature = hashlib.sha256(described.encode()).hexdigest()
-    places = [folder] if keep is None else [folder, keep]
-    for path in [path for place in places for path in place.glob(f"{INDEX}-*{SUFFIX}")]:
-        with contextlib.suppress(OSError, ValueError):
-            index = NameTable.open(path)
-            if index.note == signature:
-                return index
+    """Names of all images in the shards, sorted, each with its place: shard, offset and size in
+    bytes."""
+    described = []
+    for path in shards:
+        with _reading(path):
+            found = path.stat()
+        described.append([path.name, found.st_size, found.st_mtime_ns])
+    signature = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    for place in (folder, keep or folder):
+        for path in place.glob(f"{INDEX}-*{SUFFIX}"):
+            with contextlib.suppress(OSError, ValueError):
+                index = NameTable.open(path)
+                if index.note == signature:
+                    return index
     runs = [_read_shard(number, path) for number, path in enumerate(shards)]
-    rows = np.empty((sum(len(run) for run in runs), 3), np.int64)
-    if not len(rows):
-        raise UserError(f"no images in the shards of {folder}: expected members that end in "
-                        f"{' '.join(SUFFIXES)}, found none in {len(shards)} .tar files")
+    rows = np.empty((sum(map(len, runs)), 3), np.int64)
     with contextlib.suppress(OSError):  # read-only or full
         return _kept(folder, runs, shards, rows, signature)
     if keep is not None:
@@ -125,9 +131,20 @@ def _kept(folder: Path, runs: list[NameTable], shards: list[Path], rows: np.ndar
 
 
 def _read_shard(number: int, path: Path) -> NameTable:
-    """The images in a shard, sorted by name, each with its place."""
-    members = sorted(_members(path))
-    places = np.array([(number, offset, size) for _, offset, size in members], np.int64).reshape(-1, 3)
+    """The images in a tar file that is whole up to its end mark, sorted by name, each with its
+    place."""
+    members = []
+    with _reading(path), open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            hidden = os.path.basename(member.name).startswith(".")
+            if member.isreg() and member.name.lower().endswith(SUFFIXES) and not hidden:
+                name = unquote(member.name.removeprefix("./"), errors="surrogateescape")
+                members.append((name, number, member.offset_data, member.size))
+        file.seek(tar.offset)
+        if file.read(len(END)) != END:  # tarfile takes a header that it cannot read for the end
+            raise tarfile.ReadError(f"no end mark after its last readable member (byte {tar.offset})")
+    members.sort()
+    places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
     return NameTable([name for name, *_ in members], places)
 
 
@@ -147,10 +164,12 @@ def _merged(runs: list[NameTable], shards: list[Path], rows: np.ndarray) -> Iter
 def _sorted_members(runs: list[NameTable]) -> Iterator[tuple[str, NameTable, int]]:
     """(name, its run, its number there), sorted by name."""
     runs = sorted((run for run in runs if len(run)), key=lambda run: run[0])
-    one_by_one = all(first[-1] < second[0] for first, second in itertools.pairwise(runs))
     streams = [_numbered(place, run) for place, run in enumerate(runs)]
-    # Shards of our own packing follow each other; a merge would hold a block of each at once.
-    for name, place, number in itertools.chain(*streams) if one_by_one else heapq.merge(*streams):
+    members = heapq.merge(*streams)
+    if all(first[-1] < second[0] for first, second in itertools.pairwise(runs)):
+        # Shards of our own packing follow each other; a merge would hold a block of each at once.
+        members = itertools.chain(*streams)
+    for name, place, number in members:
         yield name, runs[place], number
 
 
@@ -159,51 +178,36 @@ def _numbered(place: int, run: NameTable) -> Iterator[tuple[str, int, int]]:
         yield name, place, number
 
 
-def _members(path: Path) -> list[tuple[str, int, int]]:
-    """Name, offset and size of each image in a tar file that is whole up to its end mark."""
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = [(_original_name(member.name), member.offset_data, member.size)
-                       for member in tar if member.isreg() and _is_image(member.name)]
-            # tarfile takes a header that it cannot read for the end.
-            file.seek(tar.offset)
-            if file.read(len(END)) != END:
-                raise _damaged(path, f"has no end mark after its last readable member (byte {tar.offset})")
-    except tarfile.TarError as error:
-        raise _damaged(path, f"cannot be read ({error})") from None
-    except OSError as error:
-        raise UserError(f"shard {path} cannot be read: {error.strerror or error}") from None
-    return members
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
-
-
 def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tuple[int, int]:
-    """Copy the images below `folder`, as they are, into shards of at most `shard_mb` million bytes (or one image).
+    """Copy the images below `folder`, as they are, into shards of at most `shard_mb` million bytes
+    (or one image).
 
-    The same folder gives the same bytes. `output` appears when all is written, or not at all; a kill leaves a hidden
-    folder beside it, .NAME.*.part, which may be deleted. Returns the numbers of images and of shards.
+    The same folder gives the same bytes. `output` appears when all is written, or not at all; a
+    kill leaves a hidden folder beside it, .NAME.*.part, which may be deleted. Returns the numbers
+    of images and of shards. Raises `UserError`.
     """
     output = Path(os.path.abspath(output))
+    problem = None
     if not shard_mb > 0:  # nor NaN
-        raise UserError(f"--shard-mb must be above 0, found {shard_mb:g}")
-    if os.path.ismount(output):
-        raise UserError(f"{output} is a mount, which nothing can take the place of: name a new folder in it")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists: expected a new or empty folder, choose another one")
-    images = ImageList(folder, walk_images(folder))
-    if not images:
-        held = "shards already" if shard_paths(folder) else "none"
-        raise UserError(f"expected a folder of images that end in {' '.join(SUFFIXES)}: {folder} holds {held}")
+        problem = f"--shard-mb must be above 0, found {shard_mb:g}"
+    elif os.path.ismount(output):
+        problem = f"{output} is a mount, which nothing can take the place of: name a new folder in it"
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        problem = f"{output} exists: expected a new or empty folder; choose another one"
+    else:
+        images = ImageList(folder, walk_images(folder))
+        if not images:
+            problem = (f"{folder}: expected images that end in {' '.join(SUFFIXES)}, found none and "
+                       f"{len(shard_paths(folder))} .tar shards; name another folder")
+    if problem is not None:
+        raise UserError(problem)
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
     try:
         beside.mkdir()
         shards = _write_shards(images, beside, shard_mb * 1e6)
-        if ShardList(beside).names.sha256 != images.names.sha256:
-            raise UserError(f"the names in the shards are not those of {folder}: did it change meanwhile? Start again")
+        if ShardList(beside).names.sha256 != images.names.sha256:  # this also writes the index
+            raise UserError(f"the names in the shards are not those of {folder}: report this as a bug")
         os.replace(beside, output)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -212,66 +216,63 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
 
 def _write_shards(images: ImageList, folder: Path, limit: float) -> list[Path]:
     shards, keys = [], set[str]()
-    bar = tqdm(total=len(images), desc="pack", unit="image", mininterval=0.5 if sys.stderr.isatty() else 15)
-    try:
-        for names in _split(images, limit):
+    interval = 0.5 if sys.stderr.isatty() else 15
+    with tqdm(total=len(images), desc="pack", unit="image", mininterval=interval) as bar:
+        for numbers in _split(images, limit):
             shards.append(folder / f"images-{len(shards):06d}.tar")
             with open(shards[-1], "wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-                    for name in names:
-                        with open(images.folder / name, "rb") as image:
-                            member = tarfile.TarInfo(_member_name(name, keys))  # no owner, time 0: the same bytes
-                            member.size, member.mode = os.fstat(image.fileno()).st_size, 0o644
-                            tar.addfile(member, image)
+                    for number in numbers:
+                        _add_image(tar, images, number, keys)
                         bar.update()
                 file.flush()
                 os.fsync(file.fileno())
-    except FileNotFoundError as error:
-        if os.path.islink(error.filename):
-            raise UserError(f"{error.filename} is a link to {os.readlink(error.filename)}, which is not there: bring "
-                            "its target back or remove it") from None
-        raise UserError(f"{error.filename} is gone: the folder changed while it was packed; start again") from None
-    finally:
-        bar.close()
     return shards
 
 
-def _split(images: ImageList, limit: float) -> Iterator[list[str]]:
-    """Runs of names whose files, with all that tar adds, stay below `limit` bytes."""
-    names, total = [], float(tarfile.RECORDSIZE)  # the end mark
-    for name in images:
+def _add_image(tar: tarfile.TarFile, images: ImageList, number: int, keys: set[str]) -> None:
+    try:
+        content = images.read(number)
+    except UnreadableImage as error:
+        raise UserError(f"{images.folder / images[number]} {error}: bring it back or take it out of the images, "
+                        "then start again") from None
+    member = tarfile.TarInfo(_member_name(images[number], keys))  # no owner, time 0: the same bytes
+    member.size, member.mode = len(content), 0o644
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _split(images: ImageList, limit: float) -> Iterator[list[int]]:
+    """Runs of images whose files, with all that tar adds, stay below `limit` bytes."""
+    numbers, total = [], float(tarfile.RECORDSIZE)  # the end mark
+    for number, name in enumerate(images):
         # Its header, a second one for a long name, and the last block filled up.
-        found = (images.folder / name).stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{images.folder / name} is not a regular file: take it out of the images")
-        size = found.st_size + 4 * tarfile.BLOCKSIZE + len(os.fsencode(name))
-        if names and total + size > limit:
-            yield names
-            names, total = [], float(tarfile.RECORDSIZE)
-        names.append(name)
+        size = images.size(number) + 4 * tarfile.BLOCKSIZE + len(os.fsencode(name))
+        if numbers and total + size > limit:
+            yield numbers
+            numbers, total = [], float(tarfile.RECORDSIZE)
+        numbers.append(number)
         total += size
-    yield names
+    yield numbers
 
 
 def _member_name(name: str, keys: set[str]) -> str:
-    """The name in the shard: dots and percent signs before the suffix encoded, then as many last characters as it
-    takes to make the key (all before the first dot of the file's name) a new one."""
+    """The name in the shard: dots and percent signs before the suffix encoded, then as many last
+    characters as it takes to make the key (all before the first dot of the file's name) a new
+    one."""
     folder, file = os.path.split(name)
     stem, suffix = os.path.splitext(file)
     folder, stem = folder.replace("%", "%25"), stem.replace("%", "%25").replace(".", "%2E")
     plain = len(stem)
-    while (key := os.path.join(folder, stem)) in keys and plain:
+    while os.path.join(folder, stem) in keys and plain:
         plain -= 1
-        stem = stem[:plain] + "".join(f"%{byte:02X}" for byte in os.fsencode(stem[plain])) + stem[plain + 1:]
+        encoded = "".join(f"%{byte:02X}" for byte in os.fsencode(stem[plain]))
+        stem = stem[:plain] + encoded + stem[plain + 1:]
+    key = os.path.join(folder, stem)
     if key in keys:
-        raise UserError(f"too many images are called {os.path.join(folder, os.path.splitext(file)[0])} with different "
-                        f"suffixes, {file} is the last: WebDataset would take them for one sample; rename one of them")
+        raise UserError(f"too many images have the name of {name} but for the suffix: WebDataset would take them for "
+                        "one sample; rename one of them")
     keys.add(key)
     return key + suffix
-
-
-def _original_name(member_name: str) -> str:
-    return unquote(member_name.removeprefix("./"), errors="surrogateescape")
 
 
 def build_parser() -> argparse.ArgumentParser:

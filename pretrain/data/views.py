@@ -1,8 +1,9 @@
-"""Multi-crop views of a photograph that carry their boxes.
+"""Multi-crop views of an image that carry their boxes.
 
-Augmentation as in table C.2 of the released recipe (BYOL's policy): crop and resize (bicubic, antialiased), flip,
-colour jitter, grey, blur, solarize. Every draw of a view depends on (seed, epoch, image, view) alone, so that any
-number of loader processes, and a resumed run, give the same views.
+Augmentation as in table C.2 of the released recipe (BYOL's policy): crop and resize (bicubic,
+antialiased), flip, colour jitter, grey, blur, solarize. Every draw of a view depends on (seed,
+epoch, image, view) alone, so that any number of loader processes, and a resumed run, give the same
+views.
 
 Frame: a box is (x0, y0, x1, y1) as fractions of the source image; a mirrored view has x0 > x1.
 """
@@ -38,7 +39,8 @@ class ViewKind:
 
 
 class Draws:
-    """The random draws of one view, made at once: a call to numpy for each would take longer than some operations."""
+    """The random draws of one view, made at once: a call to numpy for each would take longer than
+    some operations."""
 
     def __init__(self, values: Iterable[float]) -> None:
         self._next = iter(values).__next__
@@ -59,7 +61,8 @@ class Draws:
 
 
 def view_kinds(train: Train) -> list[ViewKind]:
-    """The global views first, then the local ones. Global views take turns between BYOL's two policies."""
+    """The global views first, then the local ones. Global views take turns between BYOL's two
+    policies."""
     first = ViewKind(train.global_size, train.global_scale, blur=1.0, solarize=0.0)
     second = ViewKind(train.global_size, train.global_scale, blur=0.1, solarize=0.2)
     local = ViewKind(train.local_size, train.local_scale, blur=0.5, solarize=0.0)
@@ -67,8 +70,9 @@ def view_kinds(train: Train) -> list[ViewKind]:
 
 
 def random_crop(draws: Draws, width: int, height: int, scale: tuple[float, float]) -> tuple[int, ...]:
-    """Left, top, right, bottom in whole source pixels: Inception-style, area and aspect ratio drawn ten times, then
-    the largest centre crop of an allowed ratio (the rule of torchvision's RandomResizedCrop)."""
+    """Left, top, right, bottom in whole source pixels: Inception-style, area and aspect ratio
+    drawn ten times, then the largest centre crop of an allowed ratio (the rule of torchvision's
+    RandomResizedCrop)."""
     area = width * height
     low, high = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_ATTEMPTS):
@@ -78,12 +82,7 @@ def random_crop(draws: Draws, width: int, height: int, scale: tuple[float, float
         if 0 < w <= width and 0 < h <= height:
             left, top = draws.below(width - w + 1), draws.below(height - h + 1)
             return left, top, left + w, top + h
-    if width / height < ASPECT_RATIO[0]:
-        w, h = width, min(height, round(width / ASPECT_RATIO[0]))
-    elif width / height > ASPECT_RATIO[1]:
-        w, h = min(width, round(height * ASPECT_RATIO[1])), height
-    else:
-        w, h = width, height
+    w, h = min(width, round(height * ASPECT_RATIO[1])), min(height, round(width / ASPECT_RATIO[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
@@ -91,8 +90,8 @@ def random_crop(draws: Draws, width: int, height: int, scale: tuple[float, float
 def crop_box(crop: tuple[int, ...], width: int, height: int, mirrored: bool, frame: str) -> np.ndarray:
     """(4,) float32 box of a crop given in whole source pixels.
 
-    frame "edges": crop edges over the image's side, so that 0 and 1 are the image's borders. "pixel_centres" (released
-    code): first and last pixel index over (side - 1).
+    frame "edges": crop edges over the image's side, so that 0 and 1 are the image's borders.
+    "pixel_centres" (released code): first and last pixel index over (side - 1).
     """
     left, top, right, bottom = crop
     if frame == "edges":
@@ -106,10 +105,13 @@ def crop_box(crop: tuple[int, ...], width: int, height: int, mirrored: bool, fra
 
 
 def random_colour(draws: Draws, kind: ViewKind) -> Colour:
-    """Jitter by random factors in random order, grey, blur and solarize, each with its probability."""
+    """Jitter by random factors in random order, grey, blur and solarize, each with its
+    probability."""
     order, brightness, contrast, saturation, hue = (), 1.0, 1.0, 1.0, 0.0
     if draws.chance(JITTER):
-        brightness, contrast, saturation = (draws.uniform(1 - s, 1 + s) for s in (BRIGHTNESS, CONTRAST, SATURATION))
+        brightness = draws.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS)
+        contrast = draws.uniform(1 - CONTRAST, 1 + CONTRAST)
+        saturation = draws.uniform(1 - SATURATION, 1 + SATURATION)
         hue = draws.uniform(-HUE, HUE)
         order = augment.ORDERS[draws.below(len(augment.ORDERS))]
     grey = draws.chance(GREY)
@@ -120,8 +122,8 @@ def random_colour(draws: Draws, kind: ViewKind) -> Colour:
 def cut_view(
     image: np.ndarray, kind: ViewKind, draws: Draws, frame: str = "edges"
 ) -> tuple[np.ndarray, np.ndarray, Colour]:
-    """The geometry of one view of an image (H, W, 3) uint8: pixels (3, S, S) uint8, box (4,) float32, and the colour
-    operations that were drawn but not applied."""
+    """The geometry of one view of an image (H, W, 3) uint8: pixels (3, S, S) uint8, box (4,)
+    float32, and the colour operations that were drawn but not applied."""
     height, width = image.shape[:2]
     crop = random_crop(draws, width, height, kind.scale)
     mirrored = draws.chance(FLIP)
@@ -132,7 +134,8 @@ def cut_view(
 def make_view(
     image: np.ndarray | Image.Image, kind: ViewKind, rng: np.random.Generator, frame: str = "edges"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One view of an RGB image, (H, W, 3) uint8 or PIL's: (3, S, S) uint8 and its box (4,) float32."""
+    """One view of an RGB image, (H, W, 3) uint8 or PIL's: (3, S, S) uint8 and its box (4,)
+    float32."""
     view, box, colour = cut_view(_array(image), kind, Draws.of(rng), frame)
     return augment.apply(view, colour), box
 
@@ -140,13 +143,15 @@ def make_view(
 def make_views(
     image: np.ndarray | Image.Image, train: Train, epoch: int, index: int
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """All views of image number `index` in `epoch`: a list of (3, S, S) uint8, the boxes (V, 4) float32, and what was
-    drawn for their colours, (V, 11) float32 (`Colour.row`).
+    """All views of image number `index` in `epoch`: a list of (3, S, S) uint8, the boxes (V, 4)
+    float32, and what was drawn for their colours, (V, 11) float32 (`Colour.row`).
 
-    With `colour_on` "loader" the views are finished; with "device" only cut, and `gpu_augment` applies the rest.
+    With `colour_on` "loader" the views are finished; with "device" only cut, and `augment_batch`
+    applies the rest.
     """
     image, kinds = _array(image), view_kinds(train)
-    # Row v depends on the view's number alone, not on how many there are: one generator for each view costs more.
+    # Row v depends on the view's number alone, not on how many there are: one generator for each
+    # view costs more.
     drawn = np.random.default_rng([train.seed, epoch, index]).random((len(kinds), DRAWS)).tolist()
     views, boxes, colours = [], [], []
     for kind, row in zip(kinds, drawn, strict=True):
@@ -158,4 +163,4 @@ def make_views(
 
 
 def _array(image: np.ndarray | Image.Image) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else np.array(image)  # a copy: torch wants memory it may write to
+    return image if isinstance(image, np.ndarray) else np.array(image)  # a copy: torch writes to it

@@ -26,7 +26,7 @@ def steps(process: Process, photos: Path, config: Config) -> dict:
     """Two optimizer steps of the trainer, each of two accumulated micro-batches."""
     names = list_images(photos)
     trainer = train.Trainer(config, process, 4, 2)
-    loader = make_loader(names, config, 0, 2, process.rank, process.world, pin=False)
+    loader = make_loader(names, config, range(2), process)
     results, grads = [], []
     for step in range(2):
         results.append(trainer.step(step + 1, [next(loader) for _ in range(trainer.accumulation)]))

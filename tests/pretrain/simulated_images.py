@@ -67,11 +67,13 @@ def read_list(folder: Path) -> dict:
     seconds: to the first batch, the longest wait for a later one of the epoch, and the wait for the next epoch's."""
     import io
 
+    import torch
     from PIL import Image
 
     from pretrain.config import load_config
     from pretrain.data.batches import make_loader, open_list, steps_per_epoch
     from pretrain.data.name_table import NameTable
+    from pretrain.distributed import Process
 
     file = io.BytesIO()
     rng = np.random.default_rng(0)
@@ -84,8 +86,9 @@ def read_list(folder: Path) -> dict:
     images = open_list(folder, NameTable.open(next(folder.glob("images-*.names"))))
     images.read = lambda number: images[number] and file.getvalue()  # the name is looked up, the file is one
     per_epoch = steps_per_epoch(len(images), config.train)
+    alone = Process(0, 1, torch.device("cpu"))
     before = min(20, per_epoch)  # steps of the first epoch, its last ones
-    loader = make_loader(images, config, per_epoch - before, per_epoch + 20, 0, 1, pin=False)
+    loader = make_loader(images, config, range(per_epoch - before, per_epoch + 20), alone)
     waits = []
     for _ in range(before + 20):
         since = time.perf_counter()

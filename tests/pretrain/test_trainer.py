@@ -32,7 +32,7 @@ pathlib.Path.write_bytes = write_bytes
 
 @pytest.fixture
 def batches(photos: Path, tiny: Callable[..., Config]) -> Callable[[Config], list[Batch]]:
-    return lambda config: list(make_loader(list_images(photos), config, 0, 2, 0, 1, pin=False))
+    return lambda config: list(make_loader(list_images(photos), config, range(2), ALONE))
 
 
 def copied(state: object) -> object:

@@ -23,7 +23,11 @@ from pretrain.data.batches import (
     make_loader,
     steps_per_epoch,
 )
+from pretrain.distributed import Process
 from pretrain.options.shared_options import Train
+
+CPU = torch.device("cpu")
+ALONE = Process(0, 1, CPU)
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -73,7 +77,7 @@ def test_loader__too_many_unreadable_in_a_row_is_one_line(tmp_path: Path, tiny: 
                                                           workers: int) -> None:
     touch(tmp_path, *(f"{number:02d}.jpg" for number in range(12)))
     config = tiny(workers=workers)
-    loader = make_loader(list_images(tmp_path), config, 0, 1, 0, 1, pin=False)
+    loader = make_loader(list_images(tmp_path), config, range(1), ALONE)
     with pytest.raises(UserError) as error:
         next(loader)
     text = str(error.value)
@@ -109,7 +113,7 @@ def test_steps_per_epoch__batch_larger_than_the_folder() -> None:
 
 
 def order(images: int, train: Train, first: int, last: int, rank: int = 0, world: int = 1) -> list:
-    sampler = MicroBatchOrder(images, train, 4 // world, first, last, rank, world)
+    sampler = MicroBatchOrder(images, train, 4 // world, range(first, last), Process(rank, world, CPU))
     batches = list(sampler)
     assert len(batches) == len(sampler)
     return batches
@@ -153,10 +157,10 @@ def test_images_at_once__accumulation_makes_up_the_batch(batch_size: int, device
 
 
 def test_images_at_once__what_cannot_be_divided_is_told() -> None:
-    with pytest.raises(UserError, match="batch_size must be a multiple of the number of processes, found 4 and 3"):
+    with pytest.raises(UserError, match=r"batch_size 4 over 3 processes: expected equal shares .* found 1\.33333 "):
         images_at_once(4, 2, 3)
-    with pytest.raises(UserError, match=r"batch_size 134 over 2 processes leaves 67 images for each, which no number "
-                                        r"from 32 to 64 \(device_batch\) divides"):
+    with pytest.raises(UserError, match=r"batch_size 134 over 2 processes: expected equal shares that a number from "
+                                        r"32 to 64 \(device_batch\) divides, found 67 images each; choose another"):
         images_at_once(134, 64, 2)
 
 
@@ -169,7 +173,7 @@ def test_loader__two_workers_and_a_resume_give_the_same_batches(photos: Path, ti
     names = list_images(photos)
 
     def batches(workers: int, first: int) -> list[Batch]:
-        return list(make_loader(names, tiny(workers=workers, device_batch=2), first, 6, 0, 1, pin=False))
+        return list(make_loader(names, tiny(workers=workers, device_batch=2), range(first, 6), ALONE))
 
     alone = batches(0, 0)
     assert len(alone) == 12
@@ -196,7 +200,7 @@ def test_loader__labels_follow_the_image(tmp_path: Path, make_photos: Callable, 
 
     def found(workers: int, first: int, rank: int, world: int) -> list[tuple[str, int]]:
         config = tiny(workers=workers, device_batch=2)
-        batches = list(make_loader(names, config, first, 6, rank, world, pin=False))
+        batches = list(make_loader(names, config, range(first, 6), Process(rank, world, CPU)))
         assert all(batch.labels.dtype == torch.int64 and batch.labels.shape == (2,) for batch in batches)
         return [(name, label) for batch in batches for name, label in
                 zip(batch.names, batch.labels.tolist(), strict=True)]
@@ -210,14 +214,14 @@ def test_loader__labels_follow_the_image(tmp_path: Path, make_photos: Callable, 
 
 
 def test_loader__without_labels_there_are_none(photos: Path, tiny: Callable[..., Config]) -> None:
-    assert next(make_loader(list_images(photos), tiny(), 0, 6, 0, 1, pin=False)).labels is None
+    assert next(make_loader(list_images(photos), tiny(), range(6), ALONE)).labels is None
 
 
 def test_loader__views_follow_the_image_not_its_place_in_the_batch(photos: Path, tiny: Callable[..., Config]) -> None:
     """Rank 1 of two sees what the second half of a single process's micro-batch holds."""
     names = list_images(photos)
-    whole = next(make_loader(names, tiny(), 0, 6, 0, 1, pin=False))
-    half = next(make_loader(names, tiny(), 0, 6, 1, 2, pin=False))
+    whole = next(make_loader(names, tiny(), range(6), ALONE))
+    half = next(make_loader(names, tiny(), range(6), Process(1, 2, CPU)))
     assert half.names == whole.names[2:]
     assert torch.equal(half.views[0], whole.views[0][:, 2:]) and torch.equal(half.boxes[1], whole.boxes[1][:, 2:])
 
@@ -227,7 +231,7 @@ def test_loader__processes_start_after_the_main_one_has_used_every_library(photo
     names = list_images(photos)
     ViewDataset(names, Train())[0, 0]
     assert cv2.getNumThreads() == 1
-    assert len(list(make_loader(names, tiny(workers=2), 0, 6, 0, 1, pin=False))) == 6
+    assert len(list(make_loader(names, tiny(workers=2), range(6), ALONE))) == 6
 
 
 def test_pin_memory__keeps_everything(tmp_path: Path, make_photos: Callable, small: Train,

@@ -52,7 +52,7 @@ def test_list_images__missing_folder(tmp_path: Path) -> None:
 
 def test_list_images__empty_folder(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt", "sub/.x.png")
-    text = r"no images in .*: expected files that end in \.jpg .* found none at any depth"
+    text = r": expected images that end in \.jpg .* found 0 images \(\) and 0 \.tar files; name"
     with pytest.raises(UserError, match=text):
         list_images(tmp_path)
 

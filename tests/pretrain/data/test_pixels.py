@@ -90,11 +90,11 @@ def test_read_pixels__the_range_is_of_no_meaning_for_eight_bits(tmp_path: Path) 
     assert np.array_equal(read_pixels(path, "range"), read_pixels(path)) and read_pixels(path).max() == 63
 
 
-@pytest.mark.parametrize("kind, named", [(np.int32, "32-bit"), (np.float32, "floating-point")])
+@pytest.mark.parametrize("kind, named", [(np.int32, "I"), (np.float32, "F")])
 def test_read_pixels__pixels_without_a_known_white_are_refused(tmp_path: Path, kind: type, named: str) -> None:
     """PIL would clip them to one colour, and the run would learn from white sheets."""
     path = saved(Image.fromarray(GRADIENT.astype(kind) * 257), tmp_path / "x.tif")
-    with pytest.raises(UnreadableImage, match=f"^{named} pixels, whose white is not known: convert it to 8 or 16 bits"):
+    with pytest.raises(UnreadableImage, match=rf"^TIFF file with pixels of a kind that is not read \({named} of "):
         read_pixels(path)
 
 
@@ -198,7 +198,7 @@ def test_image_list__smallest_side_of_an_image_to_learn_from(tmp_path: Path) -> 
 
 
 def test_read_pixels__gone(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImage, match="the file is gone"):
+    with pytest.raises(UnreadableImage, match="^cannot be read: No such file or directory$"):
         opened(tmp_path / "x.png")
 
 

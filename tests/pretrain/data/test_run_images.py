@@ -141,7 +141,7 @@ def test_run_images__an_output_that_a_link_in_the_images_leads_to(make_photos: C
     make_photos(tmp_path / "photos", 2)
     (tmp_path / "photos" / "more").symlink_to(tmp_path / "elsewhere")
     for place in ("elsewhere/out", "elsewhere/deep/out"):
-        with pytest.raises(UserError, match=r"out lies inside --data .*photos, where the run's own pictures"):
+        with pytest.raises(UserError, match=r"out lies inside --data .*photos, where the run's own figures"):
             run_images.run_images(tiny(), tmp_path / "photos", tmp_path / place, Process(0, 1, CPU))
     assert len(run_images.run_images(tiny(), tmp_path / "photos", tmp_path / "other", Process(0, 1, CPU))) == 4
 

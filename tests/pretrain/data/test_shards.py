@@ -21,6 +21,9 @@ from pretrain.common.errors import UserError
 from pretrain.data import shards
 from pretrain.data.batches import Batch, list_images, make_loader
 from pretrain.data.shards import ShardList, pack, shard_paths
+from pretrain.distributed import Process
+
+ALONE = Process(0, 1, torch.device("cpu"))
 
 AWKWARD = ["a.b.c.jpg", "a.b.d.jpg", "deep/er/x.png", "deep/x y.JPG", "same.jpeg", "same.jpg", "same.png", "50%.jpg",
            "50%2E.jpg", "ü" * 70 + ".jpg", f"{'long/' * 40}x.jpg", "z/z.webp"]
@@ -122,7 +125,7 @@ def test_loader__shards_folder_and_any_number_of_workers_give_the_same_batches(
     assert len(shard_paths(tmp_path / "out")) > 1
 
     def batches(folder: Path, workers: int, first: int = 0) -> list[Batch]:
-        return list(make_loader(list_images(folder), tiny(workers=workers), first, 6, 0, 1, pin=False))
+        return list(make_loader(list_images(folder), tiny(workers=workers), range(first, 6), ALONE))
 
     plain = batches(photos, 0)
     for packed in (batches(tmp_path / "out", 0), batches(tmp_path / "out", 2)):
@@ -203,7 +206,7 @@ def test_damage__a_shard_cut_off_anywhere_is_told(folder: Path, tmp_path: Path) 
     for length in (1, 700, len(whole) // 2, last.offset, last.offset + 100, last.offset_data, last.offset_data + 1, end,
                    end + 511):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=rf"shard {path} is damaged: expected a whole tar file, found .* again"):
+        with pytest.raises(UserError, match=rf"shard {path} cannot be read: expected a whole tar .*, found: .* again"):
             list_images(path.parent)
     path.write_bytes(whole[:end + 1024])  # the end mark alone is a whole file
     assert len(list_images(path.parent)) == len(AWKWARD) + 1
@@ -217,7 +220,7 @@ def test_damage__overwritten_header_is_told(folder: Path, tmp_path: Path) -> Non
         damaged = bytearray(path.read_bytes())
         damaged[offset:offset + 200] = b"\xff" * 200
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=f"shard {path} is damaged"):
+        with pytest.raises(UserError, match=f"shard {path} cannot be read"):
             list_images(path.parent)
 
 
@@ -227,15 +230,15 @@ def test_damage__shard_that_shrinks_under_a_run_ends_it_in_one_line(photos: Path
     pack(photos, tmp_path / "out")
     images = list_images(tmp_path / "out")
     os.truncate(images.shards[0], 600)
-    with pytest.raises(UserError, match=rf"shard {images.shards[0]} is damaged: .* ends inside \d+\.png; copy or"):
-        next(make_loader(images, tiny(workers=workers), 0, 6, 0, 1, pin=False))
+    with pytest.raises(UserError, match=rf"shard {images.shards[0]} cannot be read: .* ends inside \d+\.png; copy or"):
+        next(make_loader(images, tiny(workers=workers), range(6), ALONE))
 
 
 def test_damage__shard_that_goes_away(folder: Path, tmp_path: Path) -> None:
     path = one_shard(folder, tmp_path / "out")
     images = list_images(path.parent)
     path.unlink()
-    with pytest.raises(UserError, match=rf"shard {path} cannot be read: No such file"):
+    with pytest.raises(UserError, match=rf"shard {path} cannot be read: .*, found: .*No such file"):
         images.read(0)
 
 
@@ -259,8 +262,8 @@ def test_pack__mistakes_are_told_and_leave_nothing(folder: Path, tmp_path: Path,
     (tmp_path / "empty").mkdir()
     for source, output, text in (
         (folder, tmp_path / "out", r"out exists: expected a new or empty folder"),
-        (tmp_path / "out", tmp_path / "two", r"expected a folder of images that end in .*out holds shards already"),
-        (tmp_path / "empty", tmp_path / "two", r"expected a folder of images .*empty holds none"),
+        (tmp_path / "out", tmp_path / "two", r"out: expected images .*, found none and 1 \.tar shards; name"),
+        (tmp_path / "empty", tmp_path / "two", r"empty: expected images .*, found none and 0 \.tar shards; name"),
         (tmp_path / "none", tmp_path / "two", r"image folder .*none does not exist"),
     ):
         with pytest.raises(UserError, match=text):
@@ -280,11 +283,11 @@ def test_pack__links_to_nothing_and_names_that_webdataset_cannot_tell_apart(tmp_
         (tmp_path / "photos" / name).write_bytes(b"x")
     pack(tmp_path / "photos", tmp_path / "two")
     (tmp_path / "photos" / "a.webp").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"too many images are called a with different suffixes, a\.webp is the last"):
+    with pytest.raises(UserError, match=r"too many images have the name of a\.webp but for the suffix: WebDataset"):
         pack(tmp_path / "photos", tmp_path / "three")
     (tmp_path / "photos" / "a.webp").unlink()
     (tmp_path / "photos" / "c.png").symlink_to("nowhere.png")
-    with pytest.raises(UserError, match=r"photos/c\.png is a link to nowhere\.png, which is not there: bring its"):
+    with pytest.raises(UserError, match=r"photos/c\.png cannot be read: No such file or directory: bring it back or"):
         pack(tmp_path / "photos", tmp_path / "three")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "two"]
 
@@ -292,7 +295,7 @@ def test_pack__links_to_nothing_and_names_that_webdataset_cannot_tell_apart(tmp_
 def test_pack__a_fifo_is_told(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     os.mkfifo(tmp_path / "photos" / "a.jpg")
-    with pytest.raises(UserError, match=r"photos/a\.jpg is not a regular file: take it out of the images"):
+    with pytest.raises(UserError, match=r"photos/a\.jpg is not a regular file: bring it back or take it out"):
         pack(tmp_path / "photos", tmp_path / "out")
 
 
@@ -302,7 +305,7 @@ def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.
         return "x.jpg"
 
     monkeypatch.setattr(shards, "_member_name", gone)
-    with pytest.raises(UserError, match=r"z\.webp is gone: the folder changed while it was packed"):
+    with pytest.raises(UserError, match=r"z\.webp cannot be read: No such file or directory: .* start again"):
         pack(folder, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
@@ -310,18 +313,18 @@ def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.
 def test_folder__images_beside_shards_and_a_link_to_nothing(folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path / "out")
     (tmp_path / "out" / "stray.jpg").touch()
-    with pytest.raises(UserError, match=r"out holds 1 images, the first stray\.jpg, and 1 \.tar shards: expected"):
+    with pytest.raises(UserError, match=r"not both, found 1 images \(stray\.jpg\) and 1 \.tar files; name"):
         list_images(tmp_path / "out")
     (tmp_path / "out" / "stray.jpg").unlink()
     (tmp_path / "out" / "x.tar").symlink_to("nowhere.tar")
-    with pytest.raises(UserError, match=r"shard .*x\.tar cannot be read: No such file or directory"):
+    with pytest.raises(UserError, match=r"shard .*x\.tar cannot be read: .*No such file or directory"):
         list_images(tmp_path / "out")
 
 
 def test_folder__shards_without_images(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("notes.txt"), io.BytesIO())
-    with pytest.raises(UserError, match=r"no images in the shards of .* found none in 1 \.tar files"):
+    with pytest.raises(UserError, match=r"expected images .* found 0 images \(\) and 1 \.tar files; name another"):
         list_images(tmp_path)
 
 

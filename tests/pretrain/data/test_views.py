@@ -201,7 +201,7 @@ def test_make_views__cut_only_leaves_the_colours_to_the_device(noise: Image.Imag
     """The numbers that travel along are those that the loader would have applied."""
     finished, boxes, rows = make_views(noise, small, 0, 3)
     cut, cut_boxes, cut_rows = make_views(noise, replace(small, colour_on="device"), 0, 3)
-    assert np.array_equal(boxes, cut_boxes) and np.array_equal(rows, cut_rows) and rows.shape == (4, augment.COLUMNS)
+    assert np.array_equal(boxes, cut_boxes) and np.array_equal(rows, cut_rows) and rows.shape == (4, 11)
     for one, other, row in zip(finished, cut, rows, strict=True):
         order = tuple(int(operation) for operation in row[:4] if operation >= 0)
         colour = augment.Colour(order, *row[4:8].tolist(), grey=row[8] == 1, sigma=float(row[9]), solarize=row[10] == 1)

@@ -77,7 +77,7 @@ def test_registry__the_table_above_has_every_objective() -> None:
 def test_objective__gets_the_views_that_its_preset_asks_for(photos: Path) -> None:
     values = {key: value for key, value in SHARED.items() if key != "local_views"} | {"objective": "moco"}
     config = load_config(None, values)
-    batch = next(make_loader(list_images(photos), config, 0, 1, 0, 1, pin=False))
+    batch = next(make_loader(list_images(photos), config, range(1), ALONE))
     assert [tuple(group.shape) for group in batch.views] == [(2, 4, 3, 48, 48)]
     assert [len(group) for group in batch.boxes] == [2]
     assert load_config(None, values | {"local_views": 3}).train.local_views == 3  # it gives way to what is given

@@ -94,7 +94,7 @@ def test_claimed__a_file_system_without_locks(photos: Path, tiny: Callable, tmp_
     ("a_file", r"expected a folder for --output, found that .*a_file is a file or would lie in one"),
     ("a_file/out", r"a_file/out is a file or would lie in one"),
     ("x" * 300, r"cannot be made \(File name too long\)"),
-    ("photos/out", "photos/out lies inside --data .*photos, where the run's own pictures would become images"),
+    ("photos/out", "photos/out lies inside --data .*photos, where the run's own figures would become images"),
     ("photos", "lies inside --data"),
     ("loop/out", r"cannot be made \(Too many levels of symbolic links\)"),
 ])

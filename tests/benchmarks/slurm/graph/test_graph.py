@@ -163,7 +163,7 @@ def test_gpu_hours__are_those_of_the_words(tmp_path, capsys, srun, monkeypatch):
 def test_check__what_would_only_show_on_the_nodes(demo):
     with pytest.raises(UserError, match=r"^task coco: SOLVER.IMS_PER_BATCH 2 cannot be shared by 4 processes: "):
         demo("--gpus-per-node", "4")
-    with pytest.raises(UserError, match=r"^batch_size must be a multiple of the number of processes, found 16 and 3"):
+    with pytest.raises(UserError, match=r"^batch_size 16 over 3 processes: expected equal shares "):
         job_graph.check(demo("--nodes", "3"))
     with pytest.raises(UserError, match=r"Slurm drops backslashes; choose a path without it"):
         job_graph.check(demo("--output", "/tmp/a\\b"))
