@@ -43,7 +43,7 @@ def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, 
     for image in sorted(image_root.glob("*/*.png")):
         stem = annotation_root / image.parent.name / image.name.removesuffix(IMAGE_SUFFIX)
         files.append((str(image), *(f"{stem}{suffix}" for suffix in SUFFIXES)))
-    raise_first(image_root, _problems(files, annotation_root))
+    raise_first(_problems(files, annotation_root), image_root)
     return files
 
 

@@ -65,7 +65,7 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFil
     is wrong with it.
     """
     content = load(path)
-    raise_first(path, _problems(content, keypoints, evaluated))
+    raise_first(_problems(content, keypoints, evaluated), path)
     file = of_content(path, content)
     if keypoints:
         category = content["categories"][0]
@@ -90,7 +90,7 @@ def load(path: Path, kind: str = "COCO") -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))  # as pycocotools reads it: a byte order mark is refused
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): expected a {kind} annotation file") from None
-    raise_first(path, _list_problems(content, kind))
+    raise_first(_list_problems(content, kind), path)
     return content
 
 
@@ -241,7 +241,7 @@ def _is_bone(pair: object, keypoints: int) -> bool:
 
 def raise_unless_alike(train: CocoFile, val: CocoFile) -> None:
     """Raise `UserError` unless both halves of a dataset have the same categories, keypoints and parts."""
-    raise_first(val.path, _differences(train, val))
+    raise_first(_differences(train, val), val.path)
 
 
 def _differences(train: CocoFile, val: CocoFile) -> Iterator[str]:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     places = [args.output / "train.json", args.output / "val.json"]
-    raise_first("hold-out", _option_problems(args.file, args.share, places))
+    raise_first(_option_problems(args.file, args.share, places))
     parts = split(args.file, args.share)
     make_folder(args.output)
     for place, part in zip(places, parts, strict=True):
@@ -55,7 +55,7 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
     Raises `UserError` when the file is not one of COCO's format, or nothing is left on one side.
     """
     content = coco_json.load(file)
-    raise_first(file, _problems(content, share))
+    raise_first(_problems(content, share), file)
     names = [image["file_name"] for image in content["images"]]
     held = set()
     for place in order(names)[-round(share * len(names)):]:

@@ -66,7 +66,7 @@ def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Op
     names = [name for name, _ in file.images]
     absent = {place: missing(place, names) for place in places}
     best = min(absent, key=lambda place: len(absent[place]))
-    raise_first(file.path, missing_problem(best, absent[best], names))
+    raise_first(missing_problem(best, absent[best], names), file.path)
     return best, check_images(half, [(best / name, size) for name, size in file.images])
 
 

@@ -47,11 +47,11 @@ def require() -> None:
 def read(path: Path) -> CocoFile:
     """Read and check the annotation file at `path`; raises `UserError` naming the first thing that is wrong."""
     content = coco_json.load(path, "LVIS v1")
-    raise_first(path, coco_json.table_problems(content, LVIS))
+    raise_first(coco_json.table_problems(content, LVIS), path)
     for image in content["images"]:
         # The path below the image folder, as detectron2 takes it from the address.
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
-    raise_first(path, _problems(content))
+    raise_first(_problems(content), path)
     return coco_json.of_content(path, content)
 
 

@@ -8,18 +8,17 @@ in or out. What the training then leaves out (images without an object) it leave
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pretrain.common.errors import UserError
-
-Records = list[dict[str, Any]]
+from transfer.data.dataset import Reader, Records
 
 
-def check(share: float) -> None:
-    """Raise unless `share` is a share."""
+def problems(share: float) -> Iterator[str]:
+    """Whether `share` is none."""
     if not 0 < share <= 1:  # written so that NaN fails too
-        raise UserError(f"--train-share {share:g}: expected a share of the training images, above 0 and at most 1")
+        yield f"--train-share {share:g}: expected a share of the training images, above 0 and at most 1"
 
 
 def choose(records: Records, image_root: Path, share: float) -> Records:
@@ -32,6 +31,11 @@ def choose(records: Records, image_root: Path, share: float) -> Records:
         names.append(path.relative_to(image_root).as_posix() if inside else path.name)
     count = max(1, round(share * len(names)))
     return [records[place] for place in sorted(order(names)[:count])]
+
+
+def read(all_records: Reader, image_root: Path, share: float) -> Records:
+    """`choose` from what `all_records` reads."""
+    return choose(all_records(), image_root, share)
 
 
 def order(names: list[str]) -> list[int]:

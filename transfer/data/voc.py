@@ -36,7 +36,7 @@ def list_images(root: Path, split: str) -> list[tuple[Path, Path]]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{listed} cannot be read ({error}): expected the list of the images of {year} {name}, one "
                             "identifier per line") from None
-        raise_first(listed, _list_problems(names, images, annotations))
+        raise_first(_list_problems(names, images, annotations), listed)
         for stem in names:
             found.append((images / f"{stem}.jpg", annotations / f"{stem}.xml"))
     return found
@@ -64,7 +64,7 @@ def load(root: Path, split: str) -> list[dict]:
             tree = ElementTree.parse(annotation).getroot()
         except ElementTree.ParseError as error:
             raise UserError(f"{annotation} is not XML ({error}): expected a Pascal VOC annotation") from None
-        raise_first(annotation, _problems(tree, evaluated=split == "val"))
+        raise_first(_problems(tree, evaluated=split == "val"), annotation)
         rows = []
         for element in tree.iter("object"):
             x0, y0, x1, y1 = _box(element)

@@ -27,7 +27,6 @@ from transfer.settings.norms import SYNCHRONISED
 KINDS = ("accumulate", "linear")
 PRESETS = {"_1gpu": "accumulate", "_1gpu_linear": "linear"}
 PRESET_PARTS = 4  # a preset takes this part of the batch at once
-FORM = "expected accumulate=N or linear=N, such as accumulate=4: N images at once, over all processes"
 
 
 @dataclass(frozen=True)
@@ -38,40 +37,40 @@ class Fit:
     images: int | None = None
 
 
-def parse(text: str) -> Fit:
-    """"accumulate=4" as a `Fit`; raises `UserError` for anything else."""
-    match = re.fullmatch(r"(accumulate|linear)=([1-9]\d*)", text)
-    if match is None:
-        raise UserError(f"--fit {text}: {FORM}")
-    return Fit(match[1], int(match[2]))
-
-
 def chosen(schedule: str | None, fit: str | None) -> tuple[str | None, Fit | None]:
-    """(schedule, fit) of the words of --schedule and --fit: "1x_1gpu" is "1x" and Fit("accumulate").
+    """(schedule, fit) of the arguments of --schedule and --fit: "1x_1gpu" is "1x" and Fit("accumulate").
 
-    Raises `UserError` when both say how the batch fits.
+    Raises `UserError` when both say how the batch fits, or --fit has another form.
     """
+    said = None
+    if fit is not None:
+        match = re.fullmatch(r"(accumulate|linear)=([1-9]\d*)", fit)
+        if match is None:
+            raise UserError(f"--fit {fit}: expected accumulate=N or linear=N, such as accumulate=4: N images at once, "
+                            "over all processes")
+        said = Fit(match[1], int(match[2]))
     for ending, kind in PRESETS.items():
         if schedule is not None and schedule.endswith(ending):
-            if fit is not None:
+            name = schedule.removesuffix(ending)
+            if said is not None:
                 raise UserError(f"--schedule {schedule} and --fit {fit} both say how the batch fits the GPU: leave out "
-                                f"one, such as --schedule {schedule.removesuffix(ending)} --fit {fit}")
-            return schedule.removesuffix(ending), Fit(kind)
-    return schedule, parse(fit) if fit is not None else None
+                                f"one, such as --schedule {name} --fit {fit}")
+            return name, Fit(kind)
+    return schedule, said
 
 
 def fitted(cfg: CfgNode, fit: Fit | None) -> Fit | None:
     """Apply the linear rule to `cfg` (before what a user sets by hand), and put the number of a preset in place."""
     if fit is None:
         return None
-    batch = cfg.SOLVER.IMS_PER_BATCH
+    solver = cfg.SOLVER
+    batch = solver.IMS_PER_BATCH
     images = fit.images or batch // PRESET_PARTS
     if images < 1 or batch % images:
         raise UserError(f"{fit.kind}={images} does not fit a batch of {batch}: expected a number that divides it; "
                         "name one with --fit")
     if fit.kind == "linear":
         times = batch // images
-        solver = cfg.SOLVER
         solver.IMS_PER_BATCH, solver.BASE_LR = images, solver.BASE_LR / times
         solver.MAX_ITER, solver.STEPS = times * solver.MAX_ITER, tuple(times * step for step in solver.STEPS)
         solver.WARMUP_ITERS, solver.CHECKPOINT_PERIOD = times * solver.WARMUP_ITERS, times * solver.CHECKPOINT_PERIOD
@@ -83,16 +82,19 @@ def settle(cfg: CfgNode, fit: Fit | None, processes: int) -> None:
     """Check batch, `fit` and processes against each other when all values of `cfg` are final, and note the images at
     once under SOLVER.IMAGES_AT_ONCE, a key of ours that only accumulating configs have."""
     batch = cfg.SOLVER.IMS_PER_BATCH
-    if fit is not None and fit.kind == "linear" and batch != fit.images:
-        raise UserError(f"--fit linear={fit.images} and a batch of {batch} set by hand contradict each other: leave "
-                        "out one of them")
-    images = batch if fit is None else fit.images
-    if batch % images:
-        raise UserError(f"accumulate={images} does not fit SOLVER.IMS_PER_BATCH {batch}: expected a number that "
-                        "divides it")
-    if images % processes:
-        what = f"SOLVER.IMS_PER_BATCH {batch}" if images == batch else f"accumulate={images}"
-        raise UserError(f"{what} cannot be shared by {processes} processes: expected a multiple")
+    images, what = batch, f"SOLVER.IMS_PER_BATCH {batch}"
+    if fit is not None:
+        images = fit.images
+    if images != batch:
+        what = f"accumulate={images}"
+    for wrong, text in (
+        (images != batch and fit.kind == "linear",
+         f"--fit linear={images} and a batch of {batch} set by hand contradict each other: leave out one of them"),
+        (batch % images, f"{what} does not fit SOLVER.IMS_PER_BATCH {batch}: expected a number that divides it"),
+        (images % processes, f"{what} cannot be shared by {processes} processes: expected a multiple"),
+    ):
+        if wrong:
+            raise UserError(text)
     if images != batch:
         cfg.SOLVER.IMAGES_AT_ONCE = images
 
@@ -107,4 +109,6 @@ def batch_norm_images(cfg: CfgNode, processes: int) -> int | None:
     norm = cfg.MODEL.RESNETS.NORM
     if norm in SYNCHRONISED:
         return images_at_once(cfg)
-    return images_at_once(cfg) // processes if norm == "BN" else None
+    if norm == "BN":
+        return images_at_once(cfg) // processes
+    return None

@@ -19,24 +19,26 @@ class NormedRes5ROIHeads(Res5ROIHeads):
     """Res5ROIHeads with a norm layer of type MODEL.RESNETS.NORM after res5, and for every depth of the backbone."""
 
     @configurable
-    def __init__(self, *, res5_norm: nn.Module, **words: object) -> None:
-        super().__init__(**words)
+    def __init__(self, *, res5_norm: nn.Module, **arguments: object) -> None:
+        super().__init__(**arguments)
         # Not inside res5, which then holds the converted backbone's tensors and no others.
         self.res5_norm = res5_norm
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """The arguments that `cfg` means."""
-        words = super().from_config(cfg, input_shape)
-        channels = words["box_predictor"].cls_score.in_features
-        return {**words, "res5_norm": get_norm(cfg.MODEL.RESNETS.NORM, channels)}
+        arguments = super().from_config(cfg, input_shape)
+        channels = arguments["box_predictor"].cls_score.in_features
+        return {**arguments, "res5_norm": get_norm(cfg.MODEL.RESNETS.NORM, channels)}
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
         """(res5, its output channels): the last stage of a ResNet of this depth; detectron2's own is ResNet-50's."""
         resnets = cfg.MODEL.RESNETS
-        words = {"stride_in_1x1": resnets.STRIDE_IN_1X1} if resnets.DEPTH >= 50 else {}
-        blocks = ResNet.make_default_stages(resnets.DEPTH, norm=resnets.NORM, **words)[-1]
+        options = {"norm": resnets.NORM}
+        if resnets.DEPTH >= 50:  # bottlenecks
+            options["stride_in_1x1"] = resnets.STRIDE_IN_1X1
+        blocks = ResNet.make_default_stages(resnets.DEPTH, **options)[-1]
         return nn.Sequential(*blocks), blocks[-1].out_channels
 
     def _shared_roi_transform(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """The resolved detectron2 config of one fine-tuning: base, task, schedule, solver, heads, scale, data, `--set`.
 
-The order is fixed and every layer is a file or an argument, so that two runs differ only where their words differ.
+The order is fixed and every layer is a file or an argument, so that two runs differ only where their options differ.
 """
 
 import difflib
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -19,10 +20,12 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
 )
+from fvcore.common.registry import Registry
 
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import SIXTEEN_BIT
 from transfer.data.dataset import Dataset
+from transfer.data.problems import raise_first
 from transfer.reading.architecture import set_architecture
 from transfer.records.identity import PLACES, flatten
 from transfer.settings import (
@@ -71,31 +74,36 @@ def layers(task: str, heads: str, scale: str, schedule: str | None = None, solve
     of their own: with them another one than None (COMMON for the solver) is refused, as is whatever the task has not.
     """
     own = get(task)
-    if C4 in own.heads and heads != C4:
-        raise UserError(f"--heads {heads}: task {task} has a C4 backbone, whose head is res5 itself; there is no head "
-                        "family to choose, leave the option out")
-    solvers = {COMMON: {}, **own.solvers}
-    schedule_name = schedule or own.default_schedule
-    for value, allowed, option in ((heads, own.heads, "--heads"), (scale, SCALES, "--scale"),
-                                   (schedule_name, own.schedules, "--schedule"),
-                                   (solver or COMMON, solvers, "--solver")):
-        if value not in allowed:
-            raise UserError(f"unknown {option} '{value}' for task {task}: expected one of {', '.join(allowed)}")
-    for value, option in ((schedule, "--schedule"), (None if solver == COMMON else solver, "--solver")):
-        if value is not None and scale != "full":
-            raise UserError(f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of "
-                            f"{option} and --scale")
-    length = own.schedules[schedule_name]
-    parts = [*_task_values(own), {"SOLVER": {"MAX_ITER": length.iterations, "STEPS": list(length.steps)}},
-             solvers[solver or COMMON]]
+    raise_first(_choice_problems(own, heads, scale, schedule, solver))
+    length = own.schedules[schedule or own.default_schedule]
+    parts = [*_task_values(own), {"SOLVER": {"MAX_ITER": length.iterations, "STEPS": list(length.steps)}}]
+    if solver in own.solvers:
+        parts.append(own.solvers[solver])
     if heads != C4:
         parts.append(_read(CONFIGS / f"heads-{heads}.yaml"))
-    if scale != "full":
-        parts.append(_read(CONFIGS / (f"scale-{scale}-c4.yaml" if heads == C4 else f"scale-{scale}.yaml")))
+    if scale != "full" and heads == C4:
+        parts.append(_read(CONFIGS / f"scale-{scale}-c4.yaml"))
+    elif scale != "full":
+        parts.append(_read(CONFIGS / f"scale-{scale}.yaml"))
     cfg = get_cfg()
     for values in parts:
         cfg.merge_from_other_cfg(CfgNode(values))
     return cfg
+
+
+def _choice_problems(task: Task, heads: str, scale: str, schedule: str | None, solver: str | None) -> Iterator[str]:
+    if C4 in task.heads and heads != C4:
+        yield (f"--heads {heads}: task {task.name} has a C4 backbone, whose head is res5 itself; there is no head "
+               "family to choose, leave the option out")
+    for option, value, allowed in (("--heads", heads, task.heads), ("--scale", scale, SCALES),
+                                   ("--schedule", schedule, task.schedules),
+                                   ("--solver", solver, (COMMON, *task.solvers))):
+        if value is not None and value not in allowed:
+            yield f"unknown {option} '{value}' for task {task.name}: expected one of {', '.join(allowed)}"
+    for option, value in (("--schedule", schedule), ("--solver", solver)):
+        if scale != "full" and value not in (None, COMMON):
+            yield (f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of {option} "
+                   "and --scale")
 
 
 def _task_values(task: Task) -> list[dict]:
@@ -175,39 +183,52 @@ def _finish(cfg: CfgNode, protocol: Protocol, fit: Fit | None, num_gpus: int) ->
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
-    if any(word.startswith("INPUT.SIXTEEN_BIT=") for word in overrides):
+    if any(override.startswith("INPUT.SIXTEEN_BIT=") for override in overrides):
         cfg.INPUT.SIXTEEN_BIT = "shift"  # ours: transfer/finetuning/mapper.py; always there it would change configs
     known = flatten(cfg)
-    for word in overrides:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {word}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500")
-        if key in FOLLOWS:
-            raise UserError(f"--set {word}: {key} follows from task, data, weights and trial; leave it out")
-        if key in UNREAD:
-            raise UserError(f"--set {word}: {key} has no effect here; leave it out"
-                            f"{' and use --device' if key == 'MODEL.DEVICE' else ''}")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise UserError(f"--set {word}: detectron2's config has no key {key}; the nearest is {near}")
+    for override in overrides:
+        raise_first(_key_problems(override, known))
+        key, _, value = override.partition("=")
         if isinstance(known[key], float) and re.fullmatch(r"[+-]?\d+", value):
             value += ".0"  # a rate of 1 is no mistake
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, SyntaxError, AssertionError) as error:
-            raise UserError(f"--set {word}: {key} is {known[key]!r} by default ({error}): "
-                            "expected a value of that type") from None
-    chosen = flatten(cfg)
+            raise UserError(f"--set {override}: {key} is {known[key]!r} by default ({error}): expected a value of that "
+                            "type") from None
+    raise_first(_value_problems(flatten(cfg)))
+
+
+def _key_problems(override: str, known: dict[str, object]) -> Iterator[str]:
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        yield f"--set {override}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500"
+    if key in FOLLOWS:
+        yield f"--set {override}: {key} follows from task, data, weights and trial; leave it out"
+    if key == "MODEL.DEVICE":
+        yield f"--set {override}: {key} has no effect here; leave it out and use --device"
+    if key in UNREAD:
+        yield f"--set {override}: {key} has no effect here; leave it out"
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+        yield f"--set {override}: detectron2's config has no key {key}; the nearest is {near}"
+
+
+def _value_problems(values: dict[str, object]) -> Iterator[str]:
+    """`values`: of every key, when all overrides are applied."""
     for key, known in NAMES.items():
-        if chosen.get(key) and chosen[key] not in known:  # "": a part that this network does not have
-            names = sorted(repr(name if isinstance(name, str) else name[0]) for name in known)
-            raise UserError(f"{key} {chosen[key]!r} is unknown: expected one of {', '.join(names)}")
+        if values.get(key) and values[key] not in known:  # "": a part that this network does not have
+            names = known
+            if isinstance(known, Registry):
+                names = dict(known)
+            yield f"{key} {values[key]!r} is unknown: expected one of {', '.join(map(repr, sorted(names)))}"
     for key, least in LEAST.items():
-        if chosen[key] < least:
-            raise UserError(f"{key} must be at least {least}, found {chosen[key]}")
-    if cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
-        raise UserError(f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} must lie before SOLVER.MAX_ITER "
-                        f"{cfg.SOLVER.MAX_ITER}: set both, such as --set SOLVER.STEPS={cfg.SOLVER.MAX_ITER * 2 // 3},")
+        if values[key] < least:
+            yield f"{key} must be at least {least}, found {values[key]}"
+    steps, last = tuple(values["SOLVER.STEPS"]), values["SOLVER.MAX_ITER"]
+    if last in steps:
+        yield (f"SOLVER.STEPS {steps} must lie before SOLVER.MAX_ITER {last}: set both, such as "
+               f"--set SOLVER.STEPS={last * 2 // 3},")
 
 
 def plain(cfg: CfgNode) -> dict:

@@ -59,21 +59,25 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
     its certificate."""
     for start in RANDOM_STARTS:
         if weights == start.weights:
-            return Weights(start.row, architecture, MSRA_PIXELS if start.msra_pixels else RGB_PIXELS,
-                           ZERO_GAMMA_INIT if start.zero_gamma else DETECTRON2_INIT)
+            pixels, init = RGB_PIXELS, DETECTRON2_INIT
+            if start.msra_pixels:
+                pixels = MSRA_PIXELS
+            if start.zero_gamma:
+                init = ZERO_GAMMA_INIT
+            return Weights(start.row, architecture, pixels, init)
     folder = Path(weights)
     pkl = folder / "detectron2.pkl"
     if not (folder / CERTIFICATE).is_file() or not pkl.is_file():
-        raise UserError(f"{folder} is no converted checkpoint: expected conversion.json and detectron2.pkl in it; run "
-                        f"`python -m transfer convert FILE --output {folder}`, or give one of the words "
+        raise UserError(f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl in it; "
+                        f"run `python -m transfer convert FILE --output {folder}`, or give one of "
                         f"{', '.join(start.weights for start in RANDOM_STARTS)}")
     conversion = read_certificate(folder)
-    redrawn = conversion.get("random_convolutions") is not None
-    return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"],
-                   init=random_convolutions.INIT if redrawn else Weights.init,
-                   epochs=conversion["epochs"], branch=conversion["branch"], pkl=str(pkl),
-                   pkl_sha256=conversion["targets"]["detectron2"]["sha256"],
-                   pretraining=conversion.get("pretraining"), conversion=conversion)
+    init = Weights.init
+    if conversion.get("random_convolutions") is not None:
+        init = random_convolutions.INIT
+    return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"], init,
+                   conversion["epochs"], conversion["branch"], str(pkl),
+                   conversion["targets"]["detectron2"]["sha256"], conversion.get("pretraining"), conversion)
 
 
 def zero_last_gammas(model: nn.Module) -> int:

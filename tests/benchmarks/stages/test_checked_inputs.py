@@ -165,7 +165,7 @@ def test_plan__annotations_that_lie_otherwise(tmp_path):
     with pytest.raises(UserError, match=r"task cityscapes: .*: the annotations of task cityscapes are not one file "
                                         r"for each half; give --data DIR, laid out as "):
         find_inputs(parse([*scale, "--tasks", "cityscapes", "--cityscapes", words]))
-    with pytest.raises(UserError, match="task coco: --val-annotations .*none.json: no such annotation file"):
+    with pytest.raises(UserError, match="task coco: --val-annotations .*none.json is not a file: expected an anno"):
         find_inputs(parse([*scale, "--tasks", "coco", "--coco", words.replace("v.json", "none.json")]))
 
 

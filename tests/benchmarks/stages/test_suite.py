@@ -61,7 +61,7 @@ def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
         if stage.name.startswith("finetune"):
             words = stage.command(tmp_path, {name: tmp_path / name for name in stage.parents})
             args = _parser("finetune").parse_args(words[4:])
-            assert args.data == str(tmp_path / "data" / "data" / TASKS[args.task].demo_layout)
+            assert args.data == tmp_path / "data" / "data" / TASKS[args.task].demo_layout
             assert args.heads is None  # the task's own
 
 

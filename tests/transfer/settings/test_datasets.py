@@ -347,9 +347,9 @@ def test_find__files_that_lie_otherwise(inside: str, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(("where", "text"), [
     (Where(None), "no --data DIR and no --train-annotations, --val-annotations, --images: expected a folder laid out"),
     (Where(None, Path("a"), None, Path(".")), "no --data DIR and no --val-annotations: expected a folder laid out as"),
-    (Where(Path("."), Path("none.json")), "--train-annotations none.json: no such annotation file"),
-    (Where(Path("."), None, Path(".")), "--val-annotations .: no such annotation file"),
-    (Where(Path("."), None, None, Path("none")), "--images none: no such folder of images"),
+    (Where(Path("."), Path("none.json")), "--train-annotations none.json is not a file: expected an annotation file"),
+    (Where(Path("."), None, Path(".")), "--val-annotations . is not a file: expected an annotation file"),
+    (Where(Path("."), None, None, Path("none")), "--images none is not a folder: expected the folder of the images"),
     (Where(Path("none"), Path("a.json")), "none is not a folder: expected the data of task coco, laid out as"),
     (Where(Path("."), train_share=0), "--train-share 0: expected a share of the training images, above 0 and at most"),
     (Where(Path("."), train_share=1.5), "--train-share 1.5: expected a share of the training images"),

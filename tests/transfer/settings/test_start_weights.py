@@ -91,6 +91,6 @@ def test_random__detectron2_leaves_the_last_gamma_at_one() -> None:
 
 
 def test_read_weights__folder_that_is_no_conversion(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no converted checkpoint: expected conversion.json and detectron2.pkl in it"
-                                        r".*one of the words random, random-msra, random-zero-gamma"):
+    with pytest.raises(UserError, match=r"is not a converted checkpoint: expected conversion.json and detectron2.pkl "
+                                        r"in it.*give one of random, random-msra, random-zero-gamma"):
         read_weights(str(tmp_path))
