@@ -49,7 +49,10 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
         raise UserError(f"a COCO result file cannot be evaluated for task {task.name}: expected one of "
                         f"{', '.join(tasks())}")
     detections = json.loads(path.read_bytes())
-    held = _held(path, detections, tuple(held_as(iou_type) for iou_type in iou_types(task)))
+    wanted = [held_as(iou_type) for iou_type in iou_types(task)]
+    held = [key for key in wanted if detections and isinstance(detections[0], dict) and key in detections[0]]
+    if problem := _problem(detections, wanted, held):
+        raise UserError(f"{path}: {problem}")
     metrics: dict[str, float | None] = {}
     with redirect_stdout(io.StringIO()):
         try:
@@ -72,34 +75,37 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
     return metrics
 
 
-def _held(path: Path, detections: list, wanted: tuple[str, ...]) -> list[str]:
-    """Which of `wanted` the detections hold. UserError, naming the detection, for one that is not what it should be."""
+def _problem(detections: list, wanted: list[str], held: list[str]) -> str:
+    """What is wrong with the detections, of which the first holds `held` of `wanted`; empty: nothing."""
+    keys = " or ".join(wanted)
     if not detections:
-        raise UserError(f"{path} holds no detection: expected a list with image_id, category_id, score and "
-                        f"{' or '.join(wanted)} of each")
-    first = detections[0]
-    held = [key for key in wanted if isinstance(first, dict) and key in first]
+        return f"expected a list with image_id, category_id, score and {keys} of each detection, found none"
     if not held:
-        raise UserError(f"{path}: detection 0 has no {' or '.join(wanted)}: expected the same of all detections")
+        return f"detection 0 has no {keys}: expected the same of all detections"
     for number, found in enumerate(detections):
-        wrong = _wrong(found, wanted, held)
-        if wrong:
-            image = f" of image {found['image_id']}" if isinstance(found, dict) and "image_id" in found else ""
-            raise UserError(f"{path}: detection {number}{image}: {wrong}; fix or remove it")
-    return held
+        if wrong := _wrong(found, wanted, held):
+            image = ""
+            if isinstance(found, dict) and "image_id" in found:
+                image = f" of image {found['image_id']}"
+            return f"detection {number}{image}: {wrong}; fix or remove it"
+    return ""
 
 
-def _wrong(found: Any, wanted: tuple[str, ...], held: list[str]) -> str:
+def _wrong(found: Any, wanted: list[str], held: list[str]) -> str:
     if not isinstance(found, dict):
         return f"expected a mapping, found {found!r:.60}"
     for key in wanted:
-        if (key in found) != (key in held):
-            return f"it {'has' if key in found else 'has no'} {key}, the first has {', '.join(held)} alone"
+        if key in found and key not in held:
+            return f"it has {key}, the first has {', '.join(held)} alone"
+        if key in held and key not in found:
+            return f"it has no {key}, the first has {', '.join(held)} alone"
     for key, (expected, holds) in DETECTION.items():
         if key in found and not holds(found[key]):
             return f"expected {expected} as {key}, found {found[key]!r:.60}"
     missing = [key for key in ("image_id", "category_id", "score") if key not in found]
-    return f"expected {', '.join(missing)}, found none" if missing else ""
+    if missing:
+        return f"expected {', '.join(missing)}, found none"
+    return ""
 
 
 def _all_finite(value: Any, length: int | None = None) -> bool:

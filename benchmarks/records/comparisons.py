@@ -41,9 +41,9 @@ class Comparison:
 
 def sentence(record: dict) -> str:
     """The outcome in words, as it stands under a table: metrics are called as the task's columns are."""
-    task = TASKS.get(task_of(record))
-    names = {column.metric: column.name.replace("_", " ") for column in task.columns} if task else {}
-    parts = []
+    names, parts = {}, []
+    if task_of(record) in TASKS:
+        names = {column.metric: column.name.replace("_", " ") for column in TASKS[task_of(record)].columns}
     for metric, found in _outcome(record).items():
         parts.append(f"{names.get(metric, metric)} {found['difference']:+.1f} "
                      f"[{found['low']:+.1f}, {found['high']:+.1f}]")
@@ -55,9 +55,8 @@ def sentence(record: dict) -> str:
 def validate(record: Any) -> list[str]:
     """What is wrong with a comparison, one sentence a field; empty: nothing. Ignores `digest`."""
     problems = check_fields(record, FIELDS)
-    if problems:
-        return problems
-    problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
+    if not problems:
+        problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
     if problems:
         return problems
     try:
@@ -97,7 +96,7 @@ def parse_comparison(content: bytes) -> dict:
 
 
 def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
-    """(comparisons, one line for each file that is no good or whose task is not known) of `folder`, sorted by file."""
+    """(comparisons, one line for each file that is damaged or whose task is not known) of `folder`, sorted by file."""
     records, problems = read_known(folder, parse_comparison, "no comparison: compare again")
     comparisons = []
     for record in records:

@@ -18,21 +18,21 @@ from benchmarks.records.results import (
     EPOCHS,
     MAPPING,
     MOMENT,
-    PERCENT,
     SHA256,
     SHA256_OR_NULL,
     TEXT,
     Check,
     canonical,
     check_fields,
-    digest,
     json_files,
     metric_problems,
     parse_sealed,
+    write_sealed,
 )
 from pretrain import __version__
-from pretrain.common.atomic import sha256_file, write_text
+from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from pretrain.common.fields import is_number
 from pretrain.common.json_lines import read_entries
 from transfer.records.old_result import metric_of
 from transfer.tasks import TASKS, Task
@@ -60,46 +60,44 @@ class Imported:
     method: str
     epochs: int | None
     metrics: dict[str, float | None]
-    source: str
+    source: str = ""  # as the table says it; a row that is written has the file itself
 
 
 def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
     """All metrics of the last evaluation in a metrics.json of detectron2; UserError when it has none of `task`."""
     needed, groups = task.columns[0].metric, {column.group for column in task.columns}
-    found: dict[str, Any] = {}
     entries = read_entries(path)
-    for entry in entries:
-        if needed in entry:
-            found = {name: value for name, value in entry.items() if name.partition("/")[0] in groups and "/" in name}
-    if not found:
+    evaluations = [entry for entry in entries if needed in entry]
+    if not evaluations:
         raise UserError(f"expected a line with {needed} in {path}, found none in {len(entries)} lines: is it the "
                         f"metrics.json of a finished run of task {task.name}?")
-    for name, value in found.items():
-        if value is None or not (PERCENT[1](value) or _is_nan(value)):
+    metrics: dict[str, float | None] = {}
+    for name, value in evaluations[-1].items():
+        group, slash, _ = name.partition("/")
+        if not slash or group not in groups:
+            continue
+        if isinstance(value, float) and math.isnan(value):  # detectron2's text for a metric that is not defined
+            metrics[name] = None
+        elif is_number(value, 0, 100):
+            metrics[name] = float(value)
+        else:
             raise UserError(f"{path}: expected a number from 0 to 100 as {name} of its last evaluation, found "
                             f"{json.dumps(value):.60}; is it the metrics.json that detectron2 wrote?")
-    return {name: None if _is_nan(value) else float(value) for name, value in found.items()}
+    return metrics
 
 
-def _is_nan(value: Any) -> bool:
-    """What detectron2 writes for a metric that is not defined."""
-    return isinstance(value, float) and math.isnan(value)
+def write_imported(folder: Path, row: Imported, file: Path, annotations: Path | None = None) -> Path:
+    """Write the metrics of `row`, which were read from `file`, into `folder`.
 
-
-def write_imported(folder: Path, source: Path, task: Task, method: str, epochs: int | None,
-                   metrics: dict[str, float | None], annotations: Path | None = None) -> Path:
-    """One file in `folder`; the same source, method and epochs give the same name."""
+    The same file, method and epochs give the same name. `annotations`: what the metrics were computed with, if that is
+    known. UserError when a metric is not a percentage.
+    """
     record: dict[str, Any] = {
-        "schema": SCHEMA, "kind": "imported", "task": task.name, "method": method, "epochs": epochs,
-        "metrics": metrics, "source": {"file": source.name, "sha256": sha256_file(source)},
-        "annotations_sha256": sha256_file(annotations) if annotations else None,
+        "schema": SCHEMA, "kind": "imported", "task": row.task, "method": row.method, "epochs": row.epochs,
+        "metrics": row.metrics, "source": {"file": file.name, "sha256": sha256_file(file)},
+        "annotations_sha256": annotations and sha256_file(annotations),
         "imported": datetime.now(UTC).isoformat(timespec="seconds"), "tool_version": __version__}
-    if problems := validate(record):
-        raise UserError(f"expected valid metrics, found: {'; '.join(problems)}; nothing was written")
-    record["digest"] = digest(record)
-    path = folder / file_name(record)
-    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    return path
+    return write_sealed(folder, record, validate(record), file_name)
 
 
 def file_name(record: dict) -> str:

@@ -74,10 +74,11 @@ def departures(result: dict) -> list[str]:
     """What separates a (valid) result from its table's protocol, apart from the data; empty: nothing."""
     task, found = TASKS[result["task"]], []
     solver = result["config"].get("SOLVER")
-    solver = solver if isinstance(solver, dict) else {}
+    if not isinstance(solver, dict):
+        solver = {}
     batch = solver.get("IMS_PER_BATCH", task.table.batch)
     rate = solver.get("BASE_LR", LEARNING_RATE_PER_IMAGE * task.table.batch)
-    if not all(isinstance(value, int | float) for value in (batch, rate)):
+    if not isinstance(batch, int | float) or not isinstance(rate, int | float):
         return ["batch or learning rate unknown"]
     if result["scale"] != "full":
         found.append(f"scale {result['scale']}")

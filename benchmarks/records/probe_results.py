@@ -5,8 +5,6 @@ changes by hand.
 """
 
 import hashlib
-import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,12 @@ from benchmarks.records.results import (
     TRUTH,
     canonical,
     check_fields,
-    digest,
+    json_problems,
     parse_sealed,
     read_sealed,
+    slug,
+    write_sealed,
 )
-from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
 
 _SHARED = ("method", "epochs", "demo", "stage", "stage.name", "stage.key", "task", "weights", "weights.architecture",
            "dataset", "dataset.train.images", "dataset.train.annotations_sha256", "dataset.val.images",
@@ -44,33 +42,23 @@ def validate(probe: Any) -> list[str]:
     for row in (probe["metrics"], *probe["baselines"].values()):
         if not isinstance(row, dict) or not row:
             return ["metrics: expected a mapping of at least one metric for the backbone and each baseline"]
-        problems += [f"metrics.{name}: expected {PERCENT[0]}, found {value!r:.60}"
-                     for name, value in row.items() if not PERCENT[1](value)]
-    try:
-        canonical(probe)
-    except (TypeError, ValueError, RecursionError) as error:
-        problems.append(f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})")
-    return problems
+        for name, value in row.items():
+            if not PERCENT[1](value):
+                problems.append(f"metrics.{name}: expected {PERCENT[0]}, found {value!r:.60}")
+    return problems + json_problems(probe)
 
 
 def write_probe(folder: Path, probe: dict) -> Path:
     """Put a probe into `folder`, whole or not at all; the same method, epochs, task and stage key replace their file.
     UserError when it is not valid."""
-    if problems := validate(probe):
-        raise UserError(f"expected a valid probe, found: {'; '.join(problems)}; nothing was written")
-    probe = json.loads(canonical(probe))
-    probe["digest"] = digest(probe)
-    path = Path(folder) / file_name(probe)
-    write_text(path, json.dumps(probe, indent=1, sort_keys=True) + "\n")
-    return path
+    return write_sealed(folder, probe, validate(probe), file_name)
 
 
 def file_name(probe: dict) -> str:
     """The name that a probe's content gives it, safe on every file system."""
     identity = canonical([probe["method"], probe["epochs"], probe["task"], probe["stage"]["key"]])
-    slug, task = (re.sub(r"[^A-Za-z0-9.+-]+", "-", probe[key]).strip(".-")[:60] or "unnamed"
-                  for key in ("method", "task"))
-    return f"{slug}__probe__{task}__{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json"
+    hashed = hashlib.sha256(identity.encode("ascii")).hexdigest()[:8]
+    return f"{slug(probe['method'])}__probe__{slug(probe['task'])}__{hashed}.json"
 
 
 def parse_probe(content: bytes) -> dict:

@@ -1,6 +1,5 @@
 """The four kinds of files in results/ that a bundle carries: how each is read, and what its content names it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,11 @@ Records = dict[str, list[dict]]  # folder -> contents
 
 def put(folder: Path, kind: str, record: dict) -> None:
     """Write a checked record into its place in the folder of results, whole or not at all."""
-    write_text(folder / kind / KINDS[kind].file_name(record), json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_text(folder / kind / KINDS[kind].file_name(record), results.stored_text(record))
 
 
 def parse_members(members: dict[str, bytes]) -> Records:
-    """All records of a bundle's members; ValueError names the first that is no good."""
+    """All records of a bundle's members; ValueError names the first that is damaged."""
     records: Records = {kind: [] for kind in KINDS}
     for name, content in sorted(members.items()):
         kind = name.partition("/")[0]
@@ -41,7 +40,7 @@ def parse_members(members: dict[str, bytes]) -> Records:
             try:
                 records[kind].append(KINDS[kind].parse(content))
             except ValueError as error:
-                raise ValueError(f"{name} is no good {KINDS[kind].word} ({error})") from None
+                raise ValueError(f"{name} is not a good {KINDS[kind].word} ({error})") from None
     # Of the same trial measured twice the later one counts, whatever it is called: it must be written last.
     records["runs"].sort(key=lambda result: (result["ended"], result["digest"]))
     return records

@@ -1,8 +1,10 @@
-"""The papers' figures in results/reported/*.csv, read and checked. Standard library only."""
+"""The papers' metrics in results/reported/*.csv, read and checked. Standard library only."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.records.paper_tables import by_table, column_names, unknown_table
@@ -37,41 +39,49 @@ def read_reported(folder: Path) -> tuple[dict[str, list[ReportedRow]], list[str]
             continue
         reported[path.stem] = rows
         columns = column_names(tables[path.stem])
-        for name in dict.fromkeys(column for row in rows for column in row.values if column not in columns):
-            problems.append(f"{path.name}: its {name}, which is no column of the table: expected {', '.join(columns)}")
+        for name in dict.fromkeys(chain.from_iterable(row.values for row in rows)):
+            if name not in columns:
+                problems.append(f"{path.name}: its {name}, which is not a column of the table: expected "
+                                f"{', '.join(columns)}")
     absent = [name for name, task in tables.items() if task.table.in_poster and name not in reported]
     if absent:
         found = ", ".join(path.name for path in files) or "no CSV file"
-        raise UserError(f"expected {', '.join(f'{name}.csv' for name in absent)} in {folder}, found {found}; "
+        raise UserError(f"expected {'.csv, '.join(absent)}.csv in {folder}, found {found}; "
                         "pass --reported DIR or restore them")
     return reported, problems
 
 
 def printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dict[str, float]:
     """The values of a paper's row; empty when it has none."""
-    rows = [row for row in reported if (row.method, row.epochs) == (method, epochs)]
-    return {metric: float(value) for row in rows for metric, value in row.values.items()}
+    for row in reported:
+        if (row.method, row.epochs) == (method, epochs):
+            return {metric: float(value) for metric, value in row.values.items()}
+    return {}
 
 
 def _read_file(path: Path) -> list[ReportedRow]:
     rows: dict[tuple[str, int | None], ReportedRow] = {}
+    for line, entry in read_csv(path, COLUMNS):
+        try:
+            key = entry["method"], int(entry["epochs"]) if entry["epochs"] else None
+            value = Decimal(entry["value"])
+            row = rows.setdefault(key, ReportedRow(*key, {}, entry["source"]))
+            good = entry["table"] == path.stem and 0 <= value <= 100 and entry["metric"] not in ("", *row.values)
+        except (InvalidOperation, TypeError, ValueError):
+            good = False
+        if not good:
+            raise UserError(f"expected a percentage of table {path.stem}, each column once a row, in {path}, line "
+                            f"{line}, found {','.join(map(str, entry.values()))}; restore the file")
+        row.values[entry["metric"]] = value
+    return list(rows.values())
+
+
+def read_csv(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of the line, its values) of each line below the title. UserError for a file with other columns."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise UserError(f"expected the columns {','.join(COLUMNS)} in {path}, "
+        if reader.fieldnames != columns:
+            raise UserError(f"expected the columns {','.join(columns)} in {path}, "
                             f"found {','.join(reader.fieldnames or [])}; restore the file")
         for entry in reader:
-            try:
-                epochs = int(entry["epochs"]) if entry["epochs"] else None
-                value = Decimal(entry["value"])
-                known = entry["table"] == path.stem and bool(entry["metric"]) and 0 <= value <= 100
-            except (InvalidOperation, TypeError, ValueError):
-                known, epochs = False, None
-            row = ReportedRow(entry["method"], epochs, {}, entry["source"]) if known else None
-            if row is not None:
-                row = rows.setdefault((row.method, row.epochs), row)
-            if row is None or entry["metric"] in row.values:
-                raise UserError(f"expected a percentage of table {path.stem}, each column once a row, in {path}, line "
-                                f"{reader.line_num}, found {','.join(map(str, entry.values()))}; restore the file")
-            row.values[entry["metric"]] = value
-    return list(rows.values())
+            yield reader.line_num, entry

@@ -152,7 +152,16 @@ def weights_sha256(result: dict) -> str | None:
 
 def validate(result: dict) -> list[str]:
     """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
-    return _as_now(result)[1] or _digest_or_problem(result)[1]
+    return _problems(result) or json_problems(result)
+
+
+def json_problems(record: dict) -> list[str]:
+    """That a record holds what JSON cannot, as a list of one sentence; empty: it does not."""
+    try:
+        canonical(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        return [f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})"]
+    return []
 
 
 def current(result: dict) -> dict:
@@ -167,14 +176,13 @@ def current(result: dict) -> dict:
     return read_as_now(result)
 
 
-def _as_now(stored: Any) -> tuple[dict, list[str]]:
-    """A stored result in today's schema and what is wrong with its fields."""
+def _problems(stored: Any) -> list[str]:
+    """What is wrong with the fields of a stored result of any schema."""
     try:
         result = current(stored)
     except ValueError as error:
-        return {}, [str(error)]
-    problems = check_fields(result, FIELDS, OPTIONAL)
-    return result, problems or metric_problems(result["metrics"]) or _weights_problems(result)
+        return [str(error)]
+    return check_fields(result, FIELDS, OPTIONAL) or metric_problems(result["metrics"]) or _weights_problems(result)
 
 
 def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str] = ()) -> list[str]:
@@ -217,14 +225,36 @@ def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
     """A file's JSON that `check` finds nothing wrong with and whose digest fits; ValueError says what is wrong."""
     try:
         record = json.loads(content)
-        problems = check(record)
-        if not problems and record.get("digest") != digest(record):
-            problems = ["changed after it was written (its digest does not match); restore it or make it again"]
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not whole JSON ({error})") from None
+    problems = check(record)
+    if not problems:
+        try:
+            if record.get("digest") != digest(record):
+                problems = ["changed after it was written (its digest does not match); restore it or make it again"]
+        except (ValueError, RecursionError) as error:  # NaN and infinity, which Python's JSON reads
+            problems = [f"expected finite numbers everywhere, found otherwise ({error})"]
     if problems:
         raise ValueError("; ".join(problems))
     return record
+
+
+def write_sealed(folder: Path, record: dict, problems: list[str], name_of: Callable[[dict], str]) -> Path:
+    """Write a record with its digest into `folder`, whole or not at all, under the name that its content gives it.
+
+    UserError when there are `problems`; nothing is written then.
+    """
+    if problems:
+        raise UserError(f"expected a valid record, found: {'; '.join(problems)}; nothing was written")
+    record = json.loads(canonical(record))  # as it will be read: lists for tuples, texts for keys
+    path = Path(folder) / name_of(record)
+    write_text(path, stored_text(record | {"digest": digest(record)}))
+    return path
+
+
+def stored_text(record: dict) -> str:
+    """A record as its file holds it."""
+    return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 
 def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict], list[str]]:
@@ -254,21 +284,14 @@ def write_result(folder: Path, result: dict) -> Path:
     A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
     """
     problems = validate(result)
-    if problems:
-        raise UserError(f"expected a valid result, found: {'; '.join(problems)}; nothing was written")
-    result = current(result)
-    result = json.loads(canonical(result))  # as it will be read: lists for tuples, texts for keys
-    result["digest"] = digest(result)
-    path = Path(folder) / file_name(result)
-    write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
-    return path
+    return write_sealed(folder, result if problems else current(result), problems, file_name)
 
 
 def file_name(result: dict) -> str:
     """`<method>__<epochs>ep__<task>__trial<N>__<8 hex>.json`, safe on every file system ("noep": no epochs)."""
     identity = canonical([result[key] for key in ("method", "epochs", "task", "trial")] + [result["stage"]["key"]])
     epochs = "no" if result["epochs"] is None else result["epochs"]
-    return (f"{_slug(result['method'])}__{epochs}ep__{_slug(result['task'])}__trial{result['trial']}__"
+    return (f"{slug(result['method'])}__{epochs}ep__{slug(result['task'])}__trial{result['trial']}__"
             f"{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json")
 
 
@@ -278,7 +301,13 @@ def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
     Results come in today's schema, whatever their files have; `digest` is the file's.
     """
     for path in json_files(folder):
-        result, reason = _read(path)
+        result, reason = None, ""
+        try:
+            result = current(parse_stored(path.read_bytes()))
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            reason = str(error)
         yield path, result, reason
 
 
@@ -293,35 +322,9 @@ def read_results(folder: Path) -> tuple[list[dict], list[str]]:
     return results, problems
 
 
-def _read(path: Path) -> tuple[dict | None, str]:
-    try:
-        return _parse(path.read_bytes())[1], ""
-    except OSError as error:
-        return None, f"cannot be read ({error.strerror})"
-    except ValueError as error:
-        return None, str(error)
-
-
 def parse_stored(content: bytes) -> dict:
-    """A result file's content as it is stored, of any schema; ValueError says why it is no result."""
-    return _parse(content)[0]
-
-
-def _parse(content: bytes) -> tuple[dict, dict]:
-    """(a result as it is stored, the same in today's schema)."""
-    try:
-        stored = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not whole JSON ({error})") from None
-    result, problems = _as_now(stored)
-    found, more = ("", []) if problems else _digest_or_problem(stored)
-    if problems or more:
-        raise ValueError("; ".join(problems or more))
-    if "digest" not in stored:
-        raise ValueError("no digest: not written by benchmarks.records.results.write_result")
-    if stored["digest"] != found:
-        raise ValueError("changed after it was written (its digest does not match); restore it or run the stage again")
-    return stored, result
+    """A result file's content as it is stored, of any schema; ValueError says why it is not a result."""
+    return parse_sealed(content, _problems)
 
 
 def _weights_problems(result: dict) -> list[str]:
@@ -332,18 +335,13 @@ def _weights_problems(result: dict) -> list[str]:
     return []
 
 
-def _digest_or_problem(result: dict) -> tuple[str, list[str]]:
-    """(digest, []), or ("", what is wrong): one pass over the whole result, most of the time that reading one takes."""
-    try:
-        return digest(result), []
-    except (TypeError, ValueError, RecursionError) as error:
-        return "", [f"expected finite numbers and plain JSON types everywhere, found otherwise ({error})"]
-
-
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A part of a file's name, safe on every file system."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip(".-")[:60] or "unnamed"
 
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if len(text) > 60:
+        return text[:57] + "..."
+    return text

@@ -48,24 +48,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
-    if options.file.is_dir():
-        raise UserError(f"expected a file to write, such as {options.file / 'results.tar.gz'}, found the folder "
-                        f"{options.file}")
     above = next(parent for parent in options.file.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"{options.file} cannot be written: {above} is no folder; choose another place")
-    if not options.results.is_dir():
-        raise UserError(f"expected a folder of results, found none at {options.results}; pass --results DIR")
+    problems = (
+        (options.file.is_dir(), f"expected a file to write, such as {options.file / 'results.tar.gz'}, found the "
+                                f"folder {options.file}"),
+        (not above.is_dir(), f"{options.file} cannot be written: {above} is not a folder; choose another place"),
+        (not options.results.is_dir(), f"expected a folder of results, found none at {options.results}; "
+                                       "pass --results DIR"))
+    for bad, text in problems:
+        if bad:
+            raise UserError(text)
     records = _read(options.results)
+    manifest: dict[str, Any] = {"anonymous": False}
     if options.anonymous:
         records, manifest = _anonymous(records)
-    else:
-        manifest = {"anonymous": False}
     members = collect(records, manifest)
     with atomic_path(options.file) as sibling:
         sibling.write_bytes(archive(members))
     counts = [f"{len(records['runs'])} results"]
-    counts += [f"{len(several)} {kind}" for kind, several in records.items() if kind != "runs" and several]
+    for kind, several in records.items():
+        if kind != "runs" and several:
+            counts.append(f"{len(several)} {kind}")
     print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files")
     return 0
 
@@ -75,8 +78,8 @@ def _read(folder: Path) -> Records:
     for name, kind in KINDS.items():
         records[name], problems = read_sealed(folder / name, kind.parse)
         if problems:
-            raise UserError(f"{len(problems)} {kind.word} files are not what they should be, first {problems[0]}: fix "
-                            "or remove them, a bundle holds good results only")
+            raise UserError(f"expected good {kind.word} files, found {len(problems)} with problems, first "
+                            f"{problems[0]}; fix or remove them")
     if not any(records.values()):
         raise UserError(f"expected results to bundle, found none in {folder / 'runs'}")
     return records
@@ -89,9 +92,13 @@ def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
     kept: Records = {}
     missing = 0
     for kind, several in records.items():
-        clean = [own.record(kind, one) for one in _by_digest(several)]
-        kept[kind] = [one for one in clean if one is not None]
-        missing += len(clean) - len(kept[kind])
+        kept[kind] = []
+        for record in _by_digest(several):
+            clean = own.record(kind, record)
+            if clean is None:
+                missing += 1
+            else:
+                kept[kind].append(clean)
     if not any(kept.values()):
         raise UserError(f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
                         "with other tasks needs their names, so make it without --anonymous")
@@ -142,8 +149,11 @@ def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
                 (folder / path).write_bytes(content)
         found = read_tables(folder, reported)
         write_tables(found.tables, folder / "tables", found.probes)
-        return {f"tables/{name}": (folder / "tables" / name).read_bytes() for name in TABLES
-                if (folder / "tables" / name).is_file()}
+        made = {}
+        for name in TABLES:
+            if (folder / "tables" / name).is_file():
+                made[f"tables/{name}"] = (folder / "tables" / name).read_bytes()
+        return made
 
 
 def archive(members: dict[str, bytes]) -> bytes:
@@ -164,7 +174,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
             members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
         hashes = json.loads(members.pop(MANIFEST))["sha256"]
         if not isinstance(hashes, dict):
-            raise ValueError(f"its {MANIFEST} has no mapping of hashes")
+            raise TypeError(f"its {MANIFEST} has no mapping of hashes")
     except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a bundle of this suite ({error}): expected a file that `python -m benchmarks "
                         "bundle` wrote") from None

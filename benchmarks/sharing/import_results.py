@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 from benchmarks.records import coco_results
-from benchmarks.records.imported import from_metrics_json, write_imported
-from benchmarks.records.record_kinds import KINDS, parse_members, put
+from benchmarks.records.imported import Imported, from_metrics_json, write_imported
+from benchmarks.records.record_kinds import KINDS, Kind, parse_members, put
 from benchmarks.records.results import EPOCHS, TEXT, read_sealed
 from benchmarks.sharing.bundle import read_archive
+from benchmarks.tables.shown_text import percent
 from pretrain import ROOT
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS, Task
+
+WORDS = {"runs": "results"}  # of a folder's records, where they have another name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     if not options.file.is_file():
-        raise UserError(f"{options.file}: no such file")
+        raise UserError(f"{options.file}: file not found")
     if options.results.exists() and not options.results.is_dir():
         raise UserError(f"--results {options.results}: expected a folder, found a file")
     with open(options.file, "rb") as file:
@@ -45,25 +48,30 @@ def main(arguments: list[str] | None = None) -> int:
     if packed:
         if options.method or options.task or options.epochs is not None or options.annotations:
             raise UserError("a bundle brings its own names: leave out --method, --task, --epochs and --annotations")
-        return _bundle(options.file, options.results)
-    if not options.method or not options.task:
-        raise UserError(f"{options.file} is no bundle: metrics made elsewhere need --method NAME and --task "
-                        f"{'|'.join(TASKS)}")
-    for option, value, (expected, holds) in (("--method", options.method, TEXT), ("--epochs", options.epochs, EPOCHS)):
-        if not holds(value):
-            raise UserError(f"{option} {value!r}: expected {expected.removesuffix(' or null')}")
-    if options.annotations is not None and not options.annotations.is_file():
-        raise UserError(f"--annotations {options.annotations}: no such file")
+        _import_bundle(options.file, options.results)
+    else:
+        _import_metrics(options)
+    return 0
+
+
+def _import_metrics(options: argparse.Namespace) -> None:
+    """Metrics made elsewhere become one file, and a row of its own."""
+    not_found = options.annotations is not None and not options.annotations.is_file()
+    problems = (
+        (not options.method or not options.task, f"{options.file} is not a bundle: metrics made elsewhere need "
+                                                 f"--method NAME and --task {'|'.join(TASKS)}"),
+        (not TEXT[1](options.method), f"--method {options.method!r}: expected {TEXT[0]}"),
+        (not EPOCHS[1](options.epochs), f"--epochs {options.epochs}: expected an integer from 0"),
+        (not_found, f"--annotations {options.annotations}: file not found"))
+    for bad, text in problems:
+        if bad:
+            raise UserError(text)
     task = TASKS[options.task]
     metrics = _metrics(options.file, options.annotations, task)
-    path = write_imported(options.results / "imported", options.file, task, options.method, options.epochs, metrics,
-                          options.annotations)
-    shown = []
-    for column in task.columns:
-        value = metrics.get(column.metric)
-        shown.append(f"{column.name} {'-' if value is None else f'{value:.1f}'}")
+    row = Imported(task.name, options.method, options.epochs, metrics)
+    path = write_imported(options.results / "imported", row, options.file, options.annotations)
+    shown = [f"{column.name} {percent(metrics.get(column.metric))}" for column in task.columns]
     print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
-    return 0
 
 
 def _metrics(path: Path, annotations: Path | None, task: Task) -> dict[str, float | None]:
@@ -73,14 +81,14 @@ def _metrics(path: Path, annotations: Path | None, task: Task) -> dict[str, floa
         is_list = False
     if not is_list:
         if annotations is not None:
-            raise UserError(f"--annotations goes with a COCO result file, a JSON list; {path} is none")
+            raise UserError(f"--annotations goes with a COCO result file: expected a JSON list, found none in {path}")
         return from_metrics_json(path, task)
     if annotations is None:
-        raise UserError(f"{path} is a COCO result file: give the ground truth with --annotations FILE")
+        raise UserError(f"{path} is a COCO result file: pass the ground truth with --annotations FILE")
     return coco_results.evaluate(path, annotations, task)
 
 
-def _bundle(path: Path, folder: Path) -> int:
+def _import_bundle(path: Path, folder: Path) -> None:
     """Copy the records of a bundle, all or none; those that are here already are left alone."""
     try:
         records = parse_members(read_archive(path))
@@ -90,17 +98,13 @@ def _bundle(path: Path, folder: Path) -> int:
         raise UserError(f"{path}: {error}; nothing was imported") from None
     if not any(records.values()):
         raise UserError(f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported")
-    new: dict[str, dict[str, dict]] = {}
-    for name, kind in KINDS.items():
-        here = read_sealed(folder / name, kind.parse)[0]
-        before, figures = {record["digest"] for record in here}, {kind.file_name(one): _figures_of(one) for one in here}
-        new[name] = {kind.file_name(record): record for record in records[name] if record["digest"] not in before
-                     and not (name != "runs" and figures.get(kind.file_name(record)) == _figures_of(record))}
-        taken = [file for file in new[name] if (folder / name / file).exists()]
+    new = {name: _new_records(records[name], folder / name, kind) for name, kind in KINDS.items()}
+    for name, files in new.items():
+        taken = [file for file in files if (folder / name / file).exists()]
         if taken:
-            raise UserError(f"{len(taken)} {'results' if name == 'runs' else name} of {path} are here already with "
-                            f"other content, first {taken[0]}: move yours away, or import into another folder with "
-                            "--results DIR; nothing was imported")
+            raise UserError(f"{len(taken)} {WORDS.get(name, name)} of {path} are here already with other content, "
+                            f"first {taken[0]}: move yours away, or import into another folder with --results DIR; "
+                            "nothing was imported")
     written: list[Path] = []
     try:
         for name, files in new.items():
@@ -108,17 +112,33 @@ def _bundle(path: Path, folder: Path) -> int:
                 put(folder, name, record)
                 written.append(folder / name / file)
     except OSError:  # a full disk
-        for path in written:
-            path.unlink(missing_ok=True)
+        for file in written:
+            file.unlink(missing_ok=True)
         raise
-    results, all_results = len(new["runs"]), len(records["runs"])
-    more = [f", {len(new[name])} of {len(records[name])} {name}" for name in KINDS if name != "runs" and records[name]]
-    print(f"imported {results} of {all_results} results{''.join(more)} into {folder} ({all_results - results} results "
-          "were there)")
-    return 0
+    counts = [f"{len(new[name])} of {len(records[name])} {WORDS.get(name, name)}" for name in KINDS
+              if name == "runs" or records[name]]
+    print(f"imported {', '.join(counts)} into {folder} ({len(records['runs']) - len(new['runs'])} results were there)")
 
 
-def _figures_of(record: dict) -> dict:
+def _new_records(records: list[dict], folder: Path, kind: Kind) -> dict[str, dict]:
+    """{name of the file: record} of those that are not in the folder yet.
+
+    A result is the same when its digest is. Of the other kinds two files may hold the same, made at other times.
+    """
+    digests, contents = set(), {}
+    for record in read_sealed(folder, kind.parse)[0]:
+        digests.add(record["digest"])
+        if kind is not KINDS["runs"]:
+            contents[kind.file_name(record)] = _content(record)
+    new = {}
+    for record in records:
+        file = kind.file_name(record)
+        if record["digest"] not in digests and contents.get(file) != _content(record):
+            new[file] = record
+    return new
+
+
+def _content(record: dict) -> dict:
     """A record without when and by whom it was made, which differ between two imports of the same file."""
     return {key: value for key, value in record.items()
             if key not in ("digest", "imported", "made", "tool_version", "anonymous")}

@@ -1,7 +1,7 @@
 """`python -m benchmarks report`: everything that was measured on one page that needs no network.
 
-Tables with the provenance of each measured row behind a click, curves of the pretrainings, losses and early figures of
-the fine-tunings, the pictures that the stages left, and the environments. A reader of files: it runs nothing.
+Tables with the provenance of each measured row behind a click, curves of the pretrainings, losses and early metrics of
+the fine-tunings, the images that the stages left, and the environments. A reader of files: it runs nothing.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from pretrain.common.errors import UserError
 from pretrain.common.json_lines import read_entries
 from transfer.tasks import TASKS
 
-# What a stage's folder may hold, in the order shown, with the words under it.
-PICTURES = {
+# What a stage's folder may hold, in the order shown, with its caption.
+IMAGES = {
     "curves.png": "curves of the pretraining",
-    "views.png": "views of a photograph and their matched cells",
+    "views.png": "views of an image and their matched cells",
     "show.png": "views, positive cells, hardest negatives, attention",
     "probe.png": "what the frozen backbone's probe predicts",
     "predictions.png": "ground truth and predictions",
 }
-WIDEST = 1400  # pixels: pictures are shrunk to this
+WIDEST = 1400  # pixels: images are shrunk to this
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1340px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `python -m benchmarks report`."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks report",
-        description="One self-contained HTML page: tables, curves, pictures, provenance, environments.")
+        description="One self-contained HTML page: tables, curves, images, provenance, environments.")
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="folder of a run: stages in it, results in its results/ "
                              "(default: the project's output/ and results/)")
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"expected a folder of results, found none at {results}; pass --output or --results DIR")
     path = options.file or results / "tables" / "report.html"
     if path.is_dir():
-        raise UserError(f"--file {path} is a folder: expected the name of the page, such as {path / 'report.html'}")
+        raise UserError(f"--file {path}: expected the name of the page, found a folder; pass {path / 'report.html'}")
     write_text(path, page(output, results, options.include_demo))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
@@ -84,24 +84,24 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
     found = read_tables(results, ROOT / "results" / "reported", include_demo)
 
     def provenance(row: Row) -> str:
-        return "\n".join(trial_provenance(results / "runs", place, trial)
-                         for place, trial in sorted(row.group.trials.items(), key=lambda item: item[0]))
+        return "\n".join(trial_provenance(results / "runs", place, trial) for place, trial in row.group.trials.items())
 
-    shown = [table for table in found.tables if any(row.group or row.kind == IMPORTED
-                                                    for block in table.blocks for row in block.rows)]
-    sections = {"Tables": "".join(f'<div class="scroll">{html_text(table, provenance)}</div>'
-                                  for table in shown or found.tables)}
+    shown = [table for table in found.tables if any(row.group or row.kind == IMPORTED for row in table.rows())]
+    tables = ""
     if not shown:
-        sections["Tables"] = "<p>Nothing has been measured yet: these are printed figures.</p>" + sections["Tables"]
-    sections["Figure"] = _dot_plot(shown)
-    sections["Probes"] = f'<div class="scroll">{probes_html(found.probes)}</div>' if found.probes else ""
+        tables = "<p>Nothing has been measured yet: these are printed metrics.</p>"
+    for table in shown or found.tables:
+        tables += f'<div class="scroll">{html_text(table, provenance)}</div>'
+    probes, left_out = "", ""
+    if found.probes:
+        probes = f'<div class="scroll">{probes_html(found.probes)}</div>'
     if found.problems:
         items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
-        sections["Left out"] = f"<ul class=\"doubts\">{items}</ul>"
+        left_out = f"<ul class=\"doubts\">{items}</ul>"
     stages = stage_folders(output)
-    sections["Fine-tunings"] = "".join(_finetuning_figures(stages))
-    sections["Pictures"] = "".join(_pictures(stages))
-    sections["Environments"] = _environments(results)
+    sections = {"Tables": tables, "Figure": _dot_plot(shown), "Probes": probes, "Left out": left_out,
+                "Fine-tunings": "".join(_finetuning_figures(stages)), "Images": "".join(_images(stages)),
+                "Environments": _environments(results)}
     sections = {title: text for title, text in sections.items() if text}
     links = " ".join(f'<a href="#{title}">{title}</a>' for title in sections)
     body = "".join(f'<h2 id="{title}">{title}</h2>\n{text}\n' for title, text in sections.items())
@@ -122,11 +122,11 @@ def stage_folders(output: Path) -> list[tuple[str, Path]]:
     return [(name, folder) for _, name, folder in sorted(stamps)]
 
 
-def _pictures(stages: list[tuple[str, Path]]) -> Iterator[str]:
+def _images(stages: list[tuple[str, Path]]) -> Iterator[str]:
     for name, folder in stages:
-        for file, words in PICTURES.items():
+        for file, caption in IMAGES.items():
             if (folder / file).is_file():
-                yield _figure(_embedded(folder / file), f"{name}: {words}")
+                yield _figure(_embedded(folder / file), f"{name}: {caption}")
 
 
 def _dot_plot(tables: list[TableModel]) -> str:
@@ -145,20 +145,20 @@ def _figure(source: str, caption: str) -> str:
 
 
 def _embedded(path: Path) -> str:
-    """A picture as a data address, no wider than WIDEST; WebP is a third of the PNG."""
+    """An image as a data address, no wider than WIDEST; WebP is a third of the PNG."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    if picture.width > WIDEST:
-        picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
+    with Image.open(path) as stored:
+        image = stored.convert("RGB")
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=85)
+    image.save(buffer, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
-    """One drawing a task: the loss of each of its runs, and their early figures where some were taken."""
+    """One figure a task: the loss of each of its runs, and their early metrics where some were taken."""
     runs: dict[str, list[tuple[str, list[dict]]]] = {}
     for name, folder in stages:
         if (folder / "metrics.json").is_file() and (folder / "request.json").is_file():

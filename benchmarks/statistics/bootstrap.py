@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks.records.coco_results import held_as, iou_types, tasks
 from benchmarks.records.comparisons import SCHEMA, file_name, sentence
-from benchmarks.records.results import digest
+from benchmarks.records.results import write_sealed
 from pretrain import ROOT
-from pretrain.common.atomic import sha256_file, write_text
+from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS
 
@@ -63,18 +63,21 @@ def matched(annotations: Path, predictions: list[dict], iou_type: str) -> list[D
     found = []
     for place in range(len(evaluation.params.catIds)):
         start = place * areas * images  # all sizes come first
-        rows = [(number, row) for number, row in enumerate(evaluation.evalImgs[start:start + images]) if row]
         objects = np.zeros(images)
-        for number, row in rows:
-            objects[number] = np.count_nonzero(np.asarray(row["gtIgnore"]) == 0)
-        if not rows:
+        scores, hits, ignored, image = [], [], [], []
+        for number, row in enumerate(evaluation.evalImgs[start:start + images]):
+            if row:
+                objects[number] = np.count_nonzero(np.asarray(row["gtIgnore"]) == 0)
+                scores += row["dtScores"][:most]
+                hits.append(row["dtMatches"][:, :most] > 0)
+                ignored.append(row["dtIgnore"][:, :most].astype(bool))
+                image += [number] * len(row["dtScores"][:most])
+        if not hits:
             continue
-        scores = np.concatenate([np.asarray(row["dtScores"][:most]) for _, row in rows])
-        order = np.argsort(-scores, kind="mergesort")  # pycocotools' order, ties included
-        hit = np.concatenate([row["dtMatches"][:, :most] for _, row in rows], axis=1)[:, order] > 0
-        ignored = np.concatenate([row["dtIgnore"][:, :most] for _, row in rows], axis=1)[:, order].astype(bool)
-        image = np.concatenate([np.full(len(row["dtScores"][:most]), number) for number, row in rows])[order]
-        found.append(Detections(image, hit & ~ignored, ~ignored, objects))
+        order = np.argsort(-np.asarray(scores), kind="mergesort")  # pycocotools' order, ties included
+        counts = ~np.concatenate(ignored, axis=1)[:, order]
+        hit = np.concatenate(hits, axis=1)[:, order] & counts
+        found.append(Detections(np.asarray(image, dtype=int)[order], hit, counts, objects))
     return found
 
 
@@ -130,14 +133,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print and write the outcome; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    if options.samples < 100:
-        raise UserError(f"--samples {options.samples}: expected at least 100, an interval needs its tails")
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed}: expected a number from 0")
-    if not options.annotations.is_file():
-        raise UserError(f"--annotations {options.annotations}: no such file")
+    problems = (
+        (options.samples < 100, f"--samples {options.samples}: expected at least 100, an interval needs its tails"),
+        (options.seed < 0, f"--seed {options.seed}: expected a number from 0"),
+        (not options.annotations.is_file(), f"--annotations {options.annotations}: file not found"))
+    for bad, text in problems:
+        if bad:
+            raise UserError(text)
     sha256 = sha256_file(options.annotations)
-    one, other = (_read(path, sha256, options.annotations) for path in options.run)
+    one, other = _read(options.run[0], sha256), _read(options.run[1], sha256)
     if one["task"] != other["task"]:
         raise UserError(f"the two runs are of different tasks ({one['task']} and {other['task']}): expected the same")
     outcome = compare(one, other, options.annotations, options.samples, options.seed)
@@ -145,11 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
               "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": sha256,
               "samples": options.samples, "seed": options.seed, "outcome": outcome,
               "made": datetime.now(UTC).isoformat(timespec="seconds")}
-    record["digest"] = digest(record)
     print(sentence(record))
-    path = options.results / "comparisons" / file_name(record)
-    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    print(f"wrote {path}")
+    print(f"wrote {write_sealed(options.results / 'comparisons', record, [], file_name)}")
     return 0
 
 
@@ -162,23 +163,29 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
 
     outcome = {}
     # Before any is matched: pycocotools makes up masks from boxes, in the predictions that it is handed.
-    held = [iou_type for iou_type in iou_types(TASKS[one["task"]])
-            if _hold(one["predictions"], iou_type) and _hold(other["predictions"], iou_type)]
+    held = []
+    for iou_type in iou_types(TASKS[one["task"]]):
+        if _hold(one["predictions"], iou_type) and _hold(other["predictions"], iou_type):
+            held.append(iou_type)
     for iou_type in held:
         metric = f"{iou_type}/AP"
-        both = [matched(annotations, model["predictions"], iou_type) for model in (one, other)]
-        images = len(both[0][0].objects)
-        whole = [float(average_precision(classes, np.ones((1, images)))[0]) for classes in both]
+        first = matched(annotations, one["predictions"], iou_type)
+        second = matched(annotations, other["predictions"], iou_type)
+        images = len(first[0].objects)
+        whole = np.ones((1, images))
+        first_ap = float(average_precision(first, whole)[0])
+        second_ap = float(average_precision(second, whole)[0])
         drawn = []
         with tqdm(total=number, desc=metric, unit="sample") as bar:
             for weights in samples(images, number, seed):
-                drawn.append(average_precision(both[0], weights) - average_precision(both[1], weights))
+                drawn.append(average_precision(first, weights) - average_precision(second, weights))
                 bar.update(len(weights))
         differences = 100 * np.concatenate(drawn)
         differences = differences[~np.isnan(differences)]
         low, high = np.percentile(differences, [2.5, 97.5])
-        outcome[metric] = {"first": 100 * whole[0], "second": 100 * whole[1], "difference": 100 * (whole[0] - whole[1]),
-                           "low": float(low), "high": float(high), "better": float(np.mean(differences > 0))}
+        outcome[metric] = {"first": 100 * first_ap, "second": 100 * second_ap,
+                           "difference": 100 * (first_ap - second_ap), "low": float(low), "high": float(high),
+                           "better": float(np.mean(differences > 0))}
     return outcome
 
 
@@ -187,21 +194,22 @@ def _hold(predictions: list[dict], iou_type: str) -> bool:
     return not predictions or held_as(iou_type) in predictions[0]
 
 
-def _read(path: Path, annotations_sha256: str, annotations: Path) -> dict:
+def _read(path: Path, annotations_sha256: str) -> dict:
     """Kept predictions with their hash and the name of their row. UserError for anything else."""
     file = path / NAME if path.is_dir() else path
     try:
         content = json.loads(gzip.decompress(file.read_bytes()))
         found = {key: content[key] for key in ("task", "annotations_sha256", "predictions")}
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; run the fine-tuning or evaluation with --keep-predictions") from None
+        raise UserError(f"{file}: file not found; run the fine-tuning or evaluation with --keep-predictions") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} holds no kept predictions ({error}): evaluate again with --keep-predictions") from None
-    if not isinstance(found["task"], str) or found["task"] not in tasks():
-        raise UserError(f"{file} is of task {found['task']}: expected one of {', '.join(tasks())}")
+        raise UserError(f"{file}: expected kept predictions, found none ({error}); evaluate again with "
+                        "--keep-predictions") from None
+    if found["task"] not in list(tasks()):
+        raise UserError(f"{file}: expected one of the tasks {', '.join(tasks())}, found {found['task']}")
     if found["annotations_sha256"] != annotations_sha256:
-        raise UserError(f"{file} was predicted for annotations {found['annotations_sha256'][:12]}, {annotations} is "
-                        f"{annotations_sha256[:12]}: give the validation annotations of that run")
+        raise UserError(f"{file}: expected predictions for annotations {annotations_sha256[:12]}, found some for "
+                        f"{found['annotations_sha256'][:12]}; pass the validation annotations of that run")
     return found | {"sha256": sha256_file(file), "name": _name(file)}
 
 

@@ -63,7 +63,7 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
     """All tables of `results` (holds runs/, which may be absent) and `reported` (the CSV files).
 
     `against`: the row that measured rows are compared with (default: the random start). UserError when either folder
-    is wrong or `against` is no row.
+    is wrong or `against` is not a row.
     """
     for folder, option in ((results, "--results"), (reported, "--reported")):
         if not folder.is_dir():

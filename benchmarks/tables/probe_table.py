@@ -26,7 +26,7 @@ ALIGNMENT = ["left", *["right"] * (len(COLUMNS) + 1), "left"]
 RANDOM = (RAND.row, PROBED_ZERO_GAMMA)
 NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU over the classes of the evaluation "
         "labels, background included, per pixel; fg AUC: background against everything else, per cell; retrieval: "
-        "matched locations of two views. Baselines come from the same runs. A figure below the better random network "
+        "matched locations of two views. Baselines come from the same runs. A metric below the better random network "
         "is named.")
 
 

@@ -1,6 +1,6 @@
 """A table as markdown, LaTeX (booktabs), HTML and CSV. pandas and tabulate format; here is what they are given.
 
-Printed figures are in italics and measured ones upright; the best of a column is bold, the second underlined, as is a
+Printed metrics are in italics and measured ones upright; the best of a column is bold, the second underlined, as is a
 best of measured rows that no test proves.
 """
 

@@ -4,12 +4,12 @@ Standard library only. `results/expected.csv` holds the expected values, each re
 tolerance that a single run may have; results/README.md says how they were chosen.
 """
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.records.reported import read_csv
 from pretrain.common.errors import UserError
 from transfer.settings.random_starts import RAND
 
@@ -19,7 +19,7 @@ RANDOM = RAND.row
 
 @dataclass(frozen=True)
 class Expected:
-    """One figure that a correct run should come near: percent, plus or minus `tolerance`."""
+    """One metric that a correct run should come near: percent, plus or minus `tolerance`."""
 
     metric: str
     value: float
@@ -42,31 +42,24 @@ Expectations = Mapping[RowKey, list[Expected]]
 def read_expected(path: Path) -> Expectations:
     """The expected values in the file at `path`; UserError for a line that is not what it should be."""
     found: dict[RowKey, list[Expected]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise UserError(f"expected the columns {','.join(COLUMNS)} in {path}, found "
-                            f"{','.join(reader.fieldnames or [])}; restore the file")
-        for entry in reader:
-            try:
-                epochs = int(entry["epochs"]) if entry["epochs"] else None
-                key = RowKey(entry["table"], entry["method"], epochs, entry["heads"])
-                row = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
-                whole = bool(row.metric and row.source) and 0 <= row.value <= 100 and row.tolerance > 0
-            except (TypeError, ValueError):
-                whole = False
-            if not whole:
-                raise UserError(f"expected a column of a table with its value, tolerance and source in {path}, "
-                                f"line {reader.line_num}, found {','.join(map(str, entry.values()))}; "
-                                "restore the file")
-            found.setdefault(key, []).append(row)
+    for line, entry in read_csv(path, COLUMNS):
+        try:
+            epochs = int(entry["epochs"]) if entry["epochs"] else None
+            one = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
+            good = bool(one.metric and one.source) and 0 <= one.value <= 100 and one.tolerance > 0
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise UserError(f"expected a column of a table with its value, tolerance and source in {path}, "
+                            f"line {line}, found {','.join(map(str, entry.values()))}; restore the file")
+        found.setdefault(RowKey(entry["table"], entry["method"], epochs, entry["heads"]), []).append(one)
     return found
 
 
 def outside(expectations: Expectations, row: RowKey, values: Mapping[str, float | None]) -> list[str]:
     """What is wrong with a row's `values` (percent by column) by the literature, one sentence each; empty: nothing.
 
-    An expectation of what is no column of the table, or no longer, says nothing.
+    An expectation of what is not a column of the table, or no longer, says nothing.
     """
     expected: list[Expected] = []
     for epochs in {row.epochs, None}:

@@ -14,7 +14,7 @@ PRINTED, MEASURED, DIFFERENCE, IMPORTED = "printed", "measured", "difference", "
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as it is shown. `place` in its column: best, leading, second (see ranking) or none of them."""
+    """One metric as it is shown. `place` in its column: best, leading, second (see ranking) or none of them."""
 
     text: str
     place: str = ""

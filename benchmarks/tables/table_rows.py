@@ -46,7 +46,7 @@ BLOCK_NOTES = {
 }
 HOW_MEASURED = "Measured rows: mean ± sample standard deviation over n trials; n=1 is a single run, no error bar."
 KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
-HOW_PRINTED = "Figures in italics are printed in papers; upright ones were measured here."
+HOW_PRINTED = "Metrics in italics are printed in papers; upright ones were measured here."
 DIFFERENCES = (" \"Measured - paper\" is a difference of unrounded means: to the paper's row of the same method and "
                "epochs.")
 PRETRAINED_HERE = (" Where a method was pretrained here, mean and deviation are over the means of its pretrainings, "

@@ -14,7 +14,6 @@ from benchmarks.records.results import digest, read_results, write_result
 from benchmarks.sharing import bundle, import_results
 from benchmarks.tables import all_tables
 from pretrain.common.errors import UserError
-from transfer.tasks import TASKS
 
 REPORTED = all_tables.ROOT / "results" / "reported"
 
@@ -49,7 +48,7 @@ def test_bundle__holds_all_that_a_reviewer_needs_and_repeats_itself(results: Pat
 
 def test_bundle__wants_good_results(results: Path, tmp_path: Path) -> None:
     (results / "runs" / "half.json").write_text("{")
-    with pytest.raises(UserError, match=r"1 result files are not what they should be, first half.json"):
+    with pytest.raises(UserError, match=r"expected good result files, found 1 with problems, first half.json"):
         bundle.main([str(tmp_path / "x.tar.gz"), "--results", str(results)])
     with pytest.raises(UserError, match="expected results to bundle, found none in"):
         (tmp_path / "empty").mkdir()
@@ -161,7 +160,7 @@ def with_imported_and_comparison(results: Path) -> None:
     source = results / "janedoe_metrics.json"
     source.write_text("{}")
     figures = dict.fromkeys(["bbox/AP", "bbox/AP50", "segm/AP"], 31.25)
-    imported.write_imported(folder, source, TASKS["coco"], "Theirs by janedoe", 800, figures)
+    imported.write_imported(folder, imported.Imported("coco", "Theirs by janedoe", 800, figures), source)
     record = {"schema": 1, "kind": "bootstrap", "table": "coco_detection_segmentation",
               "names": ["CLoVE 200", "janedoe's"], "predictions_sha256": ["1" * 64, "2" * 64],
               "annotations_sha256": "3" * 64, "samples": 100, "seed": 0, "made": "2026-01-01T00:00:00+00:00",
@@ -191,7 +190,7 @@ def test_bundle__carries_imported_rows_and_comparisons(results: Path, tmp_path: 
 def test_bundle__wrong_imported_rows_and_comparisons_are_refused(results: Path, tmp_path: Path, kind: str) -> None:
     with_imported_and_comparison(results)
     (results / kind / "bad.json").write_text("[]")
-    with pytest.raises(UserError, match=r"1 \w+ files are not what they should be, first bad.json: expected a mapping"):
+    with pytest.raises(UserError, match=r"expected good \w+ files, found 1 with problems, first bad.json: expected a m"):
         bundle.main([str(tmp_path / "x.tar.gz"), "--results", str(results)])
 
 
@@ -226,7 +225,7 @@ def test_bundle__the_target_must_be_a_file(results: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"expected a file to write, such as .*results.tar.gz, found the folder"):
         bundle.main([str(tmp_path), "--results", str(results)])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written: .*file is no folder"):
+    with pytest.raises(UserError, match=r"cannot be written: .*file is not a folder"):
         bundle.main([str(tmp_path / "file" / "x.tar.gz"), "--results", str(results)])
 
 

@@ -106,13 +106,13 @@ def _mask():
 
 
 @pytest.mark.parametrize(("content", "words", "said"), [
-    ("[]", ["--method", "A", "--task", "coco"], "is a COCO result file: give the ground truth with --annotations FILE"),
+    ("[]", ["--method", "A", "--task", "coco"], "is a COCO result file: pass the ground truth with --annotations FILE"),
     ('[{"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]',
      ["--method", "A", "--task", "coco", "--annotations", "TRUTH"], "does not fit"),
     ('{"total_loss": 1.0}', ["--method", "A", "--task", "keypoints"], "expected a line with keypoints/AP"),
     ('{"total_loss": 1.0}', ["--method", "A", "--task", "coco", "--annotations", "TRUTH"],
      "goes with a COCO result file"),
-    ("[]", ["--method", "A"], "is no bundle: metrics made elsewhere need --method NAME and --task"),
+    ("[]", ["--method", "A"], "is not a bundle: metrics made elsewhere need --method NAME and --task"),
     ("[]", ["--method", "A", "--task", "cityscapes", "--annotations", "TRUTH"],
      "cannot be evaluated for task cityscapes"),
 ])
@@ -151,8 +151,8 @@ def test_import__names_and_epochs_are_checked(tmp_path: Path, words: list[str], 
 def test_imported__wrong_figures_are_not_written(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("")
     with pytest.raises(UserError, match="metrics.keypoints/AP: expected a number from 0 to 100 or null, found 400"):
-        imported.write_imported(tmp_path / "imported", tmp_path / "x.json", TASKS["keypoints"], "A", None,
-                                {"keypoints/AP": 400.0})
+        row = imported.Imported("keypoints", "A", None, {"keypoints/AP": 400.0})
+        imported.write_imported(tmp_path / "imported", row, tmp_path / "x.json")
     assert not (tmp_path / "imported").exists()
 
 

@@ -56,7 +56,7 @@ def test_page__holds_tables_provenance_pictures_and_environments(run_folder: Pat
 
 def test_page__without_anything_measured_shows_the_printed_tables_and_says_so(tmp_path: Path) -> None:
     text = report.page(tmp_path / "nowhere", tmp_path)
-    assert "Nothing has been measured yet: these are printed figures." in text and text.count("<table") == 5
+    assert "Nothing has been measured yet: these are printed metrics." in text and text.count("<table") == 5
 
 
 def test_early_keys__are_those_of_the_main_columns_old_and_new() -> None:
@@ -75,7 +75,7 @@ def test_main__writes_beside_the_tables(run_folder: Path, capsys: pytest.Capture
     assert f"wrote {run_folder / 'results' / 'tables' / 'report.html'} (" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"expected a folder of results, found none at .*; pass --output or --results"):
         report.main(["--output", str(run_folder / "absent")])
-    with pytest.raises(UserError, match=r"--file .* is a folder: expected the name of the page, such as .*html"):
+    with pytest.raises(UserError, match=r"--file .*: expected the name of the page, found a folder; pass .*html"):
         report.main(["--output", str(run_folder), "--file", str(run_folder)])
 
 

@@ -56,7 +56,7 @@ def test_write_and_read__the_same_again_and_a_changed_figure_is_found(tmp_path: 
 ])
 def test_validate__names_what_is_wrong(name: str, value: object, text: str, tmp_path: Path) -> None:
     probe = make_probe(**{name: value})
-    with pytest.raises(UserError, match="expected a valid probe, found: .*nothing was written"):
+    with pytest.raises(UserError, match="expected a valid record, found: .*nothing was written"):
         probe_results.write_probe(tmp_path, probe)
     assert any(problem.startswith(text) for problem in probe_results.validate(probe)), probe_results.validate(probe)
     assert not list(tmp_path.iterdir())
@@ -196,7 +196,7 @@ def test_bundle__carries_probes_and_an_import_shows_them(make_result: Callable, 
     named = shown(probe_results.read_probes(tmp_path / "here" / "probes")[0]).replace("mini", "Dataset A")
     assert re.sub("annotations [0-9a-f]{8}", "", shown([probe])) == re.sub("annotations [0-9a-f]{8}", "", named)
     (tmp_path / "here" / "probes" / "bad.json").write_text("{")
-    with pytest.raises(UserError, match=r"1 probe files are not what they should be, first bad.json: not whole JSON"):
+    with pytest.raises(UserError, match=r"expected good probe files, found 1 with problems, first bad.json: not whole"):
         bundle.main([str(file), "--results", str(tmp_path / "here")])
 
 
