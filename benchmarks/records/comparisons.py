@@ -97,7 +97,7 @@ def parse_comparison(content: bytes) -> dict:
 
 def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
     """(comparisons, one line for each file that is damaged or whose task is not known) of `folder`, sorted by file."""
-    records, problems = read_known(folder, parse_comparison, "no comparison: compare again")
+    records, problems = read_known(folder, parse_comparison, "compare again")
     comparisons = []
     for record in records:
         predictions = frozenset(record["predictions_sha256"])

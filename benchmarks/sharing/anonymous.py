@@ -18,9 +18,9 @@ import yaml
 from benchmarks.records import comparisons, imported, results
 from benchmarks.records.paper_tables import EVALUATION
 from benchmarks.records.record_kinds import KINDS
-from benchmarks.records.results import MOMENT, SHA256, canonical
+from benchmarks.records.results import MOMENT, canonical
 from benchmarks.tables.probe_table import RANDOM as PROBE_RANDOM
-from pretrain.common.fields import is_number
+from pretrain.common.fields import is_number, is_sha256
 from transfer.tasks import TASKS
 
 _FILE = Path(__file__).with_name("public_names.yaml")
@@ -84,22 +84,31 @@ Rule = Callable[[Anonymiser, Any], Any]  # what is kept of a value; None: nothin
 def _letters(number: int) -> str:
     """A, B, ..., Z, AA, AB, ..."""
     rest, last = divmod(number, 26)
-    return (_letters(rest - 1) if rest else "") + chr(ord("A") + last)
+    letter = chr(ord("A") + last)
+    return _letters(rest - 1) + letter if rest else letter
 
 
-def number(_: Anonymiser, value: Any) -> int | float | bool | None:
+def keep(holds: Callable[[Any], bool]) -> Rule:
+    """The values that a check accepts, as they are."""
+    return lambda _, value: value if holds(value) else None
+
+
+def one_of(*public: str) -> Rule:
+    """One of these texts, or nothing."""
+    return keep(lambda value: isinstance(value, str) and value in public)
+
+
+def _is_number(value: Any) -> bool:
     """A finite number, true or false."""
-    return value if isinstance(value, bool) or is_number(value) else None
+    return isinstance(value, bool) or is_number(value)
 
 
-def numbers(_: Anonymiser, value: Any) -> list | None:
-    """A list of numbers."""
-    return value if isinstance(value, list) and all(number(_, one) is not None for one in value) else None
+def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(holds(one) for one in value)
 
 
-def sha256(_: Anonymiser, value: Any) -> str | None:
-    """A SHA-256. The 40 digits of a commit are none."""
-    return value if SHA256[1](value) else None
+number, numbers = keep(_is_number), keep(_list_of(_is_number))
+sha256, hashes = keep(is_sha256), keep(_list_of(is_sha256))  # the 40 digits of a commit are none
 
 
 def version(_: Anonymiser, value: Any) -> str | None:
@@ -111,11 +120,6 @@ def version(_: Anonymiser, value: Any) -> str | None:
 def moment(_: Anonymiser, value: Any) -> str | None:
     """A time, in UTC: a zone tells where it was."""
     return datetime.fromisoformat(value).astimezone(UTC).isoformat() if MOMENT[1](value) else None
-
-
-def one_of(*public: str) -> Rule:
-    """One of these texts, or nothing."""
-    return lambda _, value: value if isinstance(value, str) and value in public else None
 
 
 def named(what: str, public: str | None = None) -> Rule:
@@ -135,14 +139,9 @@ def models(own: Anonymiser, value: list) -> list[str]:
     return [model(own, name) for name in value]
 
 
-def hashes(own: Anonymiser, value: list) -> list | None:
-    """A list of SHA-256."""
-    return value if all(sha256(own, one) for one in value) else None
-
-
-def classes(_: Anonymiser, value: list) -> list[str] | None:
+def classes(_: Anonymiser, value: list) -> list[str]:
     """As many class names, without the names."""
-    return [f"class {place}" for place in range(len(value))] if isinstance(value, list) else None
+    return [f"class {place}" for place in range(len(value))]
 
 
 def metrics(own: Anonymiser, value: dict) -> dict:
@@ -160,23 +159,28 @@ def outcome(own: Anonymiser, value: dict) -> dict:
 
 def hardware(own: Anonymiser, value: Any) -> dict:
     """Cores, and GPUs whose names are a maker's."""
-    value = value if isinstance(value, dict) else {}
-    gpus = value.get("gpus") if isinstance(value.get("gpus"), list) else []
-    public = [gpu for gpu in gpus if isinstance(gpu, str)
-              and all(GPU_PARTS.fullmatch(part) for part in re.split("[ -]", gpu))]
-    own.left_out += len(gpus) - len(public)
-    return own.mapping({key: one for key, one in value.items() if key != "gpus"}, {"cores": number}) | {"gpus": public}
+    value = dict(value) if isinstance(value, dict) else {}
+    kept: dict[str, Any] = {"gpus": []}
+    gpus = value.pop("gpus", None)
+    for gpu in gpus if isinstance(gpus, list) else []:
+        if isinstance(gpu, str) and all(GPU_PARTS.fullmatch(part) for part in re.split("[ -]", gpu)):
+            kept["gpus"].append(gpu)
+        else:
+            own.left_out += 1
+    return kept | own.mapping(value, {"cores": number})
 
 
 def pixels(own: Anonymiser, value: dict) -> dict | None:
     """A pixel format, whole or not at all: a result's check wants all four keys."""
     kept = own.mapping(value, PIXELS)
-    return kept if kept.keys() == PIXELS.keys() else None
+    if kept.keys() != PIXELS.keys():
+        return None
+    return kept
 
 
 def setting(own: Anonymiser, value: Any) -> Any:
     """A value of a configuration: numbers, lists of them, detectron2's own texts; a letter for anything else."""
-    if value is None or number(own, value) is not None or (isinstance(value, str) and value in CONFIG_TEXTS):
+    if value is None or _is_number(value) or (isinstance(value, str) and value in CONFIG_TEXTS):
         return value
     if isinstance(value, list | tuple):
         return [setting(own, one) for one in value]
@@ -219,10 +223,11 @@ def overrides(own: Anonymiser, value: list[str]) -> list[str]:
 
 def protocol(own: Anonymiser, value: dict) -> dict:
     """A probe's protocol; what is not listed is one letter, as in a configuration."""
+    kept = own.mapping(value, PROTOCOL)
     others = {key: one for key, one in value.items() if key not in PROTOCOL}
-    kept = own.mapping({key: one for key, one in value.items() if key in PROTOCOL}, PROTOCOL)
-    own.left_out += len(others)
-    return kept | ({"left_out": own.letter("protocol", others)} if others else {})
+    if others:
+        kept["left_out"] = own.letter("protocol", others)
+    return kept
 
 
 METHOD, DATASET = named("Method", "methods"), named("Dataset", "datasets")

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.options.checks import refuse
 from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import read_sealed, weights_sha256
 from benchmarks.sharing.anonymous import PUBLIC_TASKS, Anonymiser
@@ -49,15 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     above = next(parent for parent in options.file.absolute().parents if parent.exists())
-    problems = (
+    refuse((
         (options.file.is_dir(), f"expected a file to write, such as {options.file / 'results.tar.gz'}, found the "
                                 f"folder {options.file}"),
         (not above.is_dir(), f"{options.file} cannot be written: {above} is not a folder; choose another place"),
         (not options.results.is_dir(), f"expected a folder of results, found none at {options.results}; "
-                                       "pass --results DIR"))
-    for bad, text in problems:
-        if bad:
-            raise UserError(text)
+                                       "pass --results DIR")))
     records = _read(options.results)
     manifest: dict[str, Any] = {"anonymous": False}
     if options.anonymous:
@@ -80,8 +78,7 @@ def _read(folder: Path) -> Records:
         if problems:
             raise UserError(f"expected good {kind.word} files, found {len(problems)} with problems, first "
                             f"{problems[0]}; fix or remove them")
-    if not any(records.values()):
-        raise UserError(f"expected results to bundle, found none in {folder / 'runs'}")
+    refuse([(not any(records.values()), f"expected results to bundle, found none in {folder / 'runs'}")])
     return records
 
 

@@ -9,14 +9,16 @@ import base64
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.records.paper_tables import main_columns
 from benchmarks.records.results import read_results
 from benchmarks.tables.all_tables import read_tables
 from benchmarks.tables.probe_table import probes_html
-from benchmarks.tables.provenance_text import hardware_text, trial_provenance
+from benchmarks.tables.provenance_text import hardware_text, items_text, trial_provenance
 from benchmarks.tables.render import html_text
 from benchmarks.tables.table_model import IMPORTED, Row, TableModel
 from pretrain import ROOT
@@ -114,11 +116,9 @@ def stage_folders(output: Path) -> list[tuple[str, Path]]:
     """(name, folder) of every finished stage in `output`, in the order in which they ended."""
     stamps = []
     for path in output.glob("*/stage.json"):
-        try:
+        with suppress(OSError, ValueError, KeyError):  # a stage that is just being written has nothing to show yet
             stamp = json.loads(path.read_text(encoding="utf-8"))
             stamps.append((stamp["ended"], stamp["name"], path.parent))
-        except (OSError, ValueError, KeyError):
-            continue  # a stage that is just being written has nothing to show yet
     return [(name, folder) for _, name, folder in sorted(stamps)]
 
 
@@ -175,9 +175,8 @@ def early_keys(task: str) -> list[tuple[str, ...]]:
     """
     if task not in TASKS:
         return []
-    main = main_columns(TASKS[task])
-    return [(f"early/{column.metric}", f"early/{column.name}") for column in TASKS[task].columns
-            if column.name in main]
+    columns = {column.name: column for column in TASKS[task].columns}
+    return [(f"early/{columns[name].metric}", f"early/{name}") for name in main_columns(TASKS[task])]
 
 
 def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) -> str:
@@ -186,18 +185,25 @@ def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    logged = {key for _, entries in members for entry in entries for key in entry}
+    logged = set()
+    for _, entries in members:
+        logged.update(*entries)
     drawn = [("total_loss",), *(keys for keys in early if logged & set(keys))]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axis, keys in zip(axes, drawn, strict=True):
+        title = "training loss"
+        if keys != ("total_loss",):
+            title = f"{keys[-1].removeprefix('early/')} (percent)"
         for label, entries in members:
-            points = [(entry["iteration"], entry[key]) for entry in entries for key in keys
-                      if key in entry and "iteration" in entry]
-            places, values = zip(*points, strict=True) if points else ((), ())
-            axis.plot(places, values, label=label, marker="." if len(points) < 40 else "")
+            places, values = [], []
+            for entry in entries:
+                for key in keys:
+                    if key in entry and "iteration" in entry:
+                        places.append(entry["iteration"])
+                        values.append(entry[key])
+            axis.plot(places, values, label=label, marker="." if len(values) < 40 else "")
         axis.set_xlabel("iteration")
-        title = "training loss" if keys == ("total_loss",) else f"{keys[-1].removeprefix('early/')} (percent)"
         axis.set_title(title, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(fontsize=7, frameon=False)
@@ -208,11 +214,12 @@ def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) 
 
 def _environments(results: Path) -> str:
     """Every distinct environment that gave a result, with how many."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for result in read_results(results / "runs")[0]:
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()) if version)
-        code = str(result["code"].get("git_sha"))[:12] + (" with changes" if result["code"].get("dirty") else "")
-        text = f"{versions}; {hardware_text(result['hardware'])}; code {code}"
-        counts[text] = counts.get(text, 0) + 1
-    return "".join(f"<p>{count} result{'s' if count > 1 else ''}: {html.escape(text)}</p>\n"
+        versions = {name: version for name, version in result["versions"].items() if version}
+        code = str(result["code"].get("git_sha"))[:12]
+        if result["code"].get("dirty"):
+            code += " with changes"
+        counts[f"{items_text(versions)}; {hardware_text(result['hardware'])}; code {code}"] += 1
+    return "".join(f"<p>{count} result{'s' * (count > 1)}: {html.escape(text)}</p>\n"
                    for text, count in sorted(counts.items()))

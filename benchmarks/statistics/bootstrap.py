@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.options.checks import refuse
 from benchmarks.records.coco_results import held_as, iou_types, tasks
 from benchmarks.records.comparisons import SCHEMA, file_name, sentence
 from benchmarks.records.results import write_sealed
@@ -133,17 +134,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print and write the outcome; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    problems = (
+    refuse((
         (options.samples < 100, f"--samples {options.samples}: expected at least 100, an interval needs its tails"),
         (options.seed < 0, f"--seed {options.seed}: expected a number from 0"),
-        (not options.annotations.is_file(), f"--annotations {options.annotations}: file not found"))
-    for bad, text in problems:
-        if bad:
-            raise UserError(text)
+        (not options.annotations.is_file(), f"--annotations {options.annotations}: file not found")))
     sha256 = sha256_file(options.annotations)
     one, other = _read(options.run[0], sha256), _read(options.run[1], sha256)
-    if one["task"] != other["task"]:
-        raise UserError(f"the two runs are of different tasks ({one['task']} and {other['task']}): expected the same")
+    refuse([(one["task"] != other["task"],
+             f"expected two runs of the same task, found {one['task']} and {other['task']}")])
     outcome = compare(one, other, options.annotations, options.samples, options.seed)
     record = {"schema": SCHEMA, "kind": "bootstrap", "task": one["task"], "names": [one["name"], other["name"]],
               "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": sha256,
@@ -205,11 +203,12 @@ def _read(path: Path, annotations_sha256: str) -> dict:
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: expected kept predictions, found none ({error}); evaluate again with "
                         "--keep-predictions") from None
-    if found["task"] not in list(tasks()):
-        raise UserError(f"{file}: expected one of the tasks {', '.join(tasks())}, found {found['task']}")
-    if found["annotations_sha256"] != annotations_sha256:
-        raise UserError(f"{file}: expected predictions for annotations {annotations_sha256[:12]}, found some for "
-                        f"{found['annotations_sha256'][:12]}; pass the validation annotations of that run")
+    refuse((
+        (found["task"] not in list(tasks()),
+         f"{file}: expected one of the tasks {', '.join(tasks())}, found {found['task']}"),
+        (found["annotations_sha256"] != annotations_sha256,
+         f"{file}: expected predictions for annotations {annotations_sha256[:12]}, found some for "
+         f"{str(found['annotations_sha256'])[:12]}; pass the validation annotations of that run")))
     return found | {"sha256": sha256_file(file), "name": _name(file)}
 
 

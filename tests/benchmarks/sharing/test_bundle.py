@@ -190,7 +190,7 @@ def test_bundle__carries_imported_rows_and_comparisons(results: Path, tmp_path: 
 def test_bundle__wrong_imported_rows_and_comparisons_are_refused(results: Path, tmp_path: Path, kind: str) -> None:
     with_imported_and_comparison(results)
     (results / kind / "bad.json").write_text("[]")
-    with pytest.raises(UserError, match=r"expected good \w+ files, found 1 with problems, first bad.json: expected a m"):
+    with pytest.raises(UserError, match=r"expected good \w+ files, found 1 with problems, first bad.json: expected a"):
         bundle.main([str(tmp_path / "x.tar.gz"), "--results", str(results)])
 
 
