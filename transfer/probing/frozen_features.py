@@ -34,20 +34,22 @@ class Weights:
     record: dict
 
 
-def read_weights(words: str, architecture: str = STANDARD, seed: int = 0, branch: str | None = None,
+def read_weights(weights: str, architecture: str = STANDARD, seed: int = 0, branch: str | None = None,
                  trust: bool = False) -> Weights:
-    """`words`: a folder that `convert` wrote, a backbone.safetensors or any checkpoint file, or "random".
+    """`weights`: a folder that `convert` wrote, a backbone.safetensors or any checkpoint file, or "random".
 
-    `architecture` and `seed` are of random weights. Raises `UserError` as `read_checkpoint`, and when a folder is no
-    whole conversion.
+    `architecture` and `seed` are of random weights. Raises `UserError` as `read_checkpoint`, and when a folder is not
+    a whole conversion.
     """
-    if words == RAND.weights:
+    if weights == RAND.weights:
         return random_weights(architecture, seed)
-    path, conversion = Path(words), None
+    path, conversion = Path(weights), None
     if path.is_dir():
         conversion, path = _certified(path)
     reading = read_checkpoint(path, branch, trust)
-    method = conversion["method"] if conversion else reading.info.method
+    method = reading.info.method
+    if conversion:
+        method = conversion["method"]
     return Weights(reading.state, reading.info, {
         "method": method, "epochs": reading.info.epochs, "branch": reading.info.branch,
         "architecture": reading.info.architecture, "standard": reading.info.architecture == STANDARD,
@@ -73,7 +75,7 @@ def _certified(folder: Path) -> tuple[dict, Path]:
     for path in (certificate, file):
         if not path.is_file():
             raise UserError(f"{folder} has no {path.name}: expected a folder that `python -m transfer convert` wrote, "
-                            "a checkpoint file, or the word random")
+                            "a checkpoint file, or random")
     conversion = open_certificate(certificate)
     if conversion["canonical_sha256"] != sha256_file(file):
         raise UserError(f"{file} is not the file that {certificate} certifies (its SHA-256 is "

@@ -1,4 +1,4 @@
-"""What one source of dense features is worth: the figures of a probe, measured on training and validation images.
+"""What one source of dense features is worth: the metrics of a probe, measured on training and validation images.
 
 Training images teach (cells, their moments, the classifier); validation images are only measured.
 Legend: N cells or images, C channels, H W pixels, h w feature grid.
@@ -31,7 +31,7 @@ METRICS = ("knn_miou", "linear_miou", "knn_foreground_miou", "linear_foreground_
 
 @dataclass(frozen=True)
 class Protocol:
-    """What decides the figures beside weights and data. Figures of different protocols are not comparable."""
+    """What decides the metrics beside weights and data. Metrics of different protocols are not comparable."""
 
     layer: str = "res5"
     side: int = 320  # pixels of the shorter side of an image
@@ -43,7 +43,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of one source of features, percent or None; `fitted` is what it learnt."""
+    """The metrics of one source of features, percent or None; `fitted` is what it learnt."""
 
     metrics: dict[str, float | None]
     details: dict
@@ -58,17 +58,20 @@ def recalibrate(features: FrozenBackbone, train: Labelled, protocol: Protocol, n
 
     def crops() -> Iterator[Tensor]:
         for batch in _bar(batches, f"{name}: batch norm", "batch"):
-            images = [centre_crop(Image.fromarray(train.at(number, protocol.side)[0]), protocol.side)
-                      for number in batch]
+            images = []
+            for number in batch:
+                pixels, _ = train.at(number, protocol.side)
+                images.append(centre_crop(Image.fromarray(pixels), protocol.side))
             yield torch.from_numpy(np.stack(images)).to(device)
 
     features.recalibrate(crops(), len(batches))
 
 
 @torch.no_grad()
-def measure(features: nn.Module, data: DenseData, protocol: Protocol, views: RetrievalProbe, name: str,
-            pictures: "Pictures | None" = None) -> Measured:
-    """The figures of one source of features: a module with `stride` that maps (N, 3, H, W) uint8 to (N, C, h, w)."""
+def measure(features: nn.Module, data: DenseData, protocol: Protocol, name: str,
+            examples: "Examples | None" = None) -> Measured:
+    """All metrics but retrieval of one source of features: a module with `stride` that maps (N, 3, H, W) uint8 to
+    (N, C, h, w). Raises `UserError` where nothing is labelled or the features are not finite."""
     fitted = segmentation.fit(training_cells(features, data, protocol, name), protocol.seed)
     classes = len(data.classes)
     counts = {way: np.zeros((classes, classes), np.int64) for way in ("knn", "linear")}
@@ -81,8 +84,8 @@ def measure(features: nn.Module, data: DenseData, protocol: Protocol, views: Ret
         for way, found in scores.items():
             predicted = segmentation.upsampled_classes(found, grid, labels.shape)
             counts[way] += segmentation.confusion(labels, predicted, classes)
-            if pictures is not None and way == "linear":
-                pictures.add(name, number, predicted)
+            if examples is not None and way == "linear":
+                examples.add(name, number, predicted)
         if data.background:
             shares = pixel_labels.cell_shares(labels, features.stride, classes)
             known = shares.sum(1) > 0
@@ -96,15 +99,14 @@ def measure(features: nn.Module, data: DenseData, protocol: Protocol, views: Ret
         ious = segmentation.class_iou(matrix)
         if not ious:
             raise UserError("no validation pixel has a label: expected at least one class to measure")
-        metrics[f"{way}_miou"] = _percent(np.mean(list(ious.values())))
-        details[f"{way}_class_iou"] = {data.classes[number]: _percent(value) for number, value in ious.items()}
+        metrics[f"{way}_miou"] = percent(np.mean(list(ious.values())))
+        details[f"{way}_class_iou"] = {data.classes[number]: percent(value) for number, value in ious.items()}
         if data.background:
-            things = [value for number, value in ious.items() if number]
-            metrics[f"{way}_foreground_miou"] = _percent(np.mean(things)) if things else None
-            metrics[f"{way}_background_iou"] = _percent(ious.get(0))
+            metrics[f"{way}_background_iou"] = percent(ious.pop(0, None))
+            if ious:
+                metrics[f"{way}_foreground_miou"] = percent(np.mean(list(ious.values())))
             area = segmentation.auc(np.concatenate(objects[way]), np.concatenate(objects["truth"]))
-            metrics[f"{way}_foreground_auc"] = _percent(area)
-    metrics["retrieval"] = _percent(retrieval(features, views))
+            metrics[f"{way}_foreground_auc"] = percent(area)
     return Measured(metrics, details, fitted)
 
 
@@ -147,7 +149,7 @@ def retrieval(features: nn.Module, views: RetrievalProbe) -> float | None:
     return None if np.isnan(found) else found
 
 
-class Pictures:
+class Examples:
     """Keeps some validation images that hold objects, and what the linear classifiers predicted, for probe.png."""
 
     def __init__(self, data: DenseData, protocol: Protocol, most: int = 4) -> None:
@@ -172,7 +174,8 @@ def _cells(features: nn.Module, pixels: np.ndarray) -> tuple[Tensor, tuple[int, 
     return maps[0].flatten(1).T.contiguous().float(), tuple(maps.shape[-2:])
 
 
-def _percent(value: float | None) -> float | None:
+def percent(value: float | None) -> float | None:
+    """A share, 0 to 1, in percent as probe.json has it."""
     return None if value is None else round(100 * float(value), 4)
 
 

@@ -1,7 +1,7 @@
 """Quick evaluation of a frozen backbone: k-NN and linear segmentation, matched-location retrieval -> probe.json.
 
 Minutes instead of GPU-days. The same is measured on two random networks of the same architecture and on the pixels
-alone, in the same run: a figure says something only beside these. Training images teach, validation images are only
+alone, in the same run: a metric says something only beside these. Training images teach, validation images are only
 measured.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +25,19 @@ from pretrain.options.shared_options import Train
 from pretrain.watch.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.watch.probes import RetrievalProbe
 from transfer.data import pixel_labels
+from transfer.data.problems import raise_first
 from transfer.probing import frozen_features, labelled_dataset
-from transfer.probing.measurement import METRICS, RECALIBRATION_IMAGES, Pictures, Protocol, measure, recalibrate
+from transfer.probing.measurement import (
+    METRICS,
+    RECALIBRATION_IMAGES,
+    Examples,
+    Measured,
+    Protocol,
+    measure,
+    percent,
+    recalibrate,
+    retrieval,
+)
 from transfer.records.provenance import code_version, hardware, peak_memory_mb, versions
 from transfer.settings import datasets, where
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
@@ -34,6 +46,8 @@ from transfer.tasks import Where
 SCHEMA, KIND = 1, "probe"
 RETRIEVAL_IMAGES = 64
 PIXELS = "pixel statistics"
+
+
 @dataclass(frozen=True)
 class Request:
     """What to probe; `weights` as in `frozen_features.read_weights`."""
@@ -53,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer probe`."""
     default = Protocol()
     parser.add_argument("--weights", required=True, metavar="DIR|FILE",
-                        help="folder that `convert` wrote, any checkpoint file, or the word random")
+                        help="folder that `convert` wrote, any checkpoint file, or random")
     where.add_arguments(parser, images=False, train_share=False)
     parser.add_argument("--task", required=True, choices=labelled_dataset.TASKS, help="whose data it is")
     parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
@@ -89,47 +103,45 @@ def run(args: argparse.Namespace) -> int:
                       sixteen_bit=args.sixteen_bit)
     if args.output and Path(args.output).is_file():
         raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
-    result, pictures = probe(request)
+    result, examples = probe(request)
     print(table(result))
     if args.output:
         from transfer.probing.probe_figure import draw
 
         output = Path(args.output)
-        draw(pictures, output / "probe.png")
+        draw(examples, output / "probe.png")
         write_text(output / "probe.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
         print(f"wrote {output / 'probe.json'} and probe.png")
     return 0
 
 
 def table(result: dict) -> str:
-    """The figures of the backbone and of its baselines as lines of text."""
+    """The metrics of the backbone and of its baselines as lines of text."""
     rows = {result["method"]: result["metrics"], **result["baselines"]}
-    shown = [name for name in METRICS if any(row[name] is not None for row in rows.values())]
-    titles = {name: name.replace("_", " ").replace("foreground", "fg").replace("background", "bg") for name in shown}
     width = max(map(len, rows))
-    lines = ["  ".join([" " * width, *titles.values()])]
-    for method, metrics in rows.items():
-        line = f"{method:<{width}}"
-        for name, title in titles.items():
-            cell = "-" if metrics[name] is None else f"{metrics[name]:.1f}"
-            line += f"  {cell:>{len(title)}}"
-        lines.append(line)
-    return "\n".join(lines)
+    lines = {method: f"{method:<{width}}" for method in rows}
+    header = " " * width
+    for name in METRICS:
+        values = [row[name] for row in rows.values()]
+        if not any(value is not None for value in values):
+            continue
+        title = name.replace("_", " ").replace("foreground", "fg").replace("background", "bg")
+        header += f"  {title}"
+        for method, value in zip(rows, values, strict=True):
+            cell = "-" if value is None else f"{value:.1f}"
+            lines[method] += f"  {cell:>{len(title)}}"
+    return "\n".join([header, *lines.values()])
 
 
-def probe(request: Request) -> tuple[dict, Pictures]:
-    """Measure a backbone and its baselines; returns probe.json's content and what its picture shows.
+def probe(request: Request) -> tuple[dict, Examples]:
+    """Measure a backbone and its baselines; returns probe.json's content and what its figure shows.
 
-    On a CPU the same request gives the same figures, bit for bit, with the same number of threads. Raises `UserError`.
+    On a CPU the same request gives the same metrics, bit for bit, with the same number of threads. Raises `UserError`.
     """
     protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
-    _check(protocol)
-    if request.task not in labelled_dataset.TASKS:
-        raise UserError(f"unknown task '{request.task}': expected one of {', '.join(labelled_dataset.TASKS)}")
+    raise_first(_problems(request))
     device = torch.device(present_device(request.device))
-    if protocol.seed < 0:
-        raise UserError(f"--seed {protocol.seed}: expected a number from 0")
     weights = frozen_features.read_weights(request.weights, request.architecture, protocol.seed, request.branch,
                                            request.trust)
     dataset = datasets.find(request.data, request.task)
@@ -139,31 +151,18 @@ def probe(request: Request) -> tuple[dict, Pictures]:
                         "which chooses the regularisation of the linear classifier")
     shared = pixel_labels.images_in_both(data)
     if shared:
-        print(f"warning: {len(shared)} images stand in train and in val ({shared[0]}): the figures flatter every row",
+        print(f"warning: {len(shared)} images are in train and in val ({shared[0]}): the metrics flatter every row",
               file=sys.stderr)
-    architecture = weights.info.architecture
-    own = weights.record["method"]
-    baselines = {RAND.row: frozen_features.random_weights(architecture, protocol.seed),
-                 PROBED_ZERO_GAMMA: frozen_features.random_weights(architecture, protocol.seed, last_gamma=0.0),
-                 PIXELS: None}
-    sources = {own: weights, **{name: source for name, source in baselines.items() if name != own}}
-    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Train(), device)
-    pictures = Pictures(data, protocol)
-    measured = {}
-    for name, source in sources.items():
-        features = (frozen_features.PixelStatistics(protocol.layer) if source is None
-                    else frozen_features.FrozenBackbone(source, protocol.layer)).to(device)
-        random = source is not None and source.record["file_sha256"] is None
-        if source is not None and (random or protocol.batch_norm == "recalibrated"):
-            recalibrate(features, data.train, protocol, name)
-        measured[name] = measure(features, data, protocol, views, name, pictures)
+    measured, examples = _measure_all(weights, data, protocol, device)
+    own, settings = weights.record["method"], asdict(protocol)
+    if request.sixteen_bit != "shift":  # earlier records have no such key
+        settings["sixteen_bit"] = request.sixteen_bit
     result = {
         "schema": SCHEMA, "kind": KIND, "task": request.task, "method": own, "epochs": weights.record["epochs"],
         "metrics": measured[own].metrics,
         "baselines": {name: one.metrics for name, one in measured.items() if name != own},
         "details": {name: one.details for name, one in measured.items()},
-        "protocol": {**asdict(protocol), **_said(request),
-                     "resolution": "pixels of the resized image, class scores upsampled bilinearly",
+        "protocol": {**settings, "resolution": "pixels of the resized image, class scores upsampled bilinearly",
                      "neighbours": NEIGHBOURS, "temperature": TEMPERATURE,
                      "stride": frozen_features.LAYERS[protocol.layer],
                      "recalibration_images": RECALIBRATION_IMAGES, "retrieval_images": RETRIEVAL_IMAGES},
@@ -176,17 +175,39 @@ def probe(request: Request) -> tuple[dict, Pictures]:
         "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": peak_memory_mb("cpu"),
         "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return result, pictures
+    return result, examples
 
 
-def _said(request: Request) -> dict[str, str]:
-    """The reading of 16-bit images where it is not the usual one: earlier records have no such key."""
-    return {} if request.sixteen_bit == "shift" else {"sixteen_bit": request.sixteen_bit}
+def _measure_all(weights: frozen_features.Weights, data: pixel_labels.DenseData, protocol: Protocol,
+                 device: torch.device) -> tuple[dict[str, Measured], Examples]:
+    """The backbone and its baselines by name: random networks of its architecture, and the pixels alone."""
+    architecture, seed = weights.info.architecture, protocol.seed
+    sources: dict[str, frozen_features.Weights | None] = {weights.record["method"]: weights}
+    sources.setdefault(RAND.row, frozen_features.random_weights(architecture, seed))
+    sources.setdefault(PROBED_ZERO_GAMMA, frozen_features.random_weights(architecture, seed, last_gamma=0.0))
+    sources.setdefault(PIXELS, None)
+    views = RetrievalProbe(data.val.images, min(RETRIEVAL_IMAGES, protocol.images), Train(), device)
+    examples = Examples(data, protocol)
+    measured = {}
+    for name, source in sources.items():
+        if source is None:
+            features = frozen_features.PixelStatistics(protocol.layer).to(device)
+        else:
+            features = frozen_features.FrozenBackbone(source, protocol.layer).to(device)
+            if source.record["file_sha256"] is None or protocol.batch_norm == "recalibrated":  # None: random weights
+                recalibrate(features, data.train, protocol, name)
+        measured[name] = measure(features, data, protocol, name, examples)
+        measured[name].metrics["retrieval"] = percent(retrieval(features, views))
+    return measured, examples
 
 
-def _check(protocol: Protocol) -> None:
-    if protocol.side < pixel_labels.MULTIPLE or protocol.side % pixel_labels.MULTIPLE:
-        raise UserError(f"--side {protocol.side}: expected a multiple of {pixel_labels.MULTIPLE} pixels")
-    for name, least in (("images", 2), ("cells", 2)):
-        if getattr(protocol, name) < least:
-            raise UserError(f"--{name} {getattr(protocol, name)}: expected at least {least}")
+def _problems(request: Request) -> Iterator[str]:
+    protocol, multiple = request.protocol, pixel_labels.MULTIPLE
+    if protocol.side < multiple or protocol.side % multiple:
+        yield f"--side {protocol.side}: expected a multiple of {multiple} pixels"
+    for name, value, least in (("images", protocol.images, 2), ("cells", protocol.cells, 2),
+                               ("seed", protocol.seed, 0)):
+        if value < least:
+            yield f"--{name} {value}: expected at least {least}"
+    if request.task not in labelled_dataset.TASKS:
+        yield f"unknown task '{request.task}': expected one of {', '.join(labelled_dataset.TASKS)}"

@@ -1,4 +1,4 @@
-"""The picture of a probe: validation images, their labels, and what the linear classifiers make of them."""
+"""The figure of a probe: validation images, their labels, and what the linear classifiers make of them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from pretrain.common.atomic import atomic_path
 from pretrain.figures.training_figures import shorten
 from transfer.data.pixel_labels import IGNORE
-from transfer.probing.measurement import Pictures
+from transfer.probing.measurement import Examples
 
 matplotlib.use("Agg")
 DPI = 100
@@ -20,39 +20,39 @@ NAMED = 6  # classes of an image that its legend names, largest first
 VISIBLE = 0.005  # share of an image below which a predicted class is not named
 
 
-def draw(pictures: Pictures, path: str | Path) -> None:
+def draw(examples: Examples, path: str | Path) -> None:
     """Write a PNG: a row for each image, with image, labels, and the prediction of each source of features."""
-    names = list(pictures.predictions)
-    rows, columns = len(pictures.images), 2 + len(names)
+    names = list(examples.predictions)
+    rows, columns = len(examples.images), 2 + len(names)
     if not rows:
         return
-    heights = [min(TALLEST, pixels.shape[0] / pixels.shape[1]) for pixels, _ in pictures.images]
+    heights = [min(TALLEST, pixels.shape[0] / pixels.shape[1]) for pixels, _ in examples.images]
     figure = Figure(figsize=(INCHES * columns, INCHES * sum(heights) + 0.4), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
-    colours = palette(pictures)
-    for number, ((pixels, labels), axes) in enumerate(zip(pictures.images, grid, strict=True)):
-        predictions = [pictures.predictions[name][number] for name in names]
+    colours = palette(examples)
+    for number, ((pixels, labels), axes) in enumerate(zip(examples.images, grid, strict=True)):
+        predictions = [examples.predictions[name][number] for name in names]
         axes[0].imshow(pixels)
         grey = pixels.mean(2, keepdims=True).repeat(3, 2) / 255
         for place, classes in zip(axes[1:], [labels, *predictions], strict=True):
             place.imshow(coloured(grey, classes, colours))
-        _legend(axes[0], [labels, *predictions], pictures.data.classes, colours)
+        _legend(axes[0], [labels, *predictions], examples.data.classes, colours)
         for place in axes:
             place.set_axis_off()
     for place, title in zip(grid[0], ["image", "labels", *[f"linear: {name}" for name in names]], strict=True):
         place.set_title(shorten(title, 34), fontsize=11)
     with atomic_path(path) as sibling:
-        # Without a date or a version in the file, the same figures give the same bytes.
+        # Without a date or a version in the file, the same predictions give the same bytes.
         figure.savefig(sibling, dpi=DPI, metadata={"Software": None})
 
 
-def palette(pictures: Pictures) -> dict[int, np.ndarray]:
-    """{class: (3,) 0 to 1} for the classes of the picture, largest first so that those get the most distinct colours;
+def palette(examples: Examples) -> dict[int, np.ndarray]:
+    """{class: (3,) 0 to 1} for the classes of the examples, largest first so that those get the most distinct colours;
     none for the background."""
-    shown = [labels for _, labels in pictures.images] + [one for maps in pictures.predictions.values() for one in maps]
+    shown = [labels for _, labels in examples.images] + [one for maps in examples.predictions.values() for one in maps]
     numbers, counts = np.unique(np.concatenate([one.ravel() for one in shown]), return_counts=True)
     order = [int(number) for number in numbers[np.argsort(-counts, kind="stable")]
-             if number != IGNORE and (number or not pictures.data.background)]
+             if number != IGNORE and (number or not examples.data.background)]
     table = matplotlib.colormaps["tab20"].colors
     table = [*table[::2], *table[1::2]]  # the strong colours first; then the pale ones, then again
     return {number: np.array(table[place % len(table)]) for place, number in enumerate(order)}

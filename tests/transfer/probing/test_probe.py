@@ -21,7 +21,7 @@ from pretrain.watch.probes import RetrievalProbe
 from transfer.__main__ import main
 from transfer.data.pixel_labels import DenseData, Labelled
 from transfer.probing import measurement, segmentation
-from transfer.probing.measurement import METRICS, Pictures, Protocol, measure
+from transfer.probing.measurement import METRICS, Examples, Protocol, measure
 from transfer.probing.probe import Request, probe
 
 CLASSES, SIDE, STRIDE = 4, 96, 16
@@ -66,8 +66,8 @@ def views(painted: DenseData) -> RetrievalProbe:
     return RetrievalProbe(painted.val.images, 2, Train(), torch.device("cpu"))
 
 
-def test_measure__an_oracle_is_near_perfect(painted: DenseData, views: RetrievalProbe) -> None:
-    figures = measure(Oracle(), painted, SMALL, views, "oracle").metrics
+def test_measure__an_oracle_is_near_perfect(painted: DenseData) -> None:
+    figures = measure(Oracle(), painted, SMALL, "oracle").metrics
     for name in ("knn_miou", "linear_miou", "knn_foreground_miou", "linear_foreground_miou", "knn_background_iou",
                  "linear_background_iou"):
         assert figures[name] > 95, name  # upsampling rounds the corners of the blocks
@@ -75,20 +75,20 @@ def test_measure__an_oracle_is_near_perfect(painted: DenseData, views: Retrieval
 
 
 def test_measure__labels_that_have_nothing_to_do_with_the_image_give_chance(
-    painted: DenseData, views: RetrievalProbe, tmp_path: Path
+    painted: DenseData, tmp_path: Path
 ) -> None:
     data = replace(painted, train=split(tmp_path, 0, 12, shuffled=True), val=split(tmp_path, 100, 8, shuffled=True))
-    figures = measure(Oracle(), data, SMALL, views, "oracle").metrics
+    figures = measure(Oracle(), data, SMALL, "oracle").metrics
     # Guessing four equal classes: 1/16 of the pixels are right for a class, 7/16 are in its union.
     assert figures["knn_miou"] < 25 and figures["linear_miou"] < 25
     assert 35 < figures["knn_foreground_auc"] < 65 and 35 < figures["linear_foreground_auc"] < 65
 
 
 def test_measure__validation_images_teach_nothing(
-    painted: DenseData, views: RetrievalProbe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    painted: DenseData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(painted, val=split(tmp_path, 300, 5, shuffled=True))
-    first, second = (measure(Oracle(), data, SMALL, views, "oracle") for data in (painted, other))
+    first, second = (measure(Oracle(), data, SMALL, "oracle") for data in (painted, other))
     assert first.metrics["linear_miou"] > second.metrics["linear_miou"]
     for name in ("mean", "deviation", "bank", "shares", "weight", "bias"):
         assert torch.equal(getattr(first.fitted, name), getattr(second.fitted, name)), name
@@ -101,7 +101,7 @@ def test_measure__validation_images_teach_nothing(
         assert fitted, "a validation image was read before everything was learnt"
         return painted.val.read(number)
 
-    measure(Oracle(), replace(painted, val=replace(painted.val, read=read)), SMALL, views, "oracle")
+    measure(Oracle(), replace(painted, val=replace(painted.val, read=read)), SMALL, "oracle")
     assert fitted
 
 
@@ -116,7 +116,7 @@ def test_training_cells__are_bounded_and_the_same_each_time(painted: DenseData) 
 
 @pytest.mark.parametrize(("scale", "shown"), [(3e38, r"[\d.]+e\+38"), (float("inf"), "nan|inf")])
 def test_measure__features_that_explode_are_refused(
-    painted: DenseData, views: RetrievalProbe, scale: float, shown: str
+    painted: DenseData, scale: float, shown: str
 ) -> None:
     class Exploding(Oracle):
         def forward(self, pixels: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def test_measure__features_that_explode_are_refused(
 
     with pytest.raises(UserError, match=rf"^wild: expected finite features, found values up to "
                                         rf"({shown}): .* with --batch-norm recalibrated they are measured anew$"):
-        measure(Exploding(), painted, SMALL, views, "wild")
+        measure(Exploding(), painted, SMALL, "wild")
 
 
 def test_retrieval__features_that_know_their_place_find_it_and_constant_ones_do_not(views: RetrievalProbe) -> None:
@@ -169,11 +169,11 @@ def request(generated: Path, task: str = "coco", **words: object) -> Request:
 
 
 @pytest.fixture(scope="module")
-def measured(generated: Path) -> tuple[dict, Pictures]:
+def measured(generated: Path) -> tuple[dict, Examples]:
     return probe(request(generated))
 
 
-def test_probe__says_all_that_made_it(measured: tuple[dict, Pictures]) -> None:
+def test_probe__says_all_that_made_it(measured: tuple[dict, Examples]) -> None:
     result, _ = measured
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert (result["schema"], result["kind"], result["task"], result["method"]) == (1, "probe", "coco", "Rand init")
@@ -192,7 +192,7 @@ def test_probe__says_all_that_made_it(measured: tuple[dict, Pictures]) -> None:
 
 @pytest.mark.slow
 def test_probe__again_gives_the_same_figures_and_the_same_picture(
-    generated: Path, measured: tuple[dict, Pictures], tmp_path: Path
+    generated: Path, measured: tuple[dict, Examples], tmp_path: Path
 ) -> None:
     from transfer.probing.probe_figure import draw
 
