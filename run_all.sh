@@ -7,7 +7,7 @@ usage() {
     cat <<'END'
 One command from images to tables: pretrain, convert, fine-tune, evaluate.
 
-  ./run_all.sh --demo                 everything, small, on generated pictures; no GPU needed
+  ./run_all.sh --demo                 everything, small, on generated images; no GPU needed
   ./run_all.sh --epochs 200           the full protocol
   ./run_all.sh --dry-run OPTIONS      what would run, what it needs, what is missing
   ./run_all.sh environment            only make the environment: .venv in this checkout, about 6 GB

@@ -1,11 +1,13 @@
 """`python -m benchmarks`, behind ./run_all.sh: plan the stages, run what is not done, print tables and places."""
 
+import os
 import shutil
 import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.options.checks import refuse
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.run_options import Options, parse
 from benchmarks.slurm.jobs import refuse_beside_jobs
@@ -20,57 +22,59 @@ from pretrain.common.errors import UserError, run_cli
 COMMANDS = {"report": "sharing.report", "bundle": "sharing.bundle", "import": "sharing.import_results",
             "bootstrap": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
             "retry": "slurm.retry", "logs": "slurm.logs"}  # command -> module with its own parser
-PICTURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
+FIGURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
 
 
 def main() -> int:
-    # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that a user could mend.
+    # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-    words = sys.argv[1:]
-    if words and words[0] in COMMANDS:
-        return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
-    options = parse(words)
-    planned = Plan(options, find_inputs(options))
-    stages = planned.stages()
-    for name in options.rerun:
-        if name not in [stage.name for stage in stages]:
-            raise UserError(f"--rerun {name}: no such stage; there are {', '.join(stage.name for stage in stages)}")
-    if options.jobs > 1 and count_gpus(options):
-        raise UserError(f"--jobs {options.jobs} divides CPU cores, found {count_gpus(options)} GPUs: add --gpus 0, or "
-                        "leave it out")
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
+        return import_module(f"benchmarks.{COMMANDS[arguments[0]]}").main(arguments[1:])
+    options = parse(arguments)
+    plan = Plan(options, find_inputs(options))
+    stages = plan.stages()
+    names = [stage.name for stage in stages]
+    unknown = [name for name in options.rerun if name not in names]
+    gpus = count_gpus(options)
+    refuse([
+        (unknown, f"--rerun {', '.join(unknown)}: no such stage; there are {', '.join(names)}"),
+        (options.jobs > 1 and gpus,
+         f"--jobs {options.jobs} divides CPU cores, found {gpus} GPUs: add --gpus 0, or leave out --jobs"),
+    ])
     for line in options.said:
         print(line)
     if options.cluster.cluster == "slurm":
-        return run_on_cluster(planned, stages)
+        return run_on_cluster(plan, stages)
     if options.dry_run:
         return print_plan(options, stages)
     with locked(options.output):
         refuse_beside_jobs(options.output)
-        planned.write(options.output)
+        plan.write(options.output)
         return run(options, stages)
 
 
-def run_on_cluster(planned: Plan, stages: list[Stage]) -> int:
+def run_on_cluster(plan: Plan, stages: list[Stage]) -> int:
     """Hand all that is to do over to Slurm."""
     from benchmarks.slurm import job_graph  # with submitit, which a run on this machine does not need
 
-    options = planned.options
+    options = plan.options
     if options.dry_run:
-        job_graph.print_graph(planned)
+        job_graph.print_graph(plan)
         return 0
     new = not options.output.exists()
     try:
         with locked(options.output):
             _check_disk(options, stages, standing(stages, options))
-            alive = job_graph.under_way(planned, stages)
+            alive = job_graph.under_way(plan, stages)
             _, hashes = finished(stages, options.output)
             for stage in stages:
                 if stage.name in options.rerun and stage.name not in alive and set(stage.parents) <= hashes.keys():
                     set_aside(stage.folder(options.output, stage.key(hashes)))
-            return job_graph.submit_and_say(planned)
+            return job_graph.submit_and_say(plan)
     finally:
         # Refused: nothing stays.
-        if new and options.output.is_dir() and [path.name for path in options.output.iterdir()] == [".lock"]:
+        if new and options.output.is_dir() and os.listdir(options.output) == [".lock"]:
             shutil.rmtree(options.output)
 
 
@@ -78,27 +82,27 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     """Stages, what each needs, what is done already, cost and disk."""
     progress, stands = Progress(options.output), standing(stages, options)
     print(f"plan: {len(stages) + 1} stages, work in {options.output}, results in {options.results}")
-    todo, width = [], max(len(stage.name) for stage in stages)
+    todo: list[Stage] = []
+    width = max(len(stage.name) for stage in stages)
     for stage in stages:
         stamp = None if stage.name in options.rerun else progress.look(stage)
+        state, rest = STANDS, stage
         if stamp:
             state = f"done ({minutes(stamp['seconds'])})"
-        elif stage.name in stands:
-            state = STANDS
-        else:
-            whole, stage = stage, left(stage, options.output, progress.hashes)
-            state = "to do" if stage is whole else "to evaluate"
-            todo.append(stage)
-        needs = f"needs {', '.join(stage.needs)}" if stage.needs else "needs nothing before it"
-        print(f"  {stage.name:<{width}} {state:<16} {needs}; {stage.cost}; {stage.disk_gb:g} GB")
+        elif stage.name not in stands:
+            rest = left(stage, options.output, progress.hashes)
+            state = "to do" if rest is stage else "to evaluate"
+            todo.append(rest)
+        needs = ", ".join(stage.needs) or "nothing before it"
+        print(f"  {stage.name:<{width}} {state:<16} needs {needs}; {rest.cost}; {rest.disk_gb:g} GB")
     print(f"  {'tables':<{width}} {'always':<16} needs all results; seconds")
     print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo, options.jobs):.1f} GB, "
           f"free {_free_gb(options.output):.1f} GB")
     core_hours = sum(stage.core_hours for stage in todo)
     if core_hours >= 0.05 and not count_gpus(options):
         print(f"CPU: about {core_hours:.1f} core-hours for what is to do, from what other cores took (estimate.py)")
-    missing = [stage for stage in todo if not set(stage.parents) <= progress.hashes.keys()]
-    for name, folder in trained_before(stages, missing, options).items():
+    orphans = [stage for stage in todo if not set(stage.parents) <= progress.hashes.keys()]
+    for name, folder in trained_before(stages, orphans, options).items():
         print(f"{folder} is the finished training of {name}, but what it started from is gone and is made again first: "
               f"bring that folder back, or evaluate it alone: python -m transfer evaluate {folder}")
     return 0
@@ -110,43 +114,43 @@ def run(options: Options, stages: list[Stage]) -> int:
     _check_disk(options, stages, stands)
     done = LocalRun(options, stages, stands)
     done.run()
-    print_summary(options, done.progress, [(stage.name, done.times[stage.name]) for stage in stages
-                                           if stage.name in done.times])
-    failures = done.failures
-    if failures:
-        skipped = f"; not run for that reason: {', '.join(done.stopped)}" if done.stopped else ""
-        print(f"error: {failures[0]}" + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "") + skipped,
-              file=sys.stderr)
-        return failures[0].code
-    return 0
+    print_summary(done)
+    if not done.failures:
+        return 0
+    failure = done.failures[0]  # the others were reported as they came
+    stopped = f"; not run for that reason: {', '.join(done.stopped)}" if done.stopped else ""
+    print(f"error: {failure}{stopped}", file=sys.stderr)
+    return failure.code
 
 
-def print_summary(options: Options, progress: Progress, times: list[tuple[str, str]]) -> None:
-    """Tables, the time of each stage, where files and pictures are."""
-    tables = print_tables(options)
+def print_summary(done: LocalRun) -> None:
+    """Tables, the time of each stage, where files and figures are."""
+    tables = print_tables(done.options)
     print("Time of each stage")
-    width = max((len(name) for name, _ in times), default=0)
-    for name, time in times:
-        print(f"  {name:<{width}} {time}")
-    print(f"Tables   {tables}\nResults  {options.results / 'runs'}\nPictures")
-    for folder in progress.folders.values():
-        for picture in PICTURES:
-            if (folder / picture).is_file():
-                print(f"  {folder / picture}")
+    width = len(max(done.times, key=len, default=""))
+    for stage in done.stages:
+        if stage.name in done.times:
+            print(f"  {stage.name:<{width}} {done.times[stage.name]}")
+    print(f"Tables   {tables}\nResults  {done.options.results / 'runs'}\nFigures")
+    for folder in done.progress.folders.values():
+        for figure in FIGURES:
+            if (folder / figure).is_file():
+                print(f"  {folder / figure}")
 
 
 def disk_needed(stages: list[Stage], jobs: int = 1) -> float:
     """GB for stages of which so many run at once: what stays of all, and the most that goes away again."""
-    stays = {stage.name: stage.disk_gb if stage.stays_gb is None else stage.stays_gb for stage in stages}
-    passing = sorted((stage.disk_gb - stays[stage.name] for stage in stages), reverse=True)
-    return sum(stays.values()) + sum(passing[:jobs])
+    passing = sorted((stage.disk_gb - stage.kept_gb for stage in stages), reverse=True)
+    return sum(stage.kept_gb for stage in stages) + sum(passing[:jobs])
 
 
 def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None:
     folders, hashes = finished(stages, options.output, glance)
-    needed = disk_needed([left(stage, options.output, hashes) for stage in stages
-                          if stage.name not in folders and stage.name not in stands], options.jobs)
-    free = _free_gb(options.output)
+    todo = []
+    for stage in stages:
+        if stage.name not in folders and stage.name not in stands:
+            todo.append(left(stage, options.output, hashes))
+    needed, free = disk_needed(todo, options.jobs), _free_gb(options.output)
     if needed > free:
         raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
                         "choose another --output")

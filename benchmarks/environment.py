@@ -1,9 +1,9 @@
 """The Python environment that run_all.sh works in: an active one that is complete, or the checkout's own .venv.
 
 Standard library only and syntax of Python 3.8: any Python 3 must get far enough here to say that it is too old.
-A .venv of ours is a venv, what pip or uv puts into it, and a stamp that is written last: without the stamp it is thrown
-away and made again, because pip reports a half-written package as installed. Messages go to stderr, the chosen Python
-to stdout. The same commands for doing it by hand stand in docs/install.md.
+A .venv of ours is a venv, what pip or uv puts into it, and a stamp that is written last: without the stamp it is
+removed and made again, because pip reports a half-written package as installed. Messages go to stderr, the chosen
+Python to stdout. docs/install.md has the same commands for doing it by hand.
 """
 
 from __future__ import annotations
@@ -31,8 +31,16 @@ GIGABYTES = 11  # while it is made; 6 when done
 APART = ["detectron2", "cityscapesscripts>=2.2"]
 MODULES = {"pillow": "PIL", "opencv-python-headless": "cv2", "pyyaml": "yaml", "hydra-core": "hydra",
            "pytest-xdist": "xdist"}  # the others are called like their distribution
-UV_NAMES = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
-            "constraint": "UV_CONSTRAINT", "cert": "SSL_CERT_FILE"}
+UV_NAMES = {"index-url": ("UV_DEFAULT_INDEX", " "), "extra-index-url": ("UV_INDEX", " "),
+            "find-links": ("UV_FIND_LINKS", ","), "constraint": ("UV_CONSTRAINT", " "), "cert": ("SSL_CERT_FILE", " ")}
+# Of an interpreter on the PATH: its version, whether it can make a venv, where it is.
+QUESTION = ("import sys, importlib.util as util; "
+            "print(*sys.version_info[:3], int(util.find_spec('ensurepip') is not None), sys.executable)")
+FAILURES = {  # of pip and uv, that a user can fix
+    r"Retrying \(Retry|ConnectionError|connection broken|timed out|unreachable|error sending request":
+        "the package index does not answer; check the network and pip's settings, then start again",
+    "No space left on device|Disk quota exceeded": f"the disk is full; free {GIGABYTES} GB and start again",
+}
 
 
 class Stop(Exception):
@@ -52,68 +60,45 @@ def wanted(with_tests: bool) -> list[str]:
     import tomllib  # from Python 3.11
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["dependencies"] + (project["optional-dependencies"]["test"] if with_tests else []) + APART
+    tests = project["optional-dependencies"]["test"] if with_tests else []
+    return project["dependencies"] + APART + tests
 
 
-def split(requirement: str) -> tuple[str, str]:
-    """("omegaconf", ">=2.1,<2.4") of "omegaconf>=2.1,<2.4"."""
-    name = re.match(r"[A-Za-z0-9-]+", requirement).group()
-    return name, requirement[len(name):]
-
-
-def module(distribution: str) -> str:
+def module(requirement: str) -> str:
+    """The module to import for "opencv-python-headless>=4.8"."""
+    distribution = re.split("[<>=]", requirement)[0]
     return MODULES.get(distribution, distribution)
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.14.1+cu130" -> (2, 14, 1)."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
-
-
-def accepted(version: str, ranges: str) -> bool:
-    """Whether `version` lies in `ranges`, written like ">=2.1,<2.4" (only these two signs)."""
-    for condition in filter(None, ranges.split(",")):
-        bound = numbers(condition.lstrip("<>="))
-        if condition.startswith(">=") and numbers(version) < bound:
-            return False
-        if condition.startswith("<") and numbers(version) >= bound:
-            return False
-    return True
-
-
 def missing(requirements: list[str]) -> list[str]:
-    """What this interpreter lacks, found without importing anything heavy."""
+    """What this interpreter lacks, found without importing anything heavy: what is absent, else wrong versions."""
     lacking = []
-    for name, ranges in map(split, requirements):
-        spec = importlib.util.find_spec(module(name))
-        if spec is None or spec.origin is None:  # no origin: a left-over folder without code
-            lacking.append(name)
-            continue
+    for text in requirements:
+        spec = importlib.util.find_spec(module(text))
+        if spec is None or spec.origin is None:  # a left-over folder without code
+            lacking.append(text)
+    if lacking:
+        return lacking
+    from packaging.requirements import Requirement  # one of the requirements
+
+    for text in requirements:
+        requirement = Requirement(text)
         try:  # a module may come from another distribution (opencv-python, a source tree): then its presence is enough
-            found = importlib.metadata.version(name)
+            found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if not accepted(found, ranges):
-            lacking.append(f"{name}{ranges} (found {found})")
+        if not requirement.specifier.contains(found, prereleases=True):
+            lacking.append(f"{requirement} (found {found})")
     return lacking
-
-
-def answer(with_tests: bool) -> dict:
-    """What `probe` tells of this interpreter."""
-    version = list(sys.version_info[:3])
-    return {"version": version, "missing": missing(wanted(with_tests)) if supported(version) else []}
 
 
 def probe(python: Path, with_tests: bool) -> dict | None:
     """Ask an interpreter for {"version": [3, 11, 7], "missing": [...]}; None when it does not answer."""
-    if str(python) == sys.executable:
-        return answer(with_tests)
     command = [str(python), "-I", __file__, "probe"] + ["--test"] * with_tests
     try:
-        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
-        return json.loads(ended.stdout) if ended.returncode == 0 else None
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
+        return json.loads(ended.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
@@ -125,13 +110,13 @@ def active_environment(root: Path, with_tests: bool) -> Path | None:
     if (Path(folder) / MARKER).exists() and Path(folder).resolve() == (root / ".venv").resolve():
         return None  # our own .venv is judged by its stamp, active or not
     python = Path(folder) / "bin" / "python"
-    told = probe(python, with_tests)
-    if told is None:
+    answer = probe(python, with_tests)
+    if answer is None:
         lacking = "a Python that answers"
-    elif not supported(told["version"]):
-        lacking = "Python 3.11 to 3.13 (found {}.{})".format(*told["version"])
-    elif told["missing"]:
-        lacking = ", ".join(told["missing"])
+    elif not supported(answer["version"]):
+        lacking = "Python 3.11 to 3.13 (found {}.{})".format(*answer["version"])
+    elif answer["missing"]:
+        lacking = ", ".join(answer["missing"])
     else:
         return python
     say(f"The active environment {folder} lacks {lacking}; the checkout's .venv is used instead.")
@@ -142,35 +127,38 @@ def stamp_key(root: Path, version: list[int]) -> str:
     """Hash of all that decides what a finished .venv holds: the pins (not their comments) and Python's version."""
     parts = ["{}.{}".format(*version)]
     for name in ("constraints.txt", "detectron2-requirements.txt"):
-        lines = (line.split("#")[0].strip() for line in (root / name).read_text(encoding="utf-8").splitlines())
-        parts += [name, *filter(None, lines)]
+        lines = (root / name).read_text(encoding="utf-8").splitlines()
+        pins = [line.split("#")[0].strip() for line in lines]
+        parts += [name, *filter(None, pins)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def state(root: Path) -> str:
     """What .venv is: "absent", "complete", "foreign" (not made by us, never touched), or why it must be made anew."""
     venv = root / ".venv"
-    if not venv.is_dir():
-        return "foreign" if venv.exists() or venv.is_symlink() else "absent"
+    if not os.path.lexists(venv) or (venv.is_dir() and not any(venv.iterdir())):
+        return "absent"
     if not (venv / MARKER).exists():
-        return "foreign" if any(venv.iterdir()) else "absent"
+        return "foreign"
     if not (venv / STAMP).exists():
         return "it was interrupted while being made"
-    told = probe(venv / "bin" / "python", with_tests=True)
-    if told is None:
+    answer = probe(venv / "bin" / "python", with_tests=True)
+    if answer is None:
         return "its Python does not run any more"
-    if f'"{stamp_key(root, told["version"])}"' not in (venv / STAMP).read_text(encoding="utf-8"):
+    if f'"{stamp_key(root, answer["version"])}"' not in (venv / STAMP).read_text(encoding="utf-8"):
         return "the pinned versions or its Python changed"
-    return "it lost " + ", ".join(told["missing"]) if told["missing"] else "complete"
+    if answer["missing"]:
+        return "it lost " + ", ".join(answer["missing"])
+    return "complete"
 
 
 def clear(venv: Path) -> None:
-    """Empty a .venv of ours; the marker goes last, so that a clearing cut off is still known as ours."""
+    """Empty a .venv of ours but for the marker: a clearing that is cut off is still known as ours."""
     (venv / STAMP).unlink(missing_ok=True)
-    for entry in sorted(venv.iterdir(), key=lambda entry: entry.name == MARKER):
+    for entry in venv.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        else:
+        elif entry.name != MARKER:
             entry.unlink()
 
 
@@ -179,25 +167,21 @@ def find_python(uv: str | None) -> tuple[str, list[int]]:
 
     `Stop` says in one line what was found instead and what to install.
     """
-    question = ("import sys\ntry:\n import venv, ensurepip; able = 1\nexcept ImportError:\n able = 0\n"
-                "print('%d %d %d' % sys.version_info[:3], able, sys.executable)")
-    found, packages = [], []
-    for name in ["python3"] + [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]:
+    found = []
+    for name in ("python3", "python3.13", "python3.12", "python3.11"):
         try:
-            told = subprocess.run([name, "-I", "-c", question], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                  text=True, timeout=60)
-            major, minor, micro, able, path = told.stdout.strip().split(" ", 4)
+            answer = subprocess.run([name, "-I", "-c", QUESTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                    text=True, timeout=60)
+            major, minor, micro, able, path = answer.stdout.strip().split(" ", 4)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             continue
         version = [int(major), int(minor), int(micro)]
-        if supported(version):
-            if able == "1" or uv:
-                return path, version
-            packages.append(f"python{major}.{minor}-venv")
-        found.append(f"{name} {major}.{minor}.{micro}" + ("" if able == "1" else " without venv"))
-    advice = packages[0] if packages else "python3-venv; where that is older than 3.11, as on 22.04: python3.11-venv"
+        if supported(version) and (able == "1" or uv):
+            return path, version
+        found.append(f"{name} {major}.{minor}.{micro}" + {"0": " without venv", "1": ""}[able])
     raise Stop(f"expected Python 3.11, 3.12 or 3.13 with venv, found {', '.join(found) or 'no python3'}; "
-               f"install it (Debian, Ubuntu: apt install {advice}) and start again")
+               "install it (Debian, Ubuntu: apt install python3-venv; where that is older than 3.11, as on 22.04: "
+               "python3.11-venv) and start again")
 
 
 def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> None:
@@ -211,58 +195,56 @@ def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> 
         # close_fds=False: pip holds the lock of .venv too, so that nobody clears it while a killed run's pip writes on.
         ended = subprocess.run(command, cwd=str(root), env=environ, stdin=subprocess.DEVNULL, stdout=file,
                                stderr=subprocess.STDOUT, close_fds=False)
-    if ended.returncode == 0:
-        return
-    text = log.read_bytes()[start:].decode("utf-8", "replace")
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        raise Stop(f"the disk is full ({title}); free {GIGABYTES} GB and start again; log: {log}")
-    unreachable = r"Retrying \(Retry|ConnectionError|connection broken|timed out|unreachable|error sending request"
-    if re.search(unreachable, text):
-        raise Stop(f"the package index does not answer ({title}); check the network and pip's settings, then start "
-                   f"again; log: {log}")
-    raise Stop(f"{title}: failed; the reason stands at the end of {log}")
+    if ended.returncode != 0:
+        text = log.read_bytes()[start:].decode("utf-8", "replace")
+        reason = "failed; the reason is at the end of the log"
+        for pattern, known in FAILURES.items():
+            if re.search(pattern, text):
+                reason = known
+        raise Stop(f"{title}: {reason}; log: {log}")
 
 
 def uv_settings(python: str, environ: dict[str, str]) -> dict[str, str]:
     """pip's settings under uv's names, so that both take the same packages from the same places: uv reads neither
     pip.conf nor PIP_*, and stops at the first index that has a package where pip takes the best version of all."""
     listed = subprocess.run([python, "-m", "pip", "config", "list"], env=environ, stdout=subprocess.PIPE, text=True)
-    found = {}
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     for section in ("global.", "install.", ":env:."):  # the later wins
         for line in listed.stdout.splitlines():
             key, _, value = line.partition("=")
-            name = UV_NAMES.get(key[len(section):]) if key.startswith(section) else None
-            if name:
-                separator = "," if name == "UV_FIND_LINKS" else " "
+            option = key[len(section):]
+            if key.startswith(section) and option in UV_NAMES:
+                name, separator = UV_NAMES[option]
                 found[name] = separator.join(ast.literal_eval(value).split())
-    return {**found, "UV_INDEX_STRATEGY": "unsafe-best-match"}
+    return found
 
 
 def fill(root: Path, base: str, version: list[int], uv: str | None) -> None:
     """All packages into a .venv that is empty but for its marker."""
     venv = root / ".venv"
-    # The user's index settings stay; what would send packages elsewhere than into .venv does not. Downloads are
-    # unpacked on .venv's own disk, since /tmp is often small and in memory.
-    environ = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
-               and (name == "UV_CACHE_DIR" or not name.startswith(("PYTHON", "UV_")))}
+    environ = {}  # the user's index settings stay; what sends packages elsewhere than into .venv does not
+    for name, value in os.environ.items():
+        elsewhere = name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT") or name.startswith(("PYTHON", "UV_"))
+        if not elsewhere or name == "UV_CACHE_DIR":
+            environ[name] = value
+    # Downloads are unpacked on .venv's own disk, since /tmp is often small and in memory.
     environ.update(TMPDIR=str(venv / "tmp"), PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", UV_LINK_MODE="copy")
     python = str(venv / "bin" / "python")
     pip = [python, "-I", "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+    install, make_venv = pip, [base, "-I", "-m", "venv"]
     if uv:
         install = [uv, "pip", "install", "--python", python]
-        run("an empty environment", [uv, "venv", "--seed", "--allow-existing", "--python", base, str(venv)], root,
-            environ)
+        make_venv = [uv, "venv", "--seed", "--allow-existing", "--python", base]
+    run("an empty environment", [*make_venv, str(venv)], root, environ)
+    if uv:
         environ.update(uv_settings(python, environ))
-    else:
-        install = pip
-        run("an empty environment", [base, "-I", "-m", "venv", str(venv)], root, environ)
     # Relative paths, run in the checkout: a space in the checkout's own path then cannot split an option.
-    pinned = ["-c", "constraints.txt"]
+    install = [*install, "-c", "constraints.txt"]
     run("torch and torchvision (the long one)",
-        [*install, *pinned, "torch", "torchvision", "setuptools", "wheel"], root, environ)
-    run("the other packages", [*install, *pinned, "--no-build-isolation", "-e", ".[test]"], root, environ)
+        [*install, "torch", "torchvision", "setuptools", "wheel"], root, environ)
+    run("the other packages", [*install, "--no-build-isolation", "-e", ".[test]"], root, environ)
     # lvis, for the task of that name alone, would bring opencv-python over opencv-python-headless.
-    run("cityscapesscripts and lvis", [*install, *pinned, "--no-deps", "cityscapesscripts", "lvis"], root, environ)
+    run("cityscapesscripts and lvis", [*install, "--no-deps", "cityscapesscripts", "lvis"], root, environ)
     # pip, for the wheel is tagged for Python 3.10, though its Python code runs on later ones; without its `tools`.
     target = venv / "tmp" / "detectron2"
     run("detectron2", [*pip, "--require-hashes", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
@@ -276,37 +258,29 @@ def fill(root: Path, base: str, version: list[int], uv: str | None) -> None:
 
 
 def make(root: Path) -> None:
-    """Make .venv; the stamp, written last and whole, says that every step went well."""
+    """Make .venv; the stamp, written last, says that every step went well."""
     uv = shutil.which("uv")
     base, version = find_python(uv)
     free = shutil.disk_usage(str(root)).free / 1e9
     if free < GIGABYTES:
         raise Stop(f"expected {GIGABYTES} GB free for the environment (6 GB when done), found {free:.1f} GB at {root}; "
                    "free some space, or put the checkout on another disk, and start again")
-    venv, tool = root / ".venv", "uv" if uv else "pip"
-    say(f"Making the environment in {venv} with {base} and {tool}: about 6 GB of packages, some minutes, once.")
+    venv = root / ".venv"
+    say(f"Making the environment in {venv} with {base} and {Path(uv or 'pip').name}: about 6 GB of packages, some "
+        "minutes, once.")
     venv.mkdir(exist_ok=True)
     (venv / MARKER).write_text("Made by run_all.sh, which may delete it.\n", encoding="utf-8")
     (venv / "tmp").mkdir()
     fill(root, base, version, uv)
     shutil.rmtree(venv / "tmp")
-    part = venv / (STAMP + ".part")
-    part.write_text(json.dumps({"key": stamp_key(root, version), "python": version}) + "\n", encoding="utf-8")
-    os.replace(str(part), str(venv / STAMP))
+    (venv / STAMP).write_text(json.dumps({"key": stamp_key(root, version), "python": version}), encoding="utf-8")
     say("The environment is ready.")
 
 
-def find(root: Path, with_tests: bool, may_make: bool) -> Path:
-    """The Python to work with; makes .venv when there is none and `may_make`."""
-    active = active_environment(root, with_tests)
-    if active:
-        return active
-    python, venv = root / ".venv" / "bin" / "python", root / ".venv"
-    if state(root) == "complete":
-        return python
-    if not may_make:
-        raise Stop("there is no environment yet; make it with ./run_all.sh environment")
+def hold_lock(root: Path) -> None:
+    """Until this process and the pip that it started have ended, no other run makes the environment."""
     lock = os.open(str(root / ".venv.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    os.set_inheritable(lock, True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -314,38 +288,53 @@ def find(root: Path, with_tests: bool, may_make: bool) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:
         pass  # a file system without locks
-    os.set_inheritable(lock, True)
+
+
+def find(root: Path, with_tests: bool, may_make: bool) -> Path:
+    """The Python to work with; makes .venv when there is none and `may_make`."""
+    venv = root / ".venv"
+    python = venv / "bin" / "python"
+    active = active_environment(root, with_tests)
+    if active or state(root) == "complete":
+        return active or python
+    if not may_make:
+        raise Stop("there is no environment yet; make it with ./run_all.sh environment")
+    hold_lock(root)
     found = state(root)  # another run may have made it meanwhile
+    if found == "complete":
+        return python
     if found == "foreign":
         raise Stop(f"{venv} was not made by run_all.sh, so it is left alone; activate it if it has all packages, or "
                    "move it away, and start again")
-    if found not in ("absent", "complete"):
+    if found != "absent":
         say(f"The environment in {venv} is made anew: {found}.")
         clear(venv)
-    if found != "complete":
-        make(root)
+    make(root)
     return python
 
 
 def main(arguments: list[str]) -> int:
     with_tests = "--test" in arguments
     if arguments[:1] == ["probe"]:
-        print(json.dumps(answer(with_tests)))
-    elif arguments[:1] == ["check"]:
+        version = list(sys.version_info[:3])
+        lacking = missing(wanted(with_tests)) if supported(version) else []
+        print(json.dumps({"version": version, "missing": lacking}))
+        return 0
+    if arguments[:1] == ["check"]:
         for requirement in wanted(with_tests=True):
-            importlib.import_module(module(split(requirement)[0]))
-    else:
-        try:
-            print(find(ROOT, with_tests, may_make="--only-look" not in arguments))
-        except Stop as stop:
-            say(f"error: {stop}")
-            return 2
-        except KeyboardInterrupt:
-            say("\ninterrupted: run the same command again to resume")
-            return 130
-        except OSError as error:
-            say(f"error: {error.filename}: {error.strerror}; fix this and start again")
-            return 2
+            importlib.import_module(module(requirement))
+        return 0
+    try:
+        print(find(ROOT, with_tests, may_make="--only-look" not in arguments))
+    except Stop as stop:
+        say(f"error: {stop}")
+        return 2
+    except KeyboardInterrupt:
+        say("\ninterrupted: run the same command again to resume")
+        return 130
+    except OSError as error:
+        say(f"error: {error.filename}: {error.strerror}; fix this and start again")
+        return 2
     return 0
 
 

@@ -77,6 +77,11 @@ class Stage:
         return hashlib.sha256(json.dumps([key, self.evaluation], sort_keys=True).encode()).hexdigest()
 
     @property
+    def kept_gb(self) -> float:
+        """Disk space afterwards."""
+        return self.disk_gb if self.stays_gb is None else self.stays_gb
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """All that must be done before it starts."""
         return self.parents + self.gates
