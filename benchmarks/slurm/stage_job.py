@@ -85,10 +85,10 @@ class StageJob(launch.Job):
         return ending
 
     def _child(self, job: Any, signals: JobSignals, work: Work) -> Ending:
-        def run(command: list[str], environment: dict[str, str]) -> int:
-            """As `run_command`, but a signal may come twice: it is passed on once, and the child
+        def run(command: list[str]) -> int:
+            """As `Children.run`, but a signal may come twice: it is passed on once, and the child
             may save until it is killed with this process."""
-            process, passed_on = start_command(command, environment), False
+            process, passed_on = start_command(command, {"GOMP_SPINCOUNT": "3000"} | os.environ), False
             while process.poll() is None:
                 if signals.stop() and not passed_on:
                     process.send_signal(signal.SIGUSR2 if signals.stop() == COME_BACK else signal.SIGTERM)
@@ -98,9 +98,8 @@ class StageJob(launch.Job):
                 time.sleep(1)  # Slurm signals the child and this process, which may get it a moment later
             return process.returncode
 
-        environment = {"GOMP_SPINCOUNT": "3000"} | os.environ
         try:
-            run_stage(work.stage, work.output, work.key, work.parents, environment, run)
+            run_stage(work.stage, work.output, work.key, work.parents, run)
         except StageFailed as failed:
             if signals.stop():
                 message = f"stage {self.name} stopped; it resumes from its newest checkpoint"

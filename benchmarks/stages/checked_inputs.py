@@ -1,9 +1,8 @@
 """What a run reads, found and checked before anything runs: images, datasets, checkpoints, the tasks' protocols."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from benchmarks.options.checks import Check, refuse
 from benchmarks.options.evaluations import Evaluation, Protocol, protocol_of
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.inputs import Photos, TaskData, find_photos, read_task, task_folders
@@ -37,106 +36,104 @@ def find_inputs(options: Options) -> Inputs:
     protocols = find_protocols(options)
     if options.demo:
         _check_demo(options)
-        photos, data, checkpoints = {}, {}, {}
-    else:
-        photos, data, checkpoints = _find_inputs(options)
-    return Inputs(photos, data, checkpoints, protocols)
-
-
-def find_protocols(options: Options) -> dict[str, Protocol]:
-    """Of each task. Raises `UserError` for a wrong --set, --fit, --schedule, --solver, --heads or number of GPUs."""
-    return {task: _protocol(options, task) for task in options.tasks}
-
-
-def _protocol(options: Options, task: str) -> Protocol:
-    """What transfer makes of the options of a task; a wrong one is told now, not when the pretraining is done."""
-    known = tasks.get(task)
-    if options.heads and options.heads not in known.heads:
-        raise UserError(f"--heads {options.heads}: task {task} has heads {', '.join(known.heads)}; leave out the "
-                        "option or the task")
-    from transfer.settings import resolved_config  # imports detectron2
-
-    try:
-        return protocol_of(resolved_config.protocol(options.protocol(task), max(1, count_gpus(options))))
-    except UserError as error:
-        raise UserError(f"task {task}: {error}") from None
-
-
-def _check_demo(options: Options) -> None:
-    from benchmarks.demo.layouts import LAYOUTS
-
-    for task in options.tasks:
-        layout = tasks.get(task).demo_layout
-        if layout not in LAYOUTS:
-            what = "names no demo_layout" if layout is None else f"names the demo_layout {layout!r}"
-            raise UserError(f"task {task} {what}: expected one of {', '.join(LAYOUTS)}; leave the task out of the "
-                            "demo, or run it on data of its own")
-    if labels := _labels(options):
-        raise UserError(f"labels {labels[0]}: the demo's generated pictures have no classes; leave out the "
-                        "pretrainings that need them, or give your own with --photos DIR instead of the demo")
-    if parts := [one.images for one in options.pretrainings if one.images]:
-        raise UserError(f"images={parts[0]}: the demo's generated images lie in one folder; leave it out, or give "
-                        "your own with --photos DIR instead of the demo")
-
-
-def _find_inputs(options: Options) -> tuple[dict[str, Photos], dict[str, tuple[TaskData, ...]], dict[str, str]]:
+        return Inputs(protocols=protocols)
     missing: list[str] = []
-
-    def look(find: Callable[[], Any]) -> Any:
-        try:
-            return find()
-        except UserError as error:
-            missing.append(str(error))
-            return None
-
-    photos: dict[str, Photos] = {}
-    for part in dict.fromkeys(one.images for one in options.pretrainings):
-        found = look(lambda part=part: find_photos(options.photos, options.imagenet, _labels(options, part), part))
-        if found is not None:
-            photos[part] = found
-    data: dict[str, tuple[TaskData, ...]] = {}
-    for task in options.tasks:
-        folders = look(lambda task=task: task_folders(task, options.data)) or ()
-        data[task] = tuple(look(lambda task=task, where=where: read_task(task, where)) for where in folders)
-        missing += _alike(task, [one for one in data[task] if one is not None])
-    missing += _too_few(options, photos)
-    checkpoints = {}
-    if options.checkpoints:  # all are read now, or the second would be looked at after the first one's fine-tuning
-        from transfer.reading.inspection import check_checkpoint  # imports torch
-        for name, path in options.checkpoints.items():
-            checkpoints[name] = look(lambda name=name, path=path: check_checkpoint(name, path, options.branch))
+    photos = _find_photos(options, missing)
+    data = {task: _find_data(options, task, missing) for task in options.tasks}
+    checkpoints = _find_checkpoints(options, missing)
     missing = list(dict.fromkeys(missing))  # of several sub-folders without the folder that they are in
     if missing:
         listed = "\n".join(f"  - {line}" for line in missing)
         raise UserError(f"{len(missing)} input{'s' if len(missing) > 1 else ''} missing or wrong, nothing was run:\n"
                         f"{listed}\n  fewer tasks: --tasks; a run without any data: --demo")
-    return photos, data, checkpoints
+    return Inputs(photos, data, checkpoints, protocols)
 
 
-def _labels(options: Options, part: str = "") -> list[str]:
-    """The ways in which the images of a sub-folder say their classes to the pretrainings that need them."""
-    return sorted({one.config.train.labels for one in options.pretrainings if one.images == part} - {"none"})
+def find_protocols(options: Options) -> dict[str, Protocol]:
+    """What transfer makes of the options of each task: a wrong one is reported now, not when the pretraining is done.
+
+    Raises `UserError` for a wrong --set, --fit, --schedule, --solver, --heads or number of GPUs.
+    """
+    found: dict[str, Protocol] = {}
+    for task in options.tasks:
+        from transfer.settings import resolved_config  # imports detectron2: only when there is a task
+
+        try:
+            found[task] = protocol_of(resolved_config.protocol(options.protocol(task), max(1, count_gpus(options))))
+        except UserError as error:
+            raise UserError(f"task {task}: {error}") from None
+    return found
 
 
-def _alike(task: str, datasets: list[TaskData]) -> list[str]:
-    """A line for each dataset that no result could tell from one before it."""
-    lines = []
-    known: dict[tuple[str, str], str] = {}
-    for one in datasets:
-        before = known.setdefault((one.training, one.evaluation), one.label)
-        if before != one.label:
-            lines.append(f"task {task}: the annotations of {one.label} are those of {before}: their results could not "
-                         "be told apart; leave out one of them")
-    return lines
+def _check_demo(options: Options) -> None:
+    """What generated data lacks."""
+    from benchmarks.demo.layouts import LAYOUTS
+
+    checks: list[Check] = []
+    for task in options.tasks:
+        layout = tasks.get(task).demo_layout
+        checks.append((layout not in LAYOUTS,
+                       f"task {task}: expected a demo_layout of {', '.join(LAYOUTS)}, found {layout}; leave the task "
+                       "out of the demo, or run it on data of its own"))
+    advice = "leave it out, or give your own with --photos DIR instead of the demo"
+    for one in options.pretrainings:
+        labels = one.config.train.labels
+        checks += [
+            (labels != "none", f"labels {labels}: the demo's generated images have no classes; {advice}"),
+            (one.images, f"images={one.images}: the demo's generated images lie in one folder; {advice}"),
+        ]
+    refuse(checks)
 
 
-def _too_few(options: Options, photos: dict[str, Photos]) -> list[str]:
-    """A line for each folder whose images are fewer than a batch of a pretraining."""
-    lines = []
-    for part, found in photos.items():
-        largest = max(one.config.train.batch_size for one in options.pretrainings if one.images == part)
-        if found.images < largest:
+def _find_photos(options: Options, missing: list[str]) -> dict[str, Photos]:
+    """The pretraining images by sub-folder; what is wrong with them goes into `missing`."""
+    found: dict[str, Photos] = {}
+    for part in dict.fromkeys(one.images for one in options.pretrainings):
+        trained = [one.config.train for one in options.pretrainings if one.images == part]
+        labels = sorted({train.labels for train in trained} - {"none"})
+        try:
+            found[part] = find_photos(options.photos, options.imagenet, labels, part)
+        except UserError as error:
+            missing.append(str(error))
+            continue
+        largest = max(train.batch_size for train in trained)
+        if found[part].images < largest:
             place = f" in {part}" if part else ""
-            lines.append(f"{found.images} pretraining images{place} are fewer than one batch of {largest}: use "
-                         "--recipe mini, or --set pretrain.batch_size=N")
-    return lines
+            missing.append(f"{found[part].images} pretraining images{place} are fewer than one batch of {largest}: use "
+                           "--recipe mini, or --set pretrain.batch_size=N")
+    return found
+
+
+def _find_data(options: Options, task: str, missing: list[str]) -> tuple[TaskData, ...]:
+    """The datasets of a task; what is wrong with them, and what no result could tell apart, goes into `missing`."""
+    found: dict[tuple[str, str], TaskData] = {}
+    try:
+        folders = task_folders(task, options.data)
+    except UserError as error:
+        folders = ()
+        missing.append(str(error))
+    for where in folders:
+        try:
+            data = read_task(task, where)
+        except UserError as error:
+            missing.append(str(error))
+            continue
+        before = found.setdefault((data.training, data.evaluation), data)
+        if before is not data:
+            missing.append(f"task {task}: the annotations of {data.label} are those of {before.label}: their results "
+                           "could not be told apart; leave out one of them")
+    return tuple(found.values())
+
+
+def _find_checkpoints(options: Options, missing: list[str]) -> dict[str, str]:
+    """SHA-256 of each checkpoint. All are read now, or the second would be looked at after the first one's
+    fine-tuning."""
+    found: dict[str, str] = {}
+    for name, path in options.checkpoints.items():
+        from transfer.reading.inspection import check_checkpoint  # imports torch
+
+        try:
+            found[name] = check_checkpoint(name, path, options.branch)
+        except UserError as error:
+            missing.append(str(error))
+    return found

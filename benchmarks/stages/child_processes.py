@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -13,7 +13,7 @@ from pretrain.common.signals import EXIT_CODES
 
 PR_SET_PDEATHSIG = 1  # Linux prctl: a signal for the child when its parent dies
 # Found here: between fork and exec a lock of the loader may be held by a thread that the child has not.
-PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+PRCTL = ctypes.CDLL(None).prctl
 
 
 class Children:
@@ -40,10 +40,10 @@ class Children:
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         with self._lock:
-            told = number if self.asked is None else signal.SIGKILL
+            sent = number if self.asked is None else signal.SIGKILL
             self.asked = self.asked or number
             for process in self._processes:
-                process.send_signal(told)
+                process.send_signal(sent)
 
     def __enter__(self) -> "Children":
         self._before = {number: signal.signal(number, self._pass_on) for number in EXIT_CODES}
@@ -55,24 +55,19 @@ class Children:
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         if self.asked is not None:
-            print("stopped: the same words go on from here", file=sys.stderr)
+            print("stopped: run the same command again to resume", file=sys.stderr)
             sys.exit(EXIT_CODES[signal.Signals(self.asked)])
 
 
-def run_command(command: list[str], environment: dict[str, str]) -> int:
-    """Run one child to its end; see `Children`."""
-    with Children() as children:
-        return children.run(command, environment)
-
-
 def start_command(command: list[str], environment: dict[str, str], log: Path | None = None) -> subprocess.Popen:
-    """A child in a process group of its own, so that Ctrl-C in a terminal reaches it through us, once; it is told to
-    stop when we die (the thread that started it). `log`: a file that its output is appended to."""
-    with nullcontext() if log is None else log.open("ab") as file:
-        return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=_stop_with_parent, stdout=file,
-                                stderr=None if file is None else subprocess.STDOUT)
+    """A child in a process group of its own, so that Ctrl-C in a terminal reaches it through us, once; it gets SIGTERM
+    when we die (the thread that started it). `log`: a file that its output is appended to."""
+    start = partial(subprocess.Popen, command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
+    if log is None:
+        return start()
+    with log.open("ab") as file:
+        return start(stdout=file, stderr=subprocess.STDOUT)
 
 
 def _stop_with_parent() -> None:
-    if PRCTL is not None:
-        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
+    PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)

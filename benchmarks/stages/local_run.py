@@ -27,7 +27,7 @@ class Progress:
 
     def key(self, stage: Stage) -> str | None:
         """The stage's key, None as long as a parent is not done."""
-        return stage.key(self.hashes) if all(name in self.hashes for name in stage.parents) else None
+        return stage.key(self.hashes) if set(stage.parents) <= self.hashes.keys() else None
 
     def look(self, stage: Stage) -> dict | None:
         """The stamp of a finished stage; None when it has to run."""
@@ -63,8 +63,6 @@ class LocalRun:
         with Children() as children, ThreadPoolExecutor(self.options.jobs) as pool:
             while self._running or (waiting and children.asked is None):
                 ready = [stage for stage in waiting if set(stage.needs) <= settled]
-                if not ready and not self._running:  # a need that is no stage: it says so
-                    ready = waiting
                 if ready and len(self._running) < self.options.jobs and children.asked is None:
                     stage = ready[0]
                     waiting.remove(stage)
@@ -97,11 +95,13 @@ class LocalRun:
         if not set(stage.gates) <= progress.hashes.keys():
             self.stopped.append(stage.name)
             return False
-        log = folder / OUTPUT if options.jobs > 1 else None
-        place = f": its output goes to {log}" if log else ""
-        print(f"\n[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.name}{place}", flush=True)
-        started = pool.submit(run_stage, stage, options.output, key, dict(progress.folders), self.environment,
-                              partial(children.run, log=log))
+        run = partial(children.run, environment=self.environment)
+        title = f"\n[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.name}"
+        if options.jobs > 1:
+            run.keywords["log"] = folder / OUTPUT
+            title += f": its output goes to {folder / OUTPUT}"
+        print(title, flush=True)
+        started = pool.submit(run_stage, stage, options.output, key, dict(progress.folders), run)
         self._running[started] = stage
         return True
 
@@ -132,20 +132,24 @@ def environment_of(jobs: int) -> dict[str, str]:
     """What stages run in, `jobs` of them at once."""
     # OpenMP's threads by default spin for milliseconds while they wait; beside other work on the same cores a step then
     # takes many times as long. A short spin costs an idle machine nothing.
-    threads = {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // jobs, 1))} if jobs > 1 else {}
-    return {"GOMP_SPINCOUNT": "3000"} | threads | os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(
-        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]).removesuffix(os.pathsep)}
+    environment = {"GOMP_SPINCOUNT": "3000", **os.environ, "PYTHONSAFEPATH": "1"}
+    environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // jobs, 1)))
+    return environment
 
 
 def set_aside(folder: Path) -> None:
     """--rerun: the old work is kept beside the new one."""
+    number = 1
+    while folder.with_name(f"{folder.name}.old{number}").exists():
+        number += 1
     if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-            number += 1
-        folder.rename(aside)
+        folder.rename(folder.with_name(f"{folder.name}.old{number}"))
 
 
 def minutes(seconds: float) -> str:
     """A time as people read it."""
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.0f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

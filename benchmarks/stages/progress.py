@@ -1,4 +1,4 @@
-"""How far a stage is, from the files that its program writes: step, time left, last figure."""
+"""How far a stage is, from the files that its program writes: step, time left, last metric."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TAIL = 65536  # bytes at a file's end that are read
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps or iterations; seconds left, as the last steps took; the last figure in words."""
+    """`done` of `total` steps or iterations; seconds left, as the last steps took; the last metric in words."""
 
     done: int = 0
     total: int = 0
@@ -28,7 +28,7 @@ def read(stage: Stage, folder: Path) -> Progress:
     if stage.kind == "pretrain":
         return _pretraining(stage, folder)
     if stage.kind == "finetune":
-        return _finetuning(stage, folder)
+        return _finished(stage, folder) or _finetuning(stage, folder)
     return Progress()
 
 
@@ -39,35 +39,37 @@ def _pretraining(stage: Stage, folder: Path) -> Progress:
     last = lines[-1]
     speed = last.get("images_per_second")
     left = (stage.steps - last["step"]) * stage.batch / speed if speed else None
-    metric = _figure("loss", last["loss"])
+    metric = _metric("loss", last["loss"], ".3g")
     for name in objectives.get(stage.numbers["objective"]).shown[:1]:
         if last.get(name) is not None:
             metric += f", {name} {last[name]:.3g}"
     return Progress(last["step"], stage.steps, left, metric)
 
 
-def _finetuning(stage: Stage, folder: Path) -> Progress:
-    total = stage.steps
+def _finished(stage: Stage, folder: Path) -> Progress | None:
+    """Of a fine-tuning with a result."""
     try:
         result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
         column = tasks.get(stage.task).columns[0]
-        return Progress(total, total, 0.0, _figure(column.name, result["metrics"].get(column.metric)))
+        return Progress(stage.steps, stage.steps, 0.0, _metric(column.name, result["metrics"].get(column.metric)))
     except (OSError, ValueError, KeyError):
-        pass
-    entries = read_entries(folder / "metrics.json", TAIL)
-    lines = [line for line in entries if "total_loss" in line]
-    if not lines:
-        return Progress(0, total)
-    last = lines[-1]
+        return None
+
+
+def _finetuning(stage: Stage, folder: Path) -> Progress:
+    last, early = None, ""
+    for line in read_entries(folder / "metrics.json", TAIL):
+        if "total_loss" in line:
+            last = line
+        name = min((key for key in line if key.startswith("early/")), default="")
+        if name:
+            early = ", " + _metric(name.removeprefix("early/"), line[name])
+    if last is None:
+        return Progress(0, stage.steps)
     done = last["iteration"] + 1
-    left = (total - done) * last["time"] if "time" in last else None
-    early = [line for line in entries if any(key.startswith("early/") for key in line)]
-    if early:
-        name, value = next((key, value) for key, value in early[-1].items() if key.startswith("early/"))
-        named = _figure(name.removeprefix("early/"), value)
-        return Progress(done, total, left, f"{_figure('loss', last['total_loss'])}, {named}")
-    return Progress(done, total, left, _figure("loss", last["total_loss"]))
+    left = (stage.steps - done) * last["time"] if "time" in last else None
+    return Progress(done, stage.steps, left, _metric("loss", last["total_loss"], ".3g") + early)
 
 
-def _figure(name: str, value: float | None) -> str:
-    return f"{name} {'-' if value is None else f'{value:.3g}' if name == 'loss' else f'{value:.1f}'}"
+def _metric(name: str, value: float | None, form: str = ".1f") -> str:
+    return f"{name} -" if value is None else f"{name} {value:{form}}"

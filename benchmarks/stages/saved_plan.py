@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from benchmarks.options.cluster import ClusterOptions
 from benchmarks.options.evaluations import Protocol
@@ -20,7 +20,6 @@ from pretrain.config import Config, load_config
 from transfer.tasks import TASKS, VARIABLE
 
 PLAN = "plan.json"
-PATHS = ("photos", "imagenet", "output", "results")
 CLASSES = (Options, ClusterOptions, DataFolder, Pretraining, Config, Inputs, Photos, TaskData, Protocol)
 AGAIN = "start ./run_all.sh again with the same options"
 
@@ -50,12 +49,14 @@ class Plan:
 
 def _version() -> str:
     """Changes by itself when a plan has other fields: what an older version wrote is not guessed at."""
-    shape = [[one.__name__, [[field.name, str(field.type)] for field in fields(one)]] for one in CLASSES]
+    shape = []
+    for one in CLASSES:
+        shape.append([one.__name__, [[field.name, str(field.type)] for field in fields(one)]])
     return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
 
 
 def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps({name: content[name] for name in ("options", "inputs")}, sort_keys=True)
+    text = json.dumps({"options": content["options"], "inputs": content["inputs"]}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -64,29 +65,25 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("version")
+        if content.get("version") != _version():
+            problem = "was written by another version of this program, which this one cannot read"
+        elif content["sha256"] != _digest(content):
+            problem = "is damaged (changed after it was written)"
+        else:
+            return Plan(_made(Options, content["options"]), _made(Inputs, content["inputs"]))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"found no {PLAN} in {folder}: expected a folder that ./run_all.sh worked in; name it with "
                         "--output DIR") from None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UnreadablePlan(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())}): {AGAIN}"
-                             ) from None
-    if version != _version():
-        raise UnreadablePlan(f"{path} was written by another version of this program, which this one cannot read: "
-                             f"{AGAIN}")
-    try:
-        if content["sha256"] != _digest(content):
-            raise ValueError("changed after it was written")
-        return Plan(_options(content["options"]), _inputs(content["inputs"]))
-    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
-        raise UnreadablePlan(f"{path} is damaged ({error}): {AGAIN}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"is damaged ({type(error).__name__}: {' '.join(str(error).split())})"
+    raise UnreadablePlan(f"{path} {problem}: {AGAIN}")
 
 
 def plan_of(output: Path) -> Plan:
     """The plan of the run that works in `output`, whose stages can be made. Raises `UserError`, also for a folder that
     was moved or copied: what is written in it names the old place."""
     plan = read_plan(output)
-    unknown = [task for task in plan.options.tasks if task not in TASKS]
+    unknown = sorted(set(plan.options.tasks) - set(TASKS))
     if unknown:
         raise UnreadablePlan(f"{output / PLAN} has a task {unknown[0]} that is not known here: set {VARIABLE} as the "
                              "run had it")
@@ -96,33 +93,18 @@ def plan_of(output: Path) -> Plan:
     return plan
 
 
-def _options(values: dict[str, Any]) -> Options:
-    lists = ("tasks", "methods", "rerun", "said", "train_shares")
-    cluster = values["cluster"] | {"sbatch": tuple((name, value) for name, value in values["cluster"]["sbatch"]),
-                                   "setup": tuple(values["cluster"]["setup"])}
-    return Options(**values | {
-        **{name: tuple(values[name]) for name in lists},
-        **{name: Path(values[name]) if values[name] is not None else None for name in PATHS},
-        "checkpoints": {name: Path(path) for name, path in values["checkpoints"].items()},
-        "data": {option: tuple(DataFolder(**_with_path(one)) for one in folders)
-                 for option, folders in values["data"].items()},
-        "pretrainings": tuple(Pretraining(**one | {"config": _config(one["config"])})
-                              for one in values["pretrainings"]),
-        "cluster": ClusterOptions(**cluster)})
-
-
-def _config(values: dict[str, Any]) -> Config:
-    sections = values["train"] | values["objective"] | values["runtime"]
-    return load_config(None, {"objective": values["objective_name"], **sections})
-
-
-def _inputs(values: dict[str, Any]) -> Inputs:
-    return Inputs({part: Photos(**_with_path(one)) for part, one in values["photos"].items()},
-                  {task: tuple(TaskData(**_with_path(one)) for one in data) for task, data in values["data"].items()},
-                  values["checkpoints"],
-                  {task: Protocol(**one) for task, one in values["protocols"].items()})
-
-
-def _with_path(values: dict[str, Any]) -> dict[str, Any]:
-    more = {"annotations": tuple(map(Path, values["annotations"]))} if "annotations" in values else {}
-    return values | {"folder": Path(values["folder"])} | more
+def _made(kind: Any, value: Any) -> Any:
+    """`value`, which JSON wrote, as the type `kind` of a field; `Config` makes itself, with its checks."""
+    inner = get_args(kind)
+    if value is None:
+        return None
+    if kind is Config:
+        return load_config(None, {"objective": value["objective_name"], **value["train"], **value["objective"],
+                                  **value["runtime"]})
+    if is_dataclass(kind):
+        return kind(**{field.name: _made(field.type, value[field.name]) for field in fields(kind)})
+    if get_origin(kind) is tuple:
+        return tuple([_made(inner[0], one) for one in value])
+    if get_origin(kind) is dict:
+        return {key: _made(inner[1], one) for key, one in value.items()}
+    return Path(value) if Path in (kind, *inner) else value

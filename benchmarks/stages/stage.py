@@ -5,7 +5,7 @@ output hashes. It works in OUTPUT/NAME-KEY and is done when stage.json stands th
 another folder, an edited comment or edited code does not, and an interrupted stage finds its own folder again.
 
 What a fine-tuning is evaluated on is no part of its key but stands in its stamp: other validation data finds the
-finished training in the same folder and evaluates it again. `Stage.planned` is told without any output, from all that
+finished training in the same folder and evaluates it again. `Stage.planned` is known without any output, from all that
 the outputs follow from: by it a result is found whose work, and that of its parents, is long gone.
 """
 
@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.stages.child_processes import run_command
 from pretrain.common import lock
 from pretrain.common.atomic import make_folder, sha256_file, write_text
 from pretrain.common.errors import USER_ERROR, UserError
@@ -66,15 +65,12 @@ class Stage:
 
     def key(self, parent_outputs: dict[str, str]) -> str:
         """Identity of the result, as a SHA-256."""
-        content = {"numbers": self.numbers, "inputs": self.inputs,
-                   "parents": {name: parent_outputs[name] for name in self.parents}}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        parents = {name: parent_outputs[name] for name in self.parents}
+        return _sha256({"numbers": self.numbers, "inputs": self.inputs, "parents": parents})
 
     def result_key(self, key: str) -> str:
         """Identity of what was trained under `key` and evaluated as this stage says."""
-        if not self.evaluation:
-            return key
-        return hashlib.sha256(json.dumps([key, self.evaluation], sort_keys=True).encode()).hexdigest()
+        return _sha256([key, self.evaluation]) if self.evaluation else key
 
     @property
     def kept_gb(self) -> float:
@@ -90,14 +86,17 @@ class Stage:
         return output / f"{self.name}-{key[:8]}"
 
 
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 class StageFailed(Exception):
-    """A stage's command ended with another code than 0."""
+    """A stage's command ended with another code than 0; below 0 it is a signal's number."""
 
     def __init__(self, stage: Stage, code: int, folder: Path) -> None:
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
-        self.code = code if code > 0 else 1
-        self.folder = folder
+        self.code, self.folder = max(code, 1), folder
 
 
 def plan_keys(stages: list[Stage]) -> None:
@@ -129,17 +128,19 @@ def hash_product(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files of a folder."""
     if path.is_file():
         return sha256_file(path)
-    lines = [f"{file.relative_to(path).as_posix()} {sha256_file(file)}"
-             for file in sorted(path.rglob("*")) if file.is_file()]
+    lines = []
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            lines.append(f"{file.relative_to(path).as_posix()} {sha256_file(file)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
-    """The note of a finished stage whose product is still what it was, else None."""
+    """The stamp of a finished stage whose product is still what it was, else None."""
     stamp = glance(stage, folder, key)
-    if stamp is None or hash_product(folder / stage.product) != stamp["output_sha256"]:
-        return None
-    return stamp
+    if stamp and hash_product(folder / stage.product) == stamp["output_sha256"]:
+        return stamp
+    return None
 
 
 def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
@@ -148,9 +149,9 @@ def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    same = (isinstance(stamp, dict) and stamp.get("key") == key
-            and stamp.get("evaluation", {}) == stage.evaluation)
-    return stamp if same and (folder / stage.product).exists() else None
+    if stamp["key"] != key or stamp.get("evaluation", {}) != stage.evaluation:
+        return None
+    return stamp if (folder / stage.product).exists() else None
 
 
 def finished(
@@ -160,11 +161,12 @@ def finished(
     folders: dict[str, Path] = {}
     hashes: dict[str, str] = {}
     for stage in stages:
-        if all(name in hashes for name in stage.parents):
+        if set(stage.parents) <= hashes.keys():
             key = stage.key(hashes)
-            stamp = read(stage, stage.folder(output, key), key)
+            folder = stage.folder(output, key)
+            stamp = read(stage, folder, key)
             if stamp is not None:
-                folders[stage.name], hashes[stage.name] = stage.folder(output, key), stamp["output_sha256"]
+                folders[stage.name], hashes[stage.name] = folder, stamp["output_sha256"]
     return folders, hashes
 
 
@@ -181,10 +183,9 @@ def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:
 
 
 def run_stage(
-    stage: Stage, output: Path, key: str, parents: dict[str, Path], environment: dict[str, str],
-    run: Callable[[list[str], dict[str, str]], int] | None = None
-) -> dict:
-    """Run the stage's command to its end, by `run` (default: `run_command`); returns its stamp.
+    stage: Stage, output: Path, key: str, parents: dict[str, Path], run: Callable[[list[str]], int]
+) -> dict[str, Any]:
+    """Run the stage's command to its end, by `run`, which returns its exit code; returns the stamp.
 
     Raises `StageFailed`.
     """
@@ -192,13 +193,13 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILED).unlink(missing_ok=True)
     started = time.monotonic()
-    code = (run or run_command)(stage.command(folder, parents), environment)
+    code = run(stage.command(folder, parents))
     if code:
         raise StageFailed(stage, code, folder)
     return finish_stage(stage, folder, key, started)
 
 
-def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict:
+def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict[str, Any]:
     """After the command, which began at `started` of the monotonic clock: finish, then write and return the stamp."""
     if not (folder / stage.product).exists():
         raise StageFailed(stage, 1, folder)

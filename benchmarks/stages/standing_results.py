@@ -24,21 +24,17 @@ def standing(stages: list[Stage], options: Options) -> set[str]:
     found = {stage.name for stage in stages
              if stage.kind in WITH_RESULT and stage.name not in again and stage.planned in known}
     found -= _begun(stages, found, options.output)
+    inner = {name for stage in stages for name in stage.needs}
     needed: set[str] = set()
     for stage in reversed(stages):
-        if stage.kind in WITH_RESULT or stage.name in again:
-            stands = stage.name in found
-        else:
-            stands = stage.name not in needed and _has_children(stage, stages)
+        stands = stage.name in found
+        if stage.kind not in WITH_RESULT and stage.name not in again:
+            stands = stage.name in inner - needed
         if stands:
             found.add(stage.name)
         else:
             needed |= set(stage.needs)
     return found
-
-
-def _has_children(stage: Stage, stages: list[Stage]) -> bool:
-    return any(stage.name in other.needs for other in stages)
 
 
 def _with_children(stages: list[Stage], names: Iterable[str]) -> set[str]:
@@ -64,15 +60,14 @@ def _begun(stages: list[Stage], names: set[str], output: Path) -> set[str]:
 def trained_before(stages: list[Stage], missing: list[Stage], options: Options) -> dict[str, Path]:
     """{stage: folder} of those `missing` fine-tunings whose finished training lies in the output folder.
 
-    Their parents are not done, so that the folder's name cannot be told. It is known by its result, which was evaluated
+    Their parents are not done, so that the folder's name is not known. It is found by its result, which was evaluated
     on something else.
     """
-    trained, known = planned_trainings(stages), None
+    trained, known = planned_trainings(stages), _planned_keys(options.results)
     found = {}
     for stage in missing:
-        for model in options.output.glob(f"{stage.name}-????????/{MODEL}") if stage.kind == "finetune" else ():
-            known = _planned_keys(options.results) if known is None else known
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+        for model in options.output.glob(f"{stage.name}-????????/{MODEL}"):
+            with contextlib.suppress(OSError, ValueError):
                 evaluation = json.loads((model.parent / STAMP).read_text(encoding="utf-8")).get("evaluation", {})
                 if replace(stage, evaluation=evaluation).result_key(trained[stage.name]) in known:
                     found[stage.name] = model.parent

@@ -2,17 +2,19 @@
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from benchmarks.options import kept_models
-from benchmarks.options.checks import slug
+from benchmarks.options.checks import option_of, slug
 from benchmarks.options.evaluations import PAIRED, Evaluation
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.inputs import PROBED
 from benchmarks.options.pretrainings import Pretraining
 from benchmarks.options.run_options import CLOVE, RANDOM, RANDOM_CONVOLUTIONS, Options
 from benchmarks.stages import estimate
-from benchmarks.stages.checked_inputs import DEMO_DATA, Inputs, find_inputs
+from benchmarks.stages.checked_inputs import DEMO_DATA, Inputs
 from benchmarks.stages.publish import Origin, publish, publish_probe
 from benchmarks.stages.stage import Stage, plan_keys
 from pretrain.common.architectures import STANDARD
@@ -47,14 +49,9 @@ class Start:
         return "" if self.random else f"convert-{self.name}"
 
 
-def plan(options: Options) -> list[Stage]:
-    """All stages in an order in which each one's parents come before it. Raises one `UserError` naming all that is
-    missing."""
-    return build(options, find_inputs(options))
-
-
 def build(options: Options, inputs: Inputs) -> list[Stage]:
-    """The stages, without a look at the disk. Raises `UserError` when two would have one name."""
+    """All stages in an order in which each one's parents come before it, without a look at the disk. Raises `UserError`
+    when two would have one name."""
     stages: list[Stage] = []
     if options.demo:
         stages.append(_demo_data(options))
@@ -67,10 +64,12 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
             begun.append(start)
             stages += _backbone(options, start, inputs)
         stages += [_finetune(options, start, one) for one in evaluations(options, inputs, trials)]
-    names = [stage.name for stage in stages]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double:
-        raise UserError(f"two stages would be called {double}: choose another label for a pretraining or dataset")
+    names: set[str] = set()
+    for stage in stages:
+        if stage.name in names:
+            raise UserError(f"two stages would be called {stage.name}: choose another label for a pretraining or "
+                            "dataset")
+        names.add(stage.name)
     plan_keys(stages)
     return stages
 
@@ -79,15 +78,15 @@ def starts(options: Options) -> list[Start]:
     """Each method's, a pretrained one's and a control's for each seed of the pretraining."""
     found: list[Start] = []
     for method in options.methods:
+        label = method.removesuffix(RANDOM_CONVOLUTIONS)
         if method in RANDOM:
             found.append(Start(method, method, random=RANDOM[method]))
         elif method in options.checkpoints:
             found.append(Start(method, slug(method), checkpoint=options.checkpoints[method]))
-        else:
-            label = method.removesuffix(RANDOM_CONVOLUTIONS)
-            control = label != method
-            found += [Start(label, f"{one.name}{RANDOM_CONVOLUTIONS * control}", one, control=control)
-                      for one in options.pretrainings if one.label == label]
+        for one in options.pretrainings:
+            if one.label == label:
+                name = one.name + method[len(label):]
+                found.append(Start(label, name, one, control=method != label))
     return found
 
 
@@ -108,19 +107,36 @@ def rounds(options: Options) -> list[tuple[Start, tuple[int, ...]]]:
 
 def evaluations(options: Options, inputs: Inputs, trials: tuple[int, ...]) -> list[Evaluation]:
     """What each row is measured on."""
-    return [replace(one, share=share, trial=trial) for task in options.tasks for one in inputs.evaluations(task)
-            for share in options.train_shares for trial in trials]
+    found: list[Evaluation] = []
+    for task in options.tasks:
+        for one in inputs.evaluations(task):
+            found += [replace(one, share=share, trial=trial) for share, trial in product(options.train_shares, trials)]
+    return found
 
 
 def _python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
+def _arguments(values: dict[str, Any]) -> list[object]:
+    """Options with their values, on the command line."""
+    found: list[object] = []
+    for name, value in values.items():
+        found.append(option_of(name))
+        found += value if isinstance(value, tuple) else (value,)
+    return found
+
+
+def _when(wanted: object, *arguments: object) -> list[object]:
+    """`arguments` of a command when they are wanted."""
+    return list(arguments) if wanted else []
+
+
 def _demo_data(options: Options) -> Stage:
     counts = DEMO_DATA[options.scale]
-    words = [word for key, value in counts.items() for word in (f"--{key}", value)]
     return Stage(
-        "data", counts, lambda folder, _: _python("benchmarks.demo.demo_data", "--output", folder / "data", *words),
+        "data", counts,
+        lambda folder, _: _python("benchmarks.demo.demo_data", "--output", folder / "data", *_arguments(counts)),
         product="data", cost="seconds", disk_gb=0.01)
 
 
@@ -128,38 +144,41 @@ def _backbone(options: Options, start: Start, inputs: Inputs) -> list[Stage]:
     """What makes the backbone of a start and looks at it; nothing for random weights."""
     if start.random:
         return []
-    stages = [_pretrain(options, start, inputs)] if start.pretraining and not start.control else []
+    stages: list[Stage] = []
+    if start.pretraining and not start.control:
+        stages.append(_pretrain(options, start, inputs))
     stages.append(_convert(options, start, inputs))
-    for task in options.tasks if options.probes else ():
-        if task in PROBED:
+    for task in options.tasks:
+        if options.probes and task in PROBED:
             stages += [_probe(options, start, one) for one in inputs.evaluations(task)]
     return stages
 
 
 def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
     config = start.pretraining.config
-    photos = inputs.photos.get(start.pretraining.images)  # None: the demo's
+    train = config.train
+    photos = inputs.photos.get(start.pretraining.images)
+    if options.demo:
+        images, hashes, parents = DEMO_DATA[options.scale]["photos"], {}, ("data",)
+    else:
+        images, hashes, parents = photos.images, {"images": photos.digest}, ()
     values = config.flat()
     if options.device != "auto":
         values["device"] = options.device
 
-    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        images = parents["data"] / "data" / "photos" if options.demo else photos.folder
+    def command(folder: Path, outputs: dict[str, Path]) -> list[str]:
+        source = outputs["data"] / "data" / "photos" if options.demo else photos.folder
         # The resolved values, all of them: a recipe edited meanwhile cannot change a run that has begun.
-        words: list[object] = ["--data", images, "--output", folder]
-        for name, value in values.items():
-            words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else [value])]
+        arguments = ["--data", source, "--output", folder, *_arguments(values)]
         gpus = count_gpus(options)
         if gpus > 1:
-            return _python("torch.distributed.run", "--standalone", "--nproc-per-node", gpus, "-m", "pretrain", *words)
-        return _python("pretrain", *words)
+            return _python("torch.distributed.run", "--standalone", "--nproc-per-node", gpus, "-m", "pretrain",
+                           *arguments)
+        return _python("pretrain", *arguments)
 
-    images = DEMO_DATA[options.scale]["photos"] if options.demo else photos.images
-    train = config.train
     return Stage(
-        f"pretrain-{start.name}", config.identity(), command, product="backbone.safetensors",
-        inputs={} if options.demo else {"images": photos.digest}, parents=("data",) if options.demo else (),
-        cost=estimate.pretraining(images, config),
+        f"pretrain-{start.name}", config.identity(), command, product="backbone.safetensors", inputs=hashes,
+        parents=parents, cost=estimate.pretraining(images, config),
         disk_gb=estimate.disk_gb(estimate.PRETRAIN_GB, train.architecture), kind="pretrain",
         gpu_hours=estimate.pretraining_hours(images, config),
         core_hours=estimate.pretraining_core_hours(images, config),
@@ -167,26 +186,25 @@ def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
 
 
 def _convert(options: Options, start: Start, inputs: Inputs) -> Stage:
-    source = start.checkpoint
-    numbers: dict[str, object] = {"method": start.row}
-    words: list[object] = ["--method", start.row]
-    if source and options.branch:
-        numbers["branch"] = options.branch
-        words += ["--branch", options.branch]
-    if start.control:  # as many draws as pretrainings
-        numbers["random_convolutions"] = start.pretraining.seed
-        words += ["--random-convolutions", start.pretraining.seed]
-    parent = f"pretrain-{start.pretraining.name}" if start.pretraining else ""
+    parents: tuple[str, ...] = ()
+    hashes: dict[str, str] = {}
+    values: dict[str, object] = {"method": start.row}
+    if start.checkpoint:
+        hashes["checkpoint"] = inputs.checkpoints[start.method]
+        if options.branch:
+            values["branch"] = options.branch
+    else:
+        parents = (f"pretrain-{start.pretraining.name}",)
+        if start.control:  # as many draws as pretrainings
+            values["random_convolutions"] = start.pretraining.seed
 
-    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        file = source or parents[parent] / "backbone.safetensors"
-        return _python("transfer", "convert", file, "--output", folder, *words)
+    def command(folder: Path, outputs: dict[str, Path]) -> list[str]:
+        file = start.checkpoint or outputs[parents[0]] / "backbone.safetensors"
+        return _python("transfer", "convert", file, "--output", folder, *_arguments(values))
 
     return Stage(
-        start.converted, numbers, command, product="detectron2.pkl",
-        inputs={"checkpoint": inputs.checkpoints[start.method]} if source else {},
-        parents=(parent,) if parent else (), cost="under a minute",
-        disk_gb=estimate.disk_gb(estimate.CONVERT_GB, _largest(options, start)))
+        start.converted, values, command, product="detectron2.pkl", inputs=hashes, parents=parents,
+        cost="under a minute", disk_gb=estimate.disk_gb(estimate.CONVERT_GB, _largest(options, start)))
 
 
 def _largest(options: Options, start: Start) -> str:
@@ -194,25 +212,24 @@ def _largest(options: Options, start: Start) -> str:
     return STANDARD if start.checkpoint else options.architecture
 
 
-def _data_words(evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
+def _data_arguments(evaluation: Evaluation, outputs: dict[str, Path]) -> list[object]:
     """Where a task's data is, on the command line of transfer."""
     if evaluation.data is not None:
         return evaluation.data.arguments()
-    return ["--data", parents["data"] / "data" / tasks.get(evaluation.task).demo_layout]
+    return ["--data", outputs["data"] / "data" / tasks.get(evaluation.task).demo_layout]
 
 
-def _task_words(options: Options, evaluation: Evaluation, parents: dict[str, Path]) -> list[object]:
+def _task_arguments(options: Options, evaluation: Evaluation, outputs: dict[str, Path]) -> list[object]:
     """A task on the command line of transfer, with where its data is and what runs it."""
-    words: list[object] = [*options.protocol(evaluation.task).arguments(), *_data_words(evaluation, parents),
-                           "--num-gpus", max(count_gpus(options), 1)]
-    words += ["--train-share", evaluation.share] if evaluation.share != 1 else []
-    words += ["--device", options.device] if options.device != "auto" else []
-    return words
+    return [*options.protocol(evaluation.task).arguments(), *_data_arguments(evaluation, outputs),
+            "--num-gpus", max(count_gpus(options), 1),
+            *_when(evaluation.share != 1, "--train-share", evaluation.share),
+            *_when(options.device != "auto", "--device", options.device)]
 
 
 def _preflight(options: Options, evaluation: Evaluation) -> Stage:
-    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        return _python("transfer", "preflight", *_task_words(options, evaluation, parents), "--architecture",
+    def command(folder: Path, outputs: dict[str, Path]) -> list[str]:
+        return _python("transfer", "preflight", *_task_arguments(options, evaluation, outputs), "--architecture",
                        options.architecture, "--output", folder / "preflight")
 
     return Stage(
@@ -222,62 +239,59 @@ def _preflight(options: Options, evaluation: Evaluation) -> Stage:
 
 
 def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
-    task, data, protocol = evaluation.task, evaluation.data, evaluation.protocol
+    protocol = evaluation.protocol
     numbers = evaluation.numbers | {"trial": evaluation.trial}
     if start.random:
         numbers |= {"architecture": options.architecture, "weights": start.random}
+    inputs, evaluated, images = {}, {"protocol": protocol.evaluation}, 0
+    if evaluation.data is not None:
+        inputs = {"data": evaluation.data.training}
+        evaluated["data"] = evaluation.data.evaluation
+        images = evaluation.data.val_images
 
-    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        words = [*_task_words(options, evaluation, parents), "--weights",
-                 start.random or parents[start.converted], "--output", folder, "--trial", evaluation.trial]
-        words += ["--architecture", options.architecture] if start.random else []
-        words += ["--eval-every", options.eval_every] if options.eval_every else []
-        words += ["--keep-predictions"] if options.keep_predictions else []
-        return _python("transfer", "finetune", *words)
-
-    architecture = _largest(options, start)
-    core_hours = estimate.finetuning_core_hours(protocol, options.architecture, data.val_images if data else 0)
-    stage = Stage(
-        f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
-        inputs={} if data is None else {"data": data.training},
-        evaluation={"protocol": protocol.evaluation} | ({} if data is None else {"data": data.evaluation}),
-        parents=evaluation.parents + ((start.converted,) if start.converted else ()),
-        gates=(f"preflight-{replace(evaluation, share=1.0).place}",) if options.preflight else (),
-        cost=estimate.finetuning(task, protocol.iterations, protocol.scale, core_hours), core_hours=core_hours,
-        disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, architecture),
-        stays_gb=0.0 if options.keep == kept_models.NONE else estimate.disk_gb(estimate.MODEL_GB, architecture),
-        kind="finetune", array=f"finetune-{start.name}", task=task,
-        gpu_hours=estimate.finetuning_hours(task, protocol.iterations, protocol.scale), steps=protocol.iterations,
-        batch=protocol.batch)
-
-    origin = _origin(options, start, evaluation)
+    def command(folder: Path, outputs: dict[str, Path]) -> list[str]:
+        return _python(
+            "transfer", "finetune", *_task_arguments(options, evaluation, outputs),
+            "--weights", start.random or outputs[start.converted], "--output", folder, "--trial", evaluation.trial,
+            *_when(start.random, "--architecture", options.architecture),
+            *_when(options.eval_every, "--eval-every", options.eval_every),
+            *_when(options.keep_predictions, "--keep-predictions"))
 
     def finish(folder: Path, key: str) -> None:
         publish(folder, key, stage, origin)
         kept_models.tidy(folder, options.keep)
 
-    stage.finish = finish
+    origin = _origin(options, start, evaluation)
+    model_gb = estimate.disk_gb(estimate.MODEL_GB, _largest(options, start))
+    core_hours = estimate.finetuning_core_hours(protocol, options.architecture, images)
+    stage = Stage(
+        f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
+        inputs=inputs, evaluation=evaluated, finish=finish,
+        parents=(*evaluation.parents, *_when(start.converted, start.converted)),
+        gates=tuple(_when(options.preflight, f"preflight-{replace(evaluation, share=1.0).place}")),
+        cost=estimate.finetuning(evaluation.task, protocol.iterations, protocol.scale, core_hours),
+        disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, _largest(options, start)),
+        stays_gb=0.0 if options.keep == kept_models.NONE else model_gb,
+        kind="finetune", array=f"finetune-{start.name}", task=evaluation.task, core_hours=core_hours,
+        gpu_hours=estimate.finetuning_hours(evaluation.task, protocol.iterations, protocol.scale),
+        steps=protocol.iterations, batch=protocol.batch)
     return stage
 
 
 def _probe(options: Options, start: Start, evaluation: Evaluation) -> Stage:
-    def command(folder: Path, parents: dict[str, Path]) -> list[str]:
-        words: list[object] = ["--weights", parents[start.converted], *_data_words(evaluation, parents), "--task",
-                               evaluation.task, "--output", folder]
-        words += ["--device", options.device] if options.device != "auto" else []
-        return _python("transfer", "probe", *words)
-
-    stage = Stage(
-        f"probe-{start.name}-{evaluation.place}", {"task": evaluation.task}, command, product="probe.json",
-        inputs=evaluation.inputs, parents=(*evaluation.parents, start.converted),
-        cost="minutes", disk_gb=0.01, kind="probe", task=evaluation.task)
-
-    origin = _origin(options, start, evaluation)
+    def command(folder: Path, outputs: dict[str, Path]) -> list[str]:
+        return _python("transfer", "probe", "--weights", outputs[start.converted],
+                       *_data_arguments(evaluation, outputs), "--task", evaluation.task, "--output", folder,
+                       *_when(options.device != "auto", "--device", options.device))
 
     def finish(folder: Path, key: str) -> None:
         publish_probe(folder, key, stage, origin)
 
-    stage.finish = finish
+    origin = _origin(options, start, evaluation)
+    stage = Stage(
+        f"probe-{start.name}-{evaluation.place}", {"task": evaluation.task}, command, product="probe.json",
+        inputs=evaluation.inputs, parents=(*evaluation.parents, start.converted), finish=finish, cost="minutes",
+        disk_gb=0.01, kind="probe", task=evaluation.task)
     return stage
 
 

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.options.inputs import DATA_OPTIONS, POSTER_TASKS, task_folders
 from benchmarks.options.run_options import parse
 from benchmarks.stages.standing_results import standing
-from benchmarks.stages.suite import plan
 from pretrain.common.errors import UserError
+from tests.benchmarks.plans import plan
 from transfer.tasks import TASKS
 
 

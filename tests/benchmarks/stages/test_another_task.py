@@ -51,9 +51,9 @@ def test_another_task__from_its_option_to_its_table(data: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_another_task__what_is_wrong_is_one_line(tmp_path: Path) -> None:
     for words, text in (
-            (["--tiny", "--tasks", "boxes-csv"], "error: task boxes-csv names no demo_layout: expected one of coco, "),
+            (["--tiny", "--tasks", "boxes-csv"], "error: task boxes-csv: expected a demo_layout of coco, "),
             (["--methods", "rand", "--tasks", "boxes-csv", "--heads", "4conv1fc"],
-             "error: --heads 4conv1fc: task boxes-csv has heads 2fc; leave out the option or the task"),
+             "error: task boxes-csv: unknown --heads '4conv1fc' for task boxes-csv: expected one of 2fc"),
             (["--methods", "rand", "--tasks", "boxes-csv", "--boxes-csv", tmp_path],
              "error: 1 input missing or wrong, nothing was run:\n  - task boxes-csv: "
              f"{tmp_path / 'train' / 'boxes.csv'} is missing: expected DIR/train/ and DIR/val/")):

@@ -64,7 +64,7 @@ def test_plan__images_of_sub_folders_are_listed_once_for_each(monkeypatch, tmp_p
 
 
 def test_plan__head_families_are_for_fpn_tasks():
-    with pytest.raises(UserError, match="--heads 2fc: task voc has heads c4; leave out the option or the task"):
+    with pytest.raises(UserError, match="task voc: --heads 2fc: task voc has a C4 backbone, whose head is res5 itself"):
         find_inputs(parse(["--demo", "--tasks", "coco,voc", "--heads", "2fc"]))
 
 
@@ -178,5 +178,5 @@ def test_plan__images_without_a_class_are_told_before_anything_runs(tmp_path):
     first, line, *_ = str(caught.value).splitlines()
     assert first == "1 input missing or wrong, nothing was run:"
     assert line.startswith(f"  - pretraining images in {photos}: labels prefix: expected CLASS__IMAGE for every image")
-    with pytest.raises(UserError, match="^labels folder: the demo's generated pictures have no classes; leave out"):
+    with pytest.raises(UserError, match="^labels folder: the demo's generated images have no classes; leave it out"):
         find_inputs(parse(["--demo", "--pretrain", "a=demo,objective=supervised,labels=folder"]))

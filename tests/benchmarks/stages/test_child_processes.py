@@ -12,10 +12,10 @@ from benchmarks.stages.stage import locked
 
 PARENT = """
 import os, pathlib, sys
-from benchmarks.stages.child_processes import run_command
+from benchmarks.stages.child_processes import Children
 from benchmarks.stages.stage import locked
-with locked(pathlib.Path(sys.argv[1])):
-    run_command([sys.executable, "-c", sys.argv[2], sys.argv[1]], dict(os.environ))
+with locked(pathlib.Path(sys.argv[1])), Children() as children:
+    children.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], dict(os.environ))
 """
 CHILD = """
 import pathlib, signal, sys, time
@@ -43,7 +43,7 @@ def wait_for(path, seconds=60.0):
 @pytest.mark.parametrize("number, sent_to_group, code", [
     (signal.SIGINT, True, -signal.SIGINT), (signal.SIGINT, False, -signal.SIGINT), (signal.SIGTERM, False, 143),
     (signal.SIGUSR2, False, 75)])
-def test_run_command__passes_a_stop_signal_on_once_and_waits(tmp_path, number, sent_to_group, code):
+def test_children__pass_a_stop_signal_on_once_and_waits(tmp_path, number, sent_to_group, code):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), CHILD], process_group=0,
                               stderr=subprocess.DEVNULL)
     wait_for(tmp_path / "ready")
@@ -55,7 +55,7 @@ def test_run_command__passes_a_stop_signal_on_once_and_waits(tmp_path, number, s
     assert (tmp_path / "signals").read_text().split() == [str(int(number))]
 
 
-def test_run_command__child_stops_when_its_parent_is_killed_and_keeps_the_lock_until_then(tmp_path):
+def test_children__stop_when_its_parent_is_killed_and_keeps_the_lock_until_then(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), CHILD], process_group=0)
     wait_for(tmp_path / "ready")
     parent.kill()
@@ -88,7 +88,7 @@ def test_local_run__a_stop_signal_ends_all_that_run_and_starts_no_other(tmp_path
     wait_for(tmp_path / "one" / "ready", 300)
     wait_for(tmp_path / "two" / "ready", 300)
     parent.send_signal(number)
-    assert parent.communicate(timeout=60)[1] == "stopped: the same words go on from here\n"
+    assert parent.communicate(timeout=60)[1] == "stopped: run the same command again to resume\n"
     assert parent.returncode == code
     for name in ("one", "two"):
         assert (tmp_path / name / "signals").read_text().split() == [str(int(number))]

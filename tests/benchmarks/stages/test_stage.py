@@ -1,6 +1,7 @@
 """A stage runs once for each key, comes back after an interruption, and stops with its parent."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -19,7 +20,7 @@ def stage(numbers=None, code=WRITE, **rest):
 def test_run_stage__leaves_a_stamp_that_is_read_again(tmp_path):
     work = stage()
     key = work.key({})
-    stamp = run_stage(work, tmp_path, key, {}, dict(os.environ))
+    stamp = run_stage(work, tmp_path, key, {}, subprocess.call)
     folder = work.folder(tmp_path, key)
     assert read_stamp(work, folder, key) == stamp
     assert stamp["output_sha256"] == hash_product(folder / "out.txt")
@@ -28,7 +29,7 @@ def test_run_stage__leaves_a_stamp_that_is_read_again(tmp_path):
 def test_read_stamp__is_none_when_the_product_was_touched(tmp_path):
     work = stage()
     key = work.key({})
-    run_stage(work, tmp_path, key, {}, dict(os.environ))
+    run_stage(work, tmp_path, key, {}, subprocess.call)
     (work.folder(tmp_path, key) / "out.txt").write_text("edited")
     assert read_stamp(work, work.folder(tmp_path, key), key) is None
 
@@ -44,7 +45,7 @@ def test_key__follows_numbers_inputs_and_parents():
 def test_run_stage__failing_command_says_code_and_folder(tmp_path):
     work = stage(code="import sys; sys.exit(3)")
     with pytest.raises(StageFailed, match=r"stage work failed \(exit code 3\); its files are in .*work-") as failed:
-        run_stage(work, tmp_path, work.key({}), {}, dict(os.environ))
+        run_stage(work, tmp_path, work.key({}), {}, subprocess.call)
     assert failed.value.code == 3
     assert read_stamp(work, work.folder(tmp_path, work.key({})), work.key({})) is None
 
@@ -52,7 +53,7 @@ def test_run_stage__failing_command_says_code_and_folder(tmp_path):
 def test_run_stage__command_without_product_fails(tmp_path):
     work = stage(code="pass")
     with pytest.raises(StageFailed):
-        run_stage(work, tmp_path, work.key({}), {}, dict(os.environ))
+        run_stage(work, tmp_path, work.key({}), {}, subprocess.call)
 
 
 def test_hash_product__folder_hash_follows_names_and_contents(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.options.run_options import parse
 from benchmarks.records import results
-from benchmarks.stages import suite
 from benchmarks.stages.publish import Origin, publish
 from benchmarks.stages.stage import Stage
 from pretrain.common.errors import UserError
+from tests.benchmarks.plans import plan
 from transfer import tasks
 
 
@@ -189,7 +189,7 @@ def test_publish__a_result_as_the_fine_tuning_writes_it(tmp_path, make_result):
 
 @pytest.mark.parametrize(("words", "stays"), [([], True), (["--keep", "last"], True), (["--keep", "none"], False)])
 def test_finish__publishes_and_keeps_the_models_that_are_wanted(tmp_path, make_result, words, stays):
-    stages = suite.plan(parse(["--demo", "--output", str(tmp_path), *words]))
+    stages = plan(parse(["--demo", "--output", str(tmp_path), *words]))
     stage = next(stage for stage in stages if stage.name == "finetune-clove-coco-0")
     folder = tmp_path / "finetune-clove-coco-0-abababab"
     folder.mkdir()

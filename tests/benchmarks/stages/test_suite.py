@@ -15,15 +15,16 @@ from benchmarks.records import results
 from benchmarks.stages import suite
 from benchmarks.stages.checked_inputs import DEMO_DATA, Inputs, find_protocols
 from pretrain.common.errors import UserError
+from tests.benchmarks.plans import plan
 from transfer.tasks import TASKS
 
 
 def names(words):
-    return [stage.name for stage in suite.plan(parse(words))]
+    return [stage.name for stage in plan(parse(words))]
 
 
 def test_plan__demo_has_every_stage_after_its_parents():
-    stages = suite.plan(parse(["--demo", "--trials", "2", "--tasks", "coco,cityscapes"]))
+    stages = plan(parse(["--demo", "--trials", "2", "--tasks", "coco,cityscapes"]))
     assert [stage.name for stage in stages] == [
         "data", "pretrain-clove", "convert-clove", "finetune-clove-coco-0", "finetune-clove-coco-1",
         "finetune-clove-cityscapes-0", "finetune-clove-cityscapes-1", "finetune-rand-coco-0", "finetune-rand-coco-1",
@@ -39,7 +40,7 @@ def test_plan__tasks_beyond_the_posters(monkeypatch, tmp_path):
         "finetune-clove-coco-c4-0", "finetune-clove-voc-0", "finetune-rand-coco-c4-0", "finetune-rand-voc-0"]
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(UserError) as error:
-        suite.plan(parse(["--methods", "rand", "--tasks", "coco-c4,voc,lvis"]))
+        plan(parse(["--methods", "rand", "--tasks", "coco-c4,voc,lvis"]))
     for words in ("task coco-c4: ", f"{tmp_path / 'coco'} is not a folder", "task voc: ", f"{tmp_path / 'voc'} is not",
                   "VOC2007/ and DIR/VOC2012/", f"{tmp_path / 'lvis'} is not", "lvis_v1_train.json"):
         assert words in str(error.value)
@@ -47,7 +48,7 @@ def test_plan__tasks_beyond_the_posters(monkeypatch, tmp_path):
 
 def test_tiny__is_two_steps_two_iterations_and_two_images():
     options = parse(["--tiny"])
-    data, pretrain, *others = suite.plan(options)
+    data, pretrain, *others = plan(options)
     assert pretrain.steps == 2
     assert data.numbers["val"] == 2 and data.numbers == DEMO_DATA["tiny"] != DEMO_DATA["demo"]
     assert {stage.steps for stage in others if stage.kind == "finetune"} == {2}
@@ -57,7 +58,7 @@ def test_tiny__is_two_steps_two_iterations_and_two_images():
 def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
     from transfer.__main__ import _parser
 
-    for stage in suite.plan(parse(["--demo", "--tasks", ",".join(TASKS), "--device", "cpu"])):
+    for stage in plan(parse(["--demo", "--tasks", ",".join(TASKS), "--device", "cpu"])):
         if stage.name.startswith("finetune"):
             words = stage.command(tmp_path, {name: tmp_path / name for name in stage.parents})
             args = _parser("finetune").parse_args(words[4:])
@@ -66,7 +67,7 @@ def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
 
 
 def key(words, name="finetune-rand-coco-0"):
-    stage = next(stage for stage in suite.plan(parse(words)) if stage.name == name)
+    stage = next(stage for stage in plan(parse(words)) if stage.name == name)
     return stage.key(dict.fromkeys(stage.parents, "hash"))
 
 
@@ -104,7 +105,7 @@ def test_command__of_pretraining_is_understood_by_the_real_parser(tmp_path):
     from pretrain.__main__ import parse as parse_pretrain
 
     options = parse(["--demo", "--set", "pretrain.seed=5", "--device", "cpu"])
-    stage = next(stage for stage in suite.plan(options) if stage.name == "pretrain-clove")
+    stage = next(stage for stage in plan(options) if stage.name == "pretrain-clove")
     words = stage.command(tmp_path, {"data": tmp_path})
     assert words[1:4] == ["-P", "-m", "pretrain"]
     _, config = parse_pretrain(words[4:])
@@ -210,17 +211,17 @@ def test_plan__datasets_that_no_result_could_tell_apart_are_refused(tmp_path):
     shutil.copytree(tmp_path / "data" / "coco", tmp_path / "copy")
     words = ["--methods", "rand", "--tasks", "coco", "--scale", "tiny", "--coco", str(tmp_path / "data" / "coco")]
     with pytest.raises(UserError, match=r"  - task coco: the annotations of copy are those of coco: their results "):
-        suite.plan(parse([*words, "--coco", str(tmp_path / "copy")]))
+        plan(parse([*words, "--coco", str(tmp_path / "copy")]))
     path = tmp_path / "copy" / "annotations" / "instances_val.json"
     path.write_text(path.read_text() + " ")
-    stages = {stage.name: stage for stage in suite.plan(parse([*words, "--coco", str(tmp_path / "copy")]))}
+    stages = {stage.name: stage for stage in plan(parse([*words, "--coco", str(tmp_path / "copy")]))}
     first, second = stages["finetune-rand-coco-0"], stages["finetune-rand-coco.copy-0"]
     assert first.key({}) == second.key({}) and first.planned != second.planned
 
 
 def test_plan__two_stages_of_one_name_are_refused():
     with pytest.raises(UserError, match=r"^two stages would be called pretrain-clove.seed1: choose another label"):
-        suite.plan(parse(["--tiny", "--tasks", "coco", "--pretrain", "clove=tiny", "--pretrain", "clove.seed1=tiny",
+        plan(parse(["--tiny", "--tasks", "coco", "--pretrain", "clove=tiny", "--pretrain", "clove.seed1=tiny",
                           "--pretrain-seeds", "2"]))
 
 
@@ -243,14 +244,14 @@ def test_key__other_validation_data_is_the_same_training_with_another_result(tmp
 
 def test_command__several_gpus_start_torchrun(tmp_path):
     options = parse(["--demo", "--gpus", "2"])
-    stage = next(stage for stage in suite.plan(options) if stage.name == "pretrain-clove")
+    stage = next(stage for stage in plan(options) if stage.name == "pretrain-clove")
     words = stage.command(tmp_path, {"data": tmp_path})
     assert words[3:9] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pretrain"]
 
 
 def test_preflight__on_a_cluster_at_full_scale_unless_it_is_not_wanted(tmp_path):
     def preflights(*words):
-        return [stage for stage in suite.plan(parse([*words, "--output", str(tmp_path)])) if stage.kind == "preflight"]
+        return [stage for stage in plan(parse([*words, "--output", str(tmp_path)])) if stage.kind == "preflight"]
 
     slurm = ("--cluster", "slurm", "--time", "20")
     assert parse(["--methods", "rand", *slurm]).preflight and not parse(["--methods", "rand"]).preflight
@@ -271,7 +272,7 @@ def test_main__unknown_rerun_names_the_stages(monkeypatch):
 
 def finetune_words(arguments, name="finetune-rand-coco-0"):
     """What `python -m transfer finetune` is told, without its folders."""
-    stage = next(stage for stage in suite.plan(parse(arguments)) if stage.name == name)
+    stage = next(stage for stage in plan(parse(arguments)) if stage.name == name)
     folders = {parent: Path(f"of-{parent}") for parent in stage.parents}
     return [str(word) for word in stage.command(Path("here"), folders)[5:]]
 

@@ -14,10 +14,10 @@ from benchmarks.options.run_options import parse
 from benchmarks.records import probe_results
 from benchmarks.records.results import write_result
 from benchmarks.sharing import bundle, import_results, report
-from benchmarks.stages import suite
 from benchmarks.tables import probe_table
 from benchmarks.tables.all_tables import ROOT, main, read_tables, write_tables
 from pretrain.common.errors import UserError
+from tests.benchmarks.plans import plan
 from tests.benchmarks.probe_files import figures, make_probe
 
 
@@ -208,7 +208,7 @@ def test_report__shows_the_probes(tmp_path: Path) -> None:
 
 def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -> None:
     options = parse(["--demo", "--probes", "--output", str(tmp_path)])
-    stages = {stage.name: stage for stage in suite.plan(options)}
+    stages = {stage.name: stage for stage in plan(options)}
     probes = [name for name in stages if name.startswith("probe-")]
     assert probes == ["probe-clove-coco", "probe-clove-cityscapes"]
     stage = stages["probe-clove-coco"]
@@ -222,7 +222,7 @@ def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -
     [path] = (options.results / "probes").iterdir()
     found = json.loads(path.read_text())
     assert found["demo"] is True and found["stage"]["name"] == "probe-clove-coco" and found["stage"]["key"]
-    assert not any(name.startswith("probe-") for name in [s.name for s in suite.plan(parse(["--demo"]))])
+    assert not any(name.startswith("probe-") for name in [s.name for s in plan(parse(["--demo"]))])
 
 
 @pytest.mark.parametrize(("words", "text"), [
