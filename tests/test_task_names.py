@@ -78,7 +78,6 @@ NO_FILE = "how weights are shown that have no SHA-256"
 @pytest.mark.parametrize(("names", "home", "allowed"), [
     (set(ARCHITECTURES), "pretrain/common/architectures.py", {}),
     (RANDOM, "transfer/settings/random_starts.py", {
-        ("benchmarks/tables/probe_why.py", "random"): NO_FILE,
         ("benchmarks/tables/provenance_text.py", "random"): NO_FILE,
         ("benchmarks/tables/trial_groups.py", "random"): NO_FILE}),
 ], ids=["architectures", "random starts"])
