@@ -28,15 +28,18 @@ COMMANDS = {
         "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
         "conversion.json. Every tensor must be there, and the target's feature maps must equal torchvision's."),
     "inspect": ("reading.inspection", "checkpoint file -> what it is", None),
-    "fetch": ("reading.fetch", "name of a method -> its published checkpoint, or how to get it", None),
+    "fetch": (
+        "reading.fetch", "name of a method -> its published checkpoint, or how to get it", None),
     "preflight": (
         "finetuning.preflight",
         "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",
         "Reads and checks the whole dataset, then fine-tunes random weights on a few of its images, as "
         "finetune does."),
-    "finetune": ("finetuning.finetune", "detectron2 weights -> fine-tuning and evaluation on one task", None),
+    "finetune": (
+        "finetuning.finetune", "detectron2 weights -> fine-tuning and evaluation on one task", None),
     "evaluate": ("trained.evaluate_model", "evaluation of a finished model alone", None),
-    "diff": ("trained.diff", "what differs between two runs; exit code 0: nothing, 1: something", None),
+    "diff": (
+        "trained.diff", "what differs between two runs; exit code 0: nothing, 1: something", None),
     "hold-out": (
         "data.hold_out", "annotations -> two files: training images that are kept, held out",
         "Splits an annotation file of training images in COCO's format, so that nothing need be chosen by "
@@ -53,7 +56,8 @@ COMMANDS = {
 def _parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; what only `command` needs is imported only then, so that help is fast."""
     parser = argparse.ArgumentParser(
-        prog="python -m transfer", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m transfer", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Converts a pretrained ResNet checkpoint to detectron2, proves that it is the same "
                     "network there, and fine-tunes it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -86,8 +86,10 @@ def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> list[Unit]:
         share, more = divmod(max_jobs, len(finetunings))
         last.limit = max(share + (number < more), 1)
         chain = _chain(last, made, stages)
-        for earlier in chains[number - max_jobs][-1:] if number >= max_jobs else before:
-            chain[0].wait_for(earlier.stages)
+        if number >= max_jobs:
+            before = chains[number - max_jobs][-1:]
+        for unit in before:
+            chain[0].wait_for(unit.stages)
         chains.append(chain)
     chained = [unit for chain in chains for unit in chain]
     return [unit for unit in made if unit not in chained] + chained
@@ -215,7 +217,7 @@ def _submit(unit: Unit, plan: Plan, submitted: Submitted, ids: dict[str, str]) -
     for task in tasks:
         task.folder.mkdir()
     planned = {stage.name: stage.planned for stage in plan.stages()}
-    for task, job in zip(tasks, launch.hand_over(executor, tasks, environment), strict=True):
+    for task, job in zip(tasks, launch.submit_jobs(executor, tasks, environment), strict=True):
         ids[task.name] = job.job_id
         submitted.records.append(StageRecord(
             task.name, job.job_id, planned.get(task.name, ""), unit.parents or unit.after, str(folder)))

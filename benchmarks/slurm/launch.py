@@ -1,4 +1,4 @@
-"""One process of a Slurm job, and how jobs are handed over. The only importer of submitit.
+"""One process of a Slurm job, and how jobs are submitted. The only importer of submitit.
 
 In a job, benchmarks/slurm/job_signals.py owns the signals and hands the work a function that says
 when to stop. A job that is requeued, in whatever way, starts its pickled `Job` again, which
@@ -7,6 +7,7 @@ accounting never comes.
 """
 
 import contextlib
+import copy
 import io
 import os
 import shlex
@@ -132,13 +133,10 @@ def _rendezvous(job: submitit.JobEnvironment) -> None:
 
 def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
     """The file that sbatch would get from this executor, for an array of so many jobs."""
-    before = dict(executor.parameters)
+    shown = copy.copy(executor)
     if array > 1:
-        executor.parameters["map_count"] = array
-    try:
-        return executor._make_submission_file_text(executor._submitit_command_str, "")
-    finally:
-        executor.parameters = before
+        shown.parameters = executor.parameters | {"map_count": array}
+    return shown._make_submission_file_text(shown._submitit_command_str, "")
 
 
 def refuse_path(output: Path) -> None:
@@ -179,7 +177,7 @@ def slurm_executor(
     return executor, environment
 
 
-def hand_over(
+def submit_jobs(
     executor: submitit.SlurmExecutor, jobs: list[Job], environment: dict[str, str]
 ) -> list[submitit.Job]:
     """Submit, several as an array, with no trace of a job that we may run in ourselves.

@@ -79,8 +79,8 @@ def read(path: Path) -> Run:
     refuse((not path.is_file(), f"{path}: no such file or folder: expected a run's folder, or a result"))
     content = _parsed(path, json.loads)
     refuse((not isinstance(content, dict) or not isinstance(content.get("config"), dict),
-            f"{path} is not a result: it has no config; expected result.json of a fine-tuning, or a file of "
-            "results/runs"))
+            f"{path} is not a result: it has no config; expected result.json of a fine-tuning, or a "
+            "file of results/runs"))
     return Run(content["config"], _origin(content))
 
 
@@ -90,16 +90,14 @@ def compare(a: Run, b: Run) -> Differences:
     differing, unrecorded = {}, {}
     for name in sorted(a.provenance.keys() | b.provenance.keys()):
         if name not in a.provenance or name not in b.provenance:
-            side, other = "A", b
-            if name in b.provenance:
-                side, other = "B", a
+            side, other = ("B", a) if name in b.provenance else ("A", b)
             group = name.partition(".")[0]
             known = any(one.partition(".")[0] == group for one in other.provenance)
             unrecorded[name if known else group] = side
         elif a.provenance[name] != b.provenance[name]:
             differing[name] = (a.provenance[name], b.provenance[name])
-    unrecorded = dict(sorted(unrecorded.items()))
-    return Differences(config_differences(a.config, b.config), differing, unrecorded)
+    configs = config_differences(a.config, b.config)
+    return Differences(configs, differing, dict(sorted(unrecorded.items())))
 
 
 def config_differences(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
@@ -128,8 +126,8 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read ({why}): expected the file of a fine-tuning") from None
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): expected the file of a "
+                        "fine-tuning") from None
 
 
 def _origin(about: dict) -> dict[str, Any]:

@@ -95,8 +95,8 @@ def evaluate_model(request: EvaluationRequest) -> dict:
         (request.method and read.found,
          f"--method {request.method}: {request.model} is a run that records its method; leave it out"),
         (request.sixteen_bit and read.found,
-         f"--sixteen-bit {request.sixteen_bit}: {request.model} is a run whose config says how it reads its "
-         "images; leave it out"),
+         f"--sixteen-bit {request.sixteen_bit}: {request.model} is a run whose config says how it reads "
+         "its images; leave it out"),
         (output.resolve() == read.file.parent.resolve(),
          f"{output} is where the model lies: expected another folder for --output"),
         ((output / result.REQUEST).is_file(),
@@ -113,14 +113,14 @@ def evaluate_model(request: EvaluationRequest) -> dict:
     assert_buildable(cfg, str(read.file.parent / result.CONFIG), training=False)
     make_folder(output)
     (output / result.RESULT).unlink(missing_ok=True)
-    job = Job(cfg, dataset, "", request.evaluator, keep_predictions=request.keep_predictions)
-    start(_work, request.num_gpus, job, read.file, request.trust)
+    start(_work, request.num_gpus, Job(cfg, dataset, "", request.evaluator, False, request.keep_predictions),
+          read.file, request.trust)
     about |= {"kind": result.EVALUATION, **identity.records(about)}
     if not read.found:
         about["training"] = None
-    measured = json.loads((output / MEASURED).read_text(encoding="utf-8"))
+    measured = (output / MEASURED).read_text(encoding="utf-8")
     return result.write(output, {
-        **about, **result.about_measurement(request.task, measured),
+        **about, **result.about_measurement(request.task, json.loads(measured)),
         "evaluated": {"model": read.file.name, "sha256": sha256_file(read.file), "processes": request.num_gpus}})
 
 

@@ -35,8 +35,10 @@ class Model:
 def read_model(path: Path, task: str) -> Model:
     """Find the model file, its config and the result of its run; `UserError` when one is missing
     or of another task."""
-    file = path / FINAL if path.is_dir() else path
-    config, found, trained_on = file.parent / result.CONFIG, None, task
+    file, found, trained_on = path, None, task
+    if path.is_dir():
+        file = path / FINAL
+    config = file.parent / result.CONFIG
     if file.name == FINAL:
         found = result.read(file.parent)
     if found:
@@ -64,8 +66,8 @@ def read_config(path: Path) -> CfgNode:
             cfg.INPUT.SIXTEEN_BIT = "shift"  # ours, see transfer/finetuning/mapper.py
         cfg.merge_from_other_cfg(CfgNode(values))
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not a detectron2 config ({why})") from None
+        raise UserError(
+            f"{path} is not a detectron2 config ({' '.join(str(error).split())[:200]})") from None
     return cfg
 
 
@@ -88,7 +90,8 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
     read.
     """
     refuse((file.suffix == ".pkl" and not trust,
-            f"{file} is a pickle, which can run any code: expected a .pth file, or --trust for one that you know"))
+            f"{file} is a pickle, which can run any code: expected a .pth file, or --trust for one that "
+            "you know"))
     try:
         if file.suffix == ".pkl":
             content = pickle.loads(file.read_bytes())

@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
     output, choice = Path(args.output), drawing.Choice()
     if args.score is not None:
         choice = drawing.Choice(args.score, fallback=False)
-    name_expected = f"--output {output}: expected a file name that ends in .png"
     refuse(
-        (output.is_dir(), f"{name_expected}, found a folder"),
-        (output.suffix.lower() != ".png", name_expected),
+        (output.is_dir(),
+         f"--output {output}: expected a file name that ends in .png, found a folder"),
+        (output.suffix.lower() != ".png",
+         f"--output {output}: expected a file name that ends in .png"),
         (args.images < 1, f"--images {args.images}: expected at least 1"),
         (not 0 <= choice.score <= 1,
          f"--score {choice.score:g}: expected 0 to 1, the model's confidence in its prediction"))
@@ -90,10 +91,10 @@ def read_run(folder: Path) -> tuple[CfgNode, dict]:
         (missing == [FINAL],
          f"{folder} holds a run that is not finished ({FINAL} is missing, {so_far}): run the same "
          "fine-tuning again to finish it"),
-        (missing,
-         f"{folder} has no {', '.join(missing)}: expected a folder that `python -m transfer finetune` wrote"))
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    return model_file.read_config(folder / "config.yaml"), request
+        (missing, f"{folder} has no {', '.join(missing)}: expected a folder that `python -m transfer "
+                  "finetune` wrote"))
+    return (model_file.read_config(folder / "config.yaml"),
+            json.loads((folder / "request.json").read_text(encoding="utf-8")))
 
 
 def load_model(folder: Path, cfg: CfgNode, device: str | None = None) -> nn.Module:
