@@ -3,15 +3,17 @@
   python -m pretrain --recipe demo --data PHOTOS --output OUT               one process, CPU or GPU
   torchrun --nproc-per-node 4 -m pretrain --recipe imagenet_200ep --data IMAGENET/train --output OUT
 
-Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/, metrics.jsonl,
-tensorboard/, curves.png, views.png and show.png. Started again with the same words it goes on where it was.
+Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/,
+metrics.jsonl, tensorboard/, curves.png, views.png and show.png. Run the same command again to
+resume.
 
   python -m pretrain shards --help        packs a folder of images into tar shards
   python -m pretrain drill --help         kills a small run and proves that nothing is lost
-  python -m pretrain show --help          pictures of views, positive cells and attention, and of the training curves
+  python -m pretrain show --help          figures of views, positive cells and attention, and the training curves
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +21,10 @@ from pathlib import Path
 from pretrain.common.errors import UserError, run_cli
 from pretrain.common.signals import stop_signals
 from pretrain.config import Config, load_config
-from pretrain.figures import show
 from pretrain.options.command_line import add_all_options, given_values
 from pretrain.options.recipe_file import recipe_names
+
+COMMANDS = {"show": "pretrain.figures.show", "shards": "pretrain.data.shards", "drill": "pretrain.runs.drill"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,10 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _path(word: str) -> Path:
-    if not word:
-        raise argparse.ArgumentTypeError("expected a folder, found an empty word: a variable that is not set?")
-    return Path(word)
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, found an empty argument: a variable that is not set?")
+    return Path(text)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
@@ -53,8 +56,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Confi
 
 
 def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Path:
-    """One process's whole run, from joining the group to leaving it; as `pretrain.train.train`."""
-    import torch
+    """One process's whole run, from joining the group of processes to leaving it; otherwise
+    `pretrain.train.train`."""
 
     from pretrain import distributed
     from pretrain.train import train
@@ -62,31 +65,34 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
     process = distributed.start(config.runtime.device)
     try:
         return train(config, data, output, process, stop)
-    except torch.cuda.OutOfMemoryError:
-        raise UserError(f"the GPU has too little memory for {config.runtime.device_batch} images at once: use a "
-                        "smaller --device-batch (accumulation follows; batch norm then sees fewer images)") from None
     except (RuntimeError, MemoryError) as error:
-        if process.world > 1 and "onnection" in str(error):  # closed or reset by a peer, says gloo
-            raise UserError("another process of this run has ended: its own words say why") from None
-        if isinstance(error, RuntimeError) and "t allocate memory" not in str(error):
+        problem = _problem(error, config, process.world)
+        if not problem:
             raise
-        raise UserError("the machine has too little memory for this network and batch: use a smaller --device-batch, "
-                        "fewer --workers or a smaller network") from None
+        raise UserError(problem) from None
     finally:
         distributed.stop()
 
 
+def _problem(error: Exception, config: Config, processes: int) -> str:
+    """What a user can do about an error of torch or the system; "" when it is a bug of ours."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return (f"the GPU has too little memory for {config.runtime.device_batch} images at once: use a smaller "
+                "--device-batch (accumulation follows; batch norm then sees fewer images)")
+    if processes > 1 and "onnection" in str(error):  # closed or reset by a peer, says gloo
+        return "another process of this run has ended: see its own message"
+    if isinstance(error, MemoryError) or "t allocate memory" in str(error):
+        return ("the machine has too little memory for this network and batch: use a smaller --device-batch, fewer "
+                "--workers or a smaller network")
+    return ""
+
+
 def main() -> int:
-    if sys.argv[1:2] == ["show"]:
-        return show.main(sys.argv[2:])
-    if sys.argv[1:2] == ["shards"]:
-        from pretrain.data import shards
-
-        return shards.main(sys.argv[2:])
-    if sys.argv[1:2] == ["drill"]:
-        from pretrain.runs import drill  # imports torch
-
-        return drill.main(sys.argv[2:])
+    for name, module in COMMANDS.items():
+        if sys.argv[1:2] == [name]:
+            return importlib.import_module(module).main(sys.argv[2:])
     args, config = parse()
     with stop_signals() as stop:  # before the seconds that importing torch takes
         from pretrain.train import Stopped, TrainingFailed  # with torch: a wrong option should not wait for it

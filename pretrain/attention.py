@@ -18,11 +18,12 @@ def unit_length(maps: Tensor) -> Tensor:
 class NMHSA(nn.Module):
     """Self-attention over the cells of one view, its output L2-normalised over the channels.
 
-    "plain" is what the authors released: torch's multi-head attention with queries, keys and values all from the
-    projected map, no residual, no layer norm, no position code. "normalized" is what the name suggests and no released
-    flag turns on: queries and keys L2-normalised for each head and the cosine divided by `temperature`.
-    "none" (ablation) only normalises. Parameters carry the names of `torch.nn.MultiheadAttention`, so that released
-    weights load.
+    "plain" is what the authors released: torch's multi-head attention with queries, keys and values
+    all from the projected map, no residual, no layer norm, no position code. "normalized" is what
+    the name suggests and no released
+    flag turns on: queries and keys L2-normalised for each head and the cosine divided by
+    `temperature`. "none" (ablation) only normalises. Parameters carry the names of
+    `torch.nn.MultiheadAttention`, so that released weights load.
     """
 
     def __init__(
@@ -30,8 +31,6 @@ class NMHSA(nn.Module):
         temperature: float = 0.2,
     ) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"channels must be a multiple of heads, found {channels} and {heads}")
         self.heads, self.kind, self.temperature = heads, kind, temperature
         if kind != "none":
             self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
@@ -49,7 +48,8 @@ class NMHSA(nn.Module):
         return F.normalize(query, dim=-1), F.normalize(key, dim=-1), value, 1 / self.temperature
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) projected maps -> (N, C, H, W) contextualized maps of unit length over C, at least in fp32."""
+        """(N, C, H, W) projected maps -> (N, C, H, W) contextualized maps of unit length over C, at
+        least in fp32."""
         if self.kind != "none":
             query, key, value, scale = self._query_key_value(maps)
             mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
@@ -57,8 +57,7 @@ class NMHSA(nn.Module):
         return unit_length(maps)
 
     def weights(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, heads, L, L): how much each cell (row) attends to each other one; rows sum to 1."""
-        if self.kind == "none":
-            raise ValueError("attention 'none' has no weights")
+        """(N, C, H, W) -> (N, heads, L, L): how much each cell (row) attends to each other one;
+        rows sum to 1. Not for kind "none"."""
         query, key, _, scale = self._query_key_value(maps)
         return (query @ key.transpose(-1, -2) * scale).softmax(-1)

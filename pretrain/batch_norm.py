@@ -1,8 +1,9 @@
 """Batch norm over the batches of all processes joined: one all-reduce each way, and the host never waits for a device.
 
-torch's SyncBatchNorm gathers every process's statistics and picks those with a count by a boolean mask, which makes the
-host wait at every layer; it has no kernels for CPUs either. Here all operators exist on both, so that the numbers that
-two gloo processes are tested for are those of GPUs.
+torch's SyncBatchNorm gathers every process's statistics and picks those with a count by a boolean
+mask, which makes the host wait at every layer; it has no kernels for CPUs either. Here all
+operators exist on both, so that the numbers that two gloo processes are tested for are those of
+GPUs.
 
 Legend: N views, C channels, H W feature grid.
 """
@@ -16,9 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.library.custom_op("clove::channel_moments", mutates_args=())
 def channel_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel of (N, C, ...), (C,) each in the dtype of `like` (C,).
+    """Mean and biased variance of each channel of (N, C, ...), (C,) each in the dtype of `like`
+    (C,).
 
-    An operator of our own because torch's has no rule for what torch.compile and fake tensors ask: shapes without data.
+    An operator of our own because torch's has no rule for what torch.compile and fake tensors ask:
+    shapes without data.
     """
     unused = like.new_zeros(2, len(like))  # without running statistics it would answer in the dtype of a bf16 `x`
     return torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
@@ -30,11 +33,12 @@ def _(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def joined_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel over the `x` (N, C, ...) of all processes, which have one shape; (C,)
-    each in the dtype of `like` (C,).
+    """Mean and biased variance of each channel over the `x` (N, C, ...) of all processes, which
+    have one shape; (C,) each in the dtype of `like` (C,).
 
-    A process takes the variance about its own mean. What is added up over the processes is float64: with a mean far
-    from 0 the difference of the mean square and the squared mean would have no digits left in fp32.
+    A process takes the variance about its own mean. What is added up over the processes is float64:
+    with a mean far from 0 the difference of the mean square and the squared mean would have no
+    digits left in fp32.
     """
     totals = torch.stack(channel_moments(x, like)).double()
     totals[1].addcmul_(totals[0], totals[0])  # the mean square
@@ -50,8 +54,9 @@ def joined_count(x: Tensor) -> int:
 
 
 class _Normalise(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, whose gradient knows that mean and variance come from the `x`
-    of all processes. The gradients of weight and bias are this process's share, as those of every other layer."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias, whose gradient knows that mean and
+    variance come from the `x` of all processes. The gradients of weight and bias are this process's
+    share, as those of every other layer."""
 
     @staticmethod
     def forward(
@@ -79,11 +84,13 @@ class _Normalise(torch.autograd.Function):
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """A batch norm layer as `layer`, with its parameters and running statistics (not copies), that in training uses
-    the statistics of all processes' batches joined; in evaluation nothing communicates.
+    """A batch norm layer as `layer`, with its parameters and running statistics (not copies), that
+    in training uses the statistics of all processes' batches joined; in evaluation nothing
+    communicates.
 
-    bf16 and fp16 inputs give fp32 statistics. Every process must hold the same number of values a channel: a run
-    compares the options of its processes at its start (`pretrain.data.run_images`), and no layer asks again.
+    bf16 and fp16 inputs give fp32 statistics. Every process must hold the same number of values a
+    channel: a run compares the options of its processes at its start (`pretrain.data.run_images`),
+    and no layer asks again.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:

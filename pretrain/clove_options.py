@@ -1,7 +1,7 @@
 """The options of the objective CLoVE, and the two presets of them.
 
-`paper` follows the poster; `released` follows the authors' released code (sthalles/CLoVE d706573), so that its curves
-can be compared. Every difference between them is one value, listed in `VARIANTS`.
+`paper` follows the poster. `released` follows the authors' released code (sthalles/CLoVE d706573),
+so that curves can be compared. Every difference between them is one value in `VARIANTS`.
 """
 
 import math
@@ -34,20 +34,21 @@ class CloveOptions(ObjectiveOptions):
     """CLoVE's own options; the shared ones are `pretrain.config.Train`."""
 
     variant: Literal["paper", "released"] = option("paper", "preset: the poster's algorithm or the released code's")
-    projector_hidden: int = option(4096, "channels of the projector's hidden layer")
-    projector_dim: int = option(256, "channels of a local embedding")
-    heads: int = option(8, "attention heads")
+    projector_hidden: int = option(4096, "channels of the projector's hidden layer", above=0)
+    projector_dim: int = option(256, "channels of a local embedding", above=0)
+    heads: int = option(8, "attention heads", above=0)
     attention: Literal["plain", "normalized", "none"] = option(
         "plain", "plain: released attention; normalized: L2-normalised queries and keys; none: ablation")
-    attention_temperature: float = option(0.2, "temperature of the normalized attention (plain uses 1/sqrt(d))")
+    attention_temperature: float = option(
+        0.2, "temperature of the normalized attention (plain uses 1/sqrt(d))", above=0)
 
-    t_pos: float = option(0.7, "cells closer than this are a positive pair (eq. 1)")
+    t_pos: float = option(0.7, "cells closer than this are a positive pair (eq. 1)", above=0)
     t_pos_unit: Literal["cell_diagonal", "cell_diagonal_fraction", "pixel"] = option(
         "cell_diagonal", "of t_pos: larger cell diagonal with lengths in source pixels (a reading of the poster); the "
                          "same with each axis as a fraction of its image side (released); source pixels (literal)")
     lambda_pos: float = option(2.0, "lambda of eq. 2, weight of the positive cosine")
     mu: float = option(50.0, "margin mu of eq. 2 (released: margin 100 times 1/2)")
-    k: int = option(10, "top-k teacher vectors the negative is made of; the first is dropped")
+    k: int = option(10, "teacher vectors the negative is made of, the top k; the first is dropped", at_least=2)
     negatives_exclude: Literal["top1", "positives_and_top1"] = option(
         "top1", "what may not be a negative: the most similar cell (poster), or all positives too (released)")
     negative_similarity: Literal["mean_vector", "mean_cosine"] = option(
@@ -60,9 +61,10 @@ class CloveOptions(ObjectiveOptions):
         "use_left", "fewer than k candidates: average what is left, or the image's term is 0 (released)")
     reduction: Literal["mean", "sum"] = option(
         "mean", "over the pairs of one image and view pair: mean, or the poster's literal sum")
-    loss_scale: float = option(1.0, "constant factor (released: 2)")
+    loss_scale: float = option(1.0, "constant factor of the loss (released: 2)", above=0)
 
-    teacher_momentum: float = option(0.99, "EMA momentum at the start; cosine to 1")
+    teacher_momentum: float = option(
+        0.99, "momentum (EMA) of the teacher at the start; cosine to 1", at_least=0, at_most=1)
     ema_timing: Literal["after_step", "before_step"] = option(
         "after_step", "teacher update after the optimizer step, or one step behind (released)")
 
@@ -74,18 +76,11 @@ class CloveOptions(ObjectiveOptions):
         return self.t_pos, self.t_pos_unit
 
     def check(self, train: Train, runtime: Runtime) -> None:
-        for key in ("projector_hidden", "projector_dim", "heads", "t_pos", "attention_temperature", "loss_scale"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key} must be above 0, found {getattr(self, key)}")
         cells = math.ceil(train.global_size / (16 * train.last_stage_stride)) ** 2
         needed = self.k if self.too_few_negatives == "zero" else 2
         if cells < needed:
             raise UserError(f"global_size {train.global_size} gives {cells} teacher cell{'s' * (cells > 1)}, expected "
                             f"at least {needed} (k {self.k}, too_few_negatives {self.too_few_negatives}): without "
                             "negatives the loss is 0")
-        if self.k < 2:
-            raise UserError(f"k must be at least 2, found {self.k}: the most similar one of the k is dropped")
         if self.projector_dim % self.heads:
             raise UserError(f"projector_dim must be a multiple of heads, found {self.projector_dim} and {self.heads}")
-        if not 0 <= self.teacher_momentum <= 1:
-            raise UserError(f"teacher_momentum must lie between 0 and 1, found {self.teacher_momentum}")

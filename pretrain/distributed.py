@@ -1,6 +1,7 @@
 """The one door to torch.distributed: works with one process, with gloo on CPUs and with NCCL on GPUs.
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process and nothing here communicates.
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process and nothing here
+communicates.
 """
 
 import os
@@ -32,7 +33,8 @@ class Process:
 
 
 def present_device(wanted: str | None) -> str:
-    """`wanted`, cpu or cuda; for auto and None cuda where there is one. `UserError` when cuda is not there."""
+    """`wanted`, cpu or cuda; for auto and None cuda if there is one. Raises `UserError` when cuda
+    is missing."""
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise UserError("--device cuda: torch sees no GPU here; use --device cpu, or look at `nvidia-smi` and the "
@@ -43,24 +45,26 @@ def present_device(wanted: str | None) -> str:
 
 
 def start(device: str = "auto") -> Process:
-    """Join the group that torchrun announces, if any. `device`: auto, cpu or cuda."""
+    """Join the group that torchrun announces, if any. `device`: auto, cpu or cuda. Raises
+    `UserError`."""
     world, rank, local_rank = _announced("WORLD_SIZE", 1), _announced("RANK", 0), _announced("LOCAL_RANK", 0)
-    device = present_device(device)
-    if device == "cuda":
+    place, backend = torch.device("cpu"), "gloo"
+    if present_device(device) == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"{local_rank + 1} processes or more on this machine, found "
                             f"{torch.cuda.device_count()} GPUs: start one process for each GPU")
         torch.cuda.set_device(local_rank)
+        # The hosts talk by gloo, so that none waits for a GPU.
+        place, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
     if world > 1 and not dist.is_initialized():
-        # Words between the hosts go by gloo, so that no one waits for a GPU because of them.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    return Process(rank, world, torch.device(device, local_rank) if device == "cuda" else torch.device("cpu"))
+        dist.init_process_group(backend)
+    return Process(rank, world, place)
 
 
 def _announced(name: str, default: int) -> int:
     found = os.environ.get(name, str(default))
     if not found.isdecimal():
-        raise UserError(f"the environment's {name} is {found!r}: expected a whole number as torchrun sets it, or none")
+        raise UserError(f"environment variable {name}: expected a whole number as torchrun sets it, found {found!r}")
     return int(found)
 
 
@@ -71,6 +75,7 @@ def stop() -> None:
 
 
 def world_size() -> int:
+    """Processes in the group; 1 without one."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -83,7 +88,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """(n, ...) of each process, all of one shape -> (n * processes, ...) by rank, the same in every process; without
+    """(n, ...) of each process, all of one shape -> (n * processes, ...) by rank, without
     gradient."""
     if world_size() == 1:
         return values.detach()
@@ -93,7 +98,7 @@ def gathered(values: Tensor) -> Tensor:
 
 
 def largest_over_processes(value: int) -> int:
-    """The largest of all processes' values; the hosts talk to each other, the devices go on."""
+    """The largest of all processes' values. Only the hosts communicate: the devices go on."""
     if world_size() == 1:
         return value
     largest = torch.tensor([value])
@@ -116,7 +121,8 @@ def barrier() -> None:
 
 
 def synchronise_batch_norm(module: nn.Module, process: Process) -> nn.Module:
-    """The same module, its batch norm layers of any kind over all processes; unchanged with one process."""
+    """The same module, its batch norm layers of any kind over all processes; unchanged with one
+    process."""
     if process.world == 1:
         return module
     for name, child in module.named_children():

@@ -1,6 +1,7 @@
 """Encoder (a ResNet that returns its last feature map) and the convolutional MLP projector.
 
-Legend: N views, C channels, H W feature grid (7 x 7 for a 224-pixel view, 3 x 3 for 96 pixels, at stride 32).
+Legend: N views, C channels, H W feature grid (7 x 7 for a 224-pixel view, 3 x 3 for 96 pixels, at
+stride 32).
 """
 
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from pretrain.common.architectures import ARCHITECTURES, STANDARD, ArchitectureN
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that does not count its batches: the trainer does, in one operation for all layers and not one each.
+    """Batch norm that does not count its batches: the trainer does, in one operation for all layers
+    and not one each.
 
     Nothing in a network reads the count while the momentum is a number.
     """
@@ -22,11 +24,12 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Encoder(ResNet):
-    """torchvision's ResNet without average pooling and classifier; parameters keep torchvision's names.
+    """torchvision's ResNet without average pooling and classifier; parameters keep torchvision's
+    names.
 
-    Convolutions start from a normal distribution of variance 2 / (k*k*channels out), the last batch-norm weight of
-    each block from 0, as in the released code. `last_stage_stride` 1 keeps the last stage at stride 16: same tensors,
-    larger grid.
+    Convolutions start from a normal distribution of variance 2 / (k*k*channels out), the last
+    batch-norm weight of each block from 0, as in the released code. `last_stage_stride` 1 keeps the
+    last stage at stride 16: same tensors, larger grid.
     """
 
     def __init__(self, architecture: ArchitectureName = STANDARD, last_stage_stride: int = 2) -> None:
@@ -48,7 +51,8 @@ class Encoder(ResNet):
 
 
 class Projector(nn.Sequential):
-    """1x1 convolutions with batch norm, the last one without affine: (N, C, H, W) -> (N, dim, H, W)."""
+    """1x1 convolutions with batch norm, the last one without affine: (N, C, H, W) ->
+    (N, dim, H, W)."""
 
     def __init__(self, channels: int, hidden: int, dim: int) -> None:
         super().__init__(

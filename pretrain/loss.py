@@ -1,7 +1,7 @@
 """Equation 2: the margin ranking loss between contextualized student cells and teacher cells.
 
 Legend: P ordered view pairs (student view i, teacher global view j), B images, C channels,
-Q = cells of a student view, L = cells of a teacher view.
+Q = cells of a student view, L = cells of a teacher view, K = cells that a negative is made of.
 
 For each positive pair (i, j) in M:   max(0, mu - lambda * cos(C_i, F_j) + cos(C_i, F_neg_i))
 
@@ -10,6 +10,7 @@ first, average the others. With unit vectors f_1..f_n that average m has  cos(C_
 the released code's mean of cosines is the same without the division by |m|.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,6 +19,17 @@ from torch import Tensor
 
 from pretrain.clove_options import CloveOptions
 from pretrain.matcher import match
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Student cells beside teacher cells, and the negative of each student cell."""
+
+    positives: Tensor  # (P, B, Q, L) bool, M of eq. 1
+    cosine: Tensor  # (P, B, Q, L)
+    negative: Tensor  # (P, B, Q) cos(C_i, F_neg_i)
+    usable: Tensor  # (P, B, Q) bool: there are enough candidates for a negative
+    picked: tuple[Tensor, Tensor]  # (P, B, Q, K) cells of F_neg_i, as indices into L, and whether they count
 
 
 def ranking_terms(
@@ -33,32 +45,32 @@ def ranking_terms(
     Returns:
         (P, B) terms, and detached statistics: see `_statistics`.
     """
-    cosine = student @ teacher.transpose(-1, -2)  # (P, B, Q, L)
-    negative, usable, picked = _negative(cosine, teacher, positives, options)
-    counted = positives & usable.unsqueeze(-1)
+    cosine = student @ teacher.transpose(-1, -2)
+    ranking = _Ranking(positives, cosine, *_negative(cosine, teacher, positives, options))
+    counted = positives & ranking.usable.unsqueeze(-1)
     if options.hinge == "pair":
-        violation = F.relu(torch.add((negative + options.mu).unsqueeze(-1), cosine, alpha=-options.lambda_pos))
+        margin = (ranking.negative + options.mu).unsqueeze(-1)
+        violation = F.relu(torch.add(margin, ranking.cosine, alpha=-options.lambda_pos))
         terms = (violation * counted).sum((-1, -2))
         if options.reduction == "mean":
             terms = terms / counted.sum((-1, -2)).clamp(min=1)
     else:
-        violation, terms = _image_hinge(cosine, negative, positives, usable, options)
+        terms = _image_hinge(ranking, options)
     if options.too_few_negatives == "zero":
-        terms = terms.masked_fill(~usable.all(-1), 0.0)
+        terms = terms.masked_fill(~ranking.usable.all(-1), 0.0)
     if options.loss_scale != 1:
         terms = options.loss_scale * terms
     if not watch:
         return terms, {}
     if options.hinge == "image":
         violation = terms  # an image whose term is set to 0 has no active hinge
-    return terms, _statistics(cosine, negative, usable, positives, picked, violation, counted, options.lambda_pos)
+    return terms, _statistics(ranking, counted, violation, options.lambda_pos)
 
 
 def _negative(
     cosine: Tensor, teacher: Tensor, positives: Tensor, options: CloveOptions
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """cos(C_i, F_neg_i) (P, B, Q); whether a query has enough candidates (P, B, Q) bool; the cells that F_neg is made
-    of, as indices into L and which of these count, both (P, B, Q, k-1)."""
+    """The last three fields of `_Ranking`; teacher: (P, B, L, C)."""
     candidates = cosine
     if options.negatives_exclude == "positives_and_top1":
         candidates = cosine.masked_fill(positives, -torch.inf)
@@ -66,10 +78,8 @@ def _negative(
     top, index = top[..., 1:], index[..., 1:]
     found = top > -torch.inf
     count = found.sum(-1)
-    if options.too_few_negatives == "zero":
-        usable = count == options.k - 1
-    else:
-        usable = count > 0
+    needed = options.k - 1 if options.too_few_negatives == "zero" else 1
+    usable = count >= needed
     total = top.masked_fill(~found, 0.0).sum(-1)
     if options.negative_similarity == "mean_cosine":
         return total / count.clamp(min=1), usable, (index, found)
@@ -78,51 +88,53 @@ def _negative(
     return total / length.clamp(min=1e-12), usable, (index, found)
 
 
-def _image_hinge(
-    cosine: Tensor, negative: Tensor, positives: Tensor, usable: Tensor, options: CloveOptions
-) -> tuple[Tensor, Tensor]:
-    """Released code: positives averaged over pairs, negatives over queries, then one hinge for each image."""
+def _image_hinge(ranking: _Ranking, options: CloveOptions) -> Tensor:
+    """Released code: positives averaged over pairs, negatives over queries, then one hinge for each
+    image: (P, B)."""
+    positives, usable, negative = ranking.positives, ranking.usable, ranking.negative
     pairs = positives.sum((-1, -2))
-    positive = (cosine * positives).sum((-1, -2)) / pairs.clamp(min=1)
-    queries = usable if options.negative_queries == "all" else usable & positives.any(-1)
+    positive = (ranking.cosine * positives).sum((-1, -2)) / pairs.clamp(min=1)
+    queries = usable
+    if options.negative_queries == "matched":
+        queries = usable & positives.any(-1)
     if options.negative_queries == "all" and options.too_few_negatives == "zero":
         negative = negative.mean(-1)  # where not all are usable the image's term becomes 0
     else:
         negative = (negative * queries).sum(-1) / queries.sum(-1).clamp(min=1)
-    violation = F.relu(torch.add(negative + options.mu, positive, alpha=-options.lambda_pos))
-    if options.negative_queries == "matched":
-        terms = violation * queries.any(-1)
-    else:
-        terms = violation  # an image without a match still pushes its negatives away
+    terms = F.relu(torch.add(negative + options.mu, positive, alpha=-options.lambda_pos))
+    if options.negative_queries == "matched":  # with "all" an image without a match still pushes its negatives away
+        terms = terms * queries.any(-1)
     if options.reduction == "sum":
         terms = terms * pairs
-    return violation, terms
+    return terms
 
 
 @torch.no_grad()
-def _statistics(
-    cosine: Tensor, negative: Tensor, usable: Tensor, positives: Tensor, picked: tuple[Tensor, Tensor],
-    violation: Tensor, counted: Tensor, lambda_pos: float,
-) -> dict[str, Tensor]:
-    """What is watched while training, each as (2,) sum and number, so that micro-batches and processes add up; their
-    quotients, shares from 0 to 1:
+def _statistics(ranking: _Ranking, counted: Tensor, violation: Tensor, lambda_pos: float) -> dict[str, Tensor]:
+    """Statistics of training, each as (2,) sum and count, so that micro-batches and processes add
+    up. As quotients, shares from 0 to 1:
 
-    ranking_gap: cos(C, F_neg) - lambda * cos(C, F), mean over the pairs of M that have a negative: what the loss is
-    without margin, hinge, and the pairs of views without overlap. positive_cosine: mean over M. negative_cosine: mean
-    of cos(C, F_neg) over queries. hinge_active: share of counted hinges (`hinge: image`: of all images) above 0.
-    negative_is_positive: share of F_neg's cells that are in M for their query. positives_per_query: mean. no_overlap:
-    share of (image, view pair) with an empty M.
+    ranking_gap: cos(C, F_neg) - lambda * cos(C, F), mean over the pairs of M that have a negative:
+        the loss without margin, hinge, and the pairs of views without overlap.
+    positive_cosine: mean over M.
+    negative_cosine: mean of cos(C, F_neg) over queries.
+    hinge_active: share of counted hinges (`hinge: image`: of all images) above 0.
+    negative_is_positive: share of F_neg's cells that are in M for their query.
+    positives_per_query: mean.
+    no_overlap: share of (image, view pair) with an empty M.
+
+    counted: (P, B, Q, L) bool, pairs that have a hinge. violation: (P, B, Q, L) or (P, B) hinges.
     """
-    index, found = picked
+    cosine, positives, (index, found) = ranking.cosine, ranking.positives, ranking.picked
     active, apart = violation > 0, ~positives.flatten(-2).any(-1)
     hinges = counted if active.dim() == counted.dim() else torch.ones_like(active)
     summed = {
-        "ranking_gap": ((negative.unsqueeze(-1) - lambda_pos * cosine) * counted, counted),
+        "ranking_gap": ((ranking.negative.unsqueeze(-1) - lambda_pos * cosine) * counted, counted),
         "positive_cosine": (cosine * positives, positives),
-        "negative_cosine": (negative * usable, usable),
+        "negative_cosine": (ranking.negative * ranking.usable, ranking.usable),
         "hinge_active": (active & hinges, hinges),
         "negative_is_positive": (positives.gather(-1, index) & found, found),
-        "positives_per_query": (positives, torch.ones_like(usable)),
+        "positives_per_query": (positives, torch.ones_like(ranking.usable)),
         "no_overlap": (apart, torch.ones_like(apart)),
     }
     return {name: torch.stack([one.sum(dtype=cosine.dtype) for one in both]) for name, both in summed.items()}
@@ -132,18 +144,21 @@ def clove_loss(
     student_maps: list[Tensor], teacher_maps: Tensor, boxes: list[Tensor], image_sizes: Tensor, options: CloveOptions,
     watch: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The whole loss: every ordered pair of a student view and a different global teacher view, with equal weight.
+    """The whole loss: every ordered pair of a student view and a different global teacher view,
+    with equal weight.
 
     Args:
-        student_maps: groups of views of one size, the global group first; each (V, B, C, H, W) of unit length over C.
-        teacher_maps: (V_global, B, C, H, W) of unit length over C, of the same views as the first group.
+        student_maps: groups of views of one size, the global group first; each (V, B, C, H, W) of
+            unit length over C.
+        teacher_maps: (V_global, B, C, H, W) of unit length over C, of the same views as the first
+            group.
         boxes: for each group (V, B, 4), fractions of the source image.
         image_sizes: (B, 2) width and height in source-image pixels.
         watch: False leaves the statistics out.
     Returns:
-        The mean over images and view pairs with a fixed denominator, so that the mean over processes or accumulated
-        micro-batches of equal size is exactly the loss of the joined batch; and the statistics of `ranking_terms`,
-        summed over the view pairs.
+        The mean over images and view pairs with a fixed denominator, so that the mean over
+        processes or accumulated micro-batches of equal size is exactly the loss of the joined
+        batch; and the statistics of `ranking_terms`, summed over the view pairs.
     """
     global_views = teacher_maps.shape[0]
     teacher_cells = teacher_maps.flatten(3).transpose(2, 3)  # (V, B, L, C)
@@ -165,7 +180,8 @@ def clove_loss(
 
 @lru_cache
 def _view_pairs(student_views: int, global_views: int, same: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Student views i and teacher views j of all ordered pairs, without i = j where both are the `same` views.
+    """Student views i and teacher views j of all ordered pairs, without i = j where both are the
+    `same` views.
 
     Kept: a copy from the host at every step would make the host wait for the GPU.
     """
@@ -174,14 +190,15 @@ def _view_pairs(student_views: int, global_views: int, same: bool, device: torch
 
 
 def hardest_negatives(cosine: Tensor, positives: Tensor, options: CloveOptions) -> tuple[int | None, list[int]]:
-    """The teacher cell that is dropped, and those that F_neg of eq. 2 is made of, by falling cosine.
+    """The teacher cell that is dropped, and those that F_neg of eq. 2 is made of, by falling
+    cosine.
 
     cosine, positives: (L,) of one student cell."""
     if options.negatives_exclude == "positives_and_top1":
         cosine = cosine.masked_fill(positives, -torch.inf)
     top, index = cosine.topk(min(options.k, len(cosine)))
-    ranked = index[top > -torch.inf].tolist()
-    return (ranked[0] if ranked else None), ranked[1:]
+    first, *others = index[top > -torch.inf].tolist() or [None]
+    return first, others
 
 
 def negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], options: CloveOptions) -> float:
@@ -190,4 +207,6 @@ def negative_cosine(student: Tensor, teacher: Tensor, negatives: list[int], opti
         return float("nan")
     mean = teacher[:, negatives].mean(1)
     cosine = student @ mean
-    return (cosine / mean.norm() if options.negative_similarity == "mean_vector" else cosine).item()
+    if options.negative_similarity == "mean_vector":
+        cosine = cosine / mean.norm()
+    return cosine.item()

@@ -26,8 +26,8 @@ class Student(nn.Module):
         self.attention = NMHSA(options.projector_dim, options.heads, options.attention, options.attention_temperature)
 
     def forward(self, groups: list[Tensor]) -> list[Tensor]:
-        """Groups of normalised views of one size, each (V, B, 3, S, S) -> contextualized maps of unit length over C,
-        each (V, B, C, H, W)."""
+        """Groups of normalised views of one size, each (V, B, 3, S, S) -> contextualized maps of
+        unit length over C, each (V, B, C, H, W)."""
         return [self.attention(self.projector(self.encoder(views.flatten(0, 1)))).unflatten(0, views.shape[:2])
                 for views in groups]
 
@@ -41,13 +41,14 @@ class EncoderAndHead(nn.Module):
         self.head = head
 
     def forward(self, groups: list[Tensor]) -> list[Tensor]:
-        """Groups of normalised views of one size, each (V, B, 3, S, S) -> what `head` makes of (N, C, H, W), each
-        (V, B, ...)."""
+        """Groups of normalised views of one size, each (V, B, 3, S, S) -> what `head` makes of
+        (N, C, H, W), each (V, B, ...)."""
         return [self.head(self.encoder(views.flatten(0, 1))).unflatten(0, views.shape[:2]) for views in groups]
 
 
 class Teacher(nn.Module):
-    """Encoder and projector that follow the student by moving average; its batch norm keeps its own statistics."""
+    """Encoder and projector that follow the student by moving average; its batch norm keeps its own
+    statistics."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -58,20 +59,22 @@ class Teacher(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: module.renew_cast())
 
     def keep_cast(self, dtype: torch.dtype) -> None:
-        """Keep the convolutions' weights in `dtype` too, for `torch.func.functional_call`: autocast would cast each of
-        them anew in every step, to the same values, bit for bit."""
+        """Keep the convolutions' weights in `dtype` too, for `torch.func.functional_call`: autocast
+        would cast each of them anew in every step, to the same values, bit for bit."""
         self.cast = {name: weight.to(dtype) for name, weight in self.named_parameters() if weight.dim() == 4}
         self._cast_from = [self.get_parameter(name) for name in self.cast]
 
     @torch.no_grad()
     def renew_cast(self) -> None:
-        """To be called when the weights have changed otherwise than by `follow` and `load_state_dict`."""
+        """To be called when the weights have changed otherwise than by `follow` and
+        `load_state_dict`."""
         if self.cast:
             torch._foreach_copy_(list(self.cast.values()), self._cast_from)
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
-        """(V, B, 3, S, S) normalised global views -> (V, B, C, H, W) projected maps of unit length over C."""
+        """(V, B, 3, S, S) normalised global views -> (V, B, C, H, W) projected maps of unit length
+        over C."""
         return unit_length(self.projector(self.encoder(views.flatten(0, 1)))).unflatten(0, views.shape[:2])
 
     @torch.no_grad()
@@ -89,13 +92,15 @@ def at_least_fp32(values: Tensor) -> Tensor:
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(..., 3, S, S) uint8 RGB -> float in the same memory format, ImageNet mean and standard deviation removed."""
+    """(..., 3, S, S) uint8 RGB -> float in the same memory format, ImageNet mean and standard
+    deviation removed."""
     mean, std = _mean_and_deviation(pixels.device, torch.get_default_dtype())
     return pixels.to(mean.dtype).sub_(mean).div_(std)
 
 
 @lru_cache
 def _mean_and_deviation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) each, of values 0..255; kept, because every copy of host values to a GPU makes the host wait."""
+    """(3, 1, 1) each, of values 0..255; kept, because every copy of host values to a GPU makes the
+    host wait."""
     both = 255 * torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=dtype).view(2, 3, 1, 1)
     return both.to(device).unbind()

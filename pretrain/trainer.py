@@ -1,7 +1,10 @@
-"""What one process holds in a training, networks, optimizer and loss scaler, and how it takes a step."""
+"""What one process holds in a training (networks, optimizer, loss scaler) and how it takes a step.
+
+Legend: V views of one size, B images, S side of a view in pixels.
+"""
 
 import contextlib
-import itertools
+import functools
 import math
 import warnings
 from typing import Any
@@ -29,6 +32,7 @@ class Trainer:
     def __init__(
         self, config: Config, process: Process, steps: int, per_epoch: int, classes: tuple[str, ...] = ()
     ) -> None:
+        """steps: of the whole run; per_epoch: steps of an epoch; classes: of the images, sorted."""
         self.config, self.process, self.steps = config, process, steps
         self.train = train = config.train
         self.warmup_steps = round(train.warmup_epochs * per_epoch)
@@ -36,32 +40,33 @@ class Trainer:
         torch.manual_seed(train.seed)
         self.objective = objectives.get(config.objective_name)(train, config.objective, classes, steps)
         self._prepare(self.objective)
-        # What a forward pass changes; layers that leave their counting to us, the student's and the follower's.
-        networks = self.objective.networks()
-        self.counters = [[module.num_batches_tracked for module in network.modules() if type(module) is BatchNorm]
-                         for network in networks]
-        known = {id(counter) for counter in itertools.chain(*self.counters)}
-        self.changed_by_forward = [buffer for network in networks for buffer in network.buffers()
-                                   if id(buffer) not in known]
+        # Batch norm layers leave their counting to the trainer: for each network (student, follower) one list.
+        self.counters: list[list[torch.Tensor]] = []
+        self.changed_by_forward: list[torch.Tensor] = []  # by a forward pass: all other buffers
+        for network in self.objective.networks():
+            counters = [layer.num_batches_tracked for layer in network.modules() if type(layer) is BatchNorm]
+            known = set(map(id, counters))
+            self.counters.append(counters)
+            self.changed_by_forward += [buffer for buffer in network.buffers() if id(buffer) not in known]
         self.forward: nn.Module = self.student
         if process.world > 1:
             with warnings.catch_warnings():
                 # torch 2.14 renames the argument to one that older versions do not know.
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
                 self.forward = DistributedDataParallel(
-                    self.student, device_ids=[process.device.index] if process.device.type == "cuda" else None,
-                    broadcast_buffers=False, gradient_as_bucket_view=True)
+                    self.student, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimizer = LARS(self.student.parameters(), lr=0.0, momentum=train.sgd_momentum,
                               weight_decay=train.weight_decay, trust=train.trust)
         self.skipped = self.skipped_in_a_row = 0  # steps whose loss was not finite
         self.overflowed = self.overflowed_in_a_row = 0  # updates left out because fp16 gradients overflowed
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=train.precision == "fp16")
-        self.micro_batch = process.world * images_at_once(
-            train.batch_size, config.runtime.device_batch, process.world)
+        at_once = images_at_once(train.batch_size, config.runtime.device_batch, process.world)
+        self.micro_batch = process.world * at_once
         self.accumulation = train.batch_size // self.micro_batch
 
     def _prepare(self, objective: Objective) -> None:
-        """Bring the networks to the device, in the memory format and with the batch norm of this run."""
+        """Bring the networks to the device, in the memory format and with the batch norm of this
+        run."""
         process, runtime = self.process, self.config.runtime
         objective.student = objective.student.to(process.device)
         if objective.follower is not None:
@@ -83,13 +88,15 @@ class Trainer:
         return self.objective.student
 
     def lr(self, step: int) -> float:
+        """Learning rate at `step`, from 0."""
         peak = peak_lr(self.train.base_lr, self.train.batch_size)
-        return cosine_schedule(step, self.steps, peak, peak * self.train.final_lr, self.warmup_steps, peak / 100)
+        return cosine_schedule(step, self.steps, peak, peak * self.train.final_lr, self.warmup_steps)
 
     def loss(self, batch: Batch, watch: bool = True) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of one micro-batch of this process, in fp32; with `watch` the objective's statistics too."""
+        """Loss of one micro-batch of this process, in fp32; with `watch` the objective's statistics
+        too."""
         inputs, objective = self._inputs(batch), self.objective
-        # Two regions: autocast keeps the casts of weights that it made, and those without gradient have none to give.
+        # Two regions: autocast keeps the weights it has cast, and those cast without gradient would have none to give.
         with self._autocast(), torch.no_grad():
             targets = objective.targets(inputs)
         with self._autocast():
@@ -102,10 +109,11 @@ class Trainer:
 
     def _inputs(self, batch: Batch) -> Inputs:
         """A micro-batch on the device."""
-        device = self.process.device
+        device, labels = self.process.device, batch.labels
         groups = [normalise(self._in_memory_format(views)) for views in finished_views(batch, device)]
         boxes = [boxes.to(device, non_blocking=True) for boxes in batch.boxes]
-        labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+        if labels is not None:
+            labels = labels.to(device, non_blocking=True)
         return Inputs(groups, boxes, batch.sizes.to(device, non_blocking=True), labels)
 
     def _in_memory_format(self, views: torch.Tensor) -> torch.Tensor:
@@ -119,44 +127,28 @@ class Trainer:
         return (step + 1) % self.config.runtime.log_every == 0 or step + 1 in (1, self.steps)
 
     def step(self, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; returns the loss and, in a logged step, the statistics, means over processes. When the
-        loss is not finite nothing but the count of such steps changes: no update, and batch norm's running statistics
-        are put back. The host waits for the device once, to learn whether the loss is finite."""
-        watch, watched, totals = self.is_logged(step), {}, None
-        kept = self.changed_by_forward
-        before = torch._foreach_mul(kept, 1) if kept else []  # a copy of all of them in one operation
+        """One optimizer step; returns the loss and, in a logged step, the statistics, means over
+        processes.
+
+        When the loss is not finite, nothing but the count of such steps changes: no update, and
+        batch norm's running statistics are put back. The host waits for the device once, to learn
+        whether the loss is finite."""
+        kept, before = self.changed_by_forward, []
+        if kept:
+            before = torch._foreach_mul(kept, 1)  # a copy of all of them in one operation
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.before_step(step)
-        for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            wait = contextlib.nullcontext() if last or self.process.world == 1 else self.forward.no_sync()
-            with wait:
-                loss, statistics = self.loss(batch, watch)
-                self.scaler.scale(loss / self.accumulation if self.accumulation > 1 else loss).backward()
-            watched = {"loss": loss.detach(), **statistics}
-            values = torch.cat([value.float().reshape(-1) for value in watched.values()])
-            totals = values if totals is None else totals + values
-        means = distributed.mean_over_processes(totals / self.accumulation if self.accumulation > 1 else totals)
+        watched, means = self._accumulate(micro_batches, self.is_logged(step))
         *values, overflowed = self._fetch(means)
         result = _by_name(watched, values)
         result |= {"lr": self.lr(step), **self.objective.scheduled(step)}
         if math.isfinite(result["loss"]):
             self.skipped_in_a_row = 0
-            for group in self.optimizer.param_groups:
-                group["lr"] = result["lr"]
-            self.objective.before_update(step)
-            if overflowed:
-                self.overflowed += 1
-                self.overflowed_in_a_row += 1
-            else:
-                self.overflowed_in_a_row = 0
-                self.optimizer.step()
-            self.scaler.update()
-            self.objective.after_update(step)
-            passes = (len(micro_batches[0].views), self.objective.follower_passes)
-            for counters, of_network in zip(self.counters, passes, strict=False):
+            self._update(step, result["lr"], overflowed > 0)
+            # A micro-batch passes the student once for each size of views, the follower once.
+            for counters, passes in zip(self.counters, (len(micro_batches[0].views), 1), strict=False):
                 if counters:
-                    torch._foreach_add_(counters, of_network * self.accumulation)
+                    torch._foreach_add_(counters, passes * self.accumulation)
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -166,13 +158,42 @@ class Trainer:
                 self.scaler.update(self.scaler._scale)  # forgets this step's gradients, keeps the scale
         return result
 
+    def _accumulate(self, micro_batches: list[Batch], watch: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Add up the gradients. Returns loss and statistics of the last micro-batch, by name, and
+        all of their values in one vector, means over micro-batches and processes."""
+        vectors = []
+        for number, batch in enumerate(micro_batches, 1):
+            with contextlib.ExitStack() as stack:
+                if self.process.world > 1 and number < len(micro_batches):
+                    stack.enter_context(self.forward.no_sync())
+                loss, statistics = self.loss(batch, watch)
+                self.scaler.scale(loss / self.accumulation).backward()
+            watched = {"loss": loss.detach(), **statistics}
+            vectors.append(torch.cat([value.float().reshape(-1) for value in watched.values()]))
+        mean = functools.reduce(torch.add, vectors) / self.accumulation
+        return watched, distributed.mean_over_processes(mean)
+
+    def _update(self, step: int, lr: float, overflowed: bool) -> None:
+        """Update the student, unless fp16 gradients overflowed, and then whatever follows it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.objective.before_update(step)
+        if overflowed:
+            self.overflowed += 1
+            self.overflowed_in_a_row += 1
+        else:
+            self.overflowed_in_a_row = 0
+            self.optimizer.step()
+        self.scaler.update()
+        self.objective.after_update(step)
+
     def _fetch(self, means: torch.Tensor) -> list[float]:
-        """The values of `means`, and last whether gradients overflowed (fp16), which are in their true scale after
-        this. Here the host waits; GradScaler.step would make it wait once more."""
+        """The values of `means`, and last whether gradients overflowed (fp16), which are in their
+        true scale after this. Here the host waits; GradScaler.step would make it wait once more."""
         if not self.scaler.is_enabled():
             return [*means.tolist(), 0.0]
         self.scaler.unscale_(self.optimizer)
-        overflow, = self.scaler._found_inf_per_device(self.optimizer).values()
+        [overflow] = self.scaler._found_inf_per_device(self.optimizer).values()
         return torch.cat([means, overflow.reshape(1)]).tolist()
 
     def state(self) -> dict[str, Any]:
@@ -194,12 +215,12 @@ class Trainer:
 
 
 def _by_name(watched: dict[str, torch.Tensor], values: list[float]) -> dict[str, float]:
-    """The fetched `values` under the names of what they were; a sum and a number become their mean, NaN of nothing."""
+    """The fetched `values` under the names of what they were; a sum and a count become their mean,
+    NaN of nothing."""
     result, left = {}, iter(values)
     for name, value in watched.items():
-        if value.numel() == 1:
-            result[name] = next(left)
-        else:
-            total, number = next(left), next(left)
-            result[name] = total / number if number else math.nan
+        result[name] = next(left)
+        if value.numel() == 2:
+            count = next(left)
+            result[name] = result[name] / count if count else math.nan
     return result

@@ -63,10 +63,4 @@ def read_option_file(path: Path, expected: str) -> dict[str, Any]:
 
     `expected` says in an error what the file should hold. Raises `UserError`; the caller checks that there is a file.
     """
-    try:
-        content = yaml_text.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content or {}, dict):
-        raise UserError(f"{path}: expected {expected}, found {type(content).__name__}")
-    return content or {}
+    return yaml_text.read_mapping(path, expected, yaml.BaseLoader)

@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet of torchvision. `layers`: blocks of each stage; `bottleneck`: whether a block is 1x1, 3x3 and 1x1."""
+    """A ResNet of torchvision. `layers`: blocks of each stage; `bottleneck`: whether a block is
+    1x1, 3x3 and 1x1."""
 
     title: str
     depth: int

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, then renamed. Folders to write them in."""
+"""Files that are whole or absent: written beside their place, then renamed. Folders to write them in."""
 
 import errno
 import hashlib
@@ -13,22 +13,22 @@ from pretrain.common.errors import UserError
 NO_SPACE = ("os error 28", "No space left", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
 
 
-def make_folder(folder: Path, option: str = "--output") -> None:
-    """Make the folder, unless it is there, and those above it. `UserError`, which names `option`, if that cannot be."""
+def make_folder(folder: Path) -> None:
+    """Make the folder and those above it. Raises `UserError` when that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"expected a folder for {option}, found that {folder} is a file or would lie in one: "
-                        "name another one") from None
-    except OSError as error:  # a dead mount says ENOENT
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror}): name another {option}") from None
+    except OSError as error:
+        raise UserError(f"--output {folder}: expected a folder, found that it cannot be made ({error.strerror}); "
+                        "choose another --output") from None
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a sibling path to write to; it takes the place of `path` when the block ends without an error.
+    """Yield a sibling path to write to; it takes the place of `path` when the block ends without an
+    error.
 
-    A full disk is an `OSError` with ENOSPC for every writer: those of safetensors and torch raise errors of their own.
+    A full disk is an `OSError` with ENOSPC for every writer: those of safetensors and torch raise
+    errors of their own.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(sibling, path)
     except Exception as error:
-        if not isinstance(error, OSError) and any(words in str(error) for words in NO_SPACE):
+        if not isinstance(error, OSError) and any(text in str(error) for text in NO_SPACE):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     finally:

@@ -1,7 +1,8 @@
 """The one format between the stages: a ResNet state dict under torchvision names with a header that says what it is.
 
-A safetensors file: plain tensors, no pickle, nothing that can run. The header is JSON under the metadata key
-"backbone". Every reader turns its family into this, every writer starts from it: N readers, M writers, never N x M.
+A safetensors file: plain tensors, no pickle, nothing that can run. The header is JSON under the
+metadata key "backbone". Every reader turns its family into this, every writer starts from it: N
+readers, M writers, never N x M.
 """
 
 import json
@@ -53,11 +54,12 @@ class BackboneInfo:
 
     `pixel_mean` and `pixel_std` are in units of 0..1 intensities and in `channel_order`.
     `branch` is "student", "teacher", or "single" for methods with one network.
-    `pretraining` says which pretraining of this project made it: {"objective", "seed", "recipe_sha256" (all that
-    changes the numbers but the seed), "images_sha256" (the list of its images' names)}; None for files from elsewhere.
+    `pretraining` says which pretraining of this project made it: {"objective", "seed",
+    "recipe_sha256" (all that changes the numbers but the seed), "images_sha256" (the list of its
+    images' names)}; None for files from elsewhere.
     `classes`: number of classes that it learned from; None without labels.
-    `random_convolutions`: the seed that its convolutions were drawn from after all, for a control that has only the
-    batch norm of its method; None: they are the method's.
+    `random_convolutions`: the seed that its convolutions were drawn from after all, for a control
+    that has only the batch norm of its method; None: they are the method's.
     """
 
     method: str
@@ -87,18 +89,13 @@ def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: Backbo
 
 
 def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneInfo]:
-    """Read a backbone file; raises `UserError` when it is none."""
+    """Tensors and header of a backbone file. Raises `UserError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("backbone")
-            if header is None:
-                raise UserError(f"{path} is a safetensors file but has no backbone header: "
-                                "expected a file written by `python -m pretrain` or `python -m transfer convert`")
+            header = (file.metadata() or {}).get("backbone", "")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{path}: expected a whole safetensors file, found: {error}; make it again") from None
     return state, read_header(header, path)
 
 
@@ -108,16 +105,18 @@ def header_of(info: BackboneInfo) -> str:
 
 
 def read_header(header: object, path: str | Path) -> BackboneInfo:
-    """The header of a file, here or in a converted one; raises `UserError` naming what is wrong with it."""
+    """The header of a file, here or in a converted one. Raises `UserError`, which says what is
+    wrong with it."""
     try:
         fields = json.loads(header)
         for name in ("pixel_mean", "pixel_std"):
             fields[name] = tuple(fields[name])
         info = BackboneInfo(**fields)
+        wrong = [name for name, holds in HEADER.items() if not holds(getattr(info, name))]
+        if not wrong:
+            return info
+        problem = f"{wrong[0]} {getattr(info, wrong[0])!r:.60}"
     except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} has a backbone header that cannot be read ({error}): make it again with this "
-                        "version") from None
-    if wrong := next((f"{name} {getattr(info, name)!r:.60}" for name, holds in HEADER.items()
-                      if not holds(getattr(info, name))), None):
-        raise UserError(f"{path} has a backbone header with {wrong}, which is no such value: make it again")
-    return info
+        problem = str(error)
+    raise UserError(f"{path}: expected a backbone header of this version, found {problem}; make the file again with "
+                    "`python -m pretrain` or `python -m transfer convert`")

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 
 # Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
-MENDED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
-                  errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+FIXED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR,
+                 errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: says what was expected, what was found, what to do."""
+    """A mistake that the user can fix: WHAT: expected X, found Y; FIX."""
 
 
 def refuse(*problems: tuple[object, str]) -> None:
@@ -25,8 +25,8 @@ def refuse(*problems: tuple[object, str]) -> None:
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point and leave with its exit code.
 
-    `UserError` becomes one line on stderr and exit code 2, likewise what a user can mend in the file system; Ctrl-C
-    becomes 130, output that nobody reads any more 141, as with the shell's own programs.
+    `UserError` becomes one line on stderr and exit code 2, and so does what a user can fix in the
+    file system. Ctrl-C becomes 130, a closed output pipe 141, as with the shell's own programs.
     Everything else is a bug of ours and keeps its traceback.
     """
     try:
@@ -35,17 +35,17 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted: start again with the same words to go on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # `... | head` closed the pipe: nobody's error, but what was asked for is not done
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         sys.stderr.close()
         code = UNREAD
     except OSError as error:
-        if error.errno not in MENDED_BY_USER:
+        if error.errno not in FIXED_BY_USER:
             raise
         print(f"error: {error.strerror}: {error.filename or 'while writing'}; "
-              "free space or choose another folder, then start again with the same words", file=sys.stderr)
+              "free space or choose another folder, then run the same command again", file=sys.stderr)
         code = USER_ERROR
     if sys.stdout is not None:  # closed by >&-
         sys.stdout.flush()

@@ -7,18 +7,24 @@ from typing import Any
 
 
 def read_entries(path: Path, tail: int | None = None) -> list[dict[str, Any]]:
-    """The entries of a file in their order; a line that a kill cut off or that is just being written is left out.
+    """The entries of a file in their order; a line that a kill cut off or that is just being
+    written is left out.
 
-    No file has no entries. `tail`: only those in the last so many bytes.
+    A missing file has no entries. `tail`: read only the last so many bytes.
     """
     if not path.is_file():
         return []
     with open(path, "rb") as file:
-        start = 0 if tail is None else max(path.stat().st_size - tail, 0)
-        file.seek(start)
+        if tail is not None:
+            file.seek(max(path.stat().st_size - tail, 0))
+        cut = file.tell() > 0
         lines = file.read().split(b"\n")
+    if cut:
+        del lines[0]
     found = []
-    for line in lines[1:] if start else lines:
+    for line in lines:
         with suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [entry for entry in found if isinstance(entry, dict)]
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                found.append(entry)
+    return found

@@ -1,8 +1,8 @@
 """One process at a time works in a folder: the lock of a training's folder, and that of a whole run.
 
-Two kinds of lock, for who must let go of it. A training's ends with its own process: its loader processes, which may
-outlive it, do not keep the next start out. A run's is inherited: when the run is killed, its last stage still holds the
-folder until it has saved. Both end with their owners, however these end.
+Two kinds of lock, which differ in who must let go. A training's lock ends with its own process:
+loader processes, which may outlive it, do not keep the next start out. A whole run's lock is
+inherited by its stages: when the run is killed, its last stage holds the folder until it has saved.
 """
 
 import contextlib
@@ -11,45 +11,43 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from pretrain.common.errors import UserError
 
 NAME = ".lock"
-PATIENCE = 30.0  # seconds that a process which is just being stopped is waited for
+PATIENCE = 30.0  # seconds to wait for a process that is just being stopped
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system without locks
 
 
 @contextlib.contextmanager
 def locked(folder: Path, patience: float | None = None, inherited: bool = False) -> Iterator[None]:
-    """Keep other processes out of the folder while the block runs; waits `patience` seconds for one that stops.
+    """Keep other processes out of the folder while the block runs; waits `patience` seconds for one
+    that stops.
 
-    Raises `UserError` when it goes on.
+    Raises `UserError` when that one works on.
     """
     patience = PATIENCE if patience is None else patience
-    take = fcntl.flock if inherited else fcntl.lockf
+    lock = fcntl.flock if inherited else fcntl.lockf
     deadline, said = time.monotonic() + patience, False
     with open(folder / NAME, "a+", encoding="utf-8") as file:
         os.set_inheritable(file.fileno(), inherited)
-        while True:
-            try:
-                take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except (BlockingIOError, PermissionError):
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                if time.monotonic() >= deadline:
-                    raise UserError(f"{owner} works in {folder}: wait for it, or choose another --output") from None
-                if not said:
-                    print(f"{owner} works in {folder}; waiting up to {patience:.0f} s for it to stop", flush=True)
-                    said = True
-                time.sleep(0.2)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                print(f"{folder} is on a file system without locks: nothing keeps a second run out of it", flush=True)
-                break
+        held = _held_elsewhere(lock, file, fcntl.LOCK_EX)
+        while held:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            if time.monotonic() >= deadline:
+                raise UserError(f"{owner} works in {folder}: wait for it, or choose another --output")
+            if not said:
+                print(f"{owner} works in {folder}; waiting up to {patience:.0f} s for it to stop", flush=True)
+                said = True
+            time.sleep(0.2)
+            held = _held_elsewhere(lock, file, fcntl.LOCK_EX)
+        if held is None:
+            print(f"warning: {folder} is on a file system without locks: nothing keeps a second run out of it",
+                  flush=True)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -63,11 +61,17 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        return bool(_held_elsewhere(fcntl.flock, file, fcntl.LOCK_SH))
+
+
+def _held_elsewhere(lock: Callable[[IO, int], None], file: IO, kind: int) -> bool | None:
+    """Take the lock, or say that another process holds it. None: this file system has no locks."""
+    try:
+        lock(file, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
     return False

@@ -1,7 +1,7 @@
-"""How a run is asked to stop, and the exit codes it then leaves with. One owner for each signal.
+"""How a run is asked to stop, and its exit codes then. Each signal has one owner.
 
-Stand-alone, `stop_signals` owns SIGINT, SIGTERM and SIGUSR2. Inside a job of a cluster the job's own code owns them and
-hands `train` a function of its own instead.
+Stand-alone, `stop_signals` owns SIGINT, SIGTERM and SIGUSR2. Inside a job of a cluster the job's
+own code owns them and hands `train` a function of its own instead.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ def never() -> int:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Yields a `Stop` that the first of SIGINT (130), SIGTERM (143) and SIGUSR2 (75) sets; the process goes on until it
-    asks. A second SIGINT interrupts at once."""
+    """Yields a `Stop` that the first of SIGINT (130), SIGTERM (143) and SIGUSR2 (75) sets; the
+    process goes on until it asks. A second SIGINT interrupts at once."""
     received: list[int] = []
 
     def remember(number: int, _: object) -> None:
@@ -30,7 +30,7 @@ def stop_signals() -> Iterator[Stop]:
         received.append(EXIT_CODES[signal.Signals(number)])
 
     with handled(EXIT_CODES, remember):
-        yield lambda: received[0] if received else 0
+        yield lambda: next(iter(received), 0)
 
 
 @contextlib.contextmanager

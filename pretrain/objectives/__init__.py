@@ -1,10 +1,9 @@
 """The registry of objectives: every module in this folder, and the files that CLOVE_OBJECTIVES names, define one.
 
-A file defines it as `OBJECTIVE`, a subclass of `pretrain.objective.Objective`. CLOVE_OBJECTIVES holds paths of Python
-files, joined by os.pathsep.
+A file defines it as `OBJECTIVE`, a subclass of `pretrain.objective.Objective`. CLOVE_OBJECTIVES
+holds paths of Python files, joined by os.pathsep.
 """
 
-import difflib
 import functools
 import importlib
 import os
@@ -27,8 +26,7 @@ def get(name: str) -> type[Objective]:
     """The objective called `name`; raises `UserError` when there is none."""
     known = _found(os.environ.get(VARIABLE, ""))
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-        raise UserError(f"no objective {name!r}: expected one of {', '.join(sorted(known))}; the nearest is {near!r}")
+        raise UserError(f"objective {name!r}: expected one of {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -39,15 +37,16 @@ def options_of(name: str) -> list[str]:
 
 @functools.cache
 def _found(further: str) -> dict[str, type[Objective]]:
-    """{name: objective} of this folder and of the variable's files; `further`, its value, is the key of the cache."""
+    """{name: objective} of this folder and of the variable's files; `further`, its value, is the
+    key of the cache."""
     found: dict[str, type[Objective]] = {}
     modules = [importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
     modules += modules_named_by(VARIABLE, "OBJECTIVE")
     for module in modules:
-        objective = getattr(module, "OBJECTIVE", None)
+        objective = module.OBJECTIVE
         if not (isinstance(objective, type) and issubclass(objective, Objective)):
-            raise UserError(f"{module.__file__} defines no objective: expected OBJECTIVE = a subclass of "
-                            "pretrain.objective.Objective")
+            raise UserError(f"{module.__file__}: expected OBJECTIVE = a subclass of "
+                            f"pretrain.objective.Objective, found {objective!r}")
         if objective.name in found:
             raise UserError(f"{module.__file__}: there is an objective {objective.name!r} already, choose another name")
         found[objective.name] = objective

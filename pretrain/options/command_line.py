@@ -10,14 +10,16 @@ from pretrain.options.shared_options import Runtime, Train
 
 
 def add_identity_options(parser: argparse.ArgumentParser) -> None:
-    """--objective, one option for each shared value that changes the numbers, and for each one of an objective."""
-    parser.add_argument("--objective", metavar="NAME", help=f"what is learned: {', '.join(objectives.names())} "
-                                                            "(default: the recipe's, or clove)")
+    """--objective, one option for each shared value that changes the numbers, and for each one of
+    an objective."""
+    known = ", ".join(objectives.names())
+    parser.add_argument("--objective", metavar="NAME",
+                        help=f"what is learned: {known} (default: the recipe's, or clove)")
     add_options(parser.add_argument_group("train: what changes the numbers, whatever the objective"), Train)
     taken: set[str] = set()  # two objectives may have an option of the same name
     for name in objectives.names():
-        cls = objectives.get(name).Options
-        add_options(parser.add_argument_group(f"{name}: options of --objective {name} alone"), cls, taken)
+        group = parser.add_argument_group(f"{name}: options of --objective {name} alone")
+        add_options(group, objectives.get(name).Options, taken)
         taken |= set(objectives.options_of(name))
 
 
@@ -30,7 +32,8 @@ def add_all_options(parser: argparse.ArgumentParser) -> None:
 def given_values(args: argparse.Namespace) -> dict[str, Any]:
     """The values that were given, by key, as `load_config` takes them."""
     keys = {"objective"}
-    for cls in (Train, Runtime, *(objectives.get(name).Options for name in objectives.names())):
+    for name in objectives.names():
+        keys |= set(objectives.options_of(name))
+    for cls in (Train, Runtime):
         keys |= {one.name for one in fields(cls)}
-    given = vars(args)
-    return {key: given[key] for key in given if key in keys and given[key] is not None}
+    return {key: value for key, value in vars(args).items() if key in keys and value is not None}

@@ -1,4 +1,4 @@
-"""Options: frozen dataclasses whose fields carry a help text, and how a value is read from text or YAML.
+"""Options: frozen dataclasses whose fields carry a help text and bounds, and how a value is read from text or YAML.
 
 The help texts of the fields are the help texts of the command line.
 """
@@ -10,63 +10,82 @@ from collections.abc import Iterable
 from dataclasses import field, fields
 from typing import Any, Literal
 
+from pretrain.common.errors import UserError
+
 LARGEST = 2 ** 31  # of whole numbers: more is a slip of the keyboard, and would overflow a size somewhere
 
 
-def option(default: Any, help_text: str) -> Any:
-    """A field of an options dataclass. Types: int, float, bool, Literal, and tuples of them."""
-    return field(default=default, metadata={"help": help_text})
+def option(
+    default: Any, help_text: str, above: float | None = None, at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field of an options dataclass. Types: int, float, bool, Literal, and tuples of them.
+    `at_most` needs `at_least`."""
+    return field(default=default, metadata={
+        "help": help_text, "above": above, "at_least": at_least, "at_most": at_most})
+
+
+def check_bounds(options: Any) -> None:
+    """Raise `UserError` for the first value of an options dataclass that lies outside the bounds of
+    its option."""
+    for one in fields(options):
+        value, least, most = getattr(options, one.name), one.metadata["at_least"], one.metadata["at_most"]
+        above = one.metadata["above"]
+        if above is not None and value <= above:
+            bounds = f"be above {above}"
+        elif most is not None and not least <= value <= most:
+            bounds = f"lie between {least} and {most}"
+        elif least is not None and value < least:
+            bounds = f"be at least {least}"
+        else:
+            continue
+        raise UserError(f"{one.name} must {bounds}, found {value} ({one.metadata['help']})")
 
 
 def add_options(group: argparse._ActionsContainer, cls: type, taken: Iterable[str] = ()) -> None:
-    """One command-line option for each field of `cls`, but for the names that are `taken`."""
+    """One command-line option for each field of `cls`, except for the names that are `taken`."""
     for one in fields(cls):
         if one.name in taken:
             continue
-        default = one.default
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown, count = one.default, None
+        if isinstance(one.default, tuple):
+            shown, count = " ".join(map(str, one.default)), len(one.default)
+        help_text = one.metadata["help"].replace("%", "%%")
         group.add_argument(f"--{one.name.replace('_', '-')}", dest=one.name, default=None, metavar="X",
-                           nargs=2 if isinstance(default, tuple) else None,
-                           help=f"{one.metadata['help'].replace('%', '%%')} (default {shown})")
+                           nargs=count, help=f"{help_text} (default {shown})")
 
 
 def convert(value: Any, wanted: Any) -> Any:
-    """`value`, which may be text, as the type `wanted`; raises TypeError, ValueError or OverflowError."""
-    origin = typing.get_origin(wanted)
+    """`value`, which may be text, as the type `wanted`; raises TypeError, ValueError or
+    OverflowError."""
+    origin, parts = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
-        for choice in typing.get_args(wanted):
-            same = value == choice and type(value) is type(choice)
-            if same or (isinstance(value, str) and value == str(choice)):
+        for choice in parts:
+            if type(value) in (str, type(choice)) and str(value) == str(choice):
                 return choice
-        raise ValueError
-    if origin is tuple:
-        parts = value.replace(",", " ").split() if isinstance(value, str) else list(value)
-        if len(parts) != len(typing.get_args(wanted)):
-            raise ValueError
-        return tuple(convert(part, one) for part, one in zip(parts, typing.get_args(wanted), strict=True))
-    if wanted is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() not in ("true", "false"):
-            raise ValueError
-        return str(value).lower() == "true"
-    if isinstance(value, bool):
-        raise ValueError
-    if wanted is float:
-        if not math.isfinite(float(value)):
-            raise ValueError
-        return float(value)
-    if wanted is int:
-        if (isinstance(value, float) and not value.is_integer()) or abs(int(value)) >= LARGEST:
-            raise ValueError
-        return int(value)
-    raise TypeError
+    elif origin is tuple:
+        given = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+        if len(given) == len(parts):
+            return tuple(convert(one, part) for one, part in zip(given, parts, strict=True))
+    elif wanted is bool:
+        text = str(value).lower()
+        if text in ("true", "false"):
+            return text == "true"
+    elif wanted is float and not isinstance(value, bool):
+        if math.isfinite(float(value)):
+            return float(value)
+    elif wanted is int and not isinstance(value, bool):
+        has_fraction = isinstance(value, float) and not value.is_integer()
+        if not has_fraction and abs(int(value)) < LARGEST:
+            return int(value)
+    raise ValueError(value)
 
 
 def describe(wanted: Any) -> str:
     """What values of a field's type look like, for an error message."""
+    parts = typing.get_args(wanted)
     if typing.get_origin(wanted) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in typing.get_args(wanted))
+        return "one of " + ", ".join(map(str, parts))
     if typing.get_origin(wanted) is tuple:
-        return f"{len(typing.get_args(wanted))} numbers"
-    return {"int": f"a whole number below {LARGEST}", "float": "a number", "bool": "true or false"}[wanted.__name__]
+        return f"{len(parts)} numbers"
+    return {int: f"a whole number below {LARGEST}", float: "a number", bool: "true or false"}[wanted]

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.jsonl for every program, TensorBoard for people."""
+"""What a run records while it trains: metrics.jsonl for every program, TensorBoard for people."""
 
 import contextlib
 import json
@@ -12,10 +12,13 @@ from pretrain.distributed import Process
 
 
 def lines_until(path: Path, counter: str, last: int) -> list[tuple[str, dict]]:
-    """(line, entry) of the lines of a log whose `counter` is at most `last`: later ones come again when a run goes on.
-    What is no entry, such as a line that a kill cut off, is left out; no file has no lines."""
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    """(line, entry) of the lines of a log whose `counter` is at most `last`: later ones come again
+    when a run resumes. A line that is no entry, such as one that a kill cut off, is left out. A
+    missing file has no lines."""
+    kept: list[tuple[str, dict]] = []
+    if not path.is_file():
+        return kept
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             if entry[counter] <= last:
@@ -24,13 +27,16 @@ def lines_until(path: Path, counter: str, last: int) -> list[tuple[str, dict]]:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard, from the main process; lines after the resumed step are dropped."""
+    """metrics.jsonl and TensorBoard, from the main process; lines after the resumed step are
+    dropped."""
 
     def __init__(self, output: Path, first_step: int, process: Process) -> None:
         self.path, self.active = output / "metrics.jsonl", process.is_main
         self.probed: set[int] = set()  # known to every process: a probe is done by all of them or by none
         kept = lines_until(self.path, "step", first_step)
-        self.probed |= {entry["step"] for _, entry in kept if "retrieval_backbone" in entry}
+        for _, entry in kept:
+            if "retrieval_backbone" in entry:
+                self.probed.add(entry["step"])
         if not self.active:
             return
         write_text(self.path, "".join(line + "\n" for line, _ in kept))
@@ -43,17 +49,12 @@ class MetricsLog:
         if self.active:
             self.board.close()
 
-    def has_probe(self, step: int) -> bool:
-        return step in self.probed
-
-    def probe(self, step: int, values: dict[str, float]) -> None:
-        self._write(step, values)
-
     def step(self, step: int, result: dict[str, float], images_per_second: float, loader_wait: float) -> None:
-        self._write(step, {**result, "images_per_second": round(images_per_second, 2),
+        self.write(step, {**result, "images_per_second": round(images_per_second, 2),
                            "loader_wait": round(loader_wait, 4)})
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Metrics after `step` optimizer steps, by name; null where they are not finite."""
         if not self.active or not values:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}

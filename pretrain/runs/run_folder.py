@@ -18,34 +18,37 @@ LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetens
 
 @contextlib.contextmanager
 def claimed(output: Path, config: Config, folder: Path) -> Iterator[None]:
-    """Make `output` ours while the block runs. Raises `UserError` when it cannot be made, lies in the images' `folder`
-    (links in there are seen by the listing), holds something else or a run with other values, or when another process
-    works in it."""
+    """Make `output` ours while the block runs.
+
+    Raises `UserError` when it cannot be made, lies in the images' `folder` (links in there are seen
+    by the listing), holds something else or a run with other values, or when another process works
+    in it."""
     check_folder(folder)
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):  # Path.resolve fails in loops
         raise among_images(output, folder)
     make_folder(output)
     with locked(output):
-        _stored(output, config)
+        _recorded(output, config)
         yield
 
 
 def bind(output: Path, config: Config, images: ImageList) -> None:
-    """Write down whose folder it is, or raise `UserError` when it is that of a run on other images."""
-    before = _stored(output, config)
+    """Record whose folder it is in run.json, or raise `UserError` when it is that of a run on other
+    images."""
+    before = _recorded(output, config)
     if before is None:
         record = {**config.identity(), "config_hash": config.hash(), "images": len(images),
                   "images_hash": images.sha256, "classes": len(images.classes)}
         write_text(output / "run.json", json.dumps(record, indent=2) + "\n")
-    elif before["images_hash"] != images.sha256:
+    elif before.get("images_hash") != images.sha256:
         if images.names.path and images.names.path.parent == output.absolute():
             images.names.path.unlink()
-        raise UserError(f"{output} holds a run on other images (then {before['images']}, now {len(images)}): choose "
-                        "another --output")
+        raise UserError(f"{output} holds a run on other images (then {before.get('images')}, now {len(images)}): "
+                        "choose another --output")
 
 
-def _stored(output: Path, config: Config) -> dict[str, Any] | None:
-    """What stands in the run.json of a run with these values; None in an empty folder."""
+def _recorded(output: Path, config: Config) -> dict[str, Any] | None:
+    """The run.json of a run with these values; None in an empty folder."""
     path = output / "run.json"
     if not path.is_file():
         there = [name for name in LEFT_BY_A_RUN if (output / name).exists()]
@@ -53,11 +56,9 @@ def _stored(output: Path, config: Config) -> dict[str, Any] | None:
             raise UserError(f"{output} holds {', '.join(there)} but no run.json: expected an empty folder or one of a "
                             "run, choose another --output")
         return None
-    try:
+    before = None
+    with contextlib.suppress(ValueError):  # not JSON: refused by `difference`, as everything that is no record
         before = json.loads(path.read_text(encoding="utf-8"))
-        before["images"], before["images_hash"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: expected the values of a run, choose another --output") from None
     changed = config.difference(before, path)
     if changed and not _has_work(output):  # it was refused before its first step, and is tried with other options
         path.unlink()
@@ -71,5 +72,5 @@ def _stored(output: Path, config: Config) -> dict[str, Any] | None:
 def _has_work(output: Path) -> bool:
     """Whether a run left something that took time: a checkpoint, or a line of metrics."""
     log = output / "metrics.jsonl"
-    return any((output / "checkpoints").glob("*")) or (log.is_file() and log.stat().st_size > 0) \
-        or (output / "done.json").exists()
+    logged = log.is_file() and log.stat().st_size > 0
+    return logged or any((output / "checkpoints").glob("*")) or (output / "done.json").exists()

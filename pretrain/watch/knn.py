@@ -1,12 +1,14 @@
 """k-NN on labelled folders: do the backbone's pooled features put images of one class together?
 
-Labels are those of the run (pretrain/data/labels.py), folder names where it has none. Weights of the neighbours as in
-instance discrimination (Wu et al., 2018) and DINO: exp(cosine / 0.07).
+Labels are those of the run (pretrain/data/labels.py), folder names where it has none. Neighbours
+are weighted as in instance discrimination (Wu et al., 2018) and DINO: exp(cosine / 0.07).
 Legend: N images, C channels, S side in pixels.
 """
 
+import contextlib
 import copy
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -32,39 +34,39 @@ ORDER_SEED = 7_919
 
 
 def choose(names: Sequence[str], images: int, kind: Kind) -> list[tuple[str, int]]:
-    """At most `images` (class, image number), by class: evenly spaced classes, at least two images of each, evenly
-    spaced and as many of each class as there is room for. `kind` as in pretrain/data/labels.py.
+    """At most `images` pairs (class, number of an image), by class: evenly spaced classes with at
+    least two images each, and of each class as many evenly spaced images as there is room for.
+    `kind` as in pretrain/data/labels.py.
 
-    Raises `UserError` unless there are two classes of two images or more; an image without a class is left out."""
-    counts = Counter(class_of(name, kind) for name in names)
-    without = counts.pop(None, 0)
-    usable = {label: count for label, count in counts.items() if count > 1}
-    if len(usable) < 2:
-        raise UserError(
-            f"knn_images needs labels: expected {FORMS[kind]} with two classes or more of two images or more, found "
-            f"{len(usable)} such {'class' if len(usable) == 1 else 'classes'} ({without} images without a class): use "
-            "--knn-images 0, or name the images after their classes")
-    kept = _spaced(sorted(usable), min(len(usable), images // 2))
-    each = images // len(kept)
-    wanted = {label: set(_spaced(range(usable[label]), min(each, usable[label]))) for label in kept}
-    chosen, seen = [], Counter()
+    Raises `UserError` unless there are two classes of two images or more; images without a class
+    are left out."""
+    members: dict[str | None, array] = defaultdict(lambda: array("q"))  # a list would take 36 bytes an image
     for number, name in enumerate(names):
-        label = class_of(name, kind)
-        if label in wanted:
-            if seen[label] in wanted[label]:
-                chosen.append((label, number))
-            seen[label] += 1
-    return sorted(chosen)
+        members[class_of(name, kind)].append(number)
+    without = len(members.pop(None, ()))
+    usable = sorted(label for label, numbers in members.items() if len(numbers) > 1)
+    if len(usable) < 2:
+        raise UserError(f"--knn-images: expected {FORMS[kind]} with two classes or more of two images or more, found "
+                        f"{len(usable)} of them ({without} images without a class): use --knn-images 0, or "
+                        "name the images after their classes")
+    kept, chosen = _spaced(usable, images // 2), []
+    for label in kept:
+        for number in _spaced(members[label], images // len(kept)):
+            chosen.append((label, number))
+    return chosen
 
 
-def _spaced(items: Sequence[T], count: int) -> list[T]:
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
+def _spaced(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items, evenly spaced."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(most, len(items))).astype(int)]
 
 
 def knn_top1(features: Tensor, labels: Tensor) -> float:
-    """Share of images whose class is the one their `NEIGHBOURS` nearest others vote for, each image left out in turn.
+    """Share of images whose class wins the vote of their `NEIGHBOURS` nearest others, each image
+    left out in turn.
 
-    features: (N, C), any length; labels: (N,) class numbers from 0. A vote weighs exp(cosine / TEMPERATURE).
+    features: (N, C), any length; labels: (N,) class numbers from 0. A vote weighs
+    exp(cosine / TEMPERATURE).
     """
     directions = F.normalize(features.float(), dim=1)
     cosine = directions @ directions.T
@@ -78,7 +80,8 @@ def knn_top1(features: Tensor, labels: Tensor) -> float:
 
 
 def centre_crop(image: Image.Image, side: int) -> np.ndarray:
-    """The middle of an RGB image, (3, S, S) uint8: shorter side to S * 256 / 224, then S x S (bicubic)."""
+    """The middle of an RGB image, (3, S, S) uint8: shorter side to S * 256 / 224, then S x S
+    (bicubic)."""
     scale = max(side, round(side * RESIZE)) / min(image.size)
     # Crop and scale in one step, in source pixels.
     width = side / scale
@@ -88,29 +91,32 @@ def centre_crop(image: Image.Image, side: int) -> np.ndarray:
 
 
 class KnnProbe:
-    """Leave-one-out k-NN accuracy of an encoder on at most `images` labelled images, the same ones each time.
+    """Leave-one-out k-NN accuracy of an encoder on at most `images` labelled images, the same ones
+    each time.
 
-    Batch norm uses the statistics of each forward pass, as in the retrieval probe; the images are mixed so that no pass
-    holds a class of its own. Raises `UserError` when the paths say no labels.
+    Batch norm uses the statistics of each forward pass, as in the retrieval probe; the images are
+    mixed so that no pass holds only one class. Raises `UserError` when the images have no labels.
     """
 
     def __init__(self, names: ImageList, images: int, train: Train, device: torch.device) -> None:
         self.device = device
-        pixels, labels = [], []
         kind = "folder" if train.labels == "none" else train.labels
+        crops: list[tuple[str, np.ndarray]] = []
+        readable: Counter[str] = Counter()  # images of each class
         for label, number in choose(names, images, kind):
-            try:
+            with contextlib.suppress(UnreadableImage):
                 image = Image.fromarray(names.pixels(number))
-                pixels.append(centre_crop(image, train.global_size))
-            except UnreadableImage:
-                continue
-            labels.append(label)
-        counts = Counter(labels)
-        # An image whose fellows cannot be read could never be right.
-        kept = [i for i in np.random.default_rng(ORDER_SEED).permutation(len(labels)) if counts[labels[i]] > 1]
-        classes = sorted({labels[i] for i in kept})
-        self.labels = torch.tensor([classes.index(labels[i]) for i in kept])
-        self.pixels = torch.from_numpy(np.stack([pixels[i] for i in kept])) if len(classes) > 1 else torch.empty(0)
+                crops.append((label, centre_crop(image, train.global_size)))
+                readable[label] += 1
+        classes = sorted(label for label, count in readable.items() if count > 1)
+        labels, pixels = [], []
+        for i in np.random.default_rng(ORDER_SEED).permutation(len(crops)):
+            label, crop = crops[i]
+            if label in classes:  # the only readable image of a class could never be right
+                labels.append(classes.index(label))
+                pixels.append(crop)
+        self.labels = torch.tensor(labels)
+        self.pixels = torch.from_numpy(np.stack(pixels)) if len(classes) > 1 else torch.empty(0)
 
     @torch.no_grad()
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
@@ -119,6 +125,7 @@ class KnnProbe:
             return {}
         encoder = copy.deepcopy(encoder).train()
         passes = -(-len(self.pixels) // AT_ONCE)
-        pooled = [encoder(normalise(part.to(self.device))).float().mean((2, 3))
-                  for part in self.pixels.tensor_split(passes)]
+        pooled = []
+        for part in self.pixels.tensor_split(passes):
+            pooled.append(encoder(normalise(part.to(self.device))).float().mean((2, 3)))
         return {"knn_top1": knn_top1(torch.cat(pooled), self.labels.to(self.device))}

@@ -1,4 +1,4 @@
-"""How far features spread: two figures that show a collapse before the loss does.
+"""How far features spread: two metrics that show a collapse before the loss does.
 
 Legend: N cells, C channels.
 """
@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 def feature_std(cells: Tensor) -> float:
-    """Spread of the directions of (N, C) features: the standard deviation over the cells of each channel of the
-    L2-normalised features, mean over the channels, times sqrt(C) (Chen & He, "Exploring Simple Siamese Representation
-    Learning", 2021). About 1 for features that point everywhere alike, 0 when all point the same way. A backbone's
-    features end in a ReLU, all above 0, and stay well below 1. NaN without cells."""
+    """Spread of the directions of (N, C) features: the standard deviation over the cells of each
+    channel of the L2-normalised features, mean over the channels, times sqrt(C) (Chen & He,
+    "Exploring Simple Siamese Representation Learning", 2021). About 1 for features that point
+    everywhere alike, 0 when all point the same way. A backbone's features end in a ReLU, all above
+    0, and stay well below 1. NaN without cells."""
     if not len(cells):
         return float("nan")
     directions = F.normalize(cells.double(), dim=1)
@@ -20,10 +21,11 @@ def feature_std(cells: Tensor) -> float:
 
 
 def effective_rank(cells: Tensor) -> float:
-    """Number of dimensions that (N, C) features use: exp of the entropy of their singular values over their sum (Roy &
-    Vetterli, "The effective rank", 2007), of the L2-normalised features so that no strong cell decides. 1 when all lie
-    on one line, at most min(N, C). Nothing is centred: a common direction of all cells lowers it. NaN without a cell
-    other than 0, or when one is not finite."""
+    """Number of dimensions that (N, C) features use: exp of the entropy of their singular values
+    over their sum (Roy & Vetterli, "The effective rank", 2007), of the L2-normalised features so
+    that no strong cell decides. 1 when all lie on one line, at most min(N, C). Nothing is centred:
+    a common direction of all cells lowers it. NaN without a cell other than 0, or when one is not
+    finite."""
     if not len(cells) or not cells.isfinite().all():
         return float("nan")
     directions = F.normalize(cells.double(), dim=1)
@@ -40,8 +42,8 @@ def effective_rank(cells: Tensor) -> float:
 
 
 def sample_cells(maps: Tensor, cells: int, seed: int = 0) -> Tensor:
-    """At most `cells` cells of (N, C, H, W) maps, drawn without replacement, as (cells, C) float32 on the CPU; the same
-    ones for the same shape and seed, whatever the global random state."""
+    """At most `cells` cells of (N, C, H, W) maps, drawn without replacement, as (cells, C) float32
+    on the CPU; the same ones for the same shape and seed, whatever the global random state."""
     flat = maps.permute(0, 2, 3, 1).flatten(0, 2)
     chosen = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[:cells]
     return flat[chosen.to(flat.device)].float().cpu()

@@ -102,7 +102,7 @@ def test_step__batch_norm_over_the_own_share_would_be_told(single: dict, double:
 
 @pytest.mark.slow
 def test_runs__a_signal_to_one_process_stops_all_after_the_same_step(double: list[dict]) -> None:
-    text = "stopped after step 3, saved; start again with the same words to go on"
+    text = "stopped after step 3, saved; run the same command again to resume"
     assert [one["runs"]["stopped"] for one in double] == [(text, 143), (text, 143)]
 
 
@@ -135,7 +135,8 @@ def test_one_process__nothing_communicates() -> None:
 
 def test_start__an_environment_that_torchrun_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "x")
-    with pytest.raises(UserError, match="environment's WORLD_SIZE is 'x': expected a whole number as torchrun sets it"):
+    text = "environment variable WORLD_SIZE: expected a whole number as torchrun sets it, found 'x'"
+    with pytest.raises(UserError, match=text):
         distributed.start("cpu")
 
 

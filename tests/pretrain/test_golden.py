@@ -181,7 +181,7 @@ def test_lars__three_steps(golden: Golden) -> None:
 
 def test_schedules__learning_rate_and_momentum(golden: Golden) -> None:
     peak = peak_lr(1.0, 2048)
-    rates = [cosine_schedule(step, 260, peak, peak / 100, 5 * 13, peak / 100) for step in range(260)]
+    rates = [cosine_schedule(step, 260, peak, peak / 100, 5 * 13) for step in range(260)]
     momenta = [cosine_schedule(step, 260, 0.99, 1.0) for step in range(260)]
     np.testing.assert_allclose(rates, golden["schedule.lr"].numpy(), rtol=0, atol=1e-6)
     np.testing.assert_allclose(momenta, golden["schedule.momentum"].numpy(), rtol=0, atol=1e-6)

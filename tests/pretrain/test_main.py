@@ -22,7 +22,7 @@ def test_run__a_process_that_is_gone_is_one_line(photos, tiny, tmp_path, monkeyp
 
     monkeypatch.setattr(pretrain.train, "train", broken)
     monkeypatch.setattr(pretrain.distributed, "start", lambda _: Process(1, 2, torch.device("cpu")))
-    with pytest.raises(UserError, match="another process of this run has ended: its own words say why"):
+    with pytest.raises(UserError, match="another process of this run has ended: see its own message"):
         run(tiny(), photos, tmp_path, lambda: 0)
 
 
@@ -48,7 +48,7 @@ def test_command_line__an_empty_folder_name_is_refused(option, tmp_path, capsys)
     with pytest.raises(SystemExit) as left:
         parse([word for pair in words.items() for word in pair])
     assert left.value.code == 2
-    assert f"argument {option}: expected a folder, found an empty word: a variable that is not set?" in \
+    assert f"argument {option}: expected a folder, found an empty argument: a variable that is not set?" in \
         capsys.readouterr().err
 
 
@@ -64,4 +64,4 @@ def test_command_line__a_signal_from_outside_is_obeyed(photos, environment, tiny
     os.kill(child.pid, signal.SIGTERM)
     _, error = child.communicate(timeout=300)
     assert child.returncode == 143
-    assert "start again with the same words to go on" in error
+    assert "run the same command again to resume" in error

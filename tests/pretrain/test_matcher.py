@@ -167,12 +167,6 @@ def test_match__the_larger_diagonal_counts() -> None:
     assert match(large, small, (1, 1), (1, 1), 0.4, "cell_diagonal", size).item()
 
 
-@pytest.mark.parametrize("unit", ["cell_diagonal", "pixel"])
-def test_match__pixel_units_need_sizes(unit: str) -> None:
-    with pytest.raises(ValueError, match="needs the image sizes"):
-        match(torch.rand(4), torch.rand(4), (2, 2), (2, 2), 1.0, unit)
-
-
 def test_match__broadcasts_over_views_and_images() -> None:
     rng = torch.Generator().manual_seed(0)
     first, second = torch.rand(3, 1, 2, 4, generator=rng), torch.rand(1, 5, 2, 4, generator=rng)

@@ -94,7 +94,7 @@ def test_lars__state_goes_through_a_state_dict() -> None:
 
 
 def test_cosine_schedule__warmup_reaches_the_peak_at_its_last_step() -> None:
-    values = [cosine_schedule(step, 20, 8.0, 0.08, 5, 0.08) for step in range(20)]
+    values = [cosine_schedule(step, 20, 8.0, 0.08, 5) for step in range(20)]
     assert values[:5] == pytest.approx([0.08, 2.06, 4.04, 6.02, 8.0])
     assert values[5] == 8.0 and values[5:] == sorted(values[5:], reverse=True)
     assert values[12] == pytest.approx(0.08 + 7.92 * 0.5 * (1 + math.cos(math.pi * 7 / 15)))
@@ -109,7 +109,7 @@ def test_cosine_schedule__without_warmup() -> None:
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (2, 1), (3, 3)])
 def test_cosine_schedule__very_short_runs(steps: int, warmup: int) -> None:
-    values = [cosine_schedule(step, steps, 2.0, 0.02, warmup, 0.02) for step in range(steps)]
+    values = [cosine_schedule(step, steps, 2.0, 0.02, warmup) for step in range(steps)]
     assert all(0.02 <= value <= 2.0 for value in values)
 
 

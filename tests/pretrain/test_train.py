@@ -3,12 +3,10 @@
 import hashlib
 import itertools
 import json
-import math
 import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +15,6 @@ import pretrain.loss
 import pretrain.train
 import pretrain.trainer
 from pretrain.common.backbone_file import load_backbone
-from pretrain.common.errors import UserError
-from pretrain.distributed import Process
 from pretrain.runs.drill import difference
 
 TIMING = ("images_per_second", "loader_wait")
@@ -82,7 +78,7 @@ def test_train__killed_and_resumed_equals_uninterrupted(whole, photos, run_pretr
     assert killed.returncode == code, killed.stderr
     assert not (tmp_path / "backbone.safetensors").exists()
     if code > 0:
-        assert "saved; start again with the same words to go on" in killed.stderr
+        assert "saved; run the same command again to resume" in killed.stderr
     again = run_pretrain(photos, tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
@@ -107,7 +103,7 @@ def test_train__finished_run_whose_backbone_went_astray_writes_it_again(whole, p
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     (tmp_path / "backbone.safetensors").unlink()
     done = cli(photos, tmp_path)
-    assert done.returncode == 0 and "goes on from step 6 of 6" in done.stdout
+    assert done.returncode == 0 and "resumes from step 6 of 6" in done.stdout
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
     assert metrics(tmp_path) == metrics(whole)
 
@@ -134,7 +130,7 @@ def test_train__truncated_newest_checkpoint_the_one_before_is_used(whole, photos
     again = run_pretrain(photos, tmp_path)
     assert again.returncode == 0
     assert "passed over: step_00000006.pt is damaged" in again.stdout
-    assert "goes on from step 4 of 6" in again.stdout
+    assert "resumes from step 4 of 6" in again.stdout
     assert (tmp_path / "backbone.safetensors").read_bytes() == (whole / "backbone.safetensors").read_bytes()
     assert metrics(tmp_path) == metrics(whole)
 
@@ -188,16 +184,6 @@ def test_train__nan_losses_in_a_row_are_counted_over_a_restart(photos, cli, tmp_
     assert "error: loss was not finite 3 times in a row up to step 3" in again.stderr
 
 
-def test_not_finite__names_the_images_of_a_step_once(tmp_path):
-    """A killed run meets its last steps again."""
-    process, runtime = Process(0, 1, torch.device("cpu")), SimpleNamespace(nonfinite_limit=9)
-    trainer = SimpleNamespace(process=process, config=SimpleNamespace(runtime=runtime), skipped_in_a_row=1)
-    for step in (2, 12, 2, 12, 1):
-        pretrain.train._not_finite(math.nan, step, trainer, [SimpleNamespace(names=[f"{step}.png", "b.png"])], tmp_path)
-    assert (tmp_path / "nonfinite.log").read_text().splitlines() == [
-        "step 2: 2.png", "step 2: b.png", "step 12: 12.png", "step 12: b.png", "step 1: 1.png", "step 1: b.png"]
-
-
 def test_train__gradients_that_overflow_on_and_on_end_the_run(photos, cli, tmp_path, monkeypatch):
     true_step = pretrain.trainer.Trainer.step
 
@@ -243,7 +229,7 @@ def test_train__a_signal_before_the_first_step(photos, cli, tmp_path, monkeypatc
     monkeypatch.setattr(pretrain.train, "Probe", probe)
     done = cli(photos, tmp_path)
     assert done.returncode == 143
-    assert "stopped before the first step; start again with the same words" in done.stderr
+    assert "stopped before the first step; run the same command again" in done.stderr
     assert (tmp_path / "metrics.jsonl").read_text() == "" and not (tmp_path / "checkpoints").exists()
     monkeypatch.setattr(pretrain.train, "Probe", true_probe)
     assert cli(photos, tmp_path, epochs=3).returncode == 0
@@ -275,32 +261,6 @@ def test_train__too_many_corrupt_images_stop_the_run(make_photos, cli, tmp_path)
     assert done.returncode == 2
     assert "of 9 images cannot be read, expected at most a share of 0.02" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(("share", "bad", "processes", "stops"), [
-    (0.1, 6, 2, False), (0.1, 7, 2, True), (0.1, 6, 1, False), (0.001, 1, 1, False), (0.001, 2, 1, True),
-    (0, 1, 1, True)])
-def test_note_unreadable__the_share_is_of_all_images_for_every_process(tmp_path, tiny, share, bad, processes, stops):
-    process = Process(1, processes, torch.device("cpu"))
-    batch = SimpleNamespace(unreadable={f"a: {number}.png": "cannot be decoded: x" for number in range(bad)})
-    noted = (known := {}), batch, tmp_path, 64, tiny(max_corrupt_share=share).train, process
-    if stops:
-        most = f"expected at most a share of {share:g}"
-        with pytest.raises(UserError, match=f"^{bad} of 64 images cannot be read, {most} "):
-            pretrain.train._note_unreadable(*noted)
-    else:
-        pretrain.train._note_unreadable(*noted)
-    assert len(known) == bad
-
-
-def test_noted_unreadable__is_known_after_a_restart_and_written_once(tmp_path, tiny):
-    process, log = Process(0, 1, torch.device("cpu")), tmp_path / "unreadable.log"
-    batch = SimpleNamespace(unreadable={"a.png": "cannot be decoded: x: y", "caf\udce9.png": "the file is gone"})
-    for _ in range(2):
-        known = pretrain.train._noted_unreadable(tmp_path, process)
-        pretrain.train._note_unreadable(known, batch, tmp_path, 64, tiny(max_corrupt_share=0.5).train, process)
-        assert known == batch.unreadable
-    assert log.read_bytes() == b"a.png: cannot be decoded: x: y\ncaf\xe9.png: the file is gone\n"
 
 
 def test_train__a_picture_that_cannot_be_drawn_is_no_end_of_a_run(photos, cli, monkeypatch, tmp_path):
@@ -336,7 +296,7 @@ def test_train__goes_on_with_another_number_of_processes(whole, photos, tiny_wor
          "--data", str(photos), "--output", str(tmp_path), *tiny_words()],
         env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "goes on from step 4 of 6" in done.stdout
+    assert "resumes from step 4 of 6" in done.stdout
     assert "processes 1 -> 2, images at once 4 -> 4 (batch norm sees these together); a step stays 4 images" \
         in done.stdout
     one, two = final_state(whole)["student"], final_state(tmp_path)["student"]

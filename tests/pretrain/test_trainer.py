@@ -196,17 +196,17 @@ def test_command_line__full_disk_is_one_line_and_the_run_goes_on_later(
 ) -> None:
     full = run_pretrain(photos, tmp_path, prelude=DISK_FULL.format(step=4))
     assert full.returncode == 2 and "Traceback" not in full.stderr
-    assert "error: No space left on device: " in full.stderr and "then start again with the same words" in full.stderr
+    assert "error: No space left on device: " in full.stderr and "then run the same command again" in full.stderr
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000002.json", "step_00000002.pt"]
     again = run_pretrain(photos, tmp_path)
-    assert again.returncode == 0 and "goes on from step 2 of 6" in again.stdout
+    assert again.returncode == 0 and "resumes from step 2 of 6" in again.stdout
 
 
 @pytest.mark.parametrize(("changes", "text"), [
     ({"batch_size": 16}, "batch_size 16 needs at least as many images, found 9"),
     ({"epochs": "many"}, "epochs on the command line: expected a whole number below 2147483648, found 'many'"),
-    ({"recipe": "none"}, "no recipe 'none': expected a YAML file or one of demo"),
+    ({"recipe": "none"}, "--recipe none: expected a YAML file or one of demo"),
 ], ids=["batch", "type", "recipe"])
 def test_command_line__mistakes_are_one_line(cli: Callable, photos: Path, tmp_path: Path, changes: dict,
                                              text: str) -> None:

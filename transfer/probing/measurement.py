@@ -142,10 +142,8 @@ def retrieval(features: nn.Module, views: RetrievalProbe) -> float | None:
     for view in views.views:
         parts = [features(part.to(views.device)) for part in view.split(RECALIBRATION_BATCH)]
         maps.append(F.normalize(torch.cat(parts).float(), dim=1))
-    first, second = maps
-    boxes = views.boxes.to(views.device)
-    found = retrieval_accuracy(first, second, boxes[0], boxes[1], views.sizes.to(views.device), views.t_pos,
-                               views.t_pos_unit)
+    found = retrieval_accuracy(
+        (maps[0], maps[1]), views.boxes.to(views.device), views.sizes.to(views.device), views.t_pos, views.t_pos_unit)
     return None if np.isnan(found) else found
 
 

@@ -194,7 +194,7 @@ def test_output__relative_is_made_absolute(tmp_path, monkeypatch):
      f"--schedule coco=2x,voc=24k: expected NAME, or TASK=NAME,... with tasks of {', '.join(POSTER_TASKS)}, found "
      "'voc=24k'"),
     (["--demo", "--solver", "coco=,keypoints=common"], "--solver coco=,keypoints=common: expected NAME, or TASK=NAME"),
-    (["--recipe", "demmo"], "no recipe 'demmo': expected a YAML file or one of demo"),
+    (["--recipe", "demmo"], "--recipe demmo: expected a YAML file or one of demo"),
     (["--methods", "rand", "--set", "pretrain.seed=1"], "--set pretrain.seed=1 changes nothing here"),
     (["--pretrain", "mini"], "--pretrain mini: expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as"),
     (["--pretrain", "a=mini,b"], "--pretrain a=mini,b: expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as "),

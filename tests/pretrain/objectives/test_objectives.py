@@ -256,5 +256,5 @@ def test_supervised__a_whole_run_names_its_method_through_the_conversion_and_res
     for path in (output / "done.json", output / "backbone.safetensors", *output.glob("checkpoints/step_00000006.*")):
         path.unlink()
     again = run(tmp_path / "photos", output, environment)
-    assert "goes on from step 4 of 6" in again.stdout, again.stderr
+    assert "resumes from step 4 of 6" in again.stdout, again.stderr
     assert (output / "backbone.safetensors").read_bytes() == backbone

@@ -59,7 +59,7 @@ def test_compare__a_doubled_or_missing_step(tmp_path: Path, steps: tuple[int, ..
 def test_compare__other_figures_and_another_backbone(tmp_path: Path) -> None:
     one, other = finished(tmp_path / "a", STATE), finished(tmp_path / "b", STATE, loss=0.25)
     (other / "backbone.safetensors").write_bytes(b"Weights")
-    assert drill.compare(one, other, 3) == ["backbone.safetensors differs", "metrics.jsonl holds other figures"]
+    assert drill.compare(one, other, 3) == ["backbone.safetensors differs", "metrics.jsonl holds other values"]
 
 
 def test_kills__special_moments_and_random_ones_that_move_on(tmp_path: Path) -> None:
@@ -125,7 +125,8 @@ def test_main__mistakes(photos: Path, tmp_path: Path, words: Callable) -> None:
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *words()])
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="out exists: expected a new folder for --output"):
+    text = "out: expected a new folder, which the drill fills and removes, found that it exists"
+    with pytest.raises(UserError, match=text):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), *words(epochs=9)])
 
 

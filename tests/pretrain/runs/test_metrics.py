@@ -18,7 +18,7 @@ def lines(folder: Path) -> list[dict]:
 
 def test_log__one_line_and_one_scalar_for_each_value(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, 0, MAIN) as log:
-        log.probe(0, {"retrieval_backbone": 0.25, "knn_top1": 0.5})
+        log.write(0, {"retrieval_backbone": 0.25, "knn_top1": 0.5})
         log.step(1, {"loss": 2.0}, 33.333, 0.12345)
     assert lines(tmp_path) == [{"step": 0, "retrieval_backbone": 0.25, "knn_top1": 0.5},
                                {"step": 1, "loss": 2.0, "images_per_second": 33.33, "loader_wait": 0.1235}]
@@ -36,25 +36,25 @@ def test_log__not_finite_is_null(tmp_path: Path) -> None:
 
 def test_log__resumed_drops_later_and_torn_lines_and_knows_its_probes(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, 0, MAIN) as log:
-        log.probe(0, {"retrieval_backbone": 0.1})
-        log.probe(2, {})
+        log.write(0, {"retrieval_backbone": 0.1})
+        log.write(2, {})
         for step in (1, 2, 3):
             log.step(step, {"loss": float(step)}, 1.0, 0.0)
-        log.probe(3, {"retrieval_backbone": 0.2})
+        log.write(3, {"retrieval_backbone": 0.2})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 2, "lo')
     with MetricsLog(tmp_path, 2, MAIN) as log:
-        assert [log.has_probe(step) for step in range(4)] == [True, False, False, False]
+        assert log.probed == {0}
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
 
 
 def test_log__other_processes_write_nothing_but_know_the_probes(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, 0, MAIN) as log:
-        log.probe(0, {"retrieval_backbone": 0.1})
+        log.write(0, {"retrieval_backbone": 0.1})
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with MetricsLog(tmp_path, 5, Process(1, 2, torch.device("cpu"))) as log:
         log.step(6, {"loss": 1.0}, 1.0, 0.0)
-        assert log.has_probe(0)
+        assert log.probed == {0}
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 

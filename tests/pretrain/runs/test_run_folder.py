@@ -91,8 +91,8 @@ def test_claimed__a_file_system_without_locks(photos: Path, tiny: Callable, tmp_
 
 
 @pytest.mark.parametrize(("place", "text"), [
-    ("a_file", r"expected a folder for --output, found that .*a_file is a file or would lie in one"),
-    ("a_file/out", r"a_file/out is a file or would lie in one"),
+    ("a_file", r"--output .*a_file: expected a folder, found that it cannot be made \(File exists\); choose another"),
+    ("a_file/out", r"a_file/out: expected a folder, found that it cannot be made \(Not a directory\)"),
     ("x" * 300, r"cannot be made \(File name too long\)"),
     ("photos/out", "photos/out lies inside --data .*photos, where the run's own figures would become images"),
     ("photos", "lies inside --data"),
@@ -114,7 +114,7 @@ def test_claimed__places_that_cannot_work(make_photos: Callable, tiny: Callable,
     '{"objective": "clove", "train": 3, "images": 1, "images_hash": ""}'])
 def test_claimed__run_json_of_something_else(photos: Path, tiny: Callable, tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    text = "run.json is damaged: expected the values of a run, choose another --output"
+    text = "run.json: expected the values of a run of this version, found it damaged"
     with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), photos):
         pass
     assert (tmp_path / "run.json").read_text() == content
@@ -122,14 +122,15 @@ def test_claimed__run_json_of_something_else(photos: Path, tiny: Callable, tmp_p
 
 def test_claimed__the_folder_of_an_older_version(photos: Path, tiny: Callable, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"numbers": {"seed": 0}, "images": 9, "images_hash": ""}')
-    text = r"run.json is of an older version of this program, whose runs this one neither resumes nor shows"
+    text = r"run.json: expected the values of a run of this version, found it damaged"
     with pytest.raises(UserError, match=text) as error, run_folder.claimed(tmp_path, tiny(), photos):
         pass
     assert "\n" not in str(error.value)
 
 
 def test_claimed__the_folder_of_another_objective(photos: Path, tiny: Callable, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"objective": "other", "train": {}, "images": 9, "images_hash": ""}')
+    record = {"objective": "other", "train": {}, "other": {}, "images": 9, "images_hash": ""}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     text = r"holds a run with other values \(objective 'other' -> 'clove'\): choose another --output"
     with pytest.raises(UserError, match=text), run_folder.claimed(tmp_path, tiny(), photos):

@@ -57,9 +57,9 @@ def test_choose__images_of_classes_with_two_or_more() -> None:
 
 
 @pytest.mark.parametrize("names, found", [
-    (["1.jpg", "2.jpg"], r"found 0 such classes \(2 images without a class\): use --knn-images 0"),
-    (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "4.jpg"], r"found 1 such class \(1 images without a class\)"),
-    (["a/cat/1.jpg", "a/cat/2.jpg", "a/dog/1.jpg"], r"found 1 such class \(0 images without a class\)"),
+    (["1.jpg", "2.jpg"], r"found 0 of them \(2 images without a class\): use --knn-images 0"),
+    (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "4.jpg"], r"found 1 of them \(1 images without a class\)"),
+    (["a/cat/1.jpg", "a/cat/2.jpg", "a/dog/1.jpg"], r"found 1 of them \(0 images without a class\)"),
 ], ids=["flat", "one class", "one folder above"])
 def test_choose__missing_labels_are_told(names: list[str], found: str) -> None:
     with pytest.raises(UserError, match="expected CLASS/IMAGE with two classes or more.*" + found):

@@ -46,25 +46,26 @@ def random_features(seed: int) -> Tensor:
 def test_retrieval__one_when_each_cell_has_its_own_feature() -> None:
     views = boxes(0)
     features = random_features(0)
-    assert retrieval_accuracy(features, features, views, views, SIZES, 0.7) == 1.0
+    assert retrieval_accuracy((features, features), (views, views), SIZES, 0.7) == 1.0
 
 
 def test_retrieval__mirrored_second_view() -> None:
     """The second view is the first one mirrored: the right cell is on the other side."""
     views, features = boxes(0), random_features(0)
     mirrored = views[:, [2, 1, 0, 3]]
-    assert retrieval_accuracy(features, features.flip(-1), views, mirrored, SIZES, 0.7) == 1.0
-    assert retrieval_accuracy(features, features, views, mirrored, SIZES, 0.7) < 0.1
+    assert retrieval_accuracy((features, features.flip(-1)), (views, mirrored), SIZES, 0.7) == 1.0
+    assert retrieval_accuracy((features, features), (views, mirrored), SIZES, 0.7) < 0.1
 
 
 def test_retrieval__features_that_know_the_place() -> None:
     first, second = boxes(1), boxes(2)
-    accuracy = retrieval_accuracy(knowing_the_place(first), knowing_the_place(second), first, second, SIZES, 0.7)
+    maps = knowing_the_place(first), knowing_the_place(second)
+    accuracy = retrieval_accuracy(maps, (first, second), SIZES, 0.7)
     assert accuracy > 0.9  # a sphere is not quite flat
 
 
 def test_retrieval__random_features_are_near_chance() -> None:
-    accuracy = retrieval_accuracy(random_features(1), random_features(2), boxes(1), boxes(2), SIZES, 0.7)
+    accuracy = retrieval_accuracy((random_features(1), random_features(2)), (boxes(1), boxes(2)), SIZES, 0.7)
     assert 0 <= accuracy < 3 / 36
 
 
@@ -74,23 +75,23 @@ def test_retrieval__only_matched_cells_count() -> None:
     first, second = torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([[0.25, 0.0, 0.75, 0.5]])
     one = torch.eye(16).reshape(1, 16, 4, 4)
     other = one.roll(-2, dims=-1)  # column c of the second view is column c + 2 of the first
-    assert retrieval_accuracy(one, other, first, second, size, 0.1) == 1.0
+    assert retrieval_accuracy((one, other), (first, second), size, 0.1) == 1.0
     other[..., :2] = other[..., :2].roll(1, dims=-2)  # now the shared columns are wrong
-    assert retrieval_accuracy(one, other, first, second, size, 0.1) == 0.0
+    assert retrieval_accuracy((one, other), (first, second), size, 0.1) == 0.0
 
 
 def test_retrieval__nan_without_a_match() -> None:
     far = torch.tensor([[0.0, 0, 0.2, 0.2]]), torch.tensor([[0.7, 0.7, 1.0, 1.0]])
     features = random_features(0)[:1]
-    assert math.isnan(retrieval_accuracy(features, features, *far, SIZES[:1], 0.7))
+    assert math.isnan(retrieval_accuracy((features, features), far, SIZES[:1], 0.7))
 
 
 def test_retrieval__unit_of_the_threshold() -> None:
     """32 as pixels matches some cells, 32 as cell diagonals would match all of them."""
     far = torch.tensor([[0.0, 0, 0.2, 0.2]]), torch.tensor([[0.7, 0.7, 1.0, 1.0]])
     features = random_features(0)[:1]
-    assert math.isnan(retrieval_accuracy(features, features, *far, SIZES[:1], 32.0, "pixel"))
-    assert not math.isnan(retrieval_accuracy(features, features, *far, SIZES[:1], 32.0))
+    assert math.isnan(retrieval_accuracy((features, features), far, SIZES[:1], 32.0, "pixel"))
+    assert not math.isnan(retrieval_accuracy((features, features), far, SIZES[:1], 32.0))
 
 
 @pytest.fixture
@@ -156,5 +157,5 @@ def test_probe__knn_beside_the_others_when_asked_for(tmp_path: Path, make_photos
 
 
 def test_probe__knn_without_labels_is_refused(photos: Path, tiny: Callable) -> None:
-    with pytest.raises(UserError, match="knn_images needs labels: expected CLASS/IMAGE"):
+    with pytest.raises(UserError, match="--knn-images: expected CLASS/IMAGE"):
         Probe(list_images(photos), tiny(knn_images=4), torch.device("cpu"))

@@ -47,11 +47,11 @@ def test_a_file_outside_the_project_adds_a_task(tmp_path):
 
 @pytest.mark.parametrize("content, message", [
     (None, "found no such file"),
-    ("x = 1\n", "found none in it"),
+    ("x = 1\n", "found no TASK in it"),
     ("from transfer.tasks.coco import TASK\n", "two files define the task coco"),
     ("import dataclasses\nfrom transfer.tasks.coco import TASK\nTASK = dataclasses.replace(TASK, name='own')\n",
      "the tasks coco and own have the table coco_detection_segmentation both: rename the table in "),
-    ("TASK = (\n", "own.py: expected Python, found in line 1: '(' was never closed"),
+    ("TASK = (\n", "own.py: expected a Python file that defines TASK, found an error in line 1: '(' was never closed"),
 ])
 def test_a_wrong_file_is_one_clear_error(tmp_path, content, message):
     own = tmp_path / "own.py"

@@ -47,7 +47,7 @@ def test_file_in_this_folder__is_left_alone_by_a_run_on_this_machine(here):
     ("setup: module load x", "cluster.yaml: setup: expected a list of shell lines, found 'module load x'"),
     ("- nodes", "cluster.yaml: expected lines KEY: VALUE, found list"),
     ("a: [", "cluster.yaml is not YAML: while parsing"),
-    ("nodes: 1\nsbatch: {a: 1, a: 2}", "cluster.yaml is not YAML: line 2: 'a' stands there a second time"),
+    ("nodes: 1\nsbatch: {a: 1, a: 2}", "cluster.yaml is not YAML: line 2: 'a' is there a second time"),
     ("gpus-per-node: 1\ngpus_per_node: 2", "cluster.yaml: gpus_per_node is given twice"),
 ])
 def test_mistakes__are_named(here, text, why):

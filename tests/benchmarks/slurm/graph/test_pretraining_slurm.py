@@ -32,7 +32,7 @@ class Submitted:
 
     def resumed(self) -> list[int]:
         """The steps from which its starts went on."""
-        return [int(step) for step in re.findall(r"goes on from step (\d+)", self.told())]
+        return [int(step) for step in re.findall(r"resumes from step (\d+)", self.told())]
 
     def state(self) -> str:
         return {row.stage: row.state for row in status.snapshot(read_plan(self.output))}["pretrain-clove"]

@@ -107,7 +107,7 @@ def test_job__told_to_save_is_requeued_by_submitit_and_goes_on(
     assert saved_steps(tmp_path / "out") == [1] and list((tmp_path / "jobs").iterdir()) == []
     assert job.checkpoint().function is job
     assert job() == str(tmp_path / "out" / "backbone.safetensors")
-    assert "goes on from step 1 of 2" in capfd.readouterr().out
+    assert "resumes from step 1 of 2" in capfd.readouterr().out
     assert logged_steps(tmp_path / "out") == [1, 2] and submitits.calls == 1
 
 
@@ -116,7 +116,7 @@ def test_job__stopped_by_sigterm_leaves_with_143_and_says_so(in_job, submitits, 
     with pytest.raises(SystemExit) as left:
         make_job()()
     assert left.value.code == 143 and submitits.calls == 0
-    told = "stopped after step 1, saved; start again with the same words to go on"
+    told = "stopped after step 1, saved; run the same command again to resume"
     note = json.loads((tmp_path / "jobs" / "ended_0.json").read_text())
     assert note == {"exit_code": 143, "message": told, "rank": 0}
     assert f"error: {told}" in capfd.readouterr().err and saved_steps(tmp_path / "out") == [1]
