@@ -26,7 +26,8 @@ FIGURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png"
 
 
 def main() -> int:
-    # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that a user could fix.
+    # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that
+    # a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     arguments = sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:

@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 11), (3, 13)
 MARKER, STAMP = "made-by-clove-suite", "complete.json"  # of a .venv of ours: from its first moment, from its last
 GIGABYTES = 11  # while it is made; 6 when done
-# Not in pyproject.toml, because pip would refuse or spoil them: detectron2's only wheel is tagged for another Python,
-# and cityscapesscripts asks for the obsolete `typing`, which shadows the standard one.
+# Not in pyproject.toml, because pip would refuse or spoil them: detectron2's only wheel is tagged
+# for another Python, and cityscapesscripts asks for the obsolete `typing`, which shadows the
+# standard one.
 APART = ["detectron2", "cityscapesscripts>=2.2"]
 MODULES = {"pillow": "PIL", "opencv-python-headless": "cv2", "pyyaml": "yaml", "hydra-core": "hydra",
            "pytest-xdist": "xdist"}  # the others are called like their distribution
@@ -103,7 +104,8 @@ def probe(python: Path, with_tests: bool) -> dict | None:
 
 
 def active_environment(root: Path, with_tests: bool) -> Path | None:
-    """The Python of the active venv or conda environment when it has everything; else None, and a line says why not."""
+    """The Python of the active venv or conda environment when it has everything; else None, and a
+    line says why not."""
     folder = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     if not folder or os.environ.get("CI") == "true":
         return None
@@ -134,7 +136,8 @@ def stamp_key(root: Path, version: list[int]) -> str:
 
 
 def state(root: Path) -> str:
-    """What .venv is: "absent", "complete", "foreign" (not made by us, never touched), or why it must be made anew."""
+    """What .venv is: "absent", "complete", "foreign" (not made by us, never touched), or why it
+    must be made anew."""
     venv = root / ".venv"
     if not os.path.lexists(venv) or (venv.is_dir() and not any(venv.iterdir())):
         return "absent"
@@ -163,7 +166,8 @@ def clear(venv: Path) -> None:
 
 
 def find_python(uv: str | None) -> tuple[str, list[int]]:
-    """The first suitable Python on the PATH and its version; it must be able to make a venv, which uv does itself.
+    """The first suitable Python on the PATH and its version; it must be able to make a venv, which
+    uv does itself.
 
     `Stop` says in one line what was found instead and what to install.
     """
@@ -192,7 +196,8 @@ def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> 
         file.write(("\n$ " + " ".join(command) + "\n").encode())
         file.flush()
         start = file.tell()
-        # close_fds=False: pip holds the lock of .venv too, so that nobody clears it while a killed run's pip writes on.
+        # close_fds=False: pip holds the lock of .venv too, so that nobody clears it while a killed
+        # run's pip writes on.
         ended = subprocess.run(command, cwd=str(root), env=environ, stdin=subprocess.DEVNULL, stdout=file,
                                stderr=subprocess.STDOUT, close_fds=False)
     if ended.returncode != 0:
@@ -205,8 +210,9 @@ def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> 
 
 
 def uv_settings(python: str, environ: dict[str, str]) -> dict[str, str]:
-    """pip's settings under uv's names, so that both take the same packages from the same places: uv reads neither
-    pip.conf nor PIP_*, and stops at the first index that has a package where pip takes the best version of all."""
+    """pip's settings under uv's names, so that both take the same packages from the same places: uv
+    reads neither pip.conf nor PIP_*, and stops at the first index that has a package where pip
+    takes the best version of all."""
     listed = subprocess.run([python, "-m", "pip", "config", "list"], env=environ, stdout=subprocess.PIPE, text=True)
     found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     for section in ("global.", "install.", ":env:."):  # the later wins
@@ -245,7 +251,8 @@ def fill(root: Path, base: str, version: list[int], uv: str | None) -> None:
     run("the other packages", [*install, "--no-build-isolation", "-e", ".[test]"], root, environ)
     # lvis, for the task of that name alone, would bring opencv-python over opencv-python-headless.
     run("cityscapesscripts and lvis", [*install, "--no-deps", "cityscapesscripts", "lvis"], root, environ)
-    # pip, for the wheel is tagged for Python 3.10, though its Python code runs on later ones; without its `tools`.
+    # pip, for the wheel is tagged for Python 3.10, though its Python code runs on later ones;
+    # without its `tools`.
     target = venv / "tmp" / "detectron2"
     run("detectron2", [*pip, "--require-hashes", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
                        "--implementation", "cp", "--abi", "none", "--target", str(target),

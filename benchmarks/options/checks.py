@@ -45,7 +45,8 @@ def slug(name: str) -> str:
 
 
 def check_name(form: str, name: str, taken: Iterable[str]) -> None:
-    """Raise `UserError` for a name that cannot be printed, or whose stages would be called as those of one `taken`.
+    """Raise `UserError` for a name that cannot be printed, or whose stages would be called as those
+    of one `taken`.
 
     `form` is the option that names it, such as "--coco LABEL=DIR".
     """
@@ -59,8 +60,10 @@ def check_name(form: str, name: str, taken: Iterable[str]) -> None:
 
 
 def read_option_file(path: Path, expected: str) -> dict[str, Any]:
-    """{key: value} of a YAML file, every scalar as text: YAML would read 24:00:00 as a number of seconds.
+    """{key: value} of a YAML file, every scalar as text: YAML would read 24:00:00 as a number of
+    seconds.
 
-    `expected` says in an error what the file should hold. Raises `UserError`; the caller checks that there is a file.
+    `expected` says in an error what the file should hold. Raises `UserError`; the caller checks
+    that there is a file.
     """
     return yaml_text.read_mapping(path, expected, yaml.BaseLoader)

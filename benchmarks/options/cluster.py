@@ -20,13 +20,15 @@ TIMES = (r"(?P<m>\d+)", r"(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)", r"(?P<d>\d+)-(?P<h>
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """`cluster`: slurm, or local for this machine, without jobs. `minutes`: time limit of one start of the job.
+    """`cluster`: slurm, or local for this machine, without jobs. `minutes`: time limit of one start
+    of the job.
 
-    `signal_delay`: seconds before the time limit at which the job gets the signal to save. `sbatch`: further options
-    of sbatch, by name; True for one without a value. `setup`: shell lines before the job starts, such as
-    `module load`. `local_disk`: folder on each node that the datasets are copied to first, with environment variables
-    of the job. None leaves the choice to Slurm; for `tasks_per_node` it means one process for each GPU, for
-    `cpus_per_task` the loader's workers and one more.
+    `signal_delay`: seconds before the time limit at which the job gets the signal to save.
+    `sbatch`: further options of sbatch, by name; True for one without a value. `setup`: shell lines
+    before the job starts, such as `module load`. `local_disk`: folder on each node that the
+    datasets are copied to first, with environment variables of the job. None leaves the choice to
+    Slurm; for `tasks_per_node` it means one process for each GPU, for `cpus_per_task` the loader's
+    workers and one more.
     """
 
     cluster: str = "local"
@@ -60,8 +62,8 @@ class ClusterOptions:
             "ntasks_per_node": self.tasks, "gpus_per_node": self.gpus_per_node or None, "cpus_per_task": cpus,
             "time": self.minutes, "signal_delay_s": self.signal_delay, "stderr_to_stdout": True,
             "setup": [*self.setup, *setup],
-            # One dead process ends the job: the others would wait for it in a collective. srun does not take over
-            # sbatch's --cpus-per-task since Slurm 22.05.
+            # One dead process ends the job: the others would wait for it in a collective. srun does
+            # not take over sbatch's --cpus-per-task since Slurm 22.05.
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
             "additional_parameters": {"requeue": True, **dict(self.sbatch)},
             "mem": f"{self.mem_gb}GB" if self.mem_gb else None,

@@ -14,8 +14,9 @@ PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by
 
 @dataclass(frozen=True)
 class Protocol:
-    """What transfer resolves a task's options to: scale, length, batch, shorter sides of the images (pixels; their mean
-    in training), hashes of what belongs to the training and of what to the evaluation."""
+    """What transfer resolves a task's options to: scale, length, batch, shorter sides of the images
+    (pixels; their mean in training), hashes of what belongs to the training and of what to the
+    evaluation."""
 
     scale: str
     iterations: int

@@ -16,8 +16,8 @@ CONTRADICTIONS = ("demo", "tiny", "epochs", "recipe", "imagenet")
 
 
 def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str]) -> list[str]:
-    """The `parser`'s arguments with those of the file that --benchmark names before them; the equal long command goes
-    into `said`.
+    """The `parser`'s arguments with those of the file that --benchmark names before them; the equal
+    long command goes into `said`.
 
     Raises `UserError` for a file that is none, and for arguments that contradict it.
     """

@@ -31,8 +31,9 @@ class Photos:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """What a data option names, as [LABEL=]DIR or [LABEL=]TRAIN.json,VAL.json,IMAGES; `part`: of the names of stages,
-    which most need not have; `annotations`: of train and val, where they lie otherwise than below `folder`."""
+    """What a data option names, as [LABEL=]DIR or [LABEL=]TRAIN.json,VAL.json,IMAGES; `part`: of
+    the names of stages, which most need not have; `annotations`: of train and val, where they lie
+    otherwise than below `folder`."""
 
     label: str
     folder: Path
@@ -42,8 +43,8 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's dataset: where it is (as in `DataFolder`), image counts, hashes of what belongs to the training (classes
-    too) and of what to the evaluation."""
+    """A task's dataset: where it is (as in `DataFolder`), image counts, hashes of what belongs to
+    the training (classes too) and of what to the evaluation."""
 
     label: str
     folder: Path
@@ -63,10 +64,11 @@ class TaskData:
 
 
 def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = (), part: str = "") -> Photos:
-    """Pretraining images, of the sub-folder `part`: in --photos, else --imagenet, else $IMAGENET_DIR.
+    """Pretraining images, of the sub-folder `part`: in --photos, else --imagenet, else
+    $IMAGENET_DIR.
 
-    The folder is absolute: what is planned here may run in a job that starts elsewhere. Raises `UserError`; see
-    `read_photos`.
+    The folder is absolute: what is planned here may run in a job that starts elsewhere. Raises
+    `UserError`; see `read_photos`.
     """
     named = imagenet or os.environ.get("IMAGENET_DIR")
     root = photos or Path(named or "") / "train"
@@ -83,7 +85,8 @@ def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kin
 
 
 def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:
-    """List a folder of images; names and sizes make its hash (contents of a million files would take hours).
+    """List a folder of images; names and sizes make its hash (contents of a million files would
+    take hours).
 
     Raises `UserError`, also for an image without a class in one of the ways of `labels`.
     """
@@ -101,10 +104,11 @@ def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:
 
 
 def read_folders(option: str, values: list[str]) -> tuple[DataFolder, ...]:
-    """The datasets of one data option (see `DataFolder`). Raises `UserError` for labels that are too much alike.
+    """The datasets of one data option (see `DataFolder`). Raises `UserError` for labels that are
+    too much alike.
 
-    Names of stages hold the labels but for the first folder without one, so that another dataset leaves the stages of
-    those before it what they were.
+    Names of stages hold the labels but for the first folder without one, so that another dataset
+    leaves the stages of those before it what they were.
     """
     found: list[DataFolder] = []
     for value in values:

@@ -19,10 +19,12 @@ SETTINGS = ("kind", "heads", "scale", "schedule", "solver", "fit", "iterations",
 
 
 def tidy(folder: Path, keep: str) -> list[Path]:
-    """Remove what `keep` does not want of a finished fine-tuning in `folder`; returns the files removed.
+    """Remove what `keep` does not want of a finished fine-tuning in `folder`; returns the files
+    removed.
 
-    `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and task under the same
-    settings, in folders beside this one, the model of the one with the highest value in the table's first column.
+    `last`: everything stays. `none`: no model. `best`: of the finished trials of this method and
+    task under the same settings, in folders beside this one, the model of the one with the highest
+    value in the table's first column.
     """
     if keep == LAST or _metric(folder) is None:
         return []
@@ -41,7 +43,8 @@ def tidy(folder: Path, keep: str) -> list[Path]:
 def _trials(folder: Path) -> list[Path]:
     """The finished trials of the same method and task under the same settings, this one among them.
 
-    Names are STAGE-TRIAL-KEY; what --rerun set aside has a dot behind the key and is nobody's rival.
+    Names are STAGE-TRIAL-KEY; what --rerun set aside has a dot behind the key and is nobody's
+    rival.
     """
     stem, own = folder.name.rsplit("-", 2)[0], _settings(folder)
     found = []

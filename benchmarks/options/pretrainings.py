@@ -13,9 +13,9 @@ FORM = "expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as --pretrain 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """One pretraining. `label` is its row in the tables, `name` its part of the names of stages, which has the seed
-    unless that is the recipe's own; `config` is resolved, with the seed; `images` is the sub-folder of the images that
-    it takes, "" for all of them."""
+    """One pretraining. `label` is its row in the tables, `name` its part of the names of stages,
+    which has the seed unless that is the recipe's own; `config` is resolved, with the seed;
+    `images` is the sub-folder of the images that it takes, "" for all of them."""
 
     label: str
     name: str
@@ -80,8 +80,8 @@ def read_seeds(text: str) -> int | tuple[int, ...]:
 def pretrainings_of(
     recipes: dict[str, Recipe], values: dict[str, str], seeds: int | tuple[int, ...]
 ) -> tuple[Pretraining, ...]:
-    """One for each label and seed; `values` are set in all of them. Raises `UserError`, which names the label where
-    there are several."""
+    """One for each label and seed; `values` are set in all of them. Raises `UserError`, which names
+    the label where there are several."""
     made: list[Pretraining] = []
     for label, recipe in recipes.items():
         try:

@@ -17,8 +17,8 @@ DEMO_DATA = {"demo": {"seed": 0, "photos": 192, "train": 24, "val": 8},
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found: pretraining images by sub-folder ("": all of them), each task's datasets and resolved protocol,
-    SHA-256 of each checkpoint."""
+    """What was found: pretraining images by sub-folder ("": all of them), each task's datasets and
+    resolved protocol, SHA-256 of each checkpoint."""
 
     photos: dict[str, Photos] = field(default_factory=dict)  # empty: the demo's
     data: dict[str, tuple[TaskData, ...]] = field(default_factory=dict)  # empty: the demo's
@@ -31,8 +31,8 @@ class Inputs:
 
 
 def find_inputs(options: Options) -> Inputs:
-    """Look at everything that the stages read, which can take minutes. Raises one `UserError` naming all that is
-    missing, or a wrong --set."""
+    """Look at everything that the stages read, which can take minutes. Raises one `UserError`
+    naming all that is missing, or a wrong --set."""
     protocols = find_protocols(options)
     if options.demo:
         _check_demo(options)
@@ -50,7 +50,8 @@ def find_inputs(options: Options) -> Inputs:
 
 
 def find_protocols(options: Options) -> dict[str, Protocol]:
-    """What transfer makes of the options of each task: a wrong one is reported now, not when the pretraining is done.
+    """What transfer makes of the options of each task: a wrong one is reported now, not when the
+    pretraining is done.
 
     Raises `UserError` for a wrong --set, --fit, --schedule, --solver, --heads or number of GPUs.
     """
@@ -126,8 +127,8 @@ def _find_data(options: Options, task: str, missing: list[str]) -> tuple[TaskDat
 
 
 def _find_checkpoints(options: Options, missing: list[str]) -> dict[str, str]:
-    """SHA-256 of each checkpoint. All are read now, or the second would be looked at after the first one's
-    fine-tuning."""
+    """SHA-256 of each checkpoint. All are read now, or the second would be looked at after the
+    first one's fine-tuning."""
     found: dict[str, str] = {}
     for name, path in options.checkpoints.items():
         from transfer.reading.inspection import check_checkpoint  # imports torch

@@ -17,8 +17,8 @@ PRCTL = ctypes.CDLL(None).prctl
 
 
 class Children:
-    """Commands that threads run. As a context of the main thread it owns the signals that ask to stop, and raises
-    KeyboardInterrupt / SystemExit at its end when one came."""
+    """Commands that threads run. As a context of the main thread it owns the signals that ask to
+    stop, and raises KeyboardInterrupt / SystemExit at its end when one came."""
 
     def __init__(self) -> None:
         self.asked: int | None = None  # the first signal that came
@@ -60,8 +60,9 @@ class Children:
 
 
 def start_command(command: list[str], environment: dict[str, str], log: Path | None = None) -> subprocess.Popen:
-    """A child in a process group of its own, so that Ctrl-C in a terminal reaches it through us, once; it gets SIGTERM
-    when we die (the thread that started it). `log`: a file that its output is appended to."""
+    """A child in a process group of its own, so that Ctrl-C in a terminal reaches it through us,
+    once; it gets SIGTERM when we die (the thread that started it). `log`: a file that its output is
+    appended to."""
     start = partial(subprocess.Popen, command, env=environment, process_group=0, preexec_fn=_stop_with_parent)
     if log is None:
         return start()

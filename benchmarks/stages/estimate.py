@@ -5,19 +5,21 @@ from pretrain.common.architectures import SMALLEST
 from pretrain.config import Config
 from transfer import tasks
 
-# Images a second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an image, not a measurement.
+# Images a second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an
+# image, not a measurement.
 H100_IMAGES_PER_SECOND = 1870
 V100_GPUS = 8  # of `Task.seconds`
-# Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured once, 2026-11: 604 steps of
-# 32 images of the recipe mini, 2 x 96 and 2 x 48 px, took 20 minutes; 240 iterations of 4 images of 160 to 192 px took
-# 552 s, and 90 s more went into the start, batch norm's statistics and 60 evaluated images of 192 px. (With the
-# narrower heads of today, 300 iterations took 653 s on an older core that had other work beside.)
+# Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured once,
+# 2026-11: 604 steps of 32 images of the recipe mini, 2 x 96 and 2 x 48 px, took 20 minutes; 240
+# iterations of 4 images of 160 to 192 px took 552 s, and 90 s more went into the start, batch
+# norm's statistics and 60 evaluated images of 192 px. (With the narrower heads of today, 300
+# iterations took 653 s on an older core that had other work beside.)
 PRETRAIN_SECONDS, PRETRAIN_PIXELS = 0.062, 2 * 96**2 + 2 * 48**2
 FINETUNE_SECONDS, FINETUNE_SIDE = 0.575, 176
 EVALUATE_SECONDS, EVALUATE_SIDE = 1.5, 192
 ON_CORES = SMALLEST  # nothing else was measured there
-# On disk at once, for a ResNet-50: two checkpoints of student, teacher and momentum and one being written; as many of
-# a detector with momentum (the largest, of keypoints: 0.49 GB each).
+# On disk at once, for a ResNet-50: two checkpoints of student, teacher and momentum and one being
+# written; as many of a detector with momentum (the largest, of keypoints: 0.49 GB each).
 PRETRAIN_GB = 1.5
 FINETUNE_GB = 1.5
 MODEL_GB = 0.25  # what stays of a fine-tuning: the model alone

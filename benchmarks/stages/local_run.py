@@ -45,8 +45,8 @@ class Progress:
 
 
 class LocalRun:
-    """One walk over the stages, in their order. `times` says of each what it took, or why it did not run; `stopped` are
-    those that needed one of `failures`."""
+    """One walk over the stages, in their order. `times` says of each what it took, or why it did
+    not run; `stopped` are those that needed one of `failures`."""
 
     def __init__(self, options: Options, stages: list[Stage], stands: set[str]) -> None:
         self.options, self.stages, self.stands = options, stages, stands
@@ -120,7 +120,8 @@ class LocalRun:
             print(f"{stage.name}: done in {self.times[stage.name]}", flush=True)
 
     def _note(self, failure: StageFailed) -> None:
-        """Say it, with the last lines of the stage's output where they were not seen, and write it into its folder."""
+        """Say it, with the last lines of the stage's output where they were not seen, and write it
+        into its folder."""
         log = failure.folder / OUTPUT
         if self.options.jobs > 1 and log.is_file():  # else an older run's
             print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]), file=sys.stderr)
@@ -130,8 +131,8 @@ class LocalRun:
 
 def environment_of(jobs: int) -> dict[str, str]:
     """What stages run in, `jobs` of them at once."""
-    # OpenMP's threads by default spin for milliseconds while they wait; beside other work on the same cores a step then
-    # takes many times as long. A short spin costs an idle machine nothing.
+    # OpenMP's threads by default spin for milliseconds while they wait; beside other work on the
+    # same cores a step then takes many times as long. A short spin costs an idle machine nothing.
     environment = {"GOMP_SPINCOUNT": "3000", **os.environ, "PYTHONSAFEPATH": "1"}
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     if jobs > 1:

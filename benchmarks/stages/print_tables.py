@@ -9,7 +9,8 @@ from pretrain import ROOT
 
 
 def print_tables(options: Options) -> Path:
-    """Write the tables of `options.results` beside the papers' figures, print them, return the folder.
+    """Write the tables of `options.results` beside the papers' figures, print them, return the
+    folder.
 
     The demo's own tables go beside the main ones, which it never enters.
     """

@@ -11,8 +11,8 @@ from benchmarks.stages.stage import Stage
 
 @dataclass(frozen=True)
 class Origin:
-    """Whose a result is: its row, the label of the dataset (None: the demo's); the folder of all results; the
-    sub-folder of the images that were pretrained on ("": all of them, or none)."""
+    """Whose a result is: its row, the label of the dataset (None: the demo's); the folder of all
+    results; the sub-folder of the images that were pretrained on ("": all of them, or none)."""
 
     row: str
     label: str | None

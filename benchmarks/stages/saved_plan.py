@@ -80,8 +80,8 @@ def read_plan(folder: Path) -> Plan:
 
 
 def plan_of(output: Path) -> Plan:
-    """The plan of the run that works in `output`, whose stages can be made. Raises `UserError`, also for a folder that
-    was moved or copied: what is written in it names the old place."""
+    """The plan of the run that works in `output`, whose stages can be made. Raises `UserError`,
+    also for a folder that was moved or copied: what is written in it names the old place."""
     plan = read_plan(output)
     unknown = sorted(set(plan.options.tasks) - set(TASKS))
     if unknown:

@@ -32,14 +32,17 @@ MODEL = "model_final.pth"  # of a finished training
 
 @dataclass
 class Stage:
-    """`command(folder, parents)` is the argument list of the work: `parents` maps a parent's name to its folder.
+    """`command(folder, parents)` is the argument list of the work: `parents` maps a parent's name
+    to its folder.
 
-    `product` is the file or folder, inside the stage's folder, that others build on; its hash is the output hash.
-    `finish(folder, key)` runs after the command, in this process. `kind` says what a job of it asks of a cluster;
-    `task` is a fine-tuning's. `gates` are stages that must have passed first without being a part of the result.
-    `evaluation` are hashes of what decides the result beside what was trained. `array` names the stages that may be
-    one array of jobs. `gpu_hours` maps a kind of GPU to the estimated hours on one of them; `steps`, each of `batch`
-    images, say how long it is. `core_hours`: estimated hours on one CPU core, 0 where they are not known.
+    `product` is the file or folder, inside the stage's folder, that others build on; its hash is
+    the output hash. `finish(folder, key)` runs after the command, in this process. `kind` says what
+    a job of it asks of a cluster; `task` is a fine-tuning's. `gates` are stages that must have
+    passed first without being a part of the result. `evaluation` are hashes of what decides the
+    result beside what was trained. `array` names the stages that may be one array of jobs.
+    `gpu_hours` maps a kind of GPU to the estimated hours on one of them; `steps`, each of `batch`
+    images, say how long it is. `core_hours`: estimated hours on one CPU core, 0 where they are not
+    known.
     """
 
     name: str
@@ -171,7 +174,8 @@ def finished(
 
 
 def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:
-    """The stage itself or, of a fine-tuning whose training is finished, one that costs what its evaluation does.
+    """The stage itself or, of a fine-tuning whose training is finished, one that costs what its
+    evaluation does.
 
     `hashes`: of the outputs of the finished stages.
     """
@@ -200,7 +204,8 @@ def run_stage(
 
 
 def finish_stage(stage: Stage, folder: Path, key: str, started: float) -> dict[str, Any]:
-    """After the command, which began at `started` of the monotonic clock: finish, then write and return the stamp."""
+    """After the command, which began at `started` of the monotonic clock: finish, then write and
+    return the stamp."""
     if not (folder / stage.product).exists():
         raise StageFailed(stage, 1, folder)
     if stage.finish is not None:

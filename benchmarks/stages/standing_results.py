@@ -15,9 +15,11 @@ WITH_RESULT = ("finetune", "probe")  # kinds of stages
 
 
 def standing(stages: list[Stage], options: Options) -> set[str]:
-    """Names of the stages whose result is in `options.results`, and of those that nothing else needs.
+    """Names of the stages whose result is in `options.results`, and of those that nothing else
+    needs.
 
-    Not one that --rerun names, nor one that builds on such; nor one whose work was begun anew in `options.output`.
+    Not one that --rerun names, nor one that builds on such; nor one whose work was begun anew in
+    `options.output`.
     """
     again = _with_children(stages, options.rerun)
     known = _planned_keys(options.results)
@@ -58,10 +60,11 @@ def _begun(stages: list[Stage], names: set[str], output: Path) -> set[str]:
 
 
 def trained_before(stages: list[Stage], missing: list[Stage], options: Options) -> dict[str, Path]:
-    """{stage: folder} of those `missing` fine-tunings whose finished training lies in the output folder.
+    """{stage: folder} of those `missing` fine-tunings whose finished training lies in the output
+    folder.
 
-    Their parents are not done, so that the folder's name is not known. It is found by its result, which was evaluated
-    on something else.
+    Their parents are not done, so that the folder's name is not known. It is found by its result,
+    which was evaluated on something else.
     """
     trained, known = planned_trainings(stages), _planned_keys(options.results)
     found = {}
@@ -75,7 +78,8 @@ def trained_before(stages: list[Stage], missing: list[Stage], options: Options) 
 
 
 def _planned_keys(results: Path) -> set[str]:
-    """What the good files of a results folder were planned as; those of older versions do not say and do not count."""
+    """What the good files of a results folder were planned as; those of older versions do not say
+    and do not count."""
     runs, _ = read_results(results / "runs")
     probes, _ = read_probes(results / "probes")
     return {record["stage"]["planned"] for record in (*runs, *probes) if "planned" in record["stage"]}

@@ -27,8 +27,8 @@ DISPLAY = {CLOVE: "CLoVE", **{start.method: start.row for start in RANDOM_STARTS
 
 @dataclass(frozen=True)
 class Start:
-    """What the fine-tunings of a row start from. `name`: in the names of stages. `control`: only the batch norm is that
-    of the pretraining, the convolutions are drawn anew."""
+    """What the fine-tunings of a row start from. `name`: in the names of stages. `control`: only
+    the batch norm is that of the pretraining, the convolutions are drawn anew."""
 
     method: str
     name: str
@@ -50,8 +50,8 @@ class Start:
 
 
 def build(options: Options, inputs: Inputs) -> list[Stage]:
-    """All stages in an order in which each one's parents come before it, without a look at the disk. Raises `UserError`
-    when two would have one name."""
+    """All stages in an order in which each one's parents come before it, without a look at the
+    disk. Raises `UserError` when two would have one name."""
     stages: list[Stage] = []
     if options.demo:
         stages.append(_demo_data(options))
