@@ -38,9 +38,11 @@ def held_as(iou_type: str) -> str:
 
 
 def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | None]:
-    """All metrics of a COCO result file by pycocotools, in percent; UserError when the two files do not fit.
+    """All metrics of a COCO result file by pycocotools, in percent; UserError when the two files do
+    not fit.
 
-    Boxes or masks that the file does not hold have none: pycocotools would make up the one from the other.
+    Boxes or masks that the file does not hold have none: pycocotools would make up the one from the
+    other.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -67,7 +69,9 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
                 evaluation.summarize()
                 sizes = [f"AP{size[0]}" for size in evaluation.params.areaRngLbl[1:]]  # APs, APm, APl; first is all
                 for name, value in zip(["AP", "AP50", "AP75", *sizes], evaluation.stats, strict=False):
-                    metrics[f"{iou_type}/{name}"] = None if value < 0 else 100 * float(value)
+                    metrics[f"{iou_type}/{name}"] = None
+                    if value >= 0:  # -1: not defined
+                        metrics[f"{iou_type}/{name}"] = 100 * float(value)
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
             raise UserError(f"{path} does not fit {annotations} ({type(error).__name__}: {error}): expected detections "
                             "of its images, each with image_id, category_id, score and bbox, segmentation or "
@@ -76,7 +80,8 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
 
 
 def _problem(detections: list, wanted: list[str], held: list[str]) -> str:
-    """What is wrong with the detections, of which the first holds `held` of `wanted`; empty: nothing."""
+    """What is wrong with the detections, of which the first holds `held` of `wanted`; empty:
+    nothing."""
     keys = " or ".join(wanted)
     if not detections:
         return f"expected a list with image_id, category_id, score and {keys} of each detection, found none"

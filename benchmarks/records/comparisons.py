@@ -1,7 +1,7 @@
 """Paired comparisons of two models that `python -m benchmarks bootstrap` left, in words. Standard library only.
 
-A comparison says nothing of the data and protocol of its models: it stands under the block of a table where both of its
-results stand, found by the hash of their predictions, and nowhere else.
+A comparison says nothing of the data and protocol of its models: it stands under the block of a
+table where both of its results stand, found by the hash of their predictions, and nowhere else.
 """
 
 import zlib
@@ -40,7 +40,8 @@ class Comparison:
 
 
 def sentence(record: dict) -> str:
-    """The outcome in words, as it stands under a table: metrics are called as the task's columns are."""
+    """The outcome in words, as it stands under a table: metrics are called as the task's columns
+    are."""
     names, parts = {}, []
     if task_of(record) in TASKS:
         names = {column.metric: column.name.replace("_", " ") for column in TASKS[task_of(record)].columns}
@@ -85,7 +86,8 @@ def current(record: dict) -> dict:
 
 
 def file_name(record: dict) -> str:
-    """The name that a comparison's content gives it: the same models, data, samples and seed have the same."""
+    """The name that a comparison's content gives it: the same models, data, samples and seed have
+    the same."""
     identity = canonical([record[key] for key in ("predictions_sha256", "annotations_sha256", "samples", "seed")])
     return f"{task_of(record)}-{zlib.crc32(identity.encode()):08x}.json"
 
@@ -96,7 +98,8 @@ def parse_comparison(content: bytes) -> dict:
 
 
 def read_comparisons(folder: Path) -> tuple[list[Comparison], list[str]]:
-    """(comparisons, one line for each file that is damaged or whose task is not known) of `folder`, sorted by file."""
+    """(comparisons, one line for each file that is damaged or whose task is not known) of `folder`,
+    sorted by file."""
     records, problems = read_known(folder, parse_comparison, "compare again")
     comparisons = []
     for record in records:

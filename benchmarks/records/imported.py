@@ -1,7 +1,7 @@
 """Metrics made elsewhere: rows of their own, always marked, never averaged with ours.
 
-Sources: the metrics.json that detectron2's trainer writes, and COCO result files (`coco_results`). Each becomes one
-file in results/imported/, with the hash of what it was read from.
+Sources: the metrics.json that detectron2's trainer writes, and COCO result files (`coco_results`).
+Each becomes one file in results/imported/, with the hash of what it was read from.
 """
 
 import hashlib
@@ -64,7 +64,8 @@ class Imported:
 
 
 def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
-    """All metrics of the last evaluation in a metrics.json of detectron2; UserError when it has none of `task`."""
+    """All metrics of the last evaluation in a metrics.json of detectron2; UserError when it has
+    none of `task`."""
     needed, groups = task.columns[0].metric, {column.group for column in task.columns}
     entries = read_entries(path)
     evaluations = [entry for entry in entries if needed in entry]
@@ -89,8 +90,8 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
 def write_imported(folder: Path, row: Imported, file: Path, annotations: Path | None = None) -> Path:
     """Write the metrics of `row`, which were read from `file`, into `folder`.
 
-    The same file, method and epochs give the same name. `annotations`: what the metrics were computed with, if that is
-    known. UserError when a metric is not a percentage.
+    The same file, method and epochs give the same name. `annotations`: what the metrics were
+    computed with, if that is known. UserError when a metric is not a percentage.
     """
     record: dict[str, Any] = {
         "schema": SCHEMA, "kind": "imported", "task": row.task, "method": row.method, "epochs": row.epochs,
@@ -101,22 +102,27 @@ def write_imported(folder: Path, row: Imported, file: Path, annotations: Path | 
 
 
 def file_name(record: dict) -> str:
-    """The name that the content gives it: the same source, method, epochs and task have the same."""
+    """The name that the content gives it: the same source, method, epochs and task have the same.
+    """
     task = task_of(record)
     identity = canonical([record["method"], record["epochs"], task, record["source"]["sha256"]])
     return f"{task}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
 
 def task_of(record: dict) -> str:
-    """The task of a record; one of schema 1 names its table: the table's name again where no task here has it."""
+    """The task of a record; one of schema 1 names its table: the table's name again where no task
+    here has it."""
     if "task" in record:
         return record["task"]
-    task = by_table().get(record["table"])
-    return task.name if task else record["table"]
+    tables = by_table()
+    if record["table"] in tables:
+        return tables[record["table"]].name
+    return record["table"]
 
 
 def validate(record: Any) -> list[str]:
-    """What is wrong with imported metrics, one sentence a field; empty: nothing. Ignores `digest`."""
+    """What is wrong with imported metrics, one sentence a field; empty: nothing. Ignores `digest`.
+    """
     problems = check_fields(record, FIELDS)
     if problems:
         return problems
@@ -143,12 +149,14 @@ def current(record: dict) -> dict:
 
 
 def parse_imported(content: bytes) -> dict:
-    """The content of a file of imported metrics, as it is stored; ValueError says what is wrong with it."""
+    """The content of a file of imported metrics, as it is stored; ValueError says what is wrong
+    with it."""
     return parse_sealed(content, validate)
 
 
 def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
-    """All good imported rows of `folder`, and one line for each file that is not or whose task is not known."""
+    """All good imported rows of `folder`, and one line for each file that is not or whose task is
+    not known."""
     records, problems = read_known(folder, parse_imported, "import them again")
     rows = []
     for record in records:
@@ -158,8 +166,8 @@ def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
 
 
 def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tuple[list[dict], list[str]]:
-    """What `parse` makes of the files of `folder`, sorted by name, and a line for each other file: damaged (it ends in
-    `advice`), or of a task that is not known."""
+    """What `parse` makes of the files of `folder`, sorted by name, and a line for each other file:
+    damaged (it ends in `advice`), or of a task that is not known."""
     records, problems = [], []
     for path in json_files(folder):
         try:
@@ -171,5 +179,6 @@ def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tup
         if task in TASKS:
             records.append(record)
         else:
-            problems.append(f"{path.name}: {unknown_task(task) if 'task' in record else unknown_table(task)}")
+            unknown = unknown_task if "task" in record else unknown_table
+            problems.append(f"{path.name}: {unknown(task)}")
     return records, problems

@@ -1,8 +1,8 @@
 """What a result must match to stand in its task's published table, and what its columns are of its metrics.
 
-Standard library only. The tables themselves are the tasks' (`transfer.tasks`). Here is what all of them share: a
-smaller batch with as many more iterations sees the same images and counts as the same schedule, and the learning rate
-follows the linear rule, 0.02 per 16 images.
+Standard library only. The tables themselves are the tasks' (`transfer.tasks`). Here is what all of
+them share: a smaller batch with as many more iterations sees the same images and counts as the same
+schedule, and the learning rate follows the linear rule, 0.02 per 16 images.
 """
 
 import math
@@ -44,7 +44,8 @@ def column_names(task: Task) -> tuple[str, ...]:
 
 
 def main_columns(task: Task) -> tuple[str, ...]:
-    """The column that each kind of metric (boxes, masks, keypoints) is judged by: the first of its group."""
+    """The column that each kind of metric (boxes, masks, keypoints) is judged by: the first of its
+    group."""
     first: dict[str, str] = {}
     for column in task.columns:
         first.setdefault(column.group, column.name)
@@ -52,7 +53,8 @@ def main_columns(task: Task) -> tuple[str, ...]:
 
 
 def shown(result: dict) -> dict[str, float | None]:
-    """The columns of a (valid) result's table, in percent: a view of its metrics. None for what it has no metric of."""
+    """The columns of a (valid) result's table, in percent: a view of its metrics. None for what it
+    has no metric of."""
     metrics = result["metrics"]
     return {column.name: metrics.get(column.metric) for column in TASKS[result["task"]].columns}
 
@@ -64,14 +66,16 @@ def train_share(result: dict) -> float:
 
 
 def on_standard_data(result: dict) -> bool:
-    """Whether a (valid) result was trained and evaluated on its table's standard dataset, judged by its counts."""
+    """Whether a (valid) result was trained and evaluated on its table's standard dataset, judged by
+    its counts."""
     table, data = TASKS[result["task"]].table, result["dataset"]
     return (len(data["classes"]) == table.classes and data["val"]["images"] == table.val_images
             and data["train"]["images"] >= table.train_images and train_share(result) == 1.0)
 
 
 def departures(result: dict) -> list[str]:
-    """What separates a (valid) result from its table's protocol, apart from the data; empty: nothing."""
+    """What separates a (valid) result from its table's protocol, apart from the data; empty:
+    nothing."""
     task, found = TASKS[result["task"]], []
     solver = result["config"].get("SOLVER")
     if not isinstance(solver, dict):
@@ -99,10 +103,12 @@ def departures(result: dict) -> list[str]:
 
 
 def remarks(result: dict) -> list[str]:
-    """What is the protocol's in the images seen but not in how they went through the network, for the row's footnote.
+    """What is the protocol's in the images seen but not in how they went through the network, for
+    the row's footnote.
 
-    Smaller batches by the linear rule, or gradients accumulated over pieces of the batch: both leave batch norm fewer
-    images than the protocol's batch. A result of before these were recorded has none.
+    Smaller batches by the linear rule, or gradients accumulated over pieces of the batch: both
+    leave batch norm fewer images than the protocol's batch. A result of before these were recorded
+    has none.
     """
     found, at_once = [], result.get("images_at_once")
     if result.get("fit") == "accumulate":

@@ -1,7 +1,7 @@
 """Probes of frozen backbones: results/probes/*.json.
 
-A file is what `python -m transfer probe` wrote, with the row and the stage that it belongs to and the digest that finds
-changes by hand.
+A file is what `python -m transfer probe` wrote, with the row and the stage that it belongs to and
+the digest that finds changes by hand.
 """
 
 import hashlib
@@ -35,7 +35,8 @@ FIELDS = {name: RUN_FIELDS[name] for name in _SHARED} | {
 
 
 def validate(probe: Any) -> list[str]:
-    """What is wrong with a probe's content, one sentence a field; empty: nothing. Ignores `digest`."""
+    """What is wrong with a probe's content, one sentence a field; empty: nothing. Ignores `digest`.
+    """
     problems = check_fields(probe, FIELDS, OPTIONAL)
     if problems:
         return problems
@@ -49,8 +50,8 @@ def validate(probe: Any) -> list[str]:
 
 
 def write_probe(folder: Path, probe: dict) -> Path:
-    """Put a probe into `folder`, whole or not at all; the same method, epochs, task and stage key replace their file.
-    UserError when it is not valid."""
+    """Put a probe into `folder`, whole or not at all; the same method, epochs, task and stage key
+    replace their file. UserError when it is not valid."""
     return write_sealed(folder, probe, validate(probe), file_name)
 
 
@@ -67,5 +68,6 @@ def parse_probe(content: bytes) -> dict:
 
 
 def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
-    """All good probes of `folder` (none when it is not there), and one line (file: reason) for each other file."""
+    """All good probes of `folder` (none when it is not there), and one line (file: reason) for each
+    other file."""
     return read_sealed(folder, parse_probe)

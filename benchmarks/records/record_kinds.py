@@ -10,8 +10,8 @@ from pretrain.common.atomic import write_text
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file. `parse` gives the content as it is stored, in any schema, or raises ValueError saying what is
-    wrong; `file_name` follows from the content."""
+    """One kind of file. `parse` gives the content as it is stored, in any schema, or raises
+    ValueError saying what is wrong; `file_name` follows from the content."""
 
     word: str
     parse: Callable[[bytes], dict]

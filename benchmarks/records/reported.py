@@ -24,7 +24,8 @@ class ReportedRow:
 
 
 def read_reported(folder: Path) -> tuple[dict[str, list[ReportedRow]], list[str]]:
-    """(rows of each table in the files' order, one line for each file or column that no table here has).
+    """(rows of each table in the files' order, one line for each file or column that no table here
+    has).
 
     UserError for a file that is not what it should be.
     """
@@ -77,7 +78,8 @@ def _read_file(path: Path) -> list[ReportedRow]:
 
 
 def read_csv(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the line, its values) of each line below the title. UserError for a file with other columns."""
+    """(number of the line, its values) of each line below the title. UserError for a file with
+    other columns."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != columns:

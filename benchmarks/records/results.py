@@ -284,7 +284,9 @@ def write_result(folder: Path, result: dict) -> Path:
     A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
     """
     problems = validate(result)
-    return write_sealed(folder, result if problems else current(result), problems, file_name)
+    if not problems:
+        result = current(result)
+    return write_sealed(folder, result, problems, file_name)
 
 
 def file_name(result: dict) -> str:

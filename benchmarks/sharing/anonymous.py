@@ -1,8 +1,9 @@
 """Records for a blind review: what they may say is listed here, key by key; everything else is left out and counted.
 
-A listed value also has its shape: a number, a hash, a version, one of a few public names. A text that a table needs and
-that is not public becomes a letter (`Method A`), the same one in the whole bundle, so that rows that differ stay apart.
-No text of a user is searched or changed: it is left out or replaced as a whole.
+A listed value also has its shape: a number, a hash, a version, one of a few public names. A text
+that a table needs and that is not public becomes a letter (`Method A`), the same one in the whole
+bundle, so that rows that differ stay apart. No text of a user is searched or changed: it is left
+out or replaced as a whole.
 """
 
 import ast
@@ -33,16 +34,16 @@ METRIC = re.compile(r"(bbox|segm|keypoints)/AP(50|75|s|m|l|r|c|f)?")
 
 
 class Anonymiser:
-    """Makes the anonymous records of one bundle. `letters`: {what: {its text: the letter}}, for the user's own eyes;
-    `left_out`: how many values were left out."""
+    """Makes the anonymous records of one bundle. `letters`: {what: {its text: the letter}}, for the
+    user's own eyes; `left_out`: how many values were left out."""
 
     def __init__(self) -> None:
         self.letters: dict[str, dict[str, str]] = {}
         self.left_out = 0
 
     def record(self, kind: str, stored: dict) -> dict | None:
-        """What a bundle holds of a record of results/<kind>, with a digest of its own; None when what is left is none:
-        its task or all of its metrics are not public."""
+        """What a bundle holds of a record of results/<kind>, with a digest of its own; None when
+        what is left is none: its task or all of its metrics are not public."""
         clean = self.mapping(_CURRENT[kind](stored), RECORDS[kind])
         clean["anonymous"] = True
         if "config" in clean:
@@ -114,12 +115,14 @@ sha256, hashes = keep(is_sha256), keep(_list_of(is_sha256))  # the 40 digits of 
 def version(_: Anonymiser, value: Any) -> str | None:
     """2.5.1 of 2.5.1+cu124: what follows may name somebody's build."""
     found = re.fullmatch(r"(\d{1,4}(?:\.\d{1,4}){1,2})(?:\+.*)?", str(value))
-    return found[1] if found else None
+    return found and found[1]
 
 
 def moment(_: Anonymiser, value: Any) -> str | None:
     """A time, in UTC: a zone tells where it was."""
-    return datetime.fromisoformat(value).astimezone(UTC).isoformat() if MOMENT[1](value) else None
+    if not MOMENT[1](value):
+        return None
+    return datetime.fromisoformat(value).astimezone(UTC).isoformat()
 
 
 def named(what: str, public: str | None = None) -> Rule:
@@ -145,7 +148,8 @@ def classes(_: Anonymiser, value: list) -> list[str]:
 
 
 def metrics(own: Anonymiser, value: dict) -> dict:
-    """The metrics that evaluators and tables of this project name; those of a class only where a table shows them."""
+    """The metrics that evaluators and tables of this project name; those of a class only where a
+    table shows them."""
     shown = {column.metric for task in PUBLIC_TASKS for column in TASKS[task].columns}
     listed = {name: number for name in value if METRIC.fullmatch(name) or name in shown}
     return own.mapping(value, listed)
@@ -157,17 +161,23 @@ def outcome(own: Anonymiser, value: dict) -> dict:
     return own.mapping(value, {name: found for name in value if METRIC.fullmatch(name)})
 
 
-def hardware(own: Anonymiser, value: Any) -> dict:
-    """Cores, and GPUs whose names are a maker's."""
-    value = dict(value) if isinstance(value, dict) else {}
-    kept: dict[str, Any] = {"gpus": []}
-    gpus = value.pop("gpus", None)
-    for gpu in gpus if isinstance(gpus, list) else []:
-        if isinstance(gpu, str) and all(GPU_PARTS.fullmatch(part) for part in re.split("[ -]", gpu)):
-            kept["gpus"].append(gpu)
+def gpus(own: Anonymiser, value: Any) -> list[str]:
+    """GPUs whose names are a maker's."""
+    kept = []
+    for name in value if isinstance(value, list) else []:
+        if isinstance(name, str) and all(GPU_PARTS.fullmatch(part) for part in re.split("[ -]", name)):
+            kept.append(name)
         else:
             own.left_out += 1
-    return kept | own.mapping(value, {"cores": number})
+    return kept
+
+
+def hardware(own: Anonymiser, value: Any) -> dict:
+    """Cores and GPUs."""
+    kept: dict[str, Any] = {}
+    if isinstance(value, dict):
+        kept = own.mapping(value, {"cores": number, "gpus": gpus})
+    return kept | {"gpus": kept.get("gpus") or []}
 
 
 def pixels(own: Anonymiser, value: dict) -> dict | None:
@@ -179,7 +189,8 @@ def pixels(own: Anonymiser, value: dict) -> dict | None:
 
 
 def setting(own: Anonymiser, value: Any) -> Any:
-    """A value of a configuration: numbers, lists of them, detectron2's own texts; a letter for anything else."""
+    """A value of a configuration: numbers, lists of them, detectron2's own texts; a letter for
+    anything else."""
     if value is None or _is_number(value) or (isinstance(value, str) and value in CONFIG_TEXTS):
         return value
     if isinstance(value, list | tuple):
@@ -188,7 +199,8 @@ def setting(own: Anonymiser, value: Any) -> Any:
 
 
 def config(own: Anonymiser, value: dict) -> dict:
-    """detectron2's keys; all others together are one letter, so that configurations that differ stay apart."""
+    """detectron2's keys; all others together are one letter, so that configurations that differ
+    stay apart."""
     kept, others = _config(own, value, "")
     if others:
         own.left_out += len(others)
@@ -211,13 +223,17 @@ def _config(own: Anonymiser, value: dict, above: str) -> tuple[dict, dict]:
 
 
 def overrides(own: Anonymiser, value: list[str]) -> list[str]:
-    """KEY=VALUE of detectron2's keys; a letter for the value, or for the whole, that is not public."""
+    """KEY=VALUE of detectron2's keys; a letter for the value, or for the whole, that is not public.
+    """
     kept = []
     for text in value:
         key, _, given = (part.strip() for part in text.partition("="))
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):  # a text without quotes
             given = ast.literal_eval(given)
-        kept.append(f"{key}={setting(own, given)}" if key in CONFIG_KEYS else own.letter("override", text))
+        if key in CONFIG_KEYS:
+            kept.append(f"{key}={setting(own, given)}")
+        else:
+            kept.append(own.letter("override", text))
     return kept
 
 

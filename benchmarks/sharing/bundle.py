@@ -1,7 +1,7 @@
 """`python -m benchmarks bundle FILE`: results, certificates, configs and tables in one archive for a reviewer.
 
-The same results give the same bytes. With --anonymous it holds only what benchmarks/sharing/anonymous.py lists.
-`python -m benchmarks import FILE` reads it again.
+The same results give the same bytes. With --anonymous it holds only what
+benchmarks/sharing/anonymous.py lists. `python -m benchmarks import FILE` reads it again.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def _read(folder: Path) -> Records:
 
 
 def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
-    """(what an anonymous bundle may hold of the records, what its manifest says of that); prints what the letters mean.
-    UserError when that is nothing."""
+    """(what an anonymous bundle may hold of the records, what its manifest says of that); prints
+    what the letters mean. UserError when that is nothing."""
     own = Anonymiser()
     kept: Records = {}
     missing = 0
@@ -113,7 +113,8 @@ def _by_digest(records: list[dict]) -> list[dict]:
 
 
 def collect(records: Records, manifest: dict[str, Any]) -> dict[str, bytes]:
-    """{name in the archive: content}; `manifest`: what its manifest.json says besides versions and hashes."""
+    """{name in the archive: content}; `manifest`: what its manifest.json says besides versions and
+    hashes."""
     members: dict[str, bytes] = {}
     for kind, several in records.items():
         for number, record in enumerate(_by_digest(several)):
@@ -133,7 +134,8 @@ def collect(records: Records, manifest: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
-    """The tables that an import of these members elsewhere will show: made from such an import, so nothing else is."""
+    """The tables that an import of these members elsewhere will show: made from such an import, so
+    nothing else is."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         for kind, several in parse_members(members).items():
@@ -165,7 +167,8 @@ def archive(members: dict[str, bytes]) -> bytes:
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """{name: content} of a bundle whose manifest fits every file; nothing is unpacked. UserError for anything else."""
+    """{name: content} of a bundle whose manifest fits every file; nothing is unpacked. UserError
+    for anything else."""
     try:
         with tarfile.open(path, "r:gz") as tar:
             members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}

@@ -119,7 +119,8 @@ def _import_bundle(path: Path, folder: Path) -> None:
 def _new_records(records: list[dict], folder: Path, kind: Kind) -> dict[str, dict]:
     """{name of the file: record} of those that are not in the folder yet.
 
-    A result is the same when its digest is. Of the other kinds two files may hold the same, made at other times.
+    A result is the same when its digest is. Of the other kinds two files may hold the same, made at
+    other times.
     """
     digests, contents = set(), {}
     for record in read_sealed(folder, kind.parse)[0]:
@@ -135,6 +136,7 @@ def _new_records(records: list[dict], folder: Path, kind: Kind) -> dict[str, dic
 
 
 def _content(record: dict) -> dict:
-    """A record without when and by whom it was made, which differ between two imports of the same file."""
+    """A record without when and by whom it was made, which differ between two imports of the same
+    file."""
     return {key: value for key, value in record.items()
             if key not in ("digest", "imported", "made", "tool_version", "anonymous")}

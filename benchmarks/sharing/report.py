@@ -1,7 +1,8 @@
 """`python -m benchmarks report`: everything that was measured on one page that needs no network.
 
-Tables with the provenance of each measured row behind a click, curves of the pretrainings, losses and early metrics of
-the fine-tunings, the images that the stages left, and the environments. A reader of files: it runs nothing.
+Tables with the provenance of each measured row behind a click, curves of the pretrainings, losses
+and early metrics of the fine-tunings, the images that the stages left, and the environments. A
+reader of files: it runs nothing.
 """
 
 import argparse
@@ -130,12 +131,12 @@ def _images(stages: list[tuple[str, Path]]) -> Iterator[str]:
 
 
 def _dot_plot(tables: list[TableModel]) -> str:
-    from benchmarks.tables.dot_plot import dot_plot_svg
+    from benchmarks.tables.dot_plot import dot_plot, saved
 
-    drawn = dot_plot_svg(tables)
-    if drawn is None:
+    figure = dot_plot(tables)
+    if figure is None:
         return ""
-    source = "data:image/svg+xml;base64," + base64.b64encode(drawn).decode("ascii")
+    source = "data:image/svg+xml;base64," + base64.b64encode(saved(figure, "svg")).decode("ascii")
     return _figure(source, "mean of each method with its 95 % interval, and its paired difference")
 
 
@@ -158,7 +159,8 @@ def _embedded(path: Path) -> str:
 
 
 def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
-    """One figure a task: the loss of each of its runs, and their early metrics where some were taken."""
+    """One figure a task: the loss of each of its runs, and their early metrics where some were
+    taken."""
     runs: dict[str, list[tuple[str, list[dict]]]] = {}
     for name, folder in stages:
         if (folder / "metrics.json").is_file() and (folder / "request.json").is_file():
@@ -169,7 +171,8 @@ def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
 
 
 def early_keys(task: str) -> list[tuple[str, ...]]:
-    """Of each main column of a task the keys that early evaluations write it under; none for a task not known here.
+    """Of each main column of a task the keys that early evaluations write it under; none for a task
+    not known here.
 
     Since schema 2 that is the metric's name; logs of before have the column's.
     """

@@ -36,10 +36,12 @@ RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's recall thresholds
 
 @dataclass(frozen=True)
 class Detections:
-    """All detections of one class in the order of their scores, D of them, matched at T IoU thresholds.
+    """All detections of one class in the order of their scores, D of them, matched at T IoU
+    thresholds.
 
-    `image` (D,): place of the detection's image. `hit`, `counts` (T, D): whether it is a match, and whether it counts
-    at all (what matches a crowd does not). `objects` (N,): ground truth of the class in each of the N images.
+    `image` (D,): place of the detection's image. `hit`, `counts` (T, D): whether it is a match, and
+    whether it counts at all (what matches a crowd does not). `objects` (N,): ground truth of the
+    class in each of the N images.
     """
 
     image: np.ndarray
@@ -49,7 +51,8 @@ class Detections:
 
 
 def matched(annotations: Path, predictions: list[dict], iou_type: str) -> list[Detections]:
-    """Match detections (COCO's result format) to the ground truth, one entry a class, by pycocotools."""
+    """Match detections (COCO's result format) to the ground truth, one entry a class, by
+    pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -83,10 +86,12 @@ def matched(annotations: Path, predictions: list[dict], iou_type: str) -> list[D
 
 
 def average_precision(classes: list[Detections], weights: np.ndarray) -> np.ndarray:
-    """AP (0 to 1) of S samples; `weights` (S, N): how often each image is in each sample. NaN without ground truth.
+    """AP (0 to 1) of S samples; `weights` (S, N): how often each image is in each sample. NaN
+    without ground truth.
 
-    As pycocotools' accumulate: precision at 101 recalls, mean over thresholds and over the classes that the sample has.
-    Equal to it on images that really stand there several times, but for equal scores within an image.
+    As pycocotools' accumulate: precision at 101 recalls, mean over thresholds and over the classes
+    that the sample has. Equal to it on images that really stand there several times, but for equal
+    scores within an image.
     """
     total, present = np.zeros(len(weights)), np.zeros(len(weights))
     for one in classes:
@@ -153,9 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -> dict[str, dict[str, float]]:
-    """{metric: difference, its 95 % interval, and the share of samples in which the first is better}, in percent.
+    """{metric: difference, its 95 % interval, and the share of samples in which the first is
+    better}, in percent.
 
-    Of each IoU type of the task that both models' predictions hold: those on data without masks have none.
+    Of each IoU type of the task that both models' predictions hold: those on data without masks
+    have none.
     """
     from tqdm import tqdm
 
@@ -188,7 +195,8 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
 
 
 def _hold(predictions: list[dict], iou_type: str) -> bool:
-    """Whether predictions can be evaluated for an IoU type; none at all are refused where they are matched."""
+    """Whether predictions can be evaluated for an IoU type; none at all are refused where they are
+    matched."""
     return not predictions or held_as(iou_type) in predictions[0]
 
 
@@ -213,12 +221,16 @@ def _read(path: Path, annotations_sha256: str) -> dict:
 
 
 def _name(file: Path) -> str:
-    """What a run's result calls it: its row, and where it was pretrained here which pretraining and trial it is."""
+    """What a run's result calls it: its row, and where it was pretrained here which pretraining and
+    trial it is."""
     try:
         result = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))
         weights = result["weights"]
-        name = weights["method"] if weights.get("epochs") is None else f"{weights['method']} {weights['epochs']}"
-        pretraining = weights.get("pretraining")
-        return f"{name} (pretraining {pretraining['seed']}, trial {result['trial']})" if pretraining else name
+        name, pretraining = weights["method"], weights.get("pretraining")
+        if weights.get("epochs") is not None:
+            name += f" {weights['epochs']}"
+        if pretraining:
+            name += f" (pretraining {pretraining['seed']}, trial {result['trial']})"
+        return name
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return file.parent.name

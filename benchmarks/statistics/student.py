@@ -1,7 +1,7 @@
 """Student's t distribution in plain Python, so that the same results give the same tables whatever is installed.
 
-The tail is a regularised incomplete beta function, here by its continued fraction (Abramowitz and Stegun 26.5.8) with
-Lentz's method (1976, as modified by Thompson and Barnett, 1986).
+The tail is a regularised incomplete beta function, here by its continued fraction (Abramowitz and
+Stegun 26.5.8) with Lentz's method (1976, as modified by Thompson and Barnett, 1986).
 """
 
 import math
@@ -14,7 +14,8 @@ CONFIDENCE = 0.95
 
 
 def two_sided_p(t_squared: float, freedom: float) -> float:
-    """The probability that |t| of Student's distribution is larger, from its square and its degrees of freedom."""
+    """The probability that |t| of Student's distribution is larger, from its square and its degrees
+    of freedom."""
     return _incomplete_beta(t_squared / freedom, freedom / 2.0)
 
 
@@ -40,14 +41,16 @@ def margin(values: Sequence[float]) -> float | None:
 
 
 def one_sample_p(values: Sequence[float]) -> float | None:
-    """Two-sided p for a mean of 0; None where it is not defined: fewer than two values, or no spread."""
+    """Two-sided p for a mean of 0; None where it is not defined: fewer than two values, or no
+    spread."""
     if len(values) < 2 or stdev(values) == 0.0:
         return None
     return two_sided_p(len(values) * (fmean(values) / stdev(values)) ** 2, len(values) - 1)
 
 
 def _incomplete_beta(ratio: float, a: float) -> float:
-    """I_x(a, 1/2) at x = 1 / (1 + ratio). The ratio keeps the digits that x would lose near 0 and 1."""
+    """I_x(a, 1/2) at x = 1 / (1 + ratio). The ratio keeps the digits that x would lose near 0 and
+    1."""
     b = 0.5
     if ratio == 0.0:
         return 1.0
@@ -60,7 +63,8 @@ def _incomplete_beta(ratio: float, a: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, from the front, until it stands still."""
+    """The continued fraction of the incomplete beta function, from the front, until it stands
+    still."""
     c, d = 1.0, 1.0 / _not_zero(1.0 - (a + b) * x / (a + 1.0))
     value = d
     for m in range(1, 10_000):

@@ -1,7 +1,7 @@
 """Welch's t-test.
 
-B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
-Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite.
+B. L. Welch, "The generalization of 'Student's' problem when several different population variances
+are involved", Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite.
 """
 
 from collections.abc import Sequence

@@ -62,8 +62,8 @@ class Tables:
 def read_tables(results: Path, reported: Path, include_demo: bool = False, against: str | None = None) -> Tables:
     """All tables of `results` (holds runs/, which may be absent) and `reported` (the CSV files).
 
-    `against`: the row that measured rows are compared with (default: the random start). UserError when either folder
-    is wrong or `against` is not a row.
+    `against`: the row that measured rows are compared with (default: the random start). UserError
+    when either folder is wrong or `against` is not a row.
     """
     for folder, option in ((results, "--results"), (reported, "--reported")):
         if not folder.is_dir():
@@ -100,7 +100,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
 
 @dataclass
 class Runs:
-    """The results of a folder that are shown, read one by one; what is not shown is noted on the way."""
+    """The results of a folder that are shown, read one by one; what is not shown is noted on the
+    way."""
 
     folder: Path
     include_demo: bool
@@ -123,7 +124,8 @@ class Runs:
 
 
 def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] = ()) -> None:
-    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every value in tables.csv.
+    """Each table, and that of the probes, as .md, .tex and .html; all in tables.md, every value in
+    tables.csv.
 
     UserError when `folder` is a file.
     """
@@ -141,7 +143,8 @@ def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] 
 
 
 def _check_is_folder(path: Path) -> None:
-    """UserError for a path that exists and is not a folder: read as an empty one it would hide what was measured."""
+    """UserError for a path that exists and is not a folder: read as an empty one it would hide what
+    was measured."""
     if os.path.lexists(path) and not path.is_dir():
         raise UserError(f"expected a folder at {path}, or nothing, found something else; move it away or pass another "
                         "--results DIR")

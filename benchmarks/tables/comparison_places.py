@@ -17,7 +17,8 @@ def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
 
 def without_place(comparisons: Iterable[Comparison], groups: Iterable[Group], hidden: set[str]
                   ) -> tuple[list[str], int]:
-    """(one line for each comparison that no block can show, how many only wait for demo results to be shown).
+    """(one line for each comparison that no block can show, how many only wait for demo results to
+    be shown).
 
     `hidden`: hashes of the predictions of results that are not shown.
     """

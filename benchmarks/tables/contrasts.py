@@ -1,6 +1,7 @@
 """Differences between named rows, corrected together: `make_tables.py --contrast "CLoVE - Supervised"`, once for each.
 
-A column of a table compares all rows with one; here is what a protocol named in advance. Standard library only.
+A column of a table compares all rows with one; here is what a protocol named in advance. Standard
+library only.
 """
 
 from benchmarks.statistics.holm import holm
@@ -11,7 +12,8 @@ from pretrain.common.errors import UserError
 
 
 def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
-    """One line for each contrast on each dataset; Holm's family is all of them. UserError for a row that is nowhere."""
+    """One line for each contrast on each dataset; Holm's family is all of them. UserError for a row
+    that is nowhere."""
     found: list[tuple[str, Difference]] = []
     for contrast in asked:
         of_contrast = _differences(tables, contrast)
@@ -33,8 +35,8 @@ def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
 
 
 def _differences(tables: list[TableModel], contrast: str) -> list[tuple[str, Difference]]:
-    """(what it is of, difference) of a contrast in the first column of each block that has both rows; a row that both
-    names are names of is compared with nothing."""
+    """(what it is of, difference) of a contrast in the first column of each block that has both
+    rows; a row that both names are names of is compared with nothing."""
     name, _, other = contrast.partition(" - ")
     found = []
     for table in tables:

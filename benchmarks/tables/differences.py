@@ -1,7 +1,7 @@
 """The differences of a table: each measured row minus another one of its block, and what is corrected for their number.
 
-The other row is detectron2's random start, or the one that `make_tables.py --against ROW` names: under the same
-setting, on the same data. Standard library only.
+The other row is detectron2's random start, or the one that `make_tables.py --against ROW` names:
+under the same setting, on the same data. Standard library only.
 """
 
 from dataclasses import replace
@@ -23,8 +23,8 @@ OF_PAIRS = "pairs"
 
 
 def with_differences(tables: list[TableModel], against: str | None = None) -> list[TableModel]:
-    """The tables with the differences of their measured rows to the row `against` (default: the random start), where
-    there is one. UserError when it is named and nowhere."""
+    """The tables with the differences of their measured rows to the row `against` (default: the
+    random start), where there is one. UserError when it is named and nowhere."""
     name = against or RANDOM
     rows = [row for table in tables for row in _measured(table)]
     if against and not any(is_called(row, name) for row in rows):
@@ -69,7 +69,8 @@ def is_called(row: Row, name: str) -> bool:
 
 
 def compared(row: Row, block: Block, name: str) -> Row:
-    """The row of a block with its differences to the row of this name, one for each column; itself where it is that."""
+    """The row of a block with its differences to the row of this name, one for each column; itself
+    where it is that."""
     rows = measured_rows(block)
     if row not in rows or is_called(row, name):
         return row
@@ -98,7 +99,8 @@ def _most_alike(group: Group, others: list[Group]) -> list[Group]:
 
 
 def _correct(table: TableModel) -> None:
-    """Fill in Holm's p: a family is all differences of one column of the table, in all of its blocks."""
+    """Fill in Holm's p: a family is all differences of one column of the table, in all of its
+    blocks."""
     for column in table.columns:
         tested = []
         for row in _measured(table):

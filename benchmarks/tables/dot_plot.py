@@ -1,8 +1,9 @@
 """A figure of the tables: one panel a dataset, the mean of each method with its 95 % interval. Needs matplotlib.
 
-A row of a panel is a row of the table, in its order, by the table's first column. Printed rows are hollow; every single
-fine-tuning is a small dot; the two lines are random initialisation and supervised pretraining; on the right stands the
-paired difference. Colours are those of Okabe & Ito; nothing is shown by colour alone.
+A row of a panel is a row of the table, in its order, by the table's first column. Printed rows are
+hollow; every single fine-tuning is a small dot; the two lines are random initialisation and
+supervised pretraining; on the right stands the paired difference. Colours are those of Okabe & Ito;
+nothing is shown by colour alone.
 """
 
 import io
@@ -39,8 +40,8 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Dot:
-    """One row of a panel, in percent. `half`: half its 95 % interval, None where n is too small; `place`: its distance
-    from the top, in rows."""
+    """One row of a panel, in percent. `half`: half its 95 % interval, None where n is too small;
+    `place`: its distance from the top, in rows."""
 
     name: str
     place: float
@@ -53,8 +54,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Panel:
-    """A block of a table. `dots`: its rows from the top; `lines`: label of a line -> the value where it stands, in
-    percent."""
+    """A block of a table. `dots`: its rows from the top; `lines`: label of a line -> the value
+    where it stands, in percent."""
 
     title: str
     column: str
@@ -64,7 +65,8 @@ class Panel:
 
 
 def write_figure(tables: list[TableModel], path: Path) -> list[Path]:
-    """The figure as SVG and PNG: `path` without such an ending, with both. UserError when no row was measured."""
+    """The figure as SVG and PNG: `path` without such an ending, with both. UserError when no row
+    was measured."""
     figure = dot_plot(tables)
     if figure is None:
         raise UserError(f"--figure {path}: expected a measured row, found none; measure something first, or pass "
@@ -78,19 +80,14 @@ def write_figure(tables: list[TableModel], path: Path) -> list[Path]:
         if file.is_dir():
             raise UserError(f"--figure {file}: expected the name of a file, found a folder; choose another name")
         with atomic_path(file) as sibling:
-            sibling.write_bytes(_saved(figure, ending[1:]))
+            sibling.write_bytes(saved(figure, ending[1:]))
         written.append(file)
     return written
 
 
-def dot_plot_svg(tables: list[TableModel]) -> bytes | None:
-    """The figure as SVG; None where nothing was measured."""
-    figure = dot_plot(tables)
-    return None if figure is None else _saved(figure, "svg")
-
-
 def dot_plot(tables: list[TableModel]) -> Figure | None:
-    """The figure of all blocks with measured rows, one below the other; None where there is none."""
+    """The figure of all blocks with measured rows, one below the other; None where there is none.
+    """
     panels = []
     for table in tables:
         for block in table.blocks:
@@ -108,7 +105,8 @@ def dot_plot(tables: list[TableModel]) -> Figure | None:
     return figure
 
 
-def _saved(figure: Figure, ending: str) -> bytes:
+def saved(figure: Figure, ending: str) -> bytes:
+    """The figure as a file of this ending (svg, png), the same bytes each time."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(SETTINGS):
         metadata = {"svg": {"Date": None}}.get(ending)
@@ -145,7 +143,8 @@ def _panel(table: TableModel, block: Block) -> Panel:
 
 
 def _lines(rows: list[Row], column: str) -> dict[str, float]:
-    """Where the lines of LOOKS stand: at the measured row of that name where there is one, else the printed one."""
+    """Where the lines of LOOKS stand: at the measured row of that name where there is one, else the
+    printed one."""
     found = {}
     for label, (method, _, _) in LOOKS.items():
         named = [row for row in rows if row.kind != IMPORTED
@@ -209,7 +208,8 @@ def _differences(axes: Axes, dots: list[Dot], against: str) -> None:
 
 
 def _limits(dots: list[Dot]) -> tuple[float, float]:
-    """The ends of a panel: all values, and of the intervals what is no further from them than they are wide."""
+    """The ends of a panel: all values, and of the intervals what is no further from them than they
+    are wide."""
     values, low_ends, high_ends = [], [], []
     for dot in dots:
         values += [dot.mean, *dot.singles]

@@ -1,7 +1,7 @@
 """Any text as LaTeX shows it: names come from users, and pdflatex stops at letters that its fonts lack.
 
-The outcome is ASCII and needs no package: Greek and common symbols become math, accents LaTeX's own, and what is left a
-visible [U+65E5]. Standard library only.
+The outcome is ASCII and needs no package: Greek and common symbols become math, accents LaTeX's
+own, and what is left a visible [U+65E5]. Standard library only.
 """
 
 import string
@@ -63,10 +63,14 @@ def _letter(letter: str) -> str:
     kind, *codes = unicodedata.decomposition(letter).split() or [""]
     if kind in ("<super>", "<sub>") and len(codes) == 1:
         small, sign = chr(int(codes[0], 16)), {"<super>": "^", "<sub>": "_"}[kind]
-        return f"${sign}{{{small}}}$" if small in string.ascii_letters + string.digits else ""
+        if small not in string.ascii_letters + string.digits:
+            return ""
+        return f"${sign}{{{small}}}$"
     if kind in ("<font>", "<wide>", "<fraction>", "<compat>"):  # styled letters, wide ones, fractions, ligatures
         parts = [_letter(chr(int(code, 16))) for code in codes]
-        return "".join(parts) if all(parts) else ""
+        if not all(parts):
+            return ""
+        return "".join(parts)
     base, *marks = unicodedata.normalize("NFD", letter)
     if not marks or not _ACCENTS.keys() >= set(marks):
         return ""

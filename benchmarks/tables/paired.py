@@ -1,8 +1,9 @@
 """One measured row minus another, fine-tuning by fine-tuning: the mean difference with its 95 % interval.
 
-Two fine-tunings of the same trial and seed share head initialisation and data order: they are a pair, and the
-difference of a pair scatters less than either. Where both rows were pretrained here the pretrainings of the same seed
-are paired too. n counts pretrainings: the pairs of one are averaged first. Standard library only.
+Two fine-tunings of the same trial and seed share head initialisation and data order: they are a
+pair, and the difference of a pair scatters less than either. Where both rows were pretrained here
+the pretrainings of the same seed are paired too. n counts pretrainings: the pairs of one are
+averaged first. Standard library only.
 """
 
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ class Pair:
 class Difference:
     """A row minus the row `against` in one column, in percent points.
 
-    `values`: the independent ones, the mean over the pairs of each pretraining (of each pair, where neither row was
-    pretrained here). `doubt`: why there is no interval, or what the interval leaves out. `p` is that of the t-test of
-    a mean of 0; `p_holm` is corrected for the `family`, which says what is in it.
+    `values`: the independent ones, the mean over the pairs of each pretraining (of each pair, where
+    neither row was pretrained here). `doubt`: why there is no interval, or what the interval leaves
+    out. `p` is that of the t-test of a mean of 0; `p_holm` is corrected for the `family`, which
+    says what is in it.
     """
 
     against: str
@@ -110,7 +112,8 @@ def paired(row: Group, other: Group, column: str, against: str) -> Difference:
 def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
     """All pairs in which both have a value, in the order of the trials.
 
-    Where both rows were pretrained with some of the same seeds, only those stand in pairs, each with itself.
+    Where both rows were pretrained with some of the same seeds, only those stand in pairs, each
+    with itself.
     """
     seeds = {place.pretraining for place in row.trials if row.pretrained_here}
     same_seeds = seeds & {place.pretraining for place in other.trials if other.pretrained_here}
@@ -128,12 +131,14 @@ def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
 
 
 def _unit(group: Group, place: Place) -> Unit:
-    """What is independent in a row: a pretraining, or a fine-tuning of a row that was not pretrained here."""
+    """What is independent in a row: a pretraining, or a fine-tuning of a row that was not
+    pretrained here."""
     return place.pretraining if group.pretrained_here else place
 
 
 def _doubt(values: tuple[float, ...], shared: int, what: str) -> str:
-    """Why there is no interval, or what it leaves out; `shared`: partners that stand in several of the values."""
+    """Why there is no interval, or what it leaves out; `shared`: partners that stand in several of
+    the values."""
     if not values:
         return "no fine-tuning of the same trial and seed in both rows"
     if len(values) == 1:

@@ -31,12 +31,12 @@ NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU 
 
 
 def probes_text(probes: list[dict]) -> str:
-    """Markdown of all probes, a block for each dataset, protocol and architecture; empty without probes."""
+    """Markdown of all probes, a block for each dataset, protocol and architecture."""
     parts = [f"## {TITLE}", NOTE]
     for heading, frame in _blocks(probes, MARKDOWN):
         parts += [f"### {heading}", frame.to_markdown(index=False, tablefmt="pipe", disable_numparse=True,
                                                       colalign=ALIGNMENT)]
-    return "\n\n".join(parts) + "\n" if probes else ""
+    return "\n\n".join(parts) + "\n"
 
 
 def probes_html(probes: list[dict]) -> str:
@@ -44,7 +44,7 @@ def probes_html(probes: list[dict]) -> str:
     parts = [f"<section id=\"probes\">\n<h2>{TITLE}</h2>\n<p>{html.escape(NOTE)}</p>"]
     for heading, frame in _blocks(probes, replace(HTML, bold="<strong>{}</strong>")):
         parts += [f"<h3>{heading}</h3>", frame.to_html(index=False, border=0, escape=False)]
-    return "\n".join(parts) + "\n</section>\n" if probes else ""
+    return "\n".join(parts) + "\n</section>\n"
 
 
 def probes_latex(probes: list[dict]) -> str:
@@ -57,7 +57,7 @@ def probes_latex(probes: list[dict]) -> str:
         parts.append(f"\\begin{{table}}\n\\centering\n\\small\n{text}"
                      f"\\caption{{{TITLE}. {heading}.{note}}}\n\\end{{table}}\n")
         note = ""  # under the first table alone
-    return "\n".join(parts) if probes else ""
+    return "\n".join(parts)
 
 
 def _blocks(probes: list[dict], look: Look) -> Iterator[tuple[str, "pd.DataFrame"]]:

@@ -22,8 +22,8 @@ from pretrain.common.errors import UserError
 def why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
     """The provenance of a metric in each block that has it; `folder` holds the probes' files.
 
-    ROW is a method with or without its epochs, or a baseline, reported for every probe that measured it. UserError
-    when nothing fits.
+    ROW is a method with or without its epochs, or a baseline, reported for every probe that
+    measured it. UserError when nothing fits.
     """
     metrics = {}
     for title, metric in COLUMNS.items():

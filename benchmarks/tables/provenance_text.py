@@ -8,7 +8,8 @@ from benchmarks.tables.trial_groups import Place, Trial
 
 
 def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None = None) -> str:
-    """All that one evaluation is made of, as text; its file lies in `runs`. `column`: the value to begin with."""
+    """All that one evaluation is made of, as text; its file lies in `runs`. `column`: the value to
+    begin with."""
     result = json.loads((runs / trial.file).read_bytes())
     weights = result["weights"]
     sha256 = weights.get("pkl_sha256") or weights.get("path_sha256")
@@ -54,7 +55,8 @@ def hash_text(sha256: str | None) -> str:
 
 
 def pretraining_line(weights: dict) -> dict[str, str]:
-    """{"pretraining": objective, seed and hashes} of a record's weights that were pretrained here, else nothing."""
+    """{"pretraining": objective, seed and hashes} of a record's weights that were pretrained here,
+    else nothing."""
     pretraining = weights.get("pretraining")
     if not pretraining:
         return {}

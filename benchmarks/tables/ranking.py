@@ -1,11 +1,13 @@
 """Which cells are the best and the second of their column, and whether the best is more than luck.
 
-Among printed rows as papers do it: best bold, second underlined. Among measured rows the first place is bold only when
-Welch's t-test (two-sided, unequal variances) against the runner-up gives p < 0.05, else underlined as the second is.
-Rows that tie share their place; where several share the first there is no second.
+Among printed rows as papers do it: best bold, second underlined. Among measured rows the first
+place is bold only when Welch's t-test (two-sided, unequal variances) against the runner-up gives p
+< 0.05, else underlined as the second is. Rows that tie share their place; where several share the
+first there is no second.
 
-Trials are the unit of that test, but for a method that was pretrained here its pretrainings are: fine-tunings of one
-pretraining share their start and are not independent. Such a row is bold with three pretrainings or more.
+Trials are the unit of that test, but for a method that was pretrained here its pretrainings are:
+fine-tunings of one pretraining share their start and are not independent. Such a row is bold with
+three pretrainings or more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +26,16 @@ OVER_PRETRAININGS = "pretrainings, over trials where a row starts from elsewhere
 
 @dataclass(frozen=True)
 class Sample:
-    """The independent values of one row in one column, in percent: its trials' or, pretrained here, the mean of each
-    pretraining's trials."""
+    """The independent values of one row in one column, in percent: its trials' or, pretrained here,
+    the mean of each pretraining's trials."""
 
     values: Sequence[float]
     pretrained_here: bool = False
 
 
 def places(values: Sequence[float | None]) -> list[str]:
-    """BEST for the largest values, SECOND for the next ones if one alone is best, "" for the others and the missing.
+    """BEST for the largest values, SECOND for the next ones if one alone is best, "" for the others
+    and the missing.
 
     A column whose values are all equal has no places.
     """
@@ -74,9 +77,10 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
         if not proven:
             for number in best:
                 found[column][number] = LEADING
+    if not said:
+        return found, ""
     over = OVER_PRETRAININGS if pretrained_here else OVER_TRIALS
-    sentence = f"Best over runner-up (Welch's t-test over {over}, bold below {LEVEL}): {'; '.join(said)}."
-    return found, sentence if said else ""
+    return found, f"Best over runner-up (Welch's t-test over {over}, bold below {LEVEL}): {'; '.join(said)}."
 
 
 def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
@@ -91,7 +95,8 @@ def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
 
 
 def _hardest(best: Sample, seconds: Mapping[int, Sample]) -> tuple[int, str, bool]:
-    """(row of the runner-up that the best must be tested against, outcome in words, whether the best is proven).
+    """(row of the runner-up that the best must be tested against, outcome in words, whether the
+    best is proven).
 
     Of several that tie, one that can be tested, and of those the one with the largest p.
     """

@@ -1,7 +1,7 @@
 """A table as markdown, LaTeX (booktabs), HTML and CSV. pandas and tabulate format; here is what they are given.
 
-Printed metrics are in italics and measured ones upright; the best of a column is bold, the second underlined, as is a
-best of measured rows that no test proves.
+Printed metrics are in italics and measured ones upright; the best of a column is bold, the second
+underlined, as is a best of measured rows that no test proves.
 """
 
 import html
@@ -90,7 +90,8 @@ def latex(table: TableModel) -> str:
 
 
 def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None) -> str:
-    """The table as a piece of HTML: classes `printed`, `measured`, `difference` on rows, no style of its own.
+    """The table as a piece of HTML: classes `printed`, `measured`, `difference` on rows, no style
+    of its own.
 
     `provenance(row)` is what opens behind a measured row's source.
     """
@@ -182,7 +183,8 @@ def _frame(table: TableModel, block: Block, look: Look) -> "pd.DataFrame":
 
 
 def _titles(table: TableModel, block: Block) -> list[str]:
-    """What stands over the values: the columns, and the paired difference where the block has one."""
+    """What stands over the values: the columns, and the paired difference where the block has one.
+    """
     titles = [column.replace("_", " ") for column in table.columns]
     if _is_compared(block):
         titles.append(f"{titles[0]} - {table.against} [95 %]")

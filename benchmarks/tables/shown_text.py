@@ -29,7 +29,8 @@ def row_name(method: str, epochs: int | None) -> str:
 
 
 def nearest(asked: str, names: Iterable[str]) -> str:
-    """Which of these names was meant, and all of them: for messages about a name that is none of them."""
+    """Which of these names was meant, and all of them: for messages about a name that is none of
+    them."""
     names = list(dict.fromkeys(names))
     near = difflib.get_close_matches(asked, names, n=1, cutoff=0.0) or [MISSING]
     return f"the nearest is {near[0]}, all: {', '.join(names) or 'none'}"

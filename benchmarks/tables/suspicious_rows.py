@@ -1,7 +1,8 @@
 """Rows that need a second look: outside what the literature says, or below random initialisation. Never hidden.
 
-Standard library only. `results/expected.csv` holds the expected values, each read in the source that it names, with the
-tolerance that a single run may have; results/README.md says how they were chosen.
+Standard library only. `results/expected.csv` holds the expected values, each read in the source
+that it names, with the tolerance that a single run may have; results/README.md says how they were
+chosen.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,8 @@ class Expected:
 
 
 class RowKey(NamedTuple):
-    """A row of a table, by what decides its values; of an expectation, None as epochs and "" as heads mean any."""
+    """A row of a table, by what decides its values; of an expectation, None as epochs and "" as
+    heads mean any."""
 
     table: str
     method: str
@@ -40,7 +42,8 @@ Expectations = Mapping[RowKey, list[Expected]]
 
 
 def read_expected(path: Path) -> Expectations:
-    """The expected values in the file at `path`; UserError for a line that is not what it should be."""
+    """The expected values in the file at `path`; UserError for a line that is not what it should
+    be."""
     found: dict[RowKey, list[Expected]] = {}
     for line, entry in read_csv(path, COLUMNS):
         try:
@@ -57,7 +60,8 @@ def read_expected(path: Path) -> Expectations:
 
 
 def outside(expectations: Expectations, row: RowKey, values: Mapping[str, float | None]) -> list[str]:
-    """What is wrong with a row's `values` (percent by column) by the literature, one sentence each; empty: nothing.
+    """What is wrong with a row's `values` (percent by column) by the literature, one sentence each;
+    empty: nothing.
 
     An expectation of what is not a column of the table, or no longer, says nothing.
     """
@@ -76,8 +80,8 @@ def outside(expectations: Expectations, row: RowKey, values: Mapping[str, float 
 
 def below_random(values: Mapping[str, float | None], random: Mapping[str, float | None], main: Iterable[str]
                  ) -> list[str]:
-    """The columns among `main`, those that each kind of metric is judged by, in which a row is below random
-    initialisation."""
+    """The columns among `main`, those that each kind of metric is judged by, in which a row is
+    below random initialisation."""
     found = []
     for column in main:
         value, baseline = values.get(column), random.get(column)

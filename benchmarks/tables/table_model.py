@@ -14,7 +14,8 @@ PRINTED, MEASURED, DIFFERENCE, IMPORTED = "printed", "measured", "difference", "
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric as it is shown. `place` in its column: best, leading, second (see ranking) or none of them."""
+    """One metric as it is shown. `place` in its column: best, leading, second (see ranking) or none
+    of them."""
 
     text: str
     place: str = ""
@@ -25,7 +26,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference is of.
+    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference
+    is of.
 
     `differences`: of a measured row to another one, by column; empty where there is none.
     """
@@ -42,7 +44,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that may be compared, under a heading (none: the table itself), with the lines that stand under them."""
+    """Rows that may be compared, under a heading (none: the table itself), with the lines that
+    stand under them."""
 
     heading: str
     note: str
@@ -53,7 +56,8 @@ class Block:
 
 @dataclass(frozen=True)
 class TableModel:
-    """A whole table. A block without heading is the paper's, with what was measured under its protocol.
+    """A whole table. A block without heading is the paper's, with what was measured under its
+    protocol.
 
     `against`: the row that its measured rows are compared with, if any.
     """

@@ -59,8 +59,8 @@ STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; r
 
 @dataclass(frozen=True)
 class Known:
-    """All that there is of one task. `code`: hash of today's fine-tuning, rows of another one are stale. `comparisons`
-    (of any task) stand under the block that has both of their results."""
+    """All that there is of one task. `code`: hash of today's fine-tuning, rows of another one are
+    stale. `comparisons` (of any task) stand under the block that has both of their results."""
 
     task: Task
     reported: list[ReportedRow]
@@ -88,8 +88,9 @@ def build_table(known: Known) -> TableModel:
     if known.imported:
         blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, task) for row in known.imported]))
     blocks = [block for block in blocks if block.rows]
-    title = _title_of_own_data(task, groups) if own_data else task.table.title
-    notes = _notes(known, blocks, own_data)
+    title, notes = task.table.title, _notes(known, blocks, own_data)
+    if own_data:
+        title = _title_of_own_data(task, groups)
     return TableModel(task.table.name, title, column_names(task), task.table.in_poster, blocks, notes)
 
 
@@ -138,7 +139,8 @@ def _mark(block: Block, name: str, doubts: list[str]) -> str:
 
 
 def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
-    """The measured rows of a block, each with its differences to the printed ones, and what the tests say of them."""
+    """The measured rows of a block, each with its differences to the printed ones, and what the
+    tests say of them."""
     papers = list(block.rows)
     several_data = len({data_hash(group.example) for group in groups}) > 1
     named: list[tuple[str, Row]] = []
@@ -169,7 +171,8 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
 
 
 def _in_order(reported: list[ReportedRow], groups: list[Group]) -> list[tuple[str, Group]]:
-    """(what distinguishes it from others of its name, group): in the paper's order, the others after them."""
+    """(what distinguishes it from others of its name, group): in the paper's order, the others
+    after them."""
     methods = list(dict.fromkeys(row.method for row in reported))
     alike: dict[tuple, list[Group]] = {}
     for group in groups:
@@ -183,7 +186,8 @@ def _in_order(reported: list[ReportedRow], groups: list[Group]) -> list[tuple[st
 
 
 def _rank(named: list[tuple[str, Row]]) -> list[str]:
-    """Give the cells their places among the rows of the same setting and data; returns what the tests said.
+    """Give the cells their places among the rows of the same setting and data; returns what the
+    tests said.
 
     `named`: (what distinguishes it from others of its name, row).
     """

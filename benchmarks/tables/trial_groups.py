@@ -1,9 +1,9 @@
 """Measured rows: results grouped into what may be averaged, and sorted into the blocks where they may stand.
 
-Trials are averaged only when they agree in everything that changes a number: task, method, epochs, scale, iterations,
-heads, architecture, start, data and resolved configuration. The start is a file of weights; where it was pretrained
-here it is the recipe and the images of the pretraining, so that pretrainings of several seeds make one row.
-Standard library only.
+Trials are averaged only when they agree in everything that changes a number: task, method, epochs,
+scale, iterations, heads, architecture, start, data and resolved configuration. The start is a file
+of weights; where it was pretrained here it is the recipe and the images of the pretraining, so that
+pretrainings of several seeds make one row. Standard library only.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ Evaluated = tuple[str, str, str]  # when an evaluation ended, its file, the SHA-
 
 
 class Place(NamedTuple):
-    """Where a trial stands in its group: seed of the pretraining (None: not pretrained here), trial, and its seed."""
+    """Where a trial stands in its group: seed of the pretraining (None: not pretrained here),
+    trial, and its seed."""
 
     pretraining: int | None
     trial: int
@@ -36,8 +37,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation of a group: when it ended, its file, its columns (percent), hashes of the weights it started from,
-    of the code that made it and of its kept predictions."""
+    """One evaluation of a group: when it ended, its file, its columns (percent), hashes of the
+    weights it started from, of the code that made it and of its kept predictions."""
 
     ended: str
     file: str
@@ -59,7 +60,8 @@ class Group:
 
     @property
     def pretrained_here(self) -> bool:
-        """Whether its pretrainings are known: then they are what is independent, not their fine-tunings."""
+        """Whether its pretrainings are known: then they are what is independent, not their
+        fine-tunings."""
         return self.example["weights"].get("pretraining") is not None
 
     @property
@@ -77,7 +79,8 @@ class Group:
         return means
 
     def by_pretraining(self, column: str) -> dict[int | None, list[float]]:
-        """Seed of the pretraining -> the column of its trials that have it, in percent, in the order of the trials.
+        """Seed of the pretraining -> the column of its trials that have it, in percent, in the
+        order of the trials.
 
         Pretrainings without a value are left out.
         """
@@ -95,16 +98,17 @@ class Group:
     def independent(self, column: str) -> list[float]:
         """The independent values of a column, in percent.
 
-        The mean of each pretraining's trials where the method was pretrained here: its fine-tunings share a start.
-        Otherwise each trial's own: a checkpoint from elsewhere has one pretraining by nature, and random weights are
-        drawn anew by each trial.
+        The mean of each pretraining's trials where the method was pretrained here: its fine-tunings
+        share a start. Otherwise each trial's own: a checkpoint from elsewhere has one pretraining
+        by nature, and random weights are drawn anew by each trial.
         """
         if self.pretrained_here:
             return [statistics.fmean(several) for several in self.by_pretraining(column).values()]
         return self.values(column)
 
     def cell(self, column: str) -> tuple[float, float | None, int] | None:
-        """(mean, sample standard deviation or None, trials with a value); None when no trial has a value.
+        """(mean, sample standard deviation or None, trials with a value); None when no trial has a
+        value.
 
         Both over the independent values; of a single pretraining over its trials.
         """
@@ -164,8 +168,8 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
 
 
 def _superseded(trainings: dict[tuple, list[Evaluated]]) -> dict[str, str]:
-    """{file: one line} of the evaluations whose training was evaluated later on other annotations of the same label:
-    a validation file that was fixed."""
+    """{file: one line} of the evaluations whose training was evaluated later on other annotations
+    of the same label: a validation file that was fixed."""
     lines = {}
     for (_, _, label, _), evaluated in trainings.items():
         _, newest_file, newest = max(evaluated)
@@ -177,7 +181,8 @@ def _superseded(trainings: dict[tuple, list[Evaluated]]) -> dict[str, str]:
 
 
 def _start(result: dict) -> list:
-    """What trials of one row start from: a file of weights or, pretrained here, a recipe and its images."""
+    """What trials of one row start from: a file of weights or, pretrained here, a recipe and its
+    images."""
     weights = result["weights"]
     pretraining = weights.get("pretraining")
     if pretraining is None:
@@ -188,8 +193,8 @@ def _start(result: dict) -> list:
 def _one_start_each(members: list[tuple[Place, Trial]]) -> tuple[list[tuple[Place, Trial]], list[str]]:
     """The trials whose pretraining has one file of weights, and one line for each other.
 
-    The same recipe, images and seed made two files: both cannot be that pretraining. The file of the trial that ended
-    last counts.
+    The same recipe, images and seed made two files: both cannot be that pretraining. The file of
+    the trial that ended last counts.
     """
     newest: dict[int | None, Trial] = {}
     for place, trial in members:
@@ -221,7 +226,8 @@ def _one_of_each(members: list[tuple[Place, Trial]]) -> tuple[dict[Place, Trial]
 
 
 def distinctions(groups: list[Group]) -> list[str]:
-    """For groups that would read alike, what tells them apart, one text per group; empty texts for a single group."""
+    """For groups that would read alike, what tells them apart, one text per group; empty texts for
+    a single group."""
     if len(groups) < 2:
         return [""] * len(groups)
     settings = _differing([group.config for group in groups])
@@ -282,7 +288,8 @@ def _data(result: dict) -> list:
 
 
 def data_hash(result: dict) -> str:
-    """Eight digits that tell datasets apart: image counts, annotation files, share of the training images, classes."""
+    """Eight digits that tell datasets apart: image counts, annotation files, share of the training
+    images, classes."""
     return hashlib.sha256(canonical(_data(result)).encode("ascii")).hexdigest()[:8]
 
 

@@ -13,12 +13,14 @@ from transfer.tasks import TASKS
 
 
 def why(question: str, tables: list[TableModel], results: Path, probes: Sequence[dict] = ()) -> str:
-    """The provenance of the cells that `question` names, as text; `results` holds runs/ and probes/.
+    """The provenance of the cells that `question` names, as text; `results` holds runs/ and
+    probes/.
 
-    TABLE is a table's name, its task's, or a part of its name that fits one, ROW a method with or without its epochs
-    ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb") or its paired difference ("AP bb - Rand init"). Differences to a
-    paper are rows ("CLoVE 200: measured - paper"), and the probes are a table. Where several rows have that name all of
-    them are reported. UserError when nothing fits.
+    TABLE is a table's name, its task's, or a part of its name that fits one, ROW a method with or
+    without its epochs ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb") or its paired difference
+    ("AP bb - Rand init"). Differences to a paper are rows ("CLoVE 200: measured - paper"), and the
+    probes are a table. Where several rows have that name all of them are reported. UserError when
+    nothing fits.
     """
     if question.count(":") < 2:
         raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")

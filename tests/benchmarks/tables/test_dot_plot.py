@@ -78,7 +78,7 @@ def test_write_figure__svg_and_png_of_the_same_bytes_each_time(nine_methods: Pat
     assert [path.name for path in written] == ["ap.svg", "ap.png"]
     first = [path.read_bytes() for path in written]
     assert [path.read_bytes() for path in dot_plot.write_figure(tables(nine_methods), written[0])] == first
-    assert dot_plot.dot_plot_svg(tables(nine_methods)) == first[0] and b"<svg" in first[0]
+    assert dot_plot.saved(dot_plot.dot_plot(tables(nine_methods)), "svg") == first[0] and b"<svg" in first[0]
     with Image.open(io.BytesIO(first[1])) as image:
         assert image.width == 1400
         ink = image.convert("L").point(lambda value: 255 * (value < 250))

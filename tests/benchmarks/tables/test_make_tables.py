@@ -182,8 +182,8 @@ def test_tables__a_column_added_or_removed_leaves_every_stored_file_valid(make_r
     changed = replace(TASKS["coco"], columns=(*columns, Column("APs_bb", "bbox/APs")))
     monkeypatch.setitem(TASKS, "coco", changed)
     [after, theirs], text, problems = tables_of(tmp_path)
-    assert problems == [f"{COCO}.csv: its AP_mb, which is no column of the table: expected AP_bb, AP50_bb, AP75_bb, "
-                        "AP50_mb, AP75_mb, APs_bb"]
+    assert problems == [f"{COCO}.csv: its AP_mb, which is not a column of the table: expected AP_bb, AP50_bb, "
+                        "AP75_bb, AP50_mb, AP75_mb, APs_bb"]
     assert after[0] == ["Method", "Epochs", "AP bb", "AP50 bb", "AP75 bb", "AP50 mb", "AP75 mb", "APs bb", "Source"]
     measured = {row[0]: row[2:8] for row in after if "measured, n=1" in row[-1]}
     values = ["40.5", "60.0", "45.0", "57.0", "39.0", "20.5"]
