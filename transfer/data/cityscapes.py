@@ -38,7 +38,10 @@ def class_names() -> tuple[str, ...]:
 
 
 def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, str, str]]:
-    """(image, instanceIds, labelIds, polygons) of every image, sorted; raises for a name or file that does not fit."""
+    """(image, instanceIds, labelIds, polygons) of every image, sorted, at least one.
+
+    Raises `UserError` for a name or file that does not fit.
+    """
     files = []
     for image in sorted(image_root.glob("*/*.png")):
         stem = annotation_root / image.parent.name / image.name.removesuffix(IMAGE_SUFFIX)
@@ -48,6 +51,8 @@ def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, 
 
 
 def _problems(files: list[tuple[str, str, str, str]], annotation_root: Path) -> Iterator[str]:
+    if not files:
+        yield f"no image: expected CITY/CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX}"
     for image, *annotations in files:
         if not NAME.fullmatch(Path(image).name):
             yield (f"{image} is not named as Cityscapes names images: expected CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX} with "
@@ -58,7 +63,7 @@ def _problems(files: list[tuple[str, str, str, str]], annotation_root: Path) -> 
                        "every image")
     listed = {instances for _, instances, *_ in files}
     for path in sorted(annotation_root.glob(f"*/*{SUFFIXES[0]}")):
-        if files and str(path) not in listed:
+        if str(path) not in listed:
             yield f"annotation {path} has no image there: the evaluation goes over every annotation"
 
 

@@ -4,7 +4,7 @@ from detectron2.evaluation import CityscapesInstanceEvaluator
 
 
 class CityscapesEvaluator(CityscapesInstanceEvaluator):
-    """detectron2's Cityscapes evaluator that also keeps the figures of each class, which it throws away."""
+    """detectron2's Cityscapes evaluator that also keeps the metrics of each class, which it throws away."""
 
     def evaluate(self) -> dict | None:
         import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official
@@ -22,7 +22,7 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
         finally:
             official.evaluateImgLists = evaluate_all
         if results is not None:
-            for name, figures in kept["averages"]["classes"].items():
-                results["segm"][f"AP-{name}"] = 100 * figures["ap"]
-                results["segm"][f"AP50-{name}"] = 100 * figures["ap50%"]
+            for name, metrics in kept["averages"]["classes"].items():
+                results["segm"][f"AP-{name}"] = 100 * metrics["ap"]
+                results["segm"][f"AP50-{name}"] = 100 * metrics["ap50%"]
         return results

@@ -1,6 +1,6 @@
 """hotcoco (optional) in the place of pycocotools: it computes, and is checked against pycocotools on every use.
 
-pycocotools stays the default and the judge: on a sample of the images all summary figures of both must agree.
+pycocotools stays the default and the judge: on a sample of the images all summary metrics of both must agree.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pretrain.common.errors import UserError
 
 EVALUATORS = ("pycocotools", "hotcoco")
 SAMPLE = 50  # images of the check, spread evenly; all when there are fewer
-TOLERANCE = 1e-9  # of a figure 0..1
+TOLERANCE = 1e-9  # of a metric 0..1
 PAYLOAD = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KEYPOINTS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
@@ -40,7 +40,7 @@ def chosen(name: str, task: str, official: str) -> str:
     """
     if name == "hotcoco":
         if official != "pycocotools":
-            raise UserError(f"--evaluator hotcoco: {task} figures come from {official} alone; leave it out")
+            raise UserError(f"--evaluator hotcoco: the metrics of {task} come from {official} alone; leave it out")
         require()
     return name if official == "pycocotools" else official
 
@@ -57,15 +57,11 @@ class CheckedCOCOeval(COCOeval):
         self.eval = self._fast(list(self.params.imgIds)) | {"params": self.params}
 
     def check(self) -> None:
-        """Compare every summary figure on the sample of the images."""
-        images = sorted(self.params.imgIds)
+        """Compare every summary metric on the sample of the images; `UserError` for the first that differs."""
+        images = np.array(sorted(self.params.imgIds))
         places = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
-        sample = [images[place] for place in places]
-        plain, fast = (COCOeval(self.cocoGt, self.cocoDt, self.params.iouType) for _ in range(2))
-        for one in (plain, fast):
-            one.params.imgIds, one.params.maxDets = sample, self.params.maxDets
-            if self.params.iouType == "keypoints":
-                one.params.kpt_oks_sigmas = self.params.kpt_oks_sigmas
+        sample = images[places].tolist()
+        plain, fast = self._on(sample), self._on(sample)
         fast.eval = self._fast(sample) | {"params": fast.params}
         with contextlib.redirect_stdout(io.StringIO()):
             plain.evaluate()
@@ -79,12 +75,22 @@ class CheckedCOCOeval(COCOeval):
                                 f"{name} is {float(found)!r}, expected {float(expected)!r}; evaluate with "
                                 "--evaluator pycocotools")
 
+    def _on(self, images: list[int]) -> COCOeval:
+        """pycocotools' own evaluation on `images`."""
+        plain = COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
+        plain.params.imgIds, plain.params.maxDets = images, self.params.maxDets
+        if self.params.iouType == "keypoints":
+            plain.params.kpt_oks_sigmas = self.params.kpt_oks_sigmas
+        return plain
+
     def _fast(self, images: list[int]) -> dict[str, Any]:
         """precision [T, R, K, A, M], recall [T, K, A, M] and scores of hotcoco on `images`."""
         hotcoco = require()
-        payload, wanted = PAYLOAD[self.params.iouType], set(images)
-        results = [{"image_id": row["image_id"], "category_id": row["category_id"], "score": row["score"],
-                    payload: row[payload]} for row in self.cocoDt.dataset["annotations"] if row["image_id"] in wanted]
+        keys, wanted = ("image_id", "category_id", "score", PAYLOAD[self.params.iouType]), set(images)
+        results = []
+        for row in self.cocoDt.dataset["annotations"]:
+            if row["image_id"] in wanted:
+                results.append({key: row[key] for key in keys})
         if not results:  # nothing for hotcoco to load
             empty = COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
             empty.params = self.params

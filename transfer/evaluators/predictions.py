@@ -1,4 +1,4 @@
-"""Predictions of a model kept in one file, whatever the task, so that figures can be computed again from it.
+"""Predictions of a model kept in one file, whatever the task, so that metrics can be computed again from it.
 
 predictions.json.gz: {"schema", "task", "annotations_sha256" of the validation set, "image_ids" of all its images (also
 those without a detection), "categories": [{"id", "name"}], "predictions"}; the last is a list in COCO's result format
@@ -27,7 +27,7 @@ SCHEMA = 1
 
 
 class Keeper(DatasetEvaluator):
-    """Stands before an evaluator and writes what the model predicted for a registered dataset; has no figures."""
+    """Stands before an evaluator and writes what the model predicted for a registered dataset; has no metrics."""
 
     def __init__(self, path: Path, task: str, dataset_name: str, annotations_sha256: str) -> None:
         self.path, self.task, self.dataset_name, self.sha256 = path, task, dataset_name, annotations_sha256

@@ -1,6 +1,6 @@
-"""Pascal VOC's average precision by detectron2's code, with the figures of each class, which it throws away.
+"""Pascal VOC's average precision by detectron2's code, with the metrics of each class, which it throws away.
 
-The figures of 2007's test set take the 11-point metric of that year, as those of MoCo, PixPro and DenseCL do: all are
+The metrics of 2007's test set take the 11-point metric of that year, as those of MoCo, PixPro and DenseCL do: all are
 detectron2's `voc_eval` on voc_2007_test. Classes without an object to find are left out of the means instead of
 counting as 0; the real test set has all twenty.
 """
@@ -22,7 +22,7 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
     """detectron2's VOC evaluator that also returns AP-CLASS and AP50-CLASS, NaN for classes without objects."""
 
     def evaluate(self) -> dict | None:
-        """{"bbox": figures in percent} on the first process."""
+        """{"bbox": metrics in percent} on the first process."""
         gathered = comm.gather(self._predictions, dst=0)
         if not comm.is_main_process():
             return None
@@ -38,18 +38,18 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
                 if name in present:
                     Path(folder, f"{name}.txt").write_text("\n".join(lines[number]), encoding="utf-8")
                     aps[number] = [self._average_precision(folder, name, threshold / 100) for threshold in THRESHOLDS]
-        figures = {"AP": np.nanmean(aps), "AP50": np.nanmean(aps[:, 0]), "AP75": np.nanmean(aps[:, 5])}
-        figures |= {f"AP-{name}": row.mean() for name, row in zip(self._class_names, aps, strict=True)}
-        figures |= {f"AP50-{name}": row[0] for name, row in zip(self._class_names, aps, strict=True)}
-        return {"bbox": {name: float(value) for name, value in figures.items()}}
+        metrics = {"AP": np.nanmean(aps), "AP50": np.nanmean(aps[:, 0]), "AP75": np.nanmean(aps[:, 5])}
+        metrics |= {f"AP-{name}": row.mean() for name, row in zip(self._class_names, aps, strict=True)}
+        metrics |= {f"AP50-{name}": row[0] for name, row in zip(self._class_names, aps, strict=True)}
+        return {"bbox": {name: float(value) for name, value in metrics.items()}}
 
     def _present(self) -> set[str]:
         """The classes with at least one object to find."""
-        names = Path(self._image_set_path).read_text(encoding="utf-8").split()
         present = set()
-        for name in names:
-            objects = parse_rec(self._anno_file_template.format(name))
-            present |= {one["name"] for one in objects if not one["difficult"]}
+        for name in Path(self._image_set_path).read_text(encoding="utf-8").split():
+            for one in parse_rec(self._anno_file_template.format(name)):
+                if not one["difficult"]:
+                    present.add(one["name"])
         return present
 
     def _average_precision(self, folder: str, name: str, threshold: float) -> float:

@@ -218,9 +218,7 @@ def _value_problems(values: dict[str, object]) -> Iterator[str]:
     """`values`: of every key, when all overrides are applied."""
     for key, known in NAMES.items():
         if values.get(key) and values[key] not in known:  # "": a part that this network does not have
-            names = known
-            if isinstance(known, Registry):
-                names = dict(known)
+            names = dict(known) if isinstance(known, Registry) else known
             yield f"{key} {values[key]!r} is unknown: expected one of {', '.join(map(repr, sorted(names)))}"
     for key, least in LEAST.items():
         if values[key] < least:

@@ -59,11 +59,8 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
     its certificate."""
     for start in RANDOM_STARTS:
         if weights == start.weights:
-            pixels, init = RGB_PIXELS, DETECTRON2_INIT
-            if start.msra_pixels:
-                pixels = MSRA_PIXELS
-            if start.zero_gamma:
-                init = ZERO_GAMMA_INIT
+            pixels = MSRA_PIXELS if start.msra_pixels else RGB_PIXELS
+            init = ZERO_GAMMA_INIT if start.zero_gamma else DETECTRON2_INIT
             return Weights(start.row, architecture, pixels, init)
     folder = Path(weights)
     pkl = folder / "detectron2.pkl"

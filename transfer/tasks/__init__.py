@@ -25,23 +25,17 @@ def get(name: str) -> Task:
 
 
 def _find_tasks() -> dict[str, Task]:
-    modules = []
-    for one in pkgutil.iter_modules(__path__):
-        modules.append(importlib.import_module(f"{__name__}.{one.name}"))
+    modules = [importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
     own = modules_named_by(VARIABLE, "TASK")
-    modules += own
     found: dict[str, Task] = {}
-    for module in modules:
+    for module in [*modules, *own]:
         task = getattr(module, "TASK", None)
         if task is None:  # task.py
             continue
-        if task.name in found:
-            raise UserError(f"two files define the task {task.name}, the second is {module.__file__}: rename it, or "
-                            f"take it out of {VARIABLE}")
-        other = next((one.name for one in found.values() if one.table.name == task.table.name), None)
-        if other:  # the tables are files of that name
-            raise UserError(f"the tasks {other} and {task.name} have the table {task.table.name} both: rename the "
-                            f"table in {module.__file__}")
+        for other in found.values():
+            if other.name == task.name or other.table.name == task.table.name:  # the tables are files of that name
+                raise UserError(f"{module.__file__}: task {task.name} with table {task.table.name} has the name or the "
+                                f"table of task {other.name}: rename it, or take the file out of {VARIABLE}")
         found[task.name] = task
         if module in own:
             OWN_FILES[task.name] = Path(module.__file__)

@@ -36,12 +36,10 @@ def find(where: Where) -> Dataset:
     splits = {}
     for half in SPLITS:
         images, annotations = folder / "leftImg8bit" / half, folder / "gtFine" / half
-        if not images.is_dir() or not annotations.is_dir():
-            raise UserError(f"{folder} is not laid out as Cityscapes: {images if not images.is_dir() else annotations} "
-                            f"is missing; expected {LAYOUT}")
+        for place in (images, annotations):
+            if not place.is_dir():
+                raise UserError(f"{folder} is not laid out as Cityscapes: {place} is missing; expected {LAYOUT}")
         files = cityscapes.list_files(images, annotations)
-        if not files:
-            raise UserError(f"no images in {images}: expected {LAYOUT}")
         opened = check_images(half, [(Path(image), None) for image, *_ in files])
         splits[half] = Split(len(files), annotations, images, cityscapes.digest(annotations), opened)
     return Dataset(TASK.name, splits["train"], splits["val"], cityscapes.class_names(), ("boxes", "masks"))

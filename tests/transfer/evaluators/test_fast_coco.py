@@ -81,6 +81,6 @@ def test_require__says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_finetune__cityscapes_has_no_other_evaluator(tmp_path: Path) -> None:
     request = finetune.Request(task="cityscapes", weights="random", data=tmp_path, output=tmp_path / "out",
                                evaluator="hotcoco")
-    with pytest.raises(UserError, match="cityscapes figures come from cityscapesscripts alone"):
+    with pytest.raises(UserError, match="the metrics of cityscapes come from cityscapesscripts alone"):
         finetune.finetune(request)
     assert not (tmp_path / "out").exists()

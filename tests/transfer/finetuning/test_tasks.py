@@ -70,6 +70,6 @@ def test_finetune__heads_of_a_c4_task_are_refused_before_anything_is_written(gen
         finetune(request(generated, tmp_path / "out", "voc", heads="2fc"))
     with pytest.raises(UserError, match="unknown --solver 'vicreg' for task keypoints: expected one of common"):
         finetune(request(generated, tmp_path / "out", "keypoints", solver="vicreg", scale="full"))
-    with pytest.raises(UserError, match="voc figures come from detectron2 alone"):
+    with pytest.raises(UserError, match="the metrics of voc come from detectron2 alone"):
         finetune(request(generated, tmp_path / "out", "voc", evaluator="hotcoco"))
     assert not (tmp_path / "out").exists()

@@ -115,7 +115,7 @@ def test_evaluator__counts_what_is_found(data: Path, known: Task) -> None:
 @pytest.mark.parametrize(("words", "text"), [
     ([], "train/boxes.csv is missing: expected DIR/train/ and DIR/val/, each with images (*.png)"),
     (["--val-annotations", "a.json"], "--val-annotations: the annotations of task boxes-csv are not one file"),
-    (["--evaluator", "hotcoco"], "--evaluator hotcoco: boxes-csv figures come from its own alone"),
+    (["--evaluator", "hotcoco"], "--evaluator hotcoco: the metrics of boxes-csv come from its own alone"),
 ])
 def test_another_task__what_is_wrong_is_one_line(words: list[str], text: str, tmp_path: Path, known: Task,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
