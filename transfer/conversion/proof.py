@@ -1,9 +1,10 @@
 """Proofs that a written file holds the same network: bit for bit, in the file and in what the target loads from it.
 
-For detectron2 three things must hold: the file's tensors equal the source's; every tensor of detectron2's ResNet, as
-its own checkpointer loaded it into an FPN backbone, equals the file; and the maps after the stem and after each stage
-equal those of torchvision's ResNet with the source's weights, which shows that the names mean the same there. The other
-targets are loaded by their own code where it is installed, and otherwise read back, which the proof says.
+For detectron2 three things must hold: the file's tensors equal the source's; every tensor of
+detectron2's ResNet, as its own checkpointer loaded it into an FPN backbone, equals the file; and
+the maps after the stem and after each stage equal those of torchvision's ResNet with the source's
+weights, which shows that the names mean the same there. The other targets are loaded by their own
+code where it is installed, and otherwise read back, which the proof says.
 """
 
 import importlib
@@ -43,18 +44,22 @@ from transfer.reading.naming import COUNTER
 _TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5]|fpn_(?:lateral|output)\d)\..+)")
 _AGAIN = "convert the checkpoint again"
 
-# What a proof says: who loaded the file, how many tensors were equal, and by how much each map differs (None: the
-# target's network could not be built here).
+# What a proof says: who loaded the file, how many tensors were equal, and by how much each map
+# differs (None: the target's network could not be built here).
 Proof = dict[str, Any]
 
 
 def backbone_config(architecture: str, stride_in_1x1: bool = False) -> CfgNode:
-    """A detectron2 config whose backbone is the FPN over this ResNet, as the fine-tuning uses it but with plain BN."""
+    """A detectron2 config with the FPN over this ResNet, as the fine-tuning has it but with plain BN."""
     config, stages = get_cfg(), ["res2", "res3", "res4", "res5"]
     config.merge_from_list([
-        "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.NORM", "BN",
-        "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.OUT_FEATURES", stages, "MODEL.FPN.IN_FEATURES", stages,
-        "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1])  # torchvision strides in the 3x3 convolution
+        "MODEL.DEVICE", "cpu",
+        "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.NORM", "BN",
+        "MODEL.RESNETS.OUT_FEATURES", stages,
+        "MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1,  # torchvision strides in the 3x3 convolution
+        "MODEL.FPN.NORM", "BN",
+        "MODEL.FPN.IN_FEATURES", stages])
     set_architecture(config, architecture)
     return config
 
@@ -62,40 +67,43 @@ def backbone_config(architecture: str, stride_in_1x1: bool = False) -> CfgNode:
 def assert_loaded(model: nn.Module, pkl_path: str | Path) -> int:
     """Check that a built detectron2 model's ResNet holds exactly the tensors of a converted file.
 
-    Compares every tensor of the stem and res2 to res5, wherever in the model they are (backbone.bottom_up for FPN;
-    backbone and roi_heads for C4), and the pretrained FPN's if the file has any, bit for bit, and returns their number.
-    Raises `UserError` naming the first differences and the counts. To be called right after loading: detectron2 only
-    warns when nothing matched.
+    Compares every tensor of the stem and res2 to res5, wherever in the model they are
+    (backbone.bottom_up for FPN; backbone and roi_heads for C4), and the pretrained FPN's if the
+    file has any, bit for bit, and returns their number. Raises `UserError` naming the first
+    differences and the counts. To be called right after loading: detectron2 only warns when nothing
+    matched.
     """
-    file = read_detectron2(pkl_path)
-    own = {}
+    file, own = read_detectron2(pkl_path), {}
     for name, value in model.state_dict().items():
         match = _TENSOR.search(name)
         if match and not name.endswith(COUNTER) and (match[1] in file or not match[1].startswith("fpn_")):
             own[match[1]] = value
     advice = f"{_AGAIN}, and check MODEL.WEIGHTS and the architecture in the config"
-    if [name for name in file if name.startswith("fpn_") and name not in own]:
+    if any(name.startswith("fpn_") for name in file.keys() - own.keys()):
         advice = "this file holds a pretrained FPN: use it with an FPN network, or convert without --fpn"
-    _require_equal(own, file, f"backbone tensors of the detectron2 model to equal {pkl_path} ({len(file)} tensors)",
-                   advice)
+    what = f"backbone tensors of the detectron2 model to equal {pkl_path} ({len(file)} tensors)"
+    _require_equal(own, file, what, advice)
     return len(own)
 
 
 def prove_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -> Proof:
     """Load a converted file with detectron2 and compare it with torchvision's network of the weights `state`.
 
-    Raises `UserError` when a tensor of the file or of detectron2's network differs from `state` in a bit, or a map by
-    over `TOLERANCE` of its standard deviation.
+    Raises `UserError` when a tensor of the file or of detectron2's network differs from `state` in
+    a bit, or a map by over `TOLERANCE` of its standard deviation.
     """
-    source = {detectron2_name(name): value for name, value in state.items()} | without_biases(fpn)
-    _require_equal(source, read_detectron2(path), f"tensors of the source to equal those in {path}", _AGAIN)
+    source = without_biases(fpn)
+    for name, value in state.items():
+        source[detectron2_name(name)] = value
+    what = f"tensors of the source to equal those in {path}"
+    _require_equal(source, read_detectron2(path), what, _AGAIN)
     backbone = build_backbone(backbone_config(info.architecture, info.stride_in_1x1))
     with _quiet():  # the checkpointer lists the FPN's own layers as missing, as they must be
         DetectionCheckpointer(backbone).load(str(path.absolute()))
     tensors = assert_loaded(backbone, path)
-    differences = _map_differences(state, info, detectron2_maps(backbone.bottom_up.double(), fixed_images()), path)
+    maps = detectron2_maps(backbone.bottom_up.double(), fixed_images())
     return {"loader": "detectron2's DetectionCheckpointer, into an FPN backbone", "tensors": tensors,
-            "largest_difference": differences}
+            "largest_difference": _map_differences(state, info, maps, path)}
 
 
 def prove_torchvision(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Proof:
@@ -104,8 +112,9 @@ def prove_torchvision(path: Path, state: State, info: BackboneInfo, _fpn: State)
     incompatible = network.load_state_dict(torch.load(path, weights_only=True), strict=False)
     unloaded = set(incompatible.missing_keys) - {"fc.weight", "fc.bias"}
     if unloaded or incompatible.unexpected_keys:
-        raise UserError(f"expected torchvision's {info.architecture} to miss only fc in {path}, found "
-                        f"{len(unloaded)} missing and {len(incompatible.unexpected_keys)} unexpected: {_AGAIN}")
+        raise UserError(f"expected torchvision's {info.architecture} to miss only fc in {path}, "
+                        f"found {len(unloaded)} missing and {len(incompatible.unexpected_keys)} "
+                        f"unexpected: {_AGAIN}")
     return {"loader": f"torchvision {torchvision.__version__}, load_state_dict(strict=False): only fc missing",
             **_prove_network(network, path, state, info)}
 
@@ -121,9 +130,10 @@ def prove_timm(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Pro
 
 
 def prove_mmdet(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Proof:
-    """Load with mmengine's loader, which mmdetection's `init_cfg` calls, where it is installed, else read it back.
+    """Load with mmengine's loader, which mmdetection's `init_cfg` calls, else read the file back.
 
-    The network is torchvision's, whose names mmdetection's ResNet has: its own needs compiled code to be imported.
+    The network is torchvision's, whose names mmdetection's ResNet has: its own needs compiled code
+    to be imported.
     """
     if (runner := _optional("mmengine.runner")) is None:
         return _prove_read(torch.load(path, weights_only=True)["state_dict"], path, state, "mmengine")
@@ -148,7 +158,7 @@ def _optional(module: str) -> Any:
 
 def _prove_network(network: nn.Module, path: Path, state: State, info: BackboneInfo) -> Proof:
     """The rest of a proof for a loaded network with torchvision's names: its tensors, then its maps."""
-    loaded = {name: value.numpy() for name, value in network.state_dict().items()
+    loaded = {name: value for name, value in network.state_dict().items()
               if not name.startswith("fc.") and not name.endswith(COUNTER)}
     _require_equal(state, loaded, f"tensors of the source to be loaded from {path}", _AGAIN)
     maps = stage_maps(network.double(), fixed_images())
@@ -156,8 +166,7 @@ def _prove_network(network: nn.Module, path: Path, state: State, info: BackboneI
 
 
 def _prove_read(found: Mapping[str, torch.Tensor], path: Path, state: State, absent: str) -> Proof:
-    _require_equal(state, {name: value.numpy() for name, value in found.items()},
-                   f"tensors of the source to equal those in {path}", _AGAIN)
+    _require_equal(state, found, f"tensors of the source to equal those in {path}", _AGAIN)
     return {"loader": f"none: {absent} cannot be imported here; names, shapes and values were read back",
             "tensors": len(found), "largest_difference": None}
 
@@ -168,25 +177,29 @@ def _map_differences(state: State, info: BackboneInfo, found: Mapping[str, torch
     differences = relative_differences(expected, found)
     wrong = [f"{stage} {value:.1e}" for stage, value in differences.items() if not value <= TOLERANCE]
     if wrong:
-        raise UserError(f"expected the maps of {path} within {TOLERANCE:.0e} standard deviations of "
-                        f"torchvision's, found {', '.join(wrong)}: the file is not a conversion of this checkpoint")
+        raise UserError(f"expected the maps of {path} within {TOLERANCE:.0e} standard deviations "
+                        f"of torchvision's, found {', '.join(wrong)}: the file is not a conversion "
+                        "of this checkpoint")
     return differences
 
 
-def _require_equal(expected: State, found: Mapping[str, np.ndarray], what: str, advice: str) -> None:
-    """Raise unless both have the same names with the same bits; the message counts and names what differs."""
+def _require_equal(expected: State, found: Mapping[str, torch.Tensor | np.ndarray], what: str,
+                   advice: str) -> None:
+    """Raise unless both have the same names with the same bits; counts and names what differs."""
     both = expected.keys() & found.keys()
-    different = {name for name in both if not _same(expected[name], found[name])}
-    wrong = faults({"missing in the file": expected.keys() - both, "unknown to the model": found.keys() - both,
+    different = [name for name in both if not _same(expected[name], found[name])]
+    wrong = faults({"missing in the file": expected.keys() - both,
+                    "unknown to the model": found.keys() - both,
                     "different": different})
     if wrong:
-        raise UserError(f"expected all {len(expected)} {what}, found {len(both - different)} equal, {wrong}: {advice}")
+        raise UserError(f"expected all {len(expected)} {what}, found {len(both) - len(different)} "
+                        f"equal, {wrong}: {advice}")
 
 
-def _same(tensor: torch.Tensor, array: np.ndarray) -> bool:
+def _same(tensor: torch.Tensor, other: torch.Tensor | np.ndarray) -> bool:
     """Bit for bit: shape, type and bytes (-0.0 and nan included)."""
-    own = tensor.detach().cpu().numpy()
-    return own.shape == array.shape and own.dtype == array.dtype and own.tobytes() == array.tobytes()
+    own, other = tensor.detach().cpu().numpy(), np.asarray(other)
+    return own.shape == other.shape and own.dtype == other.dtype and own.tobytes() == other.tobytes()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A control: a backbone with its batch norm and random convolutions. Is it more than the scales that it learned?"""
+"""A control: a backbone with its batch norm and random convolutions. Is it more than its scales?"""
 
 import torch
 import torchvision
@@ -15,8 +15,11 @@ def method_of(method: str) -> str:
 
 
 def redraw(state: dict[str, torch.Tensor], architecture: str, seed: int) -> dict[str, torch.Tensor]:
-    """A ResNet's tensors (torchvision names) with every convolution as `torch.manual_seed(seed)` and torchvision's
-    constructor give it; gammas, betas and statistics of batch norm stay. Raises `UserError` for a seed that is none."""
+    """A ResNet's tensors (torchvision names) with every convolution drawn at random.
+
+    As `torch.manual_seed(seed)` and torchvision's constructor give it; gammas, betas and statistics of
+    batch norm stay. Raises `UserError` for a seed that torch does not take.
+    """
     if not 0 <= seed < 2**63:
         raise UserError(f"--random-convolutions {seed}: expected a seed from 0 to 2**63 - 1")
     with torch.random.fork_rng(devices=[]):

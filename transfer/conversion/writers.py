@@ -1,9 +1,10 @@
 """Files that other programs load, each written from the canonical checkpoint: one function for each target.
 
-Names follow the targets' own code: detectron2 modeling/backbone/resnet.py; timm (timm/models/resnet.py) and mmdetection
-(mmdet/models/backbones/resnet.py) have torchvision's names for a plain ResNet. What differs is the container and the
-loader: timm's `load_checkpoint` is strict, so the network must be made with num_classes=0; mmengine takes the
-dictionary under "state_dict" and wants names without a prefix for a backbone's `init_cfg`.
+Names follow the targets' own code: detectron2 modeling/backbone/resnet.py; timm
+(timm/models/resnet.py) and mmdetection (mmdet/models/backbones/resnet.py) have torchvision's names
+for a plain ResNet. What differs is the container and the loader: timm's `load_checkpoint` is
+strict, so the network must be made with num_classes=0; mmengine takes the dictionary under
+"state_dict" and wants names without a prefix for a backbone's `init_cfg`.
 """
 
 import io
@@ -25,8 +26,9 @@ from transfer.reading.pickled_arrays import read_arrays
 
 State = Mapping[str, torch.Tensor]
 
-_LAYERS = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3", "bn1": "conv1.norm", "bn2": "conv2.norm",
-           "bn3": "conv3.norm", "downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
+_LAYERS = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3",
+           "bn1": "conv1.norm", "bn2": "conv2.norm", "bn3": "conv3.norm",
+           "downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
 _TORCHVISION_NAME = re.compile(r"(?:layer([1-4])\.(\d+)\.)?(conv\d|bn\d|downsample\.[01])"
                                r"\.(weight|bias|running_mean|running_var)")
 
@@ -35,7 +37,8 @@ _TORCHVISION_NAME = re.compile(r"(?:layer([1-4])\.(\d+)\.)?(conv\d|bn\d|downsamp
 class Writer:
     """A target: its file in the output folder, who writes it, and one line that says how to load it.
 
-    `strides_in_1x1`: whether the target's ResNet can stride in the first 1x1 convolution, as MSRA's networks do.
+    `strides_in_1x1`: whether the target's ResNet can stride in the first 1x1 convolution, as MSRA's
+    networks do.
     """
 
     file: str
@@ -48,7 +51,8 @@ def detectron2_name(name: str) -> str:
     """The name in detectron2's ResNet of a tensor under its torchvision name.
 
     `conv1.weight` is `stem.conv1.weight`, `layer3.0.bn2.bias` is `res4.0.conv2.norm.bias`, and
-    `layer1.0.downsample.1.weight` is `res2.0.shortcut.norm.weight`. Raises ValueError for a name a ResNet has not.
+    `layer1.0.downsample.1.weight` is `res2.0.shortcut.norm.weight`. Raises ValueError for a name
+    that a ResNet does not have.
     """
     match = _TORCHVISION_NAME.fullmatch(name)
     if match is None:
@@ -61,24 +65,25 @@ def detectron2_name(name: str) -> str:
 def without_biases(fpn: State) -> dict[str, torch.Tensor]:
     """What of a pretrained FPN goes to detectron2.
 
-    The configs here normalise in the FPN (FPN.NORM SyncBN), and detectron2's convolutions then have no bias
-    (modeling/backbone/fpn.py): the weights go over, the biases do not, and the norms start anew.
+    The configs here normalise in the FPN (FPN.NORM SyncBN), and detectron2's convolutions then have
+    no bias (modeling/backbone/fpn.py): the weights go over, the biases do not, and the norms start
+    from scratch.
     """
     return {name: value for name, value in fpn.items() if not name.endswith(".bias")}
 
 
 def pixel_format(info: BackboneInfo) -> dict[str, Any]:
-    """What the network must be fed, in detectron2's units: means and deviations of 0..255 values, in channel order."""
-    return {"channel_order": info.channel_order, "mean": [round(255 * value, 6) for value in info.pixel_mean],
-            "std": [round(255 * value, 6) for value in info.pixel_std], "stride_in_1x1": info.stride_in_1x1}
+    """What the network must be fed: means and deviations of 0..255 values, in channel order."""
+    return {"channel_order": info.channel_order,
+            "mean": [round(255 * value, 6) for value in info.pixel_mean],
+            "std": [round(255 * value, 6) for value in info.pixel_std],
+            "stride_in_1x1": info.stride_in_1x1}
 
 
 def read_detectron2(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a detectron2.pkl. Only numpy arrays and plain values are built: nothing in the file can run."""
+    """The tensors of a detectron2.pkl. Only numpy arrays and plain values are built: nothing can run."""
     try:
         return {name: np.asarray(value) for name, value in read_arrays(path)["model"].items()}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: run `python -m transfer convert` first") from None
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
@@ -86,13 +91,17 @@ def read_detectron2(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _write_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -> None:
-    """detectron2's model-zoo format. Matching by name endings puts stem... and fpn_... where the model has them.
+    """detectron2's model-zoo format.
 
-    detectron2 ignores the header, from which `intake` knows pixels and stride again."""
+    Matching by name endings puts stem... and fpn_... where the model has them. detectron2 ignores
+    the header, from which `intake` knows pixels and stride again.
+    """
     model = {detectron2_name(name): value.numpy() for name, value in state.items()}
-    model |= {name: value.numpy() for name, value in without_biases(fpn).items()}
+    for name, value in without_biases(fpn).items():
+        model[name] = value.numpy()
     # Anything but the author "Caffe2", which would make detectron2 rename the tensors.
-    content = {"model": model, "__author__": AUTHOR, "matching_heuristics": True, HEADER_KEY: header_of(info)}
+    content = {"model": model, "__author__": AUTHOR, "matching_heuristics": True,
+               HEADER_KEY: header_of(info)}
     with atomic_path(path) as sibling, open(sibling, "wb") as file:
         pickle.dump(content, file, protocol=4)
 
@@ -120,26 +129,28 @@ def _save_torch(path: Path, content: dict[str, Any]) -> None:
 
 def _use_in_detectron2(path: Path, info: BackboneInfo) -> str:
     form = pixel_format(info)
-    return (f"MODEL.WEIGHTS {path} INPUT.FORMAT {form['channel_order']} MODEL.PIXEL_MEAN {form['mean']} "
-            f"MODEL.PIXEL_STD {form['std']} MODEL.RESNETS.STRIDE_IN_1X1 {form['stride_in_1x1']}")
+    return (f"MODEL.WEIGHTS {path} INPUT.FORMAT {form['channel_order']} MODEL.PIXEL_MEAN "
+            f"{form['mean']} MODEL.PIXEL_STD {form['std']} MODEL.RESNETS.STRIDE_IN_1X1 "
+            f"{form['stride_in_1x1']}")
 
 
 def _use_in_torchvision(path: Path, info: BackboneInfo) -> str:
-    return (f"torchvision.models.{info.architecture}().load_state_dict(torch.load({str(path)!r}), strict=False)"
-            f"  # fc stays random; {_feed(info)}")
+    return (f"torchvision.models.{info.architecture}().load_state_dict(torch.load({str(path)!r}), "
+            f"strict=False)  # fc stays random; {_feed(info)}")
 
 
 def _use_in_timm(path: Path, info: BackboneInfo) -> str:
-    return (f"timm.create_model({info.architecture!r}, num_classes=0, checkpoint_path={str(path)!r})"
-            f"  # there is no fc; {_feed(info)}")
+    return (f"timm.create_model({info.architecture!r}, num_classes=0, "
+            f"checkpoint_path={str(path)!r})  # there is no fc; {_feed(info)}")
 
 
 def _use_in_mmdet(path: Path, info: BackboneInfo) -> str:
     form = pixel_format(info)
+    style = "caffe" if info.stride_in_1x1 else "pytorch"
     return (f"backbone=dict(type='ResNet', depth={info.architecture.removeprefix('resnet')}, "
-            f"style={'caffe' if info.stride_in_1x1 else 'pytorch'!r}, "
-            f"init_cfg=dict(type='Pretrained', checkpoint={str(path)!r})), data_preprocessor=dict(mean={form['mean']}, "
-            f"std={form['std']}, bgr_to_rgb={form['channel_order'] == 'RGB'})")
+            f"style={style!r}, init_cfg=dict(type='Pretrained', checkpoint={str(path)!r})), "
+            f"data_preprocessor=dict(mean={form['mean']}, std={form['std']}, "
+            f"bgr_to_rgb={form['channel_order'] == 'RGB'})")
 
 
 def _feed(info: BackboneInfo) -> str:

@@ -1,1 +1,1 @@
-"""What a stranger's checkpoint is: opened safely, its layout, its network, its names."""
+"""What a checkpoint file is: opened safely, its layout, its network, its names."""

@@ -1,13 +1,15 @@
 """The published checkpoint layouts, one row each.
 
-A row says where each network lies, which names give the layout away, and what the method is called. The first row that
-fits chooses the network; every row that fits names its method, so that a method is named only where no other one writes
-the same names. Rows that prove no method, because many programs write them, come last.
+A row says where each network lies, which names give the layout away, and what the method is called.
+The first row that fits chooses the network; every row that fits names its method, so that a method
+is named only where no other one writes the same names. Rows that prove no method, because many
+programs write them, come last.
 
-Each row names the repository and file whose code writes the layout. Rows of the tables' methods and of torchvision were
-checked against that code, as were SCRL, R2O, SoCo, LEWEL, SparK, VICReg, lightly's MoCo and DenseCL; those of DINO,
-timm, solo-learn, BYOL, MoCo v3 and mmselfsup's other algorithms follow their documentation and other people's readers.
-No published file was opened: a file that differs is refused or has its candidates listed, not guessed.
+Each row names the repository and file whose code writes the layout. Rows of the tables' methods and
+of torchvision were checked against that code, as were SCRL, R2O, SoCo, LEWEL, SparK, VICReg,
+lightly's MoCo and DenseCL; those of DINO, timm, solo-learn, BYOL, MoCo v3 and mmselfsup's other
+algorithms follow their documentation and other people's readers. No published file was opened: a
+file that differs is refused or has its candidates listed, not guessed.
 """
 
 import re
@@ -15,24 +17,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from transfer.reading.networks import Address, Place, Places
 
 OWN_CHECKPOINT = "our pretraining checkpoint"
-CLEAR_OF_OTHERS = ("", "state_dict", "model")  # where a network is looked for although the file holds others elsewhere
+# Where a network is looked for although the file holds others elsewhere.
+CLEAR_OF_OTHERS = ("", "state_dict", "model")
 
 
 @dataclass(frozen=True)
 class Family:
-    """One published checkpoint layout. Names are without wrapper words, so `module.encoder.` is `encoder.` here.
+    """One published checkpoint layout. Names are without wrapper words: `encoder.` for `module.encoder.`.
 
-    `branches`: where each network may lie, the one that the method's authors transfer first; "PREFIX" in the dictionary
-    that holds everything, or "KEY:PREFIX" below it. `marks`: beginnings of names that must all be there, alternatives
-    joined by "|". `only`: a pattern of all other names; a file with more in it is not of this layout. `keys`: what the
-    file itself must hold. `accepts` has the last word. `method`: the row's name in the tables; None when the layout
-    does not prove it, and then `candidates` are those that may have written it. `epochs`: whether the stored epoch
-    counts finished epochs. `known_network`: False where programs with other ResNets of the same tensors write it too.
+    `branches`: where each network may lie, the one that the method's authors transfer first;
+    "PREFIX" in the dictionary that holds everything, or "KEY:PREFIX" below it.
+    `marks`: beginnings of names that must all be there, alternatives joined by "|".
+    `only`: a pattern of all other names; a file with more in it is not of this layout.
+    `keys`: what the file itself must hold. `accepts` has the last word.
+    `method`: the row's name in the tables; None when the layout does not prove it, and then
+    `candidates` are those that may have written it.
+    `epochs`: whether the stored epoch counts finished epochs.
+    `known_network`: False where programs with other ResNets of the same tensors write it too.
+    `aliases`: prefixes, in the default branch's place, that repeat its tensors.
+    `pixels`: fields of `BackboneInfo`, where they are not the usual ones.
     """
 
     name: str
@@ -46,15 +52,15 @@ class Family:
     epochs: bool = True
     known_network: bool = True
     note: str = ""
-    aliases: tuple[str, ...] = ()  # prefixes, in the default branch's place, that repeat its tensors
-    pixels: Mapping[str, Any] = field(default_factory=dict)  # fields of BackboneInfo, where they are not the usual ones
+    aliases: tuple[str, ...] = ()
+    pixels: Mapping[str, Any] = field(default_factory=dict)
 
     def fits(self, content: Mapping[Any, Any], found: Places, base: str) -> bool:
         """Whether the part of a file below the place `base` is of this layout."""
-        return (base in found and all(key in content for key in self.keys)
-                and all(_begins(found, base, mark) for mark in self.marks)
-                and (not self.only or self._only_known_names(found[base]))
-                and self.accepts(content, found[base]))
+        if base not in found or not set(self.keys) <= content.keys():
+            return False
+        return (all(_begins(found, base, mark) for mark in self.marks)
+                and self._only_known_names(found[base]) and self.accepts(content, found[base]))
 
     def networks(self, found: Places, base: str) -> dict[str, Address]:
         """The address of each branch that is there: some published files leave one out."""
@@ -67,13 +73,12 @@ class Family:
 
     def _only_known_names(self, place: Place) -> bool:
         """Whether every tensor is of the ResNets or has a name that `only` allows."""
-        prefixes = [re.escape(row) for rows in self.branches.values() for row in rows if ":" not in row]
-        of_resnets = re.compile(f"(?:{'|'.join(prefixes)})(?:conv1|bn1|layer[1-4]|[014567])[.]")
-        for name, value in place.values.items():
-            known = of_resnets.match(name) or re.match(self.only, name)
-            if isinstance(value, torch.Tensor) and not known:
-                return False
-        return True
+        if not self.only:
+            return True
+        rows = [re.escape(row) for rows in self.branches.values() for row in rows if ":" not in row]
+        of_resnets = rf"(?:{'|'.join(rows)})(?:conv1|bn1|layer[1-4]|[014567])[.]"
+        known = re.compile(f"{of_resnets}|{self.only}")
+        return all(known.match(name) for name in place.tensors())
 
 
 def _below(base: str, row: str) -> Address:
@@ -93,23 +98,25 @@ def _begins(found: Places, base: str, mark: str) -> bool:
 
 def _labelled(_content: Mapping[Any, Any], place: Place) -> bool:
     """A classifier of ImageNet's 1000 classes stands on the network."""
-    heads = [place.values.get(name) for name in ("fc.weight", "stem.fc.weight")]
-    return any(isinstance(head, torch.Tensor) and head.ndim == 2 and head.shape[0] == 1000 for head in heads)
+    tensors = place.tensors()
+    head = tensors.get("fc.weight", tensors.get("stem.fc.weight"))
+    return head is not None and head.ndim == 2 and len(head) == 1000
 
 
 # What the methods' converters for detectron2 write into "__author__".
-AUTHORS = {"PixPro": "PixPro and CLoVE", "lalala": "SlotCon", "OpenSelfSup": "DenseCL", "MMSelfSup": "mmselfsup",
-           "MOCO": "MoCo, ReSim and SetSim", "torchvision": "detectron2 itself", "Yue": "SoCo",
-           "clove-suite": "this program"}
-# MSRA's networks see 0..255 pixels in BGR order with only the mean taken off, and stride in the 1x1 convolution.
+AUTHORS = {"PixPro": "PixPro and CLoVE", "lalala": "SlotCon", "OpenSelfSup": "DenseCL",
+           "MMSelfSup": "mmselfsup", "MOCO": "MoCo, ReSim and SetSim", "Yue": "SoCo",
+           "torchvision": "detectron2 itself", "clove-suite": "this program"}
+# MSRA's networks see 0..255 pixels in BGR order with only the mean taken off, and stride in the 1x1
+# convolution.
 MSRA_PIXELS = {"channel_order": "BGR", "pixel_mean": (103.53 / 255, 116.28 / 255, 123.675 / 255),
                "pixel_std": (1 / 255, 1 / 255, 1 / 255), "stride_in_1x1": True}
 
 _ENCODERS = {"student": ("encoder.",), "teacher": ("encoder_k.",)}
 _QUERY_AND_KEY = {"student": ("encoder_q.",), "teacher": ("encoder_k.",)}
 _ALIASES = ("encoder_q.0.", "online_net.0.")  # OpenSelfSup registers the student twice
-_LIGHTLY_TEACHERS = ("teacher_backbone.", "backbone_momentum.", "momentum_backbone.", "key_backbone.",
-                     "query_backbone.")
+_LIGHTLY_TEACHERS = ("teacher_backbone.", "backbone_momentum.", "momentum_backbone.",
+                     "key_backbone.", "query_backbone.")
 _OF_LIGHTLY = ("any of lightly's methods: the folder of its run says which",)
 _OWN_TEACHERS = ("follower:encoder.", "teacher:encoder.")  # the second in runs of earlier versions
 _SUPERVISED = ("Supervised", "a self-supervised network with a classifier trained on it")
@@ -117,141 +124,179 @@ _OTHER = "another method that uses these names"
 _HEADS = r"(?:projector|projection|predictor|prototypes|queue|center)"
 
 FAMILIES = (
-    # sthalles/CLoVE and zdaxie/PixPro: main_pretrain.py, contrast/models/*.py. PixPro's published copy lacks "opt". Its
-    # --pixpro-transform-layer 0, the default, has no value_transform: then only a usual projector is left.
-    Family("CLoVE", _ENCODERS, ("self_attn.in_proj_weight", "projector.", "encoder."), method="CLoVE"),
+    # sthalles/CLoVE and zdaxie/PixPro: main_pretrain.py, contrast/models/*.py. PixPro's published
+    # copy lacks "opt". Its --pixpro-transform-layer 0, the default, has no value_transform: then
+    # only a usual projector is left.
+    Family("CLoVE", _ENCODERS, ("self_attn.in_proj_weight", "projector.", "encoder."),
+           method="CLoVE"),
     Family("PixPro", _ENCODERS, ("value_transform.", "encoder."), method="PixPro"),
-    Family("PixPro without transform", _ENCODERS, ("projector.linear1.bias", "encoder.layer1.", "encoder_k.layer1."),
+    Family("PixPro without transform", _ENCODERS,
+           ("projector.linear1.bias", "encoder.layer1.", "encoder_k.layer1."),
            only=r"(?:projector|projector_instance)(?:_k)?\.|predictor\.",
            candidates=("PixPro", "another method in PixPro's code")),
     # hologerry/SoCo, contrast/models/SoCo_FPN.py, SoCo_FPN_Star.py and SoCo_C4.py.
     Family("SoCo", _ENCODERS, ("neck.lateral_convs.", "head.", "encoder.layer1."), method="SoCo",
            note="Its FPN and box head are in the file and are not read: the ResNet is transferred alone."),
-    Family("SoCo C4", _ENCODERS, ("queue", "predictor.linear1.", "projector.linear1.", "encoder.layer1."),
+    Family("SoCo C4", _ENCODERS,
+           ("queue", "predictor.linear1.", "projector.linear1.", "encoder.layer1."),
            candidates=("SoCo C4", "another method in PixPro's code")),
-    # CVMI-Lab/SlotCon, models/slotcon.py; transfer/detection/convert_pretrain_to_d2.py takes encoder_k, the teacher.
-    Family("SlotCon", {"teacher": ("encoder_k.",), "student": ("encoder_q.",)}, ("grouping_k.", "encoder_k."),
-           method="SlotCon", note="Its authors transfer the teacher, alone of the dense methods."),
+    # CVMI-Lab/SlotCon, models/slotcon.py; transfer/detection/convert_pretrain_to_d2.py takes
+    # encoder_k, the teacher.
+    Family("SlotCon", {"teacher": ("encoder_k.",), "student": ("encoder_q.",)},
+           ("grouping_k.", "encoder_k."), method="SlotCon",
+           note="Its authors transfer the teacher, alone of the dense methods."),
     # WXinlong/DenseCL, tools/extract_backbone_weights.py, and openselfsup/models/densecl.py.
     Family("DenseCL published", {"student": ("",)}, ("conv1.", "layer1."), method="DenseCL",
            accepts=lambda content, _place: content.get("author") == "DenseCL"),
-    Family("DenseCL raw", {"student": ("backbone.",), "teacher": ("encoder_k.0.",)}, ("backbone.", "queue2"),
-           method="DenseCL", aliases=_ALIASES),
-    # Tete-Xiao/ReSim, moco/models.py, moco/builder.py and detection/convert-pretrain-to-detectron2.py.
+    Family("DenseCL raw", {"student": ("backbone.",), "teacher": ("encoder_k.0.",)},
+           ("backbone.", "queue2"), method="DenseCL", aliases=_ALIASES),
+    # Tete-Xiao/ReSim, moco/models.py, moco/builder.py and
+    # detection/convert-pretrain-to-detectron2.py.
     Family("ReSim", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fpn_lateral"), method="ReSim"),
-    Family("ReSim converted", {"student": ("",)}, ("stem.conv1.", "fpn_lateral|backbone.fpn_lateral"),
-           keys=("__author__",), method="ReSim"),
-    # DerrickWang005/SetSim.pytorch, setstim/framework.py. Queues and masks are deleted before saving.
+    Family("ReSim converted", {"student": ("",)},
+           ("stem.conv1.", "fpn_lateral|backbone.fpn_lateral"), keys=("__author__",),
+           method="ReSim"),
+    # DerrickWang005/SetSim.pytorch, setstim/framework.py. Queues and masks are deleted before
+    # saving.
     Family("SetSim", {"student": ("encoder_q.0.",), "teacher": ("encoder_k.0.",)},
            ("encoder_q.0.layer1.", "encoder_q.1.0."), method="SetSim"),
-    # facebookresearch/moco, moco/builder.py: an MLP head in v2, one layer in v1. Many methods were built in this code.
+    # facebookresearch/moco, moco/builder.py: an MLP head in v2, one layer in v1. Many methods were
+    # built in this code.
     Family("MoCo v2", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fc.0."),
            only=r"encoder_[qk]\.fc\.[02]\.|queue",
            candidates=("MoCo v2", "ReSim-C4", "PCL v2", "another method in MoCo's code")),
     Family("MoCo v1", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fc.weight"),
-           only=r"encoder_[qk]\.fc\.\w+$|queue", candidates=("MoCo v1", "PCL v1", "another method in MoCo's code")),
+           only=r"encoder_[qk]\.fc\.\w+$|queue",
+           candidates=("MoCo v1", "PCL v1", "another method in MoCo's code")),
     # facebookresearch/moco-v3, moco/builder.py.
     Family("MoCo v3", {"student": ("base_encoder.",), "teacher": ("momentum_encoder.",)},
            ("base_encoder.layer1.", "momentum_encoder.", "predictor.0."), method="MoCo v3"),
-    # facebookresearch/VICRegL, main_vicregl.py; facebookresearch/vicreg, main_vicreg.py: three layers, the last without
-    # bias; facebookresearch/barlowtwins, main.py: a last batch norm without weights.
-    Family("VICRegL", {"single": ("backbone.",)}, ("backbone.", "maps_projector."), method="VICRegL",
+    # facebookresearch/VICRegL, main_vicregl.py; facebookresearch/vicreg, main_vicreg.py: three
+    # layers, the last without bias; facebookresearch/barlowtwins, main.py: a last batch norm
+    # without weights.
+    Family("VICRegL", {"single": ("backbone.",)}, ("backbone.", "maps_projector."),
+           method="VICRegL",
            note="It was pretrained with a deviation of 0.228 for red, and is transferred with the usual 0.229."),
-    Family("VICReg", {"single": ("backbone.",)}, ("backbone.", "projector.0.bias", "projector.6.weight"),
+    Family("VICReg", {"single": ("backbone.",)},
+           ("backbone.", "projector.0.bias", "projector.6.weight"),
            only=r"projector\.(?:[0134]\.|6\.weight)", method="VICReg"),
-    Family("Barlow Twins", {"single": ("backbone.",)}, ("backbone.", "projector.6.weight", "bn.running_var"),
+    Family("Barlow Twins", {"single": ("backbone.",)},
+           ("backbone.", "projector.6.weight", "bn.running_var"),
            only=r"projector\.[01346]\.|bn\.(?:running|num)", method="Barlow Twins"),
     # facebookresearch/simsiam, simsiam/builder.py.
     Family("SimSiam", {"single": ("encoder.",)},
            ("encoder.layer1.", "encoder.fc.6.", "encoder.fc.7.running_var", "predictor.3."),
            only=r"encoder\.fc\.|predictor\.[013]\.", method="SimSiam"),
-    # facebookresearch/dino, main_dino.py; its evaluations read the teacher. A ResNet's teacher is wrapped, a ViT's not.
+    # facebookresearch/dino, main_dino.py; its evaluations read the teacher. A ResNet's teacher is
+    # wrapped, a ViT's not.
     Family("DINO", {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
            ("student:backbone.", "student:head.last_layer."), keys=("dino_loss",), method="DINO"),
-    # BYOL has no PyTorch code of its authors. yaox12/BYOL-PyTorch, model/basic_modules.py, and KKallidromitis' r2o,
-    # model/r2o_model.py, and detcon-pytorch, both made from it; yaox12's published file as others read it.
-    *(Family("online and target", {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
+    # BYOL has no PyTorch code of its authors. yaox12/BYOL-PyTorch, model/basic_modules.py, and
+    # KKallidromitis' r2o, model/r2o_model.py, and detcon-pytorch, both made from it; yaox12's
+    # published file as others read it.
+    *(Family("online and target",
+             {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
              ("online_network.encoder.",), method=method) for method in ("BYOL", "R2O", "DetCon")),
-    Family("BYOL", {"student": ("online_backbone:",), "teacher": ("target_backbone:",)}, ("online_backbone:layer1.",),
-           method="BYOL"),
-    # sthalles/PyTorch-BYOL, trainer.py, and kakaobrain/scrl, trainer/base.py, whose trainer does both.
-    *(Family("online and target", {"student": ("online_network_state_dict:encoder.",),
-                                   "teacher": ("target_network_state_dict:encoder.",)},
-             ("online_network_state_dict:encoder.",), method=method) for method in ("BYOL", "SCRL")),
-    # LayneH/LEWEL, models/lewel.py, made from amazon-research/exponential-moving-average-normalization, which has
-    # neither predictor_obj nor proj_obj.
+    Family("BYOL", {"student": ("online_backbone:",), "teacher": ("target_backbone:",)},
+           ("online_backbone:layer1.",), method="BYOL"),
+    # sthalles/PyTorch-BYOL, trainer.py, and kakaobrain/scrl, trainer/base.py, whose trainer does
+    # both.
+    *(Family("online and target",
+             {"student": ("online_network_state_dict:encoder.",),
+                 "teacher": ("target_network_state_dict:encoder.",)},
+             ("online_network_state_dict:encoder.",),
+             method=method) for method in ("BYOL", "SCRL")),
+    # LayneH/LEWEL, models/lewel.py, made from
+    # amazon-research/exponential-moving-average-normalization, which has neither predictor_obj nor
+    # proj_obj.
     Family("LEWEL", {"student": ("online_net.backbone.",), "teacher": ("target_net.backbone.",)},
            ("online_net.backbone.", "predictor_obj.|online_net.neck.proj_obj."), method="LEWEL"),
     Family("EMAN", {"student": ("online_net.backbone.",), "teacher": ("target_net.backbone.",)},
-           ("online_net.backbone.", "target_net.backbone."), candidates=("BYOL", "BYOL with EMAN", "LEWEL")),
+           ("online_net.backbone.", "target_net.backbone."),
+           candidates=("BYOL", "BYOL with EMAN", "LEWEL")),
     # keyu-tian/SparK, pretrain/spark.py and pretrain/utils/misc.py.
-    Family("SparK", {"single": ("sparse_encoder.sp_cnn.",)}, ("sparse_encoder.sp_cnn.", "mask_tokens.|dense_decoder."),
-           method="SparK", epochs=False),
-    # facebookresearch/swav, src/resnet50.py and main_swav.py; the published files are the bare state dict.
-    Family("SwAV", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes.weight"), method="SwAV"),
-    Family("SwAV's code", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes.prototypes0."),
+    Family("SparK", {"single": ("sparse_encoder.sp_cnn.",)},
+           ("sparse_encoder.sp_cnn.", "mask_tokens.|dense_decoder."), method="SparK", epochs=False),
+    # facebookresearch/swav, src/resnet50.py and main_swav.py; the published files are the bare
+    # state dict.
+    Family("SwAV", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes.weight"),
+           method="SwAV"),
+    Family("SwAV's code", {"single": ("",)},
+           ("layer1.", "projection_head.", "prototypes.prototypes0."),
            candidates=("DeepCluster v2", "SeLa v2", "SwAV with several prototype heads")),
-    # lightly-ai/lightly, benchmarks/imagenet/resnet50 (byol.py, dino.py, mocov2.py) and examples/pytorch (densecl.py);
-    # Lightning's container or the state dict alone. In its DINO `backbone` is the teacher; the momentum copy of its
-    # MoCo is called key_backbone or query_backbone by version. Networks of children have index names.
+    # lightly-ai/lightly, benchmarks/imagenet/resnet50 (byol.py, dino.py, mocov2.py) and
+    # examples/pytorch (densecl.py); Lightning's container or the state dict alone. In its DINO
+    # `backbone` is the teacher; the momentum copy of its MoCo is called key_backbone or
+    # query_backbone by version. Networks of children have index names.
     Family("lightly", {"teacher": ("backbone.",), "student": ("student_backbone.",)},
            ("student_backbone.", "backbone."), epochs=False, candidates=_OF_LIGHTLY),
     Family("lightly", {"student": ("student_backbone.",), "teacher": _LIGHTLY_TEACHERS},
            ("student_backbone.", "teacher_backbone."), epochs=False, candidates=_OF_LIGHTLY),
     Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS},
-           ("backbone.", "projection_head_global.", "projection_head_local."), epochs=False, candidates=("DenseCL",)),
-    Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS}, ("backbone.", "projection_head."),
-           epochs=False, candidates=_OF_LIGHTLY),
+           ("backbone.", "projection_head_global.", "projection_head_local."), epochs=False,
+           candidates=("DenseCL",)),
+    Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS},
+           ("backbone.", "projection_head."), epochs=False, candidates=_OF_LIGHTLY),
     # vturrisi/solo-learn, solo/methods/base.py, in Lightning's container; older files say encoder.
-    Family("solo-learn", {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")},
-           ("backbone.|encoder.",), keys=("pytorch-lightning_version",), epochs=False,
+    Family("solo-learn",
+           {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.",
+               "momentum_encoder.")}, ("backbone.|encoder.",), keys=("pytorch-lightning_version",),
+           epochs=False,
            candidates=("any of solo-learn's methods: its args.json beside the file says which",)),
-    # open-mmlab/mmselfsup, mmselfsup/models/algorithms (moco.py, byol.py, simsiam.py, ...), of 0.x and 1.x. Its
-    # classifiers, detectors and segmenters have heads of other names.
-    Family("mmselfsup", {"student": ("backbone.",), "teacher": ("encoder_k.0.", "target_net.0.")}, ("backbone.",),
+    # open-mmlab/mmselfsup, mmselfsup/models/algorithms (moco.py, byol.py, simsiam.py, ...), of 0.x
+    # and 1.x. Its classifiers, detectors and segmenters have heads of other names.
+    Family("mmselfsup", {"student": ("backbone.",), "teacher": ("encoder_k.0.", "target_net.0.")},
+           ("backbone.",),
            only=r"neck\.|head\.(?!fc\.)|encoder_[qk]\.|(?:online|target)_net\.|queue|memory_bank|data_prep",
-           candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"), aliases=_ALIASES),
+           candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"),
+           aliases=_ALIASES),
     # HobbitLong/PyContrast, pycontrast/learning/contrast_trainer.py and networks/build_backbone.py.
     Family("PyContrast", {"student": ("model:encoder.",), "teacher": ("model_ema:encoder.",)},
            ("model:encoder.layer1.", "model:head.", "model_ema:encoder."),
            candidates=("InfoMin", "another method in PyContrast's code")),
     # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
     Family(OWN_CHECKPOINT, {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
-           ("student:encoder.layer1.", "student:attention.", "follower:encoder.layer1.|teacher:encoder.layer1."),
-           method="CLoVE"),
+           ("student:encoder.layer1.", "student:attention.",
+               "follower:encoder.layer1.|teacher:encoder.layer1."), method="CLoVE"),
     Family(OWN_CHECKPOINT, {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
            ("student:encoder.layer1.",), keys=("optimizer", "scaler", "rng"),
            candidates=("an objective of this program: the config beside the file says which",)),
-    # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare model.
-    Family("Hugging Face ResNet", {"single": ("resnet.", "")}, ("resnet.embedder.embedder.|embedder.embedder.",),
-           candidates=_SUPERVISED, known_network=False),
+    # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare
+    # model.
+    Family("Hugging Face ResNet", {"single": ("resnet.", "")},
+           ("resnet.embedder.embedder.|embedder.embedder.",), candidates=_SUPERVISED,
+           known_network=False),
     # huggingface/pytorch-image-models, timm/utils/checkpoint_saver.py.
-    Family("timm checkpoint", {"single": ("",)}, ("conv1.", "layer1."), keys=("arch", "version", "optimizer"),
-           epochs=False, candidates=_SUPERVISED, known_network=False),
-    # detectron2's pickles: its tools/convert-torchvision-to-d2.py, which others use for their networks too (detcon-
-    # pytorch, r2o), and the methods' own copies of it.
+    Family("timm checkpoint", {"single": ("",)}, ("conv1.", "layer1."),
+           keys=("arch", "version", "optimizer"), epochs=False, candidates=_SUPERVISED,
+           known_network=False),
+    # detectron2's pickles: its tools/convert-torchvision-to-d2.py, which others use for their
+    # networks too (detcon- pytorch, r2o), and the methods' own copies of it.
     Family("detectron2 names", {"single": ("",)}, ("stem.conv1.",), keys=("__author__",),
            accepts=lambda content, place: content["__author__"] == "torchvision" and _labelled(content, place),
            candidates=_SUPERVISED),
     Family("detectron2 names", {"single": ("",)}, ("stem.conv1.",), keys=("__author__",)),
-    Family("MSRA", {"single": ("",)}, ("res2_0_branch2a_", "fc1000_w"), method="Supervised", pixels=MSRA_PIXELS),
+    Family("MSRA", {"single": ("",)}, ("res2_0_branch2a_", "fc1000_w"), method="Supervised",
+           pixels=MSRA_PIXELS),
     Family("Caffe2 names", {"single": ("",)}, ("res2_0_branch2a_",), pixels=MSRA_PIXELS,
            candidates=("a detector of Detectron's model zoo",)),
     # Names that many programs use: they choose the network, and prove no method.
-    Family("student and teacher", {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
+    Family("student and teacher",
+           {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
            ("teacher:backbone.", "student:backbone."), candidates=("DINO", _OTHER),
            note="Which of the two networks this method's authors transfer is not known: the teacher is read, as in "
-                "DINO; --branch student takes the other."),
-    Family("backbone and heads", {"single": ("backbone.",)}, ("backbone.", "proj|pred|backbone.fc."),
-           only=_HEADS + r"|bn\.|backbone\.fc\.",
+               "DINO; --branch student takes the other."),
+    Family("backbone and heads", {"single": ("backbone.",)},
+           ("backbone.", "proj|pred|backbone.fc."), only=_HEADS + r"|bn\.|backbone\.fc\.",
            candidates=("VICReg", "Barlow Twins", "SimCLR", _OTHER), known_network=False),
-    Family("encoder and heads", {"single": ("encoder.",)}, ("encoder.", "proj|pred"), only=_HEADS + r"|encoder\.fc\.",
-           candidates=("SimSiam", "SimCLR", _OTHER), known_network=False),
-    # Torchvision's own names. pytorch/examples, imagenet/main.py, and the linear evaluations of MoCo and SimSiam
-    # write such a classifier too, in a container with their epochs.
-    Family("torchvision", {"single": ("",)}, ("conv1.", "layer1."), accepts=_labelled, candidates=_SUPERVISED,
+    Family("encoder and heads", {"single": ("encoder.",)}, ("encoder.", "proj|pred"),
+           only=_HEADS + r"|encoder\.fc\.", candidates=("SimSiam", "SimCLR", _OTHER),
            known_network=False),
-    Family("plain torchvision names", {"single": ("",)}, ("conv1.", "layer1."), known_network=False, candidates=(
-        "VICRegL backbone", "SlotCon backbone-only", "Barlow Twins", "VICReg", "DINO ResNet-50",
-        "an extracted backbone")),
+    # Torchvision's own names. pytorch/examples, imagenet/main.py, and the linear evaluations of
+    # MoCo and SimSiam write such a classifier too, in a container with their epochs.
+    Family("torchvision", {"single": ("",)}, ("conv1.", "layer1."), accepts=_labelled,
+           candidates=_SUPERVISED, known_network=False),
+    Family("plain torchvision names", {"single": ("",)}, ("conv1.", "layer1."), known_network=False,
+           candidates=( "VICRegL backbone", "SlotCon backbone-only", "Barlow Twins", "VICReg",
+               "DINO ResNet-50", "an extracted backbone")),
 )

@@ -1,34 +1,41 @@
 """A ResNet's tensors under other programs' names, turned into torchvision's.
 
-Five dialects are known: torchvision's own; detectron2's (modeling/backbone/resnet.py); Caffe2's, of the MSRA and
-Detectron model zoos; torchvision's children by their index, which nn.Sequential(*resnet.children()) leaves; and
-Hugging Face's (transformers, models/resnet/modeling_resnet.py).
+Five dialects are known: torchvision's own; detectron2's (modeling/backbone/resnet.py); Caffe2's, of
+the MSRA and Detectron model zoos; torchvision's children by their index, which
+nn.Sequential(*resnet.children()) leaves; and Hugging Face's (transformers,
+models/resnet/modeling_resnet.py).
 """
 
 import re
 from collections.abc import Callable, Collection
 
-COUNTER = "num_batches_tracked"  # of batch norm: says nothing about the network in use, never counted
-# What DistributedDataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric put into names.
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+COUNTER = "num_batches_tracked"  # of batch norm: says nothing about the network, never read
+# What DistributedDataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric
+# put into names.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
+            "_forward_module")
 
 _DETECTRON2 = re.compile(r"(?:stem|res([2-5])\.(\d+))\.(conv[1-3]|shortcut)(\.norm)?\.(\w+)")
 _CAFFE2 = re.compile(r"(?:(?:res_)?conv1|res([2-5])_(\d+)_branch(1|2[abc]))(_bn)?_(\w+)")
 _CAFFE2_PARTS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
-_CAFFE2_KINDS = {"gamma": "weight", "s": "weight", "beta": "bias", "b": "bias", "running_mean": "running_mean",
-                 "rm": "running_mean", "running_var": "running_var", "riv": "running_var"}
+_CAFFE2_KINDS = {"gamma": "weight", "s": "weight", "beta": "bias", "b": "bias",
+                 "running_mean": "running_mean", "rm": "running_mean",
+                 "running_var": "running_var", "riv": "running_var"}
 _INDEX = re.compile(r"([014567])\.(.+)")
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-_HUGGING_FACE = re.compile(r"(?:embedder\.embedder|encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:(shortcut)|layer\.(\d)))"
-                           r"\.(convolution|normalization)\.(\w+)")
-# The ResNet's own children, and those of its relatives with another stem or head: they make it another network.
+_HUGGING_FACE = re.compile(
+    r"(?:embedder\.embedder|encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:(shortcut)|layer\.(\d)))"
+    r"\.(convolution|normalization)\.(\w+)")
+# The ResNet's own children, and those of its relatives with another stem or head, which make it
+# another network.
 _TORCHVISION = re.compile(r"(?:conv[1-3]|bn[1-3]|layer\d+|attnpool)\.")
 
 
 def without_wrappers(name: str) -> str:
-    """`module.encoder.layer1._orig_mod.0.conv1.weight` is `encoder.layer1.0.conv1.weight`; works for prefixes too."""
-    if not any(word in name for word in WRAPPERS):
-        return name
+    """`module.encoder.layer1._orig_mod.0.conv1.weight` is `encoder.layer1.0.conv1.weight`.
+
+    Works for prefixes too.
+    """
     return ".".join(word for word in name.split(".") if word not in WRAPPERS)
 
 
@@ -44,7 +51,8 @@ def from_detectron2(name: str) -> str | None:
 def from_caffe2(name: str) -> str | None:
     """`res4_0_branch2b_bn_beta` is `layer3.0.bn2.bias`, `res_conv1_bn_gamma` is `bn1.weight`.
 
-    A convolution's own bias (`conv1_b`) belongs to no layer of the network, which has batch norm there.
+    A convolution's own bias (`conv1_b`) belongs to no layer of the network, which has batch norm
+    there.
     """
     match = _CAFFE2.fullmatch(name)
     if match is None:
@@ -84,11 +92,14 @@ def _name(stage: str | None, block: str | None, part: str, norm: bool, kind: str
 
 
 CAFFE2 = "Caffe2"
-# Of each dialect: how some name of a network begins, the pattern of its first tensor with what stands before it, a
-# second tensor that must be beside it, and the function to torchvision's name (None: not of the ResNet).
+# Of each dialect: how some name of a network begins, the pattern of its first tensor with what
+# stands before it, a second tensor that must be beside it, and the function to torchvision's name
+# (None: not of the ResNet).
 _DIALECTS = (
-    ("torchvision", r"layer1\.", r"(|.*\.)conv1\.weight", "layer1.0.conv1.weight", _from_torchvision),
-    ("detectron2", r"stem\.conv1\.|res2\.", r"(|.*\.)stem\.conv1\.weight", "res2.0.conv1.weight", from_detectron2),
+    ("torchvision", r"layer1\.", r"(|.*\.)conv1\.weight", "layer1.0.conv1.weight",
+     _from_torchvision),
+    ("detectron2", r"stem\.conv1\.|res2\.", r"(|.*\.)stem\.conv1\.weight", "res2.0.conv1.weight",
+     from_detectron2),
     (CAFFE2, r".*branch2a", r"(|.*\.)conv1_w", "res2_0_branch2a_w", from_caffe2),
     ("index", r"4\.0\.", r"(|.*\.)0\.weight", "4.0.conv1.weight", from_index),
     ("Hugging Face", r"embedder\.embedder\.", r"(|.*\.)embedder\.embedder\.convolution\.weight",
@@ -97,9 +108,10 @@ _DIALECTS = (
 
 
 def dialect(names: Collection[str]) -> tuple[str, Callable[[str], str | None]]:
-    """The dialect of a network's names, and the function from such a name to torchvision's (None: not of the ResNet).
+    """The dialect of a network's names, and the function from such a name to torchvision's.
 
-    Names that fit no dialect are taken as torchvision's, so that what is missing can be said.
+    The function returns None for a name that is not of the ResNet. Names that fit no dialect are
+    taken as torchvision's, so that what is missing can be said.
     """
     for title, mark, _, _, translate in _DIALECTS:
         if any(re.match(mark, name) for name in names):

@@ -1,4 +1,4 @@
-"""Which network of a checkpoint file is meant: the one of the first layout that fits, or the one that a user names."""
+"""Which network of a checkpoint file is meant: that of the first layout that fits, or a named one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,18 +8,27 @@ from pretrain.common.backbone_file import AUTHOR, HEADER_KEY, BackboneInfo, read
 from pretrain.common.errors import UserError
 from transfer.reading.families import CLEAR_OF_OTHERS, FAMILIES, Family
 from transfer.reading.naming import prefixes, without_wrappers
-from transfer.reading.networks import Address, LayoutError, Place, Places, choices, inside, listed, places
+from transfer.reading.networks import (
+    Address,
+    LayoutError,
+    Place,
+    Places,
+    choices,
+    listed,
+    network_under,
+    places,
+)
 from transfer.reading.safe_load import SAFETENSORS, Opened, load
 
 OWN_FAMILY = "backbone.safetensors"
-ANOTHER_NETWORK = "another network"  # that the layout does not speak of
+ANOTHER_NETWORK = "another network"  # which the layout does not name
 UNKNOWN = Family("unknown layout", {}, (), epochs=False, known_network=False,
                  note="The layout is unknown: the pixel format is an assumption.")
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """An opened checkpoint. `header`: what we wrote into it ourselves, None in files of others."""
+    """An opened checkpoint. `header`: what this project wrote into it; None in files of others."""
 
     path: Path
     opened: Opened
@@ -32,25 +41,44 @@ class CheckpointFile:
 
     def networks(self) -> list[Address]:
         """Every ResNet in the file."""
-        return [Address(where, prefix) for where, place in self.places.items() for prefix in prefixes(place.values)]
+        return [Address(where, prefix) for where, place in self.places.items()
+                for prefix in prefixes(place.values)]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The network that is meant. `networks`: each branch of the layout that is there, the default first; `methods`:
-    what the layouts that fit call it."""
+    """The network that is meant.
 
+    `networks`: each branch of the layout that is there, the default first. `methods`: what the
+    layouts that fit call it.
+    """
+
+    file: CheckpointFile
     address: Address
     branch: str
     family: Family
     networks: Mapping[str, Address]
     methods: tuple[str, ...] = ()
 
-    def others(self, file: CheckpointFile) -> dict[Address, str]:
+    @property
+    def place(self) -> Place:
+        """The dictionary that the network lies in."""
+        return self.file.places[self.address.where]
+
+    @property
+    def prefix_in_file(self) -> str:
+        """What stands before the network's names in the file, wrapper words included."""
+        return self.place.in_file(self.address.prefix)
+
+    def others(self) -> dict[Address, str]:
         """The other networks of the file, and what each is."""
-        others = {address: f"the {branch}" for branch, address in self.networks.items()}
-        others |= {Address(self.address.where, prefix): "repeats another" for prefix in self.family.aliases}
-        others |= {address: ANOTHER_NETWORK for address in file.networks() if address not in others}
+        others = {}
+        for branch, address in self.networks.items():
+            others[address] = f"the {branch}"
+        for prefix in self.family.aliases:
+            others[Address(self.address.where, prefix)] = "repeats another"
+        for address in self.file.networks():
+            others.setdefault(address, ANOTHER_NETWORK)
         others.pop(self.address, None)
         return others
 
@@ -64,100 +92,109 @@ def open_checkpoint(path: Path, trust: bool) -> CheckpointFile:
         header = meta[HEADER_KEY]
     elif content.get("__author__") == AUTHOR:
         if HEADER_KEY not in content:
-            raise UserError(f"{path} was written by this program without the pixels and the stride that its network "
-                            "wants: convert the original checkpoint again")
+            raise UserError(f"{path}: expected the pixel format and the stride of the network, "
+                            "found a file of an older version without them; convert the original "
+                            "checkpoint again")
         header = content[HEADER_KEY]
-    return CheckpointFile(path, opened, places(content), None if header is None else read_header(header, path))
+    info = None if header is None else read_header(header, path)
+    return CheckpointFile(path, opened, places(content), info)
 
 
 def choose(file: CheckpointFile, branch: str | None, prefix: str | None) -> Chosen:
-    """The network that is meant; `LayoutError`, with the parts of the file, when that is not clear.
+    """The network that is meant.
 
-    Without `prefix` the first layout that fits says where it is, and `branch` which of its networks. `prefix` names
-    any network of the file; it is of the layout where the layout has a network there.
+    Without `prefix` the first layout that fits says where it is, and `branch` which of its
+    networks. `prefix` names any network of the file; it is of the layout where the layout has a
+    network there. Raises `LayoutError`, with the parts of the file, when it is not clear which
+    network is meant; `UserError` when none of the file's networks can be converted.
     """
-    fitting = _fitting(file)
-    family, networks = UNKNOWN, {}
-    if fitting:
-        family, base = fitting[0]
-        networks = family.networks(file.places, base)
-    if prefix is None:
-        branch = _branch(file, family, networks, branch)
-        address = networks[branch]
-    else:
-        address = _named(file, prefix)
-        at_address = [name for name, other in networks.items() if other == address]
-        if not at_address:
-            branch = branch or "single"
-            return Chosen(address, branch, UNKNOWN, {branch: address})
-        branch = branch or at_address[0]
-        if branch not in at_address:
-            raise LayoutError(f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, found that "
-                              f"it is the {at_address[0]}: leave --branch or --prefix out", choices(file.places))
-    methods = dict.fromkeys(other.method for other, _ in fitting if other.method)
-    return Chosen(address, branch, family, networks, tuple(methods))
+    chosen = _by_layout(file, branch) if prefix is None else _by_prefix(file, branch, prefix)
+    if isinstance(chosen, str):
+        raise LayoutError(chosen, choices(file.places))
+    return chosen
 
 
-def _fitting(file: CheckpointFile) -> list[tuple[Family, str]]:
-    """Every layout that fits, with the place below which it does; those of the first one's place only."""
+def _by_layout(file: CheckpointFile, branch: str | None) -> Chosen | str:
+    """The network of the asked branch, or of the one that the authors transfer; or the problem."""
+    family, networks, methods = _layout(file)
+    if family is UNKNOWN:
+        return _unknown(file)
+    usual, found = next(iter(family.branches)), ", ".join(networks)
+    wanted = branch or usual
+    if wanted in networks:
+        return Chosen(file, networks[wanted], wanted, family, networks, methods)
+    if branch is None:
+        return (f"expected the {usual}, which the authors of {family.name} transfer, in "
+                f"{file.path}, found only {found or 'other tensors'}: add --branch if that is the "
+                "one you mean")
+    return (f"expected one of the branches of {file.path} ({found}; {family.name}), "
+            f"found {branch!r}: choose one of these, or leave --branch out")
+
+
+def _by_prefix(file: CheckpointFile, branch: str | None, prefix: str) -> Chosen | str:
+    """The network under "PREFIX" or "PLACE:PREFIX", with or without wrapper words; or the problem."""
+    asked, plain = list(file.places), without_wrappers(prefix)
+    where, colon, rest = prefix.partition(":")
+    if colon and where in file.places:
+        asked, plain = [where], without_wrappers(rest)
+    there = [where for where in asked if network_under(file.places[where], plain).tensors]
+    if not there:
+        return (f"expected a ResNet under the prefix {prefix!r} of {file.path}, found none; it "
+                f"holds {listed(choices(file.places))}: choose one of these prefixes")
+    if len(there) > 1:
+        options = " and ".join(f"--prefix {f'{where}:{prefix}'!r}" for where in there)
+        return (f"expected one network under the prefix {prefix!r} of {file.path}, found "
+                f"{len(there)}: choose between {options}")
+    address = Address(there[0], plain)
+    family, networks, methods = _layout(file)
+    branches = [name for name, other in networks.items() if other == address]
+    if not branches:
+        branch = branch or "single"
+        return Chosen(file, address, branch, UNKNOWN, {branch: address})
+    if branch and branch not in branches:
+        return (f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, found "
+                f"that it is the {branches[0]}: leave --branch or --prefix out")
+    return Chosen(file, address, branch or branches[0], family, networks, methods)
+
+
+def _layout(file: CheckpointFile) -> tuple[Family, dict[str, Address], tuple[str, ...]]:
+    """The first layout that fits, its networks, and each method that a layout fitting there proves."""
     if file.header is not None and file.opened.container == SAFETENSORS:
-        return [(Family(OWN_FAMILY, {file.header.branch: ("",)}, ()), "")]
+        own = Family(OWN_FAMILY, {file.header.branch: ("",)}, ())
+        return own, own.networks(file.places, ""), ()
     bases = dict.fromkeys(CLEAR_OF_OTHERS)
     with_networks = {address.where for address in file.networks()}
     if len(with_networks) == 1:
         bases |= dict.fromkeys(with_networks)
-    fitting = [(family, base) for family in FAMILIES for base in bases
-               if family.fits(file.opened.content, file.places, base)]
-    return [(family, base) for family, base in fitting if base == fitting[0][1]]
+    first, first_base, methods = UNKNOWN, "", {}
+    for family in FAMILIES:
+        for base in bases:
+            if not family.fits(file.opened.content, file.places, base):
+                continue
+            if first is UNKNOWN:
+                first, first_base = family, base
+            if family.method and base == first_base:
+                methods[family.method] = True
+    return first, first.networks(file.places, first_base), tuple(methods)
 
 
-def _branch(file: CheckpointFile, family: Family, networks: Mapping[str, Address], branch: str | None) -> str:
-    """The branch that is asked for, or the one that the method's authors transfer."""
-    if family is UNKNOWN:
-        _refuse_unknown(file)
-    usual, found = next(iter(family.branches)), ", ".join(networks)
-    if branch is None and usual not in networks:
-        raise LayoutError(f"expected the {usual}, which the authors of {family.name} transfer, in {file.path}, found "
-                          f"only {found or 'other tensors'}: add --branch if that is the one you mean",
-                          choices(file.places))
-    branch = branch or usual
-    if branch not in networks:
-        raise LayoutError(f"expected one of the branches of {file.path} ({found}; {family.name}), "
-                          f"found {branch!r}: choose one of these, or leave --branch out", choices(file.places))
-    return branch
+def _unknown(file: CheckpointFile) -> str:
+    """What to say where no layout fits: what the file holds, and how to name a network.
 
-
-def _refuse_unknown(file: CheckpointFile) -> None:
-    """No layout fits: another kind of network, or names that nobody here knows."""
+    Raises `UserError` when its networks are of other architectures.
+    """
     parts = choices(file.places)
     networks = [part for part in parts if part.title]
     if networks and not any(part.architecture for part in networks):
-        one = networks[0]
-        raise UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under {one.address!r} "
-                        f"a {one.title}: other architectures cannot be converted")
+        raise UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under "
+                        f"{networks[0].address!r} a {networks[0].title}: other architectures "
+                        "cannot be converted")
     how = "save the network as a state dict under torchvision's names (conv1.weight, ...)"
     if networks:
         how = f"name the network with --prefix, for example --prefix {networks[0].address!r}"
     holds = listed(parts)
     if not parts:
-        holds += f" (keys: {', '.join(map(str, list(file.opened.content)[:6])) or 'none'})"
-    raise LayoutError("expected a checkpoint of a known layout (`python -m transfer inspect --help` names them), "
-                      f"found in {file.path} {holds}; {how}", parts)
-
-
-def _named(file: CheckpointFile, prefix: str) -> Address:
-    """The address that a user means by "PREFIX" or "PLACE:PREFIX", with or without wrapper words."""
-    asked: dict[str, Place] = file.places
-    place, colon, rest = prefix.partition(":")
-    plain = without_wrappers(prefix)
-    if colon and place in file.places:
-        asked, plain = {place: file.places[place]}, without_wrappers(rest)
-    there = [where for where in asked if inside(asked[where], plain).tensors]
-    if not there:
-        raise LayoutError(f"expected a ResNet under the prefix {prefix!r} of {file.path}, found none; it holds "
-                          f"{listed(choices(file.places))}: choose one of these prefixes", choices(file.places))
-    if len(there) > 1:
-        options = " and ".join(f"--prefix {f'{where}:{prefix}'!r}" for where in there)
-        raise LayoutError(f"expected one network under the prefix {prefix!r} of {file.path}, found {len(there)}: "
-                          f"choose between {options}", choices(file.places))
-    return Address(there[0], plain)
+        keys = ", ".join(map(str, list(file.opened.content)[:6]))
+        holds += f" (keys: {keys or 'none'})"
+    return ("expected a checkpoint of a known layout (`python -m transfer inspect --help` names "
+            f"them), found in {file.path} {holds}; {how}")

@@ -1,7 +1,7 @@
-"""Where in a checkpoint file the networks are: dictionaries of tensors, prefixes in them, and how to name one.
+"""Where in a checkpoint file the networks are: dictionaries of tensors, prefixes, and how to name one.
 
-Names are compared without the words that wrappers put into them (`naming.WRAPPERS`); what a user reads has the names of
-the file.
+Names are compared without the words that wrappers put into them (`naming.WRAPPERS`); what a user
+reads has the names of the file.
 """
 
 import re
@@ -17,12 +17,17 @@ from pretrain.common.errors import UserError
 from transfer.reading.architecture import kind_of_network, some
 from transfer.reading.naming import COUNTER, dialect, prefixes, without_wrappers
 
-_BEFORE_A_RESNET = re.compile(r"(|.*?\.)(?:conv1|bn1|layer[1-4]|fc|stem|res[2-5]|attnpool|embedder\.embedder)\.")
+_BEFORE_A_RESNET = re.compile(
+    r"(|.*?\.)(?:conv1|bn1|layer[1-4]|fc|stem|res[2-5]|attnpool|embedder\.embedder)\.")
+_FIRST_WORD = re.compile(r"(module\.[^.]*\.|[^.]*\.?)")
 
 
 class Address(NamedTuple):
-    """Where a network is: the keys that lead to a dictionary of tensors, joined by "/" ("" for the file itself), and
-    what stands before the network's own names. As text, "state_dict:module.encoder_q."."""
+    """Where a network is.
+
+    `where`: the keys that lead to a dictionary of tensors, joined by "/" ("" for the file itself).
+    `prefix`: what stands before the network's own names. As text, "state_dict:module.encoder_q.".
+    """
 
     where: str
     prefix: str
@@ -33,10 +38,21 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """A dictionary of tensors in a file. `values` by names without wrapper words; `names`: what the file calls each."""
+    """A dictionary with tensors in a file, without batch norm's counters.
+
+    `values` by names without wrapper words; `names`: what the file calls each.
+    """
 
     values: dict[str, Any]
     names: dict[str, str]
+
+    def tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """The tensors under a prefix, by the rest of their names."""
+        found = {}
+        for name, value in self.values.items():
+            if name.startswith(prefix) and isinstance(value, torch.Tensor):
+                found[name.removeprefix(prefix)] = value
+        return found
 
     def in_file(self, prefix: str) -> str:
         """The prefix as it stands in the file: with its wrapper words."""
@@ -54,7 +70,8 @@ Places = dict[str, Place]
 class Choice:
     """A part of a file: tensors under one prefix of one place.
 
-    `title` names the network where it is a ResNet, and `architecture` which of those that can be converted.
+    `title` names the network where it is a ResNet, and `architecture` which of those that can be
+    converted.
     """
 
     address: str
@@ -73,7 +90,10 @@ class LayoutError(UserError):
 
 @dataclass(frozen=True)
 class Network:
-    """The tensors under a prefix by torchvision's names, `origins`: the name each has in its place, the dialect."""
+    """The tensors of one network by torchvision's names.
+
+    `origins`: the name that each has in its place. `dialect`: whose names these are.
+    """
 
     tensors: dict[str, torch.Tensor]
     origins: dict[str, str]
@@ -83,7 +103,8 @@ class Network:
 def places(content: Mapping[Any, Any], depth: int = 4) -> Places:
     """Every dictionary with tensors in a file, by the keys that lead to it; optimizers left out.
 
-    The place "" is the file itself, with whatever it holds beside dictionaries. Arrays come as tensors.
+    The place "" is the file itself, with whatever it holds beside dictionaries. Numpy arrays come
+    as tensors.
     """
     values, below = {}, {}
     for key, value in content.items():
@@ -91,23 +112,27 @@ def places(content: Mapping[Any, Any], depth: int = 4) -> Places:
             values[str(key)] = _as_tensor(value)
         elif depth and not str(key).startswith("optim"):
             for name, place in places(value, depth - 1).items():
-                if any(isinstance(tensor, torch.Tensor) for tensor in place.values.values()):
+                if place.tensors():
                     below[f"{key}/{name}".rstrip("/")] = place
     return {"": _place(values)} | below
 
 
-def inside(place: Place, prefix: str) -> Network:
-    """The ResNet under `prefix`, which has no wrapper words. `UserError` when two tensors have one name."""
-    under = {name: value for name, value in place.values.items()
-             if name.startswith(prefix) and isinstance(value, torch.Tensor)}
-    title, translate = dialect([name.removeprefix(prefix) for name in under])
+def network_under(place: Place, prefix: str) -> Network:
+    """The ResNet under `prefix`, which has no wrapper words.
+
+    Raises `UserError` when two tensors have one name.
+    """
+    under = place.tensors(prefix)
+    title, translate = dialect(under)
     tensors, origins = {}, {}
     for name, value in under.items():
-        own = translate(name.removeprefix(prefix))
-        if own in origins:
-            raise UserError(f"expected one tensor for {own}, found {origins[own]} and {name}: save the network alone")
-        if own is not None:
-            tensors[own], origins[own] = value, name
+        own = translate(name)
+        if own is None:
+            continue
+        if own in tensors:
+            raise UserError(f"expected one tensor for {own}, found {origins[own]} and "
+                            f"{prefix}{name}: save the network alone")
+        tensors[own], origins[own] = value, prefix + name
     return Network(tensors, origins, title)
 
 
@@ -115,42 +140,38 @@ def choices(found: Places) -> list[Choice]:
     """Every part of a file: whole networks first, then what is beside them, the largest first."""
     networks, others = [], []
     for where, place in found.items():
-        names = {name for name, value in place.values.items()
-                 if isinstance(value, torch.Tensor) and not name.endswith(COUNTER)}
+        beside = set(place.tensors())
         for prefix in prefixes(place.values):
-            network = inside(place, prefix)
-            count = sum(not name.endswith(COUNTER) for name in network.tensors)
-            address = str(Address(where, place.in_file(prefix)))
-            networks.append(Choice(address, count, *kind_of_network(network.tensors)))
-            names -= set(network.origins.values())
-        parts = Counter(part_of(name) for name in sorted(place.names[name] for name in names))
-        others += [Choice(str(Address(where, prefix)), count) for prefix, count in parts.items()]
+            network = network_under(place, prefix)
+            beside -= set(network.origins.values())
+            networks.append(Choice(str(Address(where, place.in_file(prefix))), len(network.tensors),
+                                   *kind_of_network(network.tensors)))
+        parts = Counter(part_of(place.names[name]) for name in sorted(beside, key=place.names.get))
+        for prefix, count in parts.items():
+            others.append(Choice(str(Address(where, prefix)), count))
     return networks + sorted(others, key=lambda choice: -choice.tensors)
 
 
-def listed(parts: list[Choice], most: int = 5) -> str:
+def listed(parts: list[Choice]) -> str:
     """In one line, the addresses of a file's parts with how many tensors are there."""
-    shown = [f"{part.address!r} ({part.tensors})" for part in parts]
-    return some(shown, most) or "no tensors"
+    return some([f"{part.address!r} ({part.tensors})" for part in parts]) or "no tensors"
 
 
 def part_of(name: str) -> str:
     """What a tensor is counted under: what stands before a ResNet's names, else the first word."""
-    before = _BEFORE_A_RESNET.match(name) or re.match(r"(module\.[^.]*\.|[^.]*\.?)", name)
-    return before[1]
+    return (_BEFORE_A_RESNET.match(name) or _FIRST_WORD.match(name))[1]
 
 
-def _place(values: dict[str, Any]) -> Place:
-    names = {}
-    taken = {name for name in values if without_wrappers(name) == name}
-    for name in values:
+def _place(values: Mapping[str, Any]) -> Place:
+    place = Place({}, {})
+    for name, value in values.items():
+        if name.endswith(COUNTER):
+            continue
         plain = without_wrappers(name)
-        if name != plain and plain in taken:  # a network beside its wrapped copy: that keeps its words
-            names[name] = name
-        else:
-            names[plain] = name
-        taken.add(plain)
-    return Place({plain: values[name] for plain, name in names.items()}, names)
+        if plain != name and (plain in values or plain in place.names):
+            plain = name  # a network beside its wrapped copy, which keeps its words
+        place.values[plain], place.names[plain] = value, name
+    return place
 
 
 def _as_tensor(value: Any) -> Any:

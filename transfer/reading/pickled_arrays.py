@@ -10,19 +10,20 @@ from numpy._core import multiarray, numeric
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """How Python 3 pickles bytes for protocol 2; any other codec would be a stranger's choice."""
+    """How Python 3 pickles bytes for protocol 2; any other codec is refused."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"encoding {encoding!r}")
     return text.encode("latin1")
 
 
-_OF_NUMPY = {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar, "ndarray": np.ndarray,
-             "dtype": np.dtype, "_frombuffer": numeric._frombuffer}
+_OF_NUMPY = {"_reconstruct": multiarray._reconstruct, "scalar": multiarray.scalar,
+             "ndarray": np.ndarray, "dtype": np.dtype, "_frombuffer": numeric._frombuffer}
 # What is built, by the name in the file. Files of numpy 1 say numpy.core.
 BUILT = {"collections.OrderedDict": OrderedDict, "_codecs.encode": _latin1_bytes}
 for _module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
                 "numpy._core.numeric"):
-    BUILT |= {f"{_module}.{_name}": _value for _name, _value in _OF_NUMPY.items()}
+    for _name, _value in _OF_NUMPY.items():
+        BUILT[f"{_module}.{_name}"] = _value
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -35,6 +36,9 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_arrays(path: str | Path) -> Any:
-    """What a pickle of arrays holds. Raises `pickle.UnpicklingError` for any other class; a damaged one anything."""
+    """What a pickle of arrays holds.
+
+    Raises `pickle.UnpicklingError` for any other class; for a damaged pickle any error.
+    """
     with open(path, "rb") as file:
         return _ArraysOnly(file, encoding="latin1").load()  # what Python 2 wrote, as the MSRA files, is bytes

@@ -1,7 +1,8 @@
-"""Pickle protocols 3 to 5 for torch.load(weights_only=True), whose unpickler has the instructions of protocol 2 alone.
+"""Pickle protocols 3 to 5 for torch.load(weights_only=True), which knows protocol 2 alone.
 
-They say mostly the same in other words, which are translated one by one; what has no counterpart is refused. Nothing is
-built here: which classes a file may hold is decided by torch's unpickler and its safe globals, as for every other file.
+Their instructions mostly do the same and are translated one by one; what has no counterpart is
+refused. Nothing is built here: which classes a file may hold is decided by torch's unpickler and
+its safe globals, as for every other file.
 """
 
 import io
@@ -18,14 +19,15 @@ _SKIPPED = ("FRAME", "PROTO")
 
 
 class _Unpickler(_weights_only_unpickler.Unpickler):
-    """torch's own, for a pickle of any protocol; `file` is left behind its end."""
+    """torch's own, for a pickle of any protocol; `file` is left after its end."""
 
     def __init__(self, file: BinaryIO, *, encoding: str = "bytes") -> None:
         start = file.tell()
         head = file.read(2)
         file.seek(start)
-        newer = head[:1] == b"\x80" and head[1] > 2
-        super().__init__(io.BytesIO(_in_protocol_2(file)) if newer else file, encoding=encoding)
+        if head[:1] == b"\x80" and head[1] > 2:
+            file = io.BytesIO(_in_protocol_2(file))
+        super().__init__(file, encoding=encoding)
 
 
 def any_protocol() -> AbstractContextManager:
@@ -34,16 +36,20 @@ def any_protocol() -> AbstractContextManager:
 
 
 def _in_protocol_2(file: BinaryIO) -> bytes:
-    """The next pickle of a file, in protocol 2. Raises `pickle.UnpicklingError` for what that cannot say."""
+    """The next pickle of a file, in protocol 2.
+
+    Raises `pickle.UnpicklingError` for an instruction that has no counterpart there.
+    """
     start = file.tell()
     steps = list(pickletools.genops(file))
     end = file.tell()
     file.seek(start)
     raw = file.read(end - start)
     ends = [position - start for _, _, position in steps[1:]] + [end - start]
-    # Instruction and, where it pushes a text, that text: the name of a class is two texts on the stack.
+    # Instruction and, where it pushes a text, that text: a class is named by two texts on the
+    # stack.
     out: list[tuple[bytes, str | None]] = [(b"\x80\x02", None)]
-    texts: dict[int, str] = {}  # those in the memo, which are written out where they are used again
+    texts: dict[int, str] = {}  # those in the memo, which are repeated where they are used again
     put = 0
     for (step, argument, position), stop in zip(steps, ends, strict=True):
         if "UNICODE" in step.name:
@@ -65,7 +71,8 @@ def _in_protocol_2(file: BinaryIO) -> bytes:
             out.append((_global(module, name), None))
         elif step.name not in _SKIPPED:
             if step.proto > 2 and step.name != "EMPTY_SET":  # which torch has of its own
-                raise pickle.UnpicklingError(f"{step.name} of pickle protocol {step.proto} is not known")
+                raise pickle.UnpicklingError(f"{step.name} of pickle protocol {step.proto} is not "
+                                             "known")
             out.append((raw[position - start:stop], None))
     return b"".join(instruction for instruction, _ in out)
 
@@ -82,5 +89,5 @@ def _bytes(value: bytes) -> bytes:
 
 def _global(module: str | None, name: str | None) -> bytes:
     if module is None or name is None or "\n" in module + name:
-        raise pickle.UnpicklingError("the name of a class is no plain text")
+        raise pickle.UnpicklingError("the name of a class is not plain text")
     return f"c{module}\n{name}\n".encode()

@@ -1,8 +1,9 @@
-"""Opens a stranger's checkpoint file without running code from it.
+"""Opens a checkpoint file without running code from it.
 
-torch's files go through its weights_only loading with a short list of further classes; bare pickles, as the MSRA and
-detectron2 model zoos have them, through an unpickler that can build numpy arrays and nothing else. torch's loader knows
-only pickle protocol 2: other protocols are written out anew in that one (`protocol2.py`) and meet the same rules.
+torch's files go through its weights_only loading with a short list of further classes; bare
+pickles, as the MSRA and detectron2 model zoos have them, through an unpickler that can build numpy
+arrays and nothing else. torch's loader knows only pickle protocol 2: other protocols are translated
+into that one (`protocol2.py`) and meet the same rules.
 """
 
 import argparse
@@ -28,16 +29,18 @@ ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of
 # What weights_only loading may build beside tensors.
 _ALLOWED = [argparse.Namespace, *((value, name) for name, value in BUILT.items()),
             *(type(np.dtype(code)) for code in "?bBhilqefd")]
-# torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in a frame.
+# torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in
+# a frame.
 _OLD_TORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)
 
 # How the readers of pickles say that a length does not fit.
-_CUT_OFF = r"truncated|unexpected EOF|ran out of|unexpected end|remain$|not enough data|exhausted before"
+_CUT_OFF = (r"truncated|unexpected EOF|ran out of|unexpected end|remain$|not enough data|"
+            r"exhausted before")
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a file holds, on the CPU, the kind of file, and a safetensors file's own texts."""
+    """What a file holds, on the CPU, the kind of file, and the metadata of a safetensors file."""
 
     content: dict[Any, Any]
     container: str
@@ -47,43 +50,53 @@ class Opened:
 def load(path: Path, trust: bool = False) -> Opened:
     """Open a checkpoint file once.
 
-    `trust` lets the file run its own code while it is read; without it only tensors, arrays and plain values are built.
-    Raises `UserError` when the file is missing, unreadable, no dictionary, or holds another class.
+    `trust` lets the file run its own code while it is read; without it only tensors, arrays and
+    plain values are built. Raises `UserError` when the file is missing, unreadable, not a
+    dictionary, or holds another class.
     """
+    problem = _not_a_checkpoint(path)
+    if problem is not None:
+        raise UserError(problem)
     kind = _kind_of(path)
-    if kind == SAFETENSORS:
-        return _safetensors(path)
     if kind == ZIP:
         archive.check(path)
-    if trust:
+    if trust and kind != SAFETENSORS:
         print(f"warning: --trust: {path} may run any code while it is read", file=sys.stderr)
     try:
-        content = _content(path, kind, trust)
-    except (PermissionError, MemoryError, UserError):
+        opened = _opened(path, kind, trust)
+    except (PermissionError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, ImportError | AttributeError) and trust:  # the file's own code is not installed
-            raise UserError(f"{path} needs code that is not here ({error}): install it, or save the state dict "
-                            "alone with torch.save") from None
-        raise UserError(_why_unreadable(path, error)) from None
-    if isinstance(content, torch.nn.Module):  # a whole network, pickled: only reached with trust
-        content = content.state_dict()
-    if not isinstance(content, dict):
-        raise UserError(f"expected a dictionary in {path}, found {type(content).__name__}: "
+        raise UserError(_why_unreadable(path, error, trust)) from None
+    if not isinstance(opened.content, dict):
+        raise UserError(f"expected a dictionary in {path}, found {type(opened.content).__name__}: "
                         "save the network's state_dict with torch.save")
-    return Opened(content, kind)
+    return opened
+
+
+def _not_a_checkpoint(path: Path) -> str | None:
+    """What to say of a path that is missing, a folder, an empty file or a packed one."""
+    if path.is_dir():
+        return f"expected a checkpoint file, found the folder {path}: name the file in it"
+    try:
+        head = _first_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path}: not found; check the path"
+    if not head:
+        return f"{path} is empty (0 bytes): download or copy it again"
+    return None if head[8:9] == b"{" else archive.packed(path)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(60)
 
 
 def _kind_of(path: Path) -> str:
-    """What kind of file it is, by its first bytes; the name alone decides only when they say nothing.
-
-    Missing, empty, packed and odd files end here, with a `UserError`.
-    """
+    """What kind of file it is, by its first bytes; the name decides only where they say nothing."""
     head = _first_bytes(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":  # eight bytes of length, then JSON
         return SAFETENSORS
-    if said := archive.packed(path):
-        raise UserError(said)
     if _OLD_TORCH.match(head):
         return OLD
     if head.startswith(b"\x80") or (path.suffix == ".pkl" and not head.startswith(b"PK")):
@@ -91,63 +104,61 @@ def _kind_of(path: Path) -> str:
     return ZIP
 
 
-def _first_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise UserError(f"expected a checkpoint file, found the folder {path}: name the file in it")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(60)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file") from None
-    if not head:
-        raise UserError(f"{path} is empty (0 bytes): download or copy it again")
-    return head
-
-
-def _safetensors(path: Path) -> Opened:
-    try:
+def _opened(path: Path, kind: str, trust: bool) -> Opened:
+    if kind == SAFETENSORS:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-            return Opened(tensors, SAFETENSORS, file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): make it again") from None
-
-
-def _content(path: Path, kind: str, trust: bool) -> Any:
+            names = file.keys()
+            return Opened({name: file.get_tensor(name) for name in names}, kind, file.metadata() or {})
     if kind == PICKLE and trust:
-        return pickle.loads(path.read_bytes(), encoding="latin1")
-    if kind == PICKLE:
-        return read_arrays(path)
-    with safe_globals(_ALLOWED), protocol2.any_protocol(), warnings.catch_warnings(action="ignore"):
-        return torch.load(path, map_location="cpu", weights_only=not trust)
+        content = pickle.loads(path.read_bytes(), encoding="latin1")
+    elif kind == PICKLE:
+        content = read_arrays(path)
+    else:
+        with safe_globals(_ALLOWED), protocol2.any_protocol(), warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+    if isinstance(content, torch.nn.Module):  # a whole network, pickled: only reached with trust
+        content = content.state_dict()
+    return Opened(content, kind)
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    """What to do about a file that did not open. "Damaged" or "not whole" only where a sum or a length says so: the
-    sums of a zip were compared before."""
-    refused = re.search(r"(?:GLOBAL|it holds) ([\w.]+)", str(error))  # torch's words, or those of `pickled_arrays`
+def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
+    """What to do about a file that did not open.
+
+    "Damaged" or "not whole" only where a checksum or a length says so: the checksums of a zip were
+    compared before.
+    """
+    if isinstance(error, SafetensorError):
+        return f"{path} is not a whole safetensors file ({error}): make it again"
+    if isinstance(error, ImportError | AttributeError) and trust:
+        return (f"{path} needs code that is not installed here ({error}): install it, or save the "
+                "state dict alone with torch.save")
+    # torch's words, or those of `pickled_arrays`
+    refused = re.search(r"(?:GLOBAL|it holds) ([\w.]+)", str(error))
     if refused:
-        return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers and text, because "
-                "anything else can run code: add --trust if you know where the file comes from")
+        return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers "
+                "and text, because anything else can run code: add --trust if you know where the "
+                "file comes from")
     head = _first_bytes(path)
+    if not head.startswith((b"PK", b"\x80")):
+        return _other_file(path, head)
+    if isinstance(error, EOFError) or re.search(_CUT_OFF, str(error)):
+        return (f"{path} is a Python pickle, but not a whole one ({path.stat().st_size} bytes): "
+                "download it again, or save the state dict with torch.save")
+    what = "PyTorch file" if head.startswith(b"PK") else "Python pickle"
     own_words = re.search(r"WeightsUnpickler error:\s+(.+)", str(error))  # torch says a page around it
-    said = (own_words[1] if own_words else str(error).partition("\n")[0] or type(error).__name__)[:200]
-    if head.startswith((b"PK", b"\x80")):
-        if isinstance(error, EOFError) or re.search(_CUT_OFF, str(error)):
-            return (f"{path} is a Python pickle, but not a whole one ({path.stat().st_size} bytes): "
-                    "download it again, or save the state dict with torch.save")
-        what = "PyTorch file" if head.startswith(b"PK") else "Python pickle"
-        return f"{path} is a {what} that cannot be read here ({said}): save the state dict alone with torch.save"
-    return _other_file(path, head)
+    said = own_words[1] if own_words else str(error).partition("\n")[0] or type(error).__name__
+    return (f"{path} is a {what} that cannot be read here ({said[:200]}): save the state dict "
+            "alone with torch.save")
 
 
 def _other_file(path: Path, head: bytes) -> str:
     text = head.decode("ascii", "replace")
+    begins, todo = "", "download it again or name another file"
     shown = text.split("\n")[0]
-    begins = f" (it begins with {shown[:40]!r})" if shown.isprintable() and shown.isascii() else ""
-    what_to_do = "download it again or name another file"
+    if shown.isprintable() and shown.isascii():
+        begins = f" (it begins with {shown[:40]!r})"
     if text.startswith("version https://git-lfs"):
-        what_to_do = "it is the pointer that Git LFS leaves in its place, `git lfs pull` downloads the file"
+        todo = "it is the pointer that Git LFS leaves in its place, `git lfs pull` downloads the file"
     elif text.lstrip().lower().startswith(("<!doctype", "<html")):
-        what_to_do = "it is a web page, open the address in a browser and save the file itself"
-    return f"{path} is neither a PyTorch nor a safetensors file{begins}: {what_to_do}"
+        todo = "it is a web page, open the address in a browser and save the file itself"
+    return f"{path} is neither a PyTorch nor a safetensors file{begins}: {todo}"

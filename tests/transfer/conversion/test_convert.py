@@ -192,7 +192,7 @@ def test_convert__no_certificate_when_the_check_fails(tmp_path, small, monkeypat
 
 def test_convert__an_unreadable_source_leaves_the_folder_alone(tmp_path, small):
     output = tmp_path / "out"
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="none.pth: not found; check the path"):
         convert(tmp_path / "none.pth", output)
     assert not output.exists()
     convert(small, output)
@@ -213,9 +213,6 @@ def test_convert__odd_outputs(tmp_path, small, unproved):
         convert(small, tmp_path / ("x" * 300))
     with pytest.raises(UserError, match=r"only paths that are UTF-8, found '.*o\\udce9': choose another --output"):
         convert(small, tmp_path / os.fsdecode(b"o\xe9"))
-    (tmp_path / "full" / "conversion.json").mkdir(parents=True)
-    with pytest.raises(UserError, match="found the folder .*conversion.json: choose another --output"):
-        convert(small, tmp_path / "full")
     for name in ("what?", "two\nlines"):
         with pytest.raises(UserError, match="detectron2 cannot read a path with a question mark or a line break"):
             convert(small, tmp_path / name)
@@ -241,9 +238,9 @@ def test_convert__a_full_disk_or_a_kill_between_the_files_leaves_no_certificate(
             with pytest.raises(type(error)):
                 convert(small, output, targets=("detectron2", "timm"))
         assert sorted(path.name for path in output.iterdir()) == ["backbone.safetensors", "detectron2.pkl"], number
-        with pytest.raises(UserError, match="is no converted checkpoint"):
+        with pytest.raises(UserError, match="is not a converted checkpoint"):
             read_certificate(output)
-    convert(small, output)  # the same words go on from there
+    convert(small, output)  # the same call resumes from there
     assert read_certificate(output)["consumed"] == 100
 
 
@@ -253,7 +250,7 @@ def test_convert__a_folder_of_an_older_version_is_made_anew(tmp_path, small, unp
     (output / "conversion.json").write_text('{"schema": 1, "pkl_sha256": "00"}')
     (output / "detectron2.pkl").write_bytes(b"half")
     (output / "notes.txt").write_text("the user's own")
-    with pytest.raises(UserError, match="expected a certificate of schema 2 .*, found schema 1, of another version"):
+    with pytest.raises(UserError, match="expected a certificate of schema 2, found schema 1, of another version"):
         read_certificate(output)
     convert(small, output)
     assert read_certificate(output)["schema"] == 2

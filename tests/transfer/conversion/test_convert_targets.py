@@ -208,7 +208,7 @@ def test_msra__is_no_network_of_torchvision_or_timm(msra, tmp_path):
         "channel_order": "RGB", "mean": [123.675, 116.28, 103.53], "std": [58.14, 57.12, 57.375],
         "stride_in_1x1": False}),
 ])
-def test_pixel_format__is_detectron2s_figures_exactly(info, expected):
+def test_pixel_format__is_detectron2s_values_exactly(info, expected):
     assert pixel_format(info) == expected
 
 
@@ -313,5 +313,5 @@ def test_convert__a_file_of_ours_that_does_not_say_what_it_wants_is_refused(smal
     content = pickle.loads((small[0] / "detectron2.pkl").read_bytes())
     del content["backbone"]
     (tmp_path / "old.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(UserError, match="without the pixels and the stride that its network wants: convert the"):
+    with pytest.raises(UserError, match="found a file of an older version without them; convert the original checkp"):
         read_checkpoint(tmp_path / "old.pkl")

@@ -231,7 +231,7 @@ def test_command__writes_probe_and_picture_on_cityscapes(
     ({"protocol": replace(QUICK, side=100)}, r"--side 100: expected a multiple of 32 pixels"),
     ({"protocol": replace(QUICK, images=1)}, r"--images 1: expected at least 2"),
     ({"task": "keypoints"}, r"unknown task 'keypoints': expected one of coco, cityscapes"),
-    ({"weights": "/nowhere.pth"}, r"/nowhere.pth: no such file"),
+    ({"weights": "/nowhere.pth"}, r"/nowhere.pth: not found"),
 ])
 def test_probe__mistakes_are_told_before_anything_runs(generated: Path, words: dict, text: str) -> None:
     with pytest.raises(UserError, match=text):

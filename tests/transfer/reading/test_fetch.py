@@ -89,7 +89,7 @@ def test_fetch__file_that_is_there_is_checked_and_kept(tmp_path, server):
 
 def test_fetch__broken_off(tmp_path, server):
     message = refusal(method(f"{server}/short.pth"), tmp_path)
-    assert "broke off" in message and "start again" in message
+    assert "broke off after 1000 bytes: run the same command again" in message
     assert files(tmp_path) == []
 
 
@@ -98,7 +98,6 @@ def test_fetch__missing_page_and_no_server(tmp_path, server):
     assert "found a web page: open the address in a browser" in refusal(method(f"{server}/page.pth"), tmp_path)
     message = refusal(method("http://127.0.0.1:9/file.pth"), tmp_path)
     assert message.startswith("cannot reach http://127.0.0.1:9/file.pth (") and "go online" in message
-    assert "expected an http or https address, found file:///x.pth" in refusal(method("file:///x.pth"), tmp_path)
     assert files(tmp_path) == []
 
 
@@ -143,15 +142,8 @@ def test_run__list_and_unknown(tmp_path, listed, capsys):
     with pytest.raises(UserError, match="found none: choose one"):
         command()
     (tmp_path / "plain").touch()
-    with pytest.raises(UserError, match="expected a folder for --output, found the file"):
+    with pytest.raises(UserError, match="expected a folder for --output, found that .*plain is a file or would lie"):
         command("one", "--output", str(tmp_path / "plain"))
-
-
-def test_published__row_with_a_wrong_field(tmp_path):
-    path = tmp_path / "methods.yaml"
-    path.write_text("methods: {x: {name: X, licence: MIT, colour: red}}")
-    with pytest.raises(UserError, match="in x of .*found name, licence, colour: mend the row"):
-        published(path)
 
 
 # The project's own list

@@ -81,7 +81,7 @@ def test_run__text(clove, capsys):
         "             teacher  model:module.encoder_k.  <- read on request",
         "  epochs     200",
         "  is a       ResNet-18, not standard: the published protocols have a ResNet-50",
-        "  pixels     RGB of 0..255, mean 123.675 116.28 103.53, deviation 58.395 57.12 57.375",
+        "  pixels     RGB of 0..255, mean 123.675 116.28 103.53, std 58.395 57.12 57.375",
         "  stride     in the 3x3 convolution",
         "  tensors    100 of 100 read",
         "  left over  module.encoder. (100, the student), module.projector. (8), module.projector_k. (8), "

@@ -117,17 +117,17 @@ def test_read_checkpoint__variance_that_is_not_positive_is_named(tmp_path, small
     small["layer2.0.downsample.1.running_var"] = small["layer2.0.downsample.1.running_var"].clone()
     small["layer2.0.downsample.1.running_var"][5] = value
     message = refusal(save(small, tmp_path / "damaged.pth"))
-    assert "found zero or negative ones in layer2.0.downsample.1.running_var" in message
+    assert "found zero or negative variances in layer2.0.downsample.1.running_var" in message
 
 
-def test_read_checkpoint__variance_that_underflowed_in_float16_is_borne(tmp_path, small):
+def test_read_checkpoint__variance_that_underflowed_in_float16_is_read(tmp_path, small):
     small["bn1.running_var"] = small["bn1.running_var"].clone()
     small["bn1.running_var"][5] = 1e-12
     half = {name: value.half() for name, value in small.items()}
     state = read_checkpoint(save(half, tmp_path / "half.pth")).state
     assert state["bn1.running_var"][5] == 0
     half["bn1.running_var"] = torch.zeros(64, dtype=torch.float16)
-    assert "found zero or negative ones in bn1.running_var" in refusal(save(half, tmp_path / "half.pth"))
+    assert "found zero or negative variances in bn1.running_var" in refusal(save(half, tmp_path / "half.pth"))
 
 
 def test_read_checkpoint__norms_without_statistics(tmp_path, small):
@@ -138,7 +138,8 @@ def test_read_checkpoint__norms_without_statistics(tmp_path, small):
 
 def test_read_checkpoint__integers_are_not_weights(tmp_path, small):
     small["conv1.weight"] = small["conv1.weight"].to(torch.int8)
-    assert "found conv1.weight (torch.int8)" in refusal(save(small, tmp_path / "int8.pth"))
+    said = refusal(save(small, tmp_path / "int8.pth"))
+    assert "found conv1.weight (torch.int8, torch.strided, cpu): save the network unquantized" in said
 
 
 # Unknown layouts
@@ -227,13 +228,13 @@ def test_read_checkpoint__namespace_with_other_classes_is_refused(tmp_path, smal
 def test_read_checkpoint__trusted_file_whose_code_is_not_installed(tmp_path):
     path = save({"a": torch.zeros(1)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"torch._utils", b"nowhere_else"))
-    assert "needs code that is not here (No module named 'nowhere_else')" in refusal(path, trust=True)
+    assert "needs code that is not installed here (No module named 'nowhere_else')" in refusal(path, trust=True)
 
 
 # Unreadable
 
 def test_read_checkpoint__missing_folder_empty(tmp_path):
-    assert refusal(tmp_path / "none.pth").endswith("none.pth: no such file")
+    assert refusal(tmp_path / "none.pth").endswith("none.pth: not found; check the path")
     assert f"found the folder {tmp_path}" in refusal(tmp_path)
     (tmp_path / "empty.pth").touch()
     assert "is empty (0 bytes)" in refusal(tmp_path / "empty.pth")
@@ -341,10 +342,11 @@ def test_read_checkpoint__a_backbone_header_with_wrong_values(tmp_path, small, n
 def test_read_checkpoint__tensors_that_are_no_dense_floating_numbers(tmp_path, small, change):
     path = save(small | {"layer1.0.bn1.running_var": change(small["layer1.0.bn1.running_var"])}, tmp_path / "odd.pth")
     said = refusal(path)
-    assert said.startswith(f"expected floating-point tensors in {path}, found layer1.0.bn1.running_var (torch.")
+    assert said.startswith(f"expected 100 tensors of ResNet-18 under prefix '' of {path}, found "
+                           "layer1.0.bn1.running_var (torch.")
     assert said.endswith("): save the network unquantized, dense and with its numbers")
 
 
 def test_read_checkpoint__a_path_below_a_file(tmp_path, small):
     path = save(small, tmp_path / "whole.pth")
-    assert refusal(path / "x") == f"{path / 'x'}: no such file"
+    assert refusal(path / "x") == f"{path / 'x'}: not found; check the path"
