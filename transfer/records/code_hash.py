@@ -10,7 +10,8 @@ from transfer.tasks import OWN_FILES
 
 FOLDER = Path(__file__).resolve().parents[1]
 PIXELS = ROOT / "pretrain" / "data" / "pixels.py"  # what an image file is as pixels, in a fine-tuning too
-# Folders of this package that cannot change a fine-tuning's metrics, and why. All the others are in the hash.
+# Folders of this package that cannot change a fine-tuning's metrics, and why. All the others are in
+# the hash.
 LEFT_OUT = {
     "reading": "what a checkpoint file is: its hash is part of every result",
     "conversion": "what the starting weights are: their hash and certificate are part of every result",
@@ -45,12 +46,13 @@ def _add(total: "hashlib._Hash", path: Path, only_functions: bool) -> None:
 
 
 def _code(source: str) -> str:
-    lines = [line.rstrip() for line in source.splitlines()]
+    lines = map(str.rstrip, source.splitlines())
     return "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
 
 
 def _functions(source: str) -> str:
-    """Of a task's file: its facts reach a result through the config that this records, or are columns and words."""
+    """Of a task's file: its facts reach a result through its config, or are columns and texts."""
     found = [ast.get_source_segment(source, node) for node in ast.parse(source).body
-             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in ("excerpt", "pixel_labels")]
+             if isinstance(node, ast.FunctionDef | ast.ClassDef)
+             and node.name not in ("excerpt", "pixel_labels")]
     return "\n".join(found)

@@ -1,25 +1,27 @@
 """The two identities of a fine-tuning: what was trained, and what it was evaluated on. Standard library only.
 
-The same training can be evaluated again: on annotations that had to be fixed, by another evaluator, with other
-thresholds. Both are made of what a result records, so that they can be asked of a request, of a result and of one of
-an older version alike.
+The same training can be evaluated again: on annotations that had to be fixed, by another evaluator,
+with other thresholds. Both are made of what a result records, so that they can be asked of a
+request, of a result and of one of an older version alike.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 # Where a run lies and where its weights lay.
 PLACES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
-# Keys of detectron2's config without effect on weights and metrics: a run may be resumed with other values. The weights
-# themselves are known by their hash; every random choice depends on its place in the run, with any number of workers.
+# Keys of detectron2's config without effect on weights and metrics: a run may be resumed with other
+# values. The weights themselves are known by their hash; every random choice depends on its place
+# in the run, with any number of workers.
 WITHOUT_EFFECT = {*PLACES, "TEST.EVAL_PERIOD", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD"}
-# Those that only an evaluation reads. All others belong to the training, TEST.PRECISE_BN too: its statistics are saved
-# with the model.
-EVALUATION_KEYS = {"DATASETS.TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST",
-                   "MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-                   "MODEL.ROI_HEADS.NMS_THRESH_TEST", "TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"}
+# Those that only an evaluation reads. All others belong to the training, TEST.PRECISE_BN too: its
+# statistics are saved with the model.
+EVALUATION_KEYS = {
+    "DATASETS.TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST", "TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"}
 # The number of processes counts where batch norm takes its statistics from each one's images.
 REQUEST = ("task", "heads", "scale", "schedule", "solver", "fit", "trial", "batch_norm_images")
 OF_THE_WEIGHTS_PAST = ("conversion", "pretraining")  # how they came to be; what they are is their hash
@@ -27,37 +29,42 @@ Identity = dict[str, Any]  # {dotted name: plain value}
 
 
 def split_dataset(described: Mapping[str, Any]) -> tuple[dict, dict]:
-    """What of a dataset (as `datasets.describe` gives it) belongs to the training, and what to the evaluation."""
-    names = ("name", "label")  # what a table calls it
-    trained = {key: value for key, value in described.items() if key != "val" and key not in names}
-    return trained, {"val": described["val"]}
+    """What of a dataset (as `datasets.describe` gives it) belongs to training, and to evaluation.
+
+    Its name and label are what a table calls it: they belong to neither.
+    """
+    return _without(described, ("val", "name", "label")), {"val": described["val"]}
 
 
 def training(about: Mapping[str, Any]) -> Identity:
-    """What was trained: request, starting weights, training data and classes, and the config's other keys.
+    """What was trained: request, starting weights, training data and classes, the config's other keys.
 
-    `about`: a result, or those of its entries that are known before: REQUEST, weights, dataset, evaluator, config.
+    `about`: a result, or those of its entries that are known before: REQUEST, weights, dataset,
+    evaluator, config.
     """
-    weights = {key: value for key, value in about["weights"].items() if key not in OF_THE_WEIGHTS_PAST}
-    config = {key: value for key, value in flatten(about["config"]).items()
-              if key not in EVALUATION_KEYS and key not in WITHOUT_EFFECT}
-    return {**{name: about.get(name) for name in REQUEST}, **flatten(weights, "weights."),
-            **flatten(split_dataset(about["dataset"])[0], "dataset."), **config}
+    return {**{name: about.get(name) for name in REQUEST},
+            **flatten(_without(about["weights"], OF_THE_WEIGHTS_PAST), "weights."),
+            **flatten(split_dataset(about["dataset"])[0], "dataset."),
+            **_without(flatten(about["config"]), EVALUATION_KEYS | WITHOUT_EFFECT)}
 
 
 def evaluation(about: Mapping[str, Any]) -> Identity:
-    """What a model was evaluated on: validation annotations, evaluator, and the config's keys for it; see `training`
-    for `about`."""
+    """What a model was evaluated on: validation annotations, evaluator, and the config's keys for it.
+
+    See `training` for `about`.
+    """
     config = flatten(about["config"])
-    return {"evaluator": about.get("evaluator"), **flatten(split_dataset(about["dataset"])[1], "dataset."),
+    return {"evaluator": about.get("evaluator"),
+            **flatten(split_dataset(about["dataset"])[1], "dataset."),
             **{key: config.get(key) for key in sorted(EVALUATION_KEYS)}}
 
 
 def records(about: Mapping[str, Any]) -> dict[str, dict]:
-    """The entries `training` and `evaluation` of a result: the hash of each identity, and what a person looks for."""
+    """The entries `training` and `evaluation` of a result: each identity's hash, and what a person looks for."""
     weights, dataset = about["weights"], about["dataset"]
     return {
-        "training": {"sha256": sha256(training(about)), "weights": weights.get("pkl_sha256") or weights["init"],
+        "training": {"sha256": sha256(training(about)),
+                     "weights": weights.get("pkl_sha256") or weights["init"],
                      "dataset": split_dataset(dataset)[0]["train"], "trial": about["trial"]},
         "evaluation": {"sha256": sha256(evaluation(about)), "dataset": dataset["val"],
                        "evaluator": about["evaluator"]}}
@@ -65,14 +72,23 @@ def records(about: Mapping[str, Any]) -> dict[str, dict]:
 
 def differences(before: Identity, now: Identity) -> dict[str, tuple[Any, Any]]:
     """{name: (before, now)} where two identities differ; a value that one does not know is None."""
-    names = [*now, *(name for name in before if name not in now)]
-    return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
+    found = {}
+    for name in [*now, *before]:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            found[name] = (old, new)
+    return found
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
     """Differences in one line."""
-    named = [f"{name} was {old}, is {new}" for name, (old, new) in list(found.items())[:most]]
-    return "; ".join(named) + (f" and {len(found) - most} more" if len(found) > most else "")
+    named = [f"{name} was {old}, is {new}" for name, (old, new) in found.items()]
+    more = f" and {len(named) - most} more" if len(named) > most else ""
+    return "; ".join(named[:most]) + more
+
+
+def _without(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
 
 
 def sha256(identity: Identity) -> str:

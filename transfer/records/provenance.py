@@ -18,13 +18,14 @@ PACKAGES = ("torchvision", "pycocotools", "numpy")  # beside those that compute 
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of everything that can change a figure; None for what is not installed."""
+    """Versions of everything that can change a metric; None for what is not installed."""
     import detectron2
 
-    found = {"python": platform.python_version(), "torch": torch.__version__, "detectron2": detectron2.__version__}
-    # A task's own code is no package.
-    official = (task.official for task in TASKS.values() if task.official.isidentifier() and task.official not in found)
-    for name in dict.fromkeys([*PACKAGES, *official]):
+    found = {"python": platform.python_version(), "torch": torch.__version__,
+             "detectron2": detectron2.__version__}
+    for name in [*PACKAGES, *(task.official for task in TASKS.values())]:
+        if name in found or not name.isidentifier():  # a task's own code is not a package
+            continue
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -43,17 +44,20 @@ def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def code_version(task: str | None = None) -> dict[str, str | bool | None]:
     """{"git_sha", "dirty", "transfer_sha256"} of this checkout.
 
-    The first two are None when it is none or git is not there; results/ does not make it dirty. The third is the hash
-    of the code of a fine-tuning on `task`: when it changes, results are shown as stale. Beside a job's copy of the
-    sources stands code.json, which says what they were copied from.
+    The first two are None when it is not a checkout or git is not there; results/ does not make it
+    dirty. The third is the hash of the code of a fine-tuning on `task`: when it changes, results
+    are shown as stale. Beside a job's copy of the sources stands code.json, which says what they
+    were copied from.
     """
     own = {"transfer_sha256": finetuning_sha256(task)}
     copied = ROOT / "code.json"
@@ -67,8 +71,9 @@ def code_version(task: str | None = None) -> dict[str, str | bool | None]:
         return {"git_sha": None, "dirty": None, **own}
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def peak_memory_mb(device: str) -> int:
