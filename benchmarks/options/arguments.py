@@ -112,17 +112,19 @@ def _data_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument("--imagenet", type=Path, metavar="DIR", help="ImageNet, or IMAGENET_DIR")
     data.add_argument("--photos", type=Path, metavar="DIR", help="any folder of images, instead of ImageNet")
     for option in DATA_OPTIONS:
-        takers = [task for task in TASKS.values() if option in task.folders]
-        names = ", ".join(task.name for task in takers)
-        text = (f"data of {names}, or DETECTRON2_DATASETS; may be repeated, for datasets named by their folders or "
-                "labels")
-        if any(task.named_files for task in takers):
-            text += "; annotations that lie otherwise: [LABEL=]TRAIN.json,VAL.json,IMAGES"
+        takers, files = [], ""
+        for task in TASKS.values():
+            if option in task.folders:
+                takers.append(task.name)
+                if task.named_files:
+                    files = "; annotations that lie otherwise: [LABEL=]TRAIN.json,VAL.json,IMAGES"
+        text = (f"data of {', '.join(takers)}, or DETECTRON2_DATASETS; may be repeated, for datasets named by their "
+                f"folders or labels{files}")
         try:
             data.add_argument(f"--{option}", action="append", default=[], metavar="[LABEL=]DIR",
                               dest=f"data_{option}", help=text)
         except argparse.ArgumentError:
-            raise UserError(f"task {takers[0].name}: its data cannot be named by --{option}, which is an option "
+            raise UserError(f"task {takers[0]}: its data cannot be named by --{option}, which is an option "
                             "already; choose another name among its folders") from None
     data.add_argument("--train-share", default="1", metavar="A,B",
                       help="shares of the training images, each a fixed subset, beside each other (default: 1, all)")

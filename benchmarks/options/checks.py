@@ -39,6 +39,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
 
 
+def all_text(values: Iterable[Any]) -> bool:
+    """Whether each of the values of a file is one scalar."""
+    return all(isinstance(value, str) for value in values)
+
+
 def slug(name: str) -> str:
     """A name as a part of a stage's name."""
     return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,5 +142,9 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
         ("dependency" in sbatch or "array" in sbatch,
          "--sbatch dependency and array are what the graph itself sets: leave them out"),
     ])
-    given = {one.name: getattr(args, one.name) for one in fields(ClusterOptions) if one.name in vars(args)}
-    return ClusterOptions(**given | {"minutes": limit, "sbatch": tuple(sbatch.items()), "setup": tuple(args.setup)})
+    return ClusterOptions(
+        cluster=args.cluster, partition=args.partition, account=args.account, nodes=args.nodes,
+        gpus_per_node=args.gpus_per_node, tasks_per_node=args.tasks_per_node,
+        cpus_per_task=args.cpus_per_task, mem_gb=args.mem_gb, minutes=limit,
+        signal_delay=args.signal_delay, sbatch=tuple(sbatch.items()), setup=tuple(args.setup),
+        local_disk=args.local_disk)

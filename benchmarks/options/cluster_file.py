@@ -6,11 +6,10 @@ cluster.example.yaml shows them all.
 """
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options.checks import nearest, read_option_file
+from benchmarks.options.checks import all_text, nearest, read_option_file
 from pretrain.common.errors import UserError
 
 DEFAULT = Path("cluster.yaml")
@@ -38,7 +37,8 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"--cluster-file {path}: no such file; benchmarks/cluster.example.yaml is an example")
     [group] = [group for group in parser._action_groups if group.title == "cluster"]
-    known = {action.dest: action for action in group._group_actions if action.dest != "cluster_file"}
+    known = {action.dest: action for action in group._group_actions}
+    del known["cluster_file"]
     values: dict[str, Any] = {}
     for key, value in read_option_file(path, "lines KEY: VALUE").items():
         name = key.replace("-", "_")
@@ -66,16 +66,12 @@ def _problem(name: str, value: Any, known: dict[str, argparse.Action]) -> str:
     expected, fits = "one value", isinstance(value, str)
     if name == "sbatch":
         expected = "NAME: VALUE for each option"
-        fits = isinstance(value, dict) and _all_text(value.values())
+        fits = isinstance(value, dict) and all_text(value.values())
     elif name == "setup":
         expected = "a list of shell lines"
-        fits = isinstance(value, list) and _all_text(value)
+        fits = isinstance(value, list) and all_text(value)
     elif fits and action.choices:
         expected, fits = f"one of {', '.join(action.choices)}", value in action.choices
     elif fits and action.type is int:
         expected, fits = "a whole number", value.isdecimal()
     return "" if fits else f"{name}: expected {expected}, found {value!r}"
-
-
-def _all_text(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)

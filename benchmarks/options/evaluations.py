@@ -50,7 +50,9 @@ class Evaluation:
     @property
     def parents(self) -> tuple[str, ...]:
         """The stage that makes its data, where it is the demo's."""
-        return ("data",) if self.data is None else ()
+        if self.data is None:
+            return ("data",)
+        return ()
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -15,8 +15,9 @@ def count_gpus(options: Options) -> int:
         return 0
     if options.gpus is not None:
         return options.gpus
-    visible = _visible_gpus()
-    return min(visible, 1) if options.demo else visible
+    if options.demo:
+        return min(_visible_gpus(), 1)
+    return _visible_gpus()
 
 
 def _visible_gpus() -> int:
@@ -25,7 +26,9 @@ def _visible_gpus() -> int:
         numbers = visible.replace(" ", "").split(",")
         return len(numbers) - numbers.count("") - numbers.count("-1")
     program = shutil.which("nvidia-smi")
-    return _listed_gpus(program) if program else 0
+    if program is None:
+        return 0
+    return _listed_gpus(program)
 
 
 @cache

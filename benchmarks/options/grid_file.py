@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options.checks import read_option_file, refuse
+from benchmarks.options.checks import all_text, read_option_file, refuse
 from benchmarks.options.pretrainings import read_labels
 from pretrain import ROOT
 from pretrain.common.errors import UserError
@@ -73,7 +73,7 @@ def _problem(option: str, values: list[Any], parser: argparse.ArgumentParser) ->
     action = parser._option_string_actions.get(f"--{option}")
     if action is None or action.nargs == 0 or option == "benchmark":
         return "expected an option of ./run_all.sh that takes a value, without its dashes, such as trials"
-    if not all(isinstance(value, str) for value in values):
+    if not all_text(values):
         return f"expected a value or a list of values, found {values[0]!r}"
     return ""
 

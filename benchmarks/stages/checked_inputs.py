@@ -99,9 +99,8 @@ def _find_photos(options: Options, missing: list[str]) -> dict[str, Photos]:
             continue
         largest = max(train.batch_size for train in trained)
         if found[part].images < largest:
-            place = f" in {part}" if part else ""
-            missing.append(f"{found[part].images} pretraining images{place} are fewer than one batch of {largest}: use "
-                           "--recipe mini, or --set pretrain.batch_size=N")
+            missing.append(f"pretraining images in {found[part].folder}: expected at least one batch of {largest}, "
+                           f"found {found[part].images}; use --recipe mini, or --set pretrain.batch_size=N")
     return found
 
 

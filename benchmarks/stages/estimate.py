@@ -1,11 +1,11 @@
-"""What a run will cost, before it starts. Estimates, each with where its figure comes from; never results."""
+"""What a run will cost, before it starts. Estimates, each with where its number comes from; never results."""
 
 from benchmarks.options.evaluations import Protocol
 from pretrain.common.architectures import SMALLEST
 from pretrain.config import Config
 from transfer import tasks
 
-# Images a second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an
+# Images per second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an
 # image, not a measurement.
 H100_IMAGES_PER_SECOND = 1870
 V100_GPUS = 8  # of `Task.seconds`
@@ -45,7 +45,9 @@ def pretraining(images: int, config: Config) -> str:
 def pretraining_hours(images: int, config: Config) -> dict[str, float]:
     """{"H100": hours on one}; empty for small views, whose speed was never worked out."""
     train = config.train
-    return {"H100": images * train.epochs / H100_IMAGES_PER_SECOND / 3600} if train.global_size >= 224 else {}
+    if train.global_size < 224:
+        return {}
+    return {"H100": images * train.epochs / H100_IMAGES_PER_SECOND / 3600}
 
 
 def pretraining_core_hours(images: int, config: Config) -> float:
@@ -79,4 +81,6 @@ def finetuning(task: str, iterations: int, scale: str, core_hours: float = 0.0) 
 
 def finetuning_hours(task: str, iterations: int, scale: str) -> dict[str, float]:
     """{"V100": hours on one}; empty for a small one."""
-    return {"V100": iterations * tasks.get(task).seconds * V100_GPUS / 3600} if scale == "full" else {}
+    if scale != "full":
+        return {}
+    return {"V100": iterations * tasks.get(task).seconds * V100_GPUS / 3600}

@@ -15,7 +15,9 @@ def print_tables(options: Options) -> Path:
     The demo's own tables go beside the main ones, which it never enters.
     """
     options.results.mkdir(parents=True, exist_ok=True)
-    folder = options.results / "tables" / ("demo" if options.demo else "")
+    folder = options.results / "tables"
+    if options.demo:
+        folder /= "demo"
     found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
     write_tables(found.tables, folder, found.probes)
     print(f"\n{found.shown()}")

@@ -152,9 +152,10 @@ def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    if stamp["key"] != key or stamp.get("evaluation", {}) != stage.evaluation:
-        return None
-    return stamp if (folder / stage.product).exists() else None
+    same = stamp["key"] == key and stamp.get("evaluation", {}) == stage.evaluation
+    if same and (folder / stage.product).exists():
+        return stamp
+    return None
 
 
 def finished(

@@ -45,8 +45,8 @@ class Start:
 
     @property
     def converted(self) -> str:
-        """The stage whose backbone they take; "" for random weights."""
-        return "" if self.random else f"convert-{self.name}"
+        """The stage whose backbone they take, unless their weights are random."""
+        return f"convert-{self.name}"
 
 
 def build(options: Options, inputs: Inputs) -> list[Stage]:
@@ -267,7 +267,7 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
     stage = Stage(
         f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
         inputs=inputs, evaluation=evaluated, finish=finish,
-        parents=(*evaluation.parents, *_when(start.converted, start.converted)),
+        parents=(*evaluation.parents, *_when(not start.random, start.converted)),
         gates=tuple(_when(options.preflight, f"preflight-{replace(evaluation, share=1.0).place}")),
         cost=estimate.finetuning(evaluation.task, protocol.iterations, protocol.scale, core_hours),
         disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, _largest(options, start)),
