@@ -23,7 +23,7 @@ from pretrain.data.batches import Batch, make_loader, steps_per_epoch
 from pretrain.data.images import ImageList
 from pretrain.data.run_images import run_images
 from pretrain.distributed import Process
-from pretrain.figures.show import draw_run
+from pretrain.figures.cell_figure import draw_run
 from pretrain.figures.training_figures import draw_curves, draw_views
 from pretrain.optim import peak_lr
 from pretrain.runs import checkpoint

@@ -1,4 +1,4 @@
-"""What `python -m pretrain show` shows: views of one image, their positive cells, and what a network makes of a cell.
+"""What `python -m pretrain show` shows: views of an image, positive cells, what a network makes of a cell.
 
 Legend: H W feature grid, L = H*W cells in row-major order, C channels, S side of a view in pixels.
 """
@@ -30,7 +30,8 @@ COMPANY = 7  # other images in the forward pass: batch norm needs more than one
 
 @dataclass(frozen=True)
 class View:
-    """One view: `pixels` (3, S, S) uint8, `box` (4,) fractions of the source image, `grid` (H, W)."""
+    """One view: `pixels` (3, S, S) uint8, `box` (4,) fractions of the source image, `grid` (H,
+    W)."""
 
     name: str  # global 1, local 3
     pixels: np.ndarray
@@ -50,6 +51,11 @@ class View:
     def mirrored(self) -> bool:
         return bool(self.box[0] > self.box[2])
 
+    @property
+    def full_name(self) -> str:
+        """global 1, or global 1, mirrored."""
+        return f"{self.name}, mirrored" if self.mirrored else self.name
+
     def pixels_of(self, image: Image.Image) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in source pixels."""
         x0, y0, x1, y1 = self.box.tolist()
@@ -59,7 +65,8 @@ class View:
 
 @dataclass(frozen=True)
 class Scene:
-    """The views of an image, and the pair of them that is looked at: `pair` (student view, teacher view) from 0."""
+    """The views of an image, and the pair of them that is looked at: `pair` (student view, teacher
+    view) from 0."""
 
     image: Image.Image
     name: str
@@ -88,7 +95,8 @@ class Scene:
                      torch.tensor(self.image.size, dtype=torch.float32))
 
     def default_cell(self) -> int:
-        """The student cell nearest the middle of the view among those with a positive (among all when none has)."""
+        """The student cell nearest the middle of the view among those with a positive (among all
+        when none has)."""
         rows, columns = self.student.grid
         cells = torch.arange(rows * columns)
         away = (cells // columns - (rows - 1) / 2) ** 2 + (cells % columns - (columns - 1) / 2) ** 2
@@ -100,8 +108,9 @@ class Scene:
 class CellReport:
     """What the network makes of one cell of the pair's first view.
 
-    map_name: of `Objective.maps`. cosine: (L,) with the cells of the second view. positives: cells of it. negatives:
-    None for an objective without. attention: (H, W) shares that sum to 1; None without attention.
+    map_name: of `Objective.maps`. cosine: (L,) with the cells of the second view. positives: cells
+    of it. negatives: None for an objective without. attention: (H, W) shares that sum to 1; None
+    without attention.
     """
 
     cell: int
@@ -137,7 +146,8 @@ def make_scene(
 
 
 def load_objective(config: Config, classes: tuple[str, ...], run: Path | None) -> tuple[Objective, str]:
-    """The objective with the networks of a run's newest checkpoint, or as a run starts; and a note that says which."""
+    """The objective with the networks of a run's newest checkpoint, or as a run starts; and a note
+    that says which."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         objective = objectives.get(config.objective_name)(config.train, config.objective, classes, steps=1)
@@ -145,32 +155,34 @@ def load_objective(config: Config, classes: tuple[str, ...], run: Path | None) -
         return objective, "random initial network (no --run given): similarities are those before any training"
     state, meta, _ = checkpoint.load_newest(run, tidy=False)
     if state is None:
-        raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `python -m pretrain --output "
-                        f"{run}`; leave out --run to see the random initial network")
+        raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `python -m pretrain "
+                        f"--output {run}`; leave out --run to see the random initial network")
     try:
         objective.student.load_state_dict(state["student"])
         if objective.follower is not None:
             objective.follower.load_state_dict(state["follower"])
     except RuntimeError:
-        raise UserError(f"the checkpoint in {run} is of another network: leave out options that change the network "
-                        "(architecture, projector, heads, attention), and show it the images that it saw") from None
+        raise UserError(f"the checkpoint in {run} is of another network: leave out options that change the "
+                        "network (architecture, projector, heads, attention), and show it the images that it saw"
+                        ) from None
     return objective, f"network of {run.resolve().name} after step {meta['step']}"
 
 
 @torch.no_grad()
 def report_cell(scene: Scene, cell: int, objective: Objective, names: ImageList) -> CellReport:
-    """Cosines, negatives and attention of one cell of the scene's first view, in the last of the objective's maps.
+    """Cosines, negatives and attention of one cell of the scene's first view, in the last of the
+    objective's maps.
 
-    Batch norm sees the views of this image together with those of a few others of the folder, as in a training step.
+    Batch norm sees the views of this image together with those of a few others of the folder, as
+    in a training step.
     """
     of_student, of_teacher = scene.pair
     global_views = scene.config.train.global_views
     everyone = [[view.pixels for view in scene.views], *_company(scene, names)]
-    globals_ = normalise(_stack([views[:global_views] for views in everyone]))
-    if scene.student.is_global:
-        group, place = globals_, of_student
-    else:
-        group, place = normalise(_stack([views[global_views:] for views in everyone])), of_student - global_views
+    globals_ = normalise(_stack(everyone, slice(global_views)))
+    group, place = globals_, of_student
+    if not scene.student.is_global:
+        group, place = normalise(_stack(everyone, slice(global_views, None))), of_student - global_views
     name, (looking, _) = list(objective.maps(group.flatten(0, 1)).items())[-1]
     _, found = objective.maps(globals_.flatten(0, 1))[name]
     one = F.normalize(looking.unflatten(0, group.shape[:2])[place, 0].flatten(1)[:, cell], dim=0)  # (C,)
@@ -180,8 +192,8 @@ def report_cell(scene: Scene, cell: int, objective: Objective, names: ImageList)
         attention = attention.unflatten(0, group.shape[:2])[place, 0, cell].reshape(scene.student.grid)
     positives, cosine = scene.positives[cell], one @ others
     if not cosine.isfinite().all():
-        raise UserError("the network gives NaN or inf: its training diverged; show another run, or the random network "
-                        "without --run")
+        raise UserError("the network gives NaN or inf: its training diverged; show another run, or the random "
+                        "network without --run")
     return CellReport(cell, name, cosine, positives.nonzero().flatten().tolist(),
                       objective.negatives(one, others, positives), attention)
 
@@ -199,6 +211,6 @@ def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:
     return drawn
 
 
-def _stack(images: list[list[np.ndarray]]) -> Tensor:
-    """Views by image -> (V, B, 3, S, S)."""
-    return torch.from_numpy(np.stack([np.stack(views) for views in images], axis=1))
+def _stack(images: list[list[np.ndarray]], group: slice) -> Tensor:
+    """Of each image the views of a group -> (V, B, 3, S, S)."""
+    return torch.from_numpy(np.stack([np.stack(views[group]) for views in images], axis=1))

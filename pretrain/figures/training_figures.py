@@ -1,11 +1,12 @@
-"""Pictures for people: training curves, and photographs with two views and their matched cells.
+"""Figures of a training: its curves, and images with two views and their matched cells.
 
-Colours are those of Okabe & Ito, which colour-blind people tell apart; nothing is told by colour alone.
-Legend: H W feature grid, L = H*W cells in row-major order, S side of a view in pixels.
+Colours are those of Okabe & Ito, which colour-blind people tell apart; nothing is shown by colour
+alone. Legend: H W feature grid, L = H*W cells in row-major order, S side of a view in pixels.
 """
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,12 +51,14 @@ MANY = 300  # points from which a curve is drawn faint, under its running mean
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """The lines of a metrics.jsonl; one that is just being written, or that a kill cut off, is left out."""
+    """The lines of a metrics.jsonl; one that is just being written, or that a kill cut off, is
+    left out."""
     return [entry for _, entry in lines_until(path, "step", math.inf)]
 
 
 def draw_curves(metrics: Path, path: Path, own: Sequence[Panel] = ()) -> None:
-    """Every curve of a metrics.jsonl over the optimizer steps (PNG, 1200 pixels wide); own: panels of the objective."""
+    """Every curve of a metrics.jsonl over the optimizer steps (PNG, 1200 pixels wide); own: panels
+    of the objective."""
     with atomic_path(path) as sibling:
         curves_figure(read_metrics(metrics), own).savefig(sibling, dpi=DPI)
 
@@ -79,11 +82,13 @@ def curves_figure(entries: list[dict[str, float | None]], own: Sequence[Panel] =
 def _panel(axes: Axes, entries: list[dict[str, float | None]], title: str, keys: tuple[str, ...]) -> None:
     """One panel: its curves with a legend, or that nothing was recorded."""
     keys = _of_maps(keys, entries)
-    there = [key for key in keys if any(entry.get(key) is not None for entry in entries)]
+    there = []
     for key, style in zip(keys, STYLES, strict=False):
-        if key in there:
-            _curve(axes, entries, key, style)
-    values = [entry[key] for entry, key in itertools.product(entries, keys) if key in entry]
+        points = _points(entries, key)
+        if len(points):
+            there.append(key)
+            _curve(axes, points, key, style)
+    values = [entry.get(key, 0) for entry, key in itertools.product(entries, keys)]
     if None in values:
         title += f" ({values.count(None)} not finite)"
     axes.set_title(title, fontsize=11, loc="left")
@@ -96,12 +101,12 @@ def _panel(axes: Axes, entries: list[dict[str, float | None]], title: str, keys:
         return
     axes.ticklabel_format(useOffset=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    chance = [entry["retrieval_chance"] for entry in entries if entry.get("retrieval_chance") is not None]
-    if chance and any(key.startswith("retrieval") for key in there):
-        axes.axhline(chance[-1], color=BLACK, linewidth=1.2, linestyle=":", label="retrieval by chance")
-    if any(key.startswith("effective_rank") for key in there):
+    chance = _points(entries, "retrieval_chance")
+    if len(chance) and there[0].startswith("retrieval"):
+        axes.axhline(chance[-1, 1], color=BLACK, linewidth=1.2, linestyle=":", label="retrieval by chance")
+    if there[0].startswith("effective_rank"):
         _log_axis(axes)
-    elif not any(word in key for word in SIGNED for key in keys):
+    elif not any(word in " ".join(keys) for word in SIGNED):
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # the highest point whole
     elif len(there) > 1:
         low, high = axes.get_ylim()
@@ -111,8 +116,12 @@ def _panel(axes: Axes, entries: list[dict[str, float | None]], title: str, keys:
 
 
 def _of_maps(keys: tuple[str, ...], entries: list[dict[str, float | None]]) -> list[str]:
-    """`keys` with each NAME_* as the keys of that beginning, in the order in which they were logged."""
-    logged = dict.fromkeys(key for entry in entries for key in entry if key != "retrieval_chance")
+    """`keys` with each NAME_* as the keys of that beginning, in the order in which they were
+    logged."""
+    logged: dict[str, None] = {}
+    for entry in entries:
+        logged.update(dict.fromkeys(entry))
+    logged.pop("retrieval_chance", None)
     found = []
     for key in keys:
         if key.endswith("*"):
@@ -120,6 +129,12 @@ def _of_maps(keys: tuple[str, ...], entries: list[dict[str, float | None]]) -> l
         else:
             found.append(key)
     return found
+
+
+def _points(entries: list[dict[str, float | None]], key: str) -> np.ndarray:
+    """(N, 2): step and value of the lines that have a finite one."""
+    points = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
+    return np.array(points, dtype=float)
 
 
 def _log_axis(axes: Axes) -> None:
@@ -131,10 +146,9 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _curve(axes: Axes, entries: list[dict], key: str, style: tuple[str, str, str]) -> None:
-    points = np.array([(e["step"], e[key]) for e in entries if e.get(key) is not None], dtype=float)
+def _curve(axes: Axes, points: np.ndarray, key: str, style: tuple[str, str, str]) -> None:
     colour, line, marker = style
-    label = key.replace("_", " ").replace("retrieval ", "").replace("feature std ", "").replace("effective rank ", "")
+    label = re.sub("retrieval |feature std |effective rank ", "", key.replace("_", " "))
     if len(points) > MANY:
         axes.plot(*points.T, color=colour, alpha=0.25, linewidth=0.8)
         window = len(points) // 50
@@ -147,7 +161,8 @@ def _curve(axes: Axes, entries: list[dict], key: str, style: tuple[str, str, str
 
 
 def draw_views(names: ImageList, config: Config, path: Path, shown: int = 3) -> None:
-    """A few photographs with the boxes of two global views, the views with their grids, and some positive pairs."""
+    """A few images with the boxes of two global views, the views with their grids, and some
+    positive pairs."""
     scenes = []
     for index in range(len(names)):
         try:
@@ -170,7 +185,8 @@ def draw_views(names: ImageList, config: Config, path: Path, shown: int = 3) -> 
 
 
 def draw_source(axes: Axes, scene: Scene, views: int | None = None) -> None:
-    """The photograph with the boxes of its (first) views: global ones solid, local ones dashed, each with its name."""
+    """The image with the boxes of its (first) views: global ones solid, local ones dashed, with
+    their names."""
     image = scene.image
     axes.imshow(image)
     axes.set_title(shorten(scene.name, 44), fontsize=10, parse_math=False)  # a name may hold dollars
@@ -183,7 +199,7 @@ def draw_source(axes: Axes, scene: Scene, views: int | None = None) -> None:
                                  path_effects=[withStroke(linewidth=4, foreground="white")]))
         x, y = _free_place((x0, y0, x1, y1), placed)
         placed.append((x, y))
-        axes.text(x, y, view.short, color=_ink(colour), fontsize=9, weight="bold", ha="center", va="center",
+        axes.text(x, y, view.short, color=ink(colour), fontsize=9, weight="bold", ha="center", va="center",
                   bbox={"boxstyle": "round,pad=0.2", "facecolor": colour, "edgecolor": "white"})
 
 
@@ -201,17 +217,16 @@ def _free_place(box: tuple[float, float, float, float], placed: list[tuple[float
 
 def view_colours(scene: Scene) -> list[str]:
     """A colour for each view of the scene, in order."""
-    return [COLOURS[number % len(COLOURS)] for number in range(len(scene.views))]
+    return list(itertools.islice(itertools.cycle(COLOURS), len(scene.views)))
 
 
 def draw_view(axes: Axes, view: View, colour: str, title: str | None = None, grey: bool = False) -> None:
     """A view with its feature grid, in a frame of its colour."""
-    picture = Image.fromarray(view.pixels.transpose(1, 2, 0))
+    image = Image.fromarray(view.pixels.transpose(1, 2, 0))
     if grey:
-        picture = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.35)
-    axes.imshow(picture, interpolation="bilinear")
-    axes.set_title(title or f"{view.name}{', mirrored' if view.mirrored else ''}: {view.grid[0]} x {view.grid[1]}",
-                   fontsize=10)
+        image = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.35)
+    axes.imshow(image, interpolation="bilinear")
+    axes.set_title(title or f"{view.full_name}: {view.grid[0]} x {view.grid[1]}", fontsize=10)
     side = view.pixels.shape[1]
     for lines, draw in zip(view.grid, (axes.axhline, axes.axvline), strict=True):
         for line in range(1, lines):
@@ -235,14 +250,15 @@ def cell_middle(view: View, cell: int) -> tuple[float, float]:
 
 
 def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, scene: Scene) -> int:
-    """Number some student cells that have a positive, and join them with all their positives; the rest would hide the
-    picture, and is tinted. Returns how many cells are joined: at most `JOINED`, and about `LINES` lines."""
+    """Number some student cells that have a positive, and join them with all their positives; the
+    rest would hide the image, and is tinted. Returns how many cells are joined: at most `JOINED`,
+    and about `LINES` lines."""
     matched = scene.positives.any(1).nonzero().flatten()
     tint(student_axes, scene.student, matched.tolist())
     tint(teacher_axes, scene.teacher, scene.positives.any(0).nonzero().flatten().tolist())
     if not len(matched):
-        student_axes.text(0.5, 0.5, "no overlap:\nno positive cells", transform=student_axes.transAxes, ha="center",
-                          va="center", fontsize=12, bbox={"facecolor": "white", "edgecolor": BLACK})
+        student_axes.text(0.5, 0.5, "no overlap:\nno positive cells", transform=student_axes.transAxes,
+                          ha="center", va="center", fontsize=12, bbox={"facecolor": "white", "edgecolor": BLACK})
         return 0
     cells = min(len(matched), JOINED, max(2, round(LINES * len(matched) / scene.positives.sum().item())))
     chosen = matched[torch.linspace(0, len(matched) - 1, cells).round().long()].tolist()
@@ -259,7 +275,7 @@ def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, sce
             for artist in (line, dot):
                 artist.set_in_layout(False)
                 figure.add_artist(artist)
-        figure.text(*start, str(number + 1), color=_ink(colour), fontsize=9, weight="bold", ha="center", va="center",
+        figure.text(*start, str(number + 1), color=ink(colour), fontsize=9, weight="bold", ha="center", va="center",
                     transform=student_axes.transData, zorder=4, in_layout=False,
                     bbox={"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"})
     return len(chosen)
@@ -272,13 +288,14 @@ def tint(axes: Axes, view: View, cells: list[int]) -> None:
         axes.add_patch(Rectangle((left, top), width, height, facecolor="white", alpha=0.28, edgecolor="none"))
 
 
-def _ink(colour: str) -> str:
+def ink(colour: str) -> str:
     """Black or white, whichever reads better on `colour`."""
     red, green, blue = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"
 
 
 def shorten(text: str, length: int) -> str:
-    """The end of a long path says more than its start; bytes of a name that are no UTF-8 show as ?."""
+    """The end of a long path says more than its start; bytes of a name that are no UTF-8 show as
+    ?."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= length else "..." + text[3 - length:]

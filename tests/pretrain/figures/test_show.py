@@ -129,12 +129,12 @@ def test_show__leaves_a_running_run_alone(show: Show, photos: Path, finished: Pa
 MISTAKES = {
     "no data": ([], "show needs --data DIR, a folder of images (or --run OUTPUT --curves)"),
     "no such folder": (["--data", "nowhere"], "image folder nowhere does not exist"),
-    "name": (["--data", "PHOTOS", "--image", "03.pgn"], "no image '03.pgn' among 9; the nearest name is '03.png'"),
-    "number": (["--data", "PHOTOS", "--image", "9"], "image 9 does not exist: expected a number from 0 to 8, found 9"),
+    "name": (["--data", "PHOTOS", "--image", "03.pgn"], "--image 03.pgn: expected the path of an image, a name"),
+    "number": (["--data", "PHOTOS", "--image", "9"], "a number from 0 to 8, found 0 images of this name; for"),
     "cell": (["--data", "PHOTOS", "--run", "RUN", "--cell", "3,0"],
-             "--cell 3,0 is outside the grid of global 1, 3 x 3 cells: expected rows 0 to 2 and columns 0 to 2"),
+             "--cell: expected ROW,COL as in 1,0 of global 1 with 3 x 3 cells, rows 0 to 2 and columns 0 to 2"),
     "cell of local view": (["--data", "PHOTOS", "--run", "RUN", "--cell", "0,2", "--pair", "L1,G1"],
-                           "--cell 0,2 is outside the grid of local 1, 2 x 2 cells"),
+                           "of local 1 with 2 x 2 cells, rows 0 to 1 and columns 0 to 1, found '0,2'"),
     "pair": (["--data", "PHOTOS", "--run", "RUN", "--pair", "G1,L1"],
              "--pair: expected a student view (G1 to L1) and another, global, teacher view (G1 to G2)"),
     "same view": (["--data", "PHOTOS", "--run", "RUN", "--pair", "G1,G1"], "--pair: expected a student view"),
@@ -144,7 +144,7 @@ MISTAKES = {
     "recipe": (["--data", "PHOTOS", "--recipe", "dmeo"], "--recipe dmeo: expected a YAML file or one of"),
     "both": (["--data", "PHOTOS", "--recipe", "demo", "--run", "RUN"], "expected --recipe or --run, found both"),
     "run": (["--data", "PHOTOS", "--run", "nowhere"], "run folder nowhere does not exist"),
-    "no run": (["--data", "PHOTOS", "--run", "PHOTOS"], "no run.json in"),
+    "no run": (["--data", "PHOTOS", "--run", "PHOTOS"], "run.json is missing or damaged: expected the --output of"),
     "other network": (["--data", "PHOTOS", "--run", "RUN", "--projector-dim", "32"], "is of another network"),
     "curves of nothing": (["--curves"], "--curves needs --run OUTPUT"),
     "curves of no run": (["--curves", "--run", "PHOTOS"], "no metrics.jsonl in"),
@@ -194,25 +194,25 @@ def test_find_image__path_then_name_then_number(wanted: str, number: int) -> Non
 
 
 def test_find_image__name_of_two() -> None:
-    with pytest.raises(UserError, match=r"2 images are called 2.jpg: .* for example cat/2.jpg or dog/2.jpg"):
+    with pytest.raises(UserError, match=r"--image 2.jpg: .* 2 images of this name; for example cat/2.jpg or dog/2.jpg"):
         find_image("2.jpg", NAMES)
 
 
 @pytest.mark.parametrize("wanted", ["-1", "5"])
 def test_find_image__number_out_of_range(wanted: str) -> None:
-    with pytest.raises(UserError, match="expected a number from 0 to 4, found 5 images"):
+    with pytest.raises(UserError, match="or a number from 0 to 4, found 0 images of this name"):
         find_image(wanted, NAMES)
 
 
 @pytest.mark.parametrize("wanted", ["3", "a,b", "1,2,3", "1.5,2", ""])
 def test_find_cell__two_whole_numbers(wanted: str) -> None:
-    with pytest.raises(UserError, match="--cell: expected ROW,COL as in 3,4"):
+    with pytest.raises(UserError, match="--cell: expected ROW,COL as in 1,0 of global 1"):
         find_cell(wanted, (7, 7), "global 1")
 
 
 @pytest.mark.parametrize("wanted", ["-1,0", "0,-1", "4,0", "0,6"])
 def test_find_cell__outside(wanted: str) -> None:
-    with pytest.raises(UserError, match=r"4 x 6 cells: expected rows 0 to 3 and columns 0 to 5"):
+    with pytest.raises(UserError, match=r"4 x 6 cells, rows 0 to 3 and columns 0 to 5, found"):
         find_cell(wanted, (4, 6), "local 1")
     assert find_cell("3,5", (4, 6), "local 1") == 23
 
