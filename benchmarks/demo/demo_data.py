@@ -1,8 +1,8 @@
 """Small made-up data in the layouts of the real one, so that the whole pipeline can run anywhere in minutes.
 
-`photos/` (unlabelled pictures), `coco/` (objects), `keypoints/` (people) and `cityscapes/` (street scenes); `voc/` and
-`lvis/` are the pictures of `coco/` in those layouts. Every picture comes from its own random generator, so the same
-seed gives the same bytes.
+`photos/` (unlabelled images), `coco/` (objects), `keypoints/` (people) and `cityscapes/` (street
+scenes); `voc/` and `lvis/` are the images of `coco/` in those layouts. Every image comes from its
+own random generator, so the same seed gives the same bytes.
 
     python -m benchmarks.demo.demo_data --output DIR [--seed S --photos N --train N --val N]
 """
@@ -23,9 +23,10 @@ MANIFEST = "demo_data.json"
 def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, val: int = 8) -> None:
     """Write the demo data to the folder `output`, whole or not at all.
 
-    `photos` counts the unlabelled pictures, `train` and `val` those of each labelled set. Each split has
-    a crowd and, from two pictures on, all eight Cityscapes things; from four on, a picture without objects too.
-    A folder that an earlier call wrote is replaced; `UserError` for any other one, and for counts below 1.
+    `photos` counts the unlabelled images, `train` and `val` those of each labelled set. Each split
+    has a crowd and, from two images on, all eight Cityscapes things; from four on, an image
+    without objects too. A folder that an earlier call wrote is replaced; `UserError` for any other
+    one, and for counts below 1.
     """
     output = Path(output).resolve()
     for name, count in (("photos", photos), ("train", train), ("val", val)):
@@ -35,7 +36,8 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
         raise UserError(f"expected a seed of 0 or more, found {seed}")
     _check_own(output)
     make_folder(output.parent)
-    making, former = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("part", "former"))
+    making = output.with_name(f".{output.name}.{os.getpid()}.part")
+    former = making.with_suffix(".former")
     shutil.rmtree(making, ignore_errors=True)
     try:
         make_folder(making)
@@ -56,14 +58,16 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
 
 
 def _photos(folder: Path, seed: int, count: int) -> None:
-    """Every fourth picture lies in a subfolder: real collections are nested."""
+    """Every fourth image lies in a subfolder: real collections are nested."""
     for index in range(count):
-        picture = photos.photo(layouts.rng(seed, layouts.PHOTOS, "train", index), index)
-        layouts.save(picture, folder / ("more" if index % 4 == 3 else "") / f"{index:04}.jpg")
+        image = photos.photo(layouts.rng(seed, layouts.PHOTOS, "train", index), index)
+        below = "more" if index % 4 == 3 else ""
+        layouts.save(image, folder / below / f"{index:04}.jpg")
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 of every file below `folder`, in sorted order, without the manifest."""
+    """Relative path -> SHA-256 of every file below `folder`, in sorted order, without the
+    manifest."""
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
     return {name: sha256_file(paths[name]) for name in sorted(paths) if name != MANIFEST}
 
@@ -95,13 +99,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo.demo_data", description="Make small demo data.")
     parser.add_argument("--output", type=Path, required=True, help="folder; earlier demo data there is replaced")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
-    parser.add_argument("--photos", type=int, default=48, help="unlabelled pictures (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=24, help="training pictures of each set (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=8, help="validation pictures of each set (default: %(default)s)")
+    parser.add_argument("--photos", type=int, default=48, help="unlabelled images (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=24, help="training images of each set (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=8, help="validation images of each set (default: %(default)s)")
     options = parser.parse_args(arguments)
     generate(options.output, options.seed, photos=options.photos, train=options.train, val=options.val)
     print(f"demo data written to {options.output}: {options.photos} photos, "
-          f"{options.train} + {options.val} pictures each of objects, people and streets")
+          f"{options.train} + {options.val} images each of objects, people and streets")
 
 
 if __name__ == "__main__":

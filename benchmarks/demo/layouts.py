@@ -1,13 +1,15 @@
 """The layouts that a task can name for the demo (`Task.demo_layout`): each generator writes one folder of made-up data.
 
-A generator is called with the folder of the whole demo data, the seed and the number of images of each split; those of
-`voc` and `lvis` are the pictures of `coco`, which comes before them.
+A generator is called with the folder of the whole demo data, the seed and the number of images of
+each split; those of `voc` and `lvis` are the pictures of `coco`, which comes before them.
 """
 
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,23 +26,23 @@ def rng(seed: int, kind: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, kind, SPLITS.index(split), index])
 
 
-def _scenes(data: Path, seed: int, counts: dict[str, int]) -> None:
-    _coco(data / "coco", (seed, SCENES), counts, scenes.scene, "instances", scenes.CATEGORIES)
+class _Kind(NamedTuple):
+    """What a folder in COCO's layout holds."""
+
+    folder: str
+    number: int  # of its random generators
+    make: Callable[[np.random.Generator, int], tuple[Image.Image, list[dict]]]
+    stem: str  # of its annotation files
+    categories: list[dict]
 
 
-def _people(data: Path, seed: int, counts: dict[str, int]) -> None:
-    _coco(data / "keypoints", (seed, PEOPLE), counts, figures.group, "person_keypoints", [figures.CATEGORY])
-
-
-def _coco(
-    folder: Path, seeds: tuple[int, int], counts: dict[str, int],
-    make: Callable[[np.random.Generator, int], tuple[Image.Image, list[dict]]], stem: str, categories: list[dict],
-) -> None:
+def _coco(kind: _Kind, data: Path, seed: int, counts: dict[str, int]) -> None:
+    folder = data / kind.folder
     for split in SPLITS:
         images, annotations = [], []
         for index in range(counts[split]):
             number = 1 + index + 100_000 * SPLITS.index(split)
-            picture, found = make(rng(*seeds, split, index), index)
+            picture, found = kind.make(rng(seed, kind.number, split, index), index)
             name = f"{number:012}.jpg"
             save(picture, folder / "images" / name)
             size = {"height": picture.height, "width": picture.width}
@@ -49,10 +51,10 @@ def _coco(
                 # Numbers from 1, and none in both splits: pycocotools takes 0 for "no match".
                 identity = 1 + len(annotations) + 1_000_000 * SPLITS.index(split)
                 annotations.append({"id": identity, "image_id": number, **annotation})
-        write_json(folder / "annotations" / f"{stem}_{split}.json", {
+        write_json(folder / "annotations" / f"{kind.stem}_{split}.json", {
             "info": {"description": "made-up demo data", "version": "1.0", "year": 2026},
             "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
-            "images": images, "annotations": annotations, "categories": categories,
+            "images": images, "annotations": annotations, "categories": kind.categories,
         })
 
 
@@ -76,7 +78,8 @@ def _cityscapes(data: Path, seed: int, counts: dict[str, int]) -> None:
 
 
 def _voc(data: Path, *_: object) -> None:
-    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to each."""
+    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to
+    each."""
     folder, coco = data / "voc", data / "coco"
     for split in SPLITS:
         content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
@@ -104,7 +107,7 @@ def _lvis(data: Path, *_: object) -> None:
 def save(picture: Image.Image, path: Path) -> None:
     """With its folder; JPEG where the name says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
+    picture.save(path, quality=92)  # which only JPEG looks at
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -117,6 +120,9 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-# Another layout is another line here: the folder of the demo's data that it makes, and what writes it.
+# Another layout is another line here: the folder of the demo's data that it makes, and what writes
+# it.
 LAYOUTS: dict[str, Callable[[Path, int, dict[str, int]], None]] = {
-    "coco": _scenes, "keypoints": _people, "cityscapes": _cityscapes, "voc": _voc, "lvis": _lvis}
+    "coco": partial(_coco, _Kind("coco", SCENES, scenes.scene, "instances", scenes.CATEGORIES)),
+    "keypoints": partial(_coco, _Kind("keypoints", PEOPLE, figures.group, "person_keypoints", [figures.CATEGORY])),
+    "cityscapes": _cityscapes, "voc": _voc, "lvis": _lvis}

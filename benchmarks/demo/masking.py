@@ -1,7 +1,7 @@
 """Masks as COCO writes them: polygons along the pixel edges, run lengths, boxes and areas.
 
-`polygons` is exact: pycocotools draws its result as the very mask it came from. COCO polygons cannot have holes, so a
-region with a hole is cut in two through the hole.
+`polygons` is exact: pycocotools draws its result as the very mask it came from. COCO polygons
+cannot have holes, so a region with a hole is cut in two through the hole.
 """
 
 import cv2
@@ -10,7 +10,8 @@ from pycocotools import mask as coco_mask
 
 
 def polygons(mask: np.ndarray, smallest: int = 1) -> list[list[float]]:
-    """Flat [x, y, x, y, ...] outlines of the regions of `mask` (H, W) that have at least `smallest` pixels."""
+    """Flat [x, y, x, y, ...] outlines of the regions of `mask` (H, W) that have at least
+    `smallest` pixels."""
     outlines = []
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     for label in range(1, count):
@@ -40,7 +41,8 @@ def _hole_column(region: np.ndarray) -> int | None:
 
 
 def _outline(region: np.ndarray) -> list[float]:
-    """The corners of a region without holes, walked along the pixel edges with the region on the right."""
+    """The corners of a region without holes, walked along the pixel edges with the region on the
+    right."""
     padded = np.pad(region, 1)
     right, down = (1, 0), (0, 1)
     left, up = (-1, 0), (0, -1)
@@ -66,25 +68,31 @@ def _outline(region: np.ndarray) -> list[float]:
 
 
 def run_lengths(mask: np.ndarray) -> dict:
-    """Uncompressed COCO run lengths of `mask` (H, W): column by column, the first run is background."""
+    """Uncompressed COCO run lengths of `mask` (H, W): column by column, the first run is
+    background."""
     flat = np.asarray(mask, bool).ravel(order="F")
     edges = np.nonzero(np.diff(flat))[0] + 1
     runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    return {"counts": ([0] if flat[0] else []) + runs, "size": [int(mask.shape[0]), int(mask.shape[1])]}
+    if flat[0]:
+        runs.insert(0, 0)
+    return {"counts": runs, "size": [int(mask.shape[0]), int(mask.shape[1])]}
 
 
 def annotation(mask: np.ndarray, crowd: bool = False, smallest: int = 8) -> dict:
-    """The COCO fields that follow from a mask (H, W): segmentation, bbox (x, y, width, height), area, iscrowd.
+    """The COCO fields that follow from a mask (H, W): segmentation, bbox (x, y, width, height),
+    area, iscrowd.
 
-    Box and area are those of the segmentation itself; fragments under `smallest` pixels are left out of it.
+    Box and area are those of the segmentation itself; fragments under `smallest` pixels are left
+    out of it.
     """
     height, width = mask.shape
     segmentation = run_lengths(mask) if crowd else polygons(mask, smallest)
     coded = coco_mask.frPyObjects(segmentation, height, width)
-    coded = coded if crowd else coco_mask.merge(coded)
+    if not crowd:
+        coded = coco_mask.merge(coded)
     return {
         "segmentation": segmentation,
-        "bbox": [float(value) for value in coco_mask.toBbox(coded)],
+        "bbox": coco_mask.toBbox(coded).tolist(),
         "area": float(coco_mask.area(coded)),
         "iscrowd": int(crowd),
     }

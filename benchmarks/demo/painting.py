@@ -1,8 +1,9 @@
 """A canvas three times finer than the picture, the outlines and textures painted on it, and the masks it leaves.
 
-Coordinates are picture pixels, x to the right and y down; pixel (i, j) covers [i, i+1) x [j, j+1). Painting happens on
-the fine canvas, so that the reduced picture has smooth edges; a mask takes the fine pixel in the middle of each pixel,
-so that it is exact: every pixel belongs to the one thing seen at its centre.
+Coordinates are picture pixels, x to the right and y down; pixel (i, j) covers [i, i+1) x [j, j+1).
+Painting happens on the fine canvas, so that the reduced picture has smooth edges; a mask takes the
+fine pixel in the middle of each pixel, so that it is exact: every pixel belongs to the one thing
+seen at its centre.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,8 @@ Colour = tuple[float, float, float]
 
 
 class Canvas:
-    """A picture in the making: `pixels` (FINE*H, FINE*W, 3), 0..255, and `owners`, who is seen there (0: nobody)."""
+    """A picture in the making: `pixels` (FINE*H, FINE*W, 3), 0..255, and `owners`, who is seen
+    there (0: nobody)."""
 
     def __init__(self, width: int, height: int, background: Texture) -> None:
         self.width, self.height = width, height
@@ -27,7 +29,8 @@ class Canvas:
         self.owners = np.zeros((FINE * height, FINE * width), np.int32)
 
     def paint(self, outline: Outline, texture: Texture, owner: int | None = None) -> None:
-        """Fill `outline`; `owner` None leaves the owners as they are (markings on a thing, shadows)."""
+        """Fill `outline`; `owner` None leaves the owners as they are (markings on a thing,
+        shadows)."""
         found = _raster(outline, self.width, self.height)
         if found is None:
             return
@@ -62,7 +65,8 @@ def covered(outlines: list[Outline], width: int, height: int) -> np.ndarray:
 
 
 def _raster(outline: Outline, width: int, height: int) -> tuple[tuple[int, int], np.ndarray] | None:
-    """Fine-grained mask of the outline's bounding box, and the box's corner; None when nothing is in the picture."""
+    """Fine-grained mask of the outline's bounding box, and the box's corner; None when nothing is
+    in the picture."""
     fine = np.asarray(outline, float) * FINE
     low = np.maximum(np.floor(fine.min(axis=0)).astype(int), 0)
     high = np.minimum(np.ceil(fine.max(axis=0)).astype(int) + 1, (FINE * width, FINE * height))
@@ -97,8 +101,10 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Outline:
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
 
 
-def star(x: float, y: float, radius: float, angle: float, points: int = 5, waist: float = 0.5) -> Outline:
-    """A star with `points` tips; `waist` is its inner radius over `radius`."""
+def star(centre: tuple[float, float], radius: float, angle: float, points: int = 5, waist: float = 0.5) -> Outline:
+    """A star with `points` tips around `centre` (x, y); `waist` is its inner radius over
+    `radius`."""
+    x, y = centre
     angles = angle + np.arange(2 * points) * (np.pi / points)
     radii = np.where(np.arange(2 * points) % 2 == 0, radius, radius * waist)
     return np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
@@ -176,7 +182,8 @@ def dotted(first: Colour, second: Colour, period: float, angle: float) -> Textur
 def clouded(
     rng: np.random.Generator, width: int, height: int, colours: list[Colour], roughness: float = 0.55
 ) -> Texture:
-    """Soft noise with structure at several scales between `colours` (dark to light), for one size of picture."""
+    """Soft noise with structure at several scales between `colours` (dark to light), for one size
+    of picture."""
     total = np.zeros((height, width))
     for octave in range(5):
         grid = rng.normal(size=(3 * 2**octave, 3 * 2**octave)).astype(np.float32)
@@ -184,7 +191,8 @@ def clouded(
         total += roughness**octave * np.asarray(grown, float)
     share = (total - total.min()) / (total.max() - total.min())
     stops = np.linspace(0, 1, len(colours))
-    picture = np.stack([np.interp(share, stops, [colour[i] for colour in colours]) for i in range(3)], axis=2)
+    channels = [np.interp(share, stops, levels) for levels in zip(*colours, strict=True)]
+    picture = np.stack(channels, axis=2)
 
     def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         column = np.clip(np.floor(x).astype(int), 0, width - 1)
@@ -201,6 +209,8 @@ def hue(
     angle = (degrees + rng.uniform(-spread, spread)) % 360 / 60
     saturation = float(np.clip(saturation + rng.uniform(-0.1, 0.1), 0, 1))
     value = float(np.clip(value + rng.uniform(-0.1, 0.1), 0, 1))
-    ramp = [abs((angle + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
-    red, green, blue = (255 * value * (1 - saturation + saturation * float(np.clip(r, 0, 1))) for r in ramp)
-    return red, green, blue
+    channels = []
+    for shift in (0, 4, 2):
+        ramp = float(np.clip(abs((angle + shift) % 6 - 3) - 1, 0, 1))
+        channels.append(255 * value * (1 - saturation + saturation * ramp))
+    return tuple(channels)

@@ -1,7 +1,7 @@
 """Unlabelled pictures: leaves of many sizes fallen on each other, over a soft ground.
 
-Shapes of many sizes that hide each other give edges and textures at every scale, as photographs have them; no two
-places of a picture look alike, so that matching them can be learnt.
+Shapes of many sizes that hide each other give edges and textures at every scale, as photographs
+have them; no two places of a picture look alike, so that matching them can be learnt.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ def _leaf(rng: np.random.Generator, x: float, y: float, radius: float) -> Outlin
     if kind == 1:
         return painting.plank(x, y, 2.4 * radius, rng.uniform(0.5, 1.4) * radius, angle)
     if kind == 2:
-        return painting.star(x, y, 1.2 * radius, angle, int(rng.integers(4, 8)), rng.uniform(0.4, 0.7))
+        return painting.star((x, y), 1.2 * radius, angle, int(rng.integers(4, 8)), rng.uniform(0.4, 0.7))
     if kind == 3:
         return painting.polygon(x, y, radius, angle, int(rng.integers(3, 7)))
     # A pebble: a closed wave around a circle.

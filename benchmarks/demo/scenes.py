@@ -1,6 +1,7 @@
 """Scenes of four kinds of textured shapes that hide parts of each other, as COCO objects.
 
-Kind, colour and texture go together loosely (the hue is jittered, the texture scale varies), the shape tells for sure.
+Kind, colour and texture go together loosely (the hue is jittered, the texture scale varies), the
+shape tells for sure.
 """
 
 import numpy as np
@@ -25,8 +26,8 @@ VISIBLE = 0.5  # what stays visible of each object, at least
 def scene(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]]:
     """A scene and its COCO annotations without ids.
 
-    The index in the split decides the size and the special cases: 0 of each 8 has a crowd, 1 an object split in two by
-    another one, 3 no object at all.
+    The index in the split decides the size and the special cases: 0 of each 8 has a crowd, 1 an
+    object split in two by another one, 3 no object at all.
     """
     width, height = SIZES[index % len(SIZES)]
     ground = [painting.hue(rng, rng.uniform(0, 360), 0, 0.22, value) for value in (0.45, 0.65, 0.85)]
@@ -48,10 +49,9 @@ def scene(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]
         canvas.paint(painting.shifted(outline, 1.5, 2.0), _shadow(canvas))
         canvas.paint(outline, _texture(rng, kind), owner=number)
     owners = canvas.owner_map()
-    annotations = [
-        {"category_id": CATEGORIES[kind]["id"], **masking.annotation(owners == number)}
-        for number, (kind, _) in enumerate(layout.objects, 1)
-    ]
+    annotations = []
+    for number, (kind, _) in enumerate(layout.objects, 1):
+        annotations.append({"category_id": CATEGORIES[kind]["id"], **masking.annotation(owners == number)})
     if (owners == CROWD).any():
         crowd = masking.annotation(owners == CROWD, crowd=True)
         annotations.append({"category_id": CATEGORIES[DISC]["id"], **crowd})
@@ -59,7 +59,8 @@ def scene(rng: np.random.Generator, index: int) -> tuple[Image.Image, list[dict]
 
 
 class Layout:
-    """Objects (kind, outline) from back to front, and the whole mask (H, W) of each; a crowd's mask comes first."""
+    """Objects (kind, outline) from back to front, and the whole mask (H, W) of each; a crowd's
+    mask comes first."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -67,7 +68,8 @@ class Layout:
         self.masks: list[np.ndarray] = []
 
     def place(self, kind: int, outline: Outline) -> None:
-        """Put an object in front of the others, unless it would hide one of them too much or hang out too far."""
+        """Put an object in front of the others, unless it would hide one of them too much or hang
+        out too far."""
         mask = painting.covered([outline], self.width, self.height)
         if (outline < -8).any() or (outline > (self.width + 8, self.height + 8)).any():
             return
@@ -88,7 +90,7 @@ def _outline(rng: np.random.Generator, kind: int, x: float, y: float) -> Outline
         return painting.plank(x, y, rng.uniform(46, 76), rng.uniform(15, 21), angle)
     if kind == TRIANGLE:
         return painting.polygon(x, y, rng.uniform(22, 34), angle, 3)
-    return painting.star(x, y, rng.uniform(22, 36), angle)
+    return painting.star((x, y), rng.uniform(22, 36), angle)
 
 
 def _texture(rng: np.random.Generator, kind: int) -> Texture:
@@ -108,7 +110,7 @@ def _texture(rng: np.random.Generator, kind: int) -> Texture:
 
 def _shadow(canvas: Canvas) -> Texture:
     def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        rows, columns = (np.floor(value * painting.FINE).astype(int) for value in (y, x))
+        columns, rows = np.floor(np.stack([x, y]) * painting.FINE).astype(int)
         return canvas.pixels[rows, columns] * 0.6
     return texture
 

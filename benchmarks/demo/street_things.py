@@ -1,6 +1,7 @@
 """The eight moving things of a street, each a list of parts from back to front, seen from the side.
 
-Lengths are picture pixels at scale 1. `draw` places what belongs together (a rider sits on what they ride).
+Lengths are picture pixels at scale 1. `draw` places what belongs together (a rider sits on what
+they ride).
 """
 
 import numpy as np
@@ -20,7 +21,8 @@ SKINS = [(240, 200, 168), (205, 150, 112), (150, 100, 70), (105, 70, 50)]
 def draw(
     rng: np.random.Generator, unit: tuple[str, ...], x: float, bottom: float, scale: float
 ) -> list[tuple[str, list[Part]]]:
-    """(label, parts) of each thing in `unit`, its middle at `x` and its lowest point at `bottom`, in picture pixels."""
+    """(label, parts) of each thing in `unit`, its middle at `x` and its lowest point at `bottom`,
+    in picture pixels."""
     mirror = -1 if rng.random() < 0.5 else 1
 
     def move(outline: Outline) -> Outline:
@@ -31,7 +33,10 @@ def draw(
     things = [(unit[0], makers[unit[0]](rng))]
     if len(unit) > 1:
         things.append((unit[1], _rider(rng, unit[0])))
-    return [(label, [(move(outline), texture) for outline, texture in parts]) for label, parts in things]
+    placed = []
+    for label, parts in things:
+        placed.append((label, [(move(outline), texture) for outline, texture in parts]))
+    return placed
 
 
 def _wheel(x: float, radius: float) -> list[Part]:
@@ -97,7 +102,7 @@ def _bicycle(rng: np.random.Generator) -> list[Part]:
 def _motorcycle(rng: np.random.Generator) -> list[Part]:
     paint = plain(painting.hue(rng, rng.choice((0, 25, 260)), 12, 0.85, 0.7))
     tank = np.array([(-14, -15), (-4, -13), (1, -17), (8, -17), (10, -12), (6, -7), (-6, -6), (-9, -11)], float)
-    parts = [part for x in (-11.5, 11.5) for part in [*_wheel(x, 6.5)]]
+    parts = [*_wheel(-11.5, 6.5), *_wheel(11.5, 6.5)]
     parts += [(limb(np.array([7.0, -17.0]), np.array([11.5, -6.5]), 1.4, 1.2), STEEL), (tank, paint)]
     parts += [(limb(np.array([-13.0, -15.5]), np.array([-3.0, -14.5]), 1.7, 1.7), RUBBER)]
     parts += [(ellipse(0, -6.5, 4.5), plain((95, 95, 100))), (ellipse(10, -16, 2.2), plain((255, 240, 170)))]

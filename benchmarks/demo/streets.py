@@ -1,7 +1,8 @@
 """Street scenes as Cityscapes stores them: polygons painted one over the other, from the sky to the nearest thing.
 
-The polygons have whole-pixel corners and define everything: instance and label images are these polygons painted in
-order, as the Cityscapes tools do it. The picture is painted from the same parts the polygons outline.
+The polygons have whole-pixel corners and define everything: instance and label images are these
+polygons painted in order, as the Cityscapes tools do it. The picture is painted from the same
+parts the polygons outline.
 """
 
 import cv2
@@ -13,7 +14,8 @@ from benchmarks.demo.painting import Canvas, Texture
 from benchmarks.demo.street_things import Part
 
 WIDTH, HEIGHT = 160, 80
-# Cityscapes' own numbers; labels that are counted one by one have the class times 1000 plus a count.
+# Cityscapes' own numbers; labels that are counted one by one have the class times 1000 plus a
+# count.
 LABELS = {"unlabeled": 0, "road": 7, "sidewalk": 8, "building": 11, "vegetation": 21, "sky": 23}
 THINGS = {"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33}
 # What is placed together: a rider needs something to ride.
@@ -28,9 +30,9 @@ Objects = list[tuple[str, list[tuple[int, int]]]]
 def street(rng: np.random.Generator, index: int, count: int) -> tuple[Image.Image, Objects]:
     """Picture `index` of `count` and its objects (label, polygon) from back to front.
 
-    The units are dealt to the `count` pictures in turn, so that every split has all eight things (from two pictures on
-    all can be seen well), and one or two drawn at random are added. Every third picture has a group of cars in the
-    distance.
+    The units are dealt to the `count` pictures in turn, so that every split has all eight things
+    (from two pictures on all can be seen well), and one or two drawn at random are added. Every
+    third picture has a group of cars in the distance.
     """
     per_picture = max(2, -(-len(UNITS) // count))
     wanted = [UNITS[(index * per_picture + offset) % len(UNITS)] for offset in range(per_picture)]
@@ -38,7 +40,9 @@ def street(rng: np.random.Generator, index: int, count: int) -> tuple[Image.Imag
         wanted += [UNITS[int(choice)] for choice in rng.integers(len(UNITS), size=int(rng.integers(1, 3)))]
     horizon = int(rng.integers(30, 36))
     stuff = _stuff(rng, horizon)
-    group = [("cargroup", _cars_in_the_distance(rng, horizon))] if index % 3 == 0 else []
+    group = []
+    if index % 3 == 0:
+        group = [("cargroup", _cars_in_the_distance(rng, horizon))]
     things = _layout(rng, wanted, horizon, group)
 
     canvas = Canvas(WIDTH, HEIGHT, painting.plain((0, 0, 0)))
@@ -55,7 +59,8 @@ def street(rng: np.random.Generator, index: int, count: int) -> tuple[Image.Imag
 
 
 def paint_ids(objects: Objects, instances: bool) -> np.ndarray:
-    """(HEIGHT, WIDTH) uint16 of class numbers, or with `instances` of class*1000 + count for single things."""
+    """(HEIGHT, WIDTH) uint16 of class numbers, or with `instances` of class*1000 + count for
+    single things."""
     image = Image.new("I", (WIDTH, HEIGHT), LABELS["unlabeled"])
     draw = ImageDraw.Draw(image)
     seen = dict.fromkeys(THINGS, 0)
@@ -68,20 +73,22 @@ def paint_ids(objects: Objects, instances: bool) -> np.ndarray:
 
 
 def silhouette(parts: list[Part]) -> list[tuple[int, int]]:
-    """The outer border (whole pixels) of the largest region that the parts cover inside the picture."""
+    """The outer border (whole pixels) of the largest region that the parts cover inside the
+    picture."""
     covered = painting.covered([outline for outline, _ in parts], WIDTH, HEIGHT).astype(np.uint8)
     # People who draw outlines pass over gaps of a pixel or two.
     covered = cv2.morphologyEx(covered, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     borders = cv2.findContours(covered, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
     if not borders:
         return []
-    return [(int(x), int(y)) for x, y in max(borders, key=cv2.contourArea)[:, 0]]
+    return list(map(tuple, max(borders, key=cv2.contourArea)[:, 0].tolist()))
 
 
 def _layout(
     rng: np.random.Generator, wanted: list[tuple[str, ...]], horizon: int, behind: list[tuple[str, list[Part]]]
 ) -> list[tuple[str, list[Part]]]:
-    """`behind`, then the wanted units, far ones first, such that every thing can be seen; the best of many throws."""
+    """`behind`, then the wanted units, far ones first, such that every thing can be seen; the best
+    of many throws."""
     best, best_seen = [], -1.0
     for _ in range(120):
         placed = []
@@ -93,7 +100,9 @@ def _layout(
             x = rng.uniform(0.75 * half, WIDTH - 0.75 * half)
             placed.append((bottom, street_things.draw(rng, unit, x, bottom, scale)))
         nearest_last = sorted(placed, key=lambda item: item[0])
-        things = behind + [thing for _, unit in nearest_last for thing in unit]
+        things = list(behind)
+        for _, unit in nearest_last:
+            things += unit
         seen = _least_seen(things)
         if seen > best_seen:
             best, best_seen = things, seen
@@ -103,7 +112,8 @@ def _layout(
 
 
 def _least_seen(things: list[tuple[str, list[Part]]]) -> float:
-    """The smallest visible share among the things; 0 when one has too few visible pixels for the evaluation."""
+    """The smallest visible share among the things; 0 when one has too few visible pixels for the
+    evaluation."""
     whole = []
     image = Image.new("I", (WIDTH, HEIGHT))
     for number, (_, parts) in enumerate(things, 1):
@@ -171,6 +181,7 @@ def _cars_in_the_distance(rng: np.random.Generator, horizon: int) -> list[Part]:
 
 
 def _whole(outline: np.ndarray) -> list[tuple[int, int]]:
-    """Whole-pixel corners inside the picture; the right and lower sides name the last pixel inside."""
+    """Whole-pixel corners inside the picture; the right and lower sides name the last pixel
+    inside."""
     corners = np.clip(np.rint(outline - 0.5), 0, (WIDTH - 1, HEIGHT - 1)).astype(int)
-    return [(int(x), int(y)) for x, y in corners]
+    return list(map(tuple, corners.tolist()))

@@ -134,7 +134,7 @@ def test_generate__refuses_impossible_counts(tmp_path: Path, options: dict, text
 def test_main__says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     demo_data.main(["--output", str(tmp_path / "data"), "--photos", "1", "--train", "1", "--val", "2"])
     assert capsys.readouterr().out == (
-        f"demo data written to {tmp_path / 'data'}: 1 photos, 1 + 2 pictures each of objects, people and streets\n")
+        f"demo data written to {tmp_path / 'data'}: 1 photos, 1 + 2 images each of objects, people and streets\n")
 
 
 # COCO
