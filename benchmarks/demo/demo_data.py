@@ -1,4 +1,4 @@
-"""Small made-up data in the layouts of the real one, so that the whole pipeline can run anywhere in minutes.
+"""Small made-up data in the layouts of the real one: the whole pipeline runs anywhere in minutes.
 
 `photos/` (unlabelled images), `coco/` (objects), `keypoints/` (people) and `cityscapes/` (street
 scenes); `voc/` and `lvis/` are the images of `coco/` in those layouts. Every image comes from its

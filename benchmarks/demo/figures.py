@@ -1,4 +1,4 @@
-"""People-like figures with the 17 COCO keypoints: a puppet of limbs, drawn from the joints that are its ground truth.
+"""People-like figures with the 17 COCO keypoints: a puppet, drawn from its joints.
 
 The figures face the viewer, so a figure's left is on the right of the picture. A keypoint is
 visible (2) when the pixel at its place shows the figure's own part that carries it, hidden (1)

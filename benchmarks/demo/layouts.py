@@ -1,4 +1,4 @@
-"""The layouts that a task can name for the demo (`Task.demo_layout`): each generator writes one folder of made-up data.
+"""The layouts of the demo data (`Task.demo_layout`): each generator writes one folder.
 
 A generator is called with the folder of the whole demo data, the seed and the number of images of
 each split; those of `voc` and `lvis` are the pictures of `coco`, which comes before them.

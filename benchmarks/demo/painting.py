@@ -1,4 +1,4 @@
-"""A canvas three times finer than the picture, the outlines and textures painted on it, and the masks it leaves.
+"""A canvas three times finer than the image, what is painted on it, and the masks it leaves.
 
 Coordinates are picture pixels, x to the right and y down; pixel (i, j) covers [i, i+1) x [j, j+1).
 Painting happens on the fine canvas, so that the reduced picture has smooth edges; a mask takes the

@@ -1,4 +1,4 @@
-"""Street scenes as Cityscapes stores them: polygons painted one over the other, from the sky to the nearest thing.
+"""Street scenes as Cityscapes stores them: polygons painted one over the other, from back to front.
 
 The polygons have whole-pixel corners and define everything: instance and label images are these
 polygons painted in order, as the Cityscapes tools do it. The picture is painted from the same

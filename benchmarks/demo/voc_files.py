@@ -1,4 +1,4 @@
-"""The scenes of shapes as Pascal VOC writes its images: XML with whole-number boxes that count from 1.
+"""The scenes of shapes as Pascal VOC writes them: XML with whole-number boxes that count from 1.
 
 The class names of Pascal VOC are fixed, so the shapes borrow four of them. A crowd is an object
 marked as difficult: found or not, it does not count.

@@ -1,4 +1,4 @@
-"""python -m benchmarks.speed loader|step|loss|eval [options]: our speed beside a plain reference's."""
+"""python -m benchmarks.speed loader|step|loss|eval [options]: our speed beside a plain reference."""
 
 import importlib
 import sys
@@ -9,15 +9,14 @@ MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluati
 
 
 def main() -> int:
-    words = sys.argv[1:]
-    if words[:1] in (["-h"], ["--help"]):
+    part, *arguments = sys.argv[1:] or ["nothing"]
+    if part in ("-h", "--help"):
         print(__doc__)
         return 0
-    if not words or words[0] not in MODULES:
-        raise UserError(f"expected one of {', '.join(MODULES)} as the first word, "
-                        f"found {repr(words[0]) if words else 'nothing'}")
+    if part not in MODULES:
+        raise UserError(f"expected one of {', '.join(MODULES)} as the first argument, found {part}")
     # Only now: each needs libraries of its own, some of them optional.
-    return importlib.import_module(f"benchmarks.speed.{MODULES[words[0]]}").main(words[1:])
+    return importlib.import_module(f"benchmarks.speed.{MODULES[part]}").main(arguments)
 
 
 if __name__ == "__main__":

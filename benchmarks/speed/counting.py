@@ -1,8 +1,8 @@
-"""What a step asks of the host: operations dispatched, and times that the host would wait for the device.
+"""What a step asks of the host: operations dispatched, and times that it waits for the device.
 
-Operations are counted where they reach a backend (below autograd, so that a composite counts as its parts, backward
-included). Views and bare allocations compute nothing and do not count. By this count the authors' released step with
-2 + 6 views and a ResNet-50 has about 4,070.
+Operations are counted where they reach a backend (below autograd, so that a composite counts as
+its parts, backward included). Views and bare allocations compute nothing and do not count. By this
+count the authors' released step with 2 + 6 views and a ResNet-50 has about 4,070.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh",
         "promote_types")
-# What reads a value on the host, or has a shape that depends on values: on a GPU the host waits for each.
+# What reads a value on the host, or has a shape that depends on values: on a GPU the host waits
+# for each.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "lift_fresh")
 READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu)
 
 
 @dataclass
 class Count:
-    """operations: dispatched and computing. views: the others. waits: host synchronisations on a GPU; a constant that
-    is made on the host inside the step counts too, since its copy waits."""
+    """operations: dispatched and computing. views: the others. waits: host synchronisations on a
+    GPU; a constant that is made on the host inside the step counts too, since its copy waits."""
 
     operations: int = 0
     views: int = 0

@@ -1,6 +1,6 @@
 """pycocotools beside hotcoco on generated detections: `python -m benchmarks.speed eval`.
 
-Every summary figure must agree. 5,000 images and 80 classes are the size of COCO's validation set.
+Every metric must agree. 5,000 images and 80 classes are the size of COCO's validation set.
 """
 
 import argparse
@@ -24,7 +24,8 @@ OBJECTS, DETECTIONS = 7, 60  # an image: mean objects as in COCO, detections as 
 
 
 def detections(images: int, iou_type: str, classes: int = 80, seed: int = 0) -> tuple[COCO, COCO]:
-    """(ground truth, detections): boxes or masks (ellipses) of all sizes, some crowds, moved and mistaken ones."""
+    """(ground truth, detections): boxes or masks (ellipses) of all sizes, some crowds, moved and
+    mistaken ones."""
     rng = np.random.default_rng(seed)
     rows, found = [], []
     for image in range(images):
@@ -62,7 +63,7 @@ def _mask(box: list[float], iou_type: str) -> dict:
 
 
 def timed(kind: type[COCOeval], truth: COCO, found: COCO, iou_type: str) -> tuple[float, np.ndarray]:
-    """(seconds, summary figures) of one evaluation; the check of `CheckedCOCOeval` is not part of it."""
+    """(seconds, metrics) of one evaluation; the check of `CheckedCOCOeval` is not part of it."""
     evaluation = kind(truth, found, iou_type)
     evaluation.check = lambda: None
     with contextlib.redirect_stdout(io.StringIO()):
@@ -92,14 +93,14 @@ def main(argv: list[str] | None = None) -> int:
         ratios, plain_seconds, fast_seconds = [], [], []
         for _ in range(options.rounds):
             plain, expected = timed(COCOeval, truth, found, iou_type)
-            fast, figures = timed(fast_coco.CheckedCOCOeval, truth, found, iou_type)
-            if np.abs(expected - figures).max() > fast_coco.TOLERANCE:
-                raise UserError(f"hotcoco differs from pycocotools on {word}: {figures}, expected {expected}")
+            fast, metrics = timed(fast_coco.CheckedCOCOeval, truth, found, iou_type)
+            if np.abs(expected - metrics).max() > fast_coco.TOLERANCE:
+                raise UserError(f"hotcoco differs from pycocotools on {word}: {metrics}, expected {expected}")
             plain_seconds.append(plain)
             fast_seconds.append(fast)
             ratios.append(plain / fast)
         print(f"{word}: pycocotools {statistics.median(plain_seconds):.2f} s, hotcoco (with handing the data over) "
-              f"{statistics.median(fast_seconds):.2f} s: {statistics.median(ratios):.1f} times; all figures agree")
+              f"{statistics.median(fast_seconds):.2f} s: {statistics.median(ratios):.1f} times; all metrics agree")
     return 0
 
 

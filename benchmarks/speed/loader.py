@@ -1,9 +1,10 @@
-"""python -m benchmarks.speed loader: images a second of one core, ours against the usual PIL and torchvision loader.
+"""python -m benchmarks.speed loader: images per second of one core, ours against PIL and torchvision.
 
-Three sides take turns in one process with one thread: the reference; ours with finished views (uint8); ours with views
-that are only cut, whose colours the training device applies. The ratios are medians over the turns, so that a noisy
-machine slows down both sides of each. Then the same through one DataLoader process. Without --photos the photographs
-are made: 500 x 375 pixels, about 90 kB each.
+Three sides take turns in one process with one thread: the reference; ours with finished views
+(uint8); ours with views that are only cut, whose colours the training device applies. The ratios
+are medians over the turns, so that a noisy machine slows down both sides of each. Then the same
+through one DataLoader process. Without --photos the photographs are made: 500 x 375 pixels, about
+90 kB each.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,7 +45,8 @@ PHOTO_SIZE = (500, 375)  # width, height
 
 
 def make_photo(rng: np.random.Generator) -> bytes:
-    """A JPEG whose spectrum falls as that of photographs does, so that it takes as long to decode."""
+    """A JPEG whose spectrum falls as that of photographs does, so that it takes as long to
+    decode."""
     width, height = PHOTO_SIZE
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = 1
@@ -54,7 +57,9 @@ def make_photo(rng: np.random.Generator) -> bytes:
         return picture / picture.std()
 
     light = clouds(1.2)
-    channels = [128 + rng.normal() * 15 + 45 * light + 22 * clouds(1.6) for _ in range(3)]
+    channels = []
+    for _ in range(3):
+        channels.append(128 + rng.normal() * 15 + 45 * light + 22 * clouds(1.6))
     file = io.BytesIO()
     Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8)).save(file, "jpeg", quality=90)
     return file.getvalue()
@@ -79,7 +84,8 @@ def photographs(folder: Path | None, count: int = 32) -> Iterator[ImageList]:
 def in_process(images: ImageList) -> dict[str, Callable[[], float]]:
     """For each side: seconds that the next `TURN` images take."""
     reference = reference_loader.ReferenceDataset([images.folder / name for name in images])
-    finished, cut = (ViewDataset(images, replace(Train(), colour_on=place)) for place in ("loader", "device"))
+    finished = ViewDataset(images, replace(Train(), colour_on="loader"))
+    cut = ViewDataset(images, replace(Train(), colour_on="device"))
     loads: dict[str, Callable[[int], object]] = {
         REFERENCE: lambda number: reference[number % len(images)],
         FINISHED: lambda number: finished[divmod(number, len(images))],
@@ -92,14 +98,16 @@ def in_process(images: ImageList) -> dict[str, Callable[[], float]]:
             load(number)
         return time.perf_counter() - start
 
-    turns = {side: functools.partial(seconds, load, itertools.count()) for side, load in loads.items()}
-    for turn in turns.values():
-        turn()  # imports, tables, caches
+    turns = {}
+    for side, load in loads.items():
+        turns[side] = functools.partial(seconds, load, itertools.count())
+        turns[side]()  # imports, tables, caches
     return turns
 
 
 def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
-    """For each side: seconds that one loader process takes for `LOADER_BATCHES` batches after the first."""
+    """For each side: seconds that one loader process takes for `LOADER_BATCHES` batches after the
+    first."""
     batch = min(BATCH, len(images))
 
     def reference() -> Iterable:
@@ -126,9 +134,9 @@ def through_loader(images: ImageList) -> dict[str, Callable[[], float]]:
 
 
 def alternate(sides: dict[str, Callable[[], float]], images: int, seconds: float) -> dict[str, list[float]]:
-    """Images a second of each side in each turn, for about `seconds` and at least three turns. A side takes a turn of
-    `images` images and returns the seconds it took."""
-    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    """Images per second of each side in each turn, for about `seconds` and at least three turns. A
+    side takes a turn of `images` images and returns the seconds it took."""
+    speeds = defaultdict(list)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(speeds[REFERENCE]) < 3:
         for side, turn in sides.items():
@@ -137,10 +145,12 @@ def alternate(sides: dict[str, Callable[[], float]], images: int, seconds: float
 
 
 def summary(speeds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Median images a second, and median ratio to the reference of the same turn."""
-    return {side: {"images_per_second": statistics.median(values),
-                   "ratio": statistics.median(a / b for a, b in zip(values, speeds[REFERENCE], strict=True))}
-            for side, values in speeds.items()}
+    """Median images per second, and median ratio to the reference of the same turn."""
+    summaries = {}
+    for side, values in speeds.items():
+        ratio = np.median(np.divide(values, speeds[REFERENCE]))
+        summaries[side] = {"images_per_second": statistics.median(values), "ratio": float(ratio)}
+    return summaries
 
 
 def main(argv: list[str]) -> int:
@@ -148,7 +158,7 @@ def main(argv: list[str]) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of images (default: made photographs)")
     parser.add_argument("--seconds", type=float, default=30.0, help="for each of the two parts (default 30)")
-    parser.add_argument("--output", type=Path, help="a JSON file to write the figures to (default: none)")
+    parser.add_argument("--output", type=Path, help="a JSON file to write the results to (default: none)")
     args = parser.parse_args(argv)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # OpenCV has one already, see pretrain.data.augment
@@ -163,8 +173,10 @@ def main(argv: list[str]) -> int:
     record = {"benchmark": "loader", "machine": machine.describe(), "jpeg_decoder": JPEG_DECODER,
               "photographs": {"count": len(images), "mean_kilobytes": round(kilobytes, 1),
                               "folder": str(args.photos) if args.photos else None},
-              "parts": {part: summary(speeds) for part, speeds in parts.items()},
-              "turns": {part: len(speeds[REFERENCE]) for part, speeds in parts.items()}}
+              "parts": {}, "turns": {}}
+    for part, speeds in parts.items():
+        record["parts"][part] = summary(speeds)
+        record["turns"][part] = len(speeds[REFERENCE])
     print(text(record))
     if args.output:
         write_text(args.output, json.dumps(record, indent=2) + "\n")
@@ -180,6 +192,6 @@ def text(record: dict[str, Any]) -> str:
              f"pixels; our JPEG decoder: {record['jpeg_decoder']}"]
     for part, sides in record["parts"].items():
         lines.append(f"{part}, median of {record['turns'][part]} turns:")
-        lines += [f"  {side:<15} {figures['images_per_second']:7.1f} images/s   {figures['ratio']:5.2f} x"
-                  for side, figures in sides.items()]
+        for side, found in sides.items():
+            lines.append(f"  {side:<15} {found['images_per_second']:7.1f} images/s   {found['ratio']:5.2f} x")
     return "\n".join(lines)

@@ -1,10 +1,11 @@
-"""The joined loss beside a loop over view pairs: `python -m benchmarks.speed loss`. Forward and backward, fp32."""
+"""The joined loss beside a loop over view pairs, forward and backward: `python -m benchmarks.speed loss`."""
 
 import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,13 @@ Side = Callable[[], tuple[float, list[Tensor]]]
 
 
 def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[Side, Side]:
-    """(the loop, ours): functions that return the loss and its gradients for the student's groups of maps."""
+    """(the loop, ours): functions that return the loss and its gradients for the student's groups
+    of maps."""
     rng = torch.Generator().manual_seed(seed)
 
     def maps(views: int, side: int) -> Tensor:
-        """(V, B, C, H, W), the channels of a cell side by side in memory: so the networks give them."""
+        """(V, B, C, H, W), the channels of a cell side by side in memory: so the networks give
+        them."""
         cells = F.normalize(torch.randn(views, images, side, side, channels, generator=rng), dim=-1)
         return cells.permute(0, 1, 4, 2, 3)
 
@@ -42,9 +45,11 @@ def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[
     options = load_config(None, {"variant": "released"}).objective
 
     def loop() -> Tensor:
-        views, of_views = ([view for group in groups for view in group] for groups in (student, all_boxes))
-        losses = [pair_loss(view, other, of_views[i], all_boxes[0][j])[0] for i, view in enumerate(views)
-                  for j, other in enumerate(teacher) if i != j]
+        losses = []
+        for i, (view, view_boxes) in enumerate(zip(chain(*student), chain(*all_boxes), strict=True)):
+            for j, other in enumerate(teacher):
+                if i != j:
+                    losses.append(pair_loss(view, other, view_boxes, all_boxes[0][j])[0])
         return sum(losses) / len(losses)
 
     def joined() -> Tensor:
@@ -66,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="timed calls of each side, alternated")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(argv)
-    if min(options.batch, options.local_views, options.channels, options.steps, options.threads) < 1:
+    if min(vars(options).values()) < 1:
         raise UserError("expected --batch, --local-views, --channels, --steps and --threads of at least 1, found less")
     torch.set_num_threads(options.threads)
     loop, joined = sides(options.batch, options.local_views, options.channels)

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine that a speed was measured on."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,8 @@ LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow"
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores that this process may use, GPUs, Python and the libraries' versions (None: not installed)."""
+    """Processor, cores that this process may use, GPUs, Python and the libraries' versions (None:
+    not installed)."""
     installed = dict.fromkeys(LIBRARIES)
     for name in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""The usual loader, written plainly: PIL decode, torchvision's transforms on PIL images for each view, float32 out."""
+"""The usual loader, written plainly: PIL, torchvision's transforms for each view, float32 out."""
 
 import random
 from collections.abc import Callable

@@ -1,11 +1,13 @@
-"""The reference of the step benchmark: the usual way to write it, plainly, and not to be made faster.
+"""The reference of the step benchmark: the usual way to write it, and not to be made faster.
 
-fp32 and contiguous tensors; torch's multi-head attention with its weights; one loss call for each view pair; LARS and
-the moving average as loops over tensors, LARS asking the host for every norm; statistics by `.item()`. It computes the
-`released` variant (docs/variants.md), whose rule is written here once more, from the description and not from
-pretrain/, so that the two check each other.
+fp32 and contiguous tensors; torch's multi-head attention with its weights; one loss call for each
+view pair; LARS and the moving average as loops over tensors, LARS asking the host for every norm;
+statistics by `.item()`. It computes the `released` variant (docs/variants.md), whose rule is
+written here once more, from the description and not from pretrain/, so that the two check each
+other.
 
-Legend: B images, C channels, Q student cells, L teacher cells, boxes (B, 4) x0 y0 x1 y1 as fractions of the image.
+Legend: B images, C channels, Q student cells, L teacher cells, boxes (B, 4) x0 y0 x1 y1 as
+fractions of the image.
 """
 
 import torch
@@ -60,7 +62,8 @@ class Networks(nn.Module):
 
 
 def positives(student_boxes: Tensor, teacher_boxes: Tensor, student_side: int, teacher_side: int) -> Tensor:
-    """(B, Q, L) bool: cells nearer than RATIO of the larger of the two cell diagonals, in fractions of the image."""
+    """(B, Q, L) bool: cells nearer than RATIO of the larger of the two cell diagonals, in
+    fractions of the image."""
 
     def places(boxes: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
         steps = torch.arange(side, dtype=boxes.dtype, device=boxes.device) + 0.5
@@ -102,13 +105,15 @@ class ReferenceStep:
         self.optimizer = torch.optim.SGD(self.networks.student.parameters(), lr=0.0, momentum=momentum, foreach=False)
 
     def loss(self, views: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, float]:
-        """Mean over all ordered pairs of a student view and another, global, view; and the mean positive cosine."""
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        """Mean over all ordered pairs of a student view and another, global, view; and the mean
+        positive cosine."""
+        mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
         groups = [(group.to(mean.dtype) / 255 - mean) / std for group in views]
         teacher = self.networks.projected(groups[0].flatten(0, 1)).unflatten(0, groups[0].shape[:2])
-        student = [maps for group in groups
-                   for maps in self.networks.contextualized(group.flatten(0, 1)).unflatten(0, group.shape[:2])]
-        all_boxes = [view for group in boxes for view in group]
+        student, all_boxes = [], []
+        for group, group_boxes in zip(groups, boxes, strict=True):
+            student += self.networks.contextualized(group.flatten(0, 1)).unflatten(0, group.shape[:2])
+            all_boxes += group_boxes
         losses, cosines = [], []
         for i, maps in enumerate(student):
             for j, other in enumerate(teacher):
@@ -119,7 +124,8 @@ class ReferenceStep:
         return sum(losses) / len(losses), sum(cosines) / len(cosines)
 
     def step(self, views: list[Tensor], boxes: list[Tensor], lr: float, teacher_momentum: float) -> float:
-        """One optimizer step on (V, B, 3, S, S) uint8 views with (V, B, 4) boxes, global group first; the loss."""
+        """One optimizer step on (V, B, 3, S, S) uint8 views with (V, B, 4) boxes, global group
+        first; the loss."""
         loss, _ = self.loss(views, boxes)
         self.optimizer.zero_grad()
         loss.backward()

@@ -1,7 +1,7 @@
 """One training step beside the plain reference: `python -m benchmarks.speed step`.
 
-Both start from the same weights and see the same batch; they alternate in one process with the same threads. The peak
-memory of each is that of a process of its own.
+Both start from the same weights and see the same batch; they alternate in one process with the
+same threads. The peak memory of each is that of a process of its own.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from pretrain.train import bf16_is_fast
 from pretrain.trainer import Trainer
 from transfer.records.provenance import hardware
 
-# Of the processes whose memory is compared, all alike: large blocks go back to the system when they are freed, so that
-# the peak is that of living tensors and not of the holes between them, which differ by 10 % from run to run.
+# Of the processes whose memory is compared, all alike: large blocks go back to the system when
+# they are freed, so that the peak is that of living tensors and not of the holes between them,
+# which differ by 10 % from run to run.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2 ** 20), "MALLOC_TRIM_THRESHOLD_": str(2 ** 20)}
 STEPS, PER_EPOCH = 100_000, 1000  # of the schedule that the measured steps are the first of
 SIDES = ("reference", "fp32", "bf16")
@@ -51,7 +52,8 @@ def settings(options: argparse.Namespace, precision: str = "fp32") -> Config:
 
 
 def made_batch(config: Config, seed: int = 0) -> Batch:
-    """Views of random blocks (a picture has structure; noise has none), with boxes of the configured areas."""
+    """Views of random blocks (a picture has structure; noise has none), with boxes of the
+    configured areas."""
     train, rng = config.train, torch.Generator().manual_seed(seed)
     sides = ((train.global_views, train.global_size, train.global_scale),
              (train.local_views, train.local_size, train.local_scale))
@@ -79,8 +81,8 @@ def our_side(config: Config) -> tuple[Trainer, Callable[[int, Batch], float]]:
 
 
 def reference_side(trainer: Trainer) -> tuple[ReferenceStep, Callable[[int, Batch], float]]:
-    """The reference from the weights and schedules of `trainer`, and its step as (number, batch) -> loss. It does not
-    keep `trainer` alive."""
+    """The reference from the weights and schedules of `trainer`, and its step as (number, batch)
+    -> loss. It does not keep `trainer` alive."""
     train, own = trainer.train, trainer.config.objective
     reference = ReferenceStep(train.architecture, own.projector_hidden, own.projector_dim, own.heads,
                               trainer.student.state_dict(), trainer.objective.follower.state_dict(), train.weight_decay,
@@ -97,8 +99,8 @@ def build(side: str, options: argparse.Namespace) -> Callable[[int, Batch], floa
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
-    """Seconds on the clock and of processor time of each step, {side: [(clock, processor), ...]}, alternated; one step
-    of each before is not counted."""
+    """Seconds on the clock and of processor time of each step, {side: [(clock, processor), ...]},
+    alternated; one step of each before is not counted."""
     batch = made_batch(settings(options))
     sides = {side: build(side, options) for side in measured()}
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
@@ -126,7 +128,8 @@ def peak_memory(options: argparse.Namespace, side: str) -> float:
 
 
 def own_peak() -> float:
-    """Resident-set peak of this process in GB. Not from getrusage: there a child starts with its parent's peak."""
+    """Resident-set peak of this process in GB. Not from getrusage: there a child starts with its
+    parent's peak."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2 ** 20
 

@@ -39,4 +39,4 @@ def test_main__nothing_to_measure_is_refused() -> None:
 def test_main__hotcoco_itself_gives_pycocotools_figures(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hotcoco", reason="hotcoco is not installed (pip install hotcoco)")
     assert evaluation.main(["--images", "60", "--classes", "5", "--rounds", "1"]) == 0
-    assert capsys.readouterr().out.count("all figures agree") == 2
+    assert capsys.readouterr().out.count("all metrics agree") == 2

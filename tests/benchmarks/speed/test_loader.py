@@ -103,8 +103,8 @@ def test_main__own_photographs(few: None, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("words", "text"), [
-    ([], "expected one of loader, step, loss, eval as the first word, found nothing"),
-    (["loder"], "expected one of loader, step, loss, eval as the first word, found 'loder'")])
+    ([], "expected one of loader, step, loss, eval as the first argument, found nothing"),
+    (["loder"], "expected one of loader, step, loss, eval as the first argument, found loder")])
 def test_command_line__says_what_there_is(words: list[str], text: str) -> None:
     ended = subprocess.run([sys.executable, "-P", "-m", "benchmarks.speed", *words], capture_output=True, text=True,
                            env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
