@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_whole
+from transfer.data import agreement
 from transfer.data.problems import raise_first
 
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
@@ -56,6 +57,7 @@ class CocoFile:
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoint numbers, from 1
     has_masks: bool = False  # every object has one; False: none has, or they were not asked for
     has_rle: bool = False  # an object that is not a crowd has its mask as run lengths
+    notes: tuple[str, ...] = ()  # what is wrong with a few of its objects
 
 
 def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFile:
@@ -66,7 +68,9 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFil
     """
     content = load(path)
     raise_first(_problems(content, keypoints, evaluated), path)
-    file = of_content(path, content)
+    objects = agreement.compare(content["annotations"], _by_id(content["images"]), evaluated, keypoints)
+    raise_first(objects.problems(), path)
+    file = replace(of_content(path, content), notes=tuple(f"warning: {path}: {line}" for line in objects.notes()))
     if keypoints:
         category = content["categories"][0]
         names = tuple(map(str, category["keypoints"]))
@@ -159,6 +163,7 @@ def _by_id(rows: list[dict]) -> dict[int, dict]:
 def _problems(content: dict, keypoints: bool, evaluated: bool) -> Iterator[str]:
     yield from table_problems(content, COCO)
     yield from repeated(content, "categories", "name")
+    yield from repeated(content, "images", "file_name")
     yield from annotation_problems(content, evaluated)
     rows = content["annotations"]
     for row in rows:
@@ -170,11 +175,12 @@ def _problems(content: dict, keypoints: bool, evaluated: bool) -> Iterator[str]:
     if keypoints:
         yield from _keypoint_problems(content, objects)
     else:
-        yield from _mask_problems(content, objects, rows if evaluated else objects)
+        yield from _mask_problems(content, objects, evaluated)
 
 
-def _mask_problems(content: dict, objects: list[dict], used: list[dict]) -> Iterator[str]:
-    """`used`: the annotations whose masks are read. Crowds are left out of a training."""
+def _mask_problems(content: dict, objects: list[dict], evaluated: bool) -> Iterator[str]:
+    """Crowds are left out of a training: their masks are read in an evaluation alone."""
+    used = content["annotations"] if evaluated else objects
     without = [row["id"] for row in objects if not row.get("segmentation")]
     if len(without) == len(objects):
         return  # boxes alone
@@ -185,13 +191,14 @@ def _mask_problems(content: dict, objects: list[dict], used: list[dict]) -> Iter
     images = _by_id(content["images"])
     for row in used:
         image = images[row["image_id"]]
-        problem = _mask_problem(row.get("segmentation"), [image["height"], image["width"]])
+        problem = _mask_problem(row.get("segmentation"), [image["height"], image["width"]], evaluated)
         if problem:
             yield f"annotation {row['id']} has {problem}"
 
 
-def _mask_problem(mask: object, size: list[int]) -> str | None:
-    """`size`: [height, width] of the image."""
+def _mask_problem(mask: object, size: list[int], evaluated: bool) -> str | None:
+    """`size`: [height, width] of the image. detectron2 leaves parts of fewer than three points out of a training; the
+    evaluator takes four numbers for a box."""
     if isinstance(mask, dict) and "counts" in mask and "size" in mask:
         counts = mask["counts"]
         whole = isinstance(counts, str) or (are_numbers(counts) and sum(counts) == math.prod(size))
@@ -201,9 +208,10 @@ def _mask_problem(mask: object, size: list[int]) -> str | None:
                 f"{math.prod(size)}, found size {mask['size']!r:.40}")
     if isinstance(mask, list):
         polygons = [part for part in mask if isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0]
-        if polygons and all(map(are_numbers, polygons)):
+        whole = len(polygons) == len(mask) or not evaluated
+        if polygons and whole and all(map(are_numbers, mask)):
             return None
-    return (f"no mask ('segmentation' is {str(mask)[:40]}): Mask R-CNN needs a polygon of at least three points, or "
+    return (f"no mask ('segmentation' is {str(mask)[:40]}): expected polygons of at least three points each, or "
             "run lengths, for every object")
 
 
@@ -229,6 +237,10 @@ def _keypoint_problems(content: dict, objects: list[dict]) -> Iterator[str]:
         problem = _field_problem(row, fields)
         if problem:
             yield f"annotation {row['id']} {problem}"
+        labelled = sum(flag > 0 for flag in row["keypoints"][2::3])
+        if labelled != row["num_keypoints"]:
+            yield (f"annotation {row['id']} has num_keypoints {row['num_keypoints']}: expected {labelled}, the "
+                   "number of its keypoints with a visibility above 0")
     if not any(row["num_keypoints"] > 0 for row in objects):
         yield f"none of {len(objects)} objects has a labelled keypoint: expected at least one"
 

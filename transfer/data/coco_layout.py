@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
-from transfer.data import coco_json
+from transfer.data import coco_json, keypoint_names
 from transfer.data.dataset import Dataset, Split, Where
 from transfer.data.image_check import first_whole
 
@@ -37,18 +37,23 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
     val = coco_json.read(where.val_annotations or _annotation_file(folder, task, prefix, "val"), keypoints)
     coco_json.raise_unless_alike(train, val)
     images = where.images or folder
-    parts, notes = ("boxes",), ()
+    parts, notes = ("boxes",), [*train.notes, *val.notes]
     if keypoints:
         parts = ("boxes", "keypoints")
+        alone = keypoint_names.without_partner(train.keypoint_names)
+        if alone:
+            notes.append(f"warning: {train.path}: keypoints {', '.join(alone)} have no partner on the other side by "
+                         "their names: images are not flipped in training")
     elif train.has_masks:
         parts = ("boxes", "masks")
     else:
         empty = ", ".join(column.name for column in task.columns if column.group == "segm")
-        notes = (f"{train.path} has boxes and no masks: Faster R-CNN by the same protocol, no mask head; {empty} stay "
-                 "empty",)
+        notes.append(f"{train.path} has boxes and no masks: Faster R-CNN by the same protocol, no mask head; {empty} "
+                     "stay empty")
     classes = tuple(name for _, name in train.categories)
     splits = split(train, "train", _places(images, "train")), split(val, "val", _places(images, "val"))
-    return Dataset(task.name, *splits, classes, parts, train.keypoint_names, train.skeleton, train.has_rle, notes=notes)
+    return Dataset(task.name, *splits, classes, parts, train.keypoint_names, train.skeleton, train.has_rle,
+                   notes=tuple(notes))
 
 
 def split(file: coco_json.CocoFile, half: str, places: list[Path]) -> Split:

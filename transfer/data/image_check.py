@@ -1,10 +1,13 @@
 """The images of a dataset: whether they are there, can be opened and have the size that the annotations say."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from PIL.Image import DecompressionBombError
+from tqdm import tqdm
 
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import Header, UnreadableImage, read_header, read_pixels
@@ -19,22 +22,34 @@ PROBED_IMAGES = 50
 def check_images(half: str, rows: Iterable[tuple[Path, tuple[int, int] | None]]) -> Opened:
     """Open images by their paths and (width, height): all that are evaluated ("val"), PROBED_IMAGES of the others.
 
-    Raises for the first that cannot be opened or is of another size; a size of None is not compared.
+    Raises for the first that cannot be decoded or is of another size; a size of None is not compared.
     """
     rows = list(rows)
     if half == "train":
         rows = rows[::max(1, len(rows) // PROBED_IMAGES)][:PROBED_IMAGES]
     turned_unseen, refused = 0, ""
-    for path, size in rows:
-        header = check_image(path, size)
-        width, height = header.size
-        turned_unseen += header.orientation in (2, 3, 4) or (header.orientation >= 5 and width == height)
-        if half == "val" and header.sixteen_bits and not refused:
-            try:
-                read_pixels(path)
-            except UnreadableImage as error:
-                refused = f"{path}: {error}"
+    bar = tqdm(total=len(rows), desc=f"{half}: checking images", unit="image", disable=not sys.stderr.isatty())
+    with bar, ThreadPool() as pool:  # decoders and disks leave Python's lock
+        for header, dark in pool.imap(_checked, rows):
+            width, height = header.size
+            turned_unseen += header.orientation in (2, 3, 4) or (header.orientation >= 5 and width == height)
+            if half == "val" and not refused:
+                refused = dark
+            bar.update()
     return Opened(len(rows), turned_unseen, refused)
+
+
+def _checked(row: tuple[Path, tuple[int, int] | None]) -> tuple[Header, str]:
+    """(header, why `--sixteen-bit shift` refuses it) of an image that can be decoded; raises for another one."""
+    path, size = row
+    header = check_image(path, size)
+    try:
+        read_pixels(path)
+    except UnreadableImage as error:
+        if not header.sixteen_bits:
+            raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
+        return header, f"{path}: {error}"
+    return header, ""
 
 
 def check_sixteen_bit(opened: Opened, sixteen_bit: str) -> None:

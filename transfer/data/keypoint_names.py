@@ -6,9 +6,11 @@ Standard library only.
 import re
 
 # In COCO's order, to which its sigmas belong.
-COCO_PERSON = ("nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder",
-               "left elbow", "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee", "right knee",
-               "left ankle", "right ankle")
+COCO_PERSON = (
+    "nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder", "left elbow",
+    "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee", "right knee", "left ankle",
+    "right ankle",
+)
 SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 
 

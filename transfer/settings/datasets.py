@@ -4,14 +4,13 @@ How a task's data lies, is checked and read is in the task's file (transfer/task
 """
 
 import functools
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from pretrain.common.errors import UserError
 from transfer import tasks
-from transfer.data import train_share
+from transfer.data import keypoint_names, train_share
 from transfer.data.dataset import SPLITS, Dataset, Where
 from transfer.data.problems import raise_first
 
@@ -116,21 +115,10 @@ def register(dataset: Dataset) -> tuple[str, str]:
         if dataset.keypoint_names:
             points = dataset.keypoint_names
             lines = [(points[a - 1], points[b - 1], (255, 160, 0)) for a, b in dataset.skeleton]
-            meta.set(keypoint_names=list(points), keypoint_flip_map=flip_pairs(points), keypoint_connection_rules=lines)
+            meta.set(keypoint_names=list(points), keypoint_flip_map=keypoint_names.flip_pairs(points),
+                     keypoint_connection_rules=lines)
         if half == "train" and dataset.train_share != 1:
             read = functools.partial(train_share.read, read, split.image_root, dataset.train_share)
         # The training, precise batch norm and the figure each ask for the list: it is read once.
         DatasetCatalog.register(name, functools.cache(read))
     return dataset.names
-
-
-def flip_pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The keypoints that change places when an image is mirrored: names that differ in left and right alone."""
-    pairs = []
-    for name in names:
-        other = re.sub(r"(^|_)left(_|$)", r"\1right\2", name)
-        if other == name:
-            other = re.sub(r"(^|_)l(_|$)", r"\1r\2", name)
-        if other != name and other in names:
-            pairs.append((name, other))
-    return pairs

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from transfer.data.dataset import Dataset
 
-COCO_KEYPOINTS = 17
-OTHER_SIGMA = 0.05  # of each keypoint when they are not COCO's 17: near COCO's mean of 0.062
+OTHER_SIGMA = 0.05  # of each keypoint if they are not those of COCO's persons: near COCO's mean of 0.062
 
 
 def find(where: Where) -> Dataset:
@@ -29,11 +28,15 @@ def find(where: Where) -> Dataset:
 
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:
-    """As many points as the data has, and what the evaluation wants to know of each."""
-    number = len(dataset.keypoint_names)
-    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = number
-    if number != COCO_KEYPOINTS:
-        cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * number
+    """As many points as the data has, the tolerance of each, and no flips where a mirror has no partner for one."""
+    from transfer.data import keypoint_names
+
+    names = dataset.keypoint_names
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(names)
+    if not keypoint_names.is_coco_person(names):
+        cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * len(names)
+    if keypoint_names.without_partner(names):
+        cfg.INPUT.RANDOM_FLIP = "none"
 
 
 def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:

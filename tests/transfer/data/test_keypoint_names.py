@@ -8,12 +8,12 @@ ANIMAL = ("L_Eye", "R_Eye", "Nose", "Neck", "Tail root", "L_Shoulder", "L_Elbow"
           "R_F_Paw", "L_Hip", "L_Knee", "L_B_Paw", "R_Hip", "R_Knee", "R_B_Paw")
 
 
-@pytest.mark.parametrize("pair", [
-    ("left_eye", "right_eye"), ("Left_Eye", "Right_Eye"), ("LEFT_EYE", "RIGHT_EYE"), ("leftEye", "rightEye"),
-    ("LeftEye", "RightEye"), ("left eye", "right eye"), ("left-eye", "right-eye"), ("L_Eye", "R_Eye"),
-    ("l_eye", "r_eye"), ("eye-l", "eye-r"), ("eye_left", "eye_right"), ("eyeL", "eyeR"), ("eye.L", "eye.R"), ("lefteye", "righteye"),
-    ("eyeleft", "eyeright"), ("left_eye", "Right Eye"), ("left_eye_1", "right_eye_1"),
-])
+STYLES = ("left_eye right_eye", "Left_Eye Right_Eye", "LEFT_EYE RIGHT_EYE", "leftEye rightEye", "LeftEye RightEye",
+          "left-eye right-eye", "L_Eye R_Eye", "l_eye r_eye", "eye-l eye-r", "eye_left eye_right", "eyeL eyeR",
+          "eye.L eye.R", "lefteye righteye", "eyeleft eyeright", "left_eye_1 right_eye_1", "left_eye RightEye")
+
+
+@pytest.mark.parametrize("pair", [*(tuple(style.split()) for style in STYLES), ("left eye", "right eye")])
 def test_flip_pairs__any_style(pair: tuple[str, str]) -> None:
     for names in (("nose", *pair), (*reversed(pair), "tail")):
         assert keypoint_names.flip_pairs(names) == [pair]

@@ -21,6 +21,14 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> list[list[float]]:
     return [[x0, y0, x1, y0, x1, y1, x0, y1]]
 
 
+def box_of(mask: list | dict, size: tuple[int, int]) -> list[float]:
+    """(x, y, width, height) of one polygon, or of the whole image."""
+    if isinstance(mask, dict):
+        return [0, 0, *size]
+    xs, ys = mask[0][::2], mask[0][1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
 def make_coco(folder: Path, rows: list[dict], size: tuple[int, int] = (64, 32)) -> Path:
     """Two images of `size` (width, height) in each split, the annotations all on the first."""
     (folder / "annotations").mkdir(parents=True)
@@ -30,8 +38,8 @@ def make_coco(folder: Path, rows: list[dict], size: tuple[int, int] = (64, 32)) 
                   for number in (1, 2)]
         for image in images:
             Image.new("RGB", size, (90, 20, 160)).save(folder / "images" / image["file_name"])
-        annotations = [{"id": number, "image_id": 1, "iscrowd": 0, "bbox": [0, 0, 4, 4], "area": 1, **row}
-                       for number, row in enumerate(rows, start=1)]
+        annotations = [{"id": number, "image_id": 1, "iscrowd": 0, "area": 1, "bbox": box_of(row["segmentation"], size),
+                        **row} for number, row in enumerate(rows, start=1)]
         # Ids with a gap and out of order: classes are numbered by sorted id.
         content = {"images": images, "annotations": annotations,
                    "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}

@@ -15,7 +15,7 @@ from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from tests.transfer.resolved import resolve
 from transfer import tasks
-from transfer.data import coco_json
+from transfer.data import coco_json, keypoint_names
 from transfer.settings import datasets
 from transfer.tasks import Where
 
@@ -215,8 +215,11 @@ def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_pat
      "annotation 2 has keypoints .*: expected 6 numbers, x, y and visibility for each of the 2"),
     (lambda values: values["categories"][0].update(skeleton=[[1, 3]]), r"'skeleton' in 'categories' is \[\[1, 3\]\]: "),
     (lambda values: values["categories"][0].update(skeleton=[[1]]), "expected pairs of keypoint numbers from 1 to 2"),
-    (lambda values: [row.update(num_keypoints=0) for row in values["annotations"]],
+    (lambda values: [row.update(num_keypoints=0, keypoints=[0] * 6) for row in values["annotations"]],
      "none of 2 objects has a labelled keypoint"),
+    (lambda values: values["annotations"][1].update(num_keypoints=3),
+     "annotation 2 has num_keypoints 3: expected 1, the number of its keypoints with a visibility above 0"),
+    (lambda values: values["images"][1].update(file_name="a.png"), "2 entries of 'images' have file_name 'a.png'"),
 ])
 def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
     path = tmp_path / "person_keypoints.json"
@@ -232,7 +235,7 @@ def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None],
 def test_read__boxes_may_stick_out_by_rounding(tmp_path: Path) -> None:
     path = tmp_path / "instances.json"
     values = content()
-    values["annotations"][0]["bbox"] = [-0.5, 0, 31, 20.4]
+    values["annotations"][0] |= {"bbox": [-0.5, 0, 31, 20.4], "segmentation": [[0, 0, 30, 0, 30, 20, 0, 20]]}
     values["annotations"][1]["bbox"] = [4, 4, 0, 3]  # COCO itself has boxes without width
     path.write_text(json.dumps(values))
     assert len(coco_json.read(path).images) == 2
@@ -255,11 +258,6 @@ def test_register__keypoints_know_what_a_mirror_does(tmp_path: Path) -> None:
     assert MetadataCatalog.get(name).keypoint_flip_map == [("left_eye", "right_eye")]
 
 
-def test_flip_pairs__sides_only() -> None:
-    names = ("nose", "left_eye", "right_eye", "l_hip", "r_hip", "lefty", "left_alone")
-    assert datasets.flip_pairs(names) == [("left_eye", "right_eye"), ("l_hip", "r_hip")]
-
-
 def test_describe__counts_classes_and_hashes(coco: Path) -> None:
     first = datasets.describe(coco, "coco")
     assert first["classes"] == ["disc", "plank"] and first["val"]["images"] == 1
@@ -275,7 +273,7 @@ def test_find__real_data(shared_data: Path) -> None:
              (("coco_mini", "coco"), ("nuclei", "coco"), ("keypoints_mini", "keypoints"))}
     assert {name: (data.train.images, data.val.images, len(data.classes)) for name, data in found.items()} == {
         "coco_mini": (48, 48, 80), "nuclei": (220, 60, 1), "keypoints_mini": (93, 46, 1)}
-    assert len(datasets.flip_pairs(found["keypoints_mini"].keypoint_names)) == 8
+    assert len(keypoint_names.flip_pairs(found["keypoints_mini"].keypoint_names)) == 8
 
 
 def without_masks(names: tuple[str, ...] = ("a.png", "b.png"), empty: object = None) -> dict:
