@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY, PART, GROUP = "a key of COCO's files", "a part that a dataset has", "pycocotools' name of a group of metrics"
 LAYOUT = "the folder of a layout that the demo's data has, which tasks name"
 ALLOWED = {
+    ("transfer/data/agreement.py", "keypoints"): KEY,
     ("transfer/data/coco_json.py", "keypoints"): KEY,
     ("transfer/data/train_share.py", "keypoints"): "a key of detectron2's records",
     ("transfer/data/coco_layout.py", "keypoints"): PART,

@@ -142,7 +142,7 @@ def test_run__list_and_unknown(tmp_path, listed, capsys):
     with pytest.raises(UserError, match="found none: choose one"):
         command()
     (tmp_path / "plain").touch()
-    with pytest.raises(UserError, match="expected a folder for --output, found that .*plain is a file or would lie"):
+    with pytest.raises(UserError, match="--output .*plain: expected a folder, found that it cannot be made"):
         command("one", "--output", str(tmp_path / "plain"))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pretrain.common.errors import UserError
 from tests.transfer.resolved import resolve
+from transfer.data import keypoint_names
 from transfer.data.dataset import Dataset, Split
 from transfer.settings import request, resolved_config
 from transfer.tasks import TASKS, get
@@ -23,7 +24,7 @@ DATASETS = {
     "coco": Dataset("coco", SPLIT, SPLIT, ("disc", "star", "plank"), ("boxes", "masks")),
     "coco-c4": Dataset("coco-c4", SPLIT, SPLIT, ("disc", "star", "plank"), ("boxes", "masks")),
     "keypoints": Dataset("keypoints", SPLIT, SPLIT, ("person",), ("boxes", "keypoints"),
-                         tuple(f"point_{n}" for n in range(17))),
+                         keypoint_names.COCO_PERSON),
     "cityscapes": Dataset("cityscapes", SPLIT, SPLIT, tuple("abcdefgh"), ("boxes", "masks")),
     "voc": Dataset("voc", SPLIT, SPLIT, tuple("abcdefghijklmnopqrst"), ("boxes",)),
     "lvis": Dataset("lvis", SPLIT, SPLIT, tuple(f"class_{n}" for n in range(1203)), ("boxes", "masks")),
@@ -203,6 +204,15 @@ def test_resolve__takes_classes_keypoints_and_mask_format_from_the_data() -> Non
     cfg = resolve(hand, "2fc", "full")
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 5 and cfg.TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 5
     assert resolve(DATASETS["keypoints"], "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == []
+    animal = dataclasses.replace(hand, keypoint_names=tuple(f"point_{n}" for n in range(17)))
+    assert resolve(animal, "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 17  # COCO's belong to its names
+
+
+@pytest.mark.parametrize(("names", "flips"), [
+    (("Left Eye", "rightEye"), "horizontal"), (("left_eye", "nose"), "none"), (("nose", "tail"), "horizontal")])
+def test_resolve__no_flips_where_a_side_has_no_partner(names: tuple[str, ...], flips: str) -> None:
+    dataset = Dataset("keypoints", SPLIT, SPLIT, ("cat",), ("boxes", "keypoints"), names)
+    assert resolve(dataset, "2fc", "full").INPUT.RANDOM_FLIP == flips
 
 
 @pytest.mark.parametrize(("processes", "device", "norm"),
