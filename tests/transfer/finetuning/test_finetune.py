@@ -308,8 +308,10 @@ def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = 
 
 
 @pytest.mark.parametrize(("certificate", "drop", "text"), [
-    ({"targets": {"detectron2": {"sha256": "0" * 64}}}, None, "expected .*conversion.json to certify .*detectron2.pkl, found that its SHA-256 is another one"),
-    ({"architecture": "resnet101"}, None, "expected one of resnet18, resnet34, resnet50, found resnet101; convert the checkpoint again"),
+    ({"targets": {"detectron2": {"sha256": "0" * 64}}}, None,
+     "expected .*conversion.json to certify .*detectron2.pkl, found that its SHA-256 is another one"),
+    ({"architecture": "resnet101"}, None,
+     "expected one of resnet18, resnet34, resnet50, found resnet101; convert the checkpoint again"),
     ({"consumed": 99}, None, "expected all 100 tensors .* found 99 of 100 consumed"),
     ({"pixel_format": {"channel_order": "GRAY", "mean": [0.5], "std": [1]}}, None, "expected channel_order RGB or BGR"),
     ({}, "res3.0.conv1.weight", r"1 missing in the file \(res3.0.conv1.weight\)"),
