@@ -213,7 +213,8 @@ def test_resolve__takes_classes_keypoints_and_mask_format_from_the_data() -> Non
     (("Left Eye", "rightEye"), "horizontal"), (("left_eye", "nose"), "none"), (("nose", "tail"), "horizontal")])
 def test_resolve__no_flips_where_a_side_has_no_partner(names: tuple[str, ...], flips: str) -> None:
     dataset = Dataset("keypoints", SPLIT, SPLIT, ("cat",), ("boxes", "keypoints"), names)
-    assert resolve(dataset, "2fc", "full").INPUT.RANDOM_FLIP == flips
+    found = resolve(dataset, "2fc", "full").INPUT.RANDOM_FLIP
+    assert found == flips
 
 
 @pytest.mark.parametrize(("processes", "device", "norm"),
