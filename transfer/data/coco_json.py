@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_whole
-from transfer.data import agreement
+from transfer.data import agreement, plain_coco
 from transfer.data.problems import raise_first
 
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
@@ -57,7 +57,8 @@ class CocoFile:
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoint numbers, from 1
     has_masks: bool = False  # every object has one; False: none has, or they were not asked for
     has_rle: bool = False  # an object that is not a crowd has its mask as run lengths
-    notes: tuple[str, ...] = ()  # what is wrong with a few of its objects
+    notes: tuple[str, ...] = ()  # what was changed to read it, and what is wrong with a few of its objects
+    plain: Path | None = None  # where its plain content stands, if it is not the file's own
 
 
 def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFile:
@@ -67,10 +68,14 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFil
     is wrong with it.
     """
     content = load(path)
+    changed = plain_coco.make_plain(content)
     raise_first(_problems(content, keypoints, evaluated), path)
     objects = agreement.compare(content["annotations"], _by_id(content["images"]), evaluated, keypoints)
     raise_first(objects.problems(), path)
-    file = replace(of_content(path, content), notes=tuple(f"warning: {path}: {line}" for line in objects.notes()))
+    notes = [f"{path}: {line}" for line in changed] + [f"warning: {path}: {line}" for line in objects.notes()]
+    file = replace(of_content(path, content), notes=tuple(notes))
+    if changed:
+        file = replace(file, plain=plain_coco.write_plain(path, content))
     if keypoints:
         category = content["categories"][0]
         names = tuple(map(str, category["keypoints"]))

@@ -1,7 +1,9 @@
 """COCO's folder layout: which annotation files are meant and where their images lie.
 
 COCO's own (train2017/, val2017/, annotations/PREFIX_*2017.json), also as images/ beside annotations/*train*.json and
-*val*.json. The classes come from the annotation file; so does what every object has.
+*val*.json, and as tools export it: train/_annotations.coco.json among the images (Roboflow), train/labels.json beside
+train/data/ (FiftyOne), images/Train/ beside annotations/instances_Train.json (CVAT), train/annotations/ beside
+train/img/ (Supervisely). The classes come from the annotation file; so does what every object has.
 """
 
 from __future__ import annotations
@@ -59,18 +61,16 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
 def split(file: coco_json.CocoFile, half: str, places: list[Path]) -> Split:
     """The `half` ("train" or "val") that `file` lists, its images in the first of `places` that has all of them."""
     root, opened = first_whole(places, half, file)
-    return Split(len(file.images), file.path, root, sha256_file(file.path), opened)
+    return Split(len(file.images), file.path, root, sha256_file(file.path), opened, file.plain)
 
 
 def _annotation_file(folder: Path, task: Task, prefix: str, half: str) -> Path:
-    """The one file in `folder`/annotations that is meant; COCO's own name wins, doubt is an error that names them."""
+    """The one file that is meant; COCO's own name wins, doubt is an error that names them."""
     own = folder / "annotations" / f"{prefix}_{half}2017.json"
     if own.is_file():
         return own
     mine, others, usual = [], [], []
-    for path in sorted(folder.glob("annotations/*.json")):
-        if half not in path.name.lower() or (half == "val" and "trainval" in path.name.lower()):
-            continue
+    for path in _annotation_files(folder, half):
         if path.name.startswith(prefix):
             mine.append(path)
         elif not path.name.startswith(PREFIXES):
@@ -79,12 +79,33 @@ def _annotation_file(folder: Path, task: Task, prefix: str, half: str) -> Path:
             usual.append(path)
     candidates = mine or others or usual
     if len(candidates) != 1:
-        found = ", ".join(path.name for path in candidates) or "none"
+        found = ", ".join(str(path.relative_to(folder)) for path in candidates) or "none"
         raise UserError(f"{folder}: expected one annotation file for {half}, as in {task.layout}; found {found}; keep "
                         f"the one that is meant, or name it with --{half}-annotations")
     return candidates[0]
 
 
+def _annotation_files(folder: Path, half: str) -> list[Path]:
+    """The JSON files of a half, by their name or by the folder of the half that they are in."""
+    named = []
+    for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("*.json")]):
+        if half in path.name.lower() and not (half == "val" and "trainval" in path.name.lower()):
+            named.append(path)
+    if named:
+        return named
+    return [path for own in _half_folders(folder, half)
+            for path in sorted([*own.glob("*.json"), *own.glob("annotations/*.json")])]
+
+
+def _half_folders(folder: Path, half: str) -> list[Path]:
+    """The sub-folders called as a half is: train, Train, valid, validation, val2017, ..."""
+    return sorted(path for path in folder.glob("*/") if path.name.lower().startswith(half))
+
+
 def _places(folder: Path, half: str) -> list[Path]:
-    names = (f"{half}2017", f"images/{half}2017", f"images/{half}", half, "images", ".")
-    return [folder / name for name in names if (folder / name).is_dir()]
+    """Folders that may hold the images of a half, the likely ones first."""
+    places = []
+    for own in [*_half_folders(folder, half), *_half_folders(folder / "images", half)]:
+        places += [own, own / "data", own / "images", own / "img"]
+    places += [folder / "images", folder]
+    return [place for place in places if place.is_dir()]

@@ -41,6 +41,12 @@ class Split:
     image_root: Path  # what the names of the images are relative to
     annotations_sha256: str
     opened: Opened = field(default_factory=Opened)  # of its images, those that were opened when it was found
+    plain: Path | None = None  # the annotations as other programs can read them, if `annotations` is not plain COCO
+
+    @property
+    def readable(self) -> Path:
+        """The annotations that detectron2 and pycocotools read."""
+        return self.plain or self.annotations
 
 
 @dataclass(frozen=True)

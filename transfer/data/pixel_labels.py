@@ -120,7 +120,7 @@ def _coco(split: Split) -> Labelled:
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
-        file = COCO(str(split.annotations))
+        file = COCO(str(split.readable))
     records = file.loadImgs(sorted(file.imgs))
     categories = sorted(file.cats)  # class 0 is the background
 

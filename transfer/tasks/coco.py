@@ -43,7 +43,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     from detectron2.data.datasets.coco import load_coco_json
 
     split = dataset.half(half)
-    file, images = str(split.annotations), str(split.image_root)
+    file, images = str(split.readable), str(split.image_root)
     return partial(load_coco_json, file, images, dataset.name(half)), {"json_file": file, "image_root": images}
 
 
@@ -68,7 +68,7 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
 
     for half, count in (("train", train), ("val", val)):
         split = dataset.half(half)
-        fullest_of_file(split.annotations, folder / "annotations" / f"{half}.json", count)
+        fullest_of_file(split.readable, folder / "annotations" / f"{half}.json", count)
         (folder / f"{half}2017").symlink_to(split.image_root.absolute())
 
 
