@@ -54,8 +54,20 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
                      "stay empty")
     classes = tuple(name for _, name in train.categories)
     splits = split(train, "train", _places(images, "train")), split(val, "val", _places(images, "val"))
+    trained, evaluated = _paths(splits[0], train), _paths(splits[1], val)
+    both = sorted(path.name for path in trained & evaluated)
+    if len(both) == len(evaluated) and not where.same_images:
+        raise UserError(f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or "
+                        "metrics show how well a model remembers; --same-images allows it")
+    if both:
+        notes.append(f"warning: {len(both)} of the {len(evaluated)} images that are evaluated are training images "
+                     f"({', '.join(both[:3])}): metrics show how well a model remembers them")
     return Dataset(task.name, *splits, classes, parts, train.keypoint_names, train.skeleton, train.has_rle,
                    notes=tuple(notes))
+
+
+def _paths(split: Split, file: coco_json.CocoFile) -> set[Path]:
+    return {split.image_root / name for name, _ in file.images}
 
 
 def split(file: coco_json.CocoFile, half: str, places: list[Path]) -> Split:

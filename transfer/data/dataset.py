@@ -17,6 +17,7 @@ class Where:
     val_annotations: Path | None = None
     images: Path | None = None
     train_share: float = 1.0  # of the training images: a fixed subset, chosen by a hash of their names
+    same_images: bool = False  # whether all images that are evaluated may be training images
 
 
 Records = list[dict[str, Any]]  # detectron2's: file_name, image_id, width, height, annotations

@@ -9,7 +9,7 @@ from transfer.tasks import Where
 def add_arguments(parser: argparse.ArgumentParser, images: bool = True, train_share: bool = True) -> None:
     """--data and the annotation files, with --images DIR unless that option is another one, and --train-share."""
     parser.add_argument("--data", required=not images, metavar="DIR", type=Path,
-                        help="laid out as the task has it (docs/transfer.md); if not, the error shows the layout")
+                        help="laid out as the task has it (docs/tasks_and_data.md); if not, the error shows the layout")
     parser.add_argument("--train-annotations", metavar="FILE", type=Path,
                         help="annotation files that lie otherwise, for tasks with one file for each half")
     parser.add_argument("--val-annotations", metavar="FILE", type=Path)
@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser, images: bool = True, train_sh
         parser.add_argument("--images", dest="image_folder", metavar="DIR", type=Path,
                             help="folder of the images, or of train/ and val/ with them (default: those of --data, "
                                  "which is not needed where this and both annotation files are given)")
+    parser.add_argument("--same-images", action="store_true",
+                        help="let the images that are evaluated be training images: can a model learn its own data?")
     if train_share:
         parser.add_argument("--train-share", type=float, default=1.0, metavar="SHARE",
                             help="train on a fixed share of the training images, such as 0.1: those whose names have "
@@ -27,4 +29,4 @@ def of(args: argparse.Namespace) -> Where:
     """What the options say."""
     given = {"image_folder": None, "train_share": 1.0, **vars(args)}
     return Where(given["data"], given["train_annotations"], given["val_annotations"], given["image_folder"],
-                 given["train_share"])
+                 given["train_share"], given["same_images"])

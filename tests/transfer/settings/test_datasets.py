@@ -63,14 +63,14 @@ def test_find__coco_images_where_they_may_lie(images: str, tmp_path: Path) -> No
 
 
 def test_find__coco_below_and_any_name(tmp_path: Path) -> None:
-    write(tmp_path / "coco", {"my_train.json": content(), "my_VAL.json": content()})
+    write(tmp_path / "coco", {"my_train.json": content(), "my_VAL.json": content(("c.png",))})
     assert datasets.find(tmp_path, "coco").train.annotations == tmp_path / "coco/annotations/my_train.json"
 
 
 def test_find__coco_and_keypoints_from_one_folder(tmp_path: Path) -> None:
-    write(tmp_path, {"instances_train.json": content(), "instances_val.json": content(),
+    write(tmp_path, {"instances_train.json": content(), "instances_val.json": content(("c.png",)),
                      "person_keypoints_train.json": content(keypoints=True),
-                     "person_keypoints_val.json": content(keypoints=True)})
+                     "person_keypoints_val.json": content(("c.png",), keypoints=True)})
     assert datasets.find(tmp_path, "coco").keypoint_names == ()
     found = datasets.find(tmp_path, "keypoints")
     assert found.keypoint_names == ("left_eye", "right_eye") and found.skeleton == ((1, 2),)
@@ -90,7 +90,8 @@ def test_find__run_lengths_are_seen_unless_they_are_crowds(coco: Path) -> None:
 
 def test_find__own_coco_file_wins_over_another_year(tmp_path: Path) -> None:
     names = ("instances_train2014.json", "instances_train2017.json", "instances_val2014.json", "instances_val2017.json")
-    found = datasets.find(write(tmp_path, {name: content() for name in names}), "coco")
+    files = {name: content() if "train" in name else content(("c.png",)) for name in names}
+    found = datasets.find(write(tmp_path, files), "coco")
     assert (found.train.annotations.name, found.val.annotations.name) == (names[1], names[3])
 
 
@@ -99,6 +100,17 @@ def test_find__several_candidates_are_named(coco: Path) -> None:
     two = "annotations/instances_train.json, annotations/instances_train_b.json"
     with pytest.raises(UserError, match=f"expected one annotation file for train, .*; found {two}; keep the one that"):
         datasets.find(coco, "coco")
+
+
+def test_find__evaluated_images_among_the_training_images(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"train.json": content(), "val.json": content(("b.png", "c.png"))})
+    note, = datasets.find(folder, "coco").notes
+    assert "1 of the 2 images that are evaluated are training images (b.png)" in note
+    shutil.copy(folder / "annotations/train.json", folder / "annotations/val.json")
+    with pytest.raises(UserError, match=r"val.json: all of its 2 images are in .*train.json too: .* --same-images"):
+        datasets.find(folder, "coco")
+    note, = datasets.find(Where(folder, same_images=True), "coco").notes
+    assert note.startswith("warning: 2 of the 2 images")
 
 
 def test_find__missing_images_are_counted_and_named(coco: Path) -> None:
@@ -252,7 +264,7 @@ def test_register__classes_are_those_of_the_file_and_the_last_dataset_counts(coc
 
 
 def test_register__keypoints_know_what_a_mirror_does(tmp_path: Path) -> None:
-    write(tmp_path, {"train.json": content(keypoints=True), "val.json": content(keypoints=True)})
+    write(tmp_path, {"train.json": content(keypoints=True), "val.json": content(("c.png",), keypoints=True)})
     _, name = datasets.register(datasets.find(tmp_path, "keypoints"))
     assert MetadataCatalog.get(name).keypoint_flip_map == [("left_eye", "right_eye")]
 
