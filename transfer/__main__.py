@@ -13,6 +13,7 @@ examples:
   python -m transfer fetch --list
   python -m transfer convert ckpt_epoch_200.pth --output converted/clove
   python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
+  python -m transfer dataset DIR
   python -m transfer preflight --task coco --data DIR --output runs/preflight-coco
   python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
   python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
@@ -30,6 +31,8 @@ COMMANDS = {
     "inspect": ("reading.inspection", "checkpoint file -> what it is", None),
     "fetch": (
         "reading.fetch", "name of a method -> its published checkpoint, or how to get it", None),
+    "dataset": ("trained.dataset", "folder of data -> what the suite sees in it, with a figure",
+                "Reads and checks a dataset as a fine-tuning does; reports counts, classes, sizes and problems."),
     "preflight": (
         "finetuning.preflight",
         "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",

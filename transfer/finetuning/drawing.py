@@ -103,6 +103,22 @@ def draw_records(
     return Image.fromarray(np.concatenate(rows, axis=0))
 
 
+def draw_truth(records: Iterable[dict], meta: Metadata, columns: int) -> Image.Image:
+    """The ground truth of detectron2's `records`, each under its file name, in rows of `columns`."""
+    tiles = []
+    for record in records:
+        canvas = _Canvas(read_pixels(record["file_name"]), meta, len(record["annotations"]))
+        tiles.append(_captioned(canvas.draw_dataset_dict(record).get_image(), Path(record["file_name"]).name))
+    rows = []
+    for start in range(0, len(tiles), columns):
+        row = tiles[start:start + columns]
+        sheet = Image.new("RGB", (WIDTH * columns, max(len(tile) for tile in row)), "white")
+        for place, tile in enumerate(row):
+            sheet.paste(Image.fromarray(tile), (place * WIDTH, 0))
+        rows.append(np.asarray(sheet))
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
 class _Canvas(Visualizer):
     """detectron2's visualizer with colours that are the same each time, for `number` objects."""
 

@@ -1,1 +1,1 @@
-"""What is done with a finished detector: evaluate it, show it, compare it."""
+"""Looks: at a dataset, and at a finished detector, which is evaluated, shown or compared."""

@@ -1,0 +1,92 @@
+"""What the suite sees in a folder of data: counts, classes, sizes, notes, and a figure of annotated images.
+
+`python -m transfer dataset DIR` is how a user believes that the data is read right.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from pretrain.common.errors import UserError, refuse
+from transfer import detectron2_compat
+from transfer.data.dataset import SPLITS, Dataset, Where
+from transfer.finetuning import drawing
+from transfer.settings import datasets
+from transfer.tasks import TASKS
+
+SHOWN = 12
+COLUMNS = 4
+CLASSES = 20  # that are listed one by one
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m transfer dataset`."""
+    parser.add_argument("data", metavar="DIR", type=Path, help="folder of the data")
+    parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the first that can)")
+    parser.add_argument("--output", type=Path, default=Path("dataset.png"), metavar="FILE.png",
+                        help="figure of annotated images (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    refuse((args.output.suffix.lower() != ".png", f"--output {args.output}: expected a file name that ends in .png"),
+           (not args.data.is_dir(), f"{args.data} is not a folder: expected the data of a task"))
+    detectron2_compat.apply()
+    dataset = find(args.data, args.task)
+    names = dict(zip(SPLITS, datasets.register(dataset), strict=True))
+    print(f"task {dataset.task}: {TASKS[dataset.task].title}; objects have {', '.join(dataset.parts)}")
+    for half, name in names.items():
+        print(describe(dataset, half, DatasetCatalog.get(name)))
+    print(class_table(dataset, names))
+    for note in dataset.notes:
+        print(note)
+    chosen = [record for name in names.values() for record in spread(DatasetCatalog.get(name), SHOWN // len(names))]
+    drawing.write(drawing.draw_truth(chosen, MetadataCatalog.get(names["val"]), COLUMNS), args.output)
+    print(f"wrote {args.output}: {len(chosen)} images of {' and '.join(SPLITS)} with their annotations")
+    return 0
+
+
+def find(folder: Path, task: str | None) -> Dataset:
+    """The dataset in `folder` as `task`, or as the first task that can read it; raises `UserError`."""
+    if task:
+        return datasets.find(Where(folder, same_images=True), task)
+    for name in TASKS:
+        try:
+            return datasets.find(Where(folder, same_images=True), name)
+        except UserError:
+            continue
+    raise UserError(f"{folder}: expected the data of one of the tasks {', '.join(TASKS)}, found none that can read it; "
+                    "--task TASK prints why that one cannot")
+
+
+def describe(dataset: Dataset, half: str, records: list[dict]) -> str:
+    """Counts, places and sizes of the images of a half."""
+    split = dataset.half(half)
+    objects = sum(len(record["annotations"]) for record in records)
+    empty = sum(not record["annotations"] for record in records)
+    widths, heights = (sorted(record[side] for record in records) for side in ("width", "height"))
+    sizes = f"{widths[0]} x {heights[0]} to {widths[-1]} x {heights[-1]} pixels"
+    return (f"{half}: {len(records)} images ({sizes}; {empty} without an object), {objects} objects\n"
+            f"  annotations {split.annotations} (SHA-256 {split.annotations_sha256[:12]})\n"
+            f"  images {split.image_root}")
+
+
+def class_table(dataset: Dataset, names: dict[str, str]) -> str:
+    """The objects of each class in both halves, the most frequent classes first."""
+    counts = {half: Counter(row["category_id"] for record in DatasetCatalog.get(name) for row in record["annotations"])
+              for half, name in names.items()}
+    order = sorted(range(len(dataset.classes)), key=lambda place: -counts["train"][place])
+    lines = [f"{len(dataset.classes)} classes (objects in {', '.join(names)}):"]
+    for place in order[:CLASSES]:
+        lines.append(f"  {dataset.classes[place]}: {', '.join(str(counts[half][place]) for half in names)}")
+    if len(order) > CLASSES:
+        lines.append(f"  and {len(order) - CLASSES} more")
+    return "\n".join(lines)
+
+
+def spread(records: list[dict], number: int) -> list[dict]:
+    """`number` of the records that have objects, evenly over their list."""
+    annotated = [record for record in records if record["annotations"]]
+    return annotated[::max(1, len(annotated) // number)][:number]
