@@ -167,10 +167,13 @@ class Trainer:
                 if self.process.world > 1 and number < len(micro_batches):
                     stack.enter_context(self.forward.no_sync())
                 loss, statistics = self.loss(batch, watch)
-                self.scaler.scale(loss / self.accumulation).backward()
+                part = loss / self.accumulation if self.accumulation > 1 else loss
+                self.scaler.scale(part).backward()
             watched = {"loss": loss.detach(), **statistics}
             vectors.append(torch.cat([value.float().reshape(-1) for value in watched.values()]))
-        mean = functools.reduce(torch.add, vectors) / self.accumulation
+        mean = functools.reduce(torch.add, vectors)
+        if self.accumulation > 1:
+            mean = mean / self.accumulation
         return watched, distributed.mean_over_processes(mean)
 
     def _update(self, step: int, lr: float, overflowed: bool) -> None:

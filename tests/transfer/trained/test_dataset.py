@@ -42,7 +42,7 @@ def test_dataset__finds_the_task(small_data: Path, tmp_path: Path, monkeypatch: 
 
 def test_dataset__nothing_can_read_it(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(small_data / "coco" / "images", tmp_path / "data")
-    with pytest.raises(UserError, match=r"data: expected the data of one of the tasks coco, cityscapes, .*, found none"):
+    with pytest.raises(UserError, match="data: expected the data of one of the tasks coco, cityscapes, .*, found"):
         command(monkeypatch, tmp_path / "data", "--output", tmp_path / "figure.png")
     with pytest.raises(UserError, match=r"--output figure.jpg: expected a file name that ends in .png"):
         command(monkeypatch, tmp_path / "data", "--output", "figure.jpg")
