@@ -104,7 +104,7 @@ def test_plan__environment_variables_name_the_folders(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("word", "text"), [
     ("coco.SOLVER.MAXITER=3", "task coco: --set SOLVER.MAXITER=3: detectron2's config has no key SOLVER.MAXITER; "
                               "the nearest is SOLVER.MAX_ITER"),
-    ("transfer.SOLVER.MAX_ITER=soon", "task coco: --set SOLVER.MAX_ITER=soon: SOLVER.MAX_ITER is 25 by default"),
+    ("transfer.SOLVER.MAX_ITER=soon", "task coco: --set SOLVER.MAX_ITER=soon: SOLVER.MAX_ITER is 40 by default"),
 ])
 def test_plan__a_wrong_value_of_a_task_is_told_before_anything_runs(tmp_path, word, text):
     with pytest.raises(UserError, match=text):

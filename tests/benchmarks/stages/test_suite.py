@@ -82,8 +82,8 @@ def test_key__follows_values_and_not_comments(monkeypatch, tmp_path):
     small.write_text("# another comment\n" + small.read_text(encoding="utf-8"), encoding="utf-8")
     assert key(["--demo"]) == before
     text = small.read_text(encoding="utf-8")
-    assert "MAX_ITER: 25" in text
-    small.write_text(text.replace("MAX_ITER: 25", "MAX_ITER: 26"), encoding="utf-8")
+    assert "MAX_ITER: 40" in text
+    small.write_text(text.replace("MAX_ITER: 40", "MAX_ITER: 41"), encoding="utf-8")
     assert key(["--demo"]) != before
 
 

@@ -107,7 +107,7 @@ def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(("words", "text"), [
-    ({"overrides": (*START, "SOLVER.BASE_LR=0.5")}, "holds another run: SOLVER.BASE_LR was 0.005, is 0.5"),
+    ({"overrides": (*START, "SOLVER.BASE_LR=0.5")}, "holds another run: SOLVER.BASE_LR was 0.02, is 0.5"),
     ({"trial": 1}, "holds another run: trial was 0, is 1; SEED was 0, is 1"),
     ({"heads": "2fc"}, "holds another run: heads was 4conv1fc, is 2fc"),
 ])
@@ -187,7 +187,7 @@ def test_finetune__killed_and_started_again_goes_on(generated: Path, tmp_path: P
     assert parts["config_sha256"] == whole["config_sha256"]
     last = [json.loads((tmp_path / name / "metrics.json").read_text().splitlines()[-1]) for name in ("whole", "parts")]
     assert last[0]["iteration"] == last[1]["iteration"] == 3
-    assert last[0]["lr"] == last[1]["lr"] < 0.005  # the schedule went on: one decay, at iteration 3
+    assert last[0]["lr"] == last[1]["lr"] < 0.02  # the schedule went on: one decay, at iteration 3
     ends = [torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"] for name in ("whole", "parts")]
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())  # bit for bit

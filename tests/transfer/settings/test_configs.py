@@ -190,7 +190,7 @@ def test_scale__minis_anchors_are_as_small_as_its_images(task: str) -> None:
 
 def test_scale__demo_is_as_small_as_promised() -> None:
     cfg = resolved_config.layers("keypoints", "2fc", "demo")
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.INPUT.MAX_SIZE_TRAIN) == (2, 25, 160)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.INPUT.MAX_SIZE_TRAIN) == (2, 40, 160)
     assert cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE == 64 and cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN == 200
     assert cfg.TEST.PRECISE_BN.NUM_ITER == 10 and cfg.TEST.DETECTIONS_PER_IMAGE == 20
 
