@@ -8,22 +8,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.records.comparisons import read_comparisons
+from benchmarks.records.comparisons import Comparison, read_comparisons
+from benchmarks.records.expected_values import read_expected
 from benchmarks.records.imported import read_imported
 from benchmarks.records.paper_tables import unknown_task
 from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
 from benchmarks.records.results import PROVES_NOTHING, each_result
-from benchmarks.tables.comparison_places import without_place
-from benchmarks.tables.contrasts import contrast_lines
-from benchmarks.tables.differences import with_differences
+from benchmarks.tables.differences import contrast_lines, with_differences
 from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.probe_table import probes_html, probes_latex, probes_text
 from benchmarks.tables.render import csv_frame, html_text, latex, markdown
-from benchmarks.tables.suspicious_rows import read_expected
 from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
-from benchmarks.tables.table_rows import Known, build_table
-from benchmarks.tables.trial_groups import OWN_DATA, group_results
+from benchmarks.tables.table_rows import Known, build_table, stands_in
+from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
 from benchmarks.tables.why import why
 from pretrain import ROOT
 from pretrain.common.atomic import write_text
@@ -78,7 +76,7 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
     groups, replaced = group_results(runs)
     imported, wrong_imported = read_imported(results / "imported")
     comparisons, wrong_comparisons = read_comparisons(results / "comparisons")
-    nowhere, waiting = without_place(comparisons, groups, runs.hidden_predictions)
+    nowhere, waiting = _without_place(comparisons, groups, runs.hidden_predictions)
     all_probes, wrong_probes = read_probes(results / "probes")
     problems += runs.problems + replaced + wrong_imported + wrong_comparisons + nowhere + wrong_probes
 
@@ -96,6 +94,29 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
     probes = [probe for probe in all_probes if include_demo or not probe["demo"]]
     hidden = runs.hidden + len(all_probes) - len(probes) + waiting
     return Tables(with_differences(tables, against), problems, hidden, probes)
+
+
+def _without_place(comparisons: list[Comparison], groups: list[Group], hidden: set[str]
+                   ) -> tuple[list[str], int]:
+    """(one line for each comparison that no block can show, how many only wait for demo results to
+    be shown).
+
+    `hidden`: hashes of the predictions of results that are not shown.
+    """
+    blocks: dict[tuple, list[Group]] = {}
+    for group in groups:
+        blocks.setdefault((group.example["task"], group.block), []).append(group)
+    lines, waiting = [], 0
+    for one in comparisons:
+        if any(one.task == task and stands_in(one, members) for (task, _), members in blocks.items()):
+            continue
+        if one.predictions & hidden:
+            waiting += 1
+        elif stands_in(one, groups):
+            lines.append(f"{one.file}: its two results stand in different blocks, which are not compared")
+        else:
+            lines.append(f"{one.file}: not both of its results are among those shown")
+    return lines, waiting
 
 
 @dataclass

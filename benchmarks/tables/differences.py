@@ -1,15 +1,16 @@
 """The differences of a table: each measured row minus another one of its block, and what is corrected for their number.
 
 The other row is detectron2's random start, or the one that `make_tables.py --against ROW` names:
-under the same setting, on the same data. Standard library only.
+under the same setting, on the same data. Named pairs of rows, which a protocol fixed in advance, are
+contrasts: `--contrast "CLoVE - Supervised"`, once for each. Standard library only.
 """
 
 from dataclasses import replace
 
+from benchmarks.records.expected_values import RANDOM
 from benchmarks.statistics.holm import holm
 from benchmarks.tables.paired import Difference, paired
 from benchmarks.tables.shown_text import nearest, row_name
-from benchmarks.tables.suspicious_rows import RANDOM
 from benchmarks.tables.table_model import MEASURED, Block, Row, TableModel
 from benchmarks.tables.table_rows import under_same_setting
 from benchmarks.tables.trial_groups import DEMO, Group
@@ -110,3 +111,43 @@ def _correct(table: TableModel) -> None:
         corrected = holm([differences[column].p for differences in tested])
         for differences, p in zip(tested, corrected, strict=True):
             differences[column] = replace(differences[column], p_holm=p, family=family)
+
+
+def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
+    """One line for each contrast on each dataset; Holm's family is all of them. UserError for a row
+    that is nowhere."""
+    found: list[tuple[str, Difference]] = []
+    for contrast in asked:
+        of_contrast = _differences(tables, contrast)
+        if not of_contrast:
+            raise UserError(f"--contrast {contrast}: expected \"ROW - OTHER ROW\", two measured rows of one dataset, "
+                            "found none; the tables name their rows")
+        found += of_contrast
+    p_values = [difference.p for _, difference in found if difference.p is not None]
+    corrected = iter(holm(p_values))
+    lines = []
+    for title, difference in found:
+        line = f"{title}: {difference.text()}"
+        if difference.p is not None:
+            line += f", p = {difference.p:.2g}, with Holm's correction for {len(p_values)}: {next(corrected):.2g}"
+        if difference.doubt:
+            line += f" ({difference.doubt})"
+        lines.append(line)
+    return lines
+
+
+def _differences(tables: list[TableModel], contrast: str) -> list[tuple[str, Difference]]:
+    """(what it is of, difference) of a contrast in the first column of each block that has both
+    rows; a row that both names are names of is compared with nothing."""
+    name, _, other = contrast.partition(" - ")
+    found = []
+    for table in tables:
+        column = table.columns[0]
+        for block in table.blocks:
+            rows = measured_rows(block)
+            others = [row for row in rows if is_called(row, other)]
+            for row in rows:
+                if others and row not in others and is_called(row, name):
+                    title = f"{contrast}, {column.replace('_', ' ')}, {block.heading or table.title}"
+                    found.append((title, compared(row, block, other).differences[column]))
+    return found

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.records.expected_values import RANDOM
 from benchmarks.statistics.student import margin
 from benchmarks.tables.shown_text import row_name
-from benchmarks.tables.suspicious_rows import RANDOM
 from benchmarks.tables.table_model import DIFFERENCE, IMPORTED, MEASURED, PRINTED, Block, Row, TableModel
 from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import UserError

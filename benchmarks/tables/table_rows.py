@@ -1,16 +1,16 @@
 """The table of one task: its printed, measured and imported rows, their differences, and what is said of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from benchmarks.records.comparisons import Comparison
+from benchmarks.records.expected_values import RANDOM, Expectations, RowKey, below_random, outside
 from benchmarks.records.imported import Imported
 from benchmarks.records.paper_tables import column_names, main_columns, remarks
 from benchmarks.records.reported import ReportedRow, printed
-from benchmarks.tables.comparison_places import stands_in
 from benchmarks.tables.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
 from benchmarks.tables.shown_text import MISSING, epochs_text, percent, row_name, signed
-from benchmarks.tables.suspicious_rows import RANDOM, Expectations, RowKey, below_random, outside
 from benchmarks.tables.table_model import (
     DIFFERENCE,
     IMPORTED,
@@ -168,6 +168,15 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
         for paper in papers:
             if (paper.method, paper.epochs) == (row.method, row.epochs):
                 block.rows.append(_difference_row(row, paper))
+
+
+def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
+    """Whether both results of a comparison are among these: under a block that has both it stands,
+    and nowhere else."""
+    found = set()
+    for group in groups:
+        found |= {trial.predictions for trial in group.trials.values()}
+    return comparison.predictions <= found
 
 
 def _in_order(reported: list[ReportedRow], groups: list[Group]) -> list[tuple[str, Group]]:
