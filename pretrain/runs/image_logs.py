@@ -19,7 +19,7 @@ class UnreadableLog:
         self.known: dict[str, str] = {}  # name: reason
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-            self.known = dict(line.split(": ", 1) for line in lines)
+            self.known = dict(line.partition(": ")[::2] for line in lines)  # the last may be half a line
 
     def note(self, batch: Batch) -> None:
         """Write down what is new in a batch. Raises `UserError` when there are too many."""

@@ -43,3 +43,8 @@ def test_unreadable__is_known_after_a_restart_and_written_once(tmp_path):
         assert log.known == batch.unreadable
     assert log.path == tmp_path / "unreadable.log"
     assert log.path.read_bytes() == b"a.png: cannot be decoded: x: y\ncaf\xe9.png: the file is gone\n"
+
+
+def test_unreadable__a_line_that_a_kill_cut_off_is_read(tmp_path):
+    (tmp_path / "unreadable.log").write_text("a.png: the file is gone\nb.p")
+    assert UnreadableLog(tmp_path, MAIN, 64, 0.5).known == {"a.png": "the file is gone", "b.p": ""}
