@@ -213,9 +213,9 @@ def _finish(trainer: Trainer, run: _Run) -> None:
     for name, draw in figures.items():
         try:
             draw(output / name)
+        except OSError:  # a full disk: the same command draws it later
+            raise
         except Exception as error:
-            if isinstance(error, OSError):  # a full disk: the same command draws it later
-                raise
             reason = " ".join(str(error).split())  # no run fails for want of a figure
             print(f"warning: {name} could not be drawn ({type(error).__name__}: {reason})", file=sys.stderr)
     write_text(output / "done.json", json.dumps({"steps": trainer.steps, "backbone_sha256": digest}) + "\n")

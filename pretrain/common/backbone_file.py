@@ -84,7 +84,7 @@ def save_backbone(path: str | Path, state: dict[str, torch.Tensor], info: Backbo
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as sibling:
         # The library's own file writer would turn a full disk into an error that is no OSError.
-        sibling.write_bytes(save(tensors, metadata={"backbone": header_of(info)}))
+        sibling.write_bytes(save(tensors, metadata={HEADER_KEY: header_of(info)}))
     return sha256_file(path)
 
 
@@ -92,7 +92,7 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneIn
     """Tensors and header of a backbone file. Raises `UserError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("backbone", "")
+            header = (file.metadata() or {}).get(HEADER_KEY, "")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{path}: expected a whole safetensors file, found: {error}; make it again") from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pretrain.common.architectures import STANDARD, ArchitectureName
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.options.option import option
 
 SHARES = "must be two shares with 0 < low <= high <= 1"
@@ -83,7 +83,7 @@ def check(train: Train, runtime: Runtime) -> None:
     """Raise `UserError` for values that do not fit together, whatever the objective."""
     one_cell = train.local_size <= (32 if train.last_stage_stride == 2 else 16)
     one_image = 1 in (train.batch_size, runtime.device_batch)
-    for bad, problem in (
+    refuse(
         (not _is_range(train.global_scale), f"global_scale {SHARES}, found {train.global_scale}"),
         (not _is_range(train.local_scale), f"local_scale {SHARES}, found {train.local_scale}"),
         (train.warmup_epochs > train.epochs,
@@ -96,9 +96,7 @@ def check(train: Train, runtime: Runtime) -> None:
         (runtime.archive_every % runtime.checkpoint_every,
          f"archive_every must be a multiple of checkpoint_every, found {runtime.archive_every} and "
          f"{runtime.checkpoint_every}"),
-    ):
-        if bad:
-            raise UserError(problem)
+    )
 
 
 def _is_range(shares: tuple[float, float]) -> bool:

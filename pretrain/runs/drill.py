@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from pretrain.common.architectures import SMALLEST
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.json_lines import read_entries
 from pretrain.common.signals import EXIT_CODES
 from pretrain.config import load_config
@@ -257,7 +257,7 @@ def main(arguments: list[str]) -> int:
     given = given_values(args)
     own = [f"--{key.replace('_', '-')}" for key in OWN if key in given]
     inside = Path(os.path.realpath(args.output)).is_relative_to(os.path.realpath(args.data))
-    for bad, problem in (
+    refuse(
         (args.kills < 4, f"--kills must be at least 4, found {args.kills}: before the first save, in a save, in the "
                          "last step, and one at random"),
         (args.moments < 0, f"--moments must be at least 0, found {args.moments}"),
@@ -265,9 +265,7 @@ def main(arguments: list[str]) -> int:
         (inside, f"--output {args.output} lies inside --data {args.data}: choose an --output outside"),
         (args.output.exists(), f"--output {args.output}: expected a new folder, which the drill fills and removes, "
                                "found that it exists; choose another --output"),
-    ):
-        if bad:
-            raise UserError(problem)
+    )
     with _removed_after(args.output, UserError):
         data = few_images(args.data, args.output / "photos")
         run_arguments = small_arguments(args.recipe, data, given)
