@@ -114,6 +114,8 @@ def _index(folder: Path, shards: list[Path], keep: Path | None) -> NameTable:
                     return index
     runs = [_read_shard(number, path) for number, path in enumerate(shards)]
     rows = np.empty((sum(map(len, runs)), 3), np.int64)
+    if not len(rows):  # somebody's other tar files: nothing is written beside them
+        return NameTable((), rows, signature)
     with contextlib.suppress(OSError):  # read-only or full
         return _kept(folder, runs, shards, rows, signature)
     if keep is not None:

@@ -326,6 +326,7 @@ def test_folder__shards_without_images(tmp_path: Path) -> None:
         tar.addfile(tarfile.TarInfo("notes.txt"), io.BytesIO())
     with pytest.raises(UserError, match=r"expected images .* found 0 images \(\) and 1 \.tar files; name another"):
         list_images(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
 def test_command_line__packs_and_says_so(photos: Path, tmp_path: Path, environment: dict[str, str]) -> None:
