@@ -96,7 +96,7 @@ def test_fine_tuning__progress_time_and_figures(run):
                '{"iteration": 4, "total_loss": 2.5, "time": 0.5}\n{"iteration": 9, "early/AP_bb": 3.21}\n'
                '{"iteration": 14, "total_loss": 1.5, "time": 0.5}\n')
     row = run.look(finetune_rand_coco_0="RUNNING")["finetune-rand-coco-0"]
-    assert (row.steps, row.seconds_left, row.metric) == ("15/25", 5.0, "loss 1.5, AP_bb 3.2")
+    assert (row.steps, row.seconds_left, row.metric) == ("15/40", 12.5, "loss 1.5, AP_bb 3.2")
     write_text(run.folder("finetune-rand-coco-0") / "result.json",
                '{"task": "coco", "metrics": {"segm/AP": null, "bbox/AP": 6.14}}')
     assert run.look(finetune_rand_coco_0="RUNNING")["finetune-rand-coco-0"].metric == "AP_bb 6.1"
