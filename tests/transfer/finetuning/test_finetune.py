@@ -30,30 +30,13 @@ THIN = (
 START = (*THIN, "SOLVER.MAX_ITER=0")
 
 
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generated") / "demo"
-    demo_data.generate(folder, photos=1, train=3, val=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory, random_state: Callable) -> Path:
-    """A converted ResNet-18."""
-    folder = tmp_path_factory.mktemp("converted")
-    save_backbone(folder / "source.safetensors", random_state("resnet18"),
-                  BackboneInfo(method="CLoVE", architecture="resnet18", epochs=7, branch="student"))
-    convert(folder / "source.safetensors", folder / "out")
-    return folder / "out"
-
-
-def request(generated: Path, output: Path, task: str = "coco", overrides: tuple = THIN, **words: object) -> Request:
+def request(small_data: Path, output: Path, task: str = "coco", overrides: tuple = THIN, **words: object) -> Request:
     values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}
-    return Request(task=task, data=generated / task, output=output, overrides=overrides, **values)
+    return Request(task=task, data=small_data / task, output=output, overrides=overrides, **values)
 
 
-def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path, tmp_path: Path) -> None:
-    result = finetune.finetune(request(generated, tmp_path, weights=str(converted), trial=2))
+def test_finetune__result_says_all_that_made_it(small_data: Path, converted: Path, tmp_path: Path) -> None:
+    result = finetune.finetune(request(small_data, tmp_path, weights=str(converted), trial=2))
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert result["schema"] == 2 and result["table"] == "coco_detection_segmentation"
     assert None not in evaluate.columns("coco", result["metrics"]).values() and "details" not in result
@@ -88,21 +71,21 @@ def test_finetune__result_says_all_that_made_it(generated: Path, converted: Path
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "heads", "norms"), [("keypoints", "2fc", 0), ("cityscapes", "2fc", 0),
                                                       ("keypoints", "4conv1fc", 4)])
-def test_finetune__other_tasks_and_their_heads(task: str, heads: str, norms: int, generated: Path,
+def test_finetune__other_tasks_and_their_heads(task: str, heads: str, norms: int, small_data: Path,
                                                tmp_path: Path) -> None:
     words = {} if norms == 0 else {"heads": heads}
-    result = finetune.finetune(request(generated, tmp_path, task, **words))
+    result = finetune.finetune(request(small_data, tmp_path, task, **words))
     assert result["heads"] == heads and None not in evaluate.columns(task, result["metrics"]).values()
     assert result["weights"]["method"] == "Rand init" and result["weights"]["pkl_sha256"] is None
     names = torch.load(tmp_path / "model_final.pth")["model"]
     assert sum(name.startswith("roi_heads.box_head.conv") and name.endswith("norm.weight") for name in names) == norms
 
 
-def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+def test_finetune__finished_is_only_read(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    first = finetune.finetune(request(generated, tmp_path, overrides=START))
+    first = finetune.finetune(request(small_data, tmp_path, overrides=START))
     monkeypatch.setattr(finetune, "start", None)  # nothing may be started
-    assert finetune.finetune(request(generated, tmp_path, overrides=START)) == first
+    assert finetune.finetune(request(small_data, tmp_path, overrides=START)) == first
     assert f"{tmp_path} is finished: nothing to do" in capsys.readouterr().err
 
 
@@ -111,31 +94,31 @@ def test_finetune__finished_is_only_read(generated: Path, tmp_path: Path, capsys
     ({"trial": 1}, "holds another run: trial was 0, is 1; SEED was 0, is 1"),
     ({"heads": "2fc"}, "holds another run: heads was 4conv1fc, is 2fc"),
 ])
-def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, text: str, generated: Path,
+def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, text: str, small_data: Path,
                                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                  ) -> None:
     monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # killed before the first iteration
-        finetune.finetune(request(generated, tmp_path, overrides=START))
+        finetune.finetune(request(small_data, tmp_path, overrides=START))
     with pytest.raises(UserError, match=text):
-        finetune.finetune(request(generated, tmp_path, **{"overrides": START, **words}))
+        finetune.finetune(request(small_data, tmp_path, **{"overrides": START, **words}))
 
 
-def test_finetune__checkpoints_of_nobody_knows_what_are_not_gone_on_with(generated: Path, tmp_path: Path) -> None:
+def test_finetune__checkpoints_of_nobody_knows_what_are_not_gone_on_with(small_data: Path, tmp_path: Path) -> None:
     (tmp_path / "model_final.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"holds model_final\.pth but no request\.json and config\.yaml, so"):
-        finetune.finetune(request(generated, tmp_path, overrides=START))
+        finetune.finetune(request(small_data, tmp_path, overrides=START))
 
 
-def test_finetune__one_process_a_folder(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finetune__one_process_a_folder(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr(finetune, "locked", lambda folder: taken.append(folder) or contextlib.nullcontext())
     monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(UserError(f"taken {taken}")))
     with pytest.raises(UserError, match=f"taken .*{tmp_path.name}"):
-        finetune.finetune(request(generated, tmp_path, overrides=START))
+        finetune.finetune(request(small_data, tmp_path, overrides=START))
 
 
-def test_finetune__another_run_that_came_first_is_seen_behind_the_lock(generated: Path, tmp_path: Path,
+def test_finetune__another_run_that_came_first_is_seen_behind_the_lock(small_data: Path, tmp_path: Path,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
     def locked(folder: Path) -> Iterator[None]:
@@ -146,14 +129,14 @@ def test_finetune__another_run_that_came_first_is_seen_behind_the_lock(generated
     monkeypatch.setattr(finetune, "locked", locked)
     monkeypatch.setattr(finetune, "start", None)
     with pytest.raises(UserError, match="holds a run whose request.json or config.yaml is damaged"):
-        finetune.finetune(request(generated, tmp_path, overrides=START))
+        finetune.finetune(request(small_data, tmp_path, overrides=START))
 
 
-def test_finetune__says_that_the_rate_never_drops(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_finetune__says_that_the_rate_never_drops(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                   capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        finetune.finetune(request(generated, tmp_path, overrides=("SOLVER.MAX_ITER=2", "SOLVER.STEPS=6,8")))
+        finetune.finetune(request(small_data, tmp_path, overrides=("SOLVER.MAX_ITER=2", "SOLVER.STEPS=6,8")))
     assert "SOLVER.STEPS (6, 8) lie behind SOLVER.MAX_ITER 2: the learning rate does not drop there" in \
         capsys.readouterr().err
 
@@ -169,20 +152,20 @@ class _Interrupt(trainer.Progress):
 
 
 @pytest.mark.slow
-def test_finetune__killed_and_started_again_goes_on(generated: Path, tmp_path: Path,
+def test_finetune__killed_and_started_again_goes_on(small_data: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = finetune.finetune(request(generated, tmp_path / "whole"))
+    whole = finetune.finetune(request(small_data, tmp_path / "whole"))
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "Progress", _Interrupt)
         with pytest.raises(KeyboardInterrupt):
-            finetune.finetune(request(generated, tmp_path / "parts"))
+            finetune.finetune(request(small_data, tmp_path / "parts"))
     assert not (tmp_path / "parts/result.json").exists()
     assert (tmp_path / "parts/last_checkpoint").read_text() == "model_0000001.pth"
     begun = []
     monkeypatch.setattr(trainer.Progress, "before_train",
                         lambda self, before=trainer.Progress.before_train: (begun.append(self.trainer.start_iter),
                                                                             before(self)))
-    parts = finetune.finetune(request(generated, tmp_path / "parts"))
+    parts = finetune.finetune(request(small_data, tmp_path / "parts"))
     assert begun == [2] and parts["iterations"] == 4
     assert parts["config_sha256"] == whole["config_sha256"]
     last = [json.loads((tmp_path / name / "metrics.json").read_text().splitlines()[-1]) for name in ("whole", "parts")]
@@ -219,28 +202,28 @@ def test_finetune__goes_on_from_the_one_before_a_damaged_checkpoint(
 
 
 @pytest.mark.slow
-def test_finetune__killed_in_the_evaluation_does_not_train_again(generated: Path, tmp_path: Path,
+def test_finetune__killed_in_the_evaluation_does_not_train_again(small_data: Path, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            finetune.finetune(request(generated, tmp_path))
+            finetune.finetune(request(small_data, tmp_path))
     weights = sha256_file(tmp_path / "model_final.pth")
     monkeypatch.setattr(trainer, "trainer_of", None)  # no second training
-    result = finetune.finetune(request(generated, tmp_path))
+    result = finetune.finetune(request(small_data, tmp_path))
     assert result["iterations"] == 4 and result["wall_seconds"] > 0
     assert sha256_file(tmp_path / "model_final.pth") == weights
     (tmp_path / "model_final.pth").unlink()
     with pytest.raises(UserError, match="--keep-predictions: .* is finished, and found no model_final.pth in it: "):
-        finetune.finetune(request(generated, tmp_path, keep_predictions=True))
-    assert finetune.finetune(request(generated, tmp_path)) == result
+        finetune.finetune(request(small_data, tmp_path, keep_predictions=True))
+    assert finetune.finetune(request(small_data, tmp_path)) == result
 
 
-def test_run__nan_fails_the_stage_and_leaves_no_result(generated: Path, tmp_path: Path,
+def test_run__nan_fails_the_stage_and_leaves_no_result(small_data: Path, tmp_path: Path,
                                                        capsys: pytest.CaptureFixture) -> None:
     parser = argparse.ArgumentParser()
     finetune.add_arguments(parser)
-    words = ["--task", "coco", "--weights", "random", "--data", str(generated / "coco"), "--output", str(tmp_path),
+    words = ["--task", "coco", "--weights", "random", "--data", str(small_data / "coco"), "--output", str(tmp_path),
              "--scale", "demo", "--architecture", "resnet18", "--device", "cpu"]
     for word in (*THIN, "SOLVER.BASE_LR=1e30"):
         words += ["--set", word]
@@ -252,20 +235,20 @@ def test_run__nan_fails_the_stage_and_leaves_no_result(generated: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_finetune__two_processes(generated: Path, tmp_path: Path) -> None:
-    result = finetune.finetune(request(generated, tmp_path, num_gpus=2))
+def test_finetune__two_processes(small_data: Path, tmp_path: Path) -> None:
+    result = finetune.finetune(request(small_data, tmp_path, num_gpus=2))
     assert result["processes"] == 2 and result["config"]["MODEL"]["RESNETS"]["NORM"] == "naiveSyncBN"
     assert None not in evaluate.columns("coco", result["metrics"]).values()
 
 
 @pytest.mark.slow
-def test_finetune__two_processes_give_an_error_as_one_line(generated: Path, tmp_path: Path) -> None:
+def test_finetune__two_processes_give_an_error_as_one_line(small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(trainer.TrainingFailed, match=r"^the loss became infinite or NaN at iteration"):
-        finetune.finetune(request(generated, tmp_path, num_gpus=2, overrides=(*THIN, "SOLVER.BASE_LR=1e30")))
+        finetune.finetune(request(small_data, tmp_path, num_gpus=2, overrides=(*THIN, "SOLVER.BASE_LR=1e30")))
 
 
 @pytest.mark.slow
-def test_finetune__trial_draws_heads_and_images_whatever_the_method(generated: Path, converted: Path, tmp_path: Path,
+def test_finetune__trial_draws_heads_and_images_whatever_the_method(small_data: Path, converted: Path, tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
 
@@ -279,7 +262,7 @@ def test_finetune__trial_draws_heads_and_images_whatever_the_method(generated: P
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: {})
     overrides = (*THIN, "TEST.PRECISE_BN.ENABLED=False", "INPUT.MIN_SIZE_TRAIN=48,64,80")
     for number, (weights, trial) in enumerate([("random", 0), (str(converted), 0), ("random-msra", 0), ("random", 1)]):
-        finetune.finetune(request(generated, tmp_path / str(number), overrides=overrides, weights=weights, trial=trial))
+        finetune.finetune(request(small_data, tmp_path / str(number), overrides=overrides, weights=weights, trial=trial))
     (random, seen), (method, same), (_, turned), (other, others) = runs
     heads = [name for name in random if "bottom_up" not in name and name.endswith("weight") and "norm" not in name]
     assert len(heads) > 10 and all(torch.equal(random[name], method[name]) for name in heads)
@@ -318,19 +301,19 @@ def _spoil(converted: Path, output: Path, certificate: dict, drop: str | None = 
     ({"architecture": "resnet34", "consumed": 180, "expected": 180}, None, "missing in the file"),
 ])
 def test_finetune__weights_that_do_not_fit_their_certificate(certificate: dict, drop: str | None, text: str,
-                                                             generated: Path, converted: Path, tmp_path: Path) -> None:
+                                                             small_data: Path, converted: Path, tmp_path: Path) -> None:
     spoiled = _spoil(converted, tmp_path / "spoiled", certificate, drop)
     with pytest.raises(UserError, match=text):
-        finetune.finetune(request(generated, tmp_path / "out", overrides=START, weights=str(spoiled)))
+        finetune.finetune(request(small_data, tmp_path / "out", overrides=START, weights=str(spoiled)))
     assert not (tmp_path / "out/result.json").exists()
 
 
-def test_device__cuda_where_there_is_none(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device__cuda_where_there_is_none(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: torch sees no GPU here; use --device cpu"):
-        finetune.finetune(request(generated, tmp_path, device="cuda"))
+        finetune.finetune(request(small_data, tmp_path, device="cuda"))
     with pytest.raises(UserError, match="--num-gpus 0: expected 1 to"):
-        finetune.finetune(request(generated, tmp_path, num_gpus=0))
+        finetune.finetune(request(small_data, tmp_path, num_gpus=0))
 
 
 def test_finetune__a_broken_validation_image_is_named_before_anything_runs(tmp_path: Path) -> None:

@@ -24,35 +24,19 @@ DETAILS = {"coco-c4": {"bbox/APs", "segm/APl", "bbox/AP-disc"}, "voc": {"bbox/AP
            "lvis": {"bbox/APr", "bbox/APc", "segm/APf", "segm/APs"}}
 
 
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generated") / "demo"
-    demo_data.generate(folder, photos=1, train=4, val=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory, random_state: Callable) -> Path:
-    folder = tmp_path_factory.mktemp("converted")
-    save_backbone(folder / "source.safetensors", random_state("resnet18"),
-                  BackboneInfo(method="CLoVE", architecture="resnet18", epochs=7, branch="student"))
-    convert(folder / "source.safetensors", folder / "out")
-    return folder / "out"
-
-
-def request(generated: Path, output: Path, task: str, **words: object) -> Request:
+def request(small_data: Path, output: Path, task: str, **words: object) -> Request:
     overrides = THIN if task in ("coco-c4", "voc") else THIN + FPN
     values = {"weights": "random", "architecture": "resnet18", "scale": "demo", "device": "cpu", **words}
-    data = generated / tasks.get(task).demo_layout
+    data = small_data / tasks.get(task).demo_layout
     return Request(task=task, data=data, output=output, overrides=overrides, **values)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "heads"), [("coco-c4", "c4"), ("voc", "c4"),
                                              pytest.param("lvis", "4conv1fc", marks=needs_lvis)])
-def test_finetune__from_converted_weights_to_a_result(task: str, heads: str, generated: Path, converted: Path,
+def test_finetune__from_converted_weights_to_a_result(task: str, heads: str, small_data: Path, converted: Path,
                                                       tmp_path: Path) -> None:
-    result = finetune(request(generated, tmp_path, task, weights=str(converted)))
+    result = finetune(request(small_data, tmp_path, task, weights=str(converted)))
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert (result["heads"], result["table"], result["evaluator"]) == (
         heads, tasks.get(task).table.name, tasks.get(task).official)
@@ -65,11 +49,11 @@ def test_finetune__from_converted_weights_to_a_result(task: str, heads: str, gen
     assert diff.compare(diff.read(tmp_path), diff.read(tmp_path / "result.json")).config == {}
 
 
-def test_finetune__heads_of_a_c4_task_are_refused_before_anything_is_written(generated: Path, tmp_path: Path) -> None:
+def test_finetune__heads_of_a_c4_task_are_refused_before_anything_is_written(small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--heads 2fc: task voc has a C4 backbone, whose head is res5 itself"):
-        finetune(request(generated, tmp_path / "out", "voc", heads="2fc"))
+        finetune(request(small_data, tmp_path / "out", "voc", heads="2fc"))
     with pytest.raises(UserError, match="unknown --solver 'vicreg' for task keypoints: expected one of common"):
-        finetune(request(generated, tmp_path / "out", "keypoints", solver="vicreg", scale="full"))
+        finetune(request(small_data, tmp_path / "out", "keypoints", solver="vicreg", scale="full"))
     with pytest.raises(UserError, match="the metrics of voc come from detectron2 alone"):
-        finetune(request(generated, tmp_path / "out", "voc", evaluator="hotcoco"))
+        finetune(request(small_data, tmp_path / "out", "voc", evaluator="hotcoco"))
     assert not (tmp_path / "out").exists()
