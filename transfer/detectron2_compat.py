@@ -2,7 +2,7 @@
 
 Call `apply()` once before anything of detectron2 is used, and `import_lvis()` for lvis, which is
 optional and slow to import; calling them again changes nothing. No work-around changes a result:
-they make old code run on new libraries, no more.
+where the old code ran, it gives what it gave.
 
 Two things need no work-around and are kept that way by a test. `detectron2.model_zoo` imports
 pkg_resources, which setuptools 81 removed: this package has its own configs and never imports the
@@ -108,6 +108,15 @@ class _OldNumpy:
         return np.isin(np.ravel(values), wanted)
 
 
+class _CityscapesNumpy(_OldNumpy):
+    """The numpy of Cityscapes' evaluation, whose cumulative sum of nothing is a zero."""
+
+    @staticmethod
+    def cumsum(values: np.ndarray) -> np.ndarray:
+        """`numpy.cumsum`; (1,) zero for no values: no detection counts, so none is true."""
+        return np.cumsum(values) if len(values) else np.zeros(1)
+
+
 def _write_json(content: dict, path: str) -> None:
     """cityscapesscripts' `writeDict2JSON` that knows numpy numbers and leaves the working folder
     alone."""
@@ -122,12 +131,13 @@ def repair_cityscapes_evaluation() -> None:
 
     It calls `np.in1d`, which numpy 2.4 removed; it gives json the numpy integers that
     `np.count_nonzero` returns since numpy 2.4; it writes matches.json into the current folder and
-    prints its progress.
+    prints its progress. Where all detections of a class lie on regions that are ignored (groups,
+    void) and none counts, it takes the last of no values, an IndexError; with a zero there the rest
+    of its code gives the class the AP 0 that a class without a detection has.
     """
     module = importlib.import_module(CITYSCAPES_EVAL)
     module.args.quiet = True
-    if not hasattr(np, "in1d"):
-        module.np = _OldNumpy()
+    module.np = _CityscapesNumpy()
     module.writeDict2JSON = _write_json
 
 

@@ -14,7 +14,7 @@ from transfer.tasks import TASKS, Task
 OFFICIAL = "pycocotools"  # the evaluator of the tasks whose detections a COCO result file can hold
 DETECTION: dict[str, Check] = {
     "image_id": ("a number or a text", lambda v: isinstance(v, str) or is_number(v)),
-    "category_id": ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "category_id": ("a number or a text", lambda v: isinstance(v, str) or is_number(v)),
     "score": ("a finite number", lambda v: is_number(v)),
     "bbox": ("four finite numbers", lambda v: _all_finite(v, 4)),
     "segmentation": ("run lengths or polygons of finite numbers", lambda v: _is_mask(v)),
@@ -44,8 +44,9 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
     Boxes or masks that the file does not hold have none: pycocotools would make up the one from the
     other.
     """
-    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
+    from transfer.data.plain_coco import read_truth
 
     if task.official != OFFICIAL:
         raise UserError(f"a COCO result file cannot be evaluated for task {task.name}: expected one of "
@@ -58,7 +59,7 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
     metrics: dict[str, float | None] = {}
     with redirect_stdout(io.StringIO()):
         try:
-            truth = COCO(str(annotations))
+            truth, detections = read_truth(annotations, detections)
             detected = truth.loadRes(detections)
             for iou_type in iou_types(task):
                 if held_as(iou_type) not in held:

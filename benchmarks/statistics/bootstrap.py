@@ -28,6 +28,7 @@ from benchmarks.records.results import write_sealed
 from pretrain import ROOT
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from transfer.data import plain_coco
 from transfer.tasks import TASKS
 
 NAME = "predictions.json.gz"
@@ -50,16 +51,17 @@ class Detections:
     objects: np.ndarray
 
 
-def matched(annotations: Path, predictions: list[dict], iou_type: str) -> list[Detections]:
+def matched(
+    annotations: Path, predictions: list[dict], iou_type: str, crowds_as_objects: bool = False
+) -> list[Detections]:
     """Match detections (COCO's result format) to the ground truth, one entry a class, by
     pycocotools."""
-    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    if not predictions:
+        raise UserError("expected detections to compare, found none in one of the models")
+    truth, predictions = plain_coco.read_truth(annotations, predictions, crowds_as_objects)
     with redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        if not predictions:
-            raise UserError("expected detections to compare, found none in one of the models")
         evaluation = COCOeval(truth, truth.loadRes(predictions), iou_type)
         evaluation.evaluate()
     images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
@@ -143,13 +145,14 @@ def main(arguments: list[str] | None = None) -> int:
         (options.samples < 100, f"--samples {options.samples}: expected at least 100, an interval needs its tails"),
         (options.seed < 0, f"--seed {options.seed}: expected a number from 0"),
         (not options.annotations.is_file(), f"--annotations {options.annotations}: file not found")))
-    sha256 = sha256_file(options.annotations)
-    one, other = _read(options.run[0], sha256), _read(options.run[1], sha256)
+    one, other = _read(options.run[0], options.annotations), _read(options.run[1], options.annotations)
     refuse([(one["task"] != other["task"],
-             f"expected two runs of the same task, found {one['task']} and {other['task']}")])
+             f"expected two runs of the same task, found {one['task']} and {other['task']}"),
+            (one["annotations_sha256"] != other["annotations_sha256"],
+             "expected two runs on the same objects, found --crowds-as-objects in one of them")])
     outcome = compare(one, other, options.annotations, options.samples, options.seed)
     record = {"schema": SCHEMA, "kind": "bootstrap", "task": one["task"], "names": [one["name"], other["name"]],
-              "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": sha256,
+              "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": one["annotations_sha256"],
               "samples": options.samples, "seed": options.seed, "outcome": outcome,
               "made": datetime.now(UTC).isoformat(timespec="seconds")}
     print(sentence(record))
@@ -174,8 +177,8 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
             held.append(iou_type)
     for iou_type in held:
         metric = f"{iou_type}/AP"
-        first = matched(annotations, one["predictions"], iou_type)
-        second = matched(annotations, other["predictions"], iou_type)
+        first = matched(annotations, one["predictions"], iou_type, one["crowds_as_objects"])
+        second = matched(annotations, other["predictions"], iou_type, other["crowds_as_objects"])
         images = len(first[0].objects)
         whole = np.ones((1, images))
         first_ap = float(average_precision(first, whole)[0])
@@ -200,8 +203,9 @@ def _hold(predictions: list[dict], iou_type: str) -> bool:
     return not predictions or held_as(iou_type) in predictions[0]
 
 
-def _read(path: Path, annotations_sha256: str) -> dict:
-    """Kept predictions with their hash and the name of their row. UserError for anything else."""
+def _read(path: Path, annotations: Path) -> dict:
+    """Kept predictions with their hash, the name of their row and whether crowds were objects to
+    them. UserError for anything else."""
     file = path / NAME if path.is_dir() else path
     try:
         content = json.loads(gzip.decompress(file.read_bytes()))
@@ -211,13 +215,15 @@ def _read(path: Path, annotations_sha256: str) -> dict:
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: expected kept predictions, found none ({error}); evaluate again with "
                         "--keep-predictions") from None
+    hashes = [plain_coco.sha256(annotations, crowds_as_objects) for crowds_as_objects in (False, True)]
     refuse((
         (found["task"] not in list(tasks()),
          f"{file}: expected one of the tasks {', '.join(tasks())}, found {found['task']}"),
-        (found["annotations_sha256"] != annotations_sha256,
-         f"{file}: expected predictions for annotations {annotations_sha256[:12]}, found some for "
+        (found["annotations_sha256"] not in hashes,
+         f"{file}: expected predictions for annotations {hashes[0][:12]}, found some for "
          f"{str(found['annotations_sha256'])[:12]}; pass the validation annotations of that run")))
-    return found | {"sha256": sha256_file(file), "name": _name(file)}
+    crowds_as_objects = found["annotations_sha256"] == hashes[1]
+    return found | {"sha256": sha256_file(file), "name": _name(file), "crowds_as_objects": crowds_as_objects}
 
 
 def _name(file: Path) -> str:

@@ -1,5 +1,6 @@
 """Each work-around does what it says, and no more."""
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -57,6 +58,23 @@ def test_repair__no_file_in_the_current_folder(evaluation: ModuleType, tmp_path:
     monkeypatch.chdir(tmp_path)
     evaluation.writeDict2JSON({"a": 1}, "matches.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("scores", "expected"), [((), 0.0), ((0.9,), 1.0)])
+def test_repair__a_class_whose_detections_all_lie_on_ignored_regions_has_the_ap_0(
+        evaluation: ModuleType, scores: tuple[float, ...], expected: float) -> None:
+    # One car, one detection of a group of cars alone; in the second case one more, of the car.
+    found = [{"matchedGt": [{"instID": 26, "intersection": 100, "pixelCount": 400, "medDist": -1, "distConf": 0.0}],
+              "pixelCount": 100, "confidence": 0.8, "voidIntersection": 0}]
+    car = {"instID": 26_000, "pixelCount": 100, "medDist": -1, "distConf": 0.0, "matchedPred": []}
+    for score in scores:
+        overlap = {"intersection": 100, "pixelCount": 100}
+        car["matchedPred"].append({**overlap, "confidence": score})
+        found.append({**overlap, "matchedGt": [{**car, **overlap}], "confidence": score, "voidIntersection": 0})
+    matches = {"image": {"prediction": {"car": found}, "groundTruth": {"car": [car]}}}
+    arguments = copy.copy(evaluation.args)
+    arguments.instLabels, arguments.distanceAvailable = ["car"], False
+    assert (evaluation.evaluateMatches(matches, arguments) == expected).all()
 
 
 def test_pyquaternion__stand_in_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

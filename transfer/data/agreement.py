@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from pycocotools import mask as run_lengths
 
+from transfer.data.plain_coco import own_id
+
 Extent = tuple[float, float, float, float]
 APART = 2.0  # pixels that rounding explains
 AREAS_APART = 0.25  # of the mask's area: polygons are filled in more than one way
@@ -34,7 +36,7 @@ class Agreement:
     """Of the objects that are not crowds: how many there are, and the ids of those that disagree, by what is wrong."""
 
     objects: int = 0
-    wrong: dict[str, list[int]] = field(default_factory=dict)
+    wrong: dict[str, list] = field(default_factory=dict)
     shares: int = 0  # objects whose coordinates all lie from 0 to 1
     transposed: int = 0  # masks that fit their boxes when their run lengths are read row by row
     broken: str | None = None  # the first mask that cannot be read at all
@@ -71,18 +73,20 @@ def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoin
     """
     found = Agreement()
     for row in rows:
+        if row["iscrowd"] and not decode:
+            continue  # left out of a training
         image = images[row["image_id"]]
         try:
             mask = _read_mask(row.get("segmentation"), image, decode)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
-            found.broken = found.broken or f"annotation {row['id']} has a mask that cannot be read ({error})"
+            found.broken = found.broken or f"annotation {own_id(row)} has a mask that cannot be read ({error})"
             continue
         if row["iscrowd"]:
             continue
         found.objects += 1
         wrong = list(_disagreements(row, image, mask, keypoints))
         for what in wrong:
-            found.wrong.setdefault(what, []).append(row["id"])
+            found.wrong.setdefault(what, []).append(own_id(row))
         x, y, width, height = row["bbox"]
         tiny_mask = mask is not None and max(mask.extent) <= 1
         found.shares += POINTS_AT_ZERO in wrong or tiny_mask or max(x + width, y + height) <= 1
@@ -133,7 +137,7 @@ def _read_mask(mask: list | dict | None, image: dict, decode: bool) -> Mask | No
         area = None
         if decode:
             area = float(run_lengths.area(run_lengths.merge(run_lengths.frPyObjects(mask, height, width))))
-        points = [number for part in mask if len(part) >= 6 for number in part]
+        points = [number for part in mask if len(part) >= 6 and len(part) % 2 == 0 for number in part]
         xs, ys = points[::2], points[1::2]
         return Mask((min(xs), min(ys), max(xs), max(ys)), area)
     runs = mask["counts"] if isinstance(mask["counts"], list) else runs_of(mask["counts"])

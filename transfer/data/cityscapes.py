@@ -78,14 +78,23 @@ def digest(annotation_root: Path) -> str:
 
 def load(image_root: Path, annotation_root: Path) -> list[dict]:
     """All images of a split in detectron2's form: XYXY boxes and polygons in pixels, classes 0 to 7."""
-    from detectron2.data.datasets.cityscapes import _cityscapes_files_to_dict
-
     contiguous = {label.id: number for number, label in enumerate(instance_labels())}
     files = list_files(image_root, annotation_root)
-    read = functools.partial(_cityscapes_files_to_dict, from_json=True, to_polygons=True)
     with ThreadPoolExecutor() as pool:  # shapely works outside the interpreter lock
-        records = list(pool.map(read, files))
+        records = list(pool.map(_read, files))
     for record in records:
         for row in record["annotations"]:
             row["category_id"] = contiguous[row["category_id"]]
     return records
+
+
+def _read(files: tuple[str, str, str, str]) -> dict:
+    """One image in detectron2's form, with Cityscapes' label ids."""
+    from detectron2.data.datasets.cityscapes import _cityscapes_files_to_dict
+    from shapely.errors import ShapelyError
+
+    try:
+        return _cityscapes_files_to_dict(files, from_json=True, to_polygons=True)
+    except (KeyError, TypeError, ValueError, NotImplementedError, ShapelyError) as error:
+        raise UserError(f"{files[3]} cannot be read by detectron2 ({type(error).__name__}: {error}): replace it or "
+                        "take the image out") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_whole
 from transfer.data import agreement, plain_coco
+from transfer.data.plain_coco import own_id
 from transfer.data.problems import raise_first
 
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
@@ -58,22 +59,23 @@ class CocoFile:
     has_masks: bool = False  # every object has one; False: none has, or they were not asked for
     has_rle: bool = False  # an object that is not a crowd has its mask as run lengths
     notes: tuple[str, ...] = ()  # what was changed to read it, and what is wrong with a few of its objects
+    crowds_as_objects: bool = False  # whether its crowds were read as single objects
     plain: Path | None = None  # where its plain content stands, if it is not the file's own
 
 
-def read(path: Path, keypoints: bool = False, evaluated: bool = True) -> CocoFile:
+def read(path: Path, keypoints: bool = False, evaluated: bool = True, crowds_as_objects: bool = False) -> CocoFile:
     """Read and check the annotation file at `path`: boxes and masks where there are some, or `keypoints`.
 
     `evaluated`: False for a file that is only trained on. Raises `UserError` naming the file and the first thing that
     is wrong with it.
     """
     content = load(path)
-    changed = plain_coco.make_plain(content)
+    changed = plain_coco.make_plain(content, crowds_as_objects)
     raise_first(_problems(content, keypoints, evaluated), path)
     objects = agreement.compare(content["annotations"], _by_id(content["images"]), evaluated, keypoints)
     raise_first(objects.problems(), path)
     notes = [f"{path}: {line}" for line in changed] + [f"warning: {path}: {line}" for line in objects.notes()]
-    file = replace(of_content(path, content), notes=tuple(notes))
+    file = replace(of_content(path, content), notes=tuple(notes), crowds_as_objects=crowds_as_objects)
     if changed:
         file = replace(file, plain=plain_coco.write_plain(path, content))
     if keypoints:
@@ -120,7 +122,7 @@ def table_problems(content: dict, table: Table) -> Iterator[str]:
                 yield f"entry {number} of '{name}' is a {type(row).__name__}: expected an object"
             problem = _field_problem(row, fields)
             if problem:
-                yield f"entry {number} (id {row.get('id')!r:.40}) of '{name}' {problem}"
+                yield f"entry {number} (id {own_id(row)!r:.40}) of '{name}' {problem}"
         if "id" in fields:
             yield from repeated(content, name, "id")
 
@@ -138,6 +140,8 @@ def repeated(content: dict, name: str, key: str) -> Iterator[str]:
     """A value of `key` that several entries of the list `name` have."""
     value, times = Counter(row[key] for row in content[name]).most_common(1)[0]
     if times > 1:
+        if key == "id":
+            value = next(own_id(row) for row in content[name] if row[key] == value)
         yield f"{times} entries of '{name}' have {key} {value!r}: expected a different one in each"
 
 
@@ -145,7 +149,7 @@ def annotation_problems(content: dict, evaluated: bool = True) -> Iterator[str]:
     """Annotations whose image or category is not there, and boxes outside their image."""
     images, categories = _by_id(content["images"]), _by_id(content["categories"])
     for row in content["annotations"]:
-        where = f"annotation {row['id']} has"
+        where = f"annotation {own_id(row)} has"
         if evaluated and row["id"] == 0:
             yield (f"{where} the id 0, which pycocotools takes for 'not matched', so that an object that was found "
                    "would count as missed: number the annotations from 1")
@@ -173,10 +177,11 @@ def _problems(content: dict, keypoints: bool, evaluated: bool) -> Iterator[str]:
     rows = content["annotations"]
     for row in rows:
         if row.get("ignore"):
-            yield f"annotation {row['id']} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it"
+            yield f"annotation {own_id(row)} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it"
     objects = [row for row in rows if not row["iscrowd"]]
     if not objects:
-        yield f"all {len(rows)} annotations are crowds: expected at least one object to train on and to evaluate"
+        yield (f"all {len(rows)} annotations are crowds: expected at least one object to train on and to evaluate; if "
+               "they are brush masks of single objects, as CVAT writes them, --crowds-as-objects reads them so")
     if keypoints:
         yield from _keypoint_problems(content, objects)
     else:
@@ -186,7 +191,7 @@ def _problems(content: dict, keypoints: bool, evaluated: bool) -> Iterator[str]:
 def _mask_problems(content: dict, objects: list[dict], evaluated: bool) -> Iterator[str]:
     """Crowds are left out of a training: their masks are read in an evaluation alone."""
     used = content["annotations"] if evaluated else objects
-    without = [row["id"] for row in objects if not row.get("segmentation")]
+    without = [own_id(row) for row in objects if not row.get("segmentation")]
     if len(without) == len(objects):
         return  # boxes alone
     if without:
@@ -198,7 +203,7 @@ def _mask_problems(content: dict, objects: list[dict], evaluated: bool) -> Itera
         image = images[row["image_id"]]
         problem = _mask_problem(row.get("segmentation"), [image["height"], image["width"]], evaluated)
         if problem:
-            yield f"annotation {row['id']} has {problem}"
+            yield f"annotation {own_id(row)} has {problem}"
 
 
 def _mask_problem(mask: object, size: list[int], evaluated: bool) -> str | None:
@@ -241,10 +246,10 @@ def _keypoint_problems(content: dict, objects: list[dict]) -> Iterator[str]:
     for row in objects:
         problem = _field_problem(row, fields)
         if problem:
-            yield f"annotation {row['id']} {problem}"
+            yield f"annotation {own_id(row)} {problem}"
         labelled = sum(flag > 0 for flag in row["keypoints"][2::3])
         if labelled != row["num_keypoints"]:
-            yield (f"annotation {row['id']} has num_keypoints {row['num_keypoints']}: expected {labelled}, the "
+            yield (f"annotation {own_id(row)} has num_keypoints {row['num_keypoints']}: expected {labelled}, the "
                    "number of its keypoints with a visibility above 0")
     if not any(row["num_keypoints"] > 0 for row in objects):
         yield f"none of {len(objects)} objects has a labelled keypoint: expected at least one"

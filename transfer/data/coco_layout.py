@@ -11,9 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
-from transfer.data import coco_json, keypoint_names
+from transfer.data import coco_json, keypoint_names, plain_coco
 from transfer.data.dataset import Dataset, Split, Where
 from transfer.data.image_check import first_whole
 
@@ -35,8 +34,9 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
     if folder and not (folder / "annotations").is_dir() and (folder / inner / "annotations").is_dir():
         folder = folder / inner
     train_file = where.train_annotations or _annotation_file(folder, task, prefix, "train")
-    train = coco_json.read(train_file, keypoints, evaluated=False)
-    val = coco_json.read(where.val_annotations or _annotation_file(folder, task, prefix, "val"), keypoints)
+    val_file = where.val_annotations or _annotation_file(folder, task, prefix, "val")
+    train = coco_json.read(train_file, keypoints, evaluated=False, crowds_as_objects=where.crowds_as_objects)
+    val = coco_json.read(val_file, keypoints, crowds_as_objects=where.crowds_as_objects)
     coco_json.raise_unless_alike(train, val)
     images = where.images or folder
     parts, notes = ("boxes",), [*train.notes, *val.notes]
@@ -73,7 +73,8 @@ def _paths(split: Split, file: coco_json.CocoFile) -> set[Path]:
 def split(file: coco_json.CocoFile, half: str, places: list[Path]) -> Split:
     """The `half` ("train" or "val") that `file` lists, its images in the first of `places` that has all of them."""
     root, opened = first_whole(places, half, file)
-    return Split(len(file.images), file.path, root, sha256_file(file.path), opened, file.plain)
+    return Split(len(file.images), file.path, root, plain_coco.sha256(file.path, file.crowds_as_objects), opened,
+                 file.plain)
 
 
 def _annotation_file(folder: Path, task: Task, prefix: str, half: str) -> Path:

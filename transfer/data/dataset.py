@@ -18,6 +18,7 @@ class Where:
     images: Path | None = None
     train_share: float = 1.0  # of the training images: a fixed subset, chosen by a hash of their names
     same_images: bool = False  # whether all images that are evaluated may be training images
+    crowds_as_objects: bool = False  # whether annotations that are marked as crowds are read as single objects
 
 
 Records = list[dict[str, Any]]  # detectron2's: file_name, image_id, width, height, annotations

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -11,38 +12,58 @@ from tqdm import tqdm
 
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import Header, UnreadableImage, read_header, read_pixels
+from transfer.data.check_notes import remember
 from transfer.data.coco_json import CocoFile
 from transfer.data.dataset import Opened
 from transfer.data.problems import raise_first
 
-# Of the training images, where the few that cannot be read are replaced; those that are evaluated are all opened.
-PROBED_IMAGES = 50
+# A share of the training images is decoded; those that are evaluated all are.
+DECODED = 50  # images at least
+DECODED_SHARE = 100  # one of so many
+WAITING = 8  # threads at least: on a network disk most of the time is waiting
+
+Row = tuple[Path, tuple[int, int] | None]  # an image and its (width, height), None for any
 
 
-def check_images(half: str, rows: Iterable[tuple[Path, tuple[int, int] | None]]) -> Opened:
-    """Open images by their paths and (width, height): all that are evaluated ("val"), PROBED_IMAGES of the others.
+def check_images(half: str, rows: Iterable[Row]) -> Opened:
+    """Open images: the headers of all, and decoded all that are evaluated ("val"), a share of the others.
 
-    Raises for the first that cannot be decoded or is of another size; a size of None is not compared.
+    Raises for the first that cannot be read or is of another size. Images that were checked before and are as they
+    were are not opened again, see `check_notes`.
     """
     rows = list(rows)
-    if half == "train":
-        rows = rows[::max(1, len(rows) // PROBED_IMAGES)][:PROBED_IMAGES]
+    facts = [half, [size for _, size in rows]]
+    return Opened(**remember([path for path, _ in rows], facts, lambda: asdict(open_images(half, rows))))
+
+
+def open_images(half: str, rows: list[Row]) -> Opened:
+    """`check_images` without its note."""
+    apart = 1 if half == "val" else max(1, min(DECODED_SHARE, len(rows) // DECODED))
+    decoded = [number % apart == 0 for number in range(len(rows))]
     turned_unseen, refused = 0, ""
-    bar = tqdm(total=len(rows), desc=f"{half}: checking images", unit="image", disable=not sys.stderr.isatty())
-    with bar, ThreadPool() as pool:  # decoders and disks leave Python's lock
-        for header, dark in pool.imap(_checked, rows):
-            width, height = header.size
-            turned_unseen += header.orientation in (2, 3, 4) or (header.orientation >= 5 and width == height)
-            if half == "val" and not refused:
-                refused = dark
-            bar.update()
+    for header, dark in in_threads(_checked, zip(rows, decoded, strict=True), f"{half}: checking images", len(rows)):
+        width, height = header.size
+        turned_unseen += header.orientation in (2, 3, 4) or (header.orientation >= 5 and width == height)
+        if half == "val" and not refused:
+            refused = dark
     return Opened(len(rows), turned_unseen, refused)
 
 
-def _checked(row: tuple[Path, tuple[int, int] | None]) -> tuple[Header, str]:
-    """(header, why `--sixteen-bit shift` refuses it) of an image that can be decoded; raises for another one."""
-    path, size = row
+def in_threads(check: Callable, rows: Iterable, title: str, number: int) -> Iterator:
+    """`check` of each of `number` rows, in order, with a progress bar."""
+    bar = tqdm(total=number, desc=title, unit="image", disable=not sys.stderr.isatty())
+    with bar, ThreadPool(max(WAITING, os.cpu_count() or 1)) as pool:  # decoders and disks leave Python's lock
+        for found in pool.imap(check, rows):
+            yield found
+            bar.update()
+
+
+def _checked(work: tuple[Row, bool]) -> tuple[Header, str]:
+    """(header, why `--sixteen-bit shift` refuses it) of an image that can be read; raises for another one."""
+    (path, size), decoded = work
     header = check_image(path, size)
+    if not decoded:
+        return header, ""
     try:
         read_pixels(path)
     except UnreadableImage as error:

@@ -1,59 +1,157 @@
 """COCO files as annotation tools export them, made plain: what detectron2 and pycocotools can read.
 
-Ids from 0 (Label Studio, Roboflow), as text (VIA) or as floats; polygons that are not in a list (VIA). An annotation of
-the id 0 counts as not found in pycocotools' evaluation.
+Ids from 0 (Label Studio, Roboflow), as text (VIA) or as floats; polygons that are not in a list (VIA); brush masks as
+crowds (CVAT). An annotation of the id 0 counts as not found in pycocotools' evaluation. What gets another id keeps that
+of its file under OWN_ID, for messages and for predictions.
 """
 
+import contextlib
+import hashlib
+import io
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.common.atomic import sha256_file, write_text
+from pretrain.common.errors import UserError
+from transfer.data.user_cache import cache_folder
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+OWN_ID = "id_in_its_file"
+REFERENCES = {"images": "image_id", "categories": "category_id"}  # of annotations
 
 
-def make_plain(content: dict) -> list[str]:
-    """Change the lists of a COCO file in place; returns what was changed, in words."""
+def make_plain(content: dict, crowds_as_objects: bool = False) -> list[str]:
+    """Change the lists of a COCO file in place; returns what was changed, in words.
+
+    crowds_as_objects: read what is marked as a crowd as a single object.
+    """
     changed = []
-    if _change(content, {"images": ("id",), "categories": ("id",), "annotations": ("id", "image_id", "category_id")},
-               _as_whole):
+    if _whole_ids(content):
         changed.append("ids that are text or floats are read as whole numbers")
-    if any(row.get("id") == 0 for row in content["annotations"] if isinstance(row, dict)):
-        _change(content, {"annotations": ("id",)}, lambda number: number + 1)
+    if _count_from_one(content["annotations"]):
         changed.append("annotation ids count from 0 and are read as counting from 1")
-    if _change(content, {"annotations": ("segmentation",)}, _in_a_list):
+    rows = [row for row in content["annotations"] if isinstance(row, dict)]
+    flat = [row for row in rows if _is_flat(row.get("segmentation"))]
+    for row in flat:
+        row["segmentation"] = [row["segmentation"]]
+    if flat:
         changed.append("polygons that are not in a list are read as lists of one")
+    crowds = [row for row in rows if row.get("iscrowd") == 1]
+    if crowds and crowds_as_objects:
+        for row in crowds:
+            row["iscrowd"] = 0
+        changed.append(f"{len(crowds)} of {len(rows)} annotations are crowds and are read as single objects")
     return changed
+
+
+def sha256(path: Path, crowds_as_objects: bool) -> str:
+    """What identifies the annotations in the file at `path`: its SHA-256, another one if its crowds are objects."""
+    found = sha256_file(path)
+    return hashlib.sha256(f"{found} crowds as objects".encode()).hexdigest() if crowds_as_objects else found
+
+
+def own_id(row: dict) -> object:
+    """The id that an entry has in its file."""
+    return row.get(OWN_ID, row.get("id"))
+
+
+def own_ids(plain: Path) -> dict[str, object]:
+    """What kept predictions need of a file that `write_plain` wrote: `image_ids`, {id: id in the file that was read},
+    and `category_ids`, the latter in the order of the classes."""
+    content = json.loads(plain.read_text(encoding="utf-8"))
+    categories = sorted(content["categories"], key=lambda row: row["id"])
+    return {"image_ids": {row["id"]: own_id(row) for row in content["images"]},
+            "category_ids": [own_id(row) for row in categories]}
 
 
 def write_plain(path: Path, content: dict) -> Path:
     """The plain `content` of the file at `path` as a file of its own, in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    plain = cache / "clove-suite" / "annotations" / f"{sha256_file(path)}.json"
-    write_text(plain, json.dumps(content))
+    text = json.dumps(content)
+    plain = cache_folder() / "annotations" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    try:
+        write_text(plain, text)
+    except OSError as error:
+        raise UserError(f"{plain} cannot be written ({error.strerror}): expected a folder for a copy of {path} with "
+                        "plain ids; name one in XDG_CACHE_HOME") from None
     return plain
 
 
-def _change(content: dict, keys: dict[str, tuple[str, ...]], change: Callable) -> bool:
-    """Replace the values under `keys` ({list: keys of its entries}); returns whether one became another."""
+def read_truth(path: Path, predictions: list[dict], crowds_as_objects: bool = False) -> "tuple[COCO, list[dict]]":
+    """The ground truth of the annotation file `path`, made plain, and `predictions` (COCO's result format, the ids of
+    the file) with its ids: what pycocotools evaluates."""
+    from pycocotools.coco import COCO
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    make_plain(content, crowds_as_objects)
+    truth = COCO()
+    truth.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    for name, key in REFERENCES.items():
+        numbers = {_as_text(own_id(row)): row["id"] for row in content[name]}
+        predictions = [{**row, key: numbers.get(_as_text(row[key]), row[key])} for row in predictions]
+    return truth, predictions
+
+
+def _as_text(own: object) -> str | None:
+    """An id as text, the same for 7, 7.0 and "7"; None for what is none."""
+    if isinstance(own, float) and own.is_integer():
+        own = int(own)
+    return str(own) if isinstance(own, str | int) and not isinstance(own, bool) else None
+
+
+def _whole_ids(content: dict) -> bool:
+    """Make all ids, and what refers to them, whole numbers; returns whether one was none."""
     changed = False
-    for name, own in keys.items():
+    for name in ("images", "categories", "annotations"):
+        numbers = _numbers(content[name])
         for row in content[name]:
-            for key in own:
-                if isinstance(row, dict) and key in row:
-                    before, row[key] = row[key], change(row[key])
-                    changed = changed or before is not row[key]
+            changed |= _set(row, "id", numbers)
+        if name in REFERENCES:
+            for row in content["annotations"]:
+                changed |= _set(row, REFERENCES[name], numbers)
     return changed
 
 
-def _as_whole(value: object) -> object:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+def _numbers(rows: list) -> dict[str, int]:
+    """A number for each id of a list, as text: the one that it is, or counted from 1 where one is no number.
+
+    None at all where an entry has nothing that can be an id: the checks name it.
+    """
+    own = [_as_text(row.get("id")) if isinstance(row, dict) else None for row in rows]
+    if None in own:
+        return {}
+    if all(text.removeprefix("-").isdecimal() and str(int(text)) == text for text in own):
+        return {text: int(text) for text in own}
+    return {text: number for number, text in enumerate(dict.fromkeys(own), start=1)}
 
 
-def _in_a_list(mask: object) -> object:
-    flat = isinstance(mask, list) and mask and all(isinstance(number, int | float) for number in mask)
-    return [mask] if flat else mask
+def _set(row: object, key: str, numbers: dict[str, int]) -> bool:
+    """Replace the id under `key` by its number; returns whether it was another."""
+    own = row.get(key) if isinstance(row, dict) else None
+    number = numbers.get(_as_text(own))
+    if number is None or (type(own) is int and own == number):
+        return False
+    if key == "id":
+        row[OWN_ID] = own
+    row[key] = number
+    return True
+
+
+def _count_from_one(rows: list) -> bool:
+    """Let whole ids count from 1 if one of them is 0."""
+    numbers = [row.get("id") for row in rows if isinstance(row, dict)]
+    if 0 not in numbers or not all(type(number) is int for number in numbers):
+        return False
+    less = min(numbers) - 1
+    for row in rows:
+        row.setdefault(OWN_ID, row["id"])
+        row["id"] -= less
+    return True
+
+
+def _is_flat(mask: object) -> bool:
+    return isinstance(mask, list) and bool(mask) and all(isinstance(number, int | float) for number in mask)

@@ -3,9 +3,9 @@
 predictions.json.gz: {"schema", "task", "annotations_sha256" of the validation set, "image_ids" of all its images (also
 those without a detection), "categories": [{"id", "name"}], "predictions"}; the last is a list in COCO's result format
 (image_id, category_id, score, bbox as XYWH in pixels of the image; segmentation as run lengths, keypoints). For COCO's
-tasks and LVIS the ids are those of the annotation file. Cityscapes' and VOC's images are named by detectron2's ids, a
-Cityscapes category has its label id; its masks are kept as run lengths too and not as the text and PNG files that the
-official evaluation reads, which are made anew from the model for each evaluation.
+tasks and LVIS the ids are those of the annotation file, as they stand in it. Cityscapes' and VOC's images are named by
+detectron2's ids, a Cityscapes category has its label id; its masks are kept as run lengths too and not as the text and
+PNG files that the official evaluation reads, which are made anew from the model for each evaluation.
 """
 
 import copy
@@ -21,16 +21,19 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from pretrain.common.atomic import atomic_path
+from transfer.data.dataset import Dataset
 
 NAME = "predictions.json.gz"
 SCHEMA = 1
 
 
 class Keeper(DatasetEvaluator):
-    """Stands before an evaluator and writes what the model predicted for a registered dataset; has no metrics."""
+    """Stands before an evaluator and writes what the model predicted for the validation half of `dataset`, which is
+    registered; has no metrics."""
 
-    def __init__(self, path: Path, task: str, dataset_name: str, annotations_sha256: str) -> None:
-        self.path, self.task, self.dataset_name, self.sha256 = path, task, dataset_name, annotations_sha256
+    def __init__(self, path: Path, dataset: Dataset) -> None:
+        self.path, self.task, self.dataset_name = path, dataset.task, dataset.name("val")
+        self.sha256 = dataset.val.annotations_sha256
         self.rows: list[dict] = []
 
     def reset(self) -> None:
@@ -47,10 +50,14 @@ class Keeper(DatasetEvaluator):
         gathered = comm.gather(self.rows, dst=0)
         if comm.is_main_process():
             names = category_ids(self.dataset_name)
-            rows = [row | {"category_id": names[row["category_id"]][0]} for row in itertools.chain(*gathered)]
+            images = [record["image_id"] for record in DatasetCatalog.get(self.dataset_name)]
+            own = MetadataCatalog.get(self.dataset_name).get("image_ids") or dict(zip(images, images, strict=True))
+            rows = []
+            for row in itertools.chain(*gathered):
+                rows.append({**row, "image_id": own[row["image_id"]], "category_id": names[row["category_id"]][0]})
             write(self.path, {
                 "schema": SCHEMA, "task": self.task, "annotations_sha256": self.sha256,
-                "image_ids": [record["image_id"] for record in DatasetCatalog.get(self.dataset_name)],
+                "image_ids": [own[number] for number in images],
                 "categories": [{"id": number, "name": name} for number, name in names], "predictions": rows})
         return {}
 

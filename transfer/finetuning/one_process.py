@@ -69,8 +69,8 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> N
     entries of result.json that the parent process needs."""
     if comm.is_main_process():
         print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
-    task, kept = job.dataset.task, Path(cfg.OUTPUT_DIR, predictions.NAME)
-    keeper = predictions.Keeper(kept, task, cfg.DATASETS.TEST[0], job.dataset.val.annotations_sha256)
+    kept = Path(cfg.OUTPUT_DIR, predictions.NAME)
+    keeper = predictions.Keeper(kept, job.dataset)
     metrics = evaluate.evaluate(
         model, cfg, job.dataset, job.evaluator, keeper if job.keep_predictions else None)
     if not comm.is_main_process():

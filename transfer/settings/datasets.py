@@ -42,6 +42,8 @@ def _problems(where: Where, task: tasks.Task) -> Iterator[str]:
     if given and not task.named_files:
         yield (f"{', '.join(given)}: the annotations of task {task.name} are not one file for each half; give "
                f"--data DIR, laid out as {task.layout}")
+    if where.crowds_as_objects and not task.named_files:
+        yield f"--crowds-as-objects: the annotations of task {task.name} are not in COCO's format; leave it out"
     if where.folder is None and len(given) < len(named):
         missing = ", ".join(option for option in named if option not in given)
         yield (f"no --data DIR and no {missing}: expected a folder laid out as {task.layout}, or all of "

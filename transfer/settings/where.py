@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser, images: bool = True, train_sh
                                  "which is not needed where this and both annotation files are given)")
     parser.add_argument("--same-images", action="store_true",
                         help="let the images that are evaluated be training images: can a model learn its own data?")
+    parser.add_argument("--crowds-as-objects", action="store_true",
+                        help="read annotations that COCO's format marks as crowds as single objects: CVAT writes brush "
+                             "masks so")
     if train_share:
         parser.add_argument("--train-share", type=float, default=1.0, metavar="SHARE",
                             help="train on a fixed share of the training images, such as 0.1: those whose names have "
@@ -29,4 +32,4 @@ def of(args: argparse.Namespace) -> Where:
     """What the options say."""
     given = {"image_folder": None, "train_share": 1.0, **vars(args)}
     return Where(given["data"], given["train_annotations"], given["val_annotations"], given["image_folder"],
-                 given["train_share"], given["same_images"])
+                 given["train_share"], given["same_images"], given["crowds_as_objects"])

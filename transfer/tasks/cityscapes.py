@@ -23,12 +23,9 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """Both halves, every annotation file there; cityscapesscripts, which the other tasks do not need, is there too."""
-    from pathlib import Path
-
     from pretrain.common.errors import UserError
-    from transfer.data import cityscapes
+    from transfer.data import cityscapes, cityscapes_check
     from transfer.data.dataset import SPLITS, Dataset, Split
-    from transfer.data.image_check import check_images
 
     folder = where.folder
     if not (folder / "leftImg8bit").is_dir() and (folder / TASK.name / "leftImg8bit").is_dir():
@@ -40,7 +37,7 @@ def find(where: Where) -> Dataset:
             if not place.is_dir():
                 raise UserError(f"{folder} is not laid out as Cityscapes: {place} is missing; expected {LAYOUT}")
         files = cityscapes.list_files(images, annotations)
-        opened = check_images(half, [(Path(image), None) for image, *_ in files])
+        opened = cityscapes_check.check_files(half, files)
         splits[half] = Split(len(files), annotations, images, cityscapes.digest(annotations), opened)
     return Dataset(TASK.name, splits["train"], splits["val"], cityscapes.class_names(), ("boxes", "masks"))
 

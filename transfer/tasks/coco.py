@@ -37,14 +37,19 @@ def find_for(task: Task, where: Where) -> Dataset:
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
-    """detectron2's own reader."""
+    """detectron2's own reader; kept predictions have the ids of the file."""
     from functools import partial
 
     from detectron2.data.datasets.coco import load_coco_json
 
+    from transfer.data import plain_coco
+
     split = dataset.half(half)
     file, images = str(split.readable), str(split.image_root)
-    return partial(load_coco_json, file, images, dataset.name(half)), {"json_file": file, "image_root": images}
+    known = {"json_file": file, "image_root": images}
+    if split.plain:
+        known |= plain_coco.own_ids(split.plain)
+    return partial(load_coco_json, file, images, dataset.name(half)), known
 
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m transfer dataset`."""
     parser.add_argument("data", metavar="DIR", type=Path, help="folder of the data")
     parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the first that can)")
+    parser.add_argument("--crowds-as-objects", action="store_true",
+                        help="read crowds as single objects, as in a fine-tuning")
     parser.add_argument("--output", type=Path, default=Path("dataset.png"), metavar="FILE.png",
                         help="figure of annotated images (default: %(default)s)")
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     refuse((args.output.suffix.lower() != ".png", f"--output {args.output}: expected a file name that ends in .png"),
            (not args.data.is_dir(), f"{args.data} is not a folder: expected the data of a task"))
     detectron2_compat.apply()
-    dataset = find(args.data, args.task)
+    dataset = find(Where(args.data, same_images=True, crowds_as_objects=args.crowds_as_objects), args.task)
     names = dict(zip(SPLITS, datasets.register(dataset), strict=True))
     print(f"task {dataset.task}: {TASKS[dataset.task].title}; objects have {', '.join(dataset.parts)}")
     for half, name in names.items():
@@ -48,17 +50,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find(folder: Path, task: str | None) -> Dataset:
-    """The dataset in `folder` as `task`, or as the first task that can read it; raises `UserError`."""
+def find(where: Where, task: str | None) -> Dataset:
+    """The dataset there as `task`, or as the first task that can read it; raises `UserError`."""
     if task:
-        return datasets.find(Where(folder, same_images=True), task)
+        return datasets.find(where, task)
     for name in TASKS:
         try:
-            return datasets.find(Where(folder, same_images=True), name)
+            return datasets.find(where, name)
         except UserError:
             continue
-    raise UserError(f"{folder}: expected the data of one of the tasks {', '.join(TASKS)}, found none that can read it; "
-                    "--task TASK prints why that one cannot")
+    raise UserError(f"{where.folder}: expected the data of one of the tasks {', '.join(TASKS)}, found none that can "
+                    "read it; --task TASK prints why that one cannot")
 
 
 def describe(dataset: Dataset, half: str, records: list[dict]) -> str:

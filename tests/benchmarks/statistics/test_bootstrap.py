@@ -4,6 +4,7 @@ import copy
 import gzip
 import io
 import json
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks.statistics import bootstrap
 from benchmarks.tables import all_tables
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from transfer.data import plain_coco
 
 IMAGES, CLASSES = 12, 3
 
@@ -77,6 +79,37 @@ def test_average_precision__equals_pycocotools_on_images_that_are_really_there_s
     assert len(set(own)) > 5 and 0.1 < own[0] < 0.9
 
 
+@pytest.mark.parametrize("kind", [lambda number: number - 1, str, float, "row-{}".format],
+                         ids=["from 0", "text", "floats", "names"])
+def test_matched__is_the_same_whatever_ids_the_file_has(kind: Callable, tmp_path: Path) -> None:
+    found = made_up(tmp_path / "truth.json")
+    content = json.loads((tmp_path / "truth.json").read_text())
+    for name in ("images", "categories", "annotations"):
+        for row in content[name]:
+            row.update({key: kind(row[key]) for key in ("id", "image_id", "category_id") if key in row})
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    own = [row | {"image_id": kind(row["image_id"]), "category_id": kind(row["category_id"])} for row in found]
+    for one, other in zip(bootstrap.matched(tmp_path / "truth.json", found, "bbox"),
+                          bootstrap.matched(tmp_path / "own.json", own, "bbox"), strict=True):
+        for name in ("image", "hit", "counts", "objects"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_matched__crowds_as_objects(tmp_path: Path) -> None:
+    found = made_up(tmp_path / "truth.json")
+    content = json.loads((tmp_path / "truth.json").read_text())
+    for row in content["annotations"]:
+        row["iscrowd"] = 1
+    (tmp_path / "crowds.json").write_text(json.dumps(content))
+    for row in content["annotations"]:
+        row["iscrowd"] = 0
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    whole = np.ones((1, IMAGES))
+    expected = bootstrap.average_precision(bootstrap.matched(tmp_path / "truth.json", found, "bbox"), whole)
+    assert expected == bootstrap.average_precision(
+        bootstrap.matched(tmp_path / "crowds.json", found, "bbox", crowds_as_objects=True), whole)
+
+
 def test_samples__draw_as_many_images_as_there_are() -> None:
     weights = np.concatenate(list(bootstrap.samples(IMAGES, 120, 0)))
     assert weights.shape == (120, IMAGES) and (weights.sum(axis=1) == IMAGES).all()
@@ -136,6 +169,20 @@ def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_re
     path.write_text(path.read_text().replace('"better": ', '"better": 1'))
     tables = all_tables.read_tables(results, reported)
     assert "Paired" not in tables.shown() and "changed after it was written" in tables.problems[0]
+
+
+def test_main__runs_that_read_crowds_as_objects(kept, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found = made_up(tmp_path / "truth.json")
+    folders = [kept(name, found) for name in ("one", "two", "three")]
+    for folder in folders[:2]:
+        path = folder / bootstrap.NAME
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        content["annotations_sha256"] = plain_coco.sha256(tmp_path / "truth.json", crowds_as_objects=True)
+        path.write_bytes(gzip.compress(json.dumps(content).encode()))
+    words = ["--annotations", str(tmp_path / "truth.json"), "--samples", "100", "--results", str(tmp_path / "results")]
+    assert bootstrap.main([str(folders[0]), str(folders[1]), *words]) == 0
+    with pytest.raises(UserError, match="expected two runs on the same objects, found --crowds-as-objects in one of"):
+        bootstrap.main([str(folders[0]), str(folders[2]), *words])
 
 
 @pytest.mark.parametrize(("change", "said"), [

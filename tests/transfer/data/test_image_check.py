@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pretrain.common.errors import UserError
-from transfer.data.image_check import PROBED_IMAGES, Opened, check_image, check_images, check_sixteen_bit
+from transfer.data.dataset import Opened
+from transfer.data.image_check import check_image, check_images, check_sixteen_bit
 from transfer.finetuning.finetune import finetune
 from transfer.settings import datasets
 
@@ -56,10 +57,20 @@ def test_check_images__counts_what_exif_turns_without_another_size(tmp_path: Pat
     assert check_images("val", [(square, (30, 30))]) == Opened(images=1, turned_unseen=1)
 
 
-def test_check_images__of_those_that_are_not_evaluated_only_some(tmp_path: Path) -> None:
-    path = saved(tmp_path / "x.jpg", 1)
-    assert check_images("train", [(path, None)] * 1000).images == PROBED_IMAGES
-    assert check_images("val", [(path, None)] * 1000).images == 1000
+def test_check_images__of_those_that_are_not_evaluated_all_headers_and_a_share_of_the_pixels(tmp_path: Path) -> None:
+    paths = [saved(tmp_path / f"{number}.jpg", 1) for number in range(200)]
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(whole[:-20])
+    paths[1].write_bytes(whole[:-20])  # its header is there
+    rows = [(path, (40, 30)) for path in paths]
+    with pytest.raises(UserError, match=r"0\.jpg cannot be read as an image \(cannot be decoded"):
+        check_images("train", rows)
+    paths[0].write_bytes(whole)
+    assert check_images("train", rows) == Opened(images=200)
+    with pytest.raises(UserError, match=r"1\.jpg cannot be read as an image \(cannot be decoded"):
+        check_images("val", rows)
+    with pytest.raises(UserError, match=r"199\.jpg is 40 x 30 pixels but the annotations say 30 x 40"):
+        check_images("train", [*rows[:-1], (paths[-1], (30, 40))])
 
 
 def test_check_sixteen_bit__what_shift_would_make_black_is_refused_before_the_start(tmp_path: Path) -> None:

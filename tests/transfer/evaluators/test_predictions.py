@@ -1,6 +1,8 @@
 """Kept predictions give the recorded figures again, by the official code, whatever the task."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from benchmarks.records import coco_results
 from tests.transfer.data.test_lvis_json import needs_lvis
 from tests.transfer.resolved import resolve
 from transfer import detectron2_compat, tasks
@@ -59,6 +62,40 @@ class Jittered(nn.Module):
         return polygons_to_bitmask(segmentation, *size)
 
 
+def renamed(folder: Path, kind: Callable) -> None:
+    """Give all images, categories and annotations below `folder` other ids."""
+    for path in folder.glob("annotations/*.json"):
+        content = json.loads(path.read_text())
+        for name in ("images", "categories", "annotations"):
+            for row in content[name]:
+                row.update({key: kind(row[key]) for key in ("id", "image_id", "category_id") if key in row})
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", [lambda number: number - 1, str, float, "row-{}".format],
+                         ids=["from 0", "text", "floats", "names"])
+def test_keeper__the_ids_of_a_file_that_was_read_otherwise(kind: Callable, small_data: Path, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    metrics, plain, _ = kept("coco", small_data, tmp_path)
+    shutil.copytree(small_data / "coco", tmp_path / "data" / "coco")
+    renamed(tmp_path / "data" / "coco", kind)
+    again, content, dataset = kept("coco", tmp_path / "data", tmp_path)
+    assert again == metrics
+    assert content["image_ids"] == [kind(number) for number in plain["image_ids"]]
+    assert content["categories"] == [{**row, "id": kind(row["id"])} for row in plain["categories"]]
+    own = [{**row, "image_id": kind(row["image_id"]), "category_id": kind(row["category_id"])}
+           for row in plain["predictions"]]
+    assert content["predictions"] == own
+    found = coco_results.evaluate(written(tmp_path / "rows.json", own), dataset.val.annotations, tasks.get("coco"))
+    assert found["bbox/AP"] == pytest.approx(metrics["bbox/AP"])
+
+
+def written(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
 def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, Dataset]:
     """(metrics, content of the file, dataset) of the jittered model."""
     detectron2_compat.apply()
@@ -66,7 +103,7 @@ def kept(task: str, folder: Path, output: Path) -> tuple[dict, dict, Dataset]:
     datasets.register(dataset)
     cfg = resolve(dataset, tasks.get(task).default_heads, "demo", OVERRIDES)
     name = cfg.DATASETS.TEST[0]
-    keeper = predictions.Keeper(output / predictions.NAME, task, name, dataset.val.annotations_sha256)
+    keeper = predictions.Keeper(output / predictions.NAME, dataset)
     metrics = evaluate.evaluate(Jittered(DatasetCatalog.get(name)), cfg, dataset, "pycocotools", keeper)
     return metrics, predictions.read(output / predictions.NAME), dataset
 

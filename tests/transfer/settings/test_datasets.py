@@ -165,7 +165,7 @@ def _set(key: str, value: object) -> Callable[[dict], None]:
     (_set("image_id", 99), "annotation 2 has image_id 99, which no entry of 'images' has"),
     (_set("category_id", 99), "annotation 2 has category_id 99, which no entry of 'categories' has"),
     (_set("id", 1), "2 entries of 'annotations' have id 1: expected a different one in each"),
-    (_set("id", "x"), r"entry 1 \(id 'x'\) of 'annotations' has id 'x': expected a whole number"),
+    (_set("id", 1.5), r"entry 1 \(id 1.5\) of 'annotations' has id 1.5: expected a whole number"),
     (_set("image_id", [1]), r"of 'annotations' has image_id \[1\]: expected a whole number"),
     (_set("category_id", 3.5), r"of 'annotations' has category_id 3.5: expected a whole number"),
     (_set("iscrowd", "0"), "of 'annotations' has iscrowd '0': expected 0 or 1"),

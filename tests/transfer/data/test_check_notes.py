@@ -1,0 +1,99 @@
+"""What was checked is not checked again, and what was changed is: in content, size, time or expectation."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pretrain.common.errors import UserError
+from transfer.data import check_notes, image_check
+from transfer.data.dataset import Opened
+from transfer.settings import datasets
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the notes; files count as at rest at once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(check_notes, "RESTING", 0.0)
+    return tmp_path / "cache" / "clove-suite" / "checked"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
+    time.sleep(0.02)  # a clock of a file system ticks every few milliseconds
+    return tmp_path / "x.png"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every image that was opened."""
+    paths, read = [], image_check.read_header
+    monkeypatch.setattr(image_check, "read_header", lambda path: paths.append(path) or read(path))
+    return paths
+
+
+def test_check_images__again_reads_the_note(image: Path, opened: list[Path], notes: Path) -> None:
+    rows = [(image, (40, 30))]
+    assert image_check.check_images("val", rows) == image_check.check_images("val", rows) == Opened(images=1)
+    assert opened == [image] and len(list(notes.iterdir())) == 1
+
+
+def test_check_images__an_image_of_the_same_size_and_time_is_opened_again(image: Path, opened: list[Path]) -> None:
+    image_check.check_images("val", [(image, (40, 30))])
+    before, content = image.stat(), image.read_bytes()
+    image.write_bytes(content[:60] + bytes(len(content) - 60))
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = image.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(UserError, match=r"x\.png cannot be read as an image"):
+        image_check.check_images("val", [(image, (40, 30))])
+    assert opened == [image, image]
+
+
+def test_check_images__other_expectations_are_another_check(image: Path, opened: list[Path], tmp_path: Path) -> None:
+    image_check.check_images("train", [(image, (40, 30))])
+    image_check.check_images("val", [(image, (40, 30))])
+    image_check.check_images("val", [(image, None)])
+    image_check.check_images("val", [(shutil.copy(image, tmp_path / "y.png"), (40, 30))])
+    assert len(opened) == 4
+    with pytest.raises(UserError, match="but the annotations say 30 x 40"):
+        image_check.check_images("val", [(image, (30, 40))])
+    image.unlink()
+    with pytest.raises(UserError, match=r"x\.png cannot be read as an image"):
+        image_check.check_images("val", [(image, (40, 30))])
+
+
+def test_check_images__other_code_checks_again(
+        image: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    image_check.check_images("val", [(image, None)])
+    monkeypatch.setattr(check_notes, "_code_version", lambda: "another")
+    image_check.check_images("val", [(image, None)])
+    assert len(opened) == 2
+
+
+def test_check_images__a_file_that_may_still_change_leaves_no_note(
+        image: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_notes, "RESTING", 60.0)
+    image_check.check_images("val", [(image, None)])
+    assert not notes.exists()
+
+
+def test_check_images__without_a_place_for_notes(image: Path, tmp_path: Path, opened: list[Path]) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert image_check.check_images("val", [(image, None)]) == image_check.check_images("val", [(image, None)])
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("task", ["coco", "voc", "cityscapes"])
+def test_find__the_second_start_opens_nothing(
+        task: str, small_data: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    time.sleep(0.02)
+    first = datasets.find(small_data / task, task)
+    number = len(opened)
+    assert number and datasets.find(small_data / task, task) == first
+    assert len(opened) == number

@@ -1,0 +1,132 @@
+"""Cityscapes' files against what detectron2 and cityscapesscripts read of them.
+
+A fault there is a KeyError or a ValueError that names no file, most of them after the training.
+"""
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pretrain.common.errors import UserError
+from pretrain.common.fields import is_whole
+from transfer.data.check_notes import remember
+from transfer.data.dataset import Opened
+from transfer.data.image_check import in_threads, open_images
+from transfer.data.problems import raise_first
+
+Files = tuple[str, str, str, str]  # image, instanceIds, labelIds, polygons
+SIXTEEN_BITS, EIGHT_BITS = ("I;16", "I;16B", "I"), ("L", "P")  # PIL's names of images with one channel
+GROUP = "group"  # ends the label of a region with several objects
+
+
+def check_files(half: str, files: list[Files]) -> Opened:
+    """Check images and annotations of a half; raises `UserError` naming the first file that cannot be used.
+
+    Of what is evaluated ("val") everything is decoded; of the rest the headers, the polygons and a share of the images.
+    """
+    paths = [Path(path) for group in files for path in group]
+    return Opened(**remember(paths, [half, "cityscapes"], lambda: asdict(_check(half, files))))
+
+
+def _check(half: str, files: list[Files]) -> Opened:
+    sizes = [check_polygons(Path(polygons)) for *_, polygons in files]
+    opened = open_images(half, [(Path(image), size) for (image, *_), size in zip(files, sizes, strict=True)])
+    check = functools.partial(_check_numbers, decode=half == "val")
+    rows = zip(files, sizes, strict=True)
+    for _ in in_threads(check, rows, f"{half}: checking annotations", len(files)):
+        pass
+    return opened
+
+
+def check_polygons(path: Path) -> tuple[int, int]:
+    """Check the polygons of one image, which detectron2 trains on; returns (width, height) in pixels."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): expected the polygons of an image") from None
+    raise_first(_polygon_problems(content), path)
+    return content["imgWidth"], content["imgHeight"]
+
+
+def _polygon_problems(content: object) -> Iterator[str]:
+    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
+        yield "expected an object with imgWidth, imgHeight and the list 'objects'"
+    for side in ("imgWidth", "imgHeight"):
+        if not is_whole(content.get(side), 1):
+            yield f"{side} is {content.get(side)!r:.40}: expected a whole number of pixels"
+    numbers = _label_numbers()
+    for place, row in enumerate(content["objects"]):
+        if not isinstance(row, dict) or not isinstance(row.get("label"), str):
+            yield f"object {place} has no 'label': expected a name of Cityscapes' labels"
+        if "deleted" in row:
+            continue  # detectron2 leaves it out
+        label = row["label"]
+        number = numbers.get(label, numbers.get(label.removesuffix(GROUP)))
+        if number is None:
+            yield f"object {place} is labelled '{label}': expected one of Cityscapes' labels, or one with '{GROUP}'"
+        if number >= 0 and not _is_polygon(row.get("polygon")):
+            yield (f"object {place} ({label}) has the polygon {str(row.get('polygon'))[:40]}: expected at least three "
+                   "points [x, y]")
+
+
+@functools.cache
+def _label_numbers() -> dict[str, int]:
+    from cityscapesscripts.helpers.labels import name2label
+
+    return {name: label.id for name, label in name2label.items()}
+
+
+def _is_polygon(points: object) -> bool:
+    """Whether shapely, with which detectron2 reads it, makes a polygon of it."""
+    from shapely.geometry import Polygon
+
+    try:
+        corners = np.asarray(points, dtype="f4")
+        return corners.ndim == 2 and corners.shape[1] == 2 and bool(np.isfinite(corners).all() and Polygon(corners))
+    except (TypeError, ValueError):
+        return False
+
+
+def _check_numbers(row: tuple[Files, tuple[int, int]], decode: bool) -> None:
+    """Check the two files with a number for each pixel: what the evaluation and the probe read."""
+    (_, instance_file, label_file, _), size = row
+    instances = _numbers(Path(instance_file), SIXTEEN_BITS, "16 bits", size, decode)
+    labels = _numbers(Path(label_file), EIGHT_BITS, "8 bits", size, decode)
+    if decode:
+        raise_first(_number_problems(instances, labels, label_file), Path(instance_file))
+
+
+def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, int], decode: bool) -> np.ndarray:
+    """(H, W) numbers, (0,) without `decode`; `modes` are those of PIL that have the `depth`."""
+    try:
+        with Image.open(path) as image:
+            mode, found = image.mode, image.size
+            numbers = np.array(image) if decode else np.empty(0)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
+    if mode not in modes:
+        raise UserError(f"{path} has pixels of the kind {mode}: expected one channel of {depth}, as Cityscapes' own "
+                        "files have")
+    if found != size:
+        raise UserError(f"{path} is {found[0]} x {found[1]} pixels but the polygons beside it say {size[0]} x "
+                        f"{size[1]}: expected one size")
+    return numbers
+
+
+def _number_problems(instances: np.ndarray, labels: np.ndarray, label_file: str) -> Iterator[str]:
+    known = _label_numbers().values()
+    found = np.flatnonzero(np.bincount(instances.ravel()))
+    for number in found.tolist():
+        label = number // 1000 if number >= 1000 else number
+        if label not in known:
+            yield (f"pixels have the number {number}: expected a label of Cityscapes, or 1000 times a label and the "
+                   "number of the object")
+    of_instances = np.where(instances >= 1000, instances // 1000, instances)
+    if 2 * np.count_nonzero(of_instances == labels) < labels.size:
+        yield (f"most pixels have other labels than in {label_file}: expected Cityscapes' label ids in both (not "
+               "training ids)")
