@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds or makes the environment (benchmarks/environment.py), then runs the pipeline (python -m benchmarks) in it.
+# Finds or makes the environment (benchmarks/environment.py), then runs `clove` (benchmarks/clove.py) in it.
 set -euo pipefail
 root="$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 
@@ -12,7 +12,9 @@ One command from images to tables: pretrain, convert, fine-tune, evaluate.
   ./run_all.sh --dry-run OPTIONS      what would run, what it needs, what is missing
   ./run_all.sh environment            only make the environment: .venv in this checkout, about 6 GB
   ./run_all.sh test [OPTIONS]         the fast tests; --slow or --longest for those, --all for all; other options go to pytest
-  ./run_all.sh python ARGUMENTS       the environment's Python, e.g. ./run_all.sh python -m pretrain --help
+  ./run_all.sh COMMAND ARGUMENTS      any command of `clove`, such as ./run_all.sh inspect FILE  ; clove itself is on the PATH
+                                      after `source .venv/bin/activate`
+  ./run_all.sh python ARGUMENTS       the environment's Python
 
 Needs Python 3.11, 3.12 or 3.13 with venv (Debian, Ubuntu: the package python3-venv) and the package index, once.
 An active venv or conda environment that has every package is used as it is; otherwise .venv is made and used.
@@ -76,8 +78,12 @@ case "${1:---help}" in
         workers=$((cores < 4 ? cores : 4))
         exec "$python" -P -m pytest -n "$workers" --dist worksteal "${@:2}"
         ;;
-    *)
+    -*)
         python="$(find_environment)"
         exec "$python" -P -m benchmarks "$@"
+        ;;
+    *)
+        python="$(find_environment)"
+        exec "$python" -P -m benchmarks.clove "$@"
         ;;
 esac

@@ -1,12 +1,15 @@
-"""`python -m benchmarks`, behind ./run_all.sh: plan the stages, run what is not done, print tables and places."""
+"""`clove run`, and ./run_all.sh with options: plan the stages, run what is not done, print tables and places."""
 
+import argparse
 import os
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.options import arguments
 from benchmarks.options.checks import refuse
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.run_options import Options, parse
@@ -20,19 +23,29 @@ from benchmarks.stages.standing_results import standing, trained_before
 from pretrain.common.errors import UserError, run_cli
 
 COMMANDS = {"report": "sharing.report", "bundle": "sharing.bundle", "import": "sharing.import_results",
-            "bootstrap": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
+            "compare": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
             "retry": "slurm.retry", "logs": "slurm.logs"}  # command -> module with its own parser
 FIGURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
 
 
-def main() -> int:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The options of a command of `COMMANDS`, or of a run."""
+    if command in COMMANDS:
+        return import_module(f"benchmarks.{COMMANDS[command]}").build_parser()
+    return arguments.build_parser()
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; returns the exit code."""
     # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that
     # a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-    arguments = sys.argv[1:]
-    if arguments and arguments[0] in COMMANDS:
-        return import_module(f"benchmarks.{COMMANDS[arguments[0]]}").main(arguments[1:])
-    options = parse(arguments)
+    words = list(sys.argv[1:] if given is None else given)
+    if words[:1] == ["bootstrap"]:  # its name in version 0.1
+        words[0] = "compare"
+    if words and words[0] in COMMANDS:
+        return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
+    options = parse(words)
     plan = Plan(options, find_inputs(options))
     stages = plan.stages()
     names = [stage.name for stage in stages]
@@ -105,7 +118,7 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     orphans = [stage for stage in todo if not set(stage.parents) <= progress.hashes.keys()]
     for name, folder in trained_before(stages, orphans, options).items():
         print(f"{folder} is the finished training of {name}, but what it started from is gone and is made again first: "
-              f"bring that folder back, or evaluate it alone: python -m transfer evaluate {folder}")
+              f"bring that folder back, or evaluate it alone: clove evaluate {folder}")
     return 0
 
 

@@ -34,6 +34,10 @@ MODULES = {"pillow": "PIL", "opencv-python-headless": "cv2", "pyyaml": "yaml", "
            "pytest-xdist": "xdist"}  # the others are called like their distribution
 UV_NAMES = {"index-url": ("UV_DEFAULT_INDEX", " "), "extra-index-url": ("UV_INDEX", " "),
             "find-links": ("UV_FIND_LINKS", ","), "constraint": ("UV_CONSTRAINT", " "), "cert": ("SSL_CERT_FILE", " ")}
+# pip, not uv: the wheel is tagged for Python 3.10, though its Python code runs on later ones. A folder follows.
+WHEEL = "detectron2-requirements.txt"
+WHEEL_OPTIONS = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
+                 "--implementation", "cp", "--abi", "none", "--target"]
 # Of an interpreter on the PATH: its version, whether it can make a venv, where it is.
 QUESTION = ("import sys, importlib.util as util; "
             "print(*sys.version_info[:3], int(util.find_spec('ensurepip') is not None), sys.executable)")
@@ -128,7 +132,7 @@ def active_environment(root: Path, with_tests: bool) -> Path | None:
 def stamp_key(root: Path, version: list[int]) -> str:
     """Hash of all that decides what a finished .venv holds: the pins (not their comments) and Python's version."""
     parts = ["{}.{}".format(*version)]
-    for name in ("constraints.txt", "detectron2-requirements.txt"):
+    for name in ("constraints.txt", WHEEL):
         lines = (root / name).read_text(encoding="utf-8").splitlines()
         pins = [line.split("#")[0].strip() for line in lines]
         parts += [name, *filter(None, pins)]
@@ -251,17 +255,17 @@ def fill(root: Path, base: str, version: list[int], uv: str | None) -> None:
     run("the other packages", [*install, "--no-build-isolation", "-e", ".[test]"], root, environ)
     # lvis, for the task of that name alone, would bring opencv-python over opencv-python-headless.
     run("cityscapesscripts and lvis", [*install, "--no-deps", "cityscapesscripts", "lvis"], root, environ)
-    # pip, for the wheel is tagged for Python 3.10, though its Python code runs on later ones;
-    # without its `tools`.
     target = venv / "tmp" / "detectron2"
-    run("detectron2", [*pip, "--require-hashes", "--no-deps", "--only-binary=:all:", "--python-version", "3.10",
-                       "--implementation", "cp", "--abi", "none", "--target", str(target),
-                       "-r", "detectron2-requirements.txt"], root, environ)
-    site = venv / "lib" / "python{}.{}".format(*version) / "site-packages"
-    for entry in target.iterdir():
-        if entry.name not in ("tools", "bin"):
-            os.replace(str(entry), str(site / entry.name))
+    run("detectron2", [*pip, *WHEEL_OPTIONS, str(target), "-r", WHEEL], root, environ)
+    move_wheel(target, venv / "lib" / "python{}.{}".format(*version) / "site-packages")
     run("a check: every import", [python, "-I", __file__, "check"], root, environ)
+
+
+def move_wheel(unpacked: Path, site: Path) -> None:
+    """detectron2 to where Python finds it, without its `tools`."""
+    for entry in unpacked.iterdir():
+        if entry.name not in ("tools", "bin"):
+            shutil.move(str(entry), str(site / entry.name))
 
 
 def make(root: Path) -> None:

@@ -1,21 +1,21 @@
 """Pretrain CLoVE on a folder of images.
 
-  python -m pretrain --recipe demo --data PHOTOS --output OUT               one process, CPU or GPU
+  clove pretrain --recipe demo --data PHOTOS --output OUT               one process, CPU or GPU
   torchrun --nproc-per-node 4 -m pretrain --recipe imagenet_200ep --data IMAGENET/train --output OUT
 
 Writes OUT/backbone.safetensors (the student's ResNet under torchvision names), checkpoints/,
 metrics.jsonl, tensorboard/, curves.png, views.png and show.png. Run the same command again to
 resume.
 
-  python -m pretrain shards --help        packs a folder of images into tar shards
-  python -m pretrain drill --help         kills a small run and proves that nothing is lost
-  python -m pretrain show --help          figures of views, positive cells and attention, and the training curves
+  clove shards --help        packs a folder of images into tar shards
+  clove drill --help         kills a small run and proves that nothing is lost
+  clove show --help          figures of views, positive cells and attention, and the training curves
 """
 
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pretrain.common.errors import UserError, run_cli
@@ -30,12 +30,12 @@ COMMANDS = {"show": "pretrain.figures.show", "shards": "pretrain.data.shards", "
 def build_parser() -> argparse.ArgumentParser:
     """The command line; one option for each value of the configuration."""
     parser = argparse.ArgumentParser(
-        prog="python -m pretrain",
-        usage="python -m pretrain --data DIR --output DIR [--recipe NAME|FILE] [options]",
+        prog="clove pretrain",
+        usage="clove pretrain --data DIR --output DIR [--recipe NAME|FILE] [options]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False)
     parser.add_argument("--data", type=_path, required=True, metavar="DIR",
-                        help="folder of images, nested or flat, or of .tar shards (python -m pretrain shards)")
+                        help="folder of images, nested or flat, or of .tar shards (clove shards)")
     parser.add_argument("--output", type=_path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--recipe", metavar="NAME|FILE",
                         help=f"one of {', '.join(recipe_names())}, or a YAML file; its values can be overridden below")
@@ -89,11 +89,12 @@ def _problem(error: Exception, config: Config, processes: int) -> str:
     return ""
 
 
-def main() -> int:
-    for name, module in COMMANDS.items():
-        if sys.argv[1:2] == [name]:
-            return importlib.import_module(module).main(sys.argv[2:])
-    args, config = parse()
+def main(given: Sequence[str] | None = None) -> int:
+    """Pretrain, or run a command of `COMMANDS`; returns the exit code."""
+    words = list(sys.argv[1:] if given is None else given)
+    if words and words[0] in COMMANDS:
+        return importlib.import_module(COMMANDS[words[0]]).main(words[1:])
+    args, config = parse(words)
     with stop_signals() as stop:  # before the seconds that importing torch takes
         from pretrain.train import Stopped, TrainingFailed  # with torch: a wrong option should not wait for it
 

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import itertools
 import re
 import runpy
 import shlex
@@ -11,20 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import COMMANDS
-from benchmarks.options.arguments import build_parser
-from benchmarks.speed.__main__ import MODULES
-from pretrain.__main__ import build_parser as pretrain_parser
+from benchmarks import clove
+from benchmarks.speed.__main__ import MODULES as PARTS
 from pretrain.config import load_config
-from pretrain.data import shards
-from pretrain.figures import show
-from pretrain.options.recipe_file import recipe_names
-from pretrain.runs import drill
-from transfer.__main__ import _parser as transfer_parser
 
-MODULES_SAID = r"(?:pretrain(?:\.shards)?|transfer|benchmarks(?:\.speed)?)"
-PROGRAMS = rf"(?:\./run_all\.sh|python -m {MODULES_SAID}(?= )|torchrun(?= --))"
-OTHERS = {"show": show.build_parser, "drill": drill.build_parser, "shards": shards.build_parser}
+PROGRAMS = rf"(?:\./run_all\.sh|(?<![\w/.-])clove (?:{'|'.join(clove.COMMANDS)})(?= )|torchrun(?= --))"
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [ROOT / "README.md", ROOT / "results" / "README.md",
          *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "code.md"),
@@ -40,8 +32,6 @@ def commands() -> list[tuple[str, list[str]]]:
             words = shlex.split(line.split("  ")[0], comments=True)
             if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or re.search(r"-m (ruff|pip|pytest) ", line):
                 continue  # stands for other words; another program
-            if words[:2] == ["python", "-m"] and len(words) == 4:
-                continue  # the name of a command, not a call of it
             found.append((f"{path.relative_to(ROOT) if path.parent.name == 'results' else path.name}: {line}", words))
     for path in SOURCES:  # what --help shows: the lines of a module's docstring that are commands
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -76,37 +66,27 @@ def test_command__is_understood_by_the_real_parser(words, monkeypatch):
         assert words[0] == "./run_all.sh"
         return
     if words[0] == "./run_all.sh":
-        if words[1] == "python":
-            words = words[1:]
-        elif words[1] in ("test", "environment"):
+        if words[1] in ("test", "environment", "python"):
             return
-        elif words[1] in COMMANDS:
-            parse_and_stop(importlib.import_module(f"benchmarks.{COMMANDS[words[1]]}").main, words[2:], monkeypatch)
-            return
-        else:
-            assert build_parser().parse_args(words[1:])
-            return
-    module = words[words.index("-m") + 1]
-    rest = words[words.index("-m") + 2:]
-    if module == "benchmarks.speed":
-        for name in rest[0].split("|"):
-            main = importlib.import_module(f"benchmarks.speed.{MODULES[name]}").main
-            parse_and_stop(main, rest[1:], monkeypatch)
-        return
-    if "--help" in rest:
-        return
-    if module == "benchmarks":
-        main = importlib.import_module(f"benchmarks.{COMMANDS[rest[0]]}").main
-        parse_and_stop(main, rest[1:], monkeypatch)
-    elif module == "pretrain" and rest[0] in OTHERS:
-        args = OTHERS[rest[0]]().parse_args(rest[1:])
-        assert load_config(getattr(args, "recipe", None))
-    elif module == "pretrain":
-        args = pretrain_parser().parse_args(rest)
-        if args.recipe in recipe_names():
-            assert load_config(args.recipe)
+        words = [*(["run"] if words[1].startswith("-") else []), *words[1:]]
+    elif words[0] == "clove":
+        words = words[1:]
     else:
-        assert transfer_parser(rest[0]).parse_args(rest)
+        words = ["pretrain", *words[words.index("-m") + 2:]]
+    if "--help" in words:
+        return
+    if words[0] == "speed":
+        for part in words[1].split("|"):
+            parse_and_stop(importlib.import_module(f"benchmarks.speed.{PARTS[part]}").main, words[2:], monkeypatch)
+        return
+    parse_and_stop(clove.main, words, monkeypatch)
+
+
+def test_recipes_that_are_named__exist():
+    for name, words in commands():
+        for option, value in itertools.pairwise(words):
+            if option == "--recipe" and value.islower():
+                assert load_config(value), name
 
 
 def test_commands__are_found():

@@ -1,24 +1,25 @@
-"""Entry point: `python -m transfer COMMAND ...`, with the commands of `COMMANDS`."""
+"""`python -m transfer COMMAND`: the commands of `COMMANDS`, which `clove COMMAND` runs too."""
 
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 
 from pretrain.common.errors import run_cli
 
 _EPILOG = """\
 examples:
-  python -m transfer inspect ckpt_epoch_200.pth
-  python -m transfer fetch --list
-  python -m transfer convert ckpt_epoch_200.pth --output converted/clove
-  python -m transfer convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
-  python -m transfer dataset DIR
-  python -m transfer preflight --task coco --data DIR --output runs/preflight-coco
-  python -m transfer finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
-  python -m transfer finetune --task coco --weights random --data DIR --output runs/random-coco
-  python -m transfer evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
-  python -m transfer diff runs/clove-coco runs/random-coco
+  clove inspect ckpt_epoch_200.pth
+  clove fetch --list
+  clove convert ckpt_epoch_200.pth --output converted/clove
+  clove convert converted/clove/backbone.safetensors --to timm,mmdet --output elsewhere/clove
+  clove dataset DIR
+  clove preflight --task coco --data DIR --output runs/preflight-coco
+  clove finetune --task coco --weights converted/clove --data DIR --output runs/clove-coco
+  clove finetune --task coco --weights random --data DIR --output runs/random-coco
+  clove evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
+  clove diff runs/clove-coco runs/random-coco
 """
 # {command: (module of this package with `add_arguments` and `run`, what goes in and comes out, what it does)}
 COMMANDS = {
@@ -50,16 +51,16 @@ COMMANDS = {
     "probe": (
         "probing.probe", "frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
         "Measures a frozen backbone on labelled images, beside two random networks and the pixels alone."),
-    "show": (
+    "detections": (
         "trained.show", "finished fine-tuning -> a figure of its detections",
         "Draws what a finished run detects, on its data or on any photographs."),
 }
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; what only `command` needs is imported only then, so that help is fast."""
     parser = argparse.ArgumentParser(
-        prog="python -m transfer", epilog=_EPILOG,
+        prog="clove", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Converts a pretrained ResNet checkpoint to detectron2, proves that it is the same "
                     "network there, and fine-tunes it.")
@@ -71,12 +72,14 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     # detectron2 still compiles parts with torch.jit.script; a user cannot fix that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-    command = sys.argv[1] if len(sys.argv) > 1 else None
-    arguments = _parser(command).parse_args()
+    words = list(sys.argv[1:] if given is None else given)
+    if words[:1] == ["show"]:  # its name in version 0.1
+        words[0] = "detections"
+    arguments = build_parser(words[0] if words else None).parse_args(words)
     return import_module(f"transfer.{COMMANDS[arguments.command][0]}").run(arguments)
 
 

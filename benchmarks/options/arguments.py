@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _data_options(parser.add_argument_group("data"))
     _run_options(parser.add_argument_group("how"))
     cluster.add_options(parser.add_argument_group(
-        "cluster", "every stage as a Slurm job; python -m benchmarks status, cancel, retry and logs then show and "
+        "cluster", "every stage as a Slurm job; clove status, cancel, retry and logs then show and "
                    "control them"))
     return parser
 

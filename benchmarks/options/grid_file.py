@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.options.checks import all_text, read_option_file, refuse
 from benchmarks.options.pretrainings import read_labels
-from pretrain import ROOT
+from pretrain import PLACE
 from pretrain.common.errors import UserError
 
 GRIDS = Path(__file__).resolve().parents[1] / "grids"
@@ -42,9 +42,9 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str
     if (given.pretrain_seeds or "").isdecimal():  # the file's are seeds, not how many
         rest = [*rest, "--pretrain-seeds", f"{given.pretrain_seeds},"]
     if given.output is None:
-        values["output"] = [str(ROOT / "output" / path.stem)]
+        values["output"] = [str(PLACE / "output" / path.stem)]
         if given.results is None:
-            values["results"] = [str(ROOT / "results" / path.stem)]
+            values["results"] = [str(PLACE / "results" / path.stem)]
     expanded = []
     for option, several in values.items():
         for value in several:

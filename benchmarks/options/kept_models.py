@@ -1,7 +1,7 @@
 """Which fine-tuned models stay on the disk: `--keep none|last|best`. Metrics, figures and logs always stay.
 
 A detector has some 350 MB with its heads; nine methods, three tasks and five trials make 50 GB. Without its model a run
-cannot be evaluated or shown again (`transfer evaluate`, `transfer show`), which needs the training once more.
+cannot be evaluated or shown again (`clove evaluate`, `clove detections`), which needs the training once more.
 """
 
 import json

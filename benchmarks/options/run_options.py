@@ -15,7 +15,7 @@ from benchmarks.options.evaluations import PAIRED, read_shares, read_trials
 from benchmarks.options.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders
 from benchmarks.options.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds
 from benchmarks.records.results import RANDOM as RANDOM_ROWS
-from pretrain import ROOT
+from pretrain import PLACE
 from pretrain.common.architectures import STANDARD
 from pretrain.common.errors import UserError
 from pretrain.options.recipe_file import recipe_names
@@ -23,7 +23,7 @@ from transfer.settings import request
 from transfer.settings.random_starts import RAND, RANDOM_STARTS
 from transfer.tasks import TASKS
 
-# Methods that start from random weights: how `python -m transfer finetune --weights` names them.
+# Methods that start from random weights: how `clove finetune --weights` names them.
 RANDOM = {start.method: start.weights for start in RANDOM_STARTS}
 # After a pretraining's label: a control with its batch norm and random convolutions.
 RANDOM_CONVOLUTIONS = ".random_convolutions"
@@ -55,8 +55,8 @@ class Options:
     eval_every: int = 0
     keep_predictions: bool = False
     keep: str = kept_models.LAST  # which fine-tuned models stay
-    output: Path = ROOT / "output"
-    results: Path = ROOT / "results"
+    output: Path = PLACE / "output"
+    results: Path = PLACE / "results"
     device: str = "auto"
     gpus: int | None = None
     jobs: int = 1  # at once on this machine
@@ -236,7 +236,7 @@ def _recipe(args: argparse.Namespace, said: list[str]) -> str:
 
 def _places(args: argparse.Namespace) -> tuple[Path, Path]:
     """The folders of the work and of the results; what would only show after the pretraining is reported now."""
-    output, results = ROOT / "output", ROOT / "results"
+    output, results = (PLACE / "output").absolute(), (PLACE / "results").absolute()
     if args.output is not None:
         output = args.output.absolute()
         results = output / "results"

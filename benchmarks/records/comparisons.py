@@ -1,4 +1,4 @@
-"""Paired comparisons of two models that `python -m benchmarks bootstrap` left, in words. Standard library only.
+"""Paired comparisons of two models that `clove compare` left, in words. Standard library only.
 
 A comparison says nothing of the data and protocol of its models: it stands under the block of a
 table where both of its results stand, found by the hash of their predictions, and nowhere else.

@@ -1,6 +1,6 @@
 """Probes of frozen backbones: results/probes/*.json.
 
-A file is what `python -m transfer probe` wrote, with the row and the stage that it belongs to and
+A file is what `clove probe` wrote, with the row and the stage that it belongs to and
 the digest that finds changes by hand.
 """
 

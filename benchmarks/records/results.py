@@ -23,7 +23,7 @@ from transfer.records.old_result import SCHEMA, read_as_now
 from transfer.settings.random_starts import RANDOM_STARTS
 
 PROVES_NOTHING = ("demo", "tiny")  # scales whose metrics stay out of the main tables
-# Rows whose weights each trial draws anew, as `python -m transfer finetune` names them.
+# Rows whose weights each trial draws anew, as `clove finetune` names them.
 RANDOM = tuple(start.row for start in RANDOM_STARTS)
 Check = tuple[str, Callable[[Any], bool]]
 

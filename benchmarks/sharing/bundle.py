@@ -1,7 +1,7 @@
-"""`python -m benchmarks bundle FILE`: results, certificates, configs and tables in one archive for a reviewer.
+"""`clove bundle FILE`: results, certificates, configs and tables in one archive for a reviewer.
 
 The same results give the same bytes. With --anonymous it holds only what
-benchmarks/sharing/anonymous.py lists. `python -m benchmarks import FILE` reads it again.
+benchmarks/sharing/anonymous.py lists. `clove import FILE` reads it again.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import read_sealed, weights_sha256
 from benchmarks.sharing.anonymous import PUBLIC_TASKS, Anonymiser
 from benchmarks.tables.all_tables import read_tables, write_tables
-from pretrain import ROOT, __version__
+from pretrain import PLACE, PRINTED, __version__
 from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS
@@ -32,12 +32,12 @@ PUBLIC_TABLES = {TASKS[name].table.name for name in PUBLIC_TASKS}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of `python -m benchmarks bundle`."""
+    """The options of `clove bundle`."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks bundle",
+        prog="clove bundle",
         description="One archive (.tar.gz) with results, certificates, configurations and tables.")
     parser.add_argument("file", type=Path, metavar="FILE", help="the archive, such as results.tar.gz")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
+    parser.add_argument("--results", type=Path, default=PLACE / "results", metavar="DIR",
                         help="folder that holds runs/ (default: the project's results/)")
     parser.add_argument("--anonymous", action="store_true",
                         help="for a blind review: numbers, hashes and public names alone")
@@ -124,7 +124,7 @@ def collect(records: Records, manifest: dict[str, Any]) -> dict[str, bytes]:
         if conversion := result["weights"].get("conversion"):
             of = weights_sha256(result) or hashlib.sha256(_json(conversion)).hexdigest()
             members[f"certificates/{of[:16]}.json"] = _json(conversion)
-    for path in sorted((ROOT / "results" / "reported").glob("*.csv")):
+    for path in sorted((PRINTED / "reported").glob("*.csv")):
         if not manifest["anonymous"] or path.stem in PUBLIC_TABLES:
             members[f"reported/{path.name}"] = path.read_bytes()
     members |= _tables(members)
@@ -176,7 +176,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         if not isinstance(hashes, dict):
             raise TypeError(f"its {MANIFEST} has no mapping of hashes")
     except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not a bundle of this suite ({error}): expected a file that `python -m benchmarks "
+        raise UserError(f"{path} is not a bundle of this suite ({error}): expected a file that `clove "
                         "bundle` wrote") from None
     found = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     if found != hashes:

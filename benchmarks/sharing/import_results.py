@@ -1,4 +1,4 @@
-"""`python -m benchmarks import FILE`: a bundle of this suite, or metrics made elsewhere, into results/."""
+"""`clove import FILE`: a bundle of this suite, or metrics made elsewhere, into results/."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from benchmarks.records.record_kinds import KINDS, Kind, parse_members, put
 from benchmarks.records.results import EPOCHS, TEXT, read_sealed
 from benchmarks.sharing.bundle import read_archive
 from benchmarks.tables.shown_text import percent
-from pretrain import ROOT
+from pretrain import PLACE
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS, Task
 
@@ -20,13 +20,13 @@ WORDS = {"runs": "results"}  # of a folder's records, where they have another na
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of `python -m benchmarks import`."""
+    """The options of `clove import`."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks import",
+        prog="clove import",
         description="Reads a bundle (.tar.gz), detectron2's metrics.json, or a COCO result file with its annotations. "
                     "Metrics made elsewhere get rows of their own, marked as imported.")
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
+    parser.add_argument("--results", type=Path, default=PLACE / "results", metavar="DIR",
                         help="where to (default: the project's results/)")
     parser.add_argument("--method", metavar="NAME", help="the row's name; not for a bundle")
     parser.add_argument("--task", choices=list(TASKS), help="the table; not for a bundle")

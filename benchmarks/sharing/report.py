@@ -1,4 +1,4 @@
-"""`python -m benchmarks report`: everything that was measured on one page that needs no network.
+"""`clove report`: everything that was measured on one page that needs no network.
 
 Tables with the provenance of each measured row behind a click, curves of the pretrainings, losses
 and early metrics of the fine-tunings, the images that the stages left, and the environments. A
@@ -22,7 +22,7 @@ from benchmarks.tables.probe_table import probes_html
 from benchmarks.tables.provenance_text import hardware_text, items_text, trial_provenance
 from benchmarks.tables.render import html_text
 from benchmarks.tables.table_model import IMPORTED, Row, TableModel
-from pretrain import ROOT
+from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
 from pretrain.common.json_lines import read_entries
@@ -54,9 +54,9 @@ figcaption { color: #555; } nav a { margin-right: 1em; } .scroll { overflow-x: a
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of `python -m benchmarks report`."""
+    """The options of `clove report`."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks report",
+        prog="clove report",
         description="One self-contained HTML page: tables, curves, images, provenance, environments.")
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="folder of a run: stages in it, results in its results/ "
@@ -70,8 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    output = options.output or ROOT / "output"
-    results = options.results or (output / "results" if options.output else ROOT / "results")
+    output = options.output or PLACE / "output"
+    results = options.results or (output / "results" if options.output else PLACE / "results")
     if not results.is_dir():
         raise UserError(f"expected a folder of results, found none at {results}; pass --output or --results DIR")
     path = options.file or results / "tables" / "report.html"
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def page(output: Path, results: Path, include_demo: bool = False) -> str:
     """The HTML of the whole report. `output` holds the stages' folders and may be absent."""
-    found = read_tables(results, ROOT / "results" / "reported", include_demo)
+    found = read_tables(results, PRINTED / "reported", include_demo)
 
     def provenance(row: Row) -> str:
         return "\n".join(trial_provenance(results / "runs", place, trial) for place, trial in row.group.trials.items())

@@ -1,4 +1,4 @@
-"""python -m benchmarks cancel [STAGE ...] [--output DIR]: end a run's Slurm jobs; what they have
+"""clove cancel [STAGE ...] [--output DIR]: end a run's Slurm jobs; what they have
 saved stays."""
 
 import argparse
@@ -10,11 +10,17 @@ from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError, refuse
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks cancel", description=__doc__, allow_abbrev=False)
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `clove cancel`."""
+    parser = argparse.ArgumentParser(prog="clove cancel", description=__doc__, allow_abbrev=False)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="these, and what depends on them (default: all)")
     add_output(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    args = build_parser().parse_args(arguments)
     output = args.output.absolute()
     records = jobs.newest(output)
     refuse((not records, f"found no submitted jobs in {output}; a run on this machine ends with Ctrl-C"))
@@ -34,7 +40,7 @@ def main(arguments: list[str]) -> int:
         for note in notes:
             note.unlink(missing_ok=True)
         raise UserError(f"scancel: {' '.join(done.stderr.split())}")
-    print(f"cancelled: {', '.join(alive)}; `python -m benchmarks retry --failed` resumes")
+    print(f"cancelled: {', '.join(alive)}; `clove retry --failed` resumes")
     return 0
 
 

@@ -133,7 +133,7 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
              "again in a minute"),
             (record.identity != wanted.get(name, record.identity),
              f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end it with "
-             f"`python -m benchmarks cancel {name}`, or choose another --output"))
+             f"`clove cancel {name}`, or choose another --output"))
     return alive
 
 
@@ -189,9 +189,9 @@ def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
     for record in submitted.records:
         print(f"job {record.job_id}: {record.stage}")
     where = f"--output {shlex.quote(str(plan.options.output))}"
-    print(f"see them: python -m benchmarks status --watch {where}\n"
-          f"end them: python -m benchmarks cancel {where}\n"
-          f"read one: python -m benchmarks logs STAGE {where}")
+    print(f"see them: clove status --watch {where}\n"
+          f"end them: clove cancel {where}\n"
+          f"read one: clove logs STAGE {where}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """The signals of a job's process, and who owns them.
 
-`python -m pretrain` owns its own (pretrain/common/signals.py). In a job `JobSignals` does, and
+`clove pretrain` owns its own (pretrain/common/signals.py). In a job `JobSignals` does, and
 gives the loop a function that says when to stop; the loop's processes agree on it, so that all
 stop and save after the same step:
 

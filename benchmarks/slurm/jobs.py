@@ -28,7 +28,7 @@ CAUSES = {2: 0, 3: 1, 143: 2, 75: 3}  # exit codes, the likeliest cause of the o
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process of a job ended, with the exit codes of `python -m pretrain`."""
+    """How a process of a job ended, with the exit codes of `clove pretrain`."""
 
     exit_code: int
     message: str
@@ -160,7 +160,7 @@ def refuse_beside_jobs(output: Path) -> None:
                   file=sys.stderr)
             return
         refuse((not state.is_over,
-                f"job {record.job_id} (stage {name}) works in {output}: end the jobs with `python -m benchmarks "
+                f"job {record.job_id} (stage {name}) works in {output}: end the jobs with `clove "
                 "cancel`, continue with them by --cluster slurm, or choose another --output"))
 
 

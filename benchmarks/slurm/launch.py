@@ -57,7 +57,7 @@ class Job(Checkpointable, ABC):
         """Run the job. An ending with 75 or 143 means: asked to stop, and saved."""
 
     def __call__(self) -> str:
-        """Returns the message of success; otherwise exits with a code of `python -m pretrain`."""
+        """Returns the message of success; otherwise exits with a code of `clove pretrain`."""
         job = submitit.JobEnvironment()
         (self.folder / f"ended_{job.global_rank}.json").unlink(missing_ok=True)
         with JobSignals() as signals:
@@ -96,7 +96,7 @@ class Job(Checkpointable, ABC):
             signals.requeue()
         except (submitit.core.utils.UncompletedJobError, subprocess.SubprocessError, OSError) as error:
             why = " ".join(str(error).split())
-            message = (f"saved, but the job could not be requeued ({why}); `python -m benchmarks retry --failed` "
+            message = (f"saved, but the job could not be requeued ({why}); `clove retry --failed` "
                        "resumes it")
             return Ending(COME_BACK, message, ending.rank)
         sys.exit(0)  # another process than the first: it must not look like a failure, nor like a result

@@ -1,4 +1,4 @@
-"""python -m benchmarks logs STAGE [-f] [--output DIR]: what a stage's job printed, over all its
+"""clove logs STAGE [-f] [--output DIR]: what a stage's job printed, over all its
 starts.
 
 A stage of a run on this machine printed to its terminal; of a fine-tuning, detectron2's log.txt
@@ -22,13 +22,19 @@ EVERY = 1.0  # seconds
 LOG = "log.txt"  # detectron2's
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks logs", description=__doc__, allow_abbrev=False,
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `clove logs`."""
+    parser = argparse.ArgumentParser(prog="clove logs", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", metavar="STAGE", help="as `python -m benchmarks status` names it")
+    parser.add_argument("stage", metavar="STAGE", help="as `clove status` names it")
     parser.add_argument("-f", "--follow", action="store_true", help="print what is added until the job is over")
     add_output(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    args = build_parser().parse_args(arguments)
     output = args.output.absolute()
     record = jobs.newest(output).get(args.stage)
     path = record.log() if record else local_log(output, args.stage)

@@ -1,4 +1,4 @@
-"""python -m benchmarks retry (--failed | STAGE ...) [--output DIR]: submit again what failed,
+"""clove retry (--failed | STAGE ...) [--output DIR]: submit again what failed,
 from the saved plan.
 
 With --failed: all that is neither done nor waiting nor running. The data are read again, and the
@@ -15,15 +15,21 @@ from benchmarks.stages.stage import locked
 from pretrain.common.errors import refuse
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks retry", description=__doc__, allow_abbrev=False,
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `clove retry`."""
+    parser = argparse.ArgumentParser(prog="clove retry", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="these, and what depends on them")
     parser.add_argument("--failed", action="store_true", help="all that is neither done nor under way")
     add_output(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    args = build_parser().parse_args(arguments)
     refuse((bool(args.stages) == args.failed,
-            "retry: expected --failed or the names of stages; `python -m benchmarks status` shows them"))
+            "retry: expected --failed or the names of stages; `clove status` shows them"))
     saved = plan_of(args.output.absolute())
     options, names = saved.options, [stage.name for stage in saved.stages()]
     refuse((options.cluster.cluster != "slurm",

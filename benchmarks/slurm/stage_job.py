@@ -165,5 +165,5 @@ def _parents(
                 raise UserError(f"stage {stage.name} was not started, because {name} failed: {endings[0].message}")
         refuse((time.monotonic() > deadline,
                 f"stage {stage.name} needs {', '.join(absent)}, found no complete result of it in {output}; "
-                "`python -m benchmarks retry --failed` makes that first"))
+                "`clove retry --failed` makes that first"))
         time.sleep(2)

@@ -1,4 +1,4 @@
-"""python -m benchmarks status [--output DIR] [--watch]: a live table of a run's stages.
+"""clove status [--output DIR] [--watch]: a live table of a run's stages.
 
 From the run's own files (stage.json, metrics, notes of jobs) and, where it answers, squeue: it
 needs neither accounting nor Slurm. It shows runs on this machine too. Exit code 0: all is done;
@@ -21,7 +21,7 @@ from benchmarks.stages import progress
 from benchmarks.stages.saved_plan import Plan, UnreadablePlan, plan_of
 from benchmarks.stages.stage import FAILED, STAMP, Stage, finished, glance, stage_folders
 from benchmarks.stages.standing_results import standing
-from pretrain import ROOT
+from pretrain import PLACE
 from pretrain.common.lock import is_locked
 from pretrain.common.signals import COME_BACK
 
@@ -190,7 +190,7 @@ def verdict(rows: list[Row]) -> tuple[int, str]:
     broken = [f" ({row.stage}: {row.detail})" for row in rows if row.state in ("failed", "lost")]
     line += "".join(broken[:1])
     if any(row.job_id for row in rows):
-        line += "; `python -m benchmarks retry --failed` resumes"
+        line += "; `clove retry --failed` resumes"
     return INCOMPLETE, f"error: {line}"
 
 
@@ -209,12 +209,18 @@ def snapshot(plan: Plan) -> list[Row]:
     return look(plan, jobs.ask_all(jobs.newest(plan.options.output)))
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks status", description=__doc__, allow_abbrev=False,
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `clove status`."""
+    parser = argparse.ArgumentParser(prog="clove status", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add_output(parser)
     parser.add_argument("--watch", action="store_true", help="show it again every 5 s until nothing waits or runs")
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    args = build_parser().parse_args(arguments)
     return watch(args.output.absolute(), args.watch, time.sleep)
 
 
@@ -239,7 +245,7 @@ def watch(output: Path, again: bool, sleep: Callable[[float], None]) -> int:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """--output, as of ./run_all.sh."""
-    parser.add_argument("--output", type=Path, default=ROOT / "output", metavar="DIR",
+    parser.add_argument("--output", type=Path, default=PLACE / "output", metavar="DIR",
                         help="the --output of ./run_all.sh (default: its default)")
 
 

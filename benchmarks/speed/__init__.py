@@ -1,1 +1,1 @@
-"""How fast this code is, beside a plain reference in the same process: `python -m benchmarks.speed`."""
+"""How fast this code is, beside a plain reference in the same process: `clove speed`."""

@@ -1,22 +1,28 @@
-"""python -m benchmarks.speed loader|step|loss|eval [options]: our speed beside a plain reference."""
+"""clove speed loader|step|loss|eval [options]: our speed beside a plain reference."""
 
+import argparse
 import importlib
-import sys
+from collections.abc import Sequence
 
-from pretrain.common.errors import UserError, run_cli
+from pretrain.common.errors import run_cli
 
 MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation"}
 
 
-def main() -> int:
-    part, *arguments = sys.argv[1:] or ["nothing"]
-    if part in ("-h", "--help"):
-        print(__doc__)
-        return 0
-    if part not in MODULES:
-        raise UserError(f"expected one of {', '.join(MODULES)} as the first argument, found {part}")
+def build_parser() -> argparse.ArgumentParser:
+    """What is measured; each has options of its own."""
+    parser = argparse.ArgumentParser(prog="clove speed",
+                                     description="Our speed beside a plain reference, in one process.")
+    parser.add_argument("part", choices=list(MODULES), help="`clove speed PART --help` explains one")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure one part; returns the exit code."""
+    arguments = build_parser().parse_args(given)
     # Only now: each needs libraries of its own, some of them optional.
-    return importlib.import_module(f"benchmarks.speed.{MODULES[part]}").main(arguments)
+    return importlib.import_module(f"benchmarks.speed.{MODULES[arguments.part]}").main(arguments.options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""pycocotools beside hotcoco on generated detections: `python -m benchmarks.speed eval`.
+"""pycocotools beside hotcoco on generated detections: `clove speed eval`.
 
 Every metric must agree. 5,000 images and 80 classes are the size of COCO's validation set.
 """
@@ -77,7 +77,7 @@ def timed(kind: type[COCOeval], truth: COCO, found: COCO, iou_type: str) -> tupl
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser("python -m benchmarks.speed eval", description=__doc__)
+    parser = argparse.ArgumentParser("clove speed eval", description=__doc__)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=3, help="timed evaluations of each side, alternated")

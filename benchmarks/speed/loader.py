@@ -1,4 +1,4 @@
-"""python -m benchmarks.speed loader: images per second of one core, ours against PIL and torchvision.
+"""clove speed loader: images per second of one core, ours against PIL and torchvision.
 
 Three sides take turns in one process with one thread: the reference; ours with finished views
 (uint8); ours with views that are only cut, whose colours the training device applies. The ratios
@@ -154,7 +154,7 @@ def summary(speeds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed loader", description=__doc__,
+    parser = argparse.ArgumentParser(prog="clove speed loader", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of images (default: made photographs)")
     parser.add_argument("--seconds", type=float, default=30.0, help="for each of the two parts (default 30)")

@@ -1,4 +1,4 @@
-"""The joined loss beside a loop over view pairs, forward and backward: `python -m benchmarks.speed loss`."""
+"""The joined loss beside a loop over view pairs, forward and backward: `clove speed loss`."""
 
 import argparse
 import statistics
@@ -64,7 +64,7 @@ def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser("python -m benchmarks.speed loss", description=__doc__)
+    parser = argparse.ArgumentParser("clove speed loss", description=__doc__)
     parser.add_argument("--batch", type=int, default=32, help="images")
     parser.add_argument("--local-views", type=int, default=6)
     parser.add_argument("--channels", type=int, default=256)

@@ -1,4 +1,4 @@
-"""One training step beside the plain reference: `python -m benchmarks.speed step`.
+"""One training step beside the plain reference: `clove speed step`.
 
 Both start from the same weights and see the same batch; they alternate in one process with the
 same threads. The peak memory of each is that of a process of its own.
@@ -136,7 +136,7 @@ def own_peak() -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m benchmarks.speed step", description=__doc__)
+    made = argparse.ArgumentParser("clove speed step", description=__doc__)
     made.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD)
     made.add_argument("--batch", type=int, default=8, help="images")
     made.add_argument("--local-views", "--views", type=int, default=6, help="beside two global ones")

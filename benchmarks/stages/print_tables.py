@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.options.run_options import Options
 from benchmarks.tables.all_tables import read_tables, write_tables
-from pretrain import ROOT
+from pretrain import PRINTED
 
 
 def print_tables(options: Options) -> Path:
@@ -18,7 +18,7 @@ def print_tables(options: Options) -> Path:
     folder = options.results / "tables"
     if options.demo:
         folder /= "demo"
-    found = read_tables(options.results, ROOT / "results" / "reported", options.include_demo)
+    found = read_tables(options.results, PRINTED / "reported", options.include_demo)
     write_tables(found.tables, folder, found.probes)
     print(f"\n{found.shown()}")
     for problem in found.problems:

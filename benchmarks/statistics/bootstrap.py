@@ -1,6 +1,6 @@
 """Paired bootstrap over images between two models: the only error bar there is with one training each.
 
-  python -m benchmarks bootstrap RUN_A RUN_B --annotations FILE
+  clove compare RUN_A RUN_B --annotations FILE
 
 Both models' predictions (kept by `--keep-predictions`) are matched to the ground truth once, by pycocotools. Each
 sample then draws the images anew, with replacement, the same for both models, and AP is accumulated as pycocotools
@@ -25,7 +25,7 @@ from benchmarks.options.checks import refuse
 from benchmarks.records.coco_results import held_as, iou_types, tasks
 from benchmarks.records.comparisons import SCHEMA, file_name, sentence
 from benchmarks.records.results import write_sealed
-from pretrain import ROOT
+from pretrain import PLACE
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from transfer.data import plain_coco
@@ -124,16 +124,16 @@ def samples(images: int, number: int, seed: int, batch: int = 50) -> Iterator[np
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of `python -m benchmarks bootstrap`."""
+    """The options of `clove compare`."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks bootstrap", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="clove compare", formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__)
     parser.add_argument("run", nargs=2, type=Path, metavar="RUN",
                         help=f"folder of a fine-tuning or evaluation that kept its predictions, or its {NAME}")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO's ground truth of val")
     parser.add_argument("--samples", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default 0)")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
+    parser.add_argument("--results", type=Path, default=PLACE / "results", metavar="DIR",
                         help="for comparisons/, and the tables made of it (default: the project's)")
     return parser
 

@@ -23,14 +23,14 @@ from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
 from benchmarks.tables.table_rows import Known, build_table, stands_in
 from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
 from benchmarks.tables.why import why
-from pretrain import ROOT
+from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
 from transfer.records.code_hash import finetuning_sha256
 from transfer.tasks import TASKS
 
 DESCRIPTION = "Reported and measured results -> markdown, LaTeX, HTML and CSV."
-EXPECTED = ROOT / "results" / "expected.csv"
+EXPECTED = PRINTED / "expected.csv"
 FORMATS = {".md": (markdown, probes_text), ".tex": (latex, probes_latex), ".html": (html_text, probes_html)}
 
 
@@ -173,10 +173,10 @@ def _check_is_folder(path: Path) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `python benchmarks/make_tables.py`."""
-    parser = argparse.ArgumentParser(prog="make_tables.py", description=DESCRIPTION)
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR",
+    parser = argparse.ArgumentParser(prog="clove tables", description=DESCRIPTION)
+    parser.add_argument("--results", type=Path, default=PLACE / "results", metavar="DIR",
                         help="folder with runs/*.json; the tables go to its tables/ (default: the project's results/)")
-    parser.add_argument("--reported", type=Path, default=ROOT / "results" / "reported", metavar="DIR",
+    parser.add_argument("--reported", type=Path, default=PRINTED / "reported", metavar="DIR",
                         help="folder with the papers' metrics, one CSV per table")
     parser.add_argument("--against", metavar="ROW",
                         help="row that the others are compared with, paired (default: detectron2's random start)")

@@ -119,4 +119,4 @@ def read_header(header: object, path: str | Path) -> BackboneInfo:
     except (TypeError, KeyError, ValueError) as error:
         problem = str(error)
     raise UserError(f"{path}: expected a backbone header of this version, found {problem}; make the file again with "
-                    "`python -m pretrain` or `python -m transfer convert`")
+                    "`clove pretrain` or `clove convert`")

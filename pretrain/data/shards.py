@@ -1,6 +1,6 @@
 """WebDataset tar shards: packing images into them, and reading any of them by its number.
 
-  python -m pretrain shards pack PHOTOS SHARDS                then:  python -m pretrain --data SHARDS ...
+  clove shards pack PHOTOS SHARDS                then:  clove pretrain --data SHARDS ...
 
 A shard is a plain tar file. The headers are read once and kept as an index
 (.clove-index-HASH.names in the folder, or where a run keeps its lists, if nothing may be written
@@ -279,7 +279,7 @@ def _member_name(name: str, keys: set[str]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pretrain shards", description="Pack images into tar shards.")
+    parser = argparse.ArgumentParser(prog="clove shards", description="Pack images into tar shards.")
     command = parser.add_subparsers(dest="command", required=True).add_parser("pack", help="folder of images -> shards")
     command.add_argument("folder", type=Path, help="images, nested or flat")
     command.add_argument("output", type=Path, help="new folder for the shards")

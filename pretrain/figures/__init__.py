@@ -1,1 +1,1 @@
-"""Figures of a training, and `python -m pretrain show`."""
+"""Figures of a training, and `clove show`."""

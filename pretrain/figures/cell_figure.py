@@ -1,4 +1,4 @@
-"""The figure of `python -m pretrain show`: three bands, from the views to what becomes of one cell."""
+"""The figure of `clove show`: three bands, from the views to what becomes of one cell."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `python -m pretrain show` shows: views of an image, positive cells, what a network makes of a cell.
+"""What `clove show` shows: views of an image, positive cells, what a network makes of a cell.
 
 Legend: H W feature grid, L = H*W cells in row-major order, C channels, S side of a view in pixels.
 """
@@ -155,7 +155,7 @@ def load_objective(config: Config, classes: tuple[str, ...], run: Path | None) -
         return objective, "random initial network (no --run given): similarities are those before any training"
     state, meta, _ = checkpoint.load_newest(run, tidy=False)
     if state is None:
-        raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `python -m pretrain "
+        raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `clove pretrain "
                         f"--output {run}`; leave out --run to see the random initial network")
     try:
         objective.student.load_state_dict(state["student"])

@@ -1,8 +1,8 @@
 """Show what pretraining does: an image's views, their positive cells and what a network makes of a cell.
 
-  python -m pretrain show --data PHOTOS --recipe photos               views and positives; random initial network
-  python -m pretrain show --data PHOTOS --run OUTPUT --image 7        the network of a run's newest checkpoint
-  python -m pretrain show --run OUTPUT --curves                       the training curves
+  clove show --data PHOTOS --recipe photos               views and positives; random initial network
+  clove show --data PHOTOS --run OUTPUT --image 7        the network of a run's newest checkpoint
+  clove show --run OUTPUT --curves                       the training curves
 
 The views are those that a run with this seed draws of this image in this epoch. Runs on the CPU.
 """
@@ -27,9 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of `show`: its own options, and one for each value that changes the
     results."""
     parser = argparse.ArgumentParser(
-        prog="python -m pretrain show",
-        usage="python -m pretrain show --data DIR [--recipe NAME|FILE | --run OUTPUT] [options]\n"
-              "       python -m pretrain show --run OUTPUT --curves [--output FILE]",
+        prog="clove show",
+        usage="clove show --data DIR [--recipe NAME|FILE | --run OUTPUT] [options]\n"
+              "       clove show --run OUTPUT --curves [--output FILE]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of images, nested or flat")
     parser.add_argument("--image", default="0", metavar="X", help="name of the image, or its number from 0 (default 0)")

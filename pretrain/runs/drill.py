@@ -1,6 +1,6 @@
 """The kill drill: a small run is killed again and again and must end equal to one that was never killed.
 
-  python -m pretrain drill --data PHOTOS --output DIR [--recipe R] [--kills N] [--KEY VALUE]
+  clove drill --data PHOTOS --output DIR [--recipe R] [--kills N] [--KEY VALUE]
 
 Kills (SIGKILL, which no process can catch) fall before the first save, while a checkpoint is
 written, in the last step, and at random moments in between, so that at least three different
@@ -162,7 +162,7 @@ def drill(data: Path, output: Path, arguments: list[str], number: int = 6, seed:
     """Run the drill below `output`; returns what differs (nothing when all is well), prints what
     happens.
 
-    `arguments`: of `python -m pretrain`, without data and output; they must log every step.
+    `arguments`: of `clove pretrain`, without data and output; they must log every step.
     """
     whole, killed, log = output / "whole", output / "killed", output / "killed.log"
     command = [sys.executable, "-P", "-m", "pretrain", "--data", str(data), *arguments, "--output"]
@@ -210,7 +210,7 @@ def few_images(data: Path, folder: Path) -> Path:
 
 
 def small_arguments(recipe: str, data: Path, given: dict[str, Any]) -> list[str]:
-    """Arguments for `python -m pretrain`: `given` values over those that make the recipe small and
+    """Arguments for `clove pretrain`: `given` values over those that make the recipe small and
     log every step. Raises `UserError` when there would be too few steps."""
     values = SMALL | given
     config = load_config(recipe, values)
@@ -229,7 +229,7 @@ def small_arguments(recipe: str, data: Path, given: dict[str, Any]) -> list[str]
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `drill`: its own options, and one for each value of the configuration."""
     parser = argparse.ArgumentParser(
-        prog="python -m pretrain drill", usage="python -m pretrain drill --data DIR --output DIR [options]",
+        prog="clove drill", usage="clove drill --data DIR --output DIR [options]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="folder of images")

@@ -5,9 +5,9 @@ import hashlib
 from pathlib import Path
 
 from benchmarks.records.results import write_result
-from benchmarks.tables import all_tables
+from pretrain import PRINTED
 
-REPORTED = all_tables.ROOT / "results" / "reported"
+REPORTED = PRINTED / "reported"
 COCO, CITYSCAPES, KEYPOINTS = (
     "coco_detection_segmentation", "cityscapes_instance_segmentation", "coco_keypoints")
 

@@ -93,7 +93,7 @@ def read_certificate(folder: str | Path, target: str = "detectron2") -> Certific
     path, file = Path(folder) / CERTIFICATE, Path(folder) / WRITERS[target].file
     if not path.is_file() or not file.is_file():
         raise UserError(f"{folder} is not a converted checkpoint: expected {path.name} and "
-                        f"{file.name} in it; run `python -m transfer convert FILE --to {target} "
+                        f"{file.name} in it; run `clove convert FILE --to {target} "
                         f"--output {folder}`")
     content = open_certificate(path)
     problem = _misfit(content["targets"], target, file)

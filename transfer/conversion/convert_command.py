@@ -1,4 +1,4 @@
-"""The options of `python -m transfer convert`, without the imports of what it does: help comes at once."""
+"""The options of `clove convert`, without the imports of what it does: help comes at once."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from transfer.reading.arguments import add_reading_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer convert`."""
+    """The options of `clove convert`."""
     parser.add_argument("file", metavar="FILE", help="the checkpoint, or the backbone.safetensors of a conversion")
     parser.add_argument("--output", required=True, metavar="DIR",
                         help="folder for the files; those of an earlier conversion there are replaced")

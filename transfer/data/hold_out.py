@@ -1,6 +1,6 @@
 """Training images held out: an annotation file in two, so that nothing is chosen by looking at the validation images.
 
-  python -m transfer hold-out DATA/annotations/instances_train.json --share 0.25 --output HELD
+  clove hold-out DATA/annotations/instances_train.json --share 0.25 --output HELD
 
 writes HELD/train.json and HELD/val.json, which `--train-annotations` and `--val-annotations` take. The images held out
 are those whose names have the largest SHA-256, so that the split is the same on every machine. Standard library only.

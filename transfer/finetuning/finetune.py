@@ -1,7 +1,7 @@
 """One fine-tuning: a backbone (or random weights), one task, one trial -> result.json with all
 that made it.
 
-`python -m transfer finetune` on the command line, `finetune(Request(...))` in Python. With the
+`clove finetune` on the command line, `finetune(Request(...))` in Python. With the
 output folder of an earlier run a killed one resumes, a finished one is only read. result.json is
 written last and whole, or not at all.
 """
@@ -35,7 +35,7 @@ FAILED = 3  # exit code of a training whose loss stopped being a number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer finetune`."""
+    """The options of `clove finetune`."""
     starts = ", ".join(f"{start.weights} ({start.text})" for start in RANDOM_STARTS)
     parser.add_argument("--weights", required=True, metavar="DIR",
                         help=f"folder that `convert` wrote, or {starts}")

@@ -1,4 +1,4 @@
-"""python -m transfer preflight: two iterations, an evaluation of two images and a save, on this
+"""clove preflight: two iterations, an evaluation of two images and a save, on this
 machine.
 
 The whole dataset is read and checked as a fine-tuning does it; then the fine-tuning itself runs
@@ -31,7 +31,7 @@ SHORT = (f"SOLVER.MAX_ITER={ITERATIONS}", "SOLVER.STEPS=()", "SOLVER.CHECKPOINT_
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer preflight`."""
+    """The options of `clove preflight`."""
     finetune.add_task_arguments(parser)
     parser.add_argument("--output", required=True, metavar="DIR",
                         help=f"a folder of its own, for {PASSED}; the logs of one that failed stay there")

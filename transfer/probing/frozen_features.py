@@ -74,7 +74,7 @@ def _certified(folder: Path) -> tuple[dict, Path]:
     certificate, file = folder / "conversion.json", folder / "backbone.safetensors"
     for path in (certificate, file):
         if not path.is_file():
-            raise UserError(f"{folder} has no {path.name}: expected a folder that `python -m transfer convert` wrote, "
+            raise UserError(f"{folder} has no {path.name}: expected a folder that `clove convert` wrote, "
                             "a checkpoint file, or random")
     conversion = open_certificate(certificate)
     if conversion["canonical_sha256"] != sha256_file(file):

@@ -64,7 +64,7 @@ class Request:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer probe`."""
+    """The options of `clove probe`."""
     default = Protocol()
     parser.add_argument("--weights", required=True, metavar="DIR|FILE",
                         help="folder that `convert` wrote, any checkpoint file, or random")

@@ -1,4 +1,4 @@
-"""`python -m transfer fetch METHOD`: the published checkpoint of a method, or how to get it.
+"""`clove fetch METHOD`: the published checkpoint of a method, or how to get it.
 
 methods.yaml says where to get each, under which licence, and its checksum where one is known. A
 download is checked against that and is whole or not there.
@@ -111,7 +111,7 @@ def _checked(path: Path, method: Published, what: str, todo: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer fetch`."""
+    """The options of `clove fetch`."""
     parser.description = ("Downloads the published checkpoint of a method and verifies its "
                           "checksum, or prints the steps where only a browser gets it. Each has "
                           "its own licence, which is shown.")
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     if method.notes:
         print(f"note: {method.notes}")
     if method.address is None:
-        print(f"It cannot be fetched: {method.steps}\nThen: python -m transfer inspect FILE")
+        print(f"It cannot be fetched: {method.steps}\nThen: clove inspect FILE")
         return USER_ERROR
     make_folder(output)
     path, sha256, is_new = fetch(method, output)
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if not method.sha256:
         known = f"not known before: pin it as sha256 of {args.method} in {METHODS.parent.name}/{METHODS.name}"
     print(f"{'wrote' if is_new else 'there already:'} {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
-          f"sha256 {sha256}, {known}\nnext: python -m transfer inspect {path}")
+          f"sha256 {sha256}, {known}\nnext: clove inspect {path}")
     return 0
 
 

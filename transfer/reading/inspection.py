@@ -1,4 +1,4 @@
-"""`python -m transfer inspect FILE`: what a checkpoint file is, before anything is done with it.
+"""`clove inspect FILE`: what a checkpoint file is, before anything is done with it.
 
 The JSON object of --json has these keys, of which none will change its meaning under schema 1:
 
@@ -34,7 +34,7 @@ from transfer.reading.networks import Choice, LayoutError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer inspect`."""
+    """The options of `clove inspect`."""
     names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     parser.description = ("Says what a checkpoint file is: layout, method, networks, pixel format, "
                           f"tensors. Known layouts: {names}, and our own {OWN_FAMILY}.")

@@ -196,5 +196,5 @@ def _unknown(file: CheckpointFile) -> str:
     if not parts:
         keys = ", ".join(map(str, list(file.opened.content)[:6]))
         holds += f" (keys: {keys or 'none'})"
-    return ("expected a checkpoint of a known layout (`python -m transfer inspect --help` names "
+    return ("expected a checkpoint of a known layout (`clove inspect --help` names "
             f"them), found in {file.path} {holds}; {how}")

@@ -96,7 +96,7 @@ def shared_values(args: argparse.Namespace) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Protocol):
-    """One fine-tuning. `weights` is a folder that `python -m transfer convert` wrote, or a name of `RANDOM_STARTS`."""
+    """One fine-tuning. `weights` is a folder that `clove convert` wrote, or a name of `RANDOM_STARTS`."""
 
     weights: str
     data: str | Path | Where

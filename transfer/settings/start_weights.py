@@ -66,7 +66,7 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
     pkl = folder / "detectron2.pkl"
     if not (folder / CERTIFICATE).is_file() or not pkl.is_file():
         raise UserError(f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl in it; "
-                        f"run `python -m transfer convert FILE --output {folder}`, or give one of "
+                        f"run `clove convert FILE --output {folder}`, or give one of "
                         f"{', '.join(start.weights for start in RANDOM_STARTS)}")
     conversion = read_certificate(folder)
     init = Weights.init

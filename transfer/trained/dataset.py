@@ -1,6 +1,6 @@
 """What the suite sees in a folder of data: counts, classes, sizes, notes, and a figure of annotated images.
 
-`python -m transfer dataset DIR` is how a user believes that the data is read right.
+`clove dataset DIR` is how a user believes that the data is read right.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CLASSES = 20  # that are listed one by one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer dataset`."""
+    """The options of `clove dataset`."""
     parser.add_argument("data", metavar="DIR", type=Path, help="folder of the data")
     parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the first that can)")
     parser.add_argument("--crowds-as-objects", action="store_true",

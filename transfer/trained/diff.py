@@ -1,4 +1,4 @@
-"""`python -m transfer diff A B`: what differs between two runs, in their configs and in their
+"""`clove diff A B`: what differs between two runs, in their configs and in their
 origin.
 
 Each of A and B is the folder of a run, finished or not (config.yaml, with request.json and
@@ -46,7 +46,7 @@ class Differences:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer diff`."""
+    """The options of `clove diff`."""
     for name in ("a", "b"):
         parser.add_argument(name, metavar=name.upper(), type=Path,
                             help="a run's folder, its result.json, or a file of results/runs")
@@ -70,7 +70,7 @@ def read(path: Path) -> Run:
         path /= "result.json"
     if path.is_dir():
         refuse((not config.is_file(),
-                f"{path} holds no run: expected config.yaml or result.json in it, as `python -m transfer "
+                f"{path} holds no run: expected config.yaml or result.json in it, as `clove "
                 "finetune` leaves them"))
         about = {}
         if request.is_file():

@@ -1,7 +1,7 @@
 """Evaluates a finished model alone: a run's folder, or a detectron2 model file beside its
 config.yaml.
 
-`python -m transfer evaluate MODEL --task T --data DIR --output DIR` writes a result.json of the
+`clove evaluate MODEL --task T --data DIR --output DIR` writes a result.json of the
 fine-tuning's schema with the kind "evaluation". For a run's folder it has all that the run
 recorded, and on the same data the same metrics.
 """
@@ -36,7 +36,7 @@ from transfer.trained.model_file import Model, check_classes, first_names, load,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer evaluate`."""
+    """The options of `clove evaluate`."""
     parser.add_argument("model", metavar="MODEL",
                         help="folder of a finished fine-tuning, or a detectron2 model file beside its config.yaml")
     parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))

@@ -1,7 +1,7 @@
 """A figure of what a finished fine-tuning detects: on its validation data beside the ground
 truth, or on any photographs.
 
-`python -m transfer show --model RUN_FOLDER --data DIR --output FILE.png`
+`clove detections --model RUN_FOLDER --data DIR --output FILE.png`
 """
 
 import argparse
@@ -30,7 +30,7 @@ SHOWN = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m transfer show`."""
+    """The options of `clove detections`."""
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `finetune`")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data", metavar="DIR",
@@ -87,11 +87,11 @@ def read_run(folder: Path) -> tuple[CfgNode, dict]:
         so_far = f"its newest checkpoint is {path.name}"
     refuse(
         (not folder.is_dir(),
-         f"{folder} is not a folder: expected one that `python -m transfer finetune` wrote"),
+         f"{folder} is not a folder: expected one that `clove finetune` wrote"),
         (missing == [FINAL],
          f"{folder} holds a run that is not finished ({FINAL} is missing, {so_far}): run the same "
          "fine-tuning again to finish it"),
-        (missing, f"{folder} has no {', '.join(missing)}: expected a folder that `python -m transfer "
+        (missing, f"{folder} has no {', '.join(missing)}: expected a folder that `clove "
                   "finetune` wrote"))
     return (model_file.read_config(folder / "config.yaml"),
             json.loads((folder / "request.json").read_text(encoding="utf-8")))

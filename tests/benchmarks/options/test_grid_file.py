@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.options.run_options import ROOT, parse
+from benchmarks.options.run_options import parse
+from pretrain import ROOT
 from pretrain.common.errors import UserError
 
 MINI = ["--benchmark", "mini", "--photos", "p", "--coco", "nuclei=a", "--coco", "bccd=b"]

@@ -10,6 +10,7 @@ from benchmarks.records.results import digest, write_result
 from benchmarks.tables import all_tables
 from benchmarks.tables.all_tables import Tables
 from benchmarks.tables.render import markdown
+from pretrain import PRINTED
 
 COCO = "coco_detection_segmentation"
 ONE, TWO = "1a" * 32, "2b" * 32
@@ -30,7 +31,7 @@ def shown(make_result: Callable, tmp_path: Path) -> Callable[..., Tables]:
         record["digest"] = digest(record)
         (tmp_path / "comparisons").mkdir(exist_ok=True)
         (tmp_path / "comparisons" / "coco.json").write_text(json.dumps(record))
-        return all_tables.read_tables(tmp_path, all_tables.ROOT / "results" / "reported", include_demo)
+        return all_tables.read_tables(tmp_path, PRINTED / "reported", include_demo)
 
     return build
 
@@ -100,6 +101,6 @@ def test_comparison__of_today_names_metrics_as_the_columns_and_others_by_their_k
 def test_comparison__that_is_no_mapping_is_left_out_and_named(shown, tmp_path: Path, content: str) -> None:
     shown({}, {})
     (tmp_path / "comparisons" / "coco.json").write_text(content)
-    found = all_tables.read_tables(tmp_path, all_tables.ROOT / "results" / "reported")
+    found = all_tables.read_tables(tmp_path, PRINTED / "reported")
     [problem] = found.problems
     assert problem.startswith("coco.json: ") and said_in(found) == []

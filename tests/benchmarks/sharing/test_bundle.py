@@ -13,9 +13,10 @@ from benchmarks.records import comparisons, imported
 from benchmarks.records.results import digest, read_results, write_result
 from benchmarks.sharing import bundle, import_results
 from benchmarks.tables import all_tables
+from pretrain import PRINTED
 from pretrain.common.errors import UserError
 
-REPORTED = all_tables.ROOT / "results" / "reported"
+REPORTED = PRINTED / "reported"
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from benchmarks.records import coco_results, imported
 from benchmarks.records.results import digest
 from benchmarks.sharing import import_results
 from benchmarks.tables import all_tables
+from pretrain import PRINTED, ROOT
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS
 
-REPORTED = all_tables.ROOT / "results" / "reported"
+REPORTED = PRINTED / "reported"
 DETECTRON2 = {"bbox/AP": 1.0, "bbox/AP50": 2.0, "bbox/AP75": 3.0, "segm/AP": 4.0, "segm/AP50": 5.0, "segm/AP75": 6.0}
 
 
@@ -192,5 +193,5 @@ def test_import__names_that_the_terminal_cannot_show_are_no_error(tmp_path: Path
     file.write_text(json.dumps(DETECTRON2))
     done = subprocess.run([sys.executable, "-m", "benchmarks", "import", str(file), "--method", "Ü日", "--task", "coco",
                            "--results", str(tmp_path / "results")], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}, cwd=all_tables.ROOT)
+                          env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}, cwd=ROOT)
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("??: AP_bb 1.0")

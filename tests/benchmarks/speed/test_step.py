@@ -1,6 +1,6 @@
 """The step and its plain reference: the same losses and weights; how many operations and host waits a step takes.
 
-The times are measured by `python -m benchmarks.speed step`, not here.
+The times are measured by `clove speed step`, not here.
 """
 
 import argparse

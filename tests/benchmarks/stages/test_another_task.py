@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.options.run_options import ROOT
+from pretrain import ROOT
 from tests.transfer.tasks import another_task
 from tests.transfer.tasks.test_another_task import draw
 

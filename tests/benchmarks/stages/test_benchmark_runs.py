@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import demo_data
-from benchmarks.options.run_options import ROOT
 from benchmarks.tables import all_tables
+from pretrain import ROOT
 from tests.benchmarks.table_files import REPORTED
 
 SMALL = {"epochs": 1, "batch_size": 4, "global_size": 64, "local_views": 0, "warmup_epochs": 0, "workers": 0}

@@ -56,7 +56,7 @@ def test_tiny__is_two_steps_two_iterations_and_two_images():
 
 
 def test_command__of_every_task_is_understood_by_the_real_parser(tmp_path):
-    from transfer.__main__ import _parser
+    from transfer.__main__ import build_parser as _parser
 
     for stage in plan(parse(["--demo", "--tasks", ",".join(TASKS), "--device", "cpu"])):
         if stage.name.startswith("finetune"):
@@ -172,7 +172,7 @@ def test_plan__a_checkpoint_in_paired_trials_is_converted_once(tmp_path):
 
 
 def test_plan__a_control_takes_each_pretrainings_batch_norm(tmp_path):
-    from transfer.__main__ import _parser
+    from transfer.__main__ import build_parser as _parser
 
     options = parse(["--pretrain", "clove=mini", "--pretrain-seeds", "7,8", "--trials", "paired", "--tasks", "coco",
                      "--methods", "clove,clove.random_convolutions"])
@@ -271,7 +271,7 @@ def test_main__unknown_rerun_names_the_stages(monkeypatch):
 
 
 def finetune_words(arguments, name="finetune-rand-coco-0"):
-    """What `python -m transfer finetune` is told, without its folders."""
+    """What `clove finetune` is told, without its folders."""
     stage = next(stage for stage in plan(parse(arguments)) if stage.name == name)
     folders = {parent: Path(f"of-{parent}") for parent in stage.parents}
     return [str(word) for word in stage.command(Path("here"), folders)[5:]]

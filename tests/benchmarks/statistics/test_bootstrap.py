@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.statistics import bootstrap
 from benchmarks.tables import all_tables
+from pretrain import PRINTED
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from transfer.data import plain_coco
@@ -162,7 +163,7 @@ def test_tables__show_the_comparison_and_find_one_that_was_changed(kept, make_re
     for name in ("good", "bad"):
         kept_file = {"file": bootstrap.NAME, "sha256": sha256_file(tmp_path / name / bootstrap.NAME)}
         write_result(results / "runs", make_result(method=name, predictions=kept_file))
-    reported = all_tables.ROOT / "results" / "reported"
+    reported = PRINTED / "reported"
     shown = all_tables.read_tables(results, reported).shown()
     assert "Paired bootstrap over the evaluation images (100 samples" in shown
     [path] = (results / "comparisons").iterdir()

@@ -15,7 +15,8 @@ from benchmarks.records import probe_results
 from benchmarks.records.results import write_result
 from benchmarks.sharing import bundle, import_results, report
 from benchmarks.tables import probe_table
-from benchmarks.tables.all_tables import ROOT, main, read_tables, write_tables
+from benchmarks.tables.all_tables import main, read_tables, write_tables
+from pretrain import PRINTED
 from pretrain.common.errors import UserError
 from tests.benchmarks.plans import plan
 from tests.benchmarks.probe_files import figures, make_probe
@@ -126,7 +127,7 @@ def test_table__the_same_weights_again_the_later_one_counts(markdown_tables: Cal
 
 
 def test_make_tables__a_table_of_its_own_and_demo_only_when_asked(tmp_path: Path) -> None:
-    reported = ROOT / "results" / "reported"
+    reported = PRINTED / "reported"
     probe_results.write_probe(tmp_path / "probes", make_probe())
     probe_results.write_probe(tmp_path / "probes", make_probe(20.0, demo=True, stage__key="demo"))
     (tmp_path / "probes" / "bad.json").write_text("{}")

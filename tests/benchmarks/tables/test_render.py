@@ -13,6 +13,7 @@ from benchmarks.records.results import write_result
 from benchmarks.tables import all_tables, latex_text
 from benchmarks.tables.render import csv_frame, html_text, latex, markdown
 from benchmarks.tables.table_model import TableModel
+from pretrain import PRINTED
 from transfer.records.code_hash import finetuning_sha256
 
 COCO = "coco_detection_segmentation"
@@ -25,7 +26,7 @@ def coco(make_result, tmp_path: Path):
     def build(*results: dict) -> TableModel:
         for result in results:
             write_result(tmp_path / "runs", result)
-        found = all_tables.read_tables(tmp_path, all_tables.ROOT / "results" / "reported")
+        found = all_tables.read_tables(tmp_path, PRINTED / "reported")
         assert found.problems == []
         return next(table for table in found.tables if table.name == COCO)
 

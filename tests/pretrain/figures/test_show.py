@@ -1,4 +1,4 @@
-"""`python -m pretrain show` from the command line: pictures, notes, and one line for each mistake."""
+"""`clove show` from the command line: pictures, notes, and one line for each mistake."""
 
 import json
 import subprocess
@@ -220,6 +220,6 @@ def test_find_cell__outside(wanted: str) -> None:
 def test_command_line__both_forms_have_their_help(environment: dict[str, str]) -> None:
     helps = [subprocess.run([sys.executable, "-P", "-m", "pretrain", *words, "--help"], env=environment, text=True,
                             capture_output=True, check=True).stdout for words in ([], ["show"])]
-    assert "usage: python -m pretrain --data DIR --output DIR" in helps[0] and "pretrain show --help" in helps[0]
-    assert "usage: python -m pretrain show --data DIR" in helps[1] and "--run OUTPUT --curves" in helps[1]
+    assert "usage: clove pretrain --data DIR --output DIR" in helps[0] and "clove show --help" in helps[0]
+    assert "usage: clove show --data DIR" in helps[1] and "--run OUTPUT --curves" in helps[1]
     assert "--knn-images" in helps[0] and "--knn-images" not in helps[1] and "--t-pos" in helps[1]

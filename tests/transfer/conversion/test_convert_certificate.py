@@ -136,7 +136,7 @@ def test_read_certificate__a_file_that_is_not_the_certified_one(folder):
         read_certificate(folder)
     assert read_certificate(folder, "timm")  # that one still fits
     file.unlink()
-    with pytest.raises(UserError, match="expected conversion.json and detectron2.pkl in it; run `python -m transfer"):
+    with pytest.raises(UserError, match="expected conversion.json and detectron2.pkl in it; run `clove"):
         read_certificate(folder)
 
 

@@ -14,10 +14,8 @@ from PIL import Image
 
 from benchmarks.demo import demo_data
 from pretrain.common.atomic import sha256_file
-from pretrain.common.backbone_file import BackboneInfo, save_backbone
 from pretrain.common.errors import UserError
 from transfer.conversion.certificate import write_certificate
-from transfer.conversion.convert import convert
 from transfer.finetuning import evaluate, finetune, one_process, trainer
 from transfer.finetuning.finetune import Request
 
@@ -262,7 +260,8 @@ def test_finetune__trial_draws_heads_and_images_whatever_the_method(small_data: 
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: {})
     overrides = (*THIN, "TEST.PRECISE_BN.ENABLED=False", "INPUT.MIN_SIZE_TRAIN=48,64,80")
     for number, (weights, trial) in enumerate([("random", 0), (str(converted), 0), ("random-msra", 0), ("random", 1)]):
-        finetune.finetune(request(small_data, tmp_path / str(number), overrides=overrides, weights=weights, trial=trial))
+        output = tmp_path / str(number)
+        finetune.finetune(request(small_data, output, overrides=overrides, weights=weights, trial=trial))
     (random, seen), (method, same), (_, turned), (other, others) = runs
     heads = [name for name in random if "bottom_up" not in name and name.endswith("weight") and "norm" not in name]
     assert len(heads) > 10 and all(torch.equal(random[name], method[name]) for name in heads)

@@ -1,18 +1,14 @@
 """The tasks beyond the poster's, end to end: converted weights in, result.json out, at a thin demo scale."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.demo import demo_data
 from benchmarks.records import results
-from pretrain.common.backbone_file import BackboneInfo, save_backbone
 from pretrain.common.errors import UserError
 from tests.transfer.data.test_lvis_json import needs_lvis
 from transfer import tasks
-from transfer.conversion.convert import convert
 from transfer.finetuning import evaluate
 from transfer.finetuning.finetune import Request, finetune
 from transfer.trained import diff

@@ -91,7 +91,7 @@ def test_read_weights__every_kind_of_source(random_state, resnet50_folder, tmp_p
 
 
 def test_read_weights__a_folder_that_is_no_whole_conversion_is_refused(resnet50_folder, random_state, tmp_path: Path):
-    with pytest.raises(UserError, match=r"has no conversion.json: expected a folder that `python -m transfer convert`"):
+    with pytest.raises(UserError, match=r"has no conversion.json: expected a folder that `clove convert`"):
         frozen_features.read_weights(str(tmp_path))
     certificate = (resnet50_folder[0] / "conversion.json").read_text()
     (tmp_path / "conversion.json").write_text(certificate.replace('"epochs": 200', '"epochs": 400'))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pretrain.common.errors import UserError
-from transfer.__main__ import _parser
+from transfer.__main__ import build_parser as _parser
 from transfer.reading import fetch as fetching
 from transfer.reading.families import FAMILIES
 from transfer.reading.fetch import Published, fetch, published, run
@@ -123,14 +123,14 @@ def test_run__prints_an_unknown_sum_so_that_it_can_be_pinned(tmp_path, listed, c
     printed = capsys.readouterr().out
     assert "one: One, 200 epochs; licence: MIT\nnote: Read me.\n" in printed
     assert f"sha256 {SHA256}, not known before: pin it as sha256 of one in" in printed
-    assert f"next: python -m transfer inspect {tmp_path / 'out' / 'file.pth'}" in printed
+    assert f"next: clove inspect {tmp_path / 'out' / 'file.pth'}" in printed
     assert command("one", "--output", str(tmp_path / "out")) == 0
     assert "there already:" in capsys.readouterr().out
 
 
 def test_run__by_hand_prints_the_steps(tmp_path, listed, capsys):
     assert command("two", "--output", str(tmp_path / "out")) == 2
-    assert "It cannot be fetched: Ask the authors.\nThen: python -m transfer inspect FILE" in capsys.readouterr().out
+    assert "It cannot be fetched: Ask the authors.\nThen: clove inspect FILE" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

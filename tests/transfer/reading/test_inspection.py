@@ -1,4 +1,4 @@
-"""What `python -m transfer inspect` says, to people and to programs."""
+"""What `clove inspect` says, to people and to programs."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import torch
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from tests.transfer import dense_files, image_files, state_parts
-from transfer.__main__ import _parser
+from transfer.__main__ import build_parser as _parser
 from transfer.reading.families import FAMILIES
 from transfer.reading.inspection import check_checkpoint, run
 

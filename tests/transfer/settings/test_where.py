@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transfer.__main__ import _parser
+from transfer.__main__ import build_parser as _parser
 from transfer.settings import where
 from transfer.tasks import Where
 

@@ -1,6 +1,6 @@
 """A task of another shape in one file: boxes in CSV files, measured by the share of them that is found.
 
-    CLOVE_TASKS=tests/transfer/tasks/another_task.py python -m transfer finetune --task boxes-csv --data DIR ...
+    CLOVE_TASKS=tests/transfer/tasks/another_task.py clove finetune --task boxes-csv --data DIR ...
 
 DIR/train/ and DIR/val/ hold images and boxes.csv, a line for each object: image,label,x0,y0,x1,y1 in pixels from 0,
 the end outside. Images that boxes.csv does not name have no object.

@@ -62,7 +62,7 @@ def thin(data: Path, output: Path) -> list[object]:
 
 
 def commands(*all_words: list[object]) -> subprocess.CompletedProcess:
-    """`python -m transfer WORDS` one after the other in one process, with the task's file in CLOVE_TASKS."""
+    """`clove WORDS` one after the other in one process, with the task's file in CLOVE_TASKS."""
     code = ("import json, sys\nfrom transfer.__main__ import main\n"
             "for words in json.loads(sys.argv[1]):\n    sys.argv = ['transfer', *words]\n    assert main() == 0\n")
     words = json.dumps([[str(word) for word in words] for words in all_words])

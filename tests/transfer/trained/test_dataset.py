@@ -1,4 +1,4 @@
-"""`python -m transfer dataset DIR`: counts, classes and places in words, and a figure of annotated images."""
+"""`clove dataset DIR`: counts, classes and places in words, and a figure of annotated images."""
 
 import shutil
 import sys

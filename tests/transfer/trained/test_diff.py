@@ -8,7 +8,7 @@ import yaml
 
 from pretrain.common.errors import UserError
 from tests.transfer.resolved import resolve
-from transfer.__main__ import _parser
+from transfer.__main__ import build_parser as _parser
 from transfer.data.dataset import Dataset, Split
 from transfer.settings import resolved_config
 from transfer.trained import diff

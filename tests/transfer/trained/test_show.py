@@ -123,7 +123,7 @@ def test_show__other_tasks(generated: Path, task: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(("words", "text"), [
-    (("--model", "{none}", "--photos", "{photos}"), "is not a folder: expected one that `python -m transfer finetune`"),
+    (("--model", "{none}", "--photos", "{photos}"), "is not a folder: expected one that `clove finetune`"),
     (("--model", "{photos}", "--photos", "{photos}"), "has no config.yaml, request.json, model_final.pth: expected"),
     (("--model", "{run}", "--data", "{none}"), "is not a folder: expected the data of task coco"),
     (("--model", "{run}", "--photos", "{none}"), "does not exist: expected a folder of images"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.options.run_options import ROOT, Options, parse
+from benchmarks.options.run_options import Options, parse
 from benchmarks.stages.checked_inputs import find_inputs
 from benchmarks.stages.saved_plan import Plan
+from pretrain import ROOT
 from tests.benchmarks.slurm.launch.conftest import gate, running_cluster, slurm, until  # noqa: F401 (fixtures)
 
 ON_SLURM = ("--cluster", "slurm", "--time", "20")

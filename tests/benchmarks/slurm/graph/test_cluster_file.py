@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.options.cluster import ClusterOptions
-from benchmarks.options.run_options import ROOT, parse
+from benchmarks.options.run_options import parse
+from pretrain import ROOT
 from pretrain.common.errors import UserError
 
 

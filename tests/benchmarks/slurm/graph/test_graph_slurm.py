@@ -12,9 +12,9 @@ import pytest
 import torch
 import torchvision
 
-from benchmarks.options.run_options import ROOT
 from benchmarks.slurm import cancel, jobs, logs, retry, status
 from benchmarks.stages.saved_plan import read_plan
+from pretrain import ROOT
 from pretrain.common.errors import UserError
 from tests.benchmarks.slurm.graph.conftest import ON_SLURM, until
 

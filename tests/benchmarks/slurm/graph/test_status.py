@@ -123,7 +123,7 @@ def test_failed__children_are_named_and_others_not(run):
         assert code == 1
         assert line == ("error: 3 of 6 stages done; failed: pretrain-clove; cancelled: convert-clove, "
                         "finetune-clove-coco-0 (pretrain-clove: loss was not finite); "
-                        "`python -m benchmarks retry --failed` resumes")
+                        "`clove retry --failed` resumes")
 
 
 def test_killed__without_a_message(run):

@@ -189,14 +189,14 @@ def test_leave__a_controller_that_was_away_is_asked_again(submitits, make_job, m
     assert leave(make_job(), 75) == 255
     submitits.answers = [away] * job_signals.REQUEUE_TRIES
     assert leave(make_job(), 75) == Ending(
-        75, f"saved, but the job could not be requeued ({away}); `python -m benchmarks retry --failed` resumes it")
+        75, f"saved, but the job could not be requeued ({away}); `clove retry --failed` resumes it")
 
 
 def test_leave__submitit_has_had_enough(submitits, make_job):
     submitits.answers = [Uncompleted("Job not requeued because: timed-out too many times.")]
     assert leave(make_job(), 75).message == (
         "saved, but the job could not be requeued (Job not requeued because: timed-out too many times.); "
-        "`python -m benchmarks retry --failed` resumes it")
+        "`clove retry --failed` resumes it")
 
 
 def test_leave__after_sigterm_a_preemption_may_still_say_so(submitits, make_job, tmp_path):

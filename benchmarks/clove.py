@@ -1,0 +1,124 @@
+"""`clove COMMAND ...`: everything that the suite does, as one command.
+
+`python -m pretrain`, `python -m transfer`, `python -m benchmarks` and `python benchmarks/make_tables.py` are the same
+commands by their packages.
+"""
+
+import difflib
+import importlib
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pretrain import __version__
+from pretrain.common.errors import UserError, run_cli
+
+
+class Command(NamedTuple):
+    """`module` has `main(arguments)` and `build_parser`; `first` goes before what the user gives."""
+
+    module: str
+    text: str
+    first: tuple[str, ...] = ()
+
+
+SUITE, TRANSFER = "benchmarks.__main__", "transfer.__main__"
+GROUPS = {
+    "All at once": {
+        "run": Command(SUITE, "pretrain, convert, fine-tune, evaluate, print the tables; the same again resumes"),
+        "demo": Command(SUITE, "the same, small, on generated images; needs no GPU", ("--demo",)),
+    },
+    "Pretraining": {
+        "pretrain": Command("pretrain.__main__", "images -> backbone.safetensors"),
+        "shards": Command("pretrain.data.shards", "packs a folder of images into tar shards"),
+        "show": Command("pretrain.figures.show", "figures: an image's views, their matched cells, training curves"),
+        "drill": Command("pretrain.runs.drill", "kills a small run again and again: nothing may be lost"),
+    },
+    "Checkpoints": {
+        "inspect": Command(TRANSFER, "what a checkpoint file is", ("inspect",)),
+        "fetch": Command(TRANSFER, "a method's published checkpoint, or how to get it", ("fetch",)),
+        "convert": Command(TRANSFER, "checkpoint -> weights of detectron2, torchvision, timm, mmdet; proved",
+                           ("convert",)),
+        "probe": Command(TRANSFER, "frozen backbone -> k-NN and linear segmentation, in minutes", ("probe",)),
+    },
+    "Fine-tuning": {
+        "dataset": Command(TRANSFER, "what the suite sees in a folder of data, with a figure", ("dataset",)),
+        "hold-out": Command(TRANSFER, "training annotations in two files: kept, and held out", ("hold-out",)),
+        "preflight": Command(TRANSFER, "tries a fine-tuning in a minute or two", ("preflight",)),
+        "finetune": Command(TRANSFER, "weights and a dataset -> a detector and its metrics", ("finetune",)),
+        "evaluate": Command(TRANSFER, "the metrics of a finished detector", ("evaluate",)),
+        "detections": Command(TRANSFER, "a figure of what a detector finds", ("detections",)),
+        "diff": Command(TRANSFER, "what differs between two fine-tunings", ("diff",)),
+    },
+    "Jobs on Slurm": {
+        "status": Command(SUITE, "the stages of a run: done, running, waiting, failed", ("status",)),
+        "logs": Command(SUITE, "what a stage has printed", ("logs",)),
+        "cancel": Command(SUITE, "ends a run's jobs", ("cancel",)),
+        "retry": Command(SUITE, "submits again what failed", ("retry",)),
+    },
+    "Results": {
+        "tables": Command("benchmarks.tables.all_tables", "the papers' tables with your rows"),
+        "why": Command("benchmarks.tables.all_tables", "where a cell of a table comes from", ("--why",)),
+        "report": Command(SUITE, "one HTML page of everything that was measured", ("report",)),
+        "compare": Command(SUITE, "two detectors, paired over the images (bootstrap)", ("compare",)),
+        "bundle": Command(SUITE, "results in one archive, anonymous if asked", ("bundle",)),
+        "import": Command(SUITE, "such an archive, or metrics made elsewhere, into the results", ("import",)),
+    },
+    "This machine": {
+        "setup": Command("benchmarks.setup", "installs detectron2, which pip cannot: once"),
+        "speed": Command("benchmarks.speed.__main__", "how fast this code is here, beside a plain reference"),
+        "completion": Command("benchmarks.completion", "completes commands and options with the tab key"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+APART = ("detectron2", "cityscapesscripts", "lvis")  # what pip does not install with the suite: `setup` does
+
+
+def help_text() -> str:
+    """All commands, in their groups."""
+    lines = ["usage: clove COMMAND [options]", "",
+             "CLoVE pretraining, proved transfer to detectron2, and the tables of dense self-supervised learning."]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name, command in commands.items():
+            lines += textwrap.wrap(command.text, 79, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+    lines += ["", "clove COMMAND --help explains one of them; clove --version says which this is."]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Raises `UserError` for one that does not exist."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if name == "--version":
+        print(f"clove {__version__}")
+        return 0
+    if name.startswith("-"):
+        raise UserError(f"{name}: expected a command before the options, such as `clove run {name}`; `clove --help` "
+                        "lists all")
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"`clove {near[0]}`" if near else f"one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name!r}: expected {meant}; `clove --help` explains all")
+    command = COMMANDS[name]
+    words = [*command.first, *rest]
+    if rest in (["-h"], ["--help"]) and words[0].startswith("--"):
+        words = rest  # of the command that takes --why and --demo as options
+    try:
+        return importlib.import_module(command.module).main(words)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in APART:
+            raise
+        raise UserError(f"clove {name} needs {error.name}, which is not installed: run `clove setup`, once") from None
+
+
+def start() -> None:
+    """The console script."""
+    run_cli(main)
+
+
+if __name__ == "__main__":
+    start()
