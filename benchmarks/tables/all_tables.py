@@ -204,6 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         raise UserError(f"expected {' and '.join(needed)}, found no {error.name}; run: "
                         f"{sys.executable} -m pip install {' '.join(needed)}") from None
+    if options.results == PLACE / "results":
+        options.results.mkdir(exist_ok=True)  # outside a checkout there is none at first
     found = read_tables(options.results, options.reported, options.include_demo, options.against)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
