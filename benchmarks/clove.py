@@ -110,9 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return importlib.import_module(command.module).main(words)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in APART:
+        package = (error.name or "").partition(".")[0]
+        if package not in APART:
             raise
-        raise UserError(f"clove {name} needs {error.name}, which is not installed: run `clove setup`, once") from None
+        raise UserError(f"clove {name} needs {package}, which is not installed: run `clove setup`, once") from None
 
 
 def start() -> None:

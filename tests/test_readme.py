@@ -30,8 +30,9 @@ def commands() -> list[tuple[str, list[str]]]:
         text = re.sub(r" *\\\n *", " ", path.read_text(encoding="utf-8"))
         for line in re.findall(PROGRAMS + r"[^\n`)]*", text):
             words = shlex.split(line.split("  ")[0], comments=True)
-            if {"OPTIONS", "[OPTIONS]", "ARGUMENTS"} & set(words) or re.search(r"-m (ruff|pip|pytest) ", line):
-                continue  # stands for other words; another program
+            stand_in = {"OPTIONS", "[OPTIONS]", "ARGUMENTS", "COMMAND"} & set(words)
+            if stand_in or re.search(r"-m (ruff|pip|pytest) ", line):
+                continue
             found.append((f"{path.relative_to(ROOT) if path.parent.name == 'results' else path.name}: {line}", words))
     for path in SOURCES:  # what --help shows: the lines of a module's docstring that are commands
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

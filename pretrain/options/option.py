@@ -44,6 +44,7 @@ def check_bounds(options: Any) -> None:
 
 def add_options(group: argparse._ActionsContainer, cls: type, taken: Iterable[str] = ()) -> None:
     """One command-line option for each field of `cls`, except for the names that are `taken`."""
+    types = typing.get_type_hints(cls)
     for one in fields(cls):
         if one.name in taken:
             continue
@@ -51,8 +52,20 @@ def add_options(group: argparse._ActionsContainer, cls: type, taken: Iterable[st
         if isinstance(one.default, tuple):
             shown, count = " ".join(map(str, one.default)), len(one.default)
         help_text = one.metadata["help"].replace("%", "%%")
-        group.add_argument(f"--{one.name.replace('_', '-')}", dest=one.name, default=None, metavar="X",
-                           nargs=count, help=f"{help_text} (default {shown})")
+        group.add_argument(f"--{one.name.replace('_', '-')}", dest=one.name, default=None, nargs=count,
+                           metavar=_shown(types[one.name]), help=f"{help_text} (default {shown})")
+
+
+def _shown(wanted: Any) -> str:
+    """What a help text shows for a value of this type: "{a,b}", "N" for whole numbers, "X" for others."""
+    choices = typing.get_args(wanted)
+    if typing.get_origin(wanted) is Literal:
+        return f"{{{','.join(map(str, choices))}}}"
+    if wanted is bool:
+        return "{true,false}"
+    if wanted is int or (choices and choices[0] is int):
+        return "N"
+    return "X"
 
 
 def convert(value: Any, wanted: Any) -> Any:
