@@ -73,8 +73,8 @@ def stripes(kind: int, random: np.random.Generator) -> Image.Image:
 def test_supervised__classifies_views_only_with_the_right_labels(tmp_path: Path) -> None:
     config = load_config("mini_supervised", {
         "labels": "folder", "architecture": "resnet18", "batch_size": 16, "epochs": 8, "base_lr": 32, "global_size": 48,
-        "local_size": 32, "last_stage_stride": 2, "workers": 0, "probe_every": 0, "checkpoint_every": 1000,
-        "log_every": 1})
+        "local_size": 32, "local_views": 2, "trust": 0.001, "warmup_epochs": 0.5, "workers": 0,
+        "probe_every": 0, "checkpoint_every": 1000, "log_every": 1})
     random = np.random.default_rng(0)
     accuracy = {}
     for name in ("right", "shuffled"):
