@@ -13,16 +13,18 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from pretrain.common.errors import UserError
 from transfer.finetuning.mapper import UNUSABLE, Mapper
 
 UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
 TERM_GRACE = 300  # seconds that a loader process lives on after SIGTERM, for the step in progress
+Records = Subset | list[dict]  # detectron2's
 Draw = tuple[int, int]  # place in the order of this process, index of the record
 
 
@@ -65,9 +67,9 @@ class MappedRecords(Dataset):
     1 % (and more than one) the run stops with a `UserError`: then the dataset is broken.
     """
 
-    def __init__(self, cfg: CfgNode, records: list[dict], seed: int) -> None:
+    def __init__(self, cfg: CfgNode, records: Records, seed: int) -> None:
         self.mapper, self.seed = Mapper(cfg, is_train=True), [seed, comm.get_rank()]
-        self.records = DatasetFromList(records)  # one block of memory, which loader processes share
+        self.records = records
         self.unreadable: set[str] = set()
 
     def __len__(self) -> int:
@@ -96,11 +98,9 @@ class MappedRecords(Dataset):
 
 def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterable[list[dict]]:
     """Endless batches of this process in the order of `seed`, after the first `skip` of them."""
-    points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=points)
-    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    wide = [grouped and record["width"] > record["height"] for record in records]
+    records, wide = usable(cfg)
+    if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        wide = [False] * len(wide)
     size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     repeats = None
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
@@ -110,6 +110,36 @@ def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterab
         MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
         num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
         generator=torch.Generator())  # its own: starting a loader must not move the global state
+
+
+def usable(cfg: CfgNode) -> tuple[Subset, list[bool]]:
+    """The training records that detectron2 would keep, and whether each image is wider than tall.
+
+    They stay in the one block of memory of detectron2's catalog: a list of all as objects would cost ten times as much.
+    """
+    name, = cfg.DATASETS.TRAIN
+    packed = DatasetCatalog.get(name)
+    points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    places, wide = [], []
+    for place in range(len(packed)):
+        record = packed[place]
+        if keeps(record, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, points):
+            places.append(place)
+            wide.append(record["width"] > record["height"])
+    if not places:
+        raise UserError(f"none of the {len(packed)} training images has an object to learn from: expected at least one")
+    records = Subset(packed, places)
+    print_instances_class_histogram(records, MetadataCatalog.get(name).thing_classes)  # into the log
+    return records, wide
+
+
+def keeps(record: dict, filter_empty: bool, min_keypoints: int) -> bool:
+    """detectron2's filters of one image: it has more than crowds, and enough labelled keypoints."""
+    rows = record["annotations"]
+    if filter_empty and all(row.get("iscrowd", 0) for row in rows):
+        return False
+    labelled = sum(flag > 0 for row in rows for flag in row.get("keypoints", ())[2::3])
+    return labelled >= min_keypoints
 
 
 def _start_worker(_: int) -> None:

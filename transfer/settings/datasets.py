@@ -7,12 +7,16 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.common.errors import UserError
 from transfer import tasks
 from transfer.data import keypoint_names, train_share
 from transfer.data.dataset import SPLITS, Dataset, Where
 from transfer.data.problems import raise_first
+
+if TYPE_CHECKING:
+    from detectron2.data import DatasetFromList
 
 
 def find(data: str | Path | Where, task: str) -> Dataset:
@@ -98,6 +102,14 @@ def describe(data: str | Path | Where | Dataset, task: str | None = None) -> dic
     return described
 
 
+def _packed(read: tasks.Reader) -> "DatasetFromList":
+    """The records in one block of memory, a tenth of their size as objects, for all who ask for them: the training,
+    precise batch norm, the figure. Forked loader processes share it."""
+    from detectron2.data import DatasetFromList
+
+    return DatasetFromList(read(), copy=False)
+
+
 def register(dataset: Dataset) -> tuple[str, str]:
     """Make `dataset` known to detectron2 in this process; returns the names of train and val.
 
@@ -121,6 +133,5 @@ def register(dataset: Dataset) -> tuple[str, str]:
                      keypoint_connection_rules=lines)
         if half == "train" and dataset.train_share != 1:
             read = functools.partial(train_share.read, read, split.image_root, dataset.train_share)
-        # The training, precise batch norm and the figure each ask for the list: it is read once.
-        DatasetCatalog.register(name, functools.cache(read))
+        DatasetCatalog.register(name, functools.cache(functools.partial(_packed, read)))
     return dataset.names

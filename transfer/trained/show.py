@@ -133,7 +133,7 @@ def _annotated(data: str, request: dict) -> tuple[list[dict], Metadata]:
     dataset = datasets.find(data, request["task"])
     model_file.check_classes(request["dataset"]["classes"], dataset)
     _, name = datasets.register(dataset)
-    return DatasetCatalog.get(name), MetadataCatalog.get(name)
+    return list(DatasetCatalog.get(name)), MetadataCatalog.get(name)
 
 
 def _photographs(photos: str) -> list[dict]:

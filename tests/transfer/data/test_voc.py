@@ -41,8 +41,9 @@ def test_register__records_are_detectron2s_own(folder: Path) -> None:
     train, val = datasets.register(datasets.find(folder, "voc"))
     own = [record for year in ("VOC2007", "VOC2012")
            for record in load_voc_instances(str(folder / year), "trainval", voc.CLASS_NAMES)]
-    assert DatasetCatalog.get(train) == own and [len(record["annotations"]) > 0 for record in own].count(True) == 4
-    assert DatasetCatalog.get(val) == load_voc_instances(str(folder / "VOC2007"), "test", voc.CLASS_NAMES)
+    assert list(DatasetCatalog.get(train)) == own
+    assert [len(record["annotations"]) > 0 for record in own].count(True) == 4
+    assert list(DatasetCatalog.get(val)) == load_voc_instances(str(folder / "VOC2007"), "test", voc.CLASS_NAMES)
     meta = MetadataCatalog.get(val)
     assert (meta.dirname, meta.split, meta.year) == (str(folder / "VOC2007"), "test", 2007)
 

@@ -2,12 +2,13 @@
 
 import itertools
 import logging
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, build, build_detection_test_loader
 from detectron2.data.samplers import TrainingSampler
 
 from benchmarks.demo import demo_data
@@ -69,6 +70,31 @@ def test_train_loader__repeats_what_the_config_says(cfg: CfgNode, monkeypatch: p
     assert seen[0] is None and seen[1].tolist() == pytest.approx(expected) and max(expected) > 2
 
 
+@pytest.mark.parametrize(("filter_empty", "points"), [(True, 0), (True, 1), (True, 3), (False, 2)])
+def test_keeps__is_detectron2s_choice(filter_empty: bool, points: int) -> None:
+    rng = random.Random(0)
+    records = []
+    for number in range(200):
+        rows = [{"iscrowd": rng.randrange(2), "keypoints": [rng.randrange(3) for _ in range(6)]}
+                for _ in range(rng.randrange(4))]
+        for row in rows[1:]:
+            del row["keypoints" if rng.random() < 0.5 else "iscrowd"]
+        records.append({"number": number, "annotations": rows})
+    expected = build.filter_images_with_only_crowd_annotations(records) if filter_empty else records
+    if points:
+        expected = build.filter_images_with_few_keypoints(expected, points)
+    assert [record for record in records if training_images.keeps(record, filter_empty, points)] == expected
+
+
+def test_train_loader__keeps_one_copy_of_the_records(cfg: CfgNode) -> None:
+    first, second = training_images.train_loader(cfg, 0, 0), training_images.train_loader(cfg, 0, 1)
+    packed = DatasetCatalog.get("coco_train")
+    assert first.dataset.records.dataset is second.dataset.records.dataset is packed
+    assert packed[0] is not packed[0]  # bytes, not objects
+    validation = build_detection_test_loader(cfg, "coco_val", mapper=lambda record: record)
+    assert validation.dataset._dataset is DatasetCatalog.get("coco_val")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_train_loader__resumed_equals_uninterrupted_with_any_number_of_workers(cfg: CfgNode, workers: int) -> None:
     def pictures(workers: int, seed: int, skip: int, number: int) -> list[torch.Tensor]:
@@ -85,7 +111,7 @@ def test_train_loader__resumed_equals_uninterrupted_with_any_number_of_workers(c
 def test_mapped_records__few_unreadable_are_replaced_and_many_stop(
     cfg: CfgNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = DatasetCatalog.get("coco_train")
+    records = list(DatasetCatalog.get("coco_train"))
     good, half, empty = (record["file_name"] for record in records)
     content = Path(half).read_bytes()
     Path(half).write_bytes(content[: len(content) // 2])  # a whole header, half of the pixels
