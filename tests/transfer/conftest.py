@@ -1,6 +1,6 @@
 """Generated networks and checkpoint files that the transfer tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,14 @@ from tests.transfer.dense_files import clove
 from transfer.reading.architecture import expected_shapes
 
 State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Notes of checks and plain copies of annotations do not go into the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @lru_cache

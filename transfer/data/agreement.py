@@ -88,7 +88,7 @@ def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoin
         for what in wrong:
             found.wrong.setdefault(what, []).append(own_id(row))
         x, y, width, height = row["bbox"]
-        tiny_mask = mask is not None and max(mask.extent) <= 1
+        tiny_mask = mask is not None and 0 < max(mask.extent) <= 1
         found.shares += POINTS_AT_ZERO in wrong or tiny_mask or max(x + width, y + height) <= 1
         found.transposed += NOT_ITS_BOX in wrong and mask.rle is not None and _fits_transposed(mask.rle, row["bbox"])
     return found

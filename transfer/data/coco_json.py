@@ -7,6 +7,7 @@ Boxes are (x, y, width, height) in pixels of the image.
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -137,8 +138,11 @@ def _field_problem(row: dict, fields: Fields) -> str | None:
 
 
 def repeated(content: dict, name: str, key: str) -> Iterator[str]:
-    """A value of `key` that several entries of the list `name` have."""
-    value, times = Counter(row[key] for row in content[name]).most_common(1)[0]
+    """A value of `key` that several entries of the list `name` have; ./a.png is the file a.png."""
+    values = [row[key] for row in content[name]]
+    if key == "file_name":
+        values = map(os.path.normpath, values)
+    value, times = Counter(values).most_common(1)[0]
     if times > 1:
         if key == "id":
             value = next(own_id(row) for row in content[name] if row[key] == value)

@@ -111,3 +111,10 @@ def test_compare__keypoints() -> None:
     found = compared(*(annotation(number, keypoints=shares) for number in (1, 2, 3)), keypoints=True)
     assert "labelled keypoints in the first pixel" in next(found.problems())
     assert "They look like shares of width and height" in next(found.problems())
+
+
+def test_problems__masks_without_a_pixel_are_not_taken_for_shares() -> None:
+    empty = {"size": [40, 60], "counts": [2400]}
+    line = next(compared(*(annotation(number, segmentation=empty) for number in (1, 2, 3))).problems())
+    assert line.startswith("3 of 3 objects have a box that is not the extent of its mask")
+    assert line.endswith("in pixels of the image")

@@ -36,6 +36,7 @@ def _set(key: str, value: object) -> Callable[[dict], None]:
     (_set("iscrowd", "0"), "of 'annotations' has iscrowd '0': expected 0 or 1"),
     (_set("area", None), "of 'annotations' has area None: expected a number of pixels"),
     (lambda values: values["images"][0].update(width=30.0), "of 'images' has width 30.0: expected a whole number of"),
+    (lambda values: values["images"][1].update(file_name="./a.png"), "2 entries of 'images' have file_name 'a.png'"),
     (lambda values: values["images"][0].update(file_name=None), "of 'images' has file_name None: expected a text"),
     (lambda values: values["categories"][0].update(name=3), "of 'categories' has name 3: expected a text"),
     (lambda values: values["categories"][0].update(name="disc"),
