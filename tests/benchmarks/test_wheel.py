@@ -1,5 +1,6 @@
 """A wheel, installed in a fresh venv that has no detectron2: what works without it works, the rest is one line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def test_wheel__works_in_the_current_folder_without_detectron2(clove, tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     inspected = clove("inspect", "r18.pth")
     assert inspected.returncode == 0 and "torchvision" in inspected.stdout, inspected.stderr
+    converted = clove("convert", "r18.pth", "--to", "torchvision,timm", "--output", "converted")
+    assert converted.returncode == 0, converted.stderr
+    assert json.loads((tmp_path / "converted" / "conversion.json").read_text())["versions"]["detectron2"] is None
+    asked = clove("convert", "r18.pth", "--output", "other")
+    assert asked.returncode == 2 and not (tmp_path / "other").exists()
+    assert "which is not installed: run `clove setup`, or leave it out with --to" in asked.stderr
     shown = clove("pretrain", "--help")
     assert shown.returncode == 0 and "imagenet_200ep" in shown.stdout  # the recipes are in the wheel
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import detectron2
 import numpy as np
 import torch
 import torchvision
@@ -31,7 +30,7 @@ from transfer.conversion.certificate import (
     batch_norm_warnings,
     write_certificate,
 )
-from transfer.conversion.proof import PROOFS, assert_loaded
+from transfer.conversion.proof import PROOFS, assert_loaded, optional
 from transfer.conversion.random_convolutions import method_of, redraw
 from transfer.conversion.stage_maps import STAGES
 from transfer.conversion.writers import WRITERS, State, pixel_format, without_biases
@@ -102,7 +101,8 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
         "targets": written,
         "tolerance": TOLERANCE,
         "notes": _notes(reading, info, method),
-        "versions": {"tool": __version__, "torch": torch.__version__, "detectron2": detectron2.__version__,
+        "versions": {"tool": __version__, "torch": torch.__version__,
+                     "detectron2": getattr(optional("detectron2"), "__version__", None),
                      "torchvision": torchvision.__version__, "numpy": np.__version__},
         **_about_the_network(reading, info, state),
     })
@@ -202,6 +202,9 @@ def _wrong_options(asked: Options) -> str | None:
     if unknown:
         return (f"expected --to to name some of {', '.join(WRITERS)}, found "
                 f"{', '.join(map(repr, unknown))}")
+    if "detectron2" in asked.targets and optional("detectron2") is None:
+        return ("detectron2's file is proved by detectron2, which is not installed: run `clove setup`, or leave it out "
+                "with --to torchvision,timm,mmdet")
     if asked.fpn and "detectron2" not in asked.targets:
         return "--fpn takes a pretrained FPN over to detectron2: add --to detectron2, or leave --fpn out"
     if asked.fpn and asked.random_convolutions is not None:

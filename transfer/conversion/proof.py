@@ -4,7 +4,8 @@ For detectron2 three things must hold: the file's tensors equal the source's; ev
 detectron2's ResNet, as its own checkpointer loaded it into an FPN backbone, equals the file; and
 the maps after the stem and after each stage equal those of torchvision's ResNet with the source's
 weights, which shows that the names mean the same there. The other targets are loaded by their own
-code where it is installed, and otherwise read back, which the proof says.
+code where it is installed, and otherwise read back, which the proof says. So detectron2 is imported
+only by the functions that need it.
 """
 
 import importlib
@@ -14,15 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
 import torch
 import torchvision
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_backbone
 from torch import nn
 
 from pretrain.common.backbone_file import BackboneInfo
@@ -40,6 +38,9 @@ from transfer.conversion.writers import State, detectron2_name, read_detectron2,
 from transfer.reading.architecture import faults, set_architecture
 from transfer.reading.naming import COUNTER
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
 # From the stem, a stage or a layer of the FPN on, after any prefix; heads have none of these names.
 _TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5]|fpn_(?:lateral|output)\d)\..+)")
 _AGAIN = "convert the checkpoint again"
@@ -49,8 +50,10 @@ _AGAIN = "convert the checkpoint again"
 Proof = dict[str, Any]
 
 
-def backbone_config(architecture: str, stride_in_1x1: bool = False) -> CfgNode:
+def backbone_config(architecture: str, stride_in_1x1: bool = False) -> "CfgNode":
     """A detectron2 config with the FPN over this ResNet, as the fine-tuning has it but with plain BN."""
+    from detectron2.config import get_cfg
+
     config, stages = get_cfg(), ["res2", "res3", "res4", "res5"]
     config.merge_from_list([
         "MODEL.DEVICE", "cpu",
@@ -92,6 +95,9 @@ def prove_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -
     Raises `UserError` when a tensor of the file or of detectron2's network differs from `state` in
     a bit, or a map by over `TOLERANCE` of its standard deviation.
     """
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_backbone
+
     source = without_biases(fpn)
     for name, value in state.items():
         source[detectron2_name(name)] = value
@@ -121,7 +127,7 @@ def prove_torchvision(path: Path, state: State, info: BackboneInfo, _fpn: State)
 
 def prove_timm(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Proof:
     """Load with timm's own strict loader where timm is installed, else read the file back."""
-    if (timm := _optional("timm")) is None:
+    if (timm := optional("timm")) is None:
         return _prove_read(safetensors.torch.load_file(path), path, state, "timm")
     with _quiet():
         network = timm.create_model(info.architecture, num_classes=0, checkpoint_path=str(path))
@@ -135,7 +141,7 @@ def prove_mmdet(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Pr
     The network is torchvision's, whose names mmdetection's ResNet has: its own needs compiled code
     to be imported.
     """
-    if (runner := _optional("mmengine.runner")) is None:
+    if (runner := optional("mmengine.runner")) is None:
         return _prove_read(torch.load(path, weights_only=True)["state_dict"], path, state, "mmengine")
     blank = {name: torch.zeros_like(value) for name, value in state.items()}
     network = reference_network(blank, info.architecture, info.stride_in_1x1)
@@ -148,7 +154,7 @@ PROOFS: dict[str, Callable[[Path, State, BackboneInfo, State], Proof]] = {
     "detectron2": prove_detectron2, "torchvision": prove_torchvision, "timm": prove_timm, "mmdet": prove_mmdet}
 
 
-def _optional(module: str) -> Any:
+def optional(module: str) -> Any:
     """A module that not everybody has, or None where it is missing or its installation is broken."""
     try:
         return importlib.import_module(module)
