@@ -332,11 +332,14 @@ def test_ci__the_active_environment_is_not_used(monkeypatch: pytest.MonkeyPatch,
     assert environment.active_environment(ROOT, with_tests=True) is None
 
 
+CI_DEMO = "--demo --set pretrain.epochs=2 --set transfer.SOLVER.MAX_ITER=10 --set transfer.SOLVER.STEPS=8,"
+
+
 def test_ci__stages_and_their_order():
     text = (ROOT / ".ci" / "run").read_text()
     assert re.findall(r"^stage .*?(\./run_all\.sh.*)$", text, re.MULTILINE) == [
         "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test --durations=40",
-        "./run_all.sh --demo --set pretrain.epochs=2",
+        f"./run_all.sh {CI_DEMO}",
         "./run_all.sh test --slow --durations=40",
         "./run_all.sh python -m pip install --quiet -c constraints.txt hotcoco",
         "./run_all.sh python -m pytest -q tests/benchmarks/speed/test_evaluation.py \\"]
@@ -348,7 +351,7 @@ def test_ci__a_failing_stage_ends_the_run_and_is_named(tmp_path: Path):
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     script(tmp_path / "run_all.sh", 'echo "$*" >> calls; [ "$*" != "$FAILING" ] || exit 7')
     script(tmp_path / "bin" / "id", "echo 1000")  # nothing is installed: the stage for that is root's
-    for failing, code, stages in (("--demo --set pretrain.epochs=2", 7, 4), ("none", 0, 7)):
+    for failing, code, stages in ((CI_DEMO, 7, 4), ("none", 0, 7)):
         (tmp_path / "calls").unlink(missing_ok=True)
         environment = {**os.environ, "FAILING": failing, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         result = subprocess.run([str(tmp_path / ".ci" / "run")], env=environment, capture_output=True, text=True,

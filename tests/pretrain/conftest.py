@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pretrain.train
 from pretrain.__main__ import main
 from pretrain.common.errors import run_cli
 from pretrain.config import Config, load_config
@@ -33,6 +34,12 @@ def step(self, number, batches):
         {}
     return original_step(self, number, batches)
 pretrain.trainer.Trainer.step = step
+"""
+FIGURES = ("draw_curves", "draw_views", "draw_run")  # they take longer than a tiny training
+NO_FIGURES = f"""
+import pretrain.train
+for name in {FIGURES}:
+    setattr(pretrain.train, name, lambda *_: None)
 """
 
 
@@ -94,18 +101,25 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process end without them."""
+    for name in FIGURES:
+        monkeypatch.setattr(pretrain.train, name, lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def run_pretrain(
     environment: dict[str, str], tiny_words: Callable[..., list[str]]
 ) -> Callable[..., subprocess.CompletedProcess]:
-    """run_pretrain(photos, output, prelude="", at_step=None, **changes): the command line in a child process of its
-    own group.
+    """run_pretrain(photos, output, prelude=NO_FIGURES, at_step=None, **changes): the command line in a child process of
+    its own group.
 
     `prelude`: statements run before the command line takes over, to make something go wrong at a known place.
     `at_step`: (number, statement), run when that step begins; it knows `os` and `signal`.
     """
 
-    def run(photos: Path, output: Path, prelude: str = "", at_step: tuple[int, str] | None = None,
+    def run(photos: Path, output: Path, prelude: str = NO_FIGURES, at_step: tuple[int, str] | None = None,
             **changes: Any) -> subprocess.CompletedProcess:
         words = ["--data", str(photos), "--output", str(output), *tiny_words(**changes)]
         if at_step:
@@ -130,7 +144,8 @@ def tiny_words() -> Callable[..., list[str]]:
 
 @pytest.fixture
 def cli(
-    tiny_words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tiny_words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    no_figures: None
 ) -> Callable[..., subprocess.CompletedProcess]:
     """cli(photos, output, **changes): as `run_pretrain`, but in this process: quick, and open to monkeypatching."""
 

@@ -43,7 +43,7 @@ def final_state(output):
 @pytest.fixture(scope="module")
 def whole(photos, run_pretrain, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
-    done = run_pretrain(photos, output)
+    done = run_pretrain(photos, output, prelude="")
     assert done.returncode == 0, done.stderr
     return output
 
@@ -268,6 +268,7 @@ def test_train__a_picture_that_cannot_be_drawn_is_no_end_of_a_run(photos, cli, m
         raise ValueError("no such\nfont")
 
     monkeypatch.setattr(pretrain.train, "draw_views", broken)
+    monkeypatch.setattr(pretrain.train, "draw_run", lambda *given: given[-1].touch())
     done = cli(photos, tmp_path, epochs=1)
     assert done.returncode == 0 and (tmp_path / "done.json").is_file() and (tmp_path / "show.png").is_file()
     assert "views.png could not be drawn (ValueError: no such font)" in done.stderr

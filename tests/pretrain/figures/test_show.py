@@ -18,6 +18,7 @@ from pretrain.common.errors import UserError, run_cli
 from pretrain.distributed import Process
 from pretrain.figures.show import find_cell, find_image
 from pretrain.train import train
+from tests.pretrain.conftest import FIGURES
 
 Show = Callable[..., subprocess.CompletedProcess]
 
@@ -27,7 +28,10 @@ def finished(photos: Path, tiny: Callable, tmp_path_factory: pytest.TempPathFact
     """A run of two steps; not to be changed."""
     output = tmp_path_factory.mktemp("finished")
     state = torch.get_rng_state()
-    train(tiny(epochs=1, seed=5), photos, output, Process(0, 1, torch.device("cpu")))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FIGURES:
+            patch.setattr("pretrain.train." + name, lambda *_: None)
+        train(tiny(epochs=1, seed=5), photos, output, Process(0, 1, torch.device("cpu")))
     torch.set_rng_state(state)
     yield output
     for path in output.rglob("step_*.pt"):

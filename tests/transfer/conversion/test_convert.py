@@ -37,13 +37,6 @@ def small(tmp_path, random_state):
     return tmp_path / "small.pth"
 
 
-@pytest.fixture
-def unproved(monkeypatch):
-    """For tests about files and folders: detectron2 is not asked, which takes most of a conversion's time."""
-    proof = {"loader": "none", "tensors": 0, "largest_difference": dict.fromkeys(STAGES, 0.0)}
-    monkeypatch.setitem(PROOFS, "detectron2", lambda *_: proof)
-
-
 # Names
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
@@ -122,7 +115,7 @@ def test_convert__same_source_gives_same_bytes(tmp_path, small):
         assert sha256(first / name) == sha256(second / name)
 
 
-def test_convert__its_own_backbone_gives_the_same_weights(tmp_path, small):
+def test_convert__its_own_backbone_gives_the_same_weights(tmp_path, small, unproved):
     first = convert(small, tmp_path / "first", method="Mine")
     again = convert(tmp_path / "first" / "backbone.safetensors", tmp_path / "again")
     assert again["targets"]["detectron2"]["sha256"] == first["targets"]["detectron2"]["sha256"]
@@ -134,7 +127,7 @@ def test_convert__its_own_backbone_gives_the_same_weights(tmp_path, small):
     assert text.startswith(f"backbone.safetensors (from small.pth, {first['source_sha256'][:12]}...): plain ")
 
 
-def test_convert__method_and_branch(tmp_path, random_state, clove_content):
+def test_convert__method_and_branch(tmp_path, random_state, clove_content, unproved):
     torch.save(clove_content(random_state("resnet18"), random_state("resnet18", 1), 50), tmp_path / "current.pth")
     certificate = convert(tmp_path / "current.pth", tmp_path / "out", method="CLoVE teacher", branch="teacher")
     assert (certificate["method"], certificate["branch"], certificate["epochs"]) == ("CLoVE teacher", "teacher", 50)
@@ -164,7 +157,7 @@ def test_describe__resnet50(resnet50_folder):
     assert "not the published protocol" not in text
 
 
-def test_convert__published_torchvision_layout(tmp_path):
+def test_convert__published_torchvision_layout(tmp_path, unproved):
     network = torchvision.models.resnet18().eval()
     torch.save(network.state_dict(), tmp_path / "resnet18.pth")
     certificate = convert(tmp_path / "resnet18.pth", tmp_path / "out")
@@ -190,7 +183,7 @@ def test_convert__no_certificate_when_the_check_fails(tmp_path, small, monkeypat
     assert [path.name for path in output.iterdir()] == ["backbone.safetensors"]
 
 
-def test_convert__an_unreadable_source_leaves_the_folder_alone(tmp_path, small):
+def test_convert__an_unreadable_source_leaves_the_folder_alone(tmp_path, small, unproved):
     output = tmp_path / "out"
     with pytest.raises(UserError, match="none.pth: not found; check the path"):
         convert(tmp_path / "none.pth", output)

@@ -60,7 +60,8 @@ def test_read_certificate__every_edit_is_found(folder, key, value):
 PRETRAINING = {"objective": "clove", "seed": 3, "recipe_sha256": "a" * 64, "images_sha256": "b" * 64}
 
 
-def test_certificate__says_which_pretraining_made_it_through_every_file_that_keeps_the_header(tmp_path, random_state):
+def test_certificate__says_which_pretraining_made_it_through_every_file_that_keeps_the_header(
+        tmp_path, random_state, unproved):
     save_backbone(tmp_path / "own.safetensors", random_state("resnet18"), BackboneInfo(
         "CLoVE", "resnet18", 200, "student", pretraining=PRETRAINING))
     made = convert(tmp_path / "own.safetensors", tmp_path / "one", targets=("detectron2", "mmdet"))

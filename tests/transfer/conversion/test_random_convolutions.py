@@ -58,7 +58,7 @@ def test_convert__the_control_is_proved_and_says_what_it_is(tmp_path, random_sta
     assert record["init"] == ("random convolutions (torchvision: He normal, fan out), batch norm of a converted "
                               "checkpoint")
     for name in (None, "CLoVE"):  # what it is stays known
-        again = convert(tmp_path / "out" / "backbone.safetensors", tmp_path / "again", name)
+        again = convert(tmp_path / "out" / "backbone.safetensors", tmp_path / "again", name, targets=("timm",))
         assert (again["method"], again["random_convolutions"]) == ("CLoVE (random convolutions)", 3)
 
 

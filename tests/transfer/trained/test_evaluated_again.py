@@ -15,11 +15,17 @@ from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from tests.transfer.finetuning.test_processes import PATIENCE, words
 from transfer import tasks
-from transfer.finetuning import evaluate, finetune, result, trainer
+from transfer.finetuning import drawing, evaluate, finetune, result, trainer
 from transfer.finetuning.finetune import Request
 from transfer.trained.evaluate_model import EvaluationRequest, evaluate_model
 
 VAL, TRAIN = "annotations/instances_val.json", "annotations/instances_train.json"
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure of predictions takes longer than these evaluations."""
+    monkeypatch.setattr(drawing, "draw", lambda _model, _cfg, path: path.touch())
 
 
 @pytest.fixture

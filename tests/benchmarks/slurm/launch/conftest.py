@@ -36,6 +36,8 @@ def _gated(self):
     _before(self)
 SeededSteps.before_step = _gated
 """
+# At the end of a pretraining: they take longer than the tiny ones here.
+NO_FIGURES = "\ndraw_curves = draw_views = draw_run = lambda *_: None\n"
 
 
 def until(ready: Callable[[], object], what: str, seconds: float = 400.0) -> None:
@@ -57,7 +59,8 @@ class Gate:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        for name, text in (("pretrain/trainer.py", GATE), ("transfer/finetuning/trainer.py", FINETUNING_GATE)):
+        for name, text in (("pretrain/trainer.py", GATE), ("transfer/finetuning/trainer.py", FINETUNING_GATE),
+                           ("pretrain/train.py", NO_FIGURES)):
             path = self.root / name
             path.write_text(path.read_text(encoding="utf-8") + text.format(gate=str(self.file)), encoding="utf-8")
 
