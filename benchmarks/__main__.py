@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.options import arguments
-from benchmarks.options.checks import refuse
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.run_options import Options, parse
 from benchmarks.slurm.jobs import refuse_beside_jobs
@@ -20,7 +19,7 @@ from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan
 from benchmarks.stages.stage import Stage, finished, glance, left, locked
 from benchmarks.stages.standing_results import standing, trained_before
-from pretrain.common.errors import UserError, run_cli
+from pretrain.common.errors import UserError, refuse, run_cli
 
 COMMANDS = {"report": "sharing.report", "bundle": "sharing.bundle", "import": "sharing.import_results",
             "compare": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
@@ -51,11 +50,11 @@ def main(given: Sequence[str] | None = None) -> int:
     names = [stage.name for stage in stages]
     unknown = [name for name in options.rerun if name not in names]
     gpus = count_gpus(options)
-    refuse([
+    refuse(
         (unknown, f"--rerun {', '.join(unknown)}: no such stage; there are {', '.join(names)}"),
         (options.jobs > 1 and gpus,
          f"--jobs {options.jobs} divides CPU cores, found {gpus} GPUs: add --gpus 0, or leave out --jobs"),
-    ])
+    )
     for line in options.said:
         print(line)
     if options.cluster.cluster == "slurm":

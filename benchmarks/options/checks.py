@@ -14,13 +14,6 @@ from pretrain.common.errors import UserError
 Check = tuple[object, str]  # what is wrong when it is true, and the message
 
 
-def refuse(checks: Iterable[Check]) -> None:
-    """Raise `UserError` with the message of the first check that holds."""
-    for wrong, message in checks:
-        if wrong:
-            raise UserError(message)
-
-
 def at_least(args: argparse.Namespace, least: dict[str, int]) -> None:
     """Raise `UserError` for the first option whose number lies below its `least`; None is no number."""
     for name, bound in least.items():

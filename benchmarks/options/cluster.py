@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options.checks import at_least, option_of, refuse
-from pretrain.common.errors import UserError
+from benchmarks.options.checks import at_least, option_of
+from pretrain.common.errors import UserError, refuse
 
 # This machine has no such thing.
 SLURM_ONLY = ("partition", "account", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "time", "sbatch",
@@ -59,13 +59,12 @@ class ClusterOptions:
         """Parameters of submitit's SlurmExecutor: sbatch's own names, and what submitit adds."""
         return {
             "job_name": name, "partition": self.partition, "account": self.account, "nodes": self.nodes,
-            "ntasks_per_node": self.tasks, "gpus_per_node": self.gpus_per_node or None, "cpus_per_task": cpus,
+            "ntasks_per_node": self.tasks, "cpus_per_task": cpus,
             "time": self.minutes, "signal_delay_s": self.signal_delay, "stderr_to_stdout": True,
             "setup": [*self.setup, *setup],
             # One dead process ends the job: the others would wait for it in a collective. srun does
             # not take over sbatch's --cpus-per-task since Slurm 22.05.
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
-            "additional_parameters": {"requeue": True, **dict(self.sbatch)},
             "mem": f"{self.mem_gb}GB" if self.mem_gb else None,
         }
 
@@ -127,7 +126,7 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
     used = [option_of(name) for name in SLURM_ONLY if getattr(args, name)]
     if args.nodes > 1:
         used.append("--nodes")
-    refuse([
+    refuse(
         (args.cluster == "local" and used,
          f"{', '.join(used)} needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
         (args.cluster == "slurm" and limit is None,
@@ -141,7 +140,7 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
          "each GPU; leave out --tasks-per-node"),
         ("dependency" in sbatch or "array" in sbatch,
          "--sbatch dependency and array are what the graph itself sets: leave them out"),
-    ])
+    )
     return ClusterOptions(
         cluster=args.cluster, partition=args.partition, account=args.account, nodes=args.nodes,
         gpus_per_node=args.gpus_per_node, tasks_per_node=args.tasks_per_node,

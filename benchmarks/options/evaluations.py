@@ -4,9 +4,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.options.checks import refuse
 from benchmarks.options.inputs import TaskData
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.records import identity
 
 PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by trial s
@@ -78,11 +77,11 @@ def read_shares(text: str) -> tuple[float, ...]:
             share = float(part)
         except ValueError:
             share = 0.0
-        refuse([
+        refuse(
             (not 0 < share <= 1, f"--train-share {text}: expected numbers above 0, at most 1, as in 0.1,0.25,1, found "
                                  f"{part.strip()!r}"),
             (share in found, f"--train-share {text}: {part.strip()} is given twice"),
-        ])
+        )
         found.append(share)
     return tuple(found)
 

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options.checks import all_text, read_option_file, refuse
+from benchmarks.options.checks import all_text, read_option_file
 from benchmarks.options.pretrainings import read_labels
 from pretrain import PLACE
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 GRIDS = Path(__file__).resolve().parents[1] / "grids"
 # What would be pretrained instead of the file's rows, or on other images.
@@ -85,8 +85,8 @@ def _refuse(name: str, given: argparse.Namespace, pretrainings: list[str]) -> No
         folder = f", with {recipe.images}/ in it"
         if recipe.images and folder not in inside:
             inside += folder
-    refuse([
+    refuse(
         (contradicting, f"--benchmark {name} itself says what is pretrained, on --photos: leave out "
                         f"{', '.join(contradicting)}"),
         (given.photos is None, f"--benchmark {name} needs --photos DIR: a folder of images{inside}"),
-    ])
+    )

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.options.checks import check_name, refuse, slug
-from pretrain.common.errors import UserError
+from benchmarks.options.checks import check_name, slug
+from pretrain.common.errors import UserError, refuse
 from pretrain.data.labels import Kind, count_classes
 from transfer.records import identity
 from transfer.tasks import TASKS, Where, get
@@ -72,7 +72,7 @@ def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kin
     """
     named = imagenet or os.environ.get("IMAGENET_DIR")
     root = photos or Path(named or "") / "train"
-    refuse([
+    refuse(
         (photos is None and not named,
          f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, or --photos DIR "
          "for any folder of images"),
@@ -80,7 +80,7 @@ def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kin
          f"pretraining images: folder {root} not found, expected {IMAGENET_LAYOUT}"),
         (part and not (root / part).is_dir(),
          f"pretraining images: images={part}: {root / part} is not a folder; expected a sub-folder of {root}"),
-    ])
+    )
     return read_photos((root / part).absolute(), labels)
 
 

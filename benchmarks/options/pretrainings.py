@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from benchmarks.options.checks import refuse, slug
-from pretrain.common.errors import UserError
+from benchmarks.options.checks import slug
+from pretrain.common.errors import UserError, refuse
 from pretrain.config import Config, load_config
 
 FORM = "expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as --pretrain no_attention=mini,attention=none"
@@ -55,12 +55,12 @@ def read_labels(values: list[str]) -> dict[str, Recipe]:
         images = changed.pop("images", None)
         folder = PurePosixPath(images or "")
         outside = folder.is_absolute() or ".." in folder.parts or not folder.parts
-        refuse([
+        refuse(
             (not label.strip() or not recipe.strip() or "," in recipe, f"--pretrain {text}: {FORM}"),
             (label in found, f"--pretrain {label} is given twice: choose another label"),
             (images is not None and outside, f"--pretrain {label}: images={images}: expected a sub-folder of --photos, "
                                              "as in images=labelled"),
-        ])
+        )
         found[label] = Recipe(recipe, changed, "/".join(folder.parts))
     return found
 
@@ -68,12 +68,12 @@ def read_labels(values: list[str]) -> dict[str, Recipe]:
 def read_seeds(text: str) -> int | tuple[int, ...]:
     """--pretrain-seeds: how many (counted from the recipe's own), or which; "3," is the seed 3. Raises `UserError`."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", text))
-    refuse([
+    refuse(
         (not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?", text),
          f"--pretrain-seeds {text}: expected a number of pretrainings, or their seeds as in 1,2,3 or 3,"),
         (len(set(numbers)) < len(numbers), f"--pretrain-seeds {text}: a seed is given twice"),
         (numbers == (0,) and "," not in text, f"--pretrain-seeds must be at least 1, found {text}"),
-    ])
+    )
     if "," in text:
         return numbers
     return numbers[0]

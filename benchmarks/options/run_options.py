@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 from benchmarks.options import cluster_file, grid_file, kept_models
 from benchmarks.options.arguments import build_parser
-from benchmarks.options.checks import Check, at_least, check_name, nearest, refuse
+from benchmarks.options.checks import Check, at_least, check_name, nearest
 from benchmarks.options.cluster import ClusterOptions, read_options
 from benchmarks.options.evaluations import PAIRED, read_shares, read_trials
 from benchmarks.options.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders
@@ -17,7 +17,7 @@ from benchmarks.options.pretrainings import Pretraining, Recipe, pretrainings_of
 from benchmarks.records.results import RANDOM as RANDOM_ROWS
 from pretrain import PLACE
 from pretrain.common.architectures import STANDARD
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.options.recipe_file import recipe_names
 from transfer.settings import request
 from transfer.settings.random_starts import RAND, RANDOM_STARTS
@@ -121,7 +121,7 @@ def parse(arguments: list[str]) -> Options:
         gpus=args.gpus if cluster.cluster == "local" else cluster.gpus_per_node, jobs=args.jobs, dry_run=args.dry_run,
         rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
         preflight=preflight, cluster=cluster, max_jobs=args.max_jobs, said=tuple(said))
-    refuse([*_wrong_methods(args, options, labels), *_without_effect(args, options, labels)])
+    refuse(*_wrong_methods(args, options, labels), *_without_effect(args, options, labels))
     return options
 
 
@@ -195,11 +195,11 @@ def _demo(args: argparse.Namespace, data: dict[str, list[str]]) -> str:
         demo = "demo" if args.demo else "tiny"
     given = [name for name in ("epochs", "recipe", "photos", "imagenet", "scale", "checkpoint") if getattr(args, name)]
     given += [option for option, folders in data.items() if folders]
-    refuse([
+    refuse(
         (args.demo and args.tiny, "--demo and --tiny are two sizes of the same: leave out one of them"),
         (demo and given, f"--{demo} brings its own images, recipe, scale, data and checkpoint: leave out "
                          f"--{', --'.join(given)}"),
-    ])
+    )
     return demo
 
 
@@ -246,7 +246,7 @@ def _places(args: argparse.Namespace) -> tuple[Path, Path]:
     above = output
     while not above.exists():
         above = above.parent
-    refuse([
+    refuse(
         (not str(output).isprintable(),
          f"--output {str(args.output)!r}: expected a name that can be printed, choose another one"),
         # detectron2 takes every path for an address, and drops its query.
@@ -255,7 +255,7 @@ def _places(args: argparse.Namespace) -> tuple[Path, Path]:
          "without question marks, or semicolons before a #"),
         (not above.is_dir(),
          f"--output {args.output}: expected a folder or a new name in one, found that {above} is a file"),
-    ])
+    )
     return output, results
 
 
@@ -265,12 +265,12 @@ def _checkpoints(given: list[str], labels: tuple[str, ...]) -> dict[str, Path]:
     for text in given:
         name, _, file = text.partition("=")
         check_name("--checkpoint NAME=FILE", name, (*RANDOM, *RANDOM_ROWS, *found))
-        refuse([
+        refuse(
             (not name or not file, f"--checkpoint {text}: expected NAME=FILE, such as --checkpoint "
                                    "mine=ckpt_epoch_200.pth"),
             (name in labels, f"--checkpoint {name}: the name {name} is taken by a pretraining; choose another one"),
             (not Path(file).is_file(), f"--checkpoint {name}: no such file {file}"),
-        ])
+        )
         found[name] = Path(file).absolute()
     return found
 
@@ -289,10 +289,10 @@ def _subset(option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
     chosen = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in chosen if name not in known]
     first = " ".join(unknown[:1])
-    refuse([
+    refuse(
         (not chosen, f"{option} is empty: expected some of {', '.join(known)}"),
         (unknown, f"{option} {first}: expected some of {', '.join(known)}; the nearest is {nearest(first, known)}"),
-    ])
+    )
     return tuple(name for name in known if name in chosen)
 
 
@@ -319,12 +319,12 @@ def _assignments(texts: list[str], tasks: tuple[str, ...]) -> tuple[dict[str, st
     for text in texts:
         place, _, rest = text.partition(".")
         key, equals, value = rest.partition("=")
-        refuse([
+        refuse(
             (not equals or not key,
              f"--set {text}: expected pretrain.KEY=VALUE, TASK.KEY=VALUE or transfer.KEY=VALUE"),
             (place not in known,
              f"--set {text}: {place} is none of {', '.join(known)}; the nearest is {nearest(place, known)}"),
-        ])
+        )
         if place == "transfer":
             for task in tasks:
                 values[task][key] = value

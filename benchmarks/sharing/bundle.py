@@ -16,14 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.options.checks import refuse
 from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import read_sealed, weights_sha256
 from benchmarks.sharing.anonymous import PUBLIC_TASKS, Anonymiser
 from benchmarks.tables.all_tables import read_tables, write_tables
 from pretrain import PLACE, PRINTED, __version__
 from pretrain.common.atomic import atomic_path
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.tasks import TASKS
 
 MANIFEST = "manifest.json"
@@ -47,15 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Write the archive; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     above = next(parent for parent in options.file.absolute().parents if parent.exists())
-    refuse((
+    refuse(
         (options.file.is_dir(), f"expected a file to write, such as {options.file / 'results.tar.gz'}, found the "
                                 f"folder {options.file}"),
         (not above.is_dir(), f"{options.file} cannot be written: {above} is not a folder; choose another place"),
         (not options.results.is_dir(), f"expected a folder of results, found none at {options.results}; "
-                                       "pass --results DIR")))
+                                       "pass --results DIR"))
     records = _read(options.results)
     manifest: dict[str, Any] = {"anonymous": False}
     if options.anonymous:
@@ -78,7 +75,7 @@ def _read(folder: Path) -> Records:
         if problems:
             raise UserError(f"expected good {kind.word} files, found {len(problems)} with problems, first "
                             f"{problems[0]}; fix or remove them")
-    refuse([(not any(records.values()), f"expected results to bundle, found none in {folder / 'runs'}")])
+    refuse((not any(records.values()), f"expected results to bundle, found none in {folder / 'runs'}"))
     return records
 
 

@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from benchmarks.options.checks import refuse
 from benchmarks.records import coco_results
 from benchmarks.records.imported import Imported, from_metrics_json, write_imported
 from benchmarks.records.record_kinds import KINDS, Kind, parse_members, put
@@ -13,7 +11,7 @@ from benchmarks.records.results import EPOCHS, TEXT, read_sealed
 from benchmarks.sharing.bundle import read_archive
 from benchmarks.tables.shown_text import percent
 from pretrain import PLACE
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.tasks import TASKS, Task
 
 WORDS = {"runs": "results"}  # of a folder's records, where they have another name
@@ -38,17 +36,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Import the file; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
-    refuse((
+    refuse(
         (not options.file.is_file(), f"{options.file}: file not found"),
         (options.results.exists() and not options.results.is_dir(),
-         f"--results {options.results}: expected a folder, found a file")))
+         f"--results {options.results}: expected a folder, found a file"))
     with open(options.file, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     if packed:
         named = options.method or options.task or options.epochs is not None or options.annotations
-        refuse([(named, "a bundle brings its own names: leave out --method, --task, --epochs and --annotations")])
+        refuse((named, "a bundle brings its own names: leave out --method, --task, --epochs and --annotations"))
         _import_bundle(options.file, options.results)
     else:
         _import_metrics(options)
@@ -58,12 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _import_metrics(options: argparse.Namespace) -> None:
     """Metrics made elsewhere become one file, and a row of its own."""
     not_found = options.annotations is not None and not options.annotations.is_file()
-    refuse((
+    refuse(
         (not options.method or not options.task, f"{options.file} is not a bundle: metrics made elsewhere need "
                                                  f"--method NAME and --task {'|'.join(TASKS)}"),
         (not TEXT[1](options.method), f"--method {options.method!r}: expected {TEXT[0]}"),
         (not EPOCHS[1](options.epochs), f"--epochs {options.epochs}: expected an integer from 0"),
-        (not_found, f"--annotations {options.annotations}: file not found")))
+        (not_found, f"--annotations {options.annotations}: file not found"))
     task = TASKS[options.task]
     metrics = _metrics(options.file, options.annotations, task)
     row = Imported(task.name, options.method, options.epochs, metrics)
@@ -93,14 +89,14 @@ def _import_bundle(path: Path, folder: Path) -> None:
         records = parse_members(members)
     except ValueError as error:
         raise UserError(f"{path}: {error}; nothing was imported") from None
-    refuse([(not any(records.values()),
-             f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported")])
+    refuse((not any(records.values()),
+             f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported"))
     new = {name: _new_records(records[name], folder / name, kind) for name, kind in KINDS.items()}
     for name, files in new.items():
         taken = [file for file in files if (folder / name / file).exists()]
-        refuse([(taken, f"{len(taken)} {WORDS.get(name, name)} of {path} are here already with other content, "
+        refuse((taken, f"{len(taken)} {WORDS.get(name, name)} of {path} are here already with other content, "
                         f"first {', '.join(taken[:1])}: move yours away, or import into another folder with "
-                        "--results DIR; nothing was imported")])
+                        "--results DIR; nothing was imported"))
     written: list[Path] = []
     try:
         for name, files in new.items():

@@ -170,19 +170,16 @@ def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
         yield _figure(_drawn(members, early_keys(task)), f"{task}: loss and early metrics over iterations")
 
 
-def early_keys(task: str) -> list[tuple[str, ...]]:
-    """Of each main column of a task the keys that early evaluations write it under; none for a task
-    not known here.
-
-    Since schema 2 that is the metric's name; logs of before have the column's.
-    """
+def early_keys(task: str) -> dict[str, str]:
+    """{key that early evaluations write it under: name} of each main column of a task; none for a
+    task not known here."""
     if task not in TASKS:
-        return []
-    columns = {column.name: column for column in TASKS[task].columns}
-    return [(f"early/{columns[name].metric}", f"early/{name}") for name in main_columns(TASKS[task])]
+        return {}
+    metrics = {column.name: column.metric for column in TASKS[task].columns}
+    return {f"early/{metrics[name]}": name for name in main_columns(TASKS[task])}
 
 
-def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) -> str:
+def _drawn(members: list[tuple[str, list[dict]]], early: dict[str, str]) -> str:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -191,20 +188,19 @@ def _drawn(members: list[tuple[str, list[dict]]], early: list[tuple[str, ...]]) 
     logged = set()
     for _, entries in members:
         logged.update(*entries)
-    drawn = [("total_loss",), *(keys for keys in early if logged & set(keys))]
+    drawn = {"total_loss": "training loss"}
+    for key, name in early.items():
+        if key in logged:
+            drawn[key] = f"{name} (percent)"
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
-    for axis, keys in zip(axes, drawn, strict=True):
-        title = "training loss"
-        if keys != ("total_loss",):
-            title = f"{keys[-1].removeprefix('early/')} (percent)"
+    for axis, (key, title) in zip(axes, drawn.items(), strict=True):
         for label, entries in members:
             places, values = [], []
             for entry in entries:
-                for key in keys:
-                    if key in entry and "iteration" in entry:
-                        places.append(entry["iteration"])
-                        values.append(entry[key])
+                if key in entry and "iteration" in entry:
+                    places.append(entry["iteration"])
+                    values.append(entry[key])
             axis.plot(places, values, label=label, marker="." if len(values) < 40 else "")
         axis.set_xlabel("iteration")
         axis.set_title(title, loc="left")

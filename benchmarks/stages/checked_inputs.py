@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from benchmarks.options.checks import Check, refuse
+from benchmarks.options.checks import Check
 from benchmarks.options.evaluations import Evaluation, Protocol, protocol_of
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.inputs import Photos, TaskData, find_photos, read_task, task_folders
 from benchmarks.options.run_options import Options
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer import tasks
 
 # Of generated data: what each scale of a demo gets.
@@ -83,7 +83,7 @@ def _check_demo(options: Options) -> None:
             (labels != "none", f"labels {labels}: the demo's generated images have no classes; {advice}"),
             (one.images, f"images={one.images}: the demo's generated images lie in one folder; {advice}"),
         ]
-    refuse(checks)
+    refuse(*checks)
 
 
 def _find_photos(options: Options, missing: list[str]) -> dict[str, Photos]:

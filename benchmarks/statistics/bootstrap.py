@@ -21,13 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.options.checks import refuse
 from benchmarks.records.coco_results import held_as, iou_types, tasks
 from benchmarks.records.comparisons import SCHEMA, file_name, sentence
 from benchmarks.records.results import write_sealed
 from pretrain import PLACE
 from pretrain.common.atomic import sha256_file
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.data import plain_coco
 from transfer.tasks import TASKS
 
@@ -141,15 +140,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print and write the outcome; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    refuse((
+    refuse(
         (options.samples < 100, f"--samples {options.samples}: expected at least 100, an interval needs its tails"),
         (options.seed < 0, f"--seed {options.seed}: expected a number from 0"),
-        (not options.annotations.is_file(), f"--annotations {options.annotations}: file not found")))
+        (not options.annotations.is_file(), f"--annotations {options.annotations}: file not found"))
     one, other = _read(options.run[0], options.annotations), _read(options.run[1], options.annotations)
-    refuse([(one["task"] != other["task"],
-             f"expected two runs of the same task, found {one['task']} and {other['task']}"),
-            (one["annotations_sha256"] != other["annotations_sha256"],
-             "expected two runs on the same objects, found --crowds-as-objects in one of them")])
+    refuse(
+        (one["task"] != other["task"],
+         f"expected two runs of the same task, found {one['task']} and {other['task']}"),
+        (one["annotations_sha256"] != other["annotations_sha256"],
+         "expected two runs on the same objects, found --crowds-as-objects in one of them"))
     outcome = compare(one, other, options.annotations, options.samples, options.seed)
     record = {"schema": SCHEMA, "kind": "bootstrap", "task": one["task"], "names": [one["name"], other["name"]],
               "predictions_sha256": [one["sha256"], other["sha256"]], "annotations_sha256": one["annotations_sha256"],
@@ -216,12 +216,12 @@ def _read(path: Path, annotations: Path) -> dict:
         raise UserError(f"{file}: expected kept predictions, found none ({error}); evaluate again with "
                         "--keep-predictions") from None
     hashes = [plain_coco.sha256(annotations, crowds_as_objects) for crowds_as_objects in (False, True)]
-    refuse((
+    refuse(
         (found["task"] not in list(tasks()),
          f"{file}: expected one of the tasks {', '.join(tasks())}, found {found['task']}"),
         (found["annotations_sha256"] not in hashes,
          f"{file}: expected predictions for annotations {hashes[0][:12]}, found some for "
-         f"{str(found['annotations_sha256'])[:12]}; pass the validation annotations of that run")))
+         f"{str(found['annotations_sha256'])[:12]}; pass the validation annotations of that run"))
     crowds_as_objects = found["annotations_sha256"] == hashes[1]
     return found | {"sha256": sha256_file(file), "name": _name(file), "crowds_as_objects": crowds_as_objects}
 

@@ -207,8 +207,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.results == PLACE / "results":
         options.results.mkdir(exist_ok=True)  # outside a checkout there is none at first
     found = read_tables(options.results, options.reported, options.include_demo, options.against)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
     if options.why is not None:
         print(why(options.why, found.tables, options.results, found.probes))
         return 0

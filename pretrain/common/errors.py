@@ -29,6 +29,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
     file system. Ctrl-C becomes 130, a closed output pipe 141, as with the shell's own programs.
     Everything else is a bug of ours and keeps its traceback.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     try:
         code = main() or 0
     except UserError as error:

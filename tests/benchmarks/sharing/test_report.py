@@ -30,7 +30,7 @@ def run_folder(make_result, tmp_path: Path) -> Path:
     Image.new("RGB", (200, 300), "green").save(finetune / "predictions.png")
     (finetune / "request.json").write_text(json.dumps({"task": "coco"}))
     (finetune / "metrics.json").write_text("".join(
-        json.dumps({"iteration": place, "total_loss": 3 - place / 50, "early/AP_bb": place / 10}) + "\n"
+        json.dumps({"iteration": place, "total_loss": 3 - place / 50, "early/bbox/AP": place / 10}) + "\n"
         for place in range(0, 100, 20)) + '{"iteration": 100, "tot')
     (output / "half-00000000").mkdir()
     (output / "half-00000000" / "stage.json").write_text("{")
@@ -59,10 +59,10 @@ def test_page__without_anything_measured_shows_the_printed_tables_and_says_so(tm
     assert "Nothing has been measured yet: these are printed metrics." in text and text.count("<table") == 5
 
 
-def test_early_keys__are_those_of_the_main_columns_old_and_new() -> None:
-    assert report.early_keys("coco") == [("early/bbox/AP", "early/AP_bb"), ("early/segm/AP", "early/AP_mb")]
-    assert report.early_keys("cityscapes") == [("early/segm/AP", "early/AP")]
-    assert report.early_keys("a task that is not known here") == []
+def test_early_keys__are_those_of_the_main_columns() -> None:
+    assert report.early_keys("coco") == {"early/bbox/AP": "AP_bb", "early/segm/AP": "AP_mb"}
+    assert report.early_keys("cityscapes") == {"early/segm/AP": "AP"}
+    assert report.early_keys("a task that is not known here") == {}
 
 
 def test_page__names_what_was_left_out(run_folder: Path) -> None:

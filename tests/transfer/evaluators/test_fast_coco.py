@@ -39,7 +39,7 @@ def substitute(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def figures(kind: type[COCOeval], iou_type: str, images: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    evaluation = kind(*detections(images, iou_type), iou_type)
+    evaluation = kind(*detections(images, iou_type, classes=10), iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
