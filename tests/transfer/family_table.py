@@ -125,7 +125,8 @@ FILES = (
                _SINGLE, save=_pickle),
     FamilyFile("pixpro_100.pkl", lambda s, _t: detectron2_pickle(s, "PixPro"), "detectron2 names", None, _SINGLE,
                save=_pickle),
-    FamilyFile("dino_resnet50_pretrain_full_checkpoint.pth", dino, "DINO", "DINO", ("teacher", "student"), 800),
+    FamilyFile("dino_resnet50_pretrain_full_checkpoint.pth", dino, "DINO", None, ("teacher", "student"), 800,
+               candidates=("DINO", "EsViT")),
     FamilyFile("byol_300.pth.tar", byol, "online and target", None, epochs=300, candidates=("BYOL", "R2O", "DetCon")),
     FamilyFile("scrl.pth", scrl, "online and target", None, epochs=200, candidates=("BYOL", "SCRL")),
     FamilyFile("lewel_b_400.pth.tar", lewel, "LEWEL", "LEWEL", epochs=400),
@@ -136,7 +137,8 @@ FILES = (
     FamilyFile("soco_c4.pth", soco_c4, "SoCo C4", None, epochs=400, candidates=("SoCo C4",)),
     FamilyFile("pixpro_0.pth", pixpro_without_transform, "PixPro without transform", None, epochs=100,
                candidates=("PixPro",)),
-    FamilyFile("byol_resnet50.pth.tar", byol_published, "BYOL", "BYOL", epochs=300),
+    FamilyFile("byol_resnet50.pth.tar", byol_published, "BYOL", None, epochs=300,
+               candidates=("BYOL", "another method that uses these names")),
     FamilyFile("checkpoint_0099.pth.tar", simsiam, "SimSiam", "SimSiam", _SINGLE, 100),
     FamilyFile("barlow_checkpoint.pth", lambda s, _t: redundancy(
         s, mlp("projector", 2048, 8192, 8192, 8192, last_bias=False), batch_norm("bn", 8192, affine=False),
@@ -171,6 +173,15 @@ FILES = (
         **somebodys(("module.backbone.", s), ("module.head.", layer("0", 4, 4)), place="student"),
         **somebodys(("module.backbone.", t), place="teacher")}, "student and teacher", None, ("teacher", "student"), 10,
         candidates=("DINO", "another method that uses these names")),
+    FamilyFile("own_backbone.ckpt", lambda s, _t: {
+        "pytorch-lightning_version": "2.0", **somebodys(("backbone.", s), place="state_dict")}, "backbone and heads",
+        None, _SINGLE),
+    FamilyFile("own_base_and_momentum.pth", lambda s, t: somebodys(
+        ("base_encoder.", s), ("momentum_encoder.", t), ("predictor.", layer("0", 4, 4))), "MoCo v3", None, epochs=10,
+        candidates=("MoCo v3", "another method in MoCo v3's code")),
+    FamilyFile("own_prototypes.pth", lambda s, _t: somebodys(
+        ("", s), ("projection_head.", layer("0", 4, 4)), ("prototypes.", layer("0", 4, 4, bias=False))), "SwAV's code",
+        None, _SINGLE, 10, candidates=("SwAV", "another method that uses these names")),
     FamilyFile("step_00000100.pt", own_checkpoint, "our pretraining checkpoint", "CLoVE"),
     FamilyFile("step_00000100_old.pt", lambda s, t: own_checkpoint(s, t, "teacher"), "our pretraining checkpoint",
                "CLoVE"),

@@ -109,8 +109,8 @@ def simclr(student: State, _teacher: State) -> dict[str, Any]:
 def moco_v3(student: State, teacher: State) -> dict[str, Any]:
     """facebookresearch/moco-v3, moco/builder.py: the projector stands where the classifier was."""
     state = two(student, teacher, "module.base_encoder.", "module.momentum_encoder.")
-    for name in ("base_encoder.fc", "momentum_encoder.fc", "predictor"):
-        state |= mlp(f"module.{name}", 2048, 4096, 256, last_bias=False)
+    for name, width in (("base_encoder.fc", 2048), ("momentum_encoder.fc", 2048), ("predictor", 256)):
+        state |= mlp(f"module.{name}", width, 4096, 256, last_bias=False)
     return {"epoch": 300, "arch": "resnet50", "state_dict": state, "optimizer": OPTIMIZER, "scaler": {}}
 
 

@@ -125,9 +125,12 @@ def batch_norm_summary(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """The ranges of batch norm's statistics over the whole network, and which layers look untouched.
 
     Untouched is what a new layer has: all means 0 and all variances 1. `zero_variances` counts
-    channels (a variance below float16's smallest number was stored as 0).
+    channels (a variance below float16's smallest number was stored as 0). `zero_weights`: layers
+    whose weights are all 0.
     """
     means, variances, untouched = [], [], []
+    zero_weights = [name.removesuffix(".weight") for name, value in state.items()
+                    if name.endswith(".weight") and value.ndim == 1 and not value.any()]
     for name, mean in state.items():
         layer = name.removesuffix(".running_mean")
         if layer == name:
@@ -142,18 +145,22 @@ def batch_norm_summary(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             "running_mean": {"min": float(mean.min()), "max": float(mean.max())},
             "running_var": {"min": float(variance.min()), "median": float(variance.median()),
                             "max": float(variance.max())},
-            "zero_variances": int((variance == 0).sum())}
+            "zero_variances": int((variance == 0).sum()), "zero_weights": zero_weights}
 
 
 def batch_norm_warnings(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of the certificate should know about these statistics; empty when they look trained."""
     untouched, zero, found = len(summary["untouched"]), summary["zero_variances"], []
+    silent = len(summary["zero_weights"])
     if untouched:
         found.append(f"{untouched} of {summary['layers']} batch-norm layers have all means 0 and "
                      "all variances 1, as a new network has: was this checkpoint trained, and are "
                      "its statistics saved?")
     if zero:
         found.append(f"{zero} channels have a variance of 0: stored in float16?")
+    if silent:
+        found.append(f"{silent} batch-norm layers have weights of 0 alone: the maps prove nothing of "
+                     "the convolutions before them, only the comparison of the tensors does")
     return found
 
 

@@ -32,6 +32,7 @@ class Family:
     "PREFIX" in the dictionary that holds everything, or "KEY:PREFIX" below it.
     `marks`: beginnings of names that must all be there, alternatives joined by "|".
     `only`: a pattern of all other names; a file with more in it is not of this layout.
+    `shapes`: tensors that must be there in these sizes, where anybody's could have their names.
     `keys`: what the file itself must hold. `accepts` has the last word.
     `method`: the row's name in the tables; None when the layout does not prove it, and then
     `candidates` are those that may have written it.
@@ -45,6 +46,7 @@ class Family:
     branches: Mapping[str, tuple[str, ...]]
     marks: tuple[str, ...]
     only: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     accepts: Callable[[Mapping[Any, Any], Place], bool] = lambda _content, _place: True
     method: str | None = None
@@ -60,7 +62,8 @@ class Family:
         if base not in found or not set(self.keys) <= content.keys():
             return False
         return (all(_begins(found, base, mark) for mark in self.marks)
-                and self._only_known_names(found[base]) and self.accepts(content, found[base]))
+                and self._only_known_names(found[base]) and self._has_shapes(found[base])
+                and self.accepts(content, found[base]))
 
     def networks(self, found: Places, base: str) -> dict[str, Address]:
         """The address of each branch that is there: some published files leave one out."""
@@ -70,6 +73,11 @@ class Family:
                 if branch not in there and _begins(found, base, row):
                     there[branch] = _below(base, row)
         return there
+
+    def _has_shapes(self, place: Place) -> bool:
+        tensors = place.tensors()
+        return all(name in tensors and tuple(tensors[name].shape) == shape
+                   for name, shape in self.shapes.items())
 
     def _only_known_names(self, place: Place) -> bool:
         """Whether every tensor is of the ResNets or has a name that `only` allows."""
@@ -112,13 +120,16 @@ AUTHORS = {"PixPro": "PixPro and CLoVE", "lalala": "SlotCon", "OpenSelfSup": "De
 MSRA_PIXELS = {"channel_order": "BGR", "pixel_mean": (103.53 / 255, 116.28 / 255, 123.675 / 255),
                "pixel_std": (1 / 255, 1 / 255, 1 / 255), "stride_in_1x1": True}
 
+_IN_PIXPRO = r"(?:projector|projector_instance)(?:_k)?\.|predictor\."
 _ENCODERS = {"student": ("encoder.",), "teacher": ("encoder_k.",)}
 _QUERY_AND_KEY = {"student": ("encoder_q.",), "teacher": ("encoder_k.",)}
+_BASE_AND_MOMENTUM = {"student": ("base_encoder.",), "teacher": ("momentum_encoder.",)}
 _ALIASES = ("encoder_q.0.", "online_net.0.")  # OpenSelfSup registers the student twice
 _LIGHTLY_TEACHERS = ("teacher_backbone.", "backbone_momentum.", "momentum_backbone.",
                      "key_backbone.", "query_backbone.")
 _OF_LIGHTLY = ("any of lightly's methods: the folder of its run says which",)
 _OWN_TEACHERS = ("follower:encoder.", "teacher:encoder.")  # the second in runs of earlier versions
+_OWN_KEYS = ("optimizer", "scaler", "rng")
 _SUPERVISED = ("Supervised", "a self-supervised network with a classifier trained on it")
 _OTHER = "another method that uses these names"
 _HEADS = r"(?:projector|projection|predictor|prototypes|queue|center)"
@@ -127,12 +138,14 @@ FAMILIES = (
     # sthalles/CLoVE and zdaxie/PixPro: main_pretrain.py, contrast/models/*.py. PixPro's published
     # copy lacks "opt". Its --pixpro-transform-layer 0, the default, has no value_transform: then
     # only a usual projector is left.
-    Family("CLoVE", _ENCODERS, ("self_attn.in_proj_weight", "projector.", "encoder."),
+    Family("CLoVE", _ENCODERS, ("self_attn.in_proj_weight", "projector.linear1.", "encoder."),
+           only=_IN_PIXPRO + r"|self_attn\.", shapes={"self_attn.in_proj_weight": (768, 256)},
            method="CLoVE"),
-    Family("PixPro", _ENCODERS, ("value_transform.", "encoder."), method="PixPro"),
+    Family("PixPro", _ENCODERS, ("value_transform.", "projector.linear1.", "encoder."),
+           only=_IN_PIXPRO + r"|value_transform\.", method="PixPro"),
     Family("PixPro without transform", _ENCODERS,
            ("projector.linear1.bias", "encoder.layer1.", "encoder_k.layer1."),
-           only=r"(?:projector|projector_instance)(?:_k)?\.|predictor\.",
+           only=_IN_PIXPRO,
            candidates=("PixPro", "another method in PixPro's code")),
     # hologerry/SoCo, contrast/models/SoCo_FPN.py, SoCo_FPN_Star.py and SoCo_C4.py.
     Family("SoCo", _ENCODERS, ("neck.lateral_convs.", "head.", "encoder.layer1."), method="SoCo",
@@ -149,7 +162,8 @@ FAMILIES = (
     Family("DenseCL published", {"student": ("",)}, ("conv1.", "layer1."), method="DenseCL",
            accepts=lambda content, _place: content.get("author") == "DenseCL"),
     Family("DenseCL raw", {"student": ("backbone.",), "teacher": ("encoder_k.0.",)},
-           ("backbone.", "queue2"), method="DenseCL", aliases=_ALIASES),
+           ("backbone.", "encoder_k.0.", "encoder_k.1.mlp2.", "queue2"), method="DenseCL",
+           aliases=_ALIASES),
     # Tete-Xiao/ReSim, moco/models.py, moco/builder.py and
     # detection/convert-pretrain-to-detectron2.py.
     Family("ReSim", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fpn_lateral"), method="ReSim"),
@@ -159,7 +173,8 @@ FAMILIES = (
     # DerrickWang005/SetSim.pytorch, setstim/framework.py. Queues and masks are deleted before
     # saving.
     Family("SetSim", {"student": ("encoder_q.0.",), "teacher": ("encoder_k.0.",)},
-           ("encoder_q.0.layer1.", "encoder_q.1.0."), method="SetSim"),
+           ("encoder_q.0.layer1.", "encoder_q.0.fc.0."), method="SetSim",
+           shapes={"encoder_q.1.0.weight": (2048, 2048, 1, 1)}),
     # facebookresearch/moco, moco/builder.py: an MLP head in v2, one layer in v1. Many methods were
     # built in this code.
     Family("MoCo v2", _QUERY_AND_KEY, ("encoder_q.layer1.", "encoder_q.fc.0."),
@@ -169,43 +184,50 @@ FAMILIES = (
            only=r"encoder_[qk]\.fc\.\w+$|queue",
            candidates=("MoCo v1", "PCL v1", "another method in MoCo's code")),
     # facebookresearch/moco-v3, moco/builder.py.
-    Family("MoCo v3", {"student": ("base_encoder.",), "teacher": ("momentum_encoder.",)},
-           ("base_encoder.layer1.", "momentum_encoder.", "predictor.0."), method="MoCo v3"),
+    Family("MoCo v3", _BASE_AND_MOMENTUM, ("base_encoder.layer1.", "base_encoder.fc."),
+           only=r"(?:base|momentum)_encoder\.fc\.|predictor\.",
+           shapes={"predictor.0.weight": (4096, 256)}, method="MoCo v3"),
+    Family("MoCo v3", _BASE_AND_MOMENTUM, ("base_encoder.layer1.", "momentum_encoder.layer1."),
+           only=r"(?:base|momentum)_encoder\.fc\.|predictor\.",
+           candidates=("MoCo v3", "another method in MoCo v3's code")),
     # facebookresearch/VICRegL, main_vicregl.py; facebookresearch/vicreg, main_vicreg.py: three
     # layers, the last without bias; facebookresearch/barlowtwins, main.py: a last batch norm
     # without weights.
-    Family("VICRegL", {"single": ("backbone.",)}, ("backbone.", "maps_projector."),
-           method="VICRegL",
+    Family("VICRegL", {"single": ("backbone.",)}, ("backbone.", "maps_projector.", "classifier."),
+           only=r"(?:maps_projector|projector|classifier)\.", method="VICRegL",
            note="It was pretrained with a deviation of 0.228 for red, and is transferred with the usual 0.229."),
     Family("VICReg", {"single": ("backbone.",)},
            ("backbone.", "projector.0.bias", "projector.6.weight"),
-           only=r"projector\.(?:[0134]\.|6\.weight)", method="VICReg"),
+           only=r"projector\.(?:[0134]\.|6\.weight)", method="VICReg",
+           shapes={"projector.6.weight": (8192, 8192)}),
     Family("Barlow Twins", {"single": ("backbone.",)},
            ("backbone.", "projector.6.weight", "bn.running_var"),
-           only=r"projector\.[01346]\.|bn\.(?:running|num)", method="Barlow Twins"),
+           only=r"projector\.[01346]\.|bn\.(?:running|num)", method="Barlow Twins",
+           shapes={"projector.6.weight": (8192, 8192)}),
     # facebookresearch/simsiam, simsiam/builder.py.
     Family("SimSiam", {"single": ("encoder.",)},
            ("encoder.layer1.", "encoder.fc.6.", "encoder.fc.7.running_var", "predictor.3."),
-           only=r"encoder\.fc\.|predictor\.[013]\.", method="SimSiam"),
+           only=r"encoder\.fc\.|predictor\.[013]\.", method="SimSiam",
+           shapes={"predictor.3.weight": (2048, 512)}),
     # facebookresearch/dino, main_dino.py; its evaluations read the teacher. A ResNet's teacher is
-    # wrapped, a ViT's not.
+    # wrapped, a ViT's not. microsoft/esvit, main_esvit.py, and others made from it write the same.
     Family("DINO", {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
-           ("student:backbone.", "student:head.last_layer."), keys=("dino_loss",), method="DINO"),
+           ("student:backbone.", "student:head.last_layer."), keys=("dino_loss",),
+           candidates=("DINO", "EsViT", "another method in DINO's code")),
     # BYOL has no PyTorch code of its authors. yaox12/BYOL-PyTorch, model/basic_modules.py, and
     # KKallidromitis' r2o, model/r2o_model.py, and detcon-pytorch, both made from it; yaox12's
     # published file as others read it.
-    *(Family("online and target",
-             {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
-             ("online_network.encoder.",), method=method) for method in ("BYOL", "R2O", "DetCon")),
+    Family("online and target",
+           {"student": ("online_network.encoder.",), "teacher": ("target_network.encoder.",)},
+           ("online_network.encoder.",), candidates=("BYOL", "R2O", "DetCon", _OTHER)),
     Family("BYOL", {"student": ("online_backbone:",), "teacher": ("target_backbone:",)},
-           ("online_backbone:layer1.",), method="BYOL"),
+           ("online_backbone:layer1.",), candidates=("BYOL", _OTHER)),
     # sthalles/PyTorch-BYOL, trainer.py, and kakaobrain/scrl, trainer/base.py, whose trainer does
     # both.
-    *(Family("online and target",
-             {"student": ("online_network_state_dict:encoder.",),
-                 "teacher": ("target_network_state_dict:encoder.",)},
-             ("online_network_state_dict:encoder.",),
-             method=method) for method in ("BYOL", "SCRL")),
+    Family("online and target",
+           {"student": ("online_network_state_dict:encoder.",),
+            "teacher": ("target_network_state_dict:encoder.",)},
+           ("online_network_state_dict:encoder.",), candidates=("BYOL", "SCRL", _OTHER)),
     # LayneH/LEWEL, models/lewel.py, made from
     # amazon-research/exponential-moving-average-normalization, which has neither predictor_obj nor
     # proj_obj.
@@ -219,11 +241,11 @@ FAMILIES = (
            ("sparse_encoder.sp_cnn.", "mask_tokens.|dense_decoder."), method="SparK", epochs=False),
     # facebookresearch/swav, src/resnet50.py and main_swav.py; the published files are the bare
     # state dict.
-    Family("SwAV", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes.weight"),
-           method="SwAV"),
-    Family("SwAV's code", {"single": ("",)},
-           ("layer1.", "projection_head.", "prototypes.prototypes0."),
-           candidates=("DeepCluster v2", "SeLa v2", "SwAV with several prototype heads")),
+    Family("SwAV", {"single": ("",)}, ("layer1.", "projection_head."),
+           only=r"projection_head\.[013]\.|prototypes\.weight",
+           shapes={"prototypes.weight": (3000, 128)}, method="SwAV"),
+    Family("SwAV's code", {"single": ("",)}, ("layer1.", "projection_head.", "prototypes."),
+           candidates=("SwAV", "DeepCluster v2", "SeLa v2", _OTHER)),
     # lightly-ai/lightly, benchmarks/imagenet/resnet50 (byol.py, dino.py, mocov2.py) and
     # examples/pytorch (densecl.py); Lightning's container or the state dict alone. In its DINO
     # `backbone` is the teacher; the momentum copy of its MoCo is called key_backbone or
@@ -236,17 +258,19 @@ FAMILIES = (
            ("backbone.", "projection_head_global.", "projection_head_local."), epochs=False,
            candidates=("DenseCL",)),
     Family("lightly", {"student": ("backbone.",), "teacher": _LIGHTLY_TEACHERS},
-           ("backbone.", "projection_head."), epochs=False, candidates=_OF_LIGHTLY),
+           ("backbone.", "projection_head."), epochs=False, candidates=(*_OF_LIGHTLY, _OTHER),
+           known_network=False),
     # vturrisi/solo-learn, solo/methods/base.py, in Lightning's container; older files say encoder.
+    # Every method of it has a classifier.
     Family("solo-learn",
            {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.",
-               "momentum_encoder.")}, ("backbone.|encoder.",), keys=("pytorch-lightning_version",),
-           epochs=False,
-           candidates=("any of solo-learn's methods: its args.json beside the file says which",)),
+               "momentum_encoder.")}, ("backbone.|encoder.", "classifier."),
+           keys=("pytorch-lightning_version",), epochs=False, known_network=False,
+           candidates=("any of solo-learn's methods: its args.json beside the file says which", _OTHER)),
     # open-mmlab/mmselfsup, mmselfsup/models/algorithms (moco.py, byol.py, simsiam.py, ...), of 0.x
     # and 1.x. Its classifiers, detectors and segmenters have heads of other names.
     Family("mmselfsup", {"student": ("backbone.",), "teacher": ("encoder_k.0.", "target_net.0.")},
-           ("backbone.",),
+           ("backbone.",), keys=("meta",),
            only=r"neck\.|head\.(?!fc\.)|encoder_[qk]\.|(?:online|target)_net\.|queue|memory_bank|data_prep",
            candidates=("MoCo v2", "BYOL", "SimSiam", "Barlow Twins", "SwAV", "SimCLR"),
            aliases=_ALIASES),
@@ -257,9 +281,10 @@ FAMILIES = (
     # Our own: pretrain/trainer.py. Of the objectives only CLoVE has attention.
     Family(OWN_CHECKPOINT, {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
            ("student:encoder.layer1.", "student:attention.",
-               "follower:encoder.layer1.|teacher:encoder.layer1."), method="CLoVE"),
+               "follower:encoder.layer1.|teacher:encoder.layer1."),
+           keys=_OWN_KEYS, method="CLoVE"),
     Family(OWN_CHECKPOINT, {"student": ("student:encoder.",), "teacher": _OWN_TEACHERS},
-           ("student:encoder.layer1.",), keys=("optimizer", "scaler", "rng"),
+           ("student:encoder.layer1.",), keys=_OWN_KEYS,
            candidates=("an objective of this program: the config beside the file says which",)),
     # huggingface/transformers, models/resnet/modeling_resnet.py: with its classifier, or the bare
     # model.
@@ -287,7 +312,7 @@ FAMILIES = (
            note="Which of the two networks this method's authors transfer is not known: the teacher is read, as in "
                "DINO; --branch student takes the other."),
     Family("backbone and heads", {"single": ("backbone.",)},
-           ("backbone.", "proj|pred|backbone.fc."), only=_HEADS + r"|bn\.|backbone\.fc\.",
+           ("backbone.",), only=_HEADS + r"|bn\.|backbone\.fc\.",
            candidates=("VICReg", "Barlow Twins", "SimCLR", _OTHER), known_network=False),
     Family("encoder and heads", {"single": ("encoder.",)}, ("encoder.", "proj|pred"),
            only=_HEADS + r"|encoder\.fc\.", candidates=("SimSiam", "SimCLR", _OTHER),

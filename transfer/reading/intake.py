@@ -151,7 +151,7 @@ def _identity(chosen: Chosen, network: Network, known: BackboneInfo) -> tuple[Ba
 
     meta = content.get("meta")
     epoch = content.get("epoch", meta.get("epoch") if isinstance(meta, Mapping) else None)
-    if type(epoch) is not int or not family.epochs:
+    if type(epoch) is not int or not _counts_finished(chosen):
         epoch = None
     pixels = MSRA_PIXELS if network.dialect == CAFFE2 else family.pixels
     info = replace(known, epochs=epoch, **pixels)
@@ -160,6 +160,11 @@ def _identity(chosen: Chosen, network: Network, known: BackboneInfo) -> tuple[Ba
     if _is_torchvisions(info):
         return replace(info, method="Supervised"), "sum"
     return info, "file name"
+
+
+def _counts_finished(chosen: Chosen) -> bool:
+    """Whether the stored epoch is the number of finished ones. Lightning counts from 0 or 1 by version."""
+    return chosen.family.epochs and "pytorch-lightning_version" not in chosen.file.opened.content
 
 
 def _finished_run(path: Path, branch: str) -> BackboneInfo | None:
@@ -226,7 +231,7 @@ def _notes(chosen: Chosen, network: Network) -> list[str]:
     bias = chosen.place.tensors(chosen.address.prefix).get("conv1_b")
     if network.dialect == CAFFE2 and bias is not None and bias.any():
         notes.append("conv1_b is not zero and is left out, as detectron2 leaves it out.")
-    if not family.epochs and "epoch" in content:
+    if not _counts_finished(chosen) and "epoch" in content:
         notes.append(f"The stored epoch is {content['epoch']}, counted from 0 or 1 by version: "
                      "epochs are left open.")
     for address, what in chosen.others().items():

@@ -16,6 +16,8 @@ from unittest import mock
 from torch import _weights_only_unpickler
 
 _SKIPPED = ("FRAME", "PROTO")
+# torch builds lists and tuples alone: a set becomes one of them.
+_FOR_SETS = {"EMPTY_SET": b"]", "ADDITEMS": b"e", "FROZENSET": b"t"}
 
 
 class _Unpickler(_weights_only_unpickler.Unpickler):
@@ -69,8 +71,10 @@ def _in_protocol_2(file: BinaryIO) -> bytes:
             (_, module), (_, name) = out[-2:]
             del out[-2:]
             out.append((_global(module, name), None))
+        elif step.name in _FOR_SETS:
+            out.append((_FOR_SETS[step.name], None))
         elif step.name not in _SKIPPED:
-            if step.proto > 2 and step.name != "EMPTY_SET":  # which torch has of its own
+            if step.proto > 2:
                 raise pickle.UnpicklingError(f"{step.name} of pickle protocol {step.proto} is not "
                                              "known")
             out.append((raw[position - start:stop], None))

@@ -166,7 +166,7 @@ def test_batch_norm_summary__by_hand():
              "bn2.running_mean": torch.zeros(3), "bn2.running_var": torch.ones(3), "bn2.weight": torch.full((3,), 9.0)}
     assert batch_norm_summary(state) == {
         "layers": 2, "untouched": ["bn2"], "running_mean": {"min": -2.0, "max": 0.5},
-        "running_var": {"min": 0.25, "median": 1.0, "max": 4.0}, "zero_variances": 0}
+        "running_var": {"min": 0.25, "median": 1.0, "max": 4.0}, "zero_variances": 0, "zero_weights": []}
 
 
 def test_batch_norm_warnings__what_looks_untouched(random_state):
@@ -176,6 +176,8 @@ def test_batch_norm_warnings__what_looks_untouched(random_state):
     assert batch_norm_warnings(batch_norm_summary(state)) == []  # half of it is no sign
     state["bn1.running_var"] = torch.ones(64)
     state["layer1.0.bn1.running_var"] = torch.zeros(64)
-    one, other = batch_norm_warnings(batch_norm_summary(state))
+    state["layer1.0.bn2.weight"] = torch.zeros(64)
+    one, other, silent = batch_norm_warnings(batch_norm_summary(state))
     assert one.startswith("1 of 20 batch-norm layers have all means 0 and all variances 1, as a new network has")
     assert other == "64 channels have a variance of 0: stored in float16?"
+    assert silent.startswith("1 batch-norm layers have weights of 0 alone: the maps prove nothing of the conv")

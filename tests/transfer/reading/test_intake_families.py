@@ -50,7 +50,7 @@ def test_read_checkpoint__every_family_in_full_size(tmp_path, file):
 
 
 def test_files__cover_every_family():
-    assert {file.family for file in FILES} >= {family.name for family in FAMILIES} - {"SwAV's code", "Caffe2 names"}
+    assert {file.family for file in FILES} >= {family.name for family in FAMILIES} - {"Caffe2 names"}
 
 
 # What a family has beside its network

@@ -42,6 +42,17 @@ def unproved(net, other):
         "simsiam and more": {**simsiam(net, other), "state_dict": simsiam(net, other)["state_dict"]
                              | layer("module.prototypes", 4, 4)},
         "dino without its loss": {key: value for key, value in dino(net, other).items() if key != "dino_loss"},
+        "esvit's names": dino(net, other),
+        "vicreg, narrower": redundancy(net, mlp("projector", 512, 64, 64, 64, last_bias=False), epoch=3),
+        "barlow twins, narrower": redundancy(net, mlp("projector", 512, 64, 64, 64, last_bias=False),
+                                             batch_norm("bn", 64, affine=False), epoch=3),
+        "simsiam, narrower": {"state_dict": simsiam(net, other)["state_dict"]
+                              | mlp("module.predictor", 64, 8, 64)},
+        "lightning's container": {"pytorch-lightning_version": "2.0",
+                                  "state_dict": prefixed("backbone.", net)},
+        "a backbone alone": {"state_dict": prefixed("backbone.", net)},
+        "a queue of one's own": {"state_dict": prefixed("backbone.", net) | {"queue2": torch.zeros(3)}},
+        "two backbones": {"online_backbone": net, "target_backbone": other},
         "moco's names": moco(net, other),
         "pcl's prototypes": {"state_dict": moco(net, other)["state_dict"]},
         "online and target": {"model": prefixed("online_network.encoder.", net)
@@ -62,6 +73,32 @@ def test_read_checkpoint__other_heads_on_a_momentum_pair_are_not_guessed_at(tmp_
     content = moco(net, other)
     content["state_dict"] |= layer("module.encoder_q.grid", 4, 4)
     with pytest.raises(UserError, match=r"expected a checkpoint of a known layout .* --prefix 'state_dict:module.enc"):
+        read(content, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "extra"), [
+    ("CLoVE", {"self_attn.in_proj_weight": torch.zeros(6, 2)} | layer("projector", 4, 4)),
+    ("CLoVE", {"self_attn.in_proj_weight": torch.zeros(768, 256)} | layer("projector.linear1", 4, 4)
+     | layer("decoder", 4, 4)),
+    ("PixPro", layer("value_transform", 4, 4) | layer("decoder", 4, 4)),
+    ("VICRegL", layer("maps_projector.0", 4, 4)),
+])
+def test_read_checkpoint__one_name_of_a_method_does_not_make_its_file(tmp_path, net, method, extra):
+    content = {"model": prefixed("encoder.", net) | prefixed("backbone.", net) | extra}
+    with pytest.raises(UserError, match=r"expected a checkpoint of a known layout .* name the network with --prefix"):
+        read(content, tmp_path)
+
+
+def test_read_checkpoint__two_stacked_heads_of_a_query_are_not_setsim(tmp_path, net, other):
+    state = prefixed("encoder_q.0.", net) | prefixed("encoder_k.0.", other) | layer("encoder_q.1.0", 4, 4)
+    with pytest.raises(UserError, match=r"expected a checkpoint of a known layout .* --prefix 'state_dict:encoder_q.0"):
+        read({"state_dict": state}, tmp_path)
+
+
+def test_read_checkpoint__a_student_with_attention_is_not_our_pretraining(tmp_path, net, other):
+    content = {"student": prefixed("encoder.", net) | layer("attention.out", 4, 4),
+               "teacher": prefixed("encoder.", other)}
+    with pytest.raises(UserError, match="expected a checkpoint of a known layout"):
         read(content, tmp_path)
 
 
