@@ -139,7 +139,7 @@ FAMILIES = (
     # copy lacks "opt". Its --pixpro-transform-layer 0, the default, has no value_transform: then
     # only a usual projector is left.
     Family("CLoVE", _ENCODERS, ("self_attn.in_proj_weight", "projector.linear1.", "encoder."),
-           only=_IN_PIXPRO + r"|self_attn\.", shapes={"self_attn.in_proj_weight": (768, 256)},
+           only=_IN_PIXPRO + r"|self_attn\.|encoder(?:_k)?\.", shapes={"self_attn.in_proj_weight": (768, 256)},
            method="CLoVE"),
     Family("PixPro", _ENCODERS, ("value_transform.", "projector.linear1.", "encoder."),
            only=_IN_PIXPRO + r"|value_transform\.", method="PixPro"),

@@ -165,8 +165,10 @@ def test_read_checkpoint__dictionary_without_tensors(tmp_path):
 @pytest.mark.parametrize("part", ["rpn_head.rpn_conv.weight", "head.fc.weight", "ema_backbone.conv1.weight"])
 def test_read_checkpoint__a_detector_or_classifier_of_openmmlab_is_no_self_supervised_file(tmp_path, small, part):
     state = {f"backbone.{name}": value for name, value in small.items()}
-    assert read_checkpoint(save({"state_dict": state}, tmp_path / "a.pth")).family == "mmselfsup"
-    said = refusal(save({"state_dict": state | {part: torch.zeros(3, 3)}}, tmp_path / "b.pth"))
+    whole = {"meta": {"epoch": 3}, "state_dict": state}
+    assert read_checkpoint(save(whole, tmp_path / "a.pth")).family == "mmselfsup"
+    whole["state_dict"] = state | {part: torch.zeros(3, 3)}
+    said = refusal(save(whole, tmp_path / "b.pth"))
     assert "backbone." in said and "--prefix" in said
 
 
