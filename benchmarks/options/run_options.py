@@ -14,6 +14,7 @@ from benchmarks.options.cluster import ClusterOptions, read_options
 from benchmarks.options.evaluations import PAIRED, read_shares, read_trials
 from benchmarks.options.inputs import DATA_OPTIONS, PROBED, DataFolder, read_folders
 from benchmarks.options.pretrainings import Pretraining, Recipe, pretrainings_of, read_labels, read_seeds
+from benchmarks.records.results import PROVES_NOTHING
 from benchmarks.records.results import RANDOM as RANDOM_ROWS
 from pretrain import PLACE
 from pretrain.common.architectures import STANDARD
@@ -119,7 +120,9 @@ def parse(arguments: list[str]) -> Options:
         eval_every=args.eval_every, keep_predictions=args.keep_predictions, keep=args.keep, output=output,
         results=results, device="cpu" if args.gpus == 0 and args.device == "auto" else args.device,
         gpus=args.gpus if cluster.cluster == "local" else cluster.gpus_per_node, jobs=args.jobs, dry_run=args.dry_run,
-        rerun=tuple(args.rerun), include_demo=args.include_demo or bool(demo), probes=args.probes,
+        rerun=tuple(args.rerun), probes=args.probes,
+        # A run shows what it measured, though tables of the results leave it out.
+        include_demo=args.include_demo or bool(demo) or args.scale in PROVES_NOTHING,
         preflight=preflight, cluster=cluster, max_jobs=args.max_jobs, said=tuple(said))
     refuse(*_wrong_methods(args, options, labels), *_without_effect(args, options, labels))
     return options

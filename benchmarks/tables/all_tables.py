@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
 from benchmarks.records.results import PROVES_NOTHING, each_result
 from benchmarks.tables.differences import contrast_lines, with_differences
+from benchmarks.tables.latex_table import latex
 from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.probe_table import probes_html, probes_latex, probes_text
-from benchmarks.tables.render import csv_frame, html_text, latex, markdown
+from benchmarks.tables.render import csv_frame, html_text, markdown
 from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
 from benchmarks.tables.table_rows import Known, build_table, stands_in
+from benchmarks.tables.terminal_table import terminal
 from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
 from benchmarks.tables.why import why
 from pretrain import PLACE, PRINTED
@@ -47,11 +50,12 @@ class Tables:
     probes: list[dict] = field(default_factory=list)
 
     def shown(self) -> str:
-        """The poster's tables and those with measured rows, as markdown."""
+        """The poster's tables and those with measured rows: plain text for a terminal, else markdown."""
         texts = []
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for table in self.tables:
             if table.in_poster or any(row.kind in (MEASURED, IMPORTED) for row in table.rows()):
-                texts.append(markdown(table))
+                texts.append(terminal(table, width) if width else markdown(table))
         if self.probes:
             texts.append(probes_text(self.probes))
         return "\n".join(texts)

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.records.results import canonical
+from benchmarks.tables.latex_table import FITTED, LATEX, LATEX_PREAMBLE
 from benchmarks.tables.latex_text import escape_latex
-from benchmarks.tables.render import HTML, LATEX, LATEX_PREAMBLE, MARKDOWN, Look
+from benchmarks.tables.render import HTML, MARKDOWN, Look
 from benchmarks.tables.shown_text import MISSING, epochs_text, percent
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
 
@@ -54,8 +55,8 @@ def probes_latex(probes: list[dict]) -> str:
     for heading, frame in _blocks(probes, LATEX):
         frame.columns = [escape_latex(name) for name in frame.columns]
         text = frame.to_latex(index=False, escape=False, column_format=f"l{'r' * (len(COLUMNS) + 1)}l")
-        parts.append(f"\\begin{{table}}\n\\centering\n\\small\n{text}"
-                     f"\\caption{{{TITLE}. {heading}.{note}}}\n\\end{{table}}\n")
+        parts.append(f"\\begin{{table*}}\n\\centering\n\\footnotesize\n{FITTED.format(text)}"
+                     f"\\caption{{{TITLE}. {heading}.{note}}}\n\\end{{table*}}\n")
         note = ""  # under the first table alone
     return "\n".join(parts)
 

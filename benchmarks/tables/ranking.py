@@ -2,8 +2,8 @@
 
 Among printed rows as papers do it: best bold, second underlined. Among measured rows the first
 place is bold only when Welch's t-test (two-sided, unequal variances) against the runner-up gives p
-< 0.05, else underlined as the second is. Rows that tie share their place; where several share the
-first there is no second.
+< 0.05, corrected by Holm for the columns that are tested, else underlined as the second is. Rows
+that tie share their place; where several share the first there is no second.
 
 Trials are the unit of that test, but for a method that was pretrained here its pretrainings are:
 fine-tunings of one pretraining share their start and are not independent. Such a row is bold with
@@ -13,7 +13,9 @@ three pretrainings or more.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
+from benchmarks.statistics.holm import holm
 from benchmarks.statistics.welch import welch_p
 
 LEVEL = 0.05
@@ -31,6 +33,14 @@ class Sample:
 
     values: Sequence[float]
     pretrained_here: bool = False
+
+
+class Test(NamedTuple):
+    """Of the best row of a column against `runner_up`: p before correction, or why there is none."""
+
+    runner_up: int
+    p: float | None
+    why_none: str
 
 
 def places(values: Sequence[float | None]) -> list[str]:
@@ -56,22 +66,26 @@ def places(values: Sequence[float | None]) -> list[str]:
 def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
     """(places of each column, one sentence on the tests) of measured rows that may be compared.
 
-    `columns[column][row]` is what the row has there; `names[row]` says what the row is called.
+    `columns[column][row]` is what the row has there; `names[row]` says what the row is called. The p
+    values of the columns are corrected for their number, by Holm.
     """
     found: dict[str, list[str]] = {}
-    said: list[str] = []
-    pretrained_here = False
+    tests: dict[str, Test] = {}
     for column, rows in columns.items():
-        pretrained_here = pretrained_here or any(row.pretrained_here for row in rows)
         found[column] = places([fmean(row.values) if row.values else None for row in rows])
+        if SECOND in found[column]:
+            tests[column] = _hardest(rows, found[column])
+    tested = [column for column, test in tests.items() if test.p is not None]
+    corrected = dict(zip(tested, holm([tests[column].p for column in tested]), strict=True))
+    said: list[str] = []
+    for column, rows in columns.items():
         best = [number for number, place in enumerate(found[column]) if place == BEST]
         if not best:
             continue
         title, proven = column.replace("_", " "), False
-        if SECOND in found[column]:
-            seconds = {number: rows[number] for number, place in enumerate(found[column]) if place == SECOND}
-            runner_up, outcome, proven = _hardest(rows[best[0]], seconds)
-            said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
+        if column in tests:
+            outcome, proven = _outcome(rows[best[0]], tests[column], corrected.get(column))
+            said.append(f"{title} {names[best[0]]} over {names[tests[column].runner_up]} {outcome}")
         else:
             said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
         if not proven:
@@ -79,8 +93,12 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
                 found[column][number] = LEADING
     if not said:
         return found, ""
+    pretrained_here = any(row.pretrained_here for rows in columns.values() for row in rows)
     over = OVER_PRETRAININGS if pretrained_here else OVER_TRIALS
-    return found, f"Best over runner-up (Welch's t-test over {over}, bold below {LEVEL}): {'; '.join(said)}."
+    how = f"Welch's t-test over {over}"
+    if len(tested) > 1:
+        how += f", Holm's correction for {len(tested)} columns"
+    return found, f"Best over runner-up ({how}, bold below {LEVEL}): {'; '.join(said)}."
 
 
 def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
@@ -94,20 +112,29 @@ def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
     return p, ""
 
 
-def _hardest(best: Sample, seconds: Mapping[int, Sample]) -> tuple[int, str, bool]:
-    """(row of the runner-up that the best must be tested against, outcome in words, whether the
-    best is proven).
+def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
+    """The test of the best row against its runner-up.
 
-    Of several that tie, one that can be tested, and of those the one with the largest p.
+    Of several runners-up that tie, one that can be tested, and of those the one with the largest p.
     """
-    hardest, largest, outcome = -1, -1.0, ""
-    for number, sample in seconds.items():
-        p, why_none = welch(best, sample)
-        if p is None and hardest < 0:
-            hardest, outcome = number, why_none
-        elif p is not None and p > largest:
-            hardest, largest, outcome = number, p, f"p = {p:.2g}"
-    proven = 0.0 <= largest < LEVEL
+    best = rows[column_places.index(BEST)]
+    hardest: Test | None = None
+    for number, place in enumerate(column_places):
+        if place != SECOND:
+            continue
+        p, why_none = welch(best, rows[number])
+        harder = p is not None and (hardest.p is None or p > hardest.p) if hardest else True
+        if harder:
+            hardest = Test(number, p, why_none)
+    return hardest
+
+
+def _outcome(best: Sample, test: Test, corrected: float | None) -> tuple[str, bool]:
+    """(outcome in words, whether the best is proven)."""
+    if corrected is None:
+        return test.why_none, False
+    outcome = f"p = {corrected:.2g}"
+    proven = corrected < LEVEL
     if proven and best.pretrained_here and len(best.values) < PRETRAININGS_FOR_BOLD:
-        return hardest, f"{outcome}, not bold with {len(best.values)} pretrainings", False
-    return hardest, outcome, proven
+        return f"{outcome}, not bold with {len(best.values)} pretrainings", False
+    return outcome, proven

@@ -1,4 +1,4 @@
-"""A table as markdown, LaTeX (booktabs), HTML and CSV. pandas and tabulate format; here is what they are given.
+"""A table as markdown, HTML and CSV. pandas and tabulate format; here is what they are given.
 
 Printed metrics are in italics and measured ones upright; the best of a column is bold, the second
 underlined, as is a best of measured rows that no test proves.
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.tables.latex_text import escape_latex
 from benchmarks.tables.paired import Difference
 from benchmarks.tables.ranking import BEST, LEADING, SECOND
 from benchmarks.tables.shown_text import epochs_text
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 MEASURED_HERE = "measured here"
 DIFFERENCE_COLUMNS = ["minus", "difference", "difference_low", "difference_high", "difference_n", "difference_pairs",
                       "p", "p_holm", "holm_family", "difference_note"]
-LATEX_PREAMBLE = "% needs \\usepackage{booktabs}\n"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ def escape_markdown(text: str) -> str:
 
 
 MARKDOWN = Look(escape_markdown, "*{}*", "**{}**", "<u>{}</u>")
-LATEX = Look(escape_latex, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")
 HTML = Look(html.escape, "<i>{}</i>", "<b>{}</b>", "<u>{}</u>")
 
 
@@ -59,34 +56,9 @@ def markdown(table: TableModel) -> str:
             index=False, tablefmt="pipe", disable_numparse=True, colalign=_alignment(table, block)))
         if block.remarks:
             parts.append("\n".join(f"- {LOOK_AGAIN} {escape_markdown(remark)}" for remark in block.remarks))
-        for sentence in block.tests + _notes(table, block):
+        for sentence in block.tests + notes_of(table, block):
             parts.append(escape_markdown(sentence))
     return "\n\n".join(parts) + "\n"
-
-
-def latex(table: TableModel) -> str:
-    """The table as one LaTeX table a block, with booktabs' rules; the notes stand below."""
-    from tabulate import tabulate
-
-    parts = [LATEX_PREAMBLE]
-    for block in table.blocks:
-        frame = _frame(table, block, LATEX)
-        text = tabulate(frame.values.tolist(), headers=list(frame.columns),
-                        tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(table, block))
-        for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
-            text = text.replace("\\hline", rule, 1)
-        said = [table.title, block.heading, block.note, *_notes(table, block)]
-        for remark in block.remarks:
-            said.append(f"{LOOK_AGAIN} {remark}.")
-        said += block.tests
-        caption, *notes = [escape_latex(f"{sentence.removesuffix('.')}.") for sentence in said if sentence]
-        # Below: TeX sets a caption on one line first, which has no room for many sentences.
-        below = ""
-        if notes:
-            below = f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{{' '.join(notes)}}}\n"
-        parts.append(f"\\begin{{table}}\n\\centering\n\\scriptsize\n\\caption{{{caption}}}\n{text}\n{below}"
-                     "\\end{table}\n")
-    return "\n".join(parts)
 
 
 def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None) -> str:
@@ -103,7 +75,7 @@ def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None)
             parts.append(f"<h3>{html.escape(block.heading)}</h3>")
         if block.note:
             parts.append(f"<p>{html.escape(block.note)}</p>")
-        rows = _with_divider(block)
+        rows = with_divider(block)
         frame = _frame(table, block, HTML)
         for number, row in enumerate(rows):
             if provenance is not None and row is not None and row.group is not None:
@@ -119,12 +91,12 @@ def html_text(table: TableModel, provenance: Callable[[Row], str] | None = None)
         if block.remarks:
             items = "".join(f"<li>{LOOK_AGAIN} {html.escape(remark)}</li>" for remark in block.remarks)
             parts.append(f"<ul class=\"doubts\">{items}</ul>")
-        for sentence in block.tests + _notes(table, block):
+        for sentence in block.tests + notes_of(table, block):
             parts.append(f"<p>{html.escape(sentence)}</p>")
     return "\n".join([*parts, "</section>"]) + "\n"
 
 
-def _notes(table: TableModel, block: Block) -> list[str]:
+def notes_of(table: TableModel, block: Block) -> list[str]:
     """The notes of the whole table: they stand under its first block."""
     return table.notes if block is table.blocks[0] else []
 
@@ -143,6 +115,10 @@ def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
                     lines.append([table.name, block.heading, row.kind, row.method, row.epochs, name, cell.mean,
                                   cell.deviation, cell.n, row.source, *_made_of(row, name),
                                   *_difference_fields(row.differences.get(name))])
+    for line in lines:
+        for place in (3, 9):  # method and source: names come from users, and a spreadsheet computes what begins so
+            if line[place].startswith(("=", "+", "-", "@", "\t", "\r")):
+                line[place] = f"'{line[place]}"
     whole = dict.fromkeys(("epochs", "n", "pretrainings", "difference_n", "difference_pairs"), "Int64")
     return pd.DataFrame(lines, columns=columns).astype(whole)
 
@@ -169,14 +145,14 @@ def _frame(table: TableModel, block: Block, look: Look) -> "pd.DataFrame":
 
     titles = ["Method", "Epochs", *_titles(table, block), "Source"]
     rows = []
-    for row in _with_divider(block):
+    for row in with_divider(block):
         if row is None:
             rows.append([look.bold.format(MEASURED_HERE), *[""] * (len(titles) - 1)])
             continue
-        cells = [_shown(row, column, look) for column in table.columns]
+        cells = [shown_cell(row, column, look) for column in table.columns]
         if row.differences:
             cells.append(look.escape(row.differences[table.columns[0]].text()))
-        elif _is_compared(block):
+        elif is_compared(block):
             cells.append("")
         rows.append([look.escape(row.method), epochs_text(row.epochs), *cells, look.escape(row.source)])
     return pd.DataFrame(rows, columns=[look.escape(title) for title in titles], dtype=object)
@@ -186,16 +162,16 @@ def _titles(table: TableModel, block: Block) -> list[str]:
     """What stands over the values: the columns, and the paired difference where the block has one.
     """
     titles = [column.replace("_", " ") for column in table.columns]
-    if _is_compared(block):
+    if is_compared(block):
         titles.append(f"{titles[0]} - {table.against} [95 %]")
     return titles
 
 
-def _is_compared(block: Block) -> bool:
+def is_compared(block: Block) -> bool:
     return any(row.differences for row in block.rows)
 
 
-def _with_divider(block: Block) -> list[Row | None]:
+def with_divider(block: Block) -> list[Row | None]:
     """The rows, with None between printed and measured ones. Printed rows stand first."""
     rows: list[Row | None] = list(block.rows)
     printed = [row.kind for row in block.rows].count(PRINTED)
@@ -204,7 +180,7 @@ def _with_divider(block: Block) -> list[Row | None]:
     return rows
 
 
-def _shown(row: Row, column: str, look: Look) -> str:
+def shown_cell(row: Row, column: str, look: Look) -> str:
     cell = row.cells[column]
     text = look.escape(cell.text)
     if cell.place in (LEADING, SECOND):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tables import all_tables
-from benchmarks.tables.render import html_text, latex, markdown
+from benchmarks.tables.latex_table import latex
+from benchmarks.tables.render import html_text, markdown
 from pretrain.common.errors import UserError
 from tests.benchmarks.table_files import REPORTED, csv_lines, trained, write_all
 
@@ -109,7 +110,7 @@ def test_tables__names_of_users_are_escaped_in_titles_too(make_result, tmp_path:
     assert r"AP bb - A\|b &lt;i> \[95 %\]" in shown[0] and len({len(row) for row in shown}) == 1
     assert markdown(table).splitlines()[0].endswith(r" on cells &lt;b>\|")
     assert "<i>" not in html_text(table) and "<b>" not in html_text(table)
-    assert r"AP bb - A\textbar{}b \textless{}i\textgreater{} {[}95 \%{]}" in latex(table)
+    assert r"AP$^{bb}$ $-$ A\textbar{}b \textless{}i\textgreater{} [95\,\%]" in latex(table)
 
 
 def test_main__contrasts_on_each_dataset_are_corrected_together(make_result, tmp_path: Path, capsys) -> None:

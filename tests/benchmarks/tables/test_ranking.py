@@ -44,8 +44,8 @@ def test_compare__only_a_significant_best_keeps_its_place() -> None:
     far, near = [[40.0, 40.1, 40.2], [39.0, 39.1, 39.2]], [[40.0, 40.4, 39.8], [39.9, 40.1, 40.0]]
     found, said = compare(of_trials(AP_bb=far, AP_mb=near, AP=[[1.0], [2.0]]), ["one", "two"])
     assert found == {"AP_bb": ["best", "second"], "AP_mb": ["leading", "second"], "AP": ["second", "leading"]}
-    assert said.startswith("Best over runner-up (Welch's t-test over trials, bold below 0.05): "
-                           "AP bb one over two p = 0.0")
+    assert said.startswith("Best over runner-up (Welch's t-test over trials, Holm's correction for 2 columns, bold "
+                           "below 0.05): AP bb one over two p = 0.00051; AP mb one over two p = 0.75;")
     assert "AP two over one not tested (n=1)" in said
 
 
@@ -78,3 +78,10 @@ def test_compare__what_was_pretrained_here_is_bold_with_three_pretrainings(pretr
 def test_compare__a_checkpoint_from_elsewhere_beats_one_pretraining_without_a_test() -> None:
     found, sentence = compare({"AP": [Sample([50.0, 50.1]), Sample([40.0], pretrained_here=True)]}, ["theirs", "mine"])
     assert found == {"AP": ["leading", "second"]} and "not tested (one pretraining)" in sentence
+
+
+def test_compare__a_p_that_does_not_outlast_the_correction_is_not_bold() -> None:
+    one, other = [40.0, 40.1, 40.2], [39.7, 39.9, 39.8]  # p = 0.021 alone
+    assert compare(of_trials(AP=[one, other]), ["one", "two"])[0] == {"AP": ["best", "second"]}
+    found, said = compare(of_trials(AP=[one, other], AP50=[one, other], AP75=[one, other]), ["one", "two"])
+    assert list(found.values()) == [["leading", "second"]] * 3 and said.count("p = 0.064") == 3

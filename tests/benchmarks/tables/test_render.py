@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.records.results import write_result
 from benchmarks.tables import all_tables, latex_text
-from benchmarks.tables.render import csv_frame, html_text, latex, markdown
+from benchmarks.tables.latex_table import latex
+from benchmarks.tables.render import csv_frame, html_text, markdown
 from benchmarks.tables.table_model import TableModel
 from pretrain import PRINTED
 from transfer.records.code_hash import finetuning_sha256
@@ -52,7 +53,8 @@ def test_markdown__the_best_measured_row_is_bold_when_the_test_holds(make_result
                          *trials(make_result, "Mine", [39.0, 39.1, 39.2]),
                          *trials(make_result, "Third", [39.0, 40.0, 37.0])))
     assert "**40.6 ± 0.1**" in text and "<u>39.1 ± 0.1</u>" in text and "**39" not in text
-    assert ("4conv1fc heads: Best over runner-up (Welch's t-test over trials, bold below 0.05): "
+    assert ("4conv1fc heads: Best over runner-up (Welch's t-test over trials, Holm's correction for 6 "
+            "columns, bold below 0.05): "
             "AP bb CLoVE 200 over Mine") in text
 
 
@@ -108,6 +110,12 @@ def test_markdown__changed_code_marks_a_row_as_stale(make_result, coco) -> None:
     assert "(stale): the fine-tuning's code or configs have changed since" in text
 
 
+def test_csv__no_name_is_computed_by_a_spreadsheet(make_result, coco) -> None:
+    frame = csv_frame([coco(make_result(method="=HYPERLINK(0)"), make_result(method="-1+2", stage__key="ab" * 32))])
+    assert {"'=HYPERLINK(0)", "'-1+2"} <= set(frame["method"])
+    assert not [text for text in (*frame["method"], *frame["source"]) if text.startswith(("=", "+", "-", "@"))]
+
+
 def test_latex__names_of_users_are_escaped(make_result, coco) -> None:
     text = latex(coco(make_result(method="a_b & 50% #1 {x} $ \\ ~ ^ <i>")))
     assert (r"a\_b \& 50\% \#1 \{x\} \$ \textbackslash{} \textasciitilde{} \textasciicircum{} "
@@ -125,7 +133,7 @@ def test_latex__compiles(make_result, coco, tmp_path: Path) -> None:
     table = coco(*[result for number, name in enumerate(names)
                    for result in trials(make_result, name, [36.0 + number, 37.0 + number])],
                  make_result(method="Mini_1 Ω", scale="mini", dataset__name="Größe → 中"))
-    (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
                                       + latex(table) + "\\end{document}\n", encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path,
                           capture_output=True, text=True, errors="replace")

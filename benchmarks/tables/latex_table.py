@@ -1,0 +1,87 @@
+"""A table as LaTeX, as papers set it: booktabs' rules, AP with its indices, sources as numbered notes below.
+
+It fits the text width of `article` in one column and in two (there it spans both).
+"""
+
+import re
+
+from benchmarks.tables.latex_text import escape_latex
+from benchmarks.tables.render import MEASURED_HERE, Look, is_compared, notes_of, shown_cell, with_divider
+from benchmarks.tables.shown_text import epochs_text
+from benchmarks.tables.table_model import LOOK_AGAIN, Block, Row, TableModel
+
+LATEX = Look(escape_latex, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")
+LATEX_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
+# Wider than the text only where names are long: then it shrinks.
+FITTED = "\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{}}}"
+
+
+def latex(table: TableModel) -> str:
+    """The table as one LaTeX table a block, with its notes below."""
+    parts = [LATEX_PREAMBLE]
+    for number, block in enumerate(table.blocks):
+        sources = list(dict.fromkeys(row.source for row in block.rows))
+        title = f"{table.title}: {block.heading}" if block.heading else table.title
+        notes = [f"$^{{{index}}}$ {_text(source)}." for index, source in enumerate(sources, 1)]
+        for sentence in (block.note, *notes_of(table, block)):
+            if sentence:
+                notes.append(f"{_text(sentence.removesuffix('.'))}.")
+        for sentence in (*(f"{LOOK_AGAIN} {remark}" for remark in block.remarks), *block.tests):
+            notes.append(f"{_text(sentence.removesuffix('.'))}.")
+        parts.append("\n".join([
+            "\\begin{table*}", "\\centering", "\\footnotesize", "\\setlength{\\tabcolsep}{3pt}",
+            f"\\caption{{{_text(title)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}-{number}}}",
+            FITTED.format(_tabular(table, block, sources)),
+            # Not in the caption: TeX sets that on one line first, which has no room for many sentences.
+            f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\scriptsize {' '.join(notes)}}}", "\\end{table*}", ""]))
+    return "\n".join(parts)
+
+
+def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
+    from tabulate import tabulate
+
+    titles = ["Method", "Epochs", *map(column_title, table.columns)]
+    if is_compared(block):
+        titles.append(f"{titles[2]} $-$ {_text(table.against)} [95\\,\\%]")
+    lines = []
+    for row in with_divider(block):
+        if row is None:
+            lines.append([LATEX.italic.format(MEASURED_HERE), *[""] * (len(titles) - 1)])
+        else:
+            lines.append(_line(table, row, sources.index(row.source) + 1, len(titles)))
+    text = tabulate(lines, headers=titles, tablefmt="latex_raw", disable_numparse=True,
+                    colalign=["left", *["right"] * (len(titles) - 1)])
+    for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
+        text = text.replace("\\hline", rule, 1)
+    return text
+
+
+def _line(table: TableModel, row: Row, source: int, length: int) -> list[str]:
+    cells = []
+    for column in table.columns:
+        cells.append(re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", shown_cell(row, column, LATEX)))
+    if row.differences:
+        cells.append(_text(row.differences[table.columns[0]].text()))
+    line = [f"{_text(row.method)}$^{{{source}}}$", epochs_text(row.epochs).replace("-", "--"), *map(_minus, cells)]
+    return line + [""] * (length - len(line))
+
+
+def column_title(column: str) -> str:
+    """The title of a column as papers set it: AP50_bb is AP with bb above and 50 below."""
+    name, _, above = column.partition("_")
+    below = name.removeprefix("AP")
+    if name == column == "AP" or not name.startswith("AP"):
+        return escape_latex(column.replace("_", " "))
+    indices = f"^{{{above}}}" if above else ""
+    if below:
+        indices += f"_{{{below}}}"
+    return f"AP${indices}$"
+
+
+def _text(text: str) -> str:
+    """Text with quotes as a pair and a true minus before numbers."""
+    return _minus(escape_latex(re.sub(r'"([^"]*)"', "\u201c\\1\u201d", text)))
+
+
+def _minus(text: str) -> str:
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text)
