@@ -2,7 +2,8 @@
 one.
 
 Boxes, masks and keypoints are in pixels of the image file. Every object is labelled with its class,
-every prediction with its score in percent as well.
+every prediction with its score in percent as well. Of several classes each has a colour; of one
+class, each object.
 """
 
 from collections.abc import Iterable
@@ -29,6 +30,9 @@ FALLBACK = 3  # then this many best ones are
 WIDTH = 480  # of each column, in pixels
 TALLEST = 640  # of an image, in pixels: a taller one becomes narrower than its column
 FONT = 12  # points, of a label on a large object; half of it and more on small ones
+TITLE = 28  # height of the title, in pixels
+DPI = 100  # of detectron2's figures
+LETTER = 0.72  # width of a letter as a share of the font's height
 BAR = 22  # height of the caption over an image, in pixels
 
 
@@ -56,12 +60,16 @@ class Choice:
 DEFAULT_CHOICE = Choice()
 
 
-def draw(model: nn.Module, cfg: CfgNode, path: str | Path, number: int = 4) -> None:
-    """Write a PNG of the first `number` validation images with objects: ground truth left,
-    predictions right."""
+def draw(model: nn.Module, cfg: CfgNode, path: str | Path, title: str, number: int = 4) -> None:
+    """Write a PNG of the first `number` validation images with objects under a title: ground truth
+    left, predictions right."""
     name = cfg.DATASETS.TEST[0]
     records = [record for record in DatasetCatalog.get(name) if record["annotations"]]
-    write(draw_records(model, cfg, records[:number], MetadataCatalog.get(name)), path)
+    drawn = draw_records(model, cfg, records[:number], MetadataCatalog.get(name))
+    titled = Image.new("RGB", (drawn.width, drawn.height + TITLE), "white")
+    titled.paste(drawn, (0, TITLE))
+    ImageDraw.Draw(titled).text((6, 5), title, fill="black", font=ImageFont.load_default(size=16))
+    write(titled, path)
 
 
 def write(image: Image.Image, path: str | Path) -> None:
@@ -94,10 +102,10 @@ def draw_records(
         columns = []
         if "annotations" in record:
             count = len(record["annotations"])
-            drawn = _Canvas(pixels, meta, count).draw_dataset_dict(record)
+            drawn = _Canvas(pixels, meta, _classes(record)).draw_dataset_dict(record)
             objects = "object" if count == 1 else "objects"
             columns.append(_captioned(drawn.get_image(), f"ground truth: {count} {objects}{kind}"))
-        drawn = _Canvas(pixels, meta, len(shown)).draw_instance_predictions(shown)
+        drawn = _Canvas(pixels, meta, shown.pred_classes.tolist()).draw_instance_predictions(shown)
         columns.append(_captioned(drawn.get_image(), rule + kind))
         rows.append(np.concatenate(columns, axis=1))
     return Image.fromarray(np.concatenate(rows, axis=0))
@@ -107,7 +115,7 @@ def draw_truth(records: Iterable[dict], meta: Metadata, columns: int) -> Image.I
     """The ground truth of detectron2's `records`, each under its file name, in rows of `columns`."""
     tiles = []
     for record in records:
-        canvas = _Canvas(read_pixels(record["file_name"]), meta, len(record["annotations"]))
+        canvas = _Canvas(read_pixels(record["file_name"]), meta, _classes(record))
         tiles.append(_captioned(canvas.draw_dataset_dict(record).get_image(), Path(record["file_name"]).name))
     rows = []
     for start in range(0, len(tiles), columns):
@@ -120,21 +128,36 @@ def draw_truth(records: Iterable[dict], meta: Metadata, columns: int) -> Image.I
 
 
 class _Canvas(Visualizer):
-    """detectron2's visualizer with colours that are the same each time, for `number` objects."""
+    """detectron2's visualizer for objects of these `classes`, with colours that are the same each
+    time, and labels inside the image."""
 
-    def __init__(self, pixels: np.ndarray, meta: Metadata, number: int) -> None:
+    def __init__(self, pixels: np.ndarray, meta: Metadata, classes: list[int]) -> None:
         scale = min(WIDTH / pixels.shape[1], TALLEST / pixels.shape[0])
         super().__init__(pixels, meta, scale=scale)
         self._default_font_size = FONT / scale  # the same in every figure, whatever the resolution
         table = colormaps["tab20"].colors[::2] + colormaps["tab20"].colors[1::2]
-        self.colours = [table[place % len(table)] for place in range(number)]
         self.one_class = len(meta.get("thing_classes")) == 1
+        numbers = range(len(classes)) if self.one_class else classes
+        self.colours = [table[number % len(table)] for number in numbers]
 
     def overlay_instances(self, *, labels: list[str] | None = None, **others: object) -> object:
         """As detectron2's; with one class a label is the score alone."""
         if self.one_class and labels is not None:
             labels = [label.split(" ")[-1] if label.endswith("%") else "" for label in labels]
         return super().overlay_instances(labels=labels, **{**others, "assigned_colors": self.colours})
+
+    def draw_text(self, text: str, position: tuple[float, float], **others: object) -> object:
+        """As detectron2's, moved left or up where the text would leave the image."""
+        points = others.get("font_size") or self._default_font_size
+        height = points * DPI / 72  # in pixels of the file, as `position`
+        x = min(position[0], self.output.width - LETTER * height * len(text))
+        y = min(position[1], self.output.height - 1.2 * height)
+        return super().draw_text(text, (max(x, 0), max(y, 0)), **others)
+
+
+def _classes(record: dict) -> list[int]:
+    """The class of each object of a record of detectron2, from 0."""
+    return [one["category_id"] for one in record["annotations"]]
 
 
 def _captioned(pixels: np.ndarray, text: str) -> np.ndarray:

@@ -75,7 +75,7 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> N
         model, cfg, job.dataset, job.evaluator, keeper if job.keep_predictions else None)
     if not comm.is_main_process():
         return
-    drawing.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE))
+    drawing.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE), job.title)
     measured = {"metrics": metrics, "predictions": predictions.record(kept) if job.keep_predictions else None,
                 "wall_seconds": round(clock.seconds, 1), "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE),
                 "started": clock.started}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
@@ -211,3 +211,15 @@ def test_choice__which_predictions_are_drawn(choice: drawing.Choice, scores: lis
     shown, text = choice(instances)
     assert len(shown) == kept and text == rule
     assert shown.scores.tolist() == sorted(shown.scores.tolist(), reverse=True)
+
+
+def test_canvas__a_class_has_one_colour_and_labels_stay_inside() -> None:
+    placed = []
+    canvas = drawing._Canvas(np.zeros((60, 80, 3), np.uint8), Metadata(thing_classes=["cell", "platelet"]), [0, 1, 0])
+    assert canvas.colours[0] == canvas.colours[2] != canvas.colours[1]
+    canvas.output.ax.text = lambda x, y, text, **_: placed.append((x, y))
+    canvas.draw_text("platelet 54%", (79, 59), font_size=3)
+    height = 3 * drawing.DPI / 72
+    assert placed == [(pytest.approx(80 - drawing.LETTER * height * 12), pytest.approx(60 - 1.2 * height))]
+    alone = drawing._Canvas(np.zeros((60, 80, 3), np.uint8), Metadata(thing_classes=["cell"]), [0, 0])
+    assert alone.colours[0] != alone.colours[1]
