@@ -16,6 +16,7 @@ from pathlib import Path
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_whole
 from transfer.data import agreement, plain_coco
+from transfer.data.check_notes import remember
 from transfer.data.plain_coco import own_id
 from transfer.data.problems import raise_first
 
@@ -68,8 +69,31 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True, crowds_as_
     """Read and check the annotation file at `path`: boxes and masks where there are some, or `keypoints`.
 
     `evaluated`: False for a file that is only trained on. Raises `UserError` naming the file and the first thing that
-    is wrong with it.
+    is wrong with it. A file that was read before and is as it was is not read again, see `check_notes`.
     """
+    options = keypoints, evaluated, crowds_as_objects
+    found = remember([path], ["COCO", str(path), *options], lambda: _as_note(_read(path, *options)))
+    file = _of_note(path, found)
+    if file.plain and not file.plain.is_file():  # the user emptied the cache in part
+        return _read(path, *options)
+    return file
+
+
+def _as_note(file: CocoFile) -> dict:
+    return {**vars(file), "path": None, "plain": file.plain and str(file.plain)}
+
+
+def _of_note(path: Path, found: dict) -> CocoFile:
+    """The file of `_as_note`, from JSON, which has lists where a `CocoFile` has tuples."""
+    return CocoFile(**{
+        **found, "path": path, "plain": found["plain"] and Path(found["plain"]),
+        "images": [(name, tuple(size)) for name, size in found["images"]],
+        "categories": [tuple(category) for category in found["categories"]],
+        "keypoint_names": tuple(found["keypoint_names"]), "skeleton": tuple(map(tuple, found["skeleton"])),
+        "notes": tuple(found["notes"])})
+
+
+def _read(path: Path, keypoints: bool, evaluated: bool, crowds_as_objects: bool) -> CocoFile:
     content = load(path)
     changed = plain_coco.make_plain(content, crowds_as_objects)
     raise_first(_problems(content, keypoints, evaluated), path)

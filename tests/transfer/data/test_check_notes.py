@@ -1,5 +1,6 @@
 """What was checked is not checked again, and what was changed is: in content, size, time or expectation."""
 
+import json
 import os
 import shutil
 import time
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pretrain.common.errors import UserError
-from transfer.data import check_notes, image_check
+from tests.transfer.coco_files import content
+from transfer.data import check_notes, coco_json, image_check
 from transfer.data.dataset import Opened
 from transfer.settings import datasets
 
@@ -45,8 +47,8 @@ def test_check_images__again_reads_the_note(image: Path, opened: list[Path], not
 
 def test_check_images__an_image_of_the_same_size_and_time_is_opened_again(image: Path, opened: list[Path]) -> None:
     image_check.check_images("val", [(image, (40, 30))])
-    before, content = image.stat(), image.read_bytes()
-    image.write_bytes(content[:60] + bytes(len(content) - 60))
+    before, whole = image.stat(), image.read_bytes()
+    image.write_bytes(whole[:60] + bytes(len(whole) - 60))
     os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = image.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
@@ -89,11 +91,54 @@ def test_check_images__without_a_place_for_notes(image: Path, tmp_path: Path, op
     assert len(opened) == 2
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every annotation file that was read."""
+    paths, load = [], coco_json.load
+    monkeypatch.setattr(coco_json, "load", lambda path: paths.append(path) or load(path))
+    return paths
+
+
+@pytest.mark.parametrize("keypoints", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+def test_read__again_is_the_same_file(first: int, keypoints: bool, loaded: list[Path], tmp_path: Path) -> None:
+    path, values = tmp_path / "a.json", content(keypoints=keypoints)
+    for row in values["annotations"]:
+        row["id"] += first - 1
+    values["annotations"][0]["area"] = 1.5  # is noted
+    path.write_text(json.dumps(values))
+    time.sleep(0.02)
+    file = coco_json.read(path, keypoints)
+    assert coco_json.read(path, keypoints) == file and loaded == [path]
+    assert file.notes and (file.plain is None) == (first == 1)
+    coco_json.read(path, keypoints, evaluated=False)
+    assert len(loaded) == 2
+    if file.plain:
+        file.plain.unlink()
+        assert coco_json.read(path, keypoints).plain.is_file()
+
+
+def test_read__a_file_of_the_same_size_and_time_is_read_again(loaded: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content()))
+    time.sleep(0.02)
+    coco_json.read(path)
+    before = path.stat()
+    path.write_text(path.read_text().replace("disc", "star"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert [name for _, name in coco_json.read(path).categories] == ["star", "plank"]
+    path.write_text(path.read_text().replace("bbox", "bpox"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match="has no 'bbox'"):
+        coco_json.read(path)
+
+
 @pytest.mark.parametrize("task", ["coco", "voc", "cityscapes"])
 def test_find__the_second_start_opens_nothing(
-        task: str, small_data: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        task: str, small_data: Path, opened: list[Path], loaded: list[Path]) -> None:
     time.sleep(0.02)
     first = datasets.find(small_data / task, task)
-    number = len(opened)
-    assert number and datasets.find(small_data / task, task) == first
-    assert len(opened) == number
+    number = len(opened + loaded)
+    assert opened and datasets.find(small_data / task, task) == first
+    assert len(opened + loaded) == number
