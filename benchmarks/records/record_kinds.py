@@ -42,5 +42,5 @@ def parse_members(members: dict[str, bytes]) -> Records:
             except ValueError as error:
                 raise ValueError(f"{name} is not a good {KINDS[kind].word} ({error})") from None
     # Of the same trial measured twice the later one counts, whatever it is called: it must be written last.
-    records["runs"].sort(key=lambda result: (result["ended"], result["digest"]))
+    records["runs"].sort(key=lambda result: (results.ended(result), result["digest"]))
     return records

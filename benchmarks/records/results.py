@@ -35,6 +35,11 @@ def _moment(value: Any) -> bool:
         return False
 
 
+def ended(record: dict) -> datetime:
+    """When a result or probe ended, whatever its time zone: texts do not sort by time."""
+    return datetime.fromisoformat(record["ended"])
+
+
 TEXT: Check = ("a printable text that is not empty", is_text)
 TEXT_OR_NULL: Check = ("a printable text that is not empty, or null", lambda v: v is None or TEXT[1](v))
 MAPPING: Check = ("a mapping", lambda v: isinstance(v, dict))

@@ -26,6 +26,7 @@ from pretrain.common.errors import UserError, refuse
 from transfer.tasks import TASKS
 
 MANIFEST = "manifest.json"
+LARGEST = 2 ** 30  # bytes of all files: 10,000 results are a tenth of it
 TABLES = ("tables.md", "tables.csv", "frozen_backbone_probes.md")
 PUBLIC_TABLES = {TASKS[name].table.name for name in PUBLIC_TASKS}
 
@@ -168,7 +169,13 @@ def read_archive(path: Path) -> dict[str, bytes]:
     for anything else."""
     try:
         with tarfile.open(path, "r:gz") as tar:
-            members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+            members, total = {}, 0
+            for entry in tar:
+                total += entry.size
+                if total > LARGEST:
+                    raise ValueError(f"it unpacks to more than {LARGEST // 2**30} GiB")
+                if entry.isfile():
+                    members[entry.name] = tar.extractfile(entry).read()
         hashes = json.loads(members.pop(MANIFEST))["sha256"]
         if not isinstance(hashes, dict):
             raise TypeError(f"its {MANIFEST} has no mapping of hashes")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.records.results import canonical
+from benchmarks.records.results import canonical, ended
 from benchmarks.tables.latex_table import FITTED, LATEX, LATEX_PREAMBLE
 from benchmarks.tables.latex_text import escape_latex
 from benchmarks.tables.render import HTML, MARKDOWN, Look
@@ -84,14 +84,14 @@ def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
     found = []
     for members in sorted(blocks.values(), key=lambda members: _heading(members[0])):
         newest = {}
-        for probe in sorted(members, key=lambda probe: probe["ended"]):
+        for probe in sorted(members, key=ended):
             newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
         found.append((_heading(members[0]), sorted(newest.values(), key=_order)))
     return found
 
 
 def _order(probe: dict) -> tuple:
-    return probe["method"], probe["epochs"] is not None, probe["epochs"], probe["ended"]
+    return probe["method"], probe["epochs"] is not None, probe["epochs"], ended(probe)
 
 
 def probe_name(probe: dict) -> str:

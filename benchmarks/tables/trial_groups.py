@@ -11,19 +11,20 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.records.paper_tables import WITHOUT_EFFECT, departures, on_standard_data, shown, train_share
-from benchmarks.records.results import PROVES_NOTHING, RANDOM, canonical, weights_sha256
+from benchmarks.records.results import PROVES_NOTHING, RANDOM, canonical, ended, weights_sha256
 from transfer.tasks import TASKS
 
 SAME_FIELDS = ("task", "method", "epochs", "demo", "scale", "iterations", "heads")
 HOW_FIELDS = ("solver", "fit", "batch_norm_images")  # not in every result
 ANNOTATIONS = "annotations"
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
-Evaluated = tuple[str, str, str]  # when an evaluation ended, its file, the SHA-256 of the validation annotations
+Evaluated = tuple[datetime, str, str]  # when an evaluation ended, its file, the SHA-256 of the validation annotations
 
 
 class Place(NamedTuple):
@@ -40,7 +41,7 @@ class Trial:
     """One evaluation of a group: when it ended, its file, its columns (percent), hashes of the
     weights it started from, of the code that made it and of its kept predictions."""
 
-    ended: str
+    ended: datetime
     file: str
     columns: dict[str, float | None]
     weights: str | None
@@ -150,7 +151,7 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
             groups[key] = Group(example, _block(result), config, departures(result))
         pretraining = result["weights"].get("pretraining") or {}
         place = Place(pretraining.get("seed"), result["trial"], result["seed"])
-        trial = Trial(result["ended"], path.name, shown(result), weights_sha256(result),
+        trial = Trial(ended(result), path.name, shown(result), weights_sha256(result),
                       result["code"].get("transfer_sha256"), (result.get("predictions") or {}).get("sha256"))
         members.setdefault(key, []).append((place, trial))
         label, training = result["dataset"].get("label"), (result.get("training") or {}).get("sha256")

@@ -127,6 +127,15 @@ def repacked(path: Path, change: dict[str, bytes], target: Path) -> Path:
     return target
 
 
+def test_import__an_archive_that_claims_a_terabyte_is_refused(tmp_path: Path) -> None:
+    claim = tarfile.TarInfo("runs/one.json")
+    claim.size = 2 ** 40
+    (tmp_path / "claim.tar.gz").write_bytes(gzip.compress(claim.tobuf()))
+    with pytest.raises(UserError, match=r"is not a bundle of this suite \(it unpacks to more than 1 GiB\)"):
+        import_results.main([str(tmp_path / "claim.tar.gz"), "--results", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
 def test_import__a_changed_or_foreign_archive_is_refused(results: Path, tmp_path: Path) -> None:
     path = tmp_path / "one.tar.gz"
     bundle.main([str(path), "--results", str(results)])

@@ -92,6 +92,13 @@ def test_group__two_weights_of_one_pretraining_are_named_and_the_later_ones_coun
     assert group.by_pretraining("AP_bb") == {1: [40], 2: [50]}
 
 
+def test_group__times_are_compared_across_zones(grouped) -> None:
+    later, earlier = "2026-01-01T23:30:00-05:00", "2026-01-02T01:00:00+00:00"  # 04:30 and 01:00 in UTC
+    [group], problems = grouped(of(1, 0, value=41, ended=later), of(1, 0, value=40, ended=earlier))
+    assert problems == ["1.json: the same trial ran again; 0.json counts instead"]
+    assert group.by_pretraining("AP_bb") == {1: [41]}
+
+
 def test_group__the_same_trial_of_two_pretrainings_is_no_repetition(grouped) -> None:
     [group], problems = grouped(of(1, 0), of(2, 0), of(2, 0, value=41, ended="2026-02-01T00:00:00Z"))
     assert problems == ["1.json: the same trial ran again; 2.json counts instead"]
