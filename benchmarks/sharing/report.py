@@ -25,6 +25,7 @@ from benchmarks.tables.table_model import IMPORTED, Row, TableModel
 from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
+from pretrain.common.fields import is_number
 from pretrain.common.json_lines import read_entries
 from transfer.tasks import TASKS
 
@@ -98,12 +99,13 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
     probes, left_out = "", ""
     if found.probes:
         probes = f'<div class="scroll">{probes_html(found.probes)}</div>'
-    if found.problems:
-        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
+    stages, problems = stage_folders(output), list(found.problems)
+    finetunings, images = "".join(_finetuning_figures(stages, problems)), "".join(_images(stages, problems))
+    if problems:
+        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
         left_out = f"<ul class=\"doubts\">{items}</ul>"
-    stages = stage_folders(output)
     sections = {"Tables": tables, "Figure": _dot_plot(shown), "Probes": probes, "Left out": left_out,
-                "Fine-tunings": "".join(_finetuning_figures(stages)), "Images": "".join(_images(stages)),
+                "Fine-tunings": finetunings, "Images": images,
                 "Environments": _environments(results)}
     sections = {title: text for title, text in sections.items() if text}
     links = " ".join(f'<a href="#{title}">{title}</a>' for title in sections)
@@ -123,11 +125,15 @@ def stage_folders(output: Path) -> list[tuple[str, Path]]:
     return [(name, folder) for _, name, folder in sorted(stamps)]
 
 
-def _images(stages: list[tuple[str, Path]]) -> Iterator[str]:
+def _images(stages: list[tuple[str, Path]], problems: list[str]) -> Iterator[str]:
+    """The figures of each stage; one that cannot be read is added to `problems`."""
     for name, folder in stages:
         for file, caption in IMAGES.items():
             if (folder / file).is_file():
-                yield _figure(_embedded(folder / file), f"{name}: {caption}")
+                try:
+                    yield _figure(_embedded(folder / file), f"{name}: {caption}")
+                except (OSError, ValueError, SyntaxError) as error:  # of PIL
+                    problems.append(f"{file} of {name}: {type(error).__name__}: {str(error).partition('/')[0]}")
 
 
 def _dot_plot(tables: list[TableModel]) -> str:
@@ -158,14 +164,17 @@ def _embedded(path: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _finetuning_figures(stages: list[tuple[str, Path]]) -> Iterator[str]:
+def _finetuning_figures(stages: list[tuple[str, Path]], problems: list[str]) -> Iterator[str]:
     """One figure a task: the loss of each of its runs, and their early metrics where some were
-    taken."""
+    taken. A run whose files cannot be read is added to `problems`."""
     runs: dict[str, list[tuple[str, list[dict]]]] = {}
     for name, folder in stages:
         if (folder / "metrics.json").is_file() and (folder / "request.json").is_file():
-            task = json.loads((folder / "request.json").read_text(encoding="utf-8"))["task"]
-            runs.setdefault(task, []).append((name, read_entries(folder / "metrics.json")))
+            try:
+                task = json.loads((folder / "request.json").read_text(encoding="utf-8"))["task"]
+                runs.setdefault(str(task), []).append((name, read_entries(folder / "metrics.json")))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                problems.append(f"the curves of {name}: {type(error).__name__} in request.json or metrics.json")
     for task, members in sorted(runs.items()):
         yield _figure(_drawn(members, early_keys(task)), f"{task}: loss and early metrics over iterations")
 
@@ -198,7 +207,7 @@ def _drawn(members: list[tuple[str, list[dict]]], early: dict[str, str]) -> str:
         for label, entries in members:
             places, values = [], []
             for entry in entries:
-                if key in entry and "iteration" in entry:
+                if is_number(entry.get(key)) and is_number(entry.get("iteration")):
                     places.append(entry["iteration"])
                     values.append(entry[key])
             axis.plot(places, values, label=label, marker="." if len(values) < 40 else "")

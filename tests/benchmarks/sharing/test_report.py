@@ -70,6 +70,15 @@ def test_page__names_what_was_left_out(run_folder: Path) -> None:
     assert "half.json: not whole JSON" in report.page(run_folder, run_folder / "results")
 
 
+def test_page__a_damaged_file_is_named_and_costs_nothing_else(run_folder: Path) -> None:
+    (run_folder / "pretrain-12345678" / "curves.png").write_bytes(b"no image")
+    (run_folder / "finetune-clove-coco-0-12345678" / "request.json").write_text("[]")
+    text = report.page(run_folder, run_folder / "results")
+    assert "curves.png of pretrain: UnidentifiedImageError: cannot identify image file" in text
+    assert "the curves of finetune-clove-coco-0: TypeError in request.json or metrics.json" in text
+    assert "finetune-clove-coco-0: ground truth and predictions" in text and str(run_folder) not in text
+
+
 def test_main__writes_beside_the_tables(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--output", str(run_folder)]) == 0
     assert f"wrote {run_folder / 'results' / 'tables' / 'report.html'} (" in capsys.readouterr().out
