@@ -69,11 +69,11 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def run_on_cluster(plan: Plan, stages: list[Stage]) -> int:
     """Hand all that is to do over to Slurm."""
-    from benchmarks.slurm import job_graph  # with submitit, which a run on this machine does not need
+    from benchmarks.slurm import job_graph, print_graph  # with submitit, which a run on this machine does not need
 
     options = plan.options
     if options.dry_run:
-        job_graph.print_graph(plan)
+        print_graph.print_graph(plan)
         return 0
     new = not options.output.exists()
     try:

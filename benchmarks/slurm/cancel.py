@@ -2,10 +2,11 @@
 saved stays."""
 
 import argparse
-import subprocess
+from pathlib import Path
 
-from benchmarks.slurm import jobs
+from benchmarks.slurm import commands, jobs
 from benchmarks.slurm.status import add_output
+from benchmarks.stages.stage import locked
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError, refuse
 
@@ -22,25 +23,33 @@ def main(arguments: list[str]) -> int:
     """The command line; returns the exit code."""
     args = build_parser().parse_args(arguments)
     output = args.output.absolute()
-    records = jobs.newest(output)
-    refuse((not records, f"found no submitted jobs in {output}; a run on this machine ends with Ctrl-C"))
-    if args.stages:
-        records = with_children(records, args.stages)
+    refuse((not jobs.submissions(output),
+            f"found no submitted jobs in {output}; a run on this machine ends with Ctrl-C"))
+    with locked(output):  # not beside a submission, which would go on
+        return cancel(output, args.stages)
+
+
+def cancel(output: Path, names: list[str]) -> int:
+    """End the jobs of these stages and of what depends on them, or all; returns the exit code."""
+    jobs.find_lost(output)
+    records = jobs.every_record(output)  # of earlier submissions too: their jobs may still run
+    if names:
+        chosen = with_children(jobs.newest(output), names)
+        records = [record for record in records if record.stage in chosen]
     alive = jobs.alive(records)
     if not alive:
         print("nothing waits or runs")
         return 0
-    command, notes = ["scancel"], []
-    for record in alive.values():  # the note first: a job that ends at once should find it
-        command.append(record.job_id)
-        notes.append(record.notes / jobs.CANCELLED)
-        write_text(notes[-1], f'{{"time": "{jobs.now()}"}}\n')
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    notes = [record.notes / jobs.CANCELLED for record in alive]
+    for note in notes:  # first: a job that ends at once should find it
+        write_text(note, f'{{"time": "{jobs.now()}"}}\n')
+    done = commands.call("scancel", *(record.job_id for record in alive))
     if done.returncode:
         for note in notes:
             note.unlink(missing_ok=True)
         raise UserError(f"scancel: {' '.join(done.stderr.split())}")
-    print(f"cancelled: {', '.join(alive)}; `clove retry --failed` resumes")
+    stages = dict.fromkeys(record.stage for record in alive)
+    print(f"cancelled: {', '.join(stages)}; `clove retry --failed` resumes")
     return 0
 
 

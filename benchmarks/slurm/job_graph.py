@@ -12,22 +12,21 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from benchmarks.slurm import jobs, launch, snapshot
+from benchmarks.slurm import commands, jobs, launch, snapshot
 from benchmarks.slurm.jobs import TABLES, StageRecord, Submitted
 from benchmarks.slurm.launch import Resources
 from benchmarks.slurm.stage_job import StageJob, ancestors
 from benchmarks.stages.print_tables import print_tables
-from benchmarks.stages.saved_plan import Plan
-from benchmarks.stages.stage import Stage, finished, left
+from benchmarks.stages.saved_plan import Plan, read_plan
+from benchmarks.stages.stage import Stage, finished
 from benchmarks.stages.standing_results import standing
-from pretrain.common.errors import refuse
+from pretrain.common.errors import UserError, refuse
 
 SMALL_CPUS, SMALL_GB = 2, 16  # conversion, tables
 LOADERS = 4  # detectron2's default number of loader workers of a process
@@ -124,9 +123,12 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
     `UserError` when Slurm does not answer, and when one of them works on other values than those
     of `plan`.
     """
-    alive = jobs.alive(jobs.newest(plan.options.output))
+    for record in jobs.find_lost(plan.options.output):
+        _complete(record)
+    alive = jobs.alive(jobs.every_record(plan.options.output))
     wanted = {stage.name: stage.planned for stage in stages}
-    for name, record in alive.items():
+    for record in alive:
+        name = record.stage
         refuse(
             ((record.notes / jobs.CANCELLED).is_file(),
              f"job {record.job_id} (stage {name}) was cancelled and has not ended: nothing was submitted, try "
@@ -134,11 +136,19 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
             (record.identity != wanted.get(name, record.identity),
              f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end it with "
              f"`clove cancel {name}`, or choose another --output"))
-    return alive
+    return {record.stage: record for record in alive}
+
+
+def _complete(record: StageRecord) -> None:
+    """Give a job what it reads at its start: its submission was stopped, perhaps before that was there."""
+    folder = Path(record.folder)
+    [submitted] = [one for one in jobs.submissions(folder.parents[1]) if one.folder == record.folder]
+    task = StageJob(record.stage, folder, record.notes, Path(submitted.code))
+    launch.complete_submission(folder, record.job_id, task, read_plan(folder).options.cluster.minutes)
 
 
 def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
-    """Submit what is neither done nor under way; None when there is no such stage.
+    """Submit what is neither done nor under way; None when there is nothing.
 
     `only` restricts that to some stages and what depends on them. Raises `UserError` when Slurm
     refuses a job: then none is left, nor a file.
@@ -149,7 +159,7 @@ def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
     output, stages = plan.options.output, plan.stages()
     alive = under_way(plan, stages)
     todo = _todo(stages, done_stages(plan, stages) | alive.keys(), only)
-    if not todo:
+    if not todo and (not alive or TABLES in alive):  # else a submission was stopped before its last job
         return None
     stamp = datetime.now(UTC)
     folder = output / "jobs" / f"{stamp:%Y%m%d-%H%M%S}-{token_hex(2)}"
@@ -163,8 +173,8 @@ def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
             _submit(unit, plan, submitted, ids)
         # A second tables job beside one that still waits does no harm: it comes after more.
         _submit(Unit(TABLES, [TABLES], "small", after=tuple(ids)), plan, submitted, ids)
-    except BaseException:
-        _take_back(output, submitted)
+    except BaseException as error:
+        _take_back(output, submitted, refused=isinstance(error, UserError))
         raise
     plan.write(output)
     return submitted
@@ -180,11 +190,7 @@ def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
     """`submit`, and what the user should know of it; returns the exit code."""
     submitted = submit(plan, only)
     if submitted is None:
-        stages = plan.stages()
-        done = done_stages(plan, stages)
-        if len(done) == len(stages):
-            print_tables(plan.options)
-        print(f"nothing to submit: {len(done)} of {len(stages)} stages done, the others are under way")
+        _say_nothing_to_submit(plan)
         return 0
     for record in submitted.records:
         print(f"job {record.job_id}: {record.stage}")
@@ -193,6 +199,22 @@ def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
           f"end them: clove cancel {where}\n"
           f"read one: clove logs STAGE {where}")
     return 0
+
+
+def _say_nothing_to_submit(plan: Plan) -> None:
+    stages = plan.stages()
+    done = done_stages(plan, stages)
+    if len(done) == len(stages):
+        print_tables(plan.options)
+        print(f"nothing to submit: all {len(stages)} stages are done")
+        return
+    line = f"nothing to submit: {len(done)} of {len(stages)} stages done"
+    going = [name for name in under_way(plan, stages) if name != TABLES and name not in done]
+    if going:
+        line += f"; under way: {', '.join(going)}"
+    if len(done) + len(going) < len(stages):  # only some were asked for
+        line += "; `clove retry --failed` submits the others"
+    print(line)
 
 
 def _todo(stages: list[Stage], settled: set[str], only: set[str] | None) -> list[str]:
@@ -217,11 +239,21 @@ def _submit(unit: Unit, plan: Plan, submitted: Submitted, ids: dict[str, str]) -
     for task in tasks:
         task.folder.mkdir()
     planned = {stage.name: stage.planned for stage in plan.stages()}
-    for task, job in zip(tasks, launch.submit_jobs(executor, tasks, environment), strict=True):
-        ids[task.name] = job.job_id
-        submitted.records.append(StageRecord(
-            task.name, job.job_id, planned.get(task.name, ""), unit.parents or unit.after, str(folder)))
+    before = list(submitted.records)
+    records = [StageRecord(name, "", planned.get(name, ""), unit.parents or unit.after, str(folder), _key(unit, folder))
+               for name in unit.stages]
+    submitted.records = before + records
     submitted.write()
+    handed_over = launch.submit_jobs(executor, tasks, environment)
+    submitted.records = before + [
+        replace(record, job_id=job.job_id) for record, job in zip(records, handed_over, strict=True)]
+    submitted.write()
+    ids.update((record.stage, record.job_id) for record in submitted.records)
+
+
+def _key(unit: Unit, folder: Path) -> str:
+    """What the job of this unit carries, and no other job."""
+    return f"{unit.name}:{folder.name}"
 
 
 def executor_of(unit: Unit, plan: Plan, folder: Path, code: Path, ids: dict[str, str]) -> tuple:
@@ -231,8 +263,11 @@ def executor_of(unit: Unit, plan: Plan, folder: Path, code: Path, ids: dict[str,
         waited_for = dict.fromkeys(ids[name] for name in names if name in ids)
         if waited_for:
             conditions.append(f"{word}:{':'.join(waited_for)}")
-    options: dict[str, object] = {"requeue": True, **dict(plan.options.cluster.sbatch)}
+    key = _key(unit, folder)
+    options: dict[str, object] = {"requeue": True, "comment": key, **dict(plan.options.cluster.sbatch)}
     changes: dict[str, object] = {"additional_parameters": options}
+    if options["comment"] != key:  # the user's own, which a site may ask for
+        changes["job_name"] = key
     if conditions:
         options["kill-on-invalid-dep"] = "yes"
         changes["dependency"] = ",".join(conditions)
@@ -263,65 +298,29 @@ def resources(kind: str, plan: Plan) -> Resources:
     return Resources(one, SMALL_CPUS, SMALL_CPUS)
 
 
-def _take_back(output: Path, submitted: Submitted) -> None:
-    """Leave nothing of a submission that was refused half-way."""
-    if submitted.records:
+def _take_back(output: Path, submitted: Submitted, refused: bool) -> None:
+    """Leave nothing of a submission that ended half-way, unless it may have handed over a job that
+    squeue does not show: then the next command looks for that job.
+
+    `refused`: by sbatch, which may have timed out over a job that Slurm took.
+    """
+    uncertain = False
+    if not all(record.job_id for record in submitted.records):
+        numbers = jobs.numbers_by_key()
+        submitted.records = jobs.with_numbers(submitted.records, numbers or {})
+        uncertain = numbers is None or (not refused and not all(record.job_id for record in submitted.records))
+    ids = [record.job_id for record in submitted.records if record.job_id]
+    if ids:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            ids = [record.job_id for record in submitted.records]
-            subprocess.run(["scancel", *ids], capture_output=True, timeout=60, check=False)
+            commands.call("scancel", *ids)
             until = time.monotonic() + 30  # one that has begun would write into the folder again
             while not all(state.is_over for state in jobs.ask(ids).values()) and time.monotonic() < until:
                 time.sleep(0.5)
+    if uncertain:
+        submitted.write()
+        return
     shutil.rmtree(submitted.folder, ignore_errors=True)
     if not jobs.submissions(output):
         shutil.rmtree(submitted.code, ignore_errors=True)
         with contextlib.suppress(OSError):  # there is something else in it
             (output / "jobs").rmdir()
-
-
-def print_graph(plan: Plan) -> None:
-    """Stages, what each waits for and asks for; the files for sbatch; GPU-hours and disk of what
-    is to do."""
-    options, stages = plan.options, plan.stages()
-    _, hashes = finished(stages, options.output)
-    done = hashes.keys() | standing(stages, options)
-    todo: dict[str, Stage] = {}
-    for stage in stages:
-        if stage.name not in done:
-            todo[stage.name] = left(stage, options.output, hashes)
-    made = units(stages, list(todo), options.max_jobs)
-    made.append(Unit(TABLES, [TABLES], "small", after=tuple(todo)))
-    print(f"graph: {len(stages) + 1} stages, {len(done)} done, {len(made)} submissions; work in {options.output}, "
-          f"results in {options.results}")
-    width = max(len(name) for unit in made for name in (unit.name, *unit.stages))
-    for unit in made:
-        print(f"  {unit.name:<{width}} {_described(unit, resources(unit.kind, plan))}")
-        for name in unit.stages:
-            if name in todo:
-                print(f"    {name:<{width}} {todo[name].cost}; {todo[name].disk_gb:g} GB")
-    hours: Counter[str] = Counter()
-    most = 0.0  # GB
-    for stage in todo.values():
-        hours.update(stage.gpu_hours)
-        most += stage.disk_gb
-    known = " and ".join(f"{value:,.0f} {gpu}-hours" for gpu, value in hours.items())
-    print(f"GPU-hours of what is to do: {known or 'not estimated at this size'}; disk, with all of it running at "
-          f"once: {most:.1f} GB\n")
-    ids = {name: f"ID-OF-{name}" for name in todo}
-    place = options.output / "jobs"
-    for unit in made:
-        executor, _ = executor_of(unit, plan, place / "TIME", place / "code-HASH", ids)
-        print(f"# sbatch file of {unit.name}\n{launch.submission_text(executor, len(unit.stages))}")
-
-
-def _described(unit: Unit, asked: Resources) -> str:
-    """A unit's size, what it waits for, what it asks for."""
-    size, options = "job", asked.options
-    if len(unit.stages) > 1:
-        limit = f", {unit.limit} at once" if unit.limit else ""
-        size = f"array of {len(unit.stages)}{limit}"
-    needs = ", ".join(dict.fromkeys(unit.parents + unit.after)) or "nothing"
-    if unit.name == TABLES:
-        needs = "all others"
-    return (f"{size}; after {needs}; nodes: {options.nodes}, tasks per node: {options.tasks}, GPUs per node: "
-            f"{asked.gpus}, CPUs per task: {asked.cpus}, {options.minutes} min per start")

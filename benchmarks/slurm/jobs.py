@@ -4,15 +4,21 @@ Each submission has a folder OUTPUT/jobs/TIME-XXXX with its scripts and logs (su
 plan.json, submitted.json, and for each stage a folder of notes: started.json, cancelled.json, and
 ended_RANK.json of each process that failed or was stopped. Accounting, which many clusters lack,
 is not used.
+
+A record is written before sbatch is called, with a key that the job carries, and again with the
+job's number. Who was stopped in between leaves a record without a number; the key finds the job.
 """
 
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.slurm import commands
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError, refuse
 
@@ -22,6 +28,9 @@ OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"
         "REVOKED", "TIMEOUT")
 GONE = "GONE"  # Slurm forgets a job that is over after MinJobAge, 5 minutes by default
 NO_ANSWER = "NO ANSWER"
+NOTHING_CHANGED = ("Slurm does not answer (squeue), so it is not known which jobs still run: nothing was changed, try "
+                   "again in a minute")
+SBATCH_SECONDS = 60.0  # an sbatch whose caller was killed may go on for so long
 TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph; it runs at each submission
 CAUSES = {2: 0, 3: 1, 143: 2, 75: 3}  # exit codes, the likeliest cause of the others first
 
@@ -40,13 +49,15 @@ class Ending:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of a submission. `identity`: `Stage.planned`. `needs`: the parents' names."""
+    """One stage of a submission. `job_id`: "" until sbatch has answered. `identity`:
+    `Stage.planned`. `needs`: the parents' names. `key`: the job's own mark, one for an array."""
 
     stage: str
     job_id: str
     identity: str
     needs: tuple[str, ...]
     folder: str  # of the submission
+    key: str = ""
 
     @property
     def notes(self) -> Path:
@@ -78,7 +89,8 @@ class Submitted:
     records: list[StageRecord] = field(default_factory=list)
 
     def write(self) -> None:
-        """Whole, after every job: a submission that is killed leaves no job without a record."""
+        """Whole, before and after every sbatch: a submission that is killed leaves no job without a
+        record."""
         write_text(Path(self.folder) / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
 
@@ -96,9 +108,64 @@ def submissions(output: Path) -> list[Submitted]:
     return sorted(found, key=lambda one: one.submitted)
 
 
+def every_record(output: Path) -> list[StageRecord]:
+    """The records of all submissions, the oldest first; without those whose job Slurm does not know."""
+    records = [record for submission in submissions(output) for record in submission.records]
+    if all(record.job_id for record in records):
+        return records
+    numbers = numbers_by_key()
+    if numbers is None:
+        return records
+    return [record for record in with_numbers(records, numbers) if record.job_id]
+
+
 def newest(output: Path) -> dict[str, StageRecord]:
     """The last job of each stage."""
-    return {record.stage: record for submission in submissions(output) for record in submission.records}
+    return {record.stage: record for record in every_record(output)}
+
+
+def with_numbers(records: list[StageRecord], numbers: dict[str, str]) -> list[StageRecord]:
+    """The records; one without a job gets the job that carries its key, if there is one."""
+    arrays: dict[str, list[str]] = {}
+    for record in records:
+        arrays.setdefault(record.key, []).append(record.stage)
+    found = []
+    for record in records:
+        if not record.job_id and record.key in numbers:
+            stages, number = arrays[record.key], numbers[record.key]
+            index = f"_{stages.index(record.stage)}" if len(stages) > 1 else ""
+            record = replace(record, job_id=number + index)
+        found.append(record)
+    return found
+
+
+def find_lost(output: Path) -> list[StageRecord]:
+    """Number the records that have no job and write them down; those that Slurm knows nothing of
+    are removed. Returns the records whose jobs were found. The caller holds the run's lock.
+
+    `UserError` when Slurm does not answer.
+    """
+    found = []
+    for submission in submissions(output):
+        lost = [record.stage for record in submission.records if not record.job_id]
+        if not lost:
+            continue
+        written = (Path(submission.folder) / RECORD).stat().st_mtime
+        until = min(written, time.time()) + SBATCH_SECONDS  # another machine's clock may be ahead
+        print(f"a submission was stopped while it handed over {', '.join(lost)}: looking for its job", file=sys.stderr)
+        while True:
+            numbers = numbers_by_key()
+            refuse((numbers is None, NOTHING_CHANGED))
+            records = with_numbers(submission.records, numbers)
+            if all(record.job_id for record in records) or time.time() > until:
+                break
+            time.sleep(2)
+        submission.records = [record for record in records if record.job_id]
+        submission.write()
+        new = [record for record in submission.records if record.stage in lost]
+        found += new
+        print(f"found job {new[0].job_id}" if new else "Slurm knows no such job", file=sys.stderr)
+    return found
 
 
 @dataclass(frozen=True)
@@ -116,51 +183,68 @@ class State:
 def ask(job_ids: list[str]) -> dict[str, State]:
     """squeue's answer for each job; `GONE` where it knows none, `NO_ANSWER` for all where it does
     not answer."""
-    if not job_ids:
-        return {}
+    states = dict.fromkeys(job_ids, State(NO_ANSWER))  # of a record without a number it stays so
+    numbers = [job_id for job_id in job_ids if job_id]
+    if not numbers:
+        return states
     # --array: a line for each job of an array. An unknown id is an error only if it stands alone.
-    command = ["squeue", "--noheader", "--states=all", "--array", f"--jobs={','.join(job_ids)}",
-               "--format=%i|%T|%r"]
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return dict.fromkeys(job_ids, State(NO_ANSWER))
-    if asked.returncode and "Invalid job id" not in asked.stderr:
-        return dict.fromkeys(job_ids, State(NO_ANSWER))
-    states = dict.fromkeys(job_ids, State(GONE))
-    for line in asked.stdout.splitlines():
-        job_id, *about = line.strip().split("|")
+    lines = _squeue("--array", f"--jobs={','.join(numbers)}", "--format=%i|%T|%r")
+    if lines is None:
+        return states
+    states.update(dict.fromkeys(numbers, State(GONE)))
+    for job_id, *about in lines:
         if job_id in states and len(about) == 2:
             states[job_id] = State(*about)
     return states
 
 
-def ask_all(records: dict[str, StageRecord]) -> dict[str, State]:
-    """squeue's answers for the jobs of these stages, by job id."""
-    return ask([record.job_id for record in records.values()])
+def numbers_by_key() -> dict[str, str] | None:
+    """The numbers of the user's jobs by their names and comments, of which one is a job's key; an
+    array has one number. None when Slurm does not answer."""
+    lines = _squeue("--me", "--format=%F|%j|%k")
+    if lines is None:
+        return None
+    numbers = {}
+    for number, *texts in lines:
+        numbers.update(dict.fromkeys(texts, number))
+    return numbers
 
 
-def alive(records: dict[str, StageRecord]) -> dict[str, StageRecord]:
+def _squeue(*options: str) -> list[list[str]] | None:
+    """Lines of its answer, split at |; None when it gives none."""
+    try:
+        asked = commands.call("squeue", "--noheader", "--states=all", *options)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        return None
+    return [line.strip().split("|") for line in asked.stdout.splitlines()]
+
+
+def ask_all(records: Iterable[StageRecord]) -> dict[str, State]:
+    """squeue's answers for the jobs of these records, by job id."""
+    return ask([record.job_id for record in records])
+
+
+def alive(records: list[StageRecord]) -> list[StageRecord]:
     """Those whose jobs are not over; `UserError` when Slurm does not answer."""
     states = ask_all(records)
-    refuse((State(NO_ANSWER) in states.values(),
-            "Slurm does not answer (squeue), so it is not known which jobs still run: nothing was changed, try "
-            "again in a minute"))
-    return {name: record for name, record in records.items() if not states[record.job_id].is_over}
+    refuse((State(NO_ANSWER) in states.values(), NOTHING_CHANGED))
+    return [record for record in records if not states[record.job_id].is_over]
 
 
 def refuse_beside_jobs(output: Path) -> None:
     """A run on this machine does not begin while jobs work in the same folder."""
-    records = newest(output)
+    records = every_record(output)
     states = ask_all(records)
-    for name, record in records.items():
+    for record in records:
         state = states[record.job_id]
         if state.word == NO_ANSWER:
             print(f"warning: jobs were submitted from {output}, and Slurm does not answer: check that none runs",
                   file=sys.stderr)
             return
         refuse((not state.is_over,
-                f"job {record.job_id} (stage {name}) works in {output}: end the jobs with `clove "
+                f"job {record.job_id} (stage {record.stage}) works in {output}: end the jobs with `clove "
                 "cancel`, continue with them by --cluster slurm, or choose another --output"))
 
 

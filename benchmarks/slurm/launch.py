@@ -22,9 +22,11 @@ import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_env, environment_variables
 
 from benchmarks.options.cluster import TIMEOUTS, ClusterOptions
+from benchmarks.slurm import commands
 from benchmarks.slurm.job_signals import DEAF, GRACE, JobSignals
 from benchmarks.slurm.jobs import Ending
 from pretrain import ROOT
+from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import UserError, refuse
 from pretrain.common.signals import COME_BACK
 from pretrain.config import Config
@@ -182,12 +184,25 @@ def submit_jobs(
 ) -> list[submitit.Job]:
     """Submit, several as an array, with no trace of a job that we may run in ourselves.
     `UserError` with what sbatch says."""
-    if "SLURM_CONF" in os.environ:
-        environment = environment | {"SLURM_CONF": os.environ["SLURM_CONF"]}
+    kept = commands.environment()
+    access = {name: kept[name] for name in commands.ACCESS if name in kept}
+    others = os.environ.keys() - kept.keys()
     quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what the error says too
     try:
-        with clean_env(), environment_variables(**environment), quiet, executor.batch():
+        with clean_env(others), environment_variables(**environment, **access), quiet, executor.batch():
             return [executor.submit(job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         lines = [line.partition("error: ")[2] or line for line in str(error).splitlines() if line.strip()]
         raise UserError(f"sbatch refused the job: {'; '.join(lines)}") from None
+
+
+def complete_submission(folder: Path, job_id: str, job: Job, minutes: int) -> None:
+    """Write what a submitted job reads when it starts, unless it is there: submitit writes it after
+    sbatch, and a job waits a minute for it."""
+    path = submitit.core.utils.JobPaths(folder, job_id).submitted_pickle
+    if path.exists():
+        return
+    delayed = submitit.core.utils.DelayedSubmission(job)
+    delayed.set_timeout(minutes, TIMEOUTS)
+    with atomic_path(path) as part:
+        delayed.dump(part)

@@ -132,9 +132,13 @@ def _of_job(record: StageRecord, state: State, bad_parents: list[str], folder: P
         return ("cancelled" if cancelled else state_of_ending), endings[0].message
     if cancelled or never_started or (state.word == "CANCELLED" and not started):
         return "cancelled", not_run
+    if state.word in ("FAILED", GONE) and not started and not record.log().is_file():
+        why = f"it left no log: its node may not see {record.folder}; choose an --output that all nodes see"
+    else:
+        why = "it left no message: it was killed, or never started"
     if state.word == GONE:
-        return "lost", "Slurm no longer knows the job, which left no message: it was killed, or never started"
-    return "failed", f"it ended ({state.word}) without a message: it was killed, or never started"
+        return "lost", f"Slurm no longer knows the job; {why}"
+    return "failed", f"it ended ({state.word}); {why}"
 
 
 def _waiting_or_running(record: StageRecord, state: State, started: bool) -> tuple[str, str]:
@@ -206,7 +210,7 @@ def table(rows: list[Row]) -> str:
 
 def snapshot(plan: Plan) -> list[Row]:
     """All rows now, with what squeue says."""
-    return look(plan, jobs.ask_all(jobs.newest(plan.options.output)))
+    return look(plan, jobs.ask_all(jobs.newest(plan.options.output).values()))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -232,7 +236,7 @@ def watch(output: Path, again: bool, sleep: Callable[[float], None]) -> int:
             code, line = verdict(rows)
         except UnreadablePlan as error:
             print(f"warning: {error}; this is what the folder itself shows", file=sys.stderr)
-            rows = look_without_plan(output, jobs.ask_all(jobs.newest(output)))
+            rows = look_without_plan(output, jobs.ask_all(jobs.newest(output).values()))
             code, line = verdict(rows)
             if code == ALL_DONE:
                 code, line = INCOMPLETE, f"{line} of those that have begun; whether there are others is in the plan"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from benchmarks.options.run_options import parse
-from benchmarks.slurm import job_graph, jobs
+from benchmarks.slurm import job_graph, jobs, print_graph
 from benchmarks.stages.checked_inputs import Inputs, find_protocols
 from benchmarks.stages.saved_plan import Plan
 from benchmarks.stages.stage import Stage
@@ -138,7 +138,7 @@ def test_sbatch_file__carries_the_files_of_own_tasks(demo, srun, tmp_path, monke
 
 
 def test_dry_run__shows_stages_files_hours_and_disk_and_writes_nothing(demo, srun, capsys, tmp_path):
-    job_graph.print_graph(demo("--nodes", "2", "--tasks-per-node", "2", "--max-jobs", "1"))
+    print_graph.print_graph(demo("--nodes", "2", "--tasks-per-node", "2", "--max-jobs", "1"))
     shown = capsys.readouterr().out
     assert "graph: 12 stages, 0 done, 6 submissions" in shown
     assert "pretrain-clove             job; after data; nodes: 2, tasks per node: 2, GPUs per node: 0" in shown
@@ -155,7 +155,7 @@ def test_gpu_hours__are_those_of_the_words(tmp_path, capsys, srun, monkeypatch):
                      "--gpus-per-node", "8"])
     data = TaskData("coco", tmp_path, "", 118_287, 5_000, "b", "c")
     inputs = Inputs({"": Photos(tmp_path, 1_281_167, "a")}, {"coco": (data,)}, {}, find_protocols(options))
-    job_graph.print_graph(Plan(options, inputs))
+    print_graph.print_graph(Plan(options, inputs))
     # 1281167 x 200 / 1870 / 3600 = 38.06; 6 fine-tunings of 90000 x 0.261 x 8 / 3600 = 52.2
     assert "GPU-hours of what is to do: 38 H100-hours and 313 V100-hours; disk, " in capsys.readouterr().out
 

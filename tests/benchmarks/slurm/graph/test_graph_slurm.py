@@ -75,7 +75,8 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
     assert set(states(output).values()) <= set(status.ALIVE)
 
     assert run_all(there) == 0  # a second time while they are alive
-    assert capsys.readouterr().out.endswith("nothing to submit: 0 of 4 stages done, the others are under way\n")
+    assert capsys.readouterr().out.endswith("nothing to submit: 0 of 4 stages done; under way: pretrain-clove, "
+                                              "convert-clove, finetune-clove-coco-0, finetune-rand-coco-0\n")
     with pytest.raises(UserError, match=r"^job \d+ \(stage \S+\) works in .*/out: end the jobs with `python"):
         run_all(words(coco__SOLVER__MAX_ITER="5"))
     with pytest.raises(UserError, match=r"^job \d+ works on stage finetune-clove-coco-0 with other values or inputs"):

@@ -56,7 +56,8 @@ class Run:
 
     def look(self, **words):
         """states by stage, told Slurm's words for jobs by stage name with _ for -; NO_ANSWER for the others."""
-        told = {str(100 + NAMES.index(name.replace("_", "-"))): State(*word.split(":")) for name, word in words.items()}
+        told = {str(100 + NAMES.index(name.replace("_", "-"))): State(*word.split(":", 1))
+                for name, word in words.items()}
         return {row.stage: row for row in status.look(self.plan, told)}
 
     def states(self, **words):
@@ -131,7 +132,7 @@ def test_killed__without_a_message(run):
     jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
     row = run.look(pretrain_clove="OUT_OF_MEMORY")["pretrain-clove"]
     assert row.state == "failed"
-    assert row.detail == "it ended (OUT_OF_MEMORY) without a message: it was killed, or never started"
+    assert row.detail == "it ended (OUT_OF_MEMORY); it left no message: it was killed, or never started"
     assert run.look(pretrain_clove="GONE")["pretrain-clove"].state == "lost"
     row = run.look()["pretrain-clove"]
     assert (row.state, row.detail) == ("running?", "Slurm does not answer; it has no files yet")
@@ -141,6 +142,18 @@ def test_killed__without_a_message(run):
     held = run.look(pretrain_clove="PENDING:launch_failed_requeued_held")["pretrain-clove"]
     assert held.state == "waiting"
     assert re.fullmatch(r"held \(launch_failed_requeued_held\): `scontrol release \d+` lets it start", held.detail)
+
+
+def test_no_log__the_nodes_may_not_see_the_output(run):
+    run.finish("data")
+    why = (f"it left no log: its node may not see {run.output / 'jobs' / '0'}; choose an --output that all nodes see")
+    row = run.look(pretrain_clove="FAILED:RaisedSignal:53(Real-time_signal_19)")["pretrain-clove"]
+    assert (row.state, row.detail) == ("failed", f"it ended (FAILED); {why}")
+    row = run.look(pretrain_clove="GONE")["pretrain-clove"]
+    assert (row.state, row.detail) == ("lost", f"Slurm no longer knows the job; {why}")
+    jobs.newest(run.output)["pretrain-clove"].log().touch()
+    assert run.look(pretrain_clove="FAILED")["pretrain-clove"].detail == (
+        "it ended (FAILED); it left no message: it was killed, or never started")
 
 
 def test_stopped__saved_is_not_failed_and_comes_back(run):

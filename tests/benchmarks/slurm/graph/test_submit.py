@@ -35,8 +35,8 @@ echo "Submitted batch job $((4711 + n))"\n""")
 
 
 def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, words, monkeypatch):
-    for name, value in {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "other", "RANK": "3", "SLURM_CONF": "/etc/s.conf",
-                        "PYTHONPATH": f"{ROOT}:/lib of mine"}.items():
+    for name, value in {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "other", "SCONTROL_LOCAL": "1", "RANK": "3",
+                        "SLURM_CONF": "/etc/s.conf", "PYTHONPATH": f"{ROOT}:/lib of mine"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     plan = planned(parse(words(*PRETRAINING, methods="clove", pretrain__workers="3")))
@@ -46,7 +46,8 @@ def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, word
     asked = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
     assert asked >= {"--partition=gpu", "--account=lab", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2",
                      "--cpus-per-task=4", "--mem=64GB", "--time=1440", "--signal=USR2@120", "--requeue",
-                     "--open-mode=append", "--constraint='a100|h100'", "--job-name=pretrain-clove"}
+                     "--open-mode=append", f"--comment=pretrain-clove:{Path(submitted.folder).name}",
+                     "--constraint='a100|h100'", "--job-name=pretrain-clove"}
     setup = lines.index("module load cuda")
     assert lines[setup + 1:setup + 4] == [f"export PYTHONPATH='{submitted.code}:/lib of mine'",
                                           "export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=4"]
@@ -54,7 +55,8 @@ def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, word
     assert "--kill-on-bad-exit=1 --cpus-per-task=4 " in srun
     environment = dict(line.partition("=")[::2] for line in (stand_in / "environment").read_text().splitlines())
     assert environment["SLURM_CONF"] == "/etc/s.conf"
-    assert not {"SLURM_JOB_ID", "SBATCH_PARTITION", "RANK"} & set(environment) and os.environ["RANK"] == "3"
+    assert not {"SLURM_JOB_ID", "SBATCH_PARTITION", "SCONTROL_LOCAL", "RANK"} & set(environment)
+    assert os.environ["RANK"] == "3" and os.environ["SCONTROL_LOCAL"] == "1"
     folder, code = Path(submitted.folder), Path(submitted.code)
     written = json.loads((folder / "submitted.json").read_text())
     assert [record["job_id"] for record in written["records"]] == ["4711", "4712", "4713"]
@@ -66,6 +68,7 @@ def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, word
     [unit, *_] = job_graph.units(plan.stages(), ["pretrain-clove", "convert-clove"])
     executor, _ = job_graph.executor_of(unit, plan, jobs / "TIME", jobs / "code-HASH", {})
     shown = launch.submission_text(executor).replace(str(jobs / "TIME"), str(folder))
+    shown = shown.replace("--comment=pretrain-clove:TIME", f"--comment=pretrain-clove:{folder.name}")
     assert (stand_in / "file0").read_text() == shown.replace(str(jobs / "code-HASH"), str(code))
 
 

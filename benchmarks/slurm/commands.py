@@ -1,0 +1,26 @@
+"""Slurm's commands, called without the variables by which a user changes what they do or show.
+
+With SQUEUE_ACCOUNT set, squeue hides the jobs of other accounts, and a job that is not seen would
+be submitted again.
+"""
+
+import os
+import subprocess
+
+OPTIONS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
+ACCESS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is and who asks: these stay
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without them."""
+    kept = {}
+    for name, value in os.environ.items():
+        if name in ACCESS or not name.startswith(OPTIONS):
+            kept[name] = value
+    return kept
+
+
+def call(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run one to its end. Raises `OSError` when it is not installed, `TimeoutExpired` after a
+    minute."""
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
