@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_graph__equals_a_run_on_this_machine_though_a_job_was_killed(slurm, word
     assert run_all(there) == 0  # a second time while they are alive
     assert capsys.readouterr().out.endswith("nothing to submit: 0 of 4 stages done; under way: pretrain-clove, "
                                               "convert-clove, finetune-clove-coco-0, finetune-rand-coco-0\n")
-    with pytest.raises(UserError, match=r"^job \d+ \(stage \S+\) works in .*/out: end the jobs with `python"):
+    with pytest.raises(UserError, match=r"^job \d+ \(stage \S+\) works in .*/out: end the jobs with `clove"):
         run_all(words(coco__SOLVER__MAX_ITER="5"))
     with pytest.raises(UserError, match=r"^job \d+ works on stage finetune-clove-coco-0 with other values or inputs"):
         run_all(words(*ON_SLURM, coco__SOLVER__MAX_ITER="7"))
@@ -229,6 +230,32 @@ def test_cancel__ends_all_or_a_stage_with_its_children(slurm, words, run_all, tm
     assert code == 1 and line.startswith("error: 0 of 5 stages done; cancelled: pretrain-clove, convert-clove, ")
     with pytest.raises(UserError, match=r"^finetune-x: no job of such a stage; there are pretrain-clove, convert-"):
         cancel.main(["finetune-x", *where])
+
+
+@pytest.mark.parametrize("own", [(), ("--sbatch", "comment=project 7")])
+def test_stopped_submission__goes_on_with_its_job(slurm, words, run_all, tmp_path, capsys, monkeypatch, own):
+    """sbatch kills its caller when Slurm has the job; the user's own variables hide all jobs of this account."""
+    monkeypatch.setenv("SQUEUE_ACCOUNT", "other")
+    monkeypatch.setenv("SCANCEL_ACCOUNT", "other")
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" && kill -KILL $PPID\n')
+    sbatch.chmod(0o755)
+    output, there = tmp_path / "out", words(*ON_SLURM, "--sbatch", "hold", "--trials", "2", *own, methods="rand")
+    ended = subprocess.run([sys.executable, "-P", "-m", "benchmarks", *there], check=False, capture_output=True,
+                           cwd=ROOT, timeout=300,
+                           env=os.environ | {"PATH": f"{sbatch.parent}:{os.environ['PATH']}"})
+    assert ended.returncode == -signal.SIGKILL
+    [array, _] = found = [record.job_id for record in jobs.newest(output).values()]
+    assert found == [array, array.replace("_0", "_1")] and slurm.show(array, "JobState") == "PENDING"
+    assert run_all(there) == 0
+    told = capsys.readouterr()
+    assert f"found job {array}\n" in told.err and [line.split()[-1] for line in told.out.splitlines()
+                                                   if line.startswith("job ")] == ["tables"]
+    assert all(Path(record.folder, f"{record.job_id}_submitted.pkl").is_file()
+               for record in jobs.newest(output).values())
+    assert cancel.main(["--output", str(output)]) == 0
+    until(lambda: set(states(output).values()) == {"cancelled"}, "the end of the jobs", 60)
 
 
 def test_what_slurm_refuses__is_one_line_and_leaves_nothing(slurm, words, run_all, tmp_path, monkeypatch):

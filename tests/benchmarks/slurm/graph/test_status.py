@@ -56,8 +56,7 @@ class Run:
 
     def look(self, **words):
         """states by stage, told Slurm's words for jobs by stage name with _ for -; NO_ANSWER for the others."""
-        told = {str(100 + NAMES.index(name.replace("_", "-"))): State(*word.split(":", 1))
-                for name, word in words.items()}
+        told = {str(100 + NAMES.index(name.replace("_", "-"))): State(*word.split(":")) for name, word in words.items()}
         return {row.stage: row for row in status.look(self.plan, told)}
 
     def states(self, **words):
@@ -147,7 +146,7 @@ def test_killed__without_a_message(run):
 def test_no_log__the_nodes_may_not_see_the_output(run):
     run.finish("data")
     why = (f"it left no log: its node may not see {run.output / 'jobs' / '0'}; choose an --output that all nodes see")
-    row = run.look(pretrain_clove="FAILED:RaisedSignal:53(Real-time_signal_19)")["pretrain-clove"]
+    row = run.look(pretrain_clove="FAILED:JobLaunchFailure")["pretrain-clove"]
     assert (row.state, row.detail) == ("failed", f"it ended (FAILED); {why}")
     row = run.look(pretrain_clove="GONE")["pretrain-clove"]
     assert (row.state, row.detail) == ("lost", f"Slurm no longer knows the job; {why}")
