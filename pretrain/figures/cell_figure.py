@@ -136,8 +136,8 @@ def _pair_band(band: SubFigure, scene: Scene) -> str:
                 f"{scene.teacher.short}.")
     matched = int(positives.any(1).sum())
     return (f"{matched} of {positives.shape[0]} cells of the {roles(scene)[0]} view have positives "
-            f"({closer}), {positives.sum() / matched:.1f} on average; {shown} are numbered and joined "
-            "with theirs.")
+            f"({closer}), {positives.sum() / matched:.1f} on average; "
+            f"{shown} carry their number at both ends")
 
 
 def roles(scene: Scene) -> tuple[str, str]:

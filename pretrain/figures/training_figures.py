@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -250,9 +249,9 @@ def cell_middle(view: View, cell: int) -> tuple[float, float]:
 
 
 def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, scene: Scene) -> int:
-    """Number some student cells that have a positive, and join them with all their positives; the
-    rest would hide the image, and is tinted. Returns how many cells are joined: at most `JOINED`,
-    and about `LINES` lines."""
+    """Number some student cells that have a positive, and join them with all their positives, which
+    carry their numbers; the rest would hide the image, and is tinted. Returns how many cells are
+    joined: at most `JOINED`, and about `LINES` lines."""
     matched = scene.positives.any(1).nonzero().flatten()
     tint(student_axes, scene.student, matched.tolist())
     tint(teacher_axes, scene.teacher, scene.positives.any(0).nonzero().flatten().tolist())
@@ -262,6 +261,7 @@ def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, sce
         return 0
     cells = min(len(matched), JOINED, max(2, round(LINES * len(matched) / scene.positives.sum().item())))
     chosen = matched[torch.linspace(0, len(matched) - 1, cells).round().long()].tolist()
+    ends: dict[int, list[int]] = {}  # teacher cell -> numbers of the student cells that it is a positive of
     for number, cell in enumerate(chosen):
         colour = COLOURS[number % len(COLOURS)]
         start = cell_middle(scene.student, cell)
@@ -269,16 +269,22 @@ def join(figure: Figure | SubFigure, student_axes: Axes, teacher_axes: Axes, sce
         for other in scene.positives[cell].nonzero().flatten().tolist():
             end = cell_middle(scene.teacher, other)
             line = ConnectionPatch(start, end, "data", "data", axesA=student_axes, axesB=teacher_axes, color=colour,
-                                   linewidth=1.5, path_effects=[withStroke(linewidth=2.6, foreground="white")])
-            dot = Line2D(*zip(end, strict=True), marker="o", color=colour, markeredgecolor="white", markersize=7,
-                         transform=teacher_axes.transData, zorder=3)
-            for artist in (line, dot):
-                artist.set_in_layout(False)
-                figure.add_artist(artist)
-        figure.text(*start, str(number + 1), color=ink(colour), fontsize=9, weight="bold", ha="center", va="center",
-                    transform=student_axes.transData, zorder=4, in_layout=False,
-                    bbox={"boxstyle": "circle,pad=0.2", "facecolor": colour, "edgecolor": "white"})
+                                   linewidth=1.2, path_effects=[withStroke(linewidth=2.6, foreground="white")])
+            line.set_in_layout(False)
+            figure.add_artist(line)
+            ends.setdefault(other, []).append(number)
+        _numbered(figure, student_axes, start, [number])
+    for other, numbers in ends.items():
+        _numbered(figure, teacher_axes, cell_middle(scene.teacher, other), numbers)
     return len(chosen)
+
+
+def _numbered(figure: Figure | SubFigure, axes: Axes, middle: tuple[float, float], numbers: list[int]) -> None:
+    """The numbers of one cell, in the colour of the first."""
+    colour = COLOURS[numbers[0] % len(COLOURS)]
+    figure.text(*middle, " ".join(str(number + 1) for number in numbers), color=ink(colour), fontsize=9, weight="bold",
+                ha="center", va="center", transform=axes.transData, zorder=4, in_layout=False,
+                bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "white"})
 
 
 def tint(axes: Axes, view: View, cells: list[int]) -> None:

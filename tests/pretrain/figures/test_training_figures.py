@@ -149,7 +149,13 @@ def test_join__one_line_for_each_positive_of_the_numbered_cells(scene: Callable)
     expected = {(cell_middle(made.student, a), cell_middle(made.teacher, b))
                 for a, b in made.positives.nonzero().tolist()}
     assert {(line.xy1, line.xy2) for line in lines} == expected
-    assert [text.get_text() for text in figure.texts] == [str(i + 1) for i in range(count)]
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[:count] == [str(i + 1) for i in range(count)]
+    numbers = {cell: [] for cell in made.positives.any(0).nonzero().flatten().tolist()}
+    for number, cell in enumerate(matched.tolist()):
+        for other in made.positives[cell].nonzero().flatten().tolist():
+            numbers[other].append(str(number + 1))
+    assert sorted(texts[count:]) == sorted(map(" ".join, numbers.values()))
 
 
 def test_join__many_positives_are_thinned_to_whole_cells(scene: Callable) -> None:
