@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks.setup import MODULES
 from pretrain import __version__
 from pretrain.common.errors import UserError, run_cli
 
@@ -72,7 +73,6 @@ GROUPS = {
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
-APART = ("detectron2", "cityscapesscripts", "lvis")  # what pip does not install with the suite: `setup` does
 
 
 def help_text() -> str:
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return importlib.import_module(command.module).main(words)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in APART:
+        if package not in MODULES:
             raise
         raise UserError(f"clove {name} needs {package}, which is not installed: run `clove setup`, once") from None
 

@@ -12,7 +12,7 @@ from benchmarks.environment import APART, WHEEL, WHEEL_OPTIONS, move_wheel
 from pretrain import PRINTED, ROOT
 from pretrain.common.errors import UserError
 
-MODULES = ("detectron2", "cityscapesscripts", "lvis")
+MODULES = ("detectron2", "cityscapesscripts", "lvis")  # what pip does not install with the suite
 CHECK = f"import {', '.join(MODULES)}"
 
 

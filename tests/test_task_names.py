@@ -19,6 +19,7 @@ ALLOWED = {
     ("transfer/data/coco_json.py", "keypoints"): KEY,
     ("transfer/data/train_share.py", "keypoints"): "a key of detectron2's records",
     ("transfer/data/coco_layout.py", "keypoints"): PART,
+    ("transfer/finetuning/training_images.py", "keypoints"): "a key of detectron2's records",
     ("transfer/evaluators/fast_coco.py", "keypoints"): GROUP,
     ("transfer/records/old_result.py", "keypoints"): GROUP,
     ("benchmarks/records/coco_results.py", "keypoints"): KEY,
@@ -29,6 +30,7 @@ ALLOWED = {
     ("benchmarks/demo/layouts.py", "voc"): LAYOUT,
     ("benchmarks/demo/layouts.py", "lvis"): LAYOUT,
     ("benchmarks/environment.py", "lvis"): "a package of that name",
+    ("benchmarks/setup.py", "lvis"): "a package of that name",
 }
 
 

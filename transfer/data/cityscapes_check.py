@@ -30,7 +30,7 @@ def check_files(half: str, files: list[Files]) -> Opened:
     Of what is evaluated ("val") everything is decoded; of the rest the headers, the polygons and a share of the images.
     """
     paths = [Path(path) for group in files for path in group]
-    return Opened(**remember(paths, [half, "cityscapes"], lambda: asdict(_check(half, files))))
+    return Opened(**remember(paths, [half, "Cityscapes"], lambda: asdict(_check(half, files))))
 
 
 def _check(half: str, files: list[Files]) -> Opened:

@@ -60,7 +60,7 @@ def test_reference__gives_our_losses_and_weights(options: Callable, float64: Non
 def test_step__few_operations_and_one_wait_logged_or_not(precision: str, variant: str) -> None:
     """Two global and six local views through a ResNet-50, forward, backward, LARS and teacher."""
     config = load_config(None, {
-        "variant": variant, "precision": precision, "batch_size": 2, "device_batch": 2, "global_size": 96,
+        "variant": variant, "precision": precision, "batch_size": 2, "device_batch": 2, "global_size": 128,
         "local_size": 32, "projector_hidden": 64, "device": "cpu", "log_every": 1000})
     trainer, batch = Trainer(config, Process(0, 1, torch.device("cpu")), 100, 10), made_batch(config)
     trainer.step(2, [batch])
