@@ -78,6 +78,12 @@ def digest(annotation_root: Path) -> str:
 
 def load(image_root: Path, annotation_root: Path) -> list[dict]:
     """All images of a split in detectron2's form: XYXY boxes and polygons in pixels, classes 0 to 7."""
+    # Before the threads: shapely's modules import each other, and a thread that imports them while another one does
+    # finds them half made.
+    import detectron2.data.datasets.cityscapes  # noqa: F401
+    import shapely.errors
+    import shapely.geometry  # noqa: F401
+
     contiguous = {label.id: number for number, label in enumerate(instance_labels())}
     files = list_files(image_root, annotation_root)
     with ThreadPoolExecutor() as pool:  # shapely works outside the interpreter lock

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +176,19 @@ def test_find__what_detectron2_can_read_is_accepted(change: Callable[[Path], Non
     change(min(streets.glob(f"cityscapes/gtFine/train/*/*{POLYGONS}")))
     name, _ = datasets.register(datasets.find(streets, "cityscapes"))
     assert len(DatasetCatalog.get(name)) == 2
+
+
+def test_load__a_process_that_has_not_imported_shapely_yet(small_data: Path) -> None:
+    root = small_data / "cityscapes"
+    code = ("import importlib.abc, sys, threading\n"
+            "class MainThreadAlone(importlib.abc.MetaPathFinder):\n"
+            "    def find_spec(self, name, path, target=None):\n"
+            "        if name.startswith('shapely'):\n"
+            "            assert threading.current_thread() is threading.main_thread(), name\n"
+            "sys.meta_path.insert(0, MainThreadAlone())\n"
+            "from pathlib import Path\n"
+            "from transfer.data import cityscapes\n"
+            f"root = Path({str(root)!r})\n"
+            "assert cityscapes.load(root / 'leftImg8bit' / 'val', root / 'gtFine' / 'val')\n")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
