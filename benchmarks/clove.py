@@ -59,8 +59,8 @@ GROUPS = {
         "retry": Command(SUITE, "submits again what failed", ("retry",)),
     },
     "Results": {
-        "tables": Command("benchmarks.tables.all_tables", "the papers' tables with your rows"),
-        "why": Command("benchmarks.tables.all_tables", "where a cell of a table comes from", ("--why",)),
+        "tables": Command("benchmarks.formats.all_tables", "the papers' tables with your rows"),
+        "why": Command("benchmarks.formats.all_tables", "where a cell of a table comes from", ("--why",)),
         "report": Command(SUITE, "one HTML page of everything that was measured", ("report",)),
         "compare": Command(SUITE, "two detectors, paired over the images (bootstrap)", ("compare",)),
         "bundle": Command(SUITE, "results in one archive, anonymous if asked", ("bundle",)),

@@ -15,7 +15,7 @@ if __package__ in (None, ""):  # run as a file: the packages are found from the 
     ROOT = Path(__file__).resolve().parent.parent
     sys.path[:] = [str(ROOT)] + [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
 
-from benchmarks.tables.all_tables import main
+from benchmarks.formats.all_tables import main
 from pretrain.common.errors import run_cli
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY, PART, GROUP = "a key of COCO's files", "a part that a dataset has", "pycocotools' name of a group of metrics"
 LAYOUT = "the folder of a layout that the demo's data has, which tasks name"
 ALLOWED = {
-    ("transfer/data/agreement.py", "keypoints"): KEY,
-    ("transfer/data/coco_json.py", "keypoints"): KEY,
+    ("transfer/annotations/agreement.py", "keypoints"): KEY,
+    ("transfer/annotations/coco_json.py", "keypoints"): KEY,
     ("transfer/data/train_share.py", "keypoints"): "a key of detectron2's records",
     ("transfer/data/coco_layout.py", "keypoints"): PART,
     ("transfer/finetuning/training_images.py", "keypoints"): "a key of detectron2's records",
@@ -81,7 +81,7 @@ NO_FILE = "how weights are shown that have no SHA-256"
 @pytest.mark.parametrize(("names", "home", "allowed"), [
     (set(ARCHITECTURES), "pretrain/common/architectures.py", {}),
     (RANDOM, "transfer/settings/random_starts.py", {
-        ("benchmarks/tables/provenance_text.py", "random"): NO_FILE,
+        ("benchmarks/formats/provenance_text.py", "random"): NO_FILE,
         ("benchmarks/tables/trial_groups.py", "random"): NO_FILE}),
 ], ids=["architectures", "random starts"])
 def test_names_that_have_one_file(names: set[str], home: str, allowed: dict[tuple[str, str], str]) -> None:

@@ -46,7 +46,7 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
     """
     from pycocotools.cocoeval import COCOeval
 
-    from transfer.data.plain_coco import read_truth
+    from transfer.annotations.plain_coco import read_truth
 
     if task.official != OFFICIAL:
         raise UserError(f"a COCO result file cannot be evaluated for task {task.name}: expected one of "

@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.formats.all_tables import read_tables, write_tables
 from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import read_sealed, weights_sha256
 from benchmarks.sharing.anonymous import PUBLIC_TASKS, Anonymiser
-from benchmarks.tables.all_tables import read_tables, write_tables
 from pretrain import PLACE, PRINTED, __version__
 from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import UserError, refuse

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.formats.all_tables import read_tables
+from benchmarks.formats.probe_table import probes_html
+from benchmarks.formats.provenance_text import hardware_text, items_text, trial_provenance
+from benchmarks.formats.render import html_text
 from benchmarks.records.paper_tables import main_columns
 from benchmarks.records.results import read_results
-from benchmarks.tables.all_tables import read_tables
-from benchmarks.tables.probe_table import probes_html
-from benchmarks.tables.provenance_text import hardware_text, items_text, trial_provenance
-from benchmarks.tables.render import html_text
 from benchmarks.tables.table_model import IMPORTED, Row, TableModel
 from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
@@ -137,7 +137,7 @@ def _images(stages: list[tuple[str, Path]], problems: list[str]) -> Iterator[str
 
 
 def _dot_plot(tables: list[TableModel]) -> str:
-    from benchmarks.tables.dot_plot import dot_plot, saved
+    from benchmarks.formats.dot_plot import dot_plot, saved
 
     figure = dot_plot(tables)
     if figure is None:

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from benchmarks.formats.all_tables import read_tables, write_tables
 from benchmarks.options.run_options import Options
-from benchmarks.tables.all_tables import read_tables, write_tables
 from pretrain import PRINTED
 
 

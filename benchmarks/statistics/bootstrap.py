@@ -27,7 +27,7 @@ from benchmarks.records.results import write_sealed
 from pretrain import PLACE
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError, refuse
-from transfer.data import plain_coco
+from transfer.annotations import plain_coco
 from transfer.tasks import TASKS
 
 NAME = "predictions.json.gz"

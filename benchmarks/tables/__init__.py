@@ -1,1 +1,1 @@
-"""From result files to tables: grouped, ranked, rendered, explained."""
+"""From result files to rows: grouped into what may be averaged, compared in pairs, ranked."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records.results import RANDOM
-from benchmarks.tables import all_tables
 from tests.benchmarks.table_files import COCO, REPORTED
 from transfer.records.code_hash import finetuning_sha256
 

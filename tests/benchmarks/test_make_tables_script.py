@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records.results import write_result
-from benchmarks.tables import all_tables
 from transfer.records.code_hash import finetuning_sha256
 from transfer.tasks import OWN_FILES
 

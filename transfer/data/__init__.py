@@ -1,1 +1,1 @@
-"""Datasets on disk: annotation files read and checked, images, pixel labels, shares."""
+"""Datasets on disk: folders found, images and pixel labels checked, shares of the training images."""

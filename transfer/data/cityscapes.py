@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
-from transfer.data.problems import raise_first
+from transfer.annotations.problems import raise_first
 
 NAME = re.compile(r"[^_]+_[^_]+_[^_]+_leftImg8bit\.png")
 IMAGE_SUFFIX = "leftImg8bit.png"

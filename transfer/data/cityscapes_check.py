@@ -14,10 +14,10 @@ from PIL import Image
 
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_whole
-from transfer.data.check_notes import remember
+from transfer.annotations.check_notes import remember
+from transfer.annotations.problems import raise_first
 from transfer.data.dataset import Opened
 from transfer.data.image_check import in_threads, open_images
-from transfer.data.problems import raise_first
 
 Files = tuple[str, str, str, str]  # image, instanceIds, labelIds, polygons
 SIXTEEN_BITS, EIGHT_BITS = ("I;16", "I;16B", "I"), ("L", "P")  # PIL's names of images with one channel

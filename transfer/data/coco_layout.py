@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.common.errors import UserError
-from transfer.data import coco_json, keypoint_names, plain_coco
+from transfer.annotations import coco_json, keypoint_names, plain_coco
 from transfer.data.dataset import Dataset, Split, Where
 from transfer.data.image_check import first_whole
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.common.atomic import make_folder, write_text
-from transfer.data import coco_json
-from transfer.data.problems import raise_first
+from transfer.annotations import coco_json
+from transfer.annotations.problems import raise_first
 from transfer.data.train_share import order
 
 # What is read of the file: it may lack what else COCO's format has.

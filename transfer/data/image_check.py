@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import Header, UnreadableImage, read_header, read_pixels
-from transfer.data.check_notes import remember
-from transfer.data.coco_json import CocoFile
+from transfer.annotations.check_notes import remember
+from transfer.annotations.coco_json import CocoFile
+from transfer.annotations.problems import raise_first
 from transfer.data.dataset import Opened
-from transfer.data.problems import raise_first
 
 # A share of the training images is decoded; those that are evaluated all are.
 DECODED = 50  # images at least

@@ -16,8 +16,8 @@ from detectron2.structures import BoxMode
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from transfer.annotations.problems import raise_first
 from transfer.data.image_check import missing, missing_problem
-from transfer.data.problems import raise_first
 
 # The literature's split: both years' trainval, 2007's test, whose figures take the 11-point metric of that year.
 PARTS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}

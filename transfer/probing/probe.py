@@ -24,8 +24,8 @@ from pretrain.distributed import present_device
 from pretrain.options.shared_options import Train
 from pretrain.watch.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.watch.probes import RetrievalProbe
+from transfer.annotations.problems import raise_first
 from transfer.data import pixel_labels
-from transfer.data.problems import raise_first
 from transfer.probing import frozen_features, labelled_dataset
 from transfer.probing.measurement import (
     METRICS,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from pretrain.common.errors import UserError
 from transfer import tasks
-from transfer.data import keypoint_names, train_share
+from transfer.annotations import keypoint_names
+from transfer.annotations.problems import raise_first
+from transfer.data import train_share
 from transfer.data.dataset import SPLITS, Dataset, Where
-from transfer.data.problems import raise_first
 
 if TYPE_CHECKING:
     from detectron2.data import DatasetFromList

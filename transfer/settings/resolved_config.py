@@ -24,8 +24,8 @@ from fvcore.common.registry import Registry
 
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import SIXTEEN_BIT
+from transfer.annotations.problems import raise_first
 from transfer.data.dataset import Dataset
-from transfer.data.problems import raise_first
 from transfer.reading.architecture import set_architecture
 from transfer.records.identity import PLACES, flatten
 from transfer.settings import (

@@ -42,7 +42,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
 
     from detectron2.data.datasets.coco import load_coco_json
 
-    from transfer.data import plain_coco
+    from transfer.annotations import plain_coco
 
     split = dataset.half(half)
     file, images = str(split.readable), str(split.image_root)

@@ -29,7 +29,7 @@ def find(where: Where) -> Dataset:
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:
     """As many points as the data has, the tolerance of each, and no flips where a mirror has no partner for one."""
-    from transfer.data import keypoint_names
+    from transfer.annotations import keypoint_names
 
     names = dataset.keypoint_names
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(names)

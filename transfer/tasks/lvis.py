@@ -27,7 +27,8 @@ LAYOUT = (
 def find(where: Where) -> Dataset:
     """LVIS' two files and COCO's images; the package lvis is there."""
     from pretrain.common.errors import UserError
-    from transfer.data import coco_json, coco_layout, lvis_json
+    from transfer.annotations import coco_json, lvis_json
+    from transfer.data import coco_layout
     from transfer.data.dataset import SPLITS, Dataset
 
     lvis_json.require()
@@ -57,7 +58,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """detectron2's own reader, which takes 1 from the ids of the file; kept predictions have those of the file."""
     from functools import partial
 
-    from transfer.data import lvis_json
+    from transfer.annotations import lvis_json
 
     lvis_json.require()
     from detectron2.data.datasets.lvis import load_lvis_json

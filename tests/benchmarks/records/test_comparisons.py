@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
+from benchmarks.formats.all_tables import Tables
+from benchmarks.formats.render import markdown
 from benchmarks.records.results import digest, write_result
-from benchmarks.tables import all_tables
-from benchmarks.tables.all_tables import Tables
-from benchmarks.tables.render import markdown
 from pretrain import PRINTED
 
 COCO = "coco_detection_segmentation"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats.all_tables import EXPECTED
 from benchmarks.records.expected_values import RowKey, below_random, outside, read_expected
 from benchmarks.records.paper_tables import by_table, column_names, main_columns
-from benchmarks.tables.all_tables import EXPECTED
 from pretrain.common.errors import UserError
 
 COCO = "coco_detection_segmentation"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records.paper_tables import (
     by_table,
     column_names,
@@ -15,7 +16,6 @@ from benchmarks.records.paper_tables import (
     remarks,
     shown,
 )
-from benchmarks.tables import all_tables
 
 ROOT = Path(all_tables.__file__).resolve().parents[2]
 COCO, CITYSCAPES, KEYPOINTS = (

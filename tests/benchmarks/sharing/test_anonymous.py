@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records import comparisons, imported
 from benchmarks.records.record_kinds import KINDS
 from benchmarks.records.results import digest, write_result
 from benchmarks.sharing import anonymous, bundle, import_results
-from benchmarks.tables import all_tables
 from pretrain.common.errors import UserError
 from tests.benchmarks.probe_files import make_probe
 from transfer.tasks import TASKS

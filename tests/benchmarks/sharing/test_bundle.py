@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records import comparisons, imported
 from benchmarks.records.results import digest, read_results, write_result
 from benchmarks.sharing import bundle, import_results
-from benchmarks.tables import all_tables
 from pretrain import PRINTED
 from pretrain.common.errors import UserError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records import coco_results, imported
 from benchmarks.records.results import digest
 from benchmarks.sharing import import_results
-from benchmarks.tables import all_tables
 from pretrain import PRINTED, ROOT
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS

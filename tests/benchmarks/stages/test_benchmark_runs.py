@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import demo_data
-from benchmarks.tables import all_tables
+from benchmarks.formats import all_tables
 from pretrain import ROOT
 from tests.benchmarks.table_files import REPORTED
 

@@ -13,12 +13,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from benchmarks.formats import all_tables
 from benchmarks.statistics import bootstrap
-from benchmarks.tables import all_tables
 from pretrain import PRINTED
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
-from transfer.data import plain_coco
+from transfer.annotations import plain_coco
 
 IMAGES, CLASSES = 12, 3
 

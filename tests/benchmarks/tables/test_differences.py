@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import all_tables
-from benchmarks.tables.latex_table import latex
-from benchmarks.tables.render import html_text, markdown
+from benchmarks.formats import all_tables
+from benchmarks.formats.latex_table import latex
+from benchmarks.formats.render import html_text, markdown
 from pretrain.common.errors import UserError
 from tests.benchmarks.table_files import REPORTED, csv_lines, trained, write_all
 

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pretrain.common.errors import UserError
 from transfer import tasks
-from transfer.data import plain_coco
+from transfer.annotations import plain_coco
 from transfer.settings import datasets
 from transfer.tasks import Where
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog
 
-from tests.transfer.data.test_lvis_json import needs_lvis
+from tests.transfer.annotations.test_lvis_json import needs_lvis
 from transfer import detectron2_compat, tasks
 from transfer.data import train_share
 from transfer.settings import datasets

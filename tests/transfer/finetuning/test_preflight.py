@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.common.errors import UserError
-from tests.transfer.data.test_lvis_json import needs_lvis
+from tests.transfer.annotations.test_lvis_json import needs_lvis
 from tests.transfer.finetuning.test_tasks import FPN, THIN
 from transfer import tasks
 from transfer.finetuning import evaluate

@@ -13,7 +13,7 @@ from torch import nn
 
 from pretrain.common.errors import UserError
 from tests.transfer.resolved import resolve
-from transfer.data import keypoint_names
+from transfer.annotations import keypoint_names
 from transfer.data.dataset import Dataset, Split
 from transfer.settings import request, resolved_config
 from transfer.tasks import TASKS, get

@@ -15,7 +15,7 @@ from pretrain.common.errors import UserError
 from tests.transfer.coco_files import RLE, content, write
 from tests.transfer.resolved import resolve
 from transfer import tasks
-from transfer.data import keypoint_names
+from transfer.annotations import keypoint_names
 from transfer.settings import datasets
 from transfer.tasks import Where
 

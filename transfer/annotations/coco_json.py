@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_whole
-from transfer.data import agreement, plain_coco
-from transfer.data.check_notes import remember
-from transfer.data.plain_coco import own_id
-from transfer.data.problems import raise_first
+from transfer.annotations import agreement, plain_coco
+from transfer.annotations.check_notes import remember
+from transfer.annotations.plain_coco import own_id
+from transfer.annotations.problems import raise_first
 
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0

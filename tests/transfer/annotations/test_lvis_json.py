@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from benchmarks.demo import demo_data
 from pretrain.common.errors import UserError
-from transfer.data import lvis_json
+from transfer.annotations import lvis_json
 from transfer.settings import datasets
 
 needs_lvis = pytest.mark.skipif(importlib.util.find_spec("lvis") is None,

@@ -5,8 +5,8 @@ It fits the text width of `article` in one column and in two (there it spans bot
 
 import re
 
-from benchmarks.tables.latex_text import escape_latex
-from benchmarks.tables.render import MEASURED_HERE, Look, is_compared, notes_of, shown_cell, with_divider
+from benchmarks.formats.latex_text import escape_latex
+from benchmarks.formats.render import MEASURED_HERE, Look, is_compared, notes_of, shown_cell, with_divider
 from benchmarks.tables.shown_text import epochs_text
 from benchmarks.tables.table_model import LOOK_AGAIN, Block, Row, TableModel
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-from transfer.data import agreement
+from transfer.annotations import agreement
 
 IMAGES = {1: {"width": 60, "height": 40}}
 SQUARE = [[10, 5, 30, 5, 30, 25, 10, 25]]  # x 10 to 30, y 5 to 25

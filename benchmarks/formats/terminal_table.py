@@ -4,7 +4,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from benchmarks.tables.render import Look, is_compared, notes_of, shown_cell
+from benchmarks.formats.render import Look, is_compared, notes_of, shown_cell
 from benchmarks.tables.shown_text import row_name
 from benchmarks.tables.table_model import LOOK_AGAIN, PRINTED, Block, Row, TableModel
 from benchmarks.tables.table_rows import HOW_PRINTED

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
+from benchmarks.formats.latex_table import column_title, latex
 from benchmarks.records.results import write_result
-from benchmarks.tables import all_tables
-from benchmarks.tables.latex_table import column_title, latex
 from pretrain import PRINTED
 
 

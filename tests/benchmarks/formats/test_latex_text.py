@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from benchmarks.tables.latex_text import escape_latex
+from benchmarks.formats.latex_text import escape_latex
 
 
 @pytest.mark.parametrize(("text", "shown"), [

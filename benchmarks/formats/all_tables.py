@@ -9,6 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.formats.latex_table import latex
+from benchmarks.formats.probe_table import NAME as PROBES
+from benchmarks.formats.probe_table import probes_html, probes_latex, probes_text
+from benchmarks.formats.render import csv_frame, html_text, markdown
+from benchmarks.formats.terminal_table import terminal
+from benchmarks.formats.why import why
 from benchmarks.records.comparisons import Comparison, read_comparisons
 from benchmarks.records.expected_values import read_expected
 from benchmarks.records.imported import read_imported
@@ -17,15 +23,9 @@ from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
 from benchmarks.records.results import PROVES_NOTHING, each_result
 from benchmarks.tables.differences import contrast_lines, with_differences
-from benchmarks.tables.latex_table import latex
-from benchmarks.tables.probe_table import NAME as PROBES
-from benchmarks.tables.probe_table import probes_html, probes_latex, probes_text
-from benchmarks.tables.render import csv_frame, html_text, markdown
 from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
 from benchmarks.tables.table_rows import Known, build_table, stands_in
-from benchmarks.tables.terminal_table import terminal
 from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
-from benchmarks.tables.why import why
 from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(line)
     print(f"written: {options.results / 'tables'}")
     if options.figure:
-        from benchmarks.tables.dot_plot import write_figure
+        from benchmarks.formats.dot_plot import write_figure
         print(f"written: {', '.join(map(str, write_figure(found.tables, options.figure)))}")
     sys.stdout.flush()
     for problem in found.problems:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from transfer.data import keypoint_names
+from transfer.annotations import keypoint_names
 
 ANIMAL = ("L_Eye", "R_Eye", "Nose", "Neck", "Tail root", "L_Shoulder", "L_Elbow", "L_F_Paw", "R_Shoulder", "R_Elbow",
           "R_F_Paw", "L_Hip", "L_Knee", "L_B_Paw", "R_Hip", "R_Knee", "R_B_Paw")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables, latex_text
+from benchmarks.formats.latex_table import latex
+from benchmarks.formats.render import csv_frame, html_text, markdown
 from benchmarks.records.results import write_result
-from benchmarks.tables import all_tables, latex_text
-from benchmarks.tables.latex_table import latex
-from benchmarks.tables.render import csv_frame, html_text, markdown
 from benchmarks.tables.table_model import TableModel
 from pretrain import PRINTED
 from transfer.records.code_hash import finetuning_sha256

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import probe_table
+from benchmarks.formats.all_tables import main, read_tables, write_tables
 from benchmarks.options.run_options import parse
 from benchmarks.records import probe_results
 from benchmarks.records.results import write_result
 from benchmarks.sharing import bundle, import_results, report
-from benchmarks.tables import probe_table
-from benchmarks.tables.all_tables import main, read_tables, write_tables
 from pretrain import PRINTED
 from pretrain.common.errors import UserError
 from tests.benchmarks.plans import plan

@@ -17,7 +17,7 @@ import PIL
 from pretrain import ROOT
 from pretrain.common.atomic import sha256_file, write_text
 from pretrain.data.pixels import JPEG_DECODER
-from transfer.data.user_cache import cache_folder
+from transfer.annotations.user_cache import cache_folder
 
 RESTING = 2.0  # seconds since the last change of a file: coarser clocks of disks could hide another one
 

@@ -8,7 +8,7 @@ import pytest
 
 from pretrain.common.errors import UserError
 from tests.transfer.coco_files import POLYGON, content
-from transfer.data import coco_json
+from transfer.annotations import coco_json
 
 
 def _drop(key: str) -> Callable[[dict], None]:

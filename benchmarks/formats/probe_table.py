@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from benchmarks.formats.latex_table import FITTED, LATEX, LATEX_PREAMBLE
+from benchmarks.formats.latex_text import escape_latex
+from benchmarks.formats.render import HTML, MARKDOWN, Look
 from benchmarks.records.results import canonical, ended
-from benchmarks.tables.latex_table import FITTED, LATEX, LATEX_PREAMBLE
-from benchmarks.tables.latex_text import escape_latex
-from benchmarks.tables.render import HTML, MARKDOWN, Look
 from benchmarks.tables.shown_text import MISSING, epochs_text, percent
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
 

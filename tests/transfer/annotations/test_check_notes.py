@@ -11,7 +11,8 @@ from PIL import Image
 
 from pretrain.common.errors import UserError
 from tests.transfer.coco_files import content
-from transfer.data import check_notes, coco_json, image_check
+from transfer.annotations import check_notes, coco_json
+from transfer.data import image_check
 from transfer.data.dataset import Opened
 from transfer.settings import datasets
 

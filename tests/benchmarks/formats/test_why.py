@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records.results import write_result
-from benchmarks.tables import all_tables
 from pretrain.common.errors import UserError
 
 

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.records.probe_results import parse_probe
-from benchmarks.records.results import json_files
-from benchmarks.tables.probe_table import COLUMNS, TITLE, probe_blocks, probe_name
-from benchmarks.tables.probe_table import NAME as PROBES
-from benchmarks.tables.provenance_text import (
+from benchmarks.formats.probe_table import COLUMNS, TITLE, probe_blocks, probe_name
+from benchmarks.formats.probe_table import NAME as PROBES
+from benchmarks.formats.provenance_text import (
     code_text,
     data_text,
     facts_text,
@@ -18,6 +16,8 @@ from benchmarks.tables.provenance_text import (
     trial_provenance,
     value_text,
 )
+from benchmarks.records.probe_results import parse_probe
+from benchmarks.records.results import json_files
 from benchmarks.tables.shown_text import nearest, row_name
 from benchmarks.tables.table_model import DIFFERENCE, Row, TableModel
 from pretrain.common.errors import UserError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
+from benchmarks.formats.terminal_table import terminal
 from benchmarks.records.results import write_result
-from benchmarks.tables import all_tables
-from benchmarks.tables.terminal_table import terminal
 from pretrain import PRINTED
 
 

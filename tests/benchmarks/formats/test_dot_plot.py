@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from benchmarks.tables import all_tables, dot_plot
+from benchmarks.formats import all_tables, dot_plot
 from pretrain.common.errors import UserError
 from tests.benchmarks.table_files import REPORTED, write_all
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from pycocotools import mask as run_lengths
 
-from transfer.data.plain_coco import own_id
+from transfer.annotations.plain_coco import own_id
 
 Extent = tuple[float, float, float, float]
 APART = 2.0  # pixels that rounding explains

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.common.atomic import sha256_file, write_text
 from pretrain.common.errors import UserError
-from transfer.data.user_cache import cache_folder
+from transfer.annotations.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO

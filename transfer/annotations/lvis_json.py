@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pretrain.common.errors import UserError
 from transfer import detectron2_compat
-from transfer.data import coco_json
-from transfer.data.coco_json import AREA, BOX, PIXELS, TEXT, WHOLE, CocoFile, Field, Table
-from transfer.data.problems import raise_first
+from transfer.annotations import coco_json
+from transfer.annotations.coco_json import AREA, BOX, PIXELS, TEXT, WHOLE, CocoFile, Field, Table
+from transfer.annotations.problems import raise_first
 
 FREQUENCIES = ("r", "c", "f")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.formats import all_tables
 from benchmarks.records import imported
 from benchmarks.records.results import digest, write_result
-from benchmarks.tables import all_tables
 from pretrain.common.errors import UserError
 from tests.benchmarks.table_files import CITYSCAPES, COCO, REPORTED, write_all
 from transfer.tasks import TASKS, Column

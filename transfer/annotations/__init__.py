@@ -1,0 +1,1 @@
+"""Annotation files: read as tools export them, made plain, checked; notes of what was checked."""
