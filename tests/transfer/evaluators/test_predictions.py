@@ -12,10 +12,10 @@ from detectron2.structures import BitMasks, Boxes, Instances, polygons_to_bitmas
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tests.transfer.annotations.test_lvis_json import needs_lvis
 from torch import nn
 
 from benchmarks.records import coco_results
+from tests.transfer.annotations.test_lvis_json import needs_lvis
 from tests.transfer.resolved import resolve
 from transfer import detectron2_compat, tasks
 from transfer.data.dataset import Dataset

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.transfer.annotations.test_lvis_json import needs_lvis
 
 from benchmarks.records import results
 from pretrain.common.errors import UserError
+from tests.transfer.annotations.test_lvis_json import needs_lvis
 from transfer import tasks
 from transfer.finetuning import evaluate
 from transfer.finetuning.finetune import Request, finetune
