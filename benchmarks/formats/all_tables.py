@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.formats.csv_table import csv_frame
+from benchmarks.formats.html_table import html_text
 from benchmarks.formats.latex_table import latex
-from benchmarks.formats.probe_table import NAME as PROBES
-from benchmarks.formats.probe_table import probes_html, probes_latex, probes_text
-from benchmarks.formats.render import csv_frame, html_text, markdown
+from benchmarks.formats.markdown import markdown
 from benchmarks.formats.terminal_table import terminal
 from benchmarks.formats.why import why
 from benchmarks.records.comparisons import Comparison, read_comparisons
@@ -23,6 +23,7 @@ from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
 from benchmarks.records.results import PROVES_NOTHING, each_result
 from benchmarks.tables.differences import contrast_lines, with_differences
+from benchmarks.tables.probe_table import probe_table
 from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
 from benchmarks.tables.table_rows import Known, build_table, stands_in
 from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
@@ -34,7 +35,7 @@ from transfer.tasks import TASKS
 
 DESCRIPTION = "Reported and measured results -> markdown, LaTeX, HTML and CSV."
 EXPECTED = PRINTED / "expected.csv"
-FORMATS = {".md": (markdown, probes_text), ".tex": (latex, probes_latex), ".html": (html_text, probes_html)}
+FORMATS = {".md": markdown, ".tex": latex, ".html": html_text}
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,9 @@ class Tables:
         """The poster's tables and those with measured rows: plain text for a terminal, else markdown."""
         texts = []
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for table in self.tables:
+        for table in with_probes(self.tables, self.probes):
             if table.in_poster or any(row.kind in (MEASURED, IMPORTED) for row in table.rows()):
                 texts.append(terminal(table, width) if width else markdown(table))
-        if self.probes:
-            texts.append(probes_text(self.probes))
         return "\n".join(texts)
 
 
@@ -155,16 +154,17 @@ def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] 
     UserError when `folder` is a file.
     """
     _check_is_folder(folder)
-    for ending, (of_table, of_probes) in FORMATS.items():
+    tables = with_probes(tables, probes)
+    for ending, written in FORMATS.items():
         for table in tables:
-            write_text(folder / f"{table.name}{ending}", of_table(table))
-        if probes:
-            write_text(folder / f"{PROBES}{ending}", of_probes(probes))
-    texts = [markdown(table) for table in tables]
-    if probes:
-        texts.append(probes_text(probes))
-    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
+            write_text(folder / f"{table.name}{ending}", written(table))
+    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(map(markdown, tables)))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
+
+
+def with_probes(tables: Sequence[TableModel], probes: Sequence[dict]) -> list[TableModel]:
+    """The tables, and that of the probes where there are some."""
+    return [*tables, *([probe_table(list(probes))] if probes else [])]
 
 
 def _check_is_folder(path: Path) -> None:

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from benchmarks.records.expected_values import RANDOM
 from benchmarks.statistics.student import margin
 from benchmarks.tables.shown_text import row_name
-from benchmarks.tables.table_model import DIFFERENCE, IMPORTED, MEASURED, PRINTED, Block, Row, TableModel
+from benchmarks.tables.table_model import IMPORTED, MEASURED, PRINTED, Block, Row, TableModel
 from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import UserError
 
@@ -116,7 +116,7 @@ def saved(figure: Figure, ending: str) -> bytes:
 
 def _panel(table: TableModel, block: Block) -> Panel:
     column = table.columns[0]
-    rows = [row for row in block.rows if row.kind != DIFFERENCE and row.cells[column].mean is not None]
+    rows = [row for row in block.rows if row.cells[column].mean is not None]
     measured = [row_name(row.method, row.epochs) for row in rows if row.kind == MEASURED]
     dots: list[Dot] = []
     place = -1.0

@@ -5,12 +5,12 @@ It fits the text width of `article` in one column and in two (there it spans bot
 
 import re
 
+from benchmarks.formats import layout
 from benchmarks.formats.latex_text import escape_latex
-from benchmarks.formats.render import MEASURED_HERE, Look, is_compared, notes_of, shown_cell, with_divider
 from benchmarks.tables.shown_text import epochs_text
 from benchmarks.tables.table_model import LOOK_AGAIN, Block, Row, TableModel
 
-LATEX = Look(escape_latex, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")
+LATEX = layout.Look(escape_latex, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")
 LATEX_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
 # Wider than the text only where names are long: then it shrinks.
 FITTED = "\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{}}}"
@@ -23,7 +23,7 @@ def latex(table: TableModel) -> str:
         sources = list(dict.fromkeys(row.source for row in block.rows))
         title = f"{table.title}: {block.heading}" if block.heading else table.title
         notes = [f"$^{{{index}}}$ {_text(source)}." for index, source in enumerate(sources, 1)]
-        for sentence in (block.note, *notes_of(table, block)):
+        for sentence in (block.note, *layout.notes_of(table, block)):
             if sentence:
                 notes.append(f"{_text(sentence.removesuffix('.'))}.")
         for sentence in (*(f"{LOOK_AGAIN} {remark}" for remark in block.remarks), *block.tests):
@@ -41,14 +41,15 @@ def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
     from tabulate import tabulate
 
     titles = ["Method", "Epochs", *map(column_title, table.columns)]
-    if is_compared(block):
-        titles.append(f"{titles[2]} $-$ {_text(table.against)} [95\\,\\%]")
+    for other in layout.compared_with(table, block):
+        interval = "" if other == layout.PAPER else " [95\\,\\%]"
+        titles.append(f"{titles[2]} $-$ {_text(other)}{interval}")
     lines = []
-    for row in with_divider(block):
+    for row in layout.with_divider(block):
         if row is None:
-            lines.append([LATEX.italic.format(MEASURED_HERE), *[""] * (len(titles) - 1)])
+            lines.append([LATEX.italic.format(layout.MEASURED_HERE), *[""] * (len(titles) - 1)])
         else:
-            lines.append(_line(table, row, sources.index(row.source) + 1, len(titles)))
+            lines.append(_line(table, block, row, sources.index(row.source) + 1))
     text = tabulate(lines, headers=titles, tablefmt="latex_raw", disable_numparse=True,
                     colalign=["left", *["right"] * (len(titles) - 1)])
     for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
@@ -56,14 +57,12 @@ def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
     return text
 
 
-def _line(table: TableModel, row: Row, source: int, length: int) -> list[str]:
+def _line(table: TableModel, block: Block, row: Row, source: int) -> list[str]:
     cells = []
     for column in table.columns:
-        cells.append(re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", shown_cell(row, column, LATEX)))
-    if row.differences:
-        cells.append(_text(row.differences[table.columns[0]].text()))
-    line = [f"{_text(row.method)}$^{{{source}}}$", epochs_text(row.epochs).replace("-", "--"), *map(_minus, cells)]
-    return line + [""] * (length - len(line))
+        cells.append(re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", layout.shown_cell(row, column, LATEX)))
+    cells += map(_text, layout.difference_texts(table, block, row))
+    return [f"{_text(row.method)}$^{{{source}}}$", epochs_text(row.epochs).replace("-", "--"), *map(_minus, cells)]
 
 
 def column_title(column: str) -> str:

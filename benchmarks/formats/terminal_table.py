@@ -4,7 +4,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from benchmarks.formats.render import Look, is_compared, notes_of, shown_cell
+from benchmarks.formats.layout import Look, column_names, compared_with, difference_texts, notes_of, shown_cell
 from benchmarks.tables.shown_text import row_name
 from benchmarks.tables.table_model import LOOK_AGAIN, PRINTED, Block, Row, TableModel
 from benchmarks.tables.table_rows import HOW_PRINTED
@@ -43,10 +43,12 @@ def _ordered(block: Block) -> list[Row]:
 def _frame(table: TableModel, block: Block, rows: list[Row], sources: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    columns = {column.replace("_", " "): [shown_cell(row, column, PLAIN) for row in rows] for column in table.columns}
-    if is_compared(block) and rows[0].kind != PRINTED:
-        first = table.columns[0]
-        texts = [row.differences[first].text() if row.differences else "" for row in rows]
-        columns[f"{first.replace('_', ' ')} - {table.against}"] = texts
+    columns = {}
+    for name, column in zip(column_names(table), table.columns, strict=True):
+        columns[name] = [shown_cell(row, column, PLAIN) for row in rows]
+    if rows[0].kind != PRINTED:
+        for place, other in enumerate(compared_with(table, block)):
+            texts = [difference_texts(table, block, row)[place] for row in rows]
+            columns[f"{column_names(table)[0]} - {other}"] = texts
     names = [f"{row_name(row.method, row.epochs)} [{sources.index(row.source) + 1}]" for row in rows]
     return pd.DataFrame(columns, index=names)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.formats.probe_table import COLUMNS, TITLE, probe_blocks, probe_name
-from benchmarks.formats.probe_table import NAME as PROBES
+from benchmarks.formats.layout import PAPER
 from benchmarks.formats.provenance_text import (
     code_text,
     data_text,
@@ -18,8 +17,10 @@ from benchmarks.formats.provenance_text import (
 )
 from benchmarks.records.probe_results import parse_probe
 from benchmarks.records.results import json_files
-from benchmarks.tables.shown_text import nearest, row_name
-from benchmarks.tables.table_model import DIFFERENCE, Row, TableModel
+from benchmarks.tables.probe_table import COLUMNS, TITLE, probe_blocks, probe_name
+from benchmarks.tables.probe_table import NAME as PROBES
+from benchmarks.tables.shown_text import MISSING, nearest, row_name, signed
+from benchmarks.tables.table_model import Row, TableModel
 from pretrain.common.errors import UserError
 from transfer.tasks import TASKS
 
@@ -29,10 +30,9 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     probes/.
 
     TABLE is a table's name, its task's, or a part of its name that fits one, ROW a method with or
-    without its epochs ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb") or its paired difference
-    ("AP bb - Rand init"). Differences to a paper are rows ("CLoVE 200: measured - paper"), and the
-    probes are a table. Where several rows have that name all of them are reported. UserError when
-    nothing fits.
+    without its epochs ("CLoVE 200"), COLUMN a metric (AP_bb or "AP bb"), its difference to the
+    paper ("AP bb - paper") or its paired difference ("AP bb - Rand init"). The probes are a table.
+    Where several rows have that name all of them are reported. UserError when nothing fits.
     """
     if question.count(":") < 2:
         raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")
@@ -54,7 +54,9 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
         for row in block.rows:
             if asked.casefold() in (_name(row).casefold(), row.method.casefold()):
                 texts.append(_value(table, row, metric, block.heading, results / "runs"))
-                if row.differences:
+                if other == PAPER and row.paper:
+                    compared.append(_minus_paper(table, row, metric, block.heading, results / "runs"))
+                elif other != PAPER and row.differences:
                     compared.append(_difference(table, row, metric, block.heading))
     if not texts:
         raise UserError(f"--why {question}: {name} has no row {asked}; "
@@ -63,7 +65,7 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
         return "\n\n".join(texts)
     if not compared:
         raise UserError(f"--why {question}: {asked} is compared with no other row; ask for {metric}, its value")
-    if other.removesuffix(" [95 %]").casefold() != table.against.casefold():
+    if other.removesuffix(" [95 %]").casefold() not in (PAPER, table.against.casefold()):
         raise UserError(f"--why {question}: the rows of {name} are compared with {table.against}; for another one "
                         "add --against ROW")
     return "\n\n".join(compared)
@@ -85,11 +87,14 @@ def _table(asked: str, names: list[str]) -> str:
 
 
 def _name(row: Row) -> str:
-    """A row's name with its epochs; those of a difference stand beside its method."""
-    if row.kind != DIFFERENCE:
-        return row_name(row.method, row.epochs)
-    first = row.parts[0]
-    return row_name(first.method, first.epochs) + row.method.removeprefix(first.method)
+    return row_name(row.method, row.epochs)
+
+
+def _minus_paper(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:
+    difference = row.minus_paper(metric)
+    text = MISSING if difference is None else signed(difference)
+    return "\n".join([f"{table.title}, {_name(row)}, {metric.replace('_', ' ')} - {PAPER}: {text}, of",
+                      _value(table, row, metric, heading, runs), _value(table, row.paper, metric, heading, runs)])
 
 
 def _difference(table: TableModel, row: Row, metric: str, heading: str) -> str:
@@ -102,11 +107,6 @@ def _difference(table: TableModel, row: Row, metric: str, heading: str) -> str:
 
 def _value(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:
     lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}"]
-    if row.kind == DIFFERENCE:
-        lines[0] += ", of"
-        for part in row.parts:
-            lines.append(_value(table, part, metric, heading, runs))
-        return "\n".join(lines)
     if heading:
         lines.append(f"  block: {heading}")
     if row.group is None:

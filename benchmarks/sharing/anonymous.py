@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from benchmarks.formats.probe_table import RANDOM as PROBE_RANDOM
 from benchmarks.records import comparisons, imported, results
 from benchmarks.records.paper_tables import EVALUATION
 from benchmarks.records.record_kinds import KINDS
 from benchmarks.records.results import MOMENT, canonical
+from benchmarks.tables.probe_table import RANDOM as PROBE_RANDOM
 from pretrain.common.fields import is_number, is_sha256
 from transfer.tasks import TASKS
 

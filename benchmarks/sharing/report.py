@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from markupsafe import Markup
+
 from benchmarks.formats.all_tables import read_tables
-from benchmarks.formats.probe_table import probes_html
+from benchmarks.formats.html_table import html_text
 from benchmarks.formats.provenance_text import hardware_text, items_text, trial_provenance
-from benchmarks.formats.render import html_text
 from benchmarks.records.paper_tables import main_columns
 from benchmarks.records.results import read_results
+from benchmarks.tables.probe_table import probe_table
 from benchmarks.tables.table_model import IMPORTED, Row, TableModel
 from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
@@ -95,10 +97,11 @@ def page(output: Path, results: Path, include_demo: bool = False) -> str:
     if not shown:
         tables = "<p>Nothing has been measured yet: these are printed metrics.</p>"
     for table in shown or found.tables:
-        tables += f'<div class="scroll">{html_text(table, provenance)}</div>'
+        more = {id(row): Markup(f"<pre>{html.escape(provenance(row))}</pre>") for row in table.rows() if row.group}
+        tables += html_text(table, more)
     probes, left_out = "", ""
     if found.probes:
-        probes = f'<div class="scroll">{probes_html(found.probes)}</div>'
+        probes = html_text(probe_table(found.probes))
     stages, problems = stage_folders(output), list(found.problems)
     finetunings, images = "".join(_finetuning_figures(stages, problems)), "".join(_images(stages, problems))
     if problems:

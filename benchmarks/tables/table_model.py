@@ -9,7 +9,7 @@ from benchmarks.tables.paired import Difference
 from benchmarks.tables.trial_groups import Group
 
 LOOK_AGAIN = "(!)"
-PRINTED, MEASURED, DIFFERENCE, IMPORTED = "printed", "measured", "difference", "imported"  # the kinds of rows
+PRINTED, MEASURED, IMPORTED = "printed", "measured", "imported"  # the kinds of rows
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `group` has the trials behind a measured one, `parts` the two rows that a difference
-    is of.
+    """One row; `group` has the trials behind a measured one, `paper` is its printed row: of the same
+    method and epochs.
 
     `differences`: of a measured row to another one, by column; empty where there is none.
     """
@@ -38,8 +38,14 @@ class Row:
     cells: dict[str, Cell]
     source: str
     group: Group | None = None
-    parts: tuple["Row", ...] = ()
+    paper: "Row | None" = None
     differences: dict[str, Difference] = field(default_factory=dict)
+
+    def minus_paper(self, column: str) -> float | None:
+        """The unrounded mean minus what the paper prints; None where one of them is missing."""
+        if self.paper is None or None in (self.cells[column].mean, self.paper.cells[column].mean):
+            return None
+        return self.cells[column].mean - self.paper.cells[column].mean
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from benchmarks.records.imported import Imported
 from benchmarks.records.paper_tables import column_names, main_columns, remarks
 from benchmarks.records.reported import ReportedRow, printed
 from benchmarks.tables.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
-from benchmarks.tables.shown_text import MISSING, epochs_text, percent, row_name, signed
+from benchmarks.tables.shown_text import MISSING, epochs_text, percent, row_name
 from benchmarks.tables.table_model import (
-    DIFFERENCE,
     IMPORTED,
     LOOK_AGAIN,
     MEASURED,
@@ -47,8 +46,8 @@ BLOCK_NOTES = {
 HOW_MEASURED = "Measured rows: mean ± sample standard deviation over n trials; n=1 is a single run, no error bar."
 KNOWN_NOISE = " Single runs on COCO are known to vary by about 0.3 AP."
 HOW_PRINTED = "Metrics in italics are printed in papers; upright ones were measured here."
-DIFFERENCES = (" \"Measured - paper\" is a difference of unrounded means: to the paper's row of the same method and "
-               "epochs.")
+MINUS_PAPER = (" \"{} - paper\" is a difference of unrounded means: to the paper's row of the same method and epochs; "
+               "tables.csv has it for every column.")
 PRETRAINED_HERE = (" Where a method was pretrained here, mean and deviation are over the means of its pretrainings, "
                    "for fine-tunings of one pretraining are not independent; with one pretraining the deviation is "
                    f"over its fine-tunings alone. Bold needs {PRETRAININGS_FOR_BOLD} pretrainings there.")
@@ -97,12 +96,13 @@ def build_table(known: Known) -> TableModel:
 def _notes(known: Known, blocks: list[Block], own_data: bool) -> list[str]:
     """What stands under the whole table."""
     table, rows = known.task.table, [row for block in blocks for row in block.rows]
+    first = column_names(known.task)[0].replace("_", " ")
     of_measured = (
         (HOW_MEASURED, True),
         (KNOWN_NOISE, "COCO" in table.data and not own_data),
         (PRETRAINED_HERE, any(group.pretrained_here for group in known.groups)),
         (FROM_ELSEWHERE, any(group.from_elsewhere for group in known.groups)),
-        (DIFFERENCES, any(row.kind == DIFFERENCE for row in rows)),
+        (MINUS_PAPER.format(first), any(row.paper for row in rows)),
     )
     notes = (
         (table.note, not own_data),
@@ -141,7 +141,7 @@ def _mark(block: Block, name: str, doubts: list[str]) -> str:
 def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
     """The measured rows of a block, each with its differences to the printed ones, and what the
     tests say of them."""
-    papers = list(block.rows)
+    papers = {(row.method, row.epochs): row for row in block.rows}
     several_data = len({data_hash(group.example) for group in groups}) > 1
     named: list[tuple[str, Row]] = []
     for distinction, group in _in_order(known.reported, groups):
@@ -159,15 +159,12 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
         if any(trial.code not in (None, known.code) for trial in group.trials.values()):
             source += f" {STALE}"
         cells = {column: _mean_cell(group, column) for column in column_names(known.task)}
-        named.append((distinction, Row(MEASURED, method, epochs, cells, source, group)))
+        named.append((distinction, Row(MEASURED, method, epochs, cells, source, group,
+                                       papers.get((method, epochs)))))
     block.tests.extend(_rank([one for one in named if one[1].group.block[0] != DEMO]))
     block.tests.extend(one.text for one in known.comparisons
                        if one.task == known.task.name and stands_in(one, groups))
-    for _, row in named:
-        block.rows.append(row)
-        for paper in papers:
-            if (paper.method, paper.epochs) == (row.method, row.epochs):
-                block.rows.append(_difference_row(row, paper))
+    block.rows.extend(row for _, row in named)
 
 
 def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
@@ -285,13 +282,3 @@ def _mean_cell(group: Group, column: str) -> Cell:
     if defined < len(group.trials):
         text += f" (n={defined})"
     return Cell(text, "", mean, deviation, defined)
-
-
-def _difference_row(row: Row, paper: Row) -> Row:
-    cells = {}
-    for column, cell in row.cells.items():
-        cells[column] = Cell(MISSING)
-        if cell.mean is not None and paper.cells[column].mean is not None:
-            difference = cell.mean - paper.cells[column].mean
-            cells[column] = Cell(signed(difference), mean=difference)
-    return Row(DIFFERENCE, f"{row.method}: measured - paper", row.epochs, cells, "difference", parts=(row, paper))

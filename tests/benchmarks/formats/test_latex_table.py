@@ -33,7 +33,7 @@ def test_latex__sources_are_numbered_notes_and_captions_and_labels_differ(tables
     text = "\n".join(map(latex, tables))
     assert re.search(r"Supervised\$\^\{1\}\$ +& +100 +& ", text)
     assert "$^{1}$ paper (poster)." in text and "Source" not in text
-    assert "36.1$_{\\pm 0.1}$" in text and "``Measured - paper''" in text
+    assert "36.1$_{\\pm 0.1}$" in text and "``AP bb - paper''" in text
     assert "$-$2.5 {[}$-$" in text, re.findall(r".*n=3 .*", text)
     for what in ("caption", "label"):
         found = re.findall(rf"\\{what}{{(.*)}}", text)

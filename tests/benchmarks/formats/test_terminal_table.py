@@ -23,10 +23,10 @@ def test_terminal__fits_without_markup_and_shows_what_was_measured_first(width, 
     lines = text.splitlines()
     assert max(map(len, lines)) <= width and not re.search(r"\\|\*|<u>|\|", text)
     assert lines.index("measured:") < lines.index("printed in papers:")
-    assert sum(line.startswith("Mine_1 200 [") for line in lines) == (3 if width == 80 else 1)
+    assert sum(line.startswith("Mine_1 200 [") for line in lines) == (2 if width == 80 else 1)
     assert "[1] measured, n=3; 4conv1fc heads" in text and "40.1 ± 0.1" in text and "italics" not in text
     assert next(line for line in lines if line.startswith("CLoVE 400 [")).split() == [
-        "CLoVE", "400", "[4]", "41.2", "61.1", "45.0", "37.1", "58.1", "40.1"]
+        "CLoVE", "400", "[3]", "41.2", "61.1", "45.0", "37.1", "58.1", "40.1"]
 
 
 def test_shown__is_markdown_unless_it_goes_to_a_terminal(make_result, tmp_path: Path, monkeypatch) -> None:

@@ -51,12 +51,11 @@ def test_why__printed_and_measured_rows_of_one_name_are_both_told(asked) -> None
 def test_why__a_difference_tells_both_of_its_rows(asked, make_result, tmp_path: Path) -> None:
     random = make_result(method="Rand init", epochs=None, weights__method="Rand init", values=[32.5] * 6)
     write_result(tmp_path / "runs", random)
-    told = asked("coco_detection_segmentation:CLoVE 200: measured - paper:AP_bb")
-    assert told.startswith("Object detection and segmentation on COCO (R50-FPN), CLoVE 200: measured - paper, AP bb: "
-                           "-0.3, of\n")
+    told = asked("coco_detection_segmentation:CLoVE 200:AP_bb - paper")
+    assert told.startswith("Object detection and segmentation on COCO (R50-FPN), CLoVE 200, AP bb - paper: -0.3, of\n")
     assert "trial 1, seed 1: 41.000" in told and "CLoVE 200, AP bb: 40.8\n  not measured here: paper (poster)" in told
-    # without epochs, as the table has it: one for 200 and one for 400
-    assert asked("coco_detection_segmentation:clove: measured - paper:AP_bb").count(", of\n") == 2
+    # without epochs: one for 200 and one for 400
+    assert asked("coco_detection_segmentation:clove:AP bb - paper").count(", of\n") == 2
 
 
 def test_why__a_paired_difference_tells_its_pairs_and_how_its_interval_is_made(asked, make_result, tmp_path) -> None:
@@ -89,7 +88,8 @@ def test_why__a_name_with_colons_is_a_row(asked, make_result, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("question", "said"), [
     ("probes:CLoVE 200:retrieval", "found 0 for 'probes' (frozen_backbone_probes: no probe is shown); name one of "),
-    ("coco_detection_segmentation:CLoVE 200: measured - random:AP_bb", "CLoVE 200: measured - paper"),
+    ("coco_detection_segmentation:CLoVE 200:AP_bb - random",
+     "CLoVE 200 is compared with no other row; ask for AP_bb, its value"),
     ("coco_keypoints", "expected TABLE:ROW:COLUMN, such as"),
     ("segm:CLoVE 200:AP_bb", "expected one table, found 4 for 'segm'; name one of coco_detection_segmentation, "),
     ("keypoints:CLoVE 200:AP_bb", "coco_keypoints has no column AP_bb; it has AP_kp, AP50_kp, AP75_kp"),

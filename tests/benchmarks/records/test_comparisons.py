@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.formats import all_tables
 from benchmarks.formats.all_tables import Tables
-from benchmarks.formats.render import markdown
+from benchmarks.formats.markdown import markdown
 from benchmarks.records.results import digest, write_result
 from pretrain import PRINTED
 

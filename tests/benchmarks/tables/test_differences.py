@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.formats import all_tables
+from benchmarks.formats.html_table import html_text
 from benchmarks.formats.latex_table import latex
-from benchmarks.formats.render import html_text, markdown
+from benchmarks.formats.markdown import markdown
 from pretrain.common.errors import UserError
 from tests.benchmarks.table_files import REPORTED, csv_lines, trained, write_all
 

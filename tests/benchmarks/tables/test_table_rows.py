@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.records.results import write_result
 from benchmarks.sharing import report
-from tests.benchmarks.table_files import CITYSCAPES, KEYPOINTS, csv_lines, write_all
+from tests.benchmarks.table_files import CITYSCAPES, COCO, KEYPOINTS, csv_lines, write_all
 
 
 def test_tables__two_trials_give_mean_sample_deviation_and_difference(make_result, tables_of, tmp_path: Path) -> None:
@@ -17,25 +17,26 @@ def test_tables__two_trials_give_mean_sample_deviation_and_difference(make_resul
               make_result(values=[41.0, 42.0, 45.2, 36.8, 57.8, 40.04], trial=1, seed=7, config__SEED=7,
                           config__OUTPUT_DIR="elsewhere", config__MODEL__WEIGHTS="other/place.pkl"))
     [table], text, _ = tables_of(tmp_path)
-    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE", "CLoVE: measured - paper"]
+    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE"] and table[0][-2:] == ["AP bb - paper", "Source"]
     assert table[11] == ["CLoVE", "200", "40.5 ± 0.7", "41.0 ± 1.4", "45.1 ± 0.1", "36.8 ± 0.0", "57.5 ± 0.4",
-                         "40.0 ± 0.1", "measured, n=2; 4conv1fc heads"]
-    assert table[12] == ["CLoVE: measured - paper", "200", "-0.3", "-19.5", "+0.1", "0.0", "-0.1", "+0.2", "difference"]
-    assert "sample standard deviation" in text
+                         "40.0 ± 0.1", "-0.3", "measured, n=2; 4conv1fc heads"]
+    assert {row[-2] for row in table[1:11]} == {""} and "sample standard deviation" in text
+    lines = csv_lines(tmp_path, table=COCO, kind="measured")
+    assert [round(float(line["minus_paper"]), 2) for line in lines] == [-0.3, -19.5, 0.1, 0.0, -0.1, 0.17]
 
 
 def test_tables__one_trial_says_so_and_has_no_deviation(make_result, tables_of, tmp_path: Path) -> None:
     write_all(tmp_path, make_result(KEYPOINTS, [66.9, None, 73.0], heads="2fc"))
     [table], _, _ = tables_of(tmp_path, KEYPOINTS)
-    assert table[11:] == [["CLoVE", "200", "66.9", "-", "73.0", "measured, n=1; 2fc heads"],
-                          ["CLoVE: measured - paper", "200", "0.0", "-", "-0.2", "difference"]]
+    assert table[11:] == [["CLoVE", "200", "66.9", "-", "73.0", "0.0", "measured, n=1; 2fc heads"]]
 
 
 def test_tables__a_metric_that_some_trials_lack_tells_its_own_n(make_result, tables_of, tmp_path: Path) -> None:
     write_all(tmp_path, *[make_result(CITYSCAPES, [35.0 + trial, None if trial else 60.0], trial=trial)
                           for trial in range(3)])
     [table], _, _ = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][:5] == ["CLoVE", "200", "36.0 ± 1.0", "60.0 (n=1)", "measured, n=3; 4conv1fc heads"]
+    assert table[10][:6] == ["CLoVE", "200", "36.0 ± 1.0", "60.0 (n=1)", "+0.3",
+                         "measured, n=3; 4conv1fc heads"]
 
 
 def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make_result, tables_of, tmp_path) -> None:
@@ -43,9 +44,8 @@ def test_tables__measured_rows_follow_the_papers_order_and_others_come_last(make
     write_all(tmp_path, *[make_result(method=method, epochs=epochs) for method, epochs in rows])
     [table], _, _ = tables_of(tmp_path)
     assert [row[:2] for row in table[11:]] == [
-        ["Rand init", "-"], ["Rand init: measured - paper", "-"], ["CLoVE", "100"], ["CLoVE", "200"],
-        ["CLoVE: measured - paper", "200"], ["CLoVE", "400"], ["CLoVE: measured - paper", "400"], ["Another", "-"],
-        ["aaa", "100"]]
+        ["Rand init", "-"], ["CLoVE", "100"], ["CLoVE", "200"], ["CLoVE", "400"], ["Another", "-"], ["aaa", "100"]]
+    assert [row[8] == "" for row in table[11:]] == [False, True, False, False, True, True]  # minus the paper
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -97,7 +97,7 @@ def test_tables__half_the_batch_and_twice_the_iterations_count_as_the_papers(mak
     write_all(tmp_path, make_result(iterations=180000, config__SOLVER={"IMS_PER_BATCH": 8, "BASE_LR": 0.01},
                                     overrides=["SOLVER.IMS_PER_BATCH=8", "DATALOADER.NUM_WORKERS=2"]))
     [table], _, _ = tables_of(tmp_path)
-    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE", "CLoVE: measured - paper"]
+    assert [row[0] for row in table[10:]] == ["measured here", "CLoVE"] and table[11][-2] == "-0.3"
 
 
 @pytest.mark.parametrize("change", [
@@ -135,7 +135,7 @@ def test_tables__the_same_trial_twice_counts_once_and_is_named(make_result, tabl
     new = write_result(tmp_path / "runs", make_result(CITYSCAPES, [35.0, 60.0], stage__key="b" * 64,
                                                       ended="2026-01-01T02:00:00+00:00"))
     [table], _, problems = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
+    assert table[10][2:] == ["35.0", "60.0", "-0.7", "measured, n=1; 4conv1fc heads"]
     assert problems == [f"{old.name}: the same trial ran again; {new.name} counts instead"]
 
 
@@ -146,7 +146,7 @@ def test_tables__a_validation_file_that_was_fixed_counts_and_the_old_one_is_name
         CITYSCAPES, [35.0, 60.0], stage__key="b" * 64, dataset__val__annotations_sha256="99" * 32,
         ended="2026-01-01T02:00:00+00:00", **own))
     [table], _, problems = tables_of(tmp_path, CITYSCAPES)
-    assert table[10][2:] == ["35.0", "60.0", "measured, n=1; 4conv1fc heads"]
+    assert table[10][2:] == ["35.0", "60.0", "-0.7", "measured, n=1; 4conv1fc heads"]
     assert problems == [f"{old.name}: evaluated on nuclei as it was (annotations 34343434); {new.name} is the same "
                         "training on 99999999 and counts instead"]
     write_all(tmp_path, make_result(CITYSCAPES, [30.0, 50.0], stage__key="c" * 64, **own | {"dataset__label": "test"}))
@@ -227,7 +227,8 @@ def test_tables__pretrainings_of_one_recipe_are_one_row_that_says_what_n_is_made
     [table], text, problems = tables_of(tmp_path)
     assert problems == []
     assert [row for row in table if row[0] == "CLoVE" and "measured" in row[-1]] == [
-        ["CLoVE", "200", *["42.0 ± 3.0"] * 6, "measured, n=6: 3 pretrainings x 2 fine-tunings; 4conv1fc heads (!)"]]
+        ["CLoVE", "200", *["42.0 ± 3.0"] * 6, "+1.2",
+         "measured, n=6: 3 pretrainings x 2 fine-tunings; 4conv1fc heads (!)"]]
     assert "mean and deviation are over the means of its pretrainings" in text
     assert "A checkpoint from elsewhere is one pretraining" not in text
     [line] = csv_lines(tmp_path, kind="measured", method="CLoVE", epochs="200", metric="AP_bb")

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.formats import all_tables, latex_text
+from benchmarks.formats.csv_table import csv_frame
+from benchmarks.formats.html_table import html_text
 from benchmarks.formats.latex_table import latex
-from benchmarks.formats.render import csv_frame, html_text, markdown
+from benchmarks.formats.markdown import markdown
 from benchmarks.records.results import write_result
 from benchmarks.tables.table_model import TableModel
 from pretrain import PRINTED
@@ -173,6 +175,8 @@ def test_csv__holds_every_figure_unrounded_with_its_files(make_result, coco) -> 
     rows = list(csv.DictReader(io.StringIO(csv_frame([table]).to_csv(index=False))))
     printed = [row for row in rows if row["kind"] == "printed"]
     assert len(printed) == 9 * 6 and {row["files"] for row in printed} == {""}
+    assert {row["minus_paper"] for row in printed} == {""}
     [box] = [row for row in rows if (row["kind"], row["metric"]) == ("measured", "AP_bb")]
+    assert float(box["minus_paper"]) == pytest.approx(40.2895 - 40.8)
     assert float(box["value"]) == pytest.approx(40.2895) and box["n"] == "2" and box["epochs"] == "200"
     assert len(box["files"].split(";")) == 2 and all(name.endswith(".json") for name in box["files"].split(";"))

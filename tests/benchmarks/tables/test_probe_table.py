@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.formats import probe_table
 from benchmarks.formats.all_tables import main, read_tables, write_tables
+from benchmarks.formats.html_table import html_text
+from benchmarks.formats.latex_table import latex
+from benchmarks.formats.markdown import markdown
+from benchmarks.formats.terminal_table import terminal
 from benchmarks.options.run_options import parse
 from benchmarks.records import probe_results
 from benchmarks.records.results import write_result
 from benchmarks.sharing import bundle, import_results, report
+from benchmarks.tables import probe_table
 from pretrain import PRINTED
 from pretrain.common.errors import UserError
 from tests.benchmarks.plans import plan
@@ -23,7 +27,7 @@ from tests.benchmarks.probe_files import figures, make_probe
 
 
 def shown(probes: list[dict]) -> str:
-    return probe_table.probes_text(probes)
+    return markdown(probe_table.probe_table(probes))
 
 
 def test_write_and_read__the_same_again_and_a_changed_figure_is_found(tmp_path: Path) -> None:
@@ -78,7 +82,6 @@ def test_validate__every_field_is_needed() -> None:
 def test_table__a_column_that_a_stored_probe_lacks_is_empty(
         markdown_tables: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(probe_table.COLUMNS, "depth", "depth_error")
-    monkeypatch.setattr(probe_table, "ALIGNMENT", ["left", *["right"] * 7, "left"])
     assert probe_results.validate(make_probe()) == []
     (rows,) = markdown_tables(shown([make_probe()]))
     assert rows[0][7] == "depth" and {row[7] for row in rows[1:]} == {"-"}
@@ -109,8 +112,19 @@ def test_table__method_first_then_each_baseline_once(markdown_tables: Callable) 
 
 def test_table__below_the_better_random_network_is_named_and_pixels_are_no_bar() -> None:
     text = shown([make_probe(11.0)])
-    assert "**below random init: k-NN mIoU, linear mIoU, k-NN fg AUC, linear fg AUC, retrieval**" in text
-    assert "below random init:" not in shown([make_probe(13.0)])
+    assert ("- (!) CLoVE 200, probe, weights cdcdcdcd: below random init: k-NN mIoU, linear mIoU, k-NN fg AUC, "
+            "linear fg AUC, retrieval") in text
+    assert "| probe, weights cdcdcdcd (!) |" in text
+    assert "below random init:" not in shown([make_probe(13.0)]) and "(!)" not in shown([make_probe(13.0)])
+
+
+def test_terminal__is_plain_text_in_its_width() -> None:
+    text = terminal(probe_table.probe_table([make_probe(11.0)]), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80 and not re.search(r"\\|\*|<|\|", text)
+    assert lines[:2] == ["Frozen-backbone probes", "======================"] and "measured:" in lines
+    assert any(line.split() == ["CLoVE", "200", "[1]", "11.0", "12.0", "13.0", "14.0"] for line in lines), text
+    assert "(!) CLoVE 200, probe, weights cdcdcdcd: below random init: k-NN mIoU" in text
 
 
 @pytest.mark.parametrize("changes", [{"protocol": {"layer": "res4", "side": 320, "batch_norm": "recalibrated"}},
@@ -170,12 +184,12 @@ def test_why__a_probe_tells_what_it_is_made_of(tmp_path: Path, capsys: pytest.Ca
 
 def test_html_and_latex__escape_names_and_mark_what_is_below_random(tmp_path: Path) -> None:
     probes = [make_probe(11.0, method="a_b & 50% <i>{x}", dataset__name="A & B")]
-    text = probe_table.probes_html(probes)
+    text = html_text(probe_table.probe_table(probes))
     assert "a_b &amp; 50% &lt;i&gt;{x}" in text and "<h3>A &amp; B, coco, 2 classes" in text
-    assert "<strong>below random init: k-NN mIoU" in text
-    text = probe_table.probes_latex(probes)
+    assert '<ul class="doubts">' in text and "below random init: k-NN mIoU" in text
+    text = latex(probe_table.probe_table(probes))
     assert r"a\_b \& 50\% \textless{}i\textgreater{}\{x\}" in text and r"\toprule" in text
-    assert r"\textbf{below random init: k-NN mIoU" in text
+    assert "weights cdcdcdcd: below random init: k-NN mIoU" in text
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed (Debian: texlive-latex-base and texlive-latex-recommended)")
     (tmp_path / "all.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"

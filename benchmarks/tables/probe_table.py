@@ -4,26 +4,16 @@ Metrics stand in one table only when data, protocol and architecture are the sam
 """
 
 import hashlib
-import html
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from benchmarks.formats.latex_table import FITTED, LATEX, LATEX_PREAMBLE
-from benchmarks.formats.latex_text import escape_latex
-from benchmarks.formats.render import HTML, MARKDOWN, Look
 from benchmarks.records.results import canonical, ended
-from benchmarks.tables.shown_text import MISSING, epochs_text, percent
+from benchmarks.tables.shown_text import percent, row_name
+from benchmarks.tables.table_model import LOOK_AGAIN, MEASURED, Block, Cell, Row, TableModel
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TITLE, NAME = "Frozen-backbone probes", "frozen_backbone_probes"
 # Column -> metric, percent.
 COLUMNS = {"k-NN mIoU": "knn_miou", "linear mIoU": "linear_miou", "k-NN fg AUC": "knn_foreground_auc",
            "linear fg AUC": "linear_foreground_auc", "retrieval": "retrieval"}
-ALIGNMENT = ["left", *["right"] * (len(COLUMNS) + 1), "left"]
 RANDOM = (RAND.row, PROBED_ZERO_GAMMA)
 NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU over the classes of the evaluation "
         "labels, background included, per pixel; fg AUC: background against everything else, per cell; retrieval: "
@@ -31,43 +21,26 @@ NOTE = ("Nothing is fine-tuned: features are frozen, batch norm as stated. mIoU 
         "is named.")
 
 
-def probes_text(probes: list[dict]) -> str:
-    """Markdown of all probes, a block for each dataset, protocol and architecture."""
-    parts = [f"## {TITLE}", NOTE]
-    for heading, frame in _blocks(probes, MARKDOWN):
-        parts += [f"### {heading}", frame.to_markdown(index=False, tablefmt="pipe", disable_numparse=True,
-                                                      colalign=ALIGNMENT)]
-    return "\n\n".join(parts) + "\n"
-
-
-def probes_html(probes: list[dict]) -> str:
-    """The same as a piece of HTML, in the classes of `render.html_text`."""
-    parts = [f"<section id=\"probes\">\n<h2>{TITLE}</h2>\n<p>{html.escape(NOTE)}</p>"]
-    for heading, frame in _blocks(probes, replace(HTML, bold="<strong>{}</strong>")):
-        parts += [f"<h3>{heading}</h3>", frame.to_html(index=False, border=0, escape=False)]
-    return "\n".join(parts) + "\n</section>\n"
-
-
-def probes_latex(probes: list[dict]) -> str:
-    """The same as LaTeX tables with booktabs' rules."""
-    parts = [LATEX_PREAMBLE]
-    note = f" {escape_latex(NOTE)}"
-    for heading, frame in _blocks(probes, LATEX):
-        frame.columns = [escape_latex(name) for name in frame.columns]
-        text = frame.to_latex(index=False, escape=False, column_format=f"l{'r' * (len(COLUMNS) + 1)}l")
-        parts.append(f"\\begin{{table*}}\n\\centering\n\\footnotesize\n{FITTED.format(text)}"
-                     f"\\caption{{{TITLE}. {heading}.{note}}}\n\\end{{table*}}\n")
-        note = ""  # under the first table alone
-    return "\n".join(parts)
-
-
-def _blocks(probes: list[dict], look: Look) -> Iterator[tuple[str, "pd.DataFrame"]]:
-    """(heading, table) of each dataset, protocol and architecture, all text escaped."""
-    import pandas as pd
-
+def probe_table(probes: list[dict]) -> TableModel:
+    """The table of all probes, a block for each dataset, protocol and architecture."""
+    blocks = []
     for heading, members in probe_blocks(probes):
-        yield look.escape(heading), pd.DataFrame(
-            _rows(members, look), columns=["Method", "Epochs", *COLUMNS, "Source"], dtype=object)
+        block = Block(heading, "", [])
+        for probe in members:
+            _add(block, _probe_row(probe, block))
+        methods = {row.method for row in block.rows}
+        for probe in members:
+            for name, metrics in sorted(probe["baselines"].items()):
+                if name not in methods:
+                    _add(block, Row(MEASURED, name, None, _cells(metrics), "baseline"))
+        blocks.append(block)
+    return TableModel(NAME, TITLE, tuple(COLUMNS), False, blocks, [NOTE])
+
+
+def _add(block: Block, row: Row) -> None:
+    """Runs that agree make one row; those that do not are both seen."""
+    if row not in block.rows:
+        block.rows.append(row)
 
 
 def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
@@ -113,26 +86,20 @@ def _heading(probe: dict) -> str:
     return f"Demo: {text}" if probe["demo"] else text
 
 
-def _rows(members: list[dict], look: Look) -> list[list[str]]:
-    rows: list[list[str]] = []
-    for probe in members:
-        weights, below = probe["weights"], _below(probe)
-        source = "probe, random weights"
-        if weights["file_sha256"]:
-            source = f"probe, weights {weights['file_sha256'][:8]}"
-        if weights.get("pretraining"):
-            pretraining = weights["pretraining"]
-            source += f", pretraining {pretraining['seed']} of recipe {pretraining['recipe_sha256'][:8]}"
-        if below:
-            source += "; " + look.bold.format(look.escape(f"below random init: {', '.join(below)}"))
-        rows.append([look.escape(probe_name(probe)), epochs_text(probe["epochs"]), *_cells(probe["metrics"]), source])
-    methods = {row[0] for row in rows}
-    for probe in members:
-        for name, metrics in sorted(probe["baselines"].items()):
-            if look.escape(name) not in methods:
-                rows.append([look.escape(name), MISSING, *_cells(metrics), "baseline"])
-    # Runs that agree make one row; those that do not are both seen.
-    return [row for number, row in enumerate(rows) if row not in rows[:number]]
+def _probe_row(probe: dict, block: Block) -> Row:
+    """The row of a probe's own backbone; what is below the random networks becomes a remark of the block."""
+    weights, below = probe["weights"], _below(probe)
+    source = "probe, random weights"
+    if weights["file_sha256"]:
+        source = f"probe, weights {weights['file_sha256'][:8]}"
+    if weights.get("pretraining"):
+        pretraining = weights["pretraining"]
+        source += f", pretraining {pretraining['seed']} of recipe {pretraining['recipe_sha256'][:8]}"
+    name = probe_name(probe)
+    if below:
+        block.remarks.append(f"{row_name(name, probe['epochs'])}, {source}: below random init: {', '.join(below)}")
+        source += f" {LOOK_AGAIN}"
+    return Row(MEASURED, name, probe["epochs"], _cells(probe["metrics"]), source)
 
 
 def _below(probe: dict) -> list[str]:
@@ -149,5 +116,5 @@ def _below(probe: dict) -> list[str]:
     return found
 
 
-def _cells(metrics: dict) -> list[str]:
-    return [percent(metrics.get(metric)) for metric in COLUMNS.values()]
+def _cells(metrics: dict) -> dict[str, Cell]:
+    return {name: Cell(percent(metrics.get(metric)), mean=metrics.get(metric)) for name, metric in COLUMNS.items()}

@@ -1,0 +1,96 @@
+"""What a table looks like in every format: its columns, cells and dividers, and how a value is marked.
+
+Printed metrics are in italics and measured ones upright; the best of a column is bold, the second
+underlined, as is a best of measured rows that no test proves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.tables.ranking import BEST, LEADING, SECOND
+from benchmarks.tables.shown_text import MISSING, epochs_text, signed
+from benchmarks.tables.table_model import PRINTED, Block, Row, TableModel
+
+MEASURED_HERE = "measured here"
+PAPER = "paper"  # what a measured row is compared with, where it is printed too
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a format escapes text and marks it: italic, bold or underlined."""
+
+    escape: Callable[[str], str]
+    italic: str
+    bold: str
+    underline: str
+
+
+def column_names(table: TableModel) -> list[str]:
+    """The columns of metrics as they are read: AP bb for AP_bb."""
+    return [column.replace("_", " ") for column in table.columns]
+
+
+def compared_with(table: TableModel, block: Block) -> list[str]:
+    """What the first column of the block's measured rows is compared with: a column for each."""
+    found = []
+    if any(row.paper for row in block.rows):
+        found.append(PAPER)
+    if any(row.differences for row in block.rows):
+        found.append(table.against)
+    return found
+
+
+def difference_texts(table: TableModel, block: Block, row: Row) -> list[str]:
+    """A row's text in each column of `compared_with`; empty where it is compared with nothing."""
+    first, texts = table.columns[0], []
+    for other in compared_with(table, block):
+        text = ""
+        if other == PAPER and row.paper:
+            difference = row.minus_paper(first)
+            text = MISSING if difference is None else signed(difference)
+        elif other != PAPER and row.differences:
+            text = row.differences[first].text()
+        texts.append(text)
+    return texts
+
+
+def titles(table: TableModel, block: Block) -> list[str]:
+    """The titles of all columns, as text."""
+    first = column_names(table)[0]
+    compared = []
+    for other in compared_with(table, block):
+        interval = "" if other == PAPER else " [95 %]"
+        compared.append(f"{first} - {other}{interval}")
+    return ["Method", "Epochs", *column_names(table), *compared, "Source"]
+
+
+def line(table: TableModel, block: Block, row: Row, look: Look) -> list[str]:
+    """The cells of a row under `titles`, escaped and marked."""
+    cells = [shown_cell(row, column, look) for column in table.columns]
+    compared = map(look.escape, difference_texts(table, block, row))
+    return [look.escape(row.method), epochs_text(row.epochs), *cells, *compared, look.escape(row.source)]
+
+
+def notes_of(table: TableModel, block: Block) -> list[str]:
+    """The notes of the whole table: they stand under its first block."""
+    return table.notes if block is table.blocks[0] else []
+
+
+def with_divider(block: Block) -> list[Row | None]:
+    """The rows, with None between printed and measured ones. Printed rows stand first."""
+    rows: list[Row | None] = list(block.rows)
+    printed = [row.kind for row in block.rows].count(PRINTED)
+    if 0 < printed < len(rows):
+        rows.insert(printed, None)
+    return rows
+
+
+def shown_cell(row: Row, column: str, look: Look) -> str:
+    """A metric, marked by its place and by where it comes from."""
+    cell = row.cells[column]
+    text = look.escape(cell.text)
+    if cell.place in (LEADING, SECOND):
+        text = look.underline.format(text)
+    elif cell.place == BEST:
+        text = look.bold.format(text)
+    return look.italic.format(text) if row.kind == PRINTED and cell.mean is not None else text

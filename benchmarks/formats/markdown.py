@@ -1,0 +1,46 @@
+"""A table as markdown, by tabulate."""
+
+import re
+
+from benchmarks.formats.layout import MEASURED_HERE, Look, line, notes_of, titles, with_divider
+from benchmarks.tables.table_model import LOOK_AGAIN, Block, TableModel
+
+
+def escape_markdown(text: str) -> str:
+    """Text that markdown shows as it is: names come from users."""
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # inside a word it is no markup
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+MARKDOWN = Look(escape_markdown, "*{}*", "**{}**", "<u>{}</u>")
+
+
+def markdown(table: TableModel) -> str:
+    """The table with its notes as markdown."""
+    parts = [f"## {escape_markdown(table.title)}"]
+    for block in table.blocks:
+        if block.heading:
+            parts.append(f"### {escape_markdown(block.heading)}")
+        if block.note:
+            parts.append(block.note)
+        parts.append(_grid(table, block))
+        if block.remarks:
+            parts.append("\n".join(f"- {LOOK_AGAIN} {escape_markdown(remark)}" for remark in block.remarks))
+        for sentence in block.tests + notes_of(table, block):
+            parts.append(escape_markdown(sentence))
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(table: TableModel, block: Block) -> str:
+    from tabulate import tabulate
+
+    names = [escape_markdown(title) for title in titles(table, block)]
+    lines = []
+    for row in with_divider(block):
+        if row is None:
+            lines.append([MARKDOWN.bold.format(MEASURED_HERE), *[""] * (len(names) - 1)])
+        else:
+            lines.append(line(table, block, row, MARKDOWN))
+    alignment = ["left", *["right"] * (len(names) - 2), "left"]
+    return tabulate(lines, headers=names, tablefmt="pipe", disable_numparse=True, colalign=alignment)
