@@ -14,6 +14,7 @@ from typing import NamedTuple
 from benchmarks.setup import MODULES
 from pretrain import __version__
 from pretrain.common.errors import UserError, run_cli
+from transfer import __main__ as transfer
 
 
 class Command(NamedTuple):
@@ -24,7 +25,11 @@ class Command(NamedTuple):
     first: tuple[str, ...] = ()
 
 
-SUITE, TRANSFER = "benchmarks.__main__", "transfer.__main__"
+def _of_transfer(name: str) -> Command:
+    return Command("transfer.__main__", transfer.COMMANDS[name][1], (name,))
+
+
+SUITE = "benchmarks.__main__"
 GROUPS = {
     "All at once": {
         "run": Command(SUITE, "pretrain, convert, fine-tune, evaluate, print the tables; the same again resumes"),
@@ -37,20 +42,19 @@ GROUPS = {
         "drill": Command("pretrain.runs.drill", "kills a small run again and again: nothing may be lost"),
     },
     "Checkpoints": {
-        "inspect": Command(TRANSFER, "what a checkpoint file is", ("inspect",)),
-        "fetch": Command(TRANSFER, "a method's published checkpoint, or how to get it", ("fetch",)),
-        "convert": Command(TRANSFER, "checkpoint -> weights of detectron2, torchvision, timm, mmdet; proved",
-                           ("convert",)),
-        "probe": Command(TRANSFER, "frozen backbone -> k-NN and linear segmentation, in minutes", ("probe",)),
+        "inspect": _of_transfer("inspect"),
+        "fetch": _of_transfer("fetch"),
+        "convert": _of_transfer("convert"),
+        "probe": _of_transfer("probe"),
     },
     "Fine-tuning": {
-        "dataset": Command(TRANSFER, "what the suite sees in a folder of data, with a figure", ("dataset",)),
-        "hold-out": Command(TRANSFER, "training annotations in two files: kept, and held out", ("hold-out",)),
-        "preflight": Command(TRANSFER, "tries a fine-tuning in a minute or two", ("preflight",)),
-        "finetune": Command(TRANSFER, "weights and a dataset -> a detector and its metrics", ("finetune",)),
-        "evaluate": Command(TRANSFER, "the metrics of a finished detector", ("evaluate",)),
-        "detections": Command(TRANSFER, "a figure of what a detector finds", ("detections",)),
-        "diff": Command(TRANSFER, "what differs between two fine-tunings", ("diff",)),
+        "dataset": _of_transfer("dataset"),
+        "hold-out": _of_transfer("hold-out"),
+        "preflight": _of_transfer("preflight"),
+        "finetune": _of_transfer("finetune"),
+        "evaluate": _of_transfer("evaluate"),
+        "detections": _of_transfer("detections"),
+        "diff": _of_transfer("diff"),
     },
     "Jobs on Slurm": {
         "status": Command(SUITE, "the stages of a run: done, running, waiting, failed", ("status",)),

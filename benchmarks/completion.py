@@ -37,7 +37,7 @@ def whole_parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="store_true")
     commands = whole.add_subparsers(dest="command")
     for name, command in clove.COMMANDS.items():
-        if command.module == clove.TRANSFER:
+        if name in TRANSFER:
             own = commands.add_parser(name, help=command.text)
             importlib.import_module(f"transfer.{TRANSFER[name][0]}").add_arguments(own)
             continue

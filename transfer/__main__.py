@@ -25,34 +25,34 @@ examples:
 COMMANDS = {
     "convert": (
         "conversion.convert_command",
-        "checkpoint file -> weights of detectron2, torchvision, timm or mmdet, with a certificate",
+        "checkpoint file -> weights of detectron2, torchvision, timm or mmdet; proved",
         "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
         "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
         "conversion.json. Every tensor must be there, and the target's feature maps must equal torchvision's."),
-    "inspect": ("reading.inspection", "checkpoint file -> what it is", None),
+    "inspect": ("reading.inspection", "what a checkpoint file is", None),
     "fetch": (
-        "reading.fetch", "name of a method -> its published checkpoint, or how to get it", None),
-    "dataset": ("trained.dataset", "folder of data -> what the suite sees in it, with a figure",
+        "reading.fetch", "a method's published checkpoint, or how to get it", None),
+    "dataset": ("trained.dataset", "what the suite sees in a folder of data, with a figure",
                 "Reads and checks a dataset as a fine-tuning does; reports counts, classes, sizes and problems."),
     "preflight": (
         "finetuning.preflight",
-        "tries a fine-tuning in a minute or two: two iterations, a save, two images evaluated",
+        "tries a fine-tuning in a minute or two",
         "Reads and checks the whole dataset, then fine-tunes random weights on a few of its images, as "
         "finetune does."),
     "finetune": (
-        "finetuning.finetune", "detectron2 weights -> fine-tuning and evaluation on one task", None),
-    "evaluate": ("trained.evaluate_model", "evaluation of a finished model alone", None),
+        "finetuning.finetune", "weights and a dataset -> a detector and its metrics", None),
+    "evaluate": ("trained.evaluate_model", "the metrics of a finished detector", None),
     "diff": (
-        "trained.diff", "what differs between two runs; exit code 0: nothing, 1: something", None),
+        "trained.diff", "what differs between two fine-tunings; exit code 0: nothing, 1: something", None),
     "hold-out": (
-        "data.hold_out", "annotations -> two files: training images that are kept, held out",
+        "data.hold_out", "training annotations in two files: kept, and held out",
         "Splits an annotation file of training images in COCO's format, so that nothing need be chosen by "
         "the validation images."),
     "probe": (
-        "probing.probe", "frozen backbone -> k-NN and linear segmentation, retrieval: minutes",
+        "probing.probe", "frozen backbone -> k-NN and linear segmentation, in minutes",
         "Measures a frozen backbone on labelled images, beside two random networks and the pixels alone."),
     "detections": (
-        "trained.show", "finished fine-tuning -> a figure of its detections",
+        "trained.show", "a figure of what a detector finds",
         "Draws what a finished run detects, on its data or on any photographs."),
 }
 
