@@ -6,7 +6,6 @@ inherited by its stages: when the run is killed, its last stage holds the folder
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import socket
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from pretrain.common.atomic import NO_LOCKS
 from pretrain.common.errors import UserError
 
 NAME = ".lock"
 PATIENCE = 30.0  # seconds to wait for a process that is just being stopped
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system without locks
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.common.errors import UserError
+from pretrain.common.one_line import escaped
 from pretrain.config import Config
 from pretrain.data.images import SUFFIXES, ImageList, walk_images
 from pretrain.data.name_table import NameTable
@@ -123,7 +124,7 @@ class ViewDataset(Dataset):
                         self.images.label(number))
         first, why = next(iter(unreadable.items()))
         raise UserError(f"{len(unreadable)} images in a row cannot be read in {self.images.folder}, "
-                        f"the first is {first} ({why})")
+                        f"the first is {escaped(first)} ({why})")
 
     def __getitems__(self, items: list[tuple[int, int]]) -> list[Item] | UserError:
         """What the loader asks for. An error travels as a value: raised in a loader process it

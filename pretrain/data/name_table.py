@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import secrets
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from pretrain.common.atomic import part_file
 
 BLOCK = 64  # names
 MAGIC = b"CLOVE-N1"
@@ -49,8 +50,7 @@ class NameTable(Sequence[str]):
               note: str = "") -> "NameTable":
         """Write FOLDER/STEM-HASH.names, whole or not at all, and open it. `names` may be a
         generator: what is held is a few bytes for each block."""
-        part = folder / f".{stem}.{secrets.token_hex(4)}.part"
-        try:
+        with part_file(folder, stem) as part:
             with open(part, "wb") as file:
                 digest = _write(file, names, rows, note)
                 file.flush()
@@ -58,8 +58,6 @@ class NameTable(Sequence[str]):
             path = folder / f"{stem}-{digest[:16]}{SUFFIX}"
             if not _is_same(path, part):  # else another machine's process may be reading it
                 os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         return cls.open(path)
 
     def _read_footer(self, size: int) -> None:

@@ -18,7 +18,7 @@ import stat
 import struct
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import BinaryIO, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -42,6 +42,10 @@ class UnreadableImage(Exception):
     """One image that cannot be used; the message says why."""
 
 
+class NotRegular(OSError):
+    """A FIFO, a socket or a device where a file is expected."""
+
+
 def read_pixels(path: str | Path, sixteen_bit: SixteenBit = "shift") -> np.ndarray:
     """An image file as RGB, (H, W, 3) uint8; raises `UnreadableImage`."""
     return decode(read_bytes(Path(path)), sixteen_bit)
@@ -50,13 +54,22 @@ def read_pixels(path: str | Path, sixteen_bit: SixteenBit = "shift") -> np.ndarr
 def read_bytes(path: Path) -> bytes:
     """The bytes of an image file; raises `UnreadableImage`."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file.read()
-        problem = "is not a regular file"
+        with _opened(path) as file:
+            return file.read()
+    except NotRegular as error:
+        problem = f"is {error}"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     raise UnreadableImage(problem)
+
+
+def _opened(path: str | Path) -> BinaryIO:
+    """A file for reading; raises `OSError`."""
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegular("not a regular file")
+    return file
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -101,7 +114,7 @@ class Header(NamedTuple):
 def read_header(path: str | Path) -> Header:
     """The header of an image file; raises `OSError` or what PIL raises. Only a PNG is decoded for
     it."""
-    with Image.open(path) as image:
+    with _opened(path) as file, Image.open(file) as image:
         sixteen_bits, orientation = _has_sixteen_bits(image), _orientation(image)
         turned = orientation >= 5 and image.format != "TIFF"  # PIL's size of a TIFF is the shown one
         return Header(image.size[::-1] if turned else image.size, orientation, sixteen_bits)

@@ -18,8 +18,7 @@ import io
 import itertools
 import json
 import os
-import secrets
-import shutil
+import stat
 import sys
 import tarfile
 from collections import OrderedDict
@@ -31,6 +30,7 @@ from urllib.parse import unquote
 import numpy as np
 from tqdm import tqdm
 
+from pretrain.common.atomic import part_folder
 from pretrain.common.errors import UserError
 from pretrain.data.images import SUFFIXES, ImageList, walk_images
 from pretrain.data.name_table import SUFFIX, NameTable
@@ -104,6 +104,8 @@ def _index(folder: Path, shards: list[Path], keep: Path | None) -> NameTable:
     for path in shards:
         with _reading(path):
             found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # opening a FIFO would wait for a writer
+                raise tarfile.ReadError("no regular file")
         described.append([path.name, found.st_size, found.st_mtime_ns])
     signature = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     for place in (folder, keep or folder):
@@ -184,9 +186,8 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
     """Copy the images below `folder`, as they are, into shards of at most `shard_mb` million bytes
     (or one image).
 
-    The same folder gives the same bytes. `output` appears when all is written, or not at all; a
-    kill leaves a hidden folder beside it, .NAME.*.part, which may be deleted. Returns the numbers
-    of images and of shards. Raises `UserError`.
+    The same folder gives the same bytes. `output` appears when all is written, or not at all.
+    Returns the numbers of images and of shards. Raises `UserError`.
     """
     output = Path(os.path.abspath(output))
     problem = None
@@ -204,15 +205,11 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
     if problem is not None:
         raise UserError(problem)
     output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
-    try:
-        beside.mkdir()
+    with part_folder(output) as beside:
         shards = _write_shards(images, beside, shard_mb * 1e6)
         if ShardList(beside).names.sha256 != images.names.sha256:  # this also writes the index
             raise UserError(f"the names in the shards are not those of {folder}: report this as a bug")
         os.replace(beside, output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return len(images), len(shards)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pretrain.common.atomic import atomic_path, sha256_file, write_text
+from pretrain.common.atomic import atomic_path, remove_dead_parts, sha256_file, write_text
 
 NAMES = f"step_{'[0-9]' * 8}.pt"  # not a copy that somebody put beside them
 
@@ -52,8 +52,7 @@ def load_newest(output: Path, tidy: bool = True) -> tuple[dict[str, Any] | None,
     writing."""
     folder, passed_over = output / "checkpoints", []
     if tidy:
-        for part in folder.glob(".step_*.part.*"):
-            part.unlink(missing_ok=True)
+        remove_dead_parts(folder)
     for path in sorted(folder.glob(NAMES), reverse=True):
         try:
             meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pretrain.common.atomic import make_folder, write_text
+from pretrain.common.atomic import check_writable, make_folder, write_text
 from pretrain.common.errors import UserError
 from pretrain.common.lock import locked
 from pretrain.config import Config
@@ -27,6 +27,7 @@ def claimed(output: Path, config: Config, folder: Path) -> Iterator[None]:
     if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):  # Path.resolve fails in loops
         raise among_images(output, folder)
     make_folder(output)
+    check_writable(output)
     with locked(output):
         _recorded(output, config)
         yield

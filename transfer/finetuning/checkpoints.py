@@ -36,8 +36,7 @@ class Checkpoints(DetectionCheckpointer):
         with atomic_path(path) as sibling:
             torch.save(content, sibling)
         write_text(Path(self.save_dir, "last_checkpoint"), path.name)
-        of_killed_runs = Path(self.save_dir).glob(".model_*.part.pth")
-        for old in [*self._numbered(), *of_killed_runs]:
+        for old in self._numbered():
             if old not in kept:
                 old.unlink()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
-from pretrain.common.atomic import make_folder, sha256_file
+from pretrain.common.atomic import check_writable, make_folder, sha256_file
 from pretrain.common.errors import refuse
 from pretrain.common.lock import locked
 from transfer import detectron2_compat, tasks
@@ -95,6 +95,8 @@ def finetune(request: Request) -> dict:
          f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none"),
         (not 0 <= request.trial < 2**32, f"--trial {request.trial}: expected a seed from 0 to 2**32 - 1"))
     output = Path(request.output)
+    if result.read(output) is None:
+        check_writable(output)
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
     device = choose_device(request.device, request.num_gpus)

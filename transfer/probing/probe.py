@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
-from pretrain.common.atomic import write_text
+from pretrain.common.atomic import check_writable, write_text
 from pretrain.common.errors import UserError
 from pretrain.data.pixels import SIXTEEN_BIT, SixteenBit
 from pretrain.distributed import present_device
@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
                       sixteen_bit=args.sixteen_bit)
     if args.output and Path(args.output).is_file():
         raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
+    if args.output:
+        check_writable(Path(args.output))
     result, examples = probe(request)
     print(table(result))
     if args.output:

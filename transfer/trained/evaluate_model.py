@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from pretrain.common.architectures import STANDARD
-from pretrain.common.atomic import make_folder, sha256_file
+from pretrain.common.atomic import check_writable, make_folder, sha256_file
 from pretrain.common.errors import refuse
 from pretrain.data.pixels import SIXTEEN_BIT
 from transfer import detectron2_compat, tasks
@@ -101,6 +101,7 @@ def evaluate_model(request: EvaluationRequest) -> dict:
          f"{output} is where the model lies: expected another folder for --output"),
         ((output / result.REQUEST).is_file(),
          f"{output} holds a fine-tuning: expected another folder for --output, so that its result stays"))
+    check_writable(output)
     if request.sixteen_bit:
         read.cfg.INPUT.SIXTEEN_BIT = request.sixteen_bit
     dataset = datasets.find(request.data, request.task)

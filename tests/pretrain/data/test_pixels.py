@@ -1,7 +1,10 @@
 """The one reader: every kind of file as the pixels that a viewer shows, or one reason why not."""
 
+import contextlib
 import io
 import itertools
+import os
+import socket
 import warnings
 from pathlib import Path
 
@@ -283,3 +286,12 @@ def test_decode__any_error_of_a_decoder_is_an_unreadable_image(monkeypatch: pyte
     monkeypatch.setattr(Image, "open", broken)
     with pytest.raises(UnreadableImage, match="cannot be decoded: Failed to decode frame 0"):
         decode(b"....ftypavif")
+
+
+def test_read_header__what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(tmp_path):
+        bound.bind("c.jpg")
+    for name in ("a.jpg", "c.jpg", "/dev/zero"):
+        with pytest.raises(OSError):
+            read_header(tmp_path / name)

@@ -299,6 +299,12 @@ def test_pack__a_fifo_is_told(tmp_path: Path) -> None:
         pack(tmp_path / "photos", tmp_path / "out")
 
 
+def test_list_images__a_fifo_among_the_shards_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(UserError, match=r"shard .*a\.tar cannot be read: expected a whole tar file, found: no regular"):
+        list_images(tmp_path)
+
+
 def test_pack__all_or_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> str:
         (folder / "z/z.webp").unlink(missing_ok=True)

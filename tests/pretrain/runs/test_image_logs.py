@@ -48,3 +48,32 @@ def test_unreadable__is_known_after_a_restart_and_written_once(tmp_path):
 def test_unreadable__a_line_that_a_kill_cut_off_is_read(tmp_path):
     (tmp_path / "unreadable.log").write_text("a.png: the file is gone\nb.p")
     assert UnreadableLog(tmp_path, MAIN, 64, 0.5).known == {"a.png": "the file is gone", "b.p": ""}
+
+
+NAMES = ["a\nb.png", "a\r\x1b[2J.png", "a: b.png", ": .png", "back\\slash\\x0a.png", "caf\udce9\n.png", "\u2028x.png",
+         "e\u0301\u200b\U0001f41d.png", "a:\nstep 1: b.png", " .png"]
+
+
+def test_unreadable__any_file_name_is_one_line_and_is_known_again(tmp_path):
+    for _ in range(2):
+        log = UnreadableLog(tmp_path, MAIN, 64, 0.5)
+        log.note(SimpleNamespace(unreadable=dict.fromkeys(NAMES, "cannot be read: x")))
+        assert log.known == dict.fromkeys(NAMES, "cannot be read: x")
+    lines = log.path.read_bytes().splitlines()
+    assert len(lines) == len(NAMES) and all(line.endswith(b": cannot be read: x") for line in lines)
+    assert lines[0] == b"a\\x0ab.png: cannot be read: x" and lines[5] == b"caf\xe9\\x0a.png: cannot be read: x"
+    assert b"\x1b" not in log.path.read_bytes()
+
+
+def test_unreadable__a_name_with_a_line_break_in_the_error_is_one_line(tmp_path):
+    log = UnreadableLog(tmp_path, MAIN, 64, 0)
+    with pytest.raises(UserError, match=r"the first is a\\x0ab\.png \(cannot be read: x\), all are named in") as error:
+        log.note(SimpleNamespace(unreadable={"a\nb.png": "cannot be read: x"}))
+    assert "\n" not in str(error.value)
+
+
+def test_nonfinite__any_file_name_is_one_line(tmp_path):
+    for _ in range(2):
+        note_nonfinite(tmp_path, MAIN, 1, ["a\nstep 7: b.png", "caf\udce9.png"])
+        log = note_nonfinite(tmp_path, MAIN, 7, ["c.png"])
+    assert log.read_bytes() == b"step 1: a\\x0astep 7:\\x20b.png\nstep 1: caf\xe9.png\nstep 7: c.png\n"

@@ -2,6 +2,7 @@
 tell."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,3 +115,9 @@ def test_finetune__twelve_bits_are_refused_before_anything_runs(coco: Path, thin
     with pytest.raises(UserError, match=rf"{path.name}: 16-bit pixels without a value above 1606, .* --sixteen-bit"):
         finetune(replace(thin_request(tmp_path / "run"), data=coco))
     assert not (tmp_path / "run").exists()
+
+
+def test_check_image__a_fifo_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read as an image \(not a regular file\): replace it or"):
+        check_image(tmp_path / "a.jpg", None)

@@ -18,6 +18,7 @@ from pretrain.common.errors import UserError
 from transfer.conversion.certificate import write_certificate
 from transfer.finetuning import evaluate, finetune, one_process, trainer
 from transfer.finetuning.finetune import Request
+from transfer.settings import datasets
 
 THIN = (
     "SOLVER.MAX_ITER=4", "SOLVER.STEPS=3,", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.PRECISE_BN.NUM_ITER=2",
@@ -332,3 +333,12 @@ def test_logged__to_the_file_and_not_to_the_screen(tmp_path: Path, capsys: pytes
     text = (tmp_path / "log.txt").read_text()
     assert "detectron2.engine INFO a line" in text and "after" not in text
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which root cannot write either")
+def test_finetune__results_that_cannot_be_written_are_told_before_the_data_are_read(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "find", None)
+    with pytest.raises(UserError, match="^--output /sys/kernel: expected a folder that can be written in, found"):
+        finetune.finetune(request(small_data, Path("/sys/kernel")))
