@@ -28,7 +28,7 @@ ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of
 
 # What weights_only loading may build beside tensors.
 _ALLOWED = [argparse.Namespace, *((value, name) for name, value in BUILT.items()),
-            *(type(np.dtype(code)) for code in "?bBhilqefd")]
+            *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU")]
 # torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in
 # a frame.
 _OLD_TORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)

@@ -3,10 +3,13 @@
 import argparse
 import bz2
 import collections
+import datetime
 import gzip
 import io
 import lzma
 import os
+import pathlib
+import pickle
 import shlex
 import subprocess
 import tarfile
@@ -106,6 +109,35 @@ def test_load__every_protocol_gives_the_same(tmp_path, small, protocol, containe
     assert np.array_equal(found["array"], content["array"])
     reading = read_checkpoint(path)
     assert all(torch.equal(reading.state[name], value) for name, value in small.items())
+
+
+@pytest.mark.parametrize("container", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_load__what_trainings_keep_beside_the_network(tmp_path, small, protocol, container):
+    """Logs, times and folders are values, without --trust; paths come as text, defaultdicts as dictionaries."""
+    when = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
+    kept = {"log": collections.defaultdict(list, loss=[1.5, 2.5]), "best": collections.defaultdict(float, {"AP": 0.25}),
+            "when": when, "day": when.date(), "took": datetime.timedelta(hours=3),
+            "args": argparse.Namespace(exp_dir=pathlib.PosixPath("/data/x"), other=pathlib.PureWindowsPath("a", "b")),
+            "top1": np.float32(0.5), "epoch": np.int64(7), "seen": np.uint16(9), "host": np.str_("gpu7"),
+            "loss": np.arange(3, dtype=np.uint8)}
+    torch.save({"state_dict": small, **kept}, tmp_path / "a.pth", pickle_protocol=protocol,
+               _use_new_zipfile_serialization=container)
+    found = load(tmp_path / "a.pth").content
+    assert found["args"].exp_dir == "/data/x" and type(found["log"]) is dict
+    for name in kept.keys() - {"args", "loss"}:
+        assert found[name] == kept[name], name
+    assert np.array_equal(found["loss"], kept["loss"])
+    reading = read_checkpoint(tmp_path / "a.pth")
+    assert all(torch.equal(reading.state[name], value) for name, value in small.items())
+
+
+def test_load__a_pickle_without_torch_may_keep_them_too(tmp_path):
+    kept = {"log": collections.defaultdict(list, a=[1]), "when": datetime.datetime(2024, 5, 1),
+            "where": pathlib.PurePosixPath("/data/x")}
+    for protocol in (0, 2, 4):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(kept, protocol=protocol))
+        assert load(tmp_path / "a.pkl").content == {**kept, "where": "/data/x"}
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
