@@ -1,4 +1,4 @@
-"""clove speed loader|step|loss|eval [options]: our speed beside a plain reference."""
+"""clove speed loader|step|loss|eval|finetune [options]: our speed beside a plain reference."""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pretrain.common.errors import run_cli
 
-MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation"}
+MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation", "finetune": "finetuning"}
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -19,16 +19,18 @@ class AccumulatingTrainer(SimpleTrainer):
     their gradients.
 
     With `images` the whole batch it is detectron2's own step, bit for bit. The losses that are
-    written are the means over the pieces. With `half` the forward pass runs in float16 with a
-    scaled loss, as in detectron2's AMPTrainer.
+    written are the means over the pieces. `precision` is that of the forward pass where autocast
+    allows it: float16 with a scaled loss, as in detectron2's AMPTrainer, or bfloat16, which needs
+    no scaling.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, images: int, half: bool = False
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, images: int, precision: torch.dtype = torch.float32
     ) -> None:
         super().__init__(model, None, optimizer)
-        self.images, self.half = images, half
-        self.scaler = torch.amp.GradScaler("cuda", enabled=half)
+        self.images, self.precision = images, precision
+        self.half = precision == torch.float16
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.half)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -38,7 +40,7 @@ class AccumulatingTrainer(SimpleTrainer):
         written: dict[str, torch.Tensor] = {}
         for number, piece in enumerate(pieces, start=1):
             with self._exchange(last=number == len(pieces)):
-                with torch.autocast("cuda", torch.float16, enabled=self.half):
+                with self._autocast():
                     losses = self.model(piece)
                     total = sum(losses.values()) / len(pieces)
                 self.scaler.scale(total).backward()
@@ -48,6 +50,11 @@ class AccumulatingTrainer(SimpleTrainer):
         self._write_metrics(written, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.model.parameters()).device.type, self.precision)
 
     def _exchange(self, *, last: bool) -> contextlib.AbstractContextManager:
         """Several processes exchange their gradients once, with the last piece."""

@@ -162,13 +162,20 @@ def train(cfg: CfgNode, model: nn.Module, title: str, dataset: Dataset, stop: St
 def trainer_of(cfg: CfgNode, model: nn.Module) -> AccumulatingTrainer:
     """The trainer of a model, without data and hooks; `UserError` for half precision without a
     GPU."""
-    refuse((cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE != "cuda",
+    half, bf16 = cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.get("PRECISION") == "bf16"
+    refuse((half and cfg.MODEL.DEVICE != "cuda",
             f"SOLVER.AMP.ENABLED True with device {cfg.MODEL.DEVICE}: half precision needs a GPU, set it to "
-            "False"))
+            "False"),
+           (half and bf16, "SOLVER.AMP.ENABLED True is float16, found --precision bf16 too: leave out one of them"))
+    precision = torch.float32
+    if half:
+        precision = torch.float16
+    elif bf16:
+        precision = torch.bfloat16
     devices = {} if cfg.MODEL.DEVICE == "cuda" else {"device_ids": None}
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     images = images_at_once(cfg) // comm.get_world_size()
-    return AccumulatingTrainer(parallel, build_optimizer(cfg, model), images, half=cfg.SOLVER.AMP.ENABLED)
+    return AccumulatingTrainer(parallel, build_optimizer(cfg, model), images, precision)
 
 
 def _writers(cfg: CfgNode, done: int) -> list[EventWriter]:

@@ -76,6 +76,10 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
                         help="how 16-bit images become 8-bit ones: by their high byte (shift, the default; refused "
                              "where no value is above 4095), or each image's own range becomes 0 to 255; the same as "
                              "--set INPUT.SIXTEEN_BIT=range")
+    parser.add_argument("--precision", action="append", dest="overrides", type="SOLVER.AMP.PRECISION={}".format,
+                        metavar="bf16", help="forward passes of the training in bfloat16 where torch's autocast allows "
+                                             "it, about half the memory of a GPU; not the published protocol; the same "
+                                             "as --set SOLVER.AMP.PRECISION=bf16 (default: fp32)")
     add_shared_arguments(parser)
 
 

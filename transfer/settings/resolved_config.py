@@ -61,6 +61,7 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
          "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),  # those of `stream`
          "INPUT.MASK_FORMAT": ("polygon", "bitmask"), "INPUT.SIXTEEN_BIT": SIXTEEN_BIT,
+         "SOLVER.AMP.PRECISION": ("fp32", "bf16"),
          **dict.fromkeys(("MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"),
                          ("smooth_l1", "giou", "diou", "ciou")),  # detectron2.modeling.box_regression
          **dict.fromkeys(norms.NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
@@ -183,8 +184,11 @@ def _finish(cfg: CfgNode, protocol: Protocol, fit: Fit | None, num_gpus: int) ->
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
+    # Keys of ours, which the mapper and the trainer read; always there, they would change all configs.
     if any(override.startswith("INPUT.SIXTEEN_BIT=") for override in overrides):
-        cfg.INPUT.SIXTEEN_BIT = "shift"  # ours: transfer/finetuning/mapper.py; always there it would change configs
+        cfg.INPUT.SIXTEEN_BIT = "shift"
+    if any(override.startswith("SOLVER.AMP.PRECISION=") for override in overrides):
+        cfg.SOLVER.AMP.PRECISION = "fp32"
     known = flatten(cfg)
     for override in overrides:
         raise_first(_key_problems(override, known))

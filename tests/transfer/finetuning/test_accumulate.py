@@ -154,6 +154,26 @@ def test_step__of_a_detector_averages_the_gradients_of_its_pieces() -> None:
         torch.testing.assert_close(parameter, before.get_parameter(name) - 1e-3 * parameter.grad)
 
 
+def test_step__in_bfloat16_has_nearly_the_gradients_of_float32_and_keeps_weights_in_float32() -> None:
+    model, batch = detector()
+    seen = []
+    gradients = {}
+    for precision in (torch.float32, torch.bfloat16):
+        own = copy.deepcopy(model)
+        own.backbone.bottom_up.res2[0].conv1.register_forward_hook(lambda *found: seen.append(found[2].dtype))
+        trainer = AccumulatingTrainer(own, torch.optim.SGD(own.parameters(), lr=1e-3), len(batch), precision)
+        trainer.data_loader = [batch]
+        torch.manual_seed(5)
+        with EventStorage() as trainer.storage:
+            trainer.run_step()
+        assert all(parameter.dtype == torch.float32 for parameter in own.parameters())
+        gradients[precision] = own.proposal_generator.rpn_head.objectness_logits.weight.grad
+    assert seen == [torch.float32, torch.bfloat16]
+    exact, rounded = gradients[torch.float32], gradients[torch.bfloat16]
+    assert not torch.equal(exact, rounded)
+    assert (exact - rounded).norm() < 0.1 * exact.norm()
+
+
 def _of_one_process(path: Path) -> None:
     torch.manual_seed(0)
     model = DistributedDataParallel(PerImage())

@@ -25,6 +25,13 @@ def test_trainer_of__half_precision_needs_a_gpu() -> None:
         trainer.trainer_of(cfg, nn.Linear(2, 2))
 
 
+def test_trainer_of__one_precision_at_a_time() -> None:
+    cfg = resolved_config.layers("coco", "2fc", "demo")
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.PRECISION, cfg.MODEL.DEVICE = True, "bf16", "cuda"
+    with pytest.raises(UserError, match="ENABLED True is float16, found --precision bf16 too: leave out one"):
+        trainer.trainer_of(cfg, nn.Linear(2, 2))
+
+
 class _Loop:
     """What a hook knows of its trainer."""
 

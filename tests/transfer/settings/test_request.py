@@ -25,8 +25,9 @@ def test_arguments__read_back_are_the_same_protocol(asked: Protocol) -> None:
 
 
 def test_of__sixteen_bit_is_a_value_of_the_config() -> None:
-    said = parsed(["--task", "coco", "--set", "SOLVER.MAX_ITER=9", "--sixteen-bit", "range"])
-    assert said == Protocol(task="coco", overrides=("SOLVER.MAX_ITER=9", "INPUT.SIXTEEN_BIT=range"))
+    said = parsed(["--task", "coco", "--set", "SOLVER.MAX_ITER=9", "--sixteen-bit", "range", "--precision", "bf16"])
+    assert said == Protocol(
+        task="coco", overrides=("SOLVER.MAX_ITER=9", "INPUT.SIXTEEN_BIT=range", "SOLVER.AMP.PRECISION=bf16"))
 
 
 def test_arguments__only_what_is_not_the_default() -> None:

@@ -1,0 +1,202 @@
+"""One fine-tuning beside detectron2's plain loop on the same config: `clove speed finetune`.
+
+Both sides start from the same random weights and take the same batches with the same random
+choices; they alternate in one process, so that what other programs do to the machine meets both.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils.events import EventStorage
+
+from pretrain.common.architectures import ARCHITECTURES, STANDARD
+from pretrain.common.errors import refuse
+from pretrain.distributed import present_device
+from transfer import detectron2_compat
+from transfer.finetuning.mapper import Mapper
+from transfer.finetuning.trainer import SeededSteps, trainer_of
+from transfer.finetuning.training_images import train_loader
+from transfer.records.provenance import hardware
+from transfer.settings import datasets, resolved_config, where
+from transfer.settings.random_starts import RAND
+from transfer.settings.request import Request, add_protocol_arguments
+from transfer.settings.start_weights import read_weights
+
+PLAIN, OURS = "detectron2", "ours"
+PARTS = ("forward", "backward", "optimizer")  # of a step; writing the losses is in backward
+
+
+def clock() -> float:
+    """Seconds: of one thread's processor time, which other programs disturb less, or else of the wall's clock."""
+    if torch.get_num_threads() == 1 and not torch.cuda.is_available():
+        return time.process_time()
+    return time.perf_counter()
+
+
+@dataclass
+class Side:
+    """One trainer, taken step by step. `seconds[part]`: one value for each step."""
+
+    trainer: SimpleTrainer
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in (*PARTS, "step")})
+
+    def __post_init__(self) -> None:
+        self.marks: list[float] = []  # start, end of forward, start of the optimizer, end
+        self.trainer.model.register_forward_hook(lambda *_: self._mark())
+        self.trainer.optimizer.register_step_pre_hook(lambda *_: self._mark())
+
+    def _mark(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.marks.append(clock())
+
+    def step(self, number: int, batch: list[dict], timed: bool) -> float:
+        """Take one step with `batch`; returns its loss."""
+        trainer = self.trainer
+        trainer.iter = number
+        trainer._data_loader_iter_obj = iter([batch])
+        with EventStorage(number) as trainer.storage:
+            self.marks.clear()
+            self._mark()
+            trainer.before_step()
+            trainer.run_step()
+            trainer.after_step()
+            self._mark()
+            loss = trainer.storage.latest()["total_loss"][0]
+        if timed:
+            start, forward, optimizer, end = (self.marks[0], self.marks[-3], self.marks[-2], self.marks[-1])
+            for part, value in zip(PARTS, (forward - start, optimizer - forward, end - optimizer), strict=True):
+                self.seconds[part].append(value)
+            self.seconds["step"].append(end - start)
+        return loss
+
+
+def sides(cfg: CfgNode) -> dict[str, Side]:
+    """Both trainers, with equal weights and the hooks that belong to a step."""
+    model, same = build_model(cfg), build_model(cfg)
+    same.load_state_dict(model.state_dict())
+    plain = SimpleTrainer(model.train(), None, build_optimizer(cfg, model))
+    ours = trainer_of(cfg, same.train())
+    for trainer in (plain, ours):
+        schedule = build_lr_scheduler(cfg, trainer.optimizer)
+        trainer.register_hooks([SeededSteps(cfg.SEED), hooks.LRScheduler(trainer.optimizer, schedule)])
+        trainer.before_train()
+    return {PLAIN: Side(plain), OURS: Side(ours)}
+
+
+def loaders(cfg: CfgNode) -> dict[str, Iterator[list[dict]]]:
+    """Endless batches of both, made in this process."""
+    return {PLAIN: iter(build_detection_train_loader(cfg, num_workers=0)),
+            OURS: iter(train_loader(cfg, 0, cfg.SEED))}
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    """Seconds that `work` takes, and what it returns."""
+    started = clock()
+    result = work()
+    return clock() - started, result
+
+
+def measure(cfg: CfgNode, name: str, iterations: int, evaluated: int) -> dict[str, dict[str, list[float]]]:
+    """{part: {side: seconds of each iteration}}; the first iteration of each side is not counted.
+
+    `name` is the registered validation set, of which `evaluated` images go through the models.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER = max(cfg.SOLVER.MAX_ITER, iterations + 1)  # the schedule of a scale can be shorter
+    both, batches = sides(cfg), loaders(cfg)
+    loaded: dict[str, list[float]] = {PLAIN: [], OURS: []}
+    for number in range(iterations + 1):
+        drawn = {}
+        for side, loader in batches.items():
+            seconds, drawn[side] = timed(lambda loader=loader: next(loader))
+            if number:
+                loaded[side].append(seconds)
+        for side in both.values():
+            side.step(number, drawn[OURS], timed=number > 0)
+    found = {"loader": loaded}
+    for part in (*PARTS, "step"):
+        found[part] = {name: side.seconds[part] for name, side in both.items()}
+    found["evaluation"] = inference(cfg, name, both, evaluated)
+    return found
+
+
+def inference(cfg: CfgNode, name: str, both: dict[str, Side], images: int) -> dict[str, list[float]]:
+    """Seconds of a pass over the first `images` validation images, reading them included."""
+    records = [DatasetCatalog.get(name)[place] for place in range(min(images, len(DatasetCatalog.get(name))))]
+    mappers = {PLAIN: DatasetMapper(cfg, is_train=False), OURS: Mapper(cfg, is_train=False)}
+    seconds: dict[str, list[float]] = {PLAIN: [], OURS: []}
+    for turn in range(3):  # the first is not counted
+        for side, mapper in mappers.items():
+            loader = build_detection_test_loader(dataset=records, mapper=mapper, num_workers=0)
+            took, _ = timed(lambda side=side, loader=loader: inference_on_dataset(
+                both[side].trainer.model, loader, None))
+            if turn:
+                seconds[side].append(took)
+    return seconds
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> str:
+    """Medians of both sides in seconds, and the median of the paired ratios."""
+    lines = [f"{'seconds of':12}{PLAIN:>12}{OURS:>10}{'ratio':>8}  (smallest to largest)"]
+    for part, of in found.items():
+        ratios = [plain / ours for plain, ours in zip(of[PLAIN], of[OURS], strict=True)]
+        lines.append(f"{part:12}{statistics.median(of[PLAIN]):12.3f}{statistics.median(of[OURS]):10.3f}"
+                     f"{statistics.median(ratios):8.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("clove speed finetune", description=__doc__)
+    add_protocol_arguments(made)
+    where.add_arguments(made)
+    made.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD)
+    made.add_argument("--iterations", type=int, default=8, metavar="N", help="timed of each side (default: 8)")
+    made.add_argument("--evaluated", type=int, default=8, metavar="N",
+                      help="validation images that are evaluated (default: 8)")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    args = parser().parse_args(argv)
+    refuse((min(args.iterations, args.evaluated, args.threads) < 1,
+            "expected --iterations, --evaluated and --threads of at least 1, found less"))
+    torch.set_num_threads(args.threads)
+    detectron2_compat.apply()
+    request = Request.of(args, weights=RAND.weights, output="")
+    dataset = datasets.find(request.data, request.task)
+    weights = read_weights(request.weights, args.architecture)
+    cfg = resolved_config.resolve(dataset, request, weights, present_device(args.device))
+    name = datasets.register(dataset)[1]
+    machine = hardware()
+    print(f"{machine['cpu']}, {args.threads} of {machine['cores']} cores, {cfg.MODEL.DEVICE}, torch "
+          f"{torch.__version__}; {args.task}, scale {args.scale}, {args.architecture}, {cfg.SOLVER.IMS_PER_BATCH} "
+          f"images a step, {args.iterations} steps alternated, {args.evaluated} images evaluated", flush=True)
+    print(table(measure(cfg, name, args.iterations, args.evaluated)))
+    print("both sides take the same batches; at --fit accumulate=N, detectron2's side still takes each batch at once")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
