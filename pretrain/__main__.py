@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pretrain.common.errors import UserError, run_cli
+from pretrain.common.errors import Killed, UserError, run_cli
 from pretrain.common.signals import stop_signals
 from pretrain.config import Config, load_config
 from pretrain.options.command_line import add_all_options, given_values
@@ -66,7 +66,10 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
     try:
         return train(config, data, output, process, stop)
     except (RuntimeError, MemoryError) as error:
-        problem = _problem(error, config, process.world)
+        # gloo: a connection was closed or reset by a peer; NCCL: a remote process exits
+        if process.world > 1 and ("onnection" in str(error) or "remote process exit" in str(error)):
+            raise Killed("another process of this run has ended: see its own message") from None
+        problem = _problem(error, config)
         if not problem:
             raise
         raise UserError(problem) from None
@@ -74,15 +77,13 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
         distributed.stop()
 
 
-def _problem(error: Exception, config: Config, processes: int) -> str:
+def _problem(error: Exception, config: Config) -> str:
     """What a user can do about an error of torch or the system; "" when it is a bug of ours."""
     import torch
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (f"the GPU has too little memory for {config.runtime.device_batch} images at once: use a smaller "
                 "--device-batch (accumulation follows; batch norm then sees fewer images)")
-    if processes > 1 and "onnection" in str(error):  # closed or reset by a peer, says gloo
-        return "another process of this run has ended: see its own message"
     if isinstance(error, MemoryError) or "t allocate memory" in str(error):
         return ("the machine has too little memory for this network and batch: use a smaller --device-batch, fewer "
                 "--workers or a smaller network")

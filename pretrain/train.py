@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pretrain import distributed
 from pretrain.common.atomic import write_text
 from pretrain.common.backbone_file import BackboneInfo, save_backbone
-from pretrain.common.errors import UserError
+from pretrain.common.errors import Killed
 from pretrain.common.signals import Stop, never
 from pretrain.config import Config
 from pretrain.data.batches import Batch, make_loader, steps_per_epoch
@@ -90,8 +90,8 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
         except RuntimeError as error:  # of torch's signal handler, wherever the run is just then
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small for "
-                            f"{config.runtime.workers} (--workers); run the same command again to resume") from None
+            raise Killed(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small for "
+                         f"{config.runtime.workers} (--workers); run the same command again to resume") from None
     return backbone
 
 

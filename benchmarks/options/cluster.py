@@ -11,10 +11,11 @@ from pretrain.common.errors import UserError, refuse
 
 # This machine has no such thing.
 SLURM_ONLY = ("partition", "account", "gpus_per_node", "tasks_per_node", "cpus_per_task", "mem_gb", "time", "sbatch",
-              "setup", "local_disk", "max_jobs")
+              "setup", "local_disk", "max_jobs", "retries")
 LEAST = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 1, "signal_delay": 1,
-         "max_jobs": 1}
+         "max_jobs": 1, "retries": 0}
 TIMEOUTS = 100  # a long run comes back from its time limit this often; submitit's own 3 would end it in a few days
+RETRIES = 2  # a job that was killed more often lacks memory
 TIMES = (r"(?P<m>\d+)", r"(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)", r"(?P<d>\d+)-(?P<h>\d+)(:(?P<m>\d+)(:(?P<s>\d+))?)?")
 
 
@@ -26,7 +27,8 @@ class ClusterOptions:
     `signal_delay`: seconds before the time limit at which the job gets the signal to save.
     `sbatch`: further options of sbatch, by name; True for one without a value. `setup`: shell lines
     before the job starts, such as `module load`. `local_disk`: folder on each node that the
-    datasets are copied to first, with environment variables of the job. None leaves the choice to
+    datasets are copied to first, with environment variables of the job. `retries`:
+    how often a job starts again what was killed in it. None leaves the choice to
     Slurm; for `tasks_per_node` it means one process for each GPU, for `cpus_per_task` the loader's
     workers and one more.
     """
@@ -44,6 +46,7 @@ class ClusterOptions:
     sbatch: tuple[tuple[str, str | bool], ...] = ()
     setup: tuple[str, ...] = ()
     local_disk: str | None = None
+    retries: int = RETRIES
 
     @property
     def tasks(self) -> int:
@@ -55,10 +58,10 @@ class ClusterOptions:
         """Processes of the job, on all nodes."""
         return self.nodes * self.tasks
 
-    def for_slurm(self, name: str, cpus: int, setup: list[str]) -> dict[str, Any]:
+    def for_slurm(self, cpus: int, setup: list[str]) -> dict[str, Any]:
         """Parameters of submitit's SlurmExecutor: sbatch's own names, and what submitit adds."""
         return {
-            "job_name": name, "partition": self.partition, "account": self.account, "nodes": self.nodes,
+            "partition": self.partition, "account": self.account, "nodes": self.nodes,
             "ntasks_per_node": self.tasks, "cpus_per_task": cpus,
             "time": self.minutes, "signal_delay_s": self.signal_delay, "stderr_to_stdout": True,
             "setup": [*self.setup, *setup],
@@ -104,6 +107,9 @@ def add_options(group: argparse._ActionsContainer) -> None:
                        help="any other option of sbatch, such as constraint=a100 or exclusive; may be repeated")
     group.add_argument("--setup", action="append", default=[], metavar="LINE",
                        help="a shell line before the job starts, such as 'module load cuda'; may be repeated")
+    group.add_argument("--retries", type=int, metavar="N",
+                       help="how often a job starts again what SIGKILL or too little memory ended in it (default "
+                            f"{RETRIES})")
     group.add_argument("--max-jobs", type=int, metavar="N", help="jobs at once (default: as many as Slurm starts)")
     group.add_argument("--local-disk", metavar="DIR",
                        help="copy each dataset to this folder of the node first, if it fits, such as /scratch or "
@@ -146,4 +152,4 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
         gpus_per_node=args.gpus_per_node, tasks_per_node=args.tasks_per_node,
         cpus_per_task=args.cpus_per_task, mem_gb=args.mem_gb, minutes=limit,
         signal_delay=args.signal_delay, sbatch=tuple(sbatch.items()), setup=tuple(args.setup),
-        local_disk=args.local_disk)
+        local_disk=args.local_disk, retries=RETRIES if args.retries is None else args.retries)

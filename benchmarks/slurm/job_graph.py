@@ -265,15 +265,14 @@ def executor_of(unit: Unit, plan: Plan, folder: Path, code: Path, ids: dict[str,
             conditions.append(f"{word}:{':'.join(waited_for)}")
     key = _key(unit, folder)
     options: dict[str, object] = {"requeue": True, "comment": key, **dict(plan.options.cluster.sbatch)}
-    changes: dict[str, object] = {"additional_parameters": options}
-    if options["comment"] != key:  # the user's own, which a site may ask for
-        changes["job_name"] = key
+    own_comment = options["comment"] != key  # which a site may ask for
+    changes: dict[str, object] = {"job_name": key if own_comment else unit.name, "additional_parameters": options}
     if conditions:
         options["kill-on-invalid-dep"] = "yes"
         changes["dependency"] = ",".join(conditions)
     if unit.limit:
         changes["array_parallelism"] = unit.limit
-    return launch.slurm_executor(unit.name, folder, code, resources(unit.kind, plan), **changes)
+    return launch.slurm_executor(unit.stages, folder, code, resources(unit.kind, plan), **changes)
 
 
 def resources(kind: str, plan: Plan) -> Resources:

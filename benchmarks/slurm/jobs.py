@@ -19,8 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.slurm import commands
+from benchmarks.stages.error_line import error_line
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import KILLED, UserError, refuse
+from pretrain.common.signals import COME_BACK
 
 RECORD = "submitted.json"
 STARTED, CANCELLED = "started.json", "cancelled.json"
@@ -32,7 +34,8 @@ NOTHING_CHANGED = ("Slurm does not answer (squeue), so it is not known which job
                    "again in a minute")
 SBATCH_SECONDS = 60.0  # an sbatch whose caller was killed may go on for so long
 TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph; it runs at each submission
-CAUSES = {2: 0, 3: 1, 143: 2, 75: 3}  # exit codes, the likeliest cause of the others first
+WAS_KILLED = "killed (SIGKILL or out of memory)"
+CAUSES = {2: 0, 3: 1, 143: 2, 75: 3, KILLED: 10}  # exit codes, the likeliest cause of the others first
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,27 @@ class StageRecord:
 
     def endings(self) -> list[Ending]:
         """How its processes failed or were stopped; the cause first."""
-        found = []
-        for path in sorted(self.notes.glob("ended_*.json")):
-            try:
-                found.append(Ending(**json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError):  # removed meanwhile
-                continue
-        return sorted(found, key=lambda one: (CAUSES.get(one.exit_code, 9), one.rank))
+        return endings(self.notes)
+
+    def why(self, ending: Ending) -> str:
+        """Its message; of a program that failed, with its last error."""
+        if ending.exit_code in (COME_BACK, 143, KILLED):
+            return ending.message
+        error = error_line(self.log(ending.rank))
+        if not error or error in ending.message:
+            return ending.message
+        return f"{ending.message.partition('; its files are in ')[0]}: {error}"
+
+
+def endings(notes: Path) -> list[Ending]:
+    """How the processes of a job failed or were stopped, from its notes; the cause first."""
+    found = []
+    for path in sorted(notes.glob("ended_*.json")):
+        try:
+            found.append(Ending(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):  # removed meanwhile
+            continue
+    return sorted(found, key=lambda one: (CAUSES.get(one.exit_code, 9), one.rank))
 
 
 @dataclass

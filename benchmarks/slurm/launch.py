@@ -22,7 +22,7 @@ import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_env, environment_variables
 
 from benchmarks.options.cluster import TIMEOUTS, ClusterOptions
-from benchmarks.slurm import commands
+from benchmarks.slurm import commands, start_again
 from benchmarks.slurm.job_signals import DEAF, GRACE, JobSignals
 from benchmarks.slurm.jobs import Ending
 from pretrain import ROOT
@@ -85,7 +85,7 @@ class Job(Checkpointable, ABC):
                     "or the node's own start-up files change PYTHONPATH"))
             return self.work(job, signals)
         except UserError as error:
-            return Ending(2, str(error), job.global_rank)
+            return Ending(error.exit_code, str(error), job.global_rank)
 
     def _leave(self, signals: JobSignals, ending: Ending) -> Ending:
         """After a save: requeue if Slurm asked for it; otherwise returns how the job ended."""
@@ -160,9 +160,10 @@ def _environment(code: Path, cpus: int) -> dict[str, str]:
 
 
 def slurm_executor(
-    name: str, folder: Path, code: Path, asked: Resources, **changes: object
+    stages: list[str], folder: Path, code: Path, asked: Resources, **changes: object
 ) -> tuple[submitit.SlurmExecutor, dict[str, str]]:
-    """An executor for jobs called `name`, and the environment that they need.
+    """An executor for a job of these stages, several as an array, and the environment that they
+    need.
 
     `changes`: over the parameters that the options of the cluster make.
     """
@@ -173,8 +174,9 @@ def slurm_executor(
     except RuntimeError:
         raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, "
                         "or use --cluster local") from None
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    parameters = asked.options.for_slurm(name, asked.cpus, exports)
+    setup = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    setup += start_again.shell_lines(stages, folder, asked.options.retries)
+    parameters = asked.options.for_slurm(asked.cpus, setup)
     executor.update_parameters(**parameters | {"gpus_per_node": asked.gpus or None} | changes)
     return executor, environment
 

@@ -19,7 +19,7 @@ from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan, read_plan
 from benchmarks.stages.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import KILLED, UserError, refuse
 from pretrain.common.signals import COME_BACK
 
 ENDED_BY_SIGNAL = (COME_BACK, 128 + signal.SIGTERM, -signal.SIGUSR2, -signal.SIGTERM)
@@ -104,6 +104,8 @@ class StageJob(launch.Job):
             if signals.stop():
                 message = f"stage {self.name} stopped; it resumes from its newest checkpoint"
                 return Ending(signals.stop(), message, job.global_rank)
+            if failed.killed:
+                return Ending(KILLED, f"stage {self.name} was {jobs.WAS_KILLED}", job.global_rank)
             return Ending(failed.code, str(failed), job.global_rank)
         return Ending(0, f"stage {self.name} is done")
 
@@ -162,7 +164,8 @@ def _parents(
         for name in absent:  # a preflight, which is waited for however it ends
             endings = records[name].endings() if name in records else []
             if endings:
-                raise UserError(f"stage {stage.name} was not started, because {name} failed: {endings[0].message}")
+                raise UserError(f"stage {stage.name} was not started, because {name} failed: "
+                                f"{records[name].why(endings[0])}")
         refuse((time.monotonic() > deadline,
                 f"stage {stage.name} needs {', '.join(absent)}, found no complete result of it in {output}; "
                 "`clove retry --failed` makes that first"))

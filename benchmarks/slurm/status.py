@@ -18,6 +18,7 @@ from tabulate import tabulate
 from benchmarks.slurm import jobs
 from benchmarks.slurm.jobs import GONE, NO_ANSWER, TABLES, StageRecord, State
 from benchmarks.stages import progress
+from benchmarks.stages.error_line import error_line
 from benchmarks.stages.saved_plan import Plan, UnreadablePlan, plan_of
 from benchmarks.stages.stage import FAILED, STAMP, Stage, finished, glance, stage_folders
 from benchmarks.stages.standing_results import standing
@@ -29,6 +30,14 @@ ALL_DONE, INCOMPLETE, GOING = 0, 1, 3
 EVERY = 5.0  # seconds
 ALIVE = ("running", "waiting", "running?", "waiting?")  # with a question mark: Slurm does not answer
 SAVED = (COME_BACK, 143)
+SHOWN = 160  # letters of a detail in the table
+MEANINGS = {
+    "OUT_OF_MEMORY": "give it more memory (--mem-gb)",
+    "TIMEOUT": "its time was over before it had saved: give it more (--time, --signal-delay)",
+    "NODE_FAIL": "its node failed, and Slurm did not requeue it",
+    "PREEMPTED": "Slurm did not requeue it",
+    "CANCELLED": "somebody cancelled it, or what it waited for",
+}  # of Slurm's states
 
 
 @dataclass(frozen=True)
@@ -125,20 +134,32 @@ def _of_job(record: StageRecord, state: State, bad_parents: list[str], folder: P
         if cancelled or never_started:
             return "cancelled", not_run
         if endings and endings[0].exit_code not in SAVED:
-            return "failed", endings[0].message
+            return "failed", record.why(endings[0])
         return ("running?" if started else "waiting?"), f"Slurm does not answer; {_last_sign(folder)}"
     if endings:
         state_of_ending = "stopped" if endings[0].exit_code in SAVED else "failed"
-        return ("cancelled" if cancelled else state_of_ending), endings[0].message
+        return ("cancelled" if cancelled else state_of_ending), record.why(endings[0])
     if cancelled or never_started or (state.word == "CANCELLED" and not started):
         return "cancelled", not_run
+    return _without_message(record, state, started)
+
+
+def _without_message(record: StageRecord, state: State, started: bool) -> tuple[str, str]:
+    """Of a job that ended as a whole, or never began."""
+    error = error_line(record.log())
     if state.word in ("FAILED", GONE) and not started and not record.log().is_file():
-        why = f"it left no log: its node may not see {record.folder}; choose an --output that all nodes see"
+        sees = "does not" if state.reason == "JobLaunchFailure" else "may not"
+        why = f"it left no log: its node {sees} see {record.folder}; choose an --output that all nodes see"
+    elif state.word in MEANINGS:
+        why = MEANINGS[state.word]
     else:
         why = "it left no message: it was killed, or never started"
+    if error:
+        why += f"; its log says: {error}"
     if state.word == GONE:
         return "lost", f"Slurm no longer knows the job; {why}"
-    return "failed", f"it ended ({state.word}); {why}"
+    reason = "" if state.reason in ("", "None") else f", {state.reason}"
+    return "failed", f"it ended ({state.word}{reason}); {why}"
 
 
 def _waiting_or_running(record: StageRecord, state: State, started: bool) -> tuple[str, str]:
@@ -203,7 +224,7 @@ def table(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         left = "" if row.seconds_left is None else _duration(row.seconds_left)
-        lines.append([row.stage, row.state, row.job_id, row.steps, left, row.metric, row.detail[:100]])
+        lines.append([row.stage, row.state, row.job_id, row.steps, left, row.metric, row.detail[:SHOWN]])
     return tabulate(lines, headers=["stage", "state", "job", "progress", "time left", "last metric", ""],
                     disable_numparse=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.options.run_options import Options
 from benchmarks.stages.child_processes import Children
+from benchmarks.stages.error_line import error_line
 from benchmarks.stages.stage import FAILED, Stage, StageFailed, read_stamp, run_stage
 from pretrain import ROOT
 from pretrain.common.atomic import write_text
@@ -122,11 +123,14 @@ class LocalRun:
     def _note(self, failure: StageFailed) -> None:
         """Say it, with the last lines of the stage's output where they were not seen, and write it
         into its folder."""
-        log = failure.folder / OUTPUT
+        log, message = failure.folder / OUTPUT, str(failure)
         if self.options.jobs > 1 and log.is_file():  # else an older run's
+            error = error_line(log)
+            if error:
+                message = f"{failure.what}: {error}"
             print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]), file=sys.stderr)
         print(f"error: {failure}", file=sys.stderr, flush=True)
-        write_text(failure.folder / FAILED, json.dumps({"exit_code": failure.code, "message": str(failure)}) + "\n")
+        write_text(failure.folder / FAILED, json.dumps({"exit_code": failure.code, "message": message}) + "\n")
 
 
 def environment_of(jobs: int) -> dict[str, str]:

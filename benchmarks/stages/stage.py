@@ -12,6 +12,7 @@ the outputs follow from: by it a result is found whose work, and that of its par
 import hashlib
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 from pretrain.common import lock
 from pretrain.common.atomic import make_folder, sha256_file, write_text
-from pretrain.common.errors import USER_ERROR, UserError
+from pretrain.common.errors import KILLED, USER_ERROR, UserError
 
 STAMP = "stage.json"
 FAILED = "failed.json"  # of the last start, when it was on this machine
@@ -98,8 +99,10 @@ class StageFailed(Exception):
 
     def __init__(self, stage: Stage, code: int, folder: Path) -> None:
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-        super().__init__(f"stage {stage.name} failed ({reason}); its files are in {folder}")
+        self.what = f"stage {stage.name} failed ({reason})"
+        super().__init__(f"{self.what}; its files are in {folder}")
         self.code, self.folder = max(code, 1), folder
+        self.killed = code in (-signal.SIGKILL, KILLED)
 
 
 def plan_keys(stages: list[Stage]) -> None:

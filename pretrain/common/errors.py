@@ -8,11 +8,20 @@ from collections.abc import Callable
 # Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
 FIXED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR,
                  errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
-USER_ERROR, INTERRUPTED, UNREAD = 2, 130, 141
+USER_ERROR, INTERRUPTED, UNREAD, KILLED = 2, 130, 141, 137
 
 
 class UserError(ValueError):
     """A mistake that the user can fix: WHAT: expected X, found Y; FIX."""
+
+    exit_code = USER_ERROR
+
+
+class Killed(UserError):
+    """Another process of the run was killed (SIGKILL, out of memory): the same may go well when it
+    is started again."""
+
+    exit_code = KILLED
 
 
 def refuse(*problems: tuple[object, str]) -> None:
@@ -25,7 +34,7 @@ def refuse(*problems: tuple[object, str]) -> None:
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point and leave with its exit code.
 
-    `UserError` becomes one line on stderr and exit code 2, and so does what a user can fix in the
+    `UserError` becomes one line on stderr and exit code 2 (`Killed`: 137), and so does what a user can fix in the
     file system. Ctrl-C becomes 130, a closed output pipe 141, as with the shell's own programs.
     Everything else is a bug of ours and keeps its traceback.
     """
@@ -35,7 +44,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = USER_ERROR
+        code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
         code = INTERRUPTED

@@ -239,7 +239,7 @@ def test_train__a_signal_before_the_first_step(photos, cli, tmp_path, monkeypatc
 def test_train__a_loader_process_that_dies_is_one_line(photos, run_pretrain, tmp_path):
     kill = "import multiprocessing; [os.kill(child.pid, 9) for child in multiprocessing.active_children()]"
     done = run_pretrain(photos, tmp_path, at_step=(1, kill), workers=1, device_batch=1, epochs=20)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 137 and "Traceback" not in done.stderr
     assert "error: a loader process died (DataLoader worker" in done.stderr
     assert "the memory may be too small for 1 (--workers)" in done.stderr
 

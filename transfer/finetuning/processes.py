@@ -13,7 +13,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import Killed, UserError, refuse
 from pretrain.common.signals import EXIT_CODES, handled
 from pretrain.distributed import present_device
 from transfer.finetuning.trainer import TrainingFailed
@@ -47,6 +47,8 @@ def start(work: Callable[..., None], processes: int, *arguments: object) -> None
                 sys.exit(received[0])
             if isinstance(error, ProcessExitedException) and error.exit_code in EXIT_CODES.values():
                 sys.exit(error.exit_code)  # only a child got the signal
+            if isinstance(error, ProcessExitedException) and error.exit_code == -signal.SIGKILL:
+                raise Killed(f"one of {processes} processes was killed: run the same command again to resume") from None
             raise _original(error) from None
 
 
@@ -71,7 +73,7 @@ def _leave_group() -> None:
 def _original(error: Exception) -> Exception:
     """The error of a child, which comes as the text of its traceback, in its own type."""
     name, _, message = str(error).strip().splitlines()[-1].partition(": ")
-    for kind in (TrainingFailed, UserError):
+    for kind in (TrainingFailed, Killed, UserError):
         if name.rpartition(".")[2] == kind.__name__:
             return kind(message)
     return error

@@ -21,7 +21,7 @@ def test_example__is_understood_whole():
                                              "$TMPDIR")
     assert options.max_jobs == 10 and options.gpus == 8
     assert options.said[0].endswith("cluster, partition, account, nodes, gpus_per_node, cpus_per_task, mem_gb, time, "
-                                    "signal_delay, max_jobs, local_disk, sbatch, setup")
+                                    "signal_delay, max_jobs, retries, local_disk, sbatch, setup")
 
 
 def test_command_line__wins_and_adds_to_the_lists(here):

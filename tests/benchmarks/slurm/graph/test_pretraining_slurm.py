@@ -97,8 +97,18 @@ def test_one_process_of_two_is_told_to_save__both_do_and_come_back(slurm, submit
     assert run.resumed() == [2] and "SIGUSR2 received" not in run.told(0)
 
 
+def test_one_process_of_two_is_killed__the_job_starts_both_again(slurm, submit, gate, tmp_path):
+    run = submit("--tasks-per-node", "2", epochs=2)
+    gate.hold_after(3, run.folder, processes=2)
+    os.kill(run.task(1), signal.SIGKILL)
+    gate.open_to(100)
+    run.ends_like_one_alone(tmp_path / "alone", 2, 4)
+    assert run.resumed() == [2] and slurm.show(run.record.job_id, "Restarts") == "0"
+    assert "another process of this run has ended: see its own message: started again, 1 of 2 times" in run.told()
+
+
 def test_job__disturbed_in_every_way_equals_one_left_alone(slurm, submit, gate, tmp_path):
-    """Preempted; told to save by a signal; requeued without a word; killed, then requeued by hand."""
+    """Preempted; told to save by a signal; requeued without a word; killed."""
     run = submit(epochs=6, workers=1)
     job = run.record.job_id
 
@@ -124,13 +134,11 @@ def test_job__disturbed_in_every_way_equals_one_left_alone(slurm, submit, gate, 
 
     gate.hold_after(9, run.folder)
     os.kill(run.task(), signal.SIGKILL)
-    until(lambda: run.state() == "failed", "the end of the killed job")
-    slurm.run("scontrol", "requeue", job)
     gate.open_to(100)
     until(lambda: (run.folder / "done.json").is_file(), "the end")
     run.ends_like_one_alone(tmp_path / "alone", 1, 12)
     assert run.resumed() == [2, 4, 6, 8]
-    assert slurm.show(job, "Restarts") == "4"
+    assert slurm.show(job, "Restarts") == "3"  # the last start is the job's own
 
 
 def test_node_failure__the_job_comes_back_on_the_other_node(slurm, submit, gate, tmp_path):

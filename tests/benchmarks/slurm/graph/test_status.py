@@ -54,6 +54,9 @@ class Run:
     def notes(self, name):
         return jobs.newest(self.output)[name].notes
 
+    def log(self, name):
+        return jobs.newest(self.output)[name].log()
+
     def look(self, **words):
         """states by stage, told Slurm's words for jobs by stage name with _ for -; NO_ANSWER for the others."""
         told = {str(100 + NAMES.index(name.replace("_", "-"))): State(*word.split(":")) for name, word in words.items()}
@@ -131,7 +134,15 @@ def test_killed__without_a_message(run):
     jobs.note_start(run.notes("pretrain-clove"), "101", "node1")
     row = run.look(pretrain_clove="OUT_OF_MEMORY")["pretrain-clove"]
     assert row.state == "failed"
-    assert row.detail == "it ended (OUT_OF_MEMORY); it left no message: it was killed, or never started"
+    assert row.detail == "it ended (OUT_OF_MEMORY); give it more memory (--mem-gb)"
+    run.log("pretrain-clove").write_text("a warning\nslurmstepd: error: Detected 1 oom_kill event in StepId=101.0.\n")
+    row = run.look(pretrain_clove="OUT_OF_MEMORY:OutOfMemory")["pretrain-clove"]
+    assert row.detail == ("it ended (OUT_OF_MEMORY, OutOfMemory); give it more memory (--mem-gb); its log says: "
+                          "slurmstepd: error: Detected 1 oom_kill event in StepId=101.0.")
+    row = run.look(pretrain_clove="TIMEOUT:TimeLimit")["pretrain-clove"]
+    assert row.detail.startswith("it ended (TIMEOUT, TimeLimit); its time was over before it had saved: give it more (")
+    row = run.look(pretrain_clove="NODE_FAIL:NodeDown")["pretrain-clove"]
+    assert row.detail.startswith("it ended (NODE_FAIL, NodeDown); its node failed, and Slurm did not requeue it; ")
     assert run.look(pretrain_clove="GONE")["pretrain-clove"].state == "lost"
     row = run.look()["pretrain-clove"]
     assert (row.state, row.detail) == ("running?", "Slurm does not answer; it has no files yet")
@@ -147,12 +158,47 @@ def test_no_log__the_nodes_may_not_see_the_output(run):
     run.finish("data")
     why = (f"it left no log: its node may not see {run.output / 'jobs' / '0'}; choose an --output that all nodes see")
     row = run.look(pretrain_clove="FAILED:JobLaunchFailure")["pretrain-clove"]
-    assert (row.state, row.detail) == ("failed", f"it ended (FAILED); {why}")
+    surely = why.replace("may not", "does not")
+    assert (row.state, row.detail) == ("failed", f"it ended (FAILED, JobLaunchFailure); {surely}")
+    assert run.look(pretrain_clove="FAILED")["pretrain-clove"].detail == f"it ended (FAILED); {why}"
     row = run.look(pretrain_clove="GONE")["pretrain-clove"]
     assert (row.state, row.detail) == ("lost", f"Slurm no longer knows the job; {why}")
-    jobs.newest(run.output)["pretrain-clove"].log().touch()
+    run.log("pretrain-clove").touch()
     assert run.look(pretrain_clove="FAILED")["pretrain-clove"].detail == (
         "it ended (FAILED); it left no message: it was killed, or never started")
+
+
+OWN_FAULT = """submitit INFO - Starting with JobEnvironment(job_id=101)
+error: an older start's
+submitit INFO - Starting with JobEnvironment(job_id=101)
+{line}
+error: stage pretrain-clove failed (exit code 2)
+submitit ERROR - Submitted job triggered an exception
+srun: error: node1: task 0: Exited with exit code 2
+"""
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("error: coco: expected a folder", "coco: expected a folder"),
+    ("Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory",
+     "torch.OutOfMemoryError: CUDA out of memory"),
+    ("sh: 1: exec: /venv/bin/python: not found", "sh: 1: exec: /venv/bin/python: not found"),
+    ("pretrain: 12%", "srun: error: node1: task 0: Exited with exit code 2"),
+])
+def test_failed__the_last_error_of_its_log_says_why(run, line, expected):
+    run.finish("data")
+    run.log("pretrain-clove").write_text(OWN_FAULT.format(line=line))
+    Ending(2, "stage pretrain-clove failed (exit code 2); its files are in /x", 0).write(run.notes("pretrain-clove"))
+    told = f"stage pretrain-clove failed (exit code 2): {expected}"
+    assert run.look(pretrain_clove="FAILED")["pretrain-clove"].detail == run.look()["pretrain-clove"].detail == told
+
+
+def test_killed_in_every_start__says_so_itself(run):
+    run.finish("data")
+    run.log("pretrain-clove").write_text("error: something")
+    Ending(137, "killed (SIGKILL or out of memory), the last of 3 starts", 0).write(run.notes("pretrain-clove"))
+    row = run.look(pretrain_clove="FAILED:NonZeroExitCode")["pretrain-clove"]
+    assert (row.state, row.detail) == ("failed", "killed (SIGKILL or out of memory), the last of 3 starts")
 
 
 def test_stopped__saved_is_not_failed_and_comes_back(run):

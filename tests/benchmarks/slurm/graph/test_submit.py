@@ -51,7 +51,7 @@ def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, word
     setup = lines.index("module load cuda")
     assert lines[setup + 1:setup + 4] == [f"export PYTHONPATH='{submitted.code}:/lib of mine'",
                                           "export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=4"]
-    srun = next(line for line in lines if line.startswith("srun"))
+    srun = next(line for line in lines if line.startswith("srun -"))
     assert "--kill-on-bad-exit=1 --cpus-per-task=4 " in srun
     environment = dict(line.partition("=")[::2] for line in (stand_in / "environment").read_text().splitlines())
     assert environment["SLURM_CONF"] == "/etc/s.conf"

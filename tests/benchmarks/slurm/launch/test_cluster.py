@@ -39,6 +39,7 @@ def test_words__become_options():
     assert options == ClusterOptions("slurm", "gpu", "lab", 2, 8, None, None, 200, 1440, 120,
                                      (("constraint", "a100|h100"), ("exclusive", True)), ("module load cuda",))
     assert (options.tasks, options.processes) == (8, 16)
+    assert parse("--cluster", "slurm", "--time", "9", "--retries", "0").retries == 0 and options.retries == 2
     assert parse() == ClusterOptions() and ClusterOptions().processes == 1
 
 
@@ -47,6 +48,8 @@ def test_words__become_options():
     ("--sbatch exclusive --setup x",
      "--sbatch, --setup needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
     ("--nodes 2", "--nodes needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
+    ("--retries 1", "--retries needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
+    ("--cluster slurm --time 9 --retries -1", "--retries must be at least 0, found -1"),
     ("--nodes 0", "--nodes must be at least 1, found 0"),
     ("--cluster slurm", "--cluster slurm needs --time, the limit of one start of the job; a run that needs longer "
                         "saves, is requeued and resumes"),
