@@ -174,7 +174,8 @@ def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
         # A second tables job beside one that still waits does no harm: it comes after more.
         _submit(Unit(TABLES, [TABLES], "small", after=tuple(ids)), plan, submitted, ids)
     except BaseException as error:
-        _take_back(output, submitted, refused=isinstance(error, UserError))
+        refused = isinstance(error, UserError) and not isinstance(error, launch.NoAnswer)
+        _take_back(output, submitted, refused)
         raise
     plan.write(output)
     return submitted
@@ -301,7 +302,7 @@ def _take_back(output: Path, submitted: Submitted, refused: bool) -> None:
     """Leave nothing of a submission that ended half-way, unless it may have handed over a job that
     squeue does not show: then the next command looks for that job.
 
-    `refused`: by sbatch, which may have timed out over a job that Slurm took.
+    `refused`: by sbatch, in so many words.
     """
     uncertain = False
     if not all(record.job_id for record in submitted.records):

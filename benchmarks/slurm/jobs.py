@@ -32,7 +32,8 @@ GONE = "GONE"  # Slurm forgets a job that is over after MinJobAge, 5 minutes by 
 NO_ANSWER = "NO ANSWER"
 NOTHING_CHANGED = ("Slurm does not answer (squeue), so it is not known which jobs still run: nothing was changed, try "
                    "again in a minute")
-SBATCH_SECONDS = 60.0  # an sbatch whose caller was killed may go on for so long
+SBATCH_LIMIT = 50.0  # seconds after which an sbatch is ended, though its caller is gone
+SBATCH_SECONDS = 60.0  # after which Slurm has the job, or never will
 TABLES, TABLES_DONE = "tables", "tables.json"  # the last job of a graph; it runs at each submission
 WAS_KILLED = "killed (SIGKILL or out of memory)"
 CAUSES = {2: 0, 3: 1, 143: 2, 75: 3, KILLED: 10}  # exit codes, the likeliest cause of the others first

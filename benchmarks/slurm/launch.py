@@ -22,12 +22,12 @@ import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_env, environment_variables
 
 from benchmarks.options.cluster import TIMEOUTS, ClusterOptions
-from benchmarks.slurm import commands, start_again
+from benchmarks.slurm import commands, jobs, start_again
 from benchmarks.slurm.job_signals import DEAF, GRACE, JobSignals
 from benchmarks.slurm.jobs import Ending
 from pretrain import ROOT
 from pretrain.common.atomic import atomic_path
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import KILLED, UserError, refuse
 from pretrain.common.signals import COME_BACK
 from pretrain.config import Config
 from transfer.tasks import VARIABLE as TASK_FILES
@@ -133,6 +133,18 @@ def _rendezvous(job: submitit.JobEnvironment) -> None:
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
+def _sbatch(_: submitit.SlurmExecutor, file: Path) -> list[str]:
+    """sbatch with a limit of time that holds when its caller is gone too: no job appears later."""
+    return ["timeout", "--foreground", "--signal=KILL", f"{jobs.SBATCH_LIMIT:g}", "sbatch", str(file)]
+
+
+submitit.SlurmExecutor._make_submission_command = _sbatch  # not in a class of ours: submitit makes an array's itself
+
+
+class NoAnswer(UserError):
+    """sbatch gave none in time: Slurm may have the job, or get it still."""
+
+
 def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
     """The file that sbatch would get from this executor, for an array of so many jobs."""
     shown = copy.copy(executor)
@@ -182,20 +194,24 @@ def slurm_executor(
 
 
 def submit_jobs(
-    executor: submitit.SlurmExecutor, jobs: list[Job], environment: dict[str, str]
+    executor: submitit.SlurmExecutor, tasks: list[Job], environment: dict[str, str]
 ) -> list[submitit.Job]:
     """Submit, several as an array, with no trace of a job that we may run in ourselves.
-    `UserError` with what sbatch says."""
+    `UserError` with what sbatch says, `NoAnswer` when Slurm may have the job all the same."""
     kept = commands.environment()
     access = {name: kept[name] for name in commands.ACCESS if name in kept}
     others = os.environ.keys() - kept.keys()
     quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what the error says too
     try:
         with clean_env(others), environment_variables(**environment, **access), quiet, executor.batch():
-            return [executor.submit(job) for job in jobs]
+            return [executor.submit(task) for task in tasks]
     except submitit.core.utils.FailedJobError as error:
         lines = [line.partition("error: ")[2] or line for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"sbatch refused the job: {'; '.join(lines)}") from None
+        if getattr(error.__cause__, "returncode", None) == KILLED:
+            raise NoAnswer(f"sbatch gave no answer in {jobs.SBATCH_LIMIT:g} seconds: the next command looks for its "
+                           "job; try again in a minute") from None
+        kind = NoAnswer if "timed out" in str(error) else UserError
+        raise kind(f"sbatch refused the job: {'; '.join(lines)}") from None
 
 
 def complete_submission(folder: Path, job_id: str, job: Job, minutes: int) -> None:

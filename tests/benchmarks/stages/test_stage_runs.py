@@ -100,12 +100,15 @@ print("threads", os.environ["OMP_NUM_THREADS"])
 
 
 def test_run__a_failure_beside_others_shows_its_last_lines(options, capsys):
-    loud = Stage("loud", {}, lambda *_: [sys.executable, "-c", "print('its last line'); raise SystemExit(3)"], "out")
+    program = "print('error: no data'); print('its last line'); raise SystemExit(3)"
+    loud = Stage("loud", {}, lambda *_: [sys.executable, "-c", program], "out")
     stages = [loud, writer("child", parents=("loud",)), writer("good"), writer("better", parents=("good",))]
     assert command.run(options("--jobs", "2"), stages) == 3
     assert (times_run(options(), "better"), times_run(options(), "child")) == (1, 0)
     error = capsys.readouterr().err
-    assert error.startswith("its last line\nerror: stage loud failed (exit code 3)")
+    assert error.startswith("error: no data\nits last line\nerror: stage loud failed (exit code 3)")
+    note = json.loads(next(options().output.glob("loud-*/failed.json")).read_text())  # what `status` shows
+    assert note == {"exit_code": 3, "message": "stage loud failed (exit code 3): no data"}
     assert error.strip().endswith("not run for that reason: child")
     assert command.run(options(), [loud]) == 3  # alone it was seen as it came; output.txt is that of before
     assert capsys.readouterr().err.startswith("error: stage loud failed (exit code 3)")

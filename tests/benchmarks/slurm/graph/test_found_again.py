@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,20 @@ from pretrain.common.errors import UserError
 from tests.benchmarks.slurm.graph.conftest import ON_SLURM, planned
 
 SBATCH = """cd '{place}'
+caller=$(cut -d' ' -f4 /proc/$PPID/stat)  # the parent is a `timeout`
 name=$(sed -n 's/^#SBATCH --job-name=//p' "$1"); comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
-case $(cat event) in "before $comment"*|"before $name"*) kill -KILL $PPID; exit;; esac
+case $(cat event) in
+  "before ${comment%%:*}"|"before ${name%%:*}") kill -KILL $caller; exit;;
+  "outlive ${comment%%:*}") kill -KILL $caller; sleep 2;;
+  "hang ${comment%%:*}") sleep 2;;
+esac
 number=$((101 + $(cat count))); echo $((number - 100)) > count
+case $(cat event) in
+  "late ${comment%%:*}") echo "$number|$name|$comment" > late; echo "sbatch: error: Socket timed out" >&2; exit 1;;
+esac
 echo "$number|$name|$comment" >> running
 case $(cat event) in
-  "after ${comment%%:*}"|"after ${name%%:*}") kill -KILL $PPID; exit;;
+  "after ${comment%%:*}"|"after ${name%%:*}") kill -KILL $caller; exit;;
   "timeout ${comment%%:*}") echo "sbatch: error: Batch job submission failed: Socket timed out" >&2; exit 1;;
 esac
 echo "Submitted batch job $number"
@@ -47,7 +56,11 @@ for job; do sed -i "/^${job%_*}|/d" running; done
 
 
 class Slurm:
-    """`event`: what happens at the next sbatch of a unit: before, after or timeout, and its name."""
+    """`event`: what happens at the next sbatch of a unit, and its name.
+
+    Its caller is killed before, after, or before it hangs for two seconds (outlive); it hangs; its answer (timeout) or
+    the job too (late) does not come in time.
+    """
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -150,6 +163,32 @@ def test_sbatch_that_timed_out__its_job_is_taken_back_too(fake, graph):
     with pytest.raises(UserError, match=r"^sbatch refused the job: Batch job submission failed: Socket timed out"):
         job_graph.submit(plan)
     assert fake.running() == [] and not (plan.options.output / "jobs").exists()
+
+
+def test_sbatch_that_outlives_its_caller__is_ended_before_its_job_can_be_doubled(fake, graph, monkeypatch):
+    monkeypatch.setattr(jobs, "SBATCH_LIMIT", 1.0)
+    plan = graph()
+    fake.event("outlive finetune-rand")
+    killed(plan)
+    fake.event("")
+    job_graph.submit(plan)
+    time.sleep(2.5)  # the first sbatch would have handed over its job by now
+    assert fake.running() == ["101 finetune-rand", "102 tables"]
+
+
+def test_sbatch_without_an_answer__its_job_is_looked_for_by_the_next_command(fake, graph, monkeypatch):
+    monkeypatch.setattr(jobs, "SBATCH_LIMIT", 1.0)
+    plan = graph()
+    fake.event("hang finetune-rand")
+    with pytest.raises(UserError, match="^sbatch gave no answer in 1 seconds: the next command looks for its job; try"):
+        job_graph.submit(plan)
+    fake.event("late finetune-rand")
+    with pytest.raises(UserError, match="^sbatch refused the job: Socket timed out"):
+        job_graph.submit(plan)
+    fake.event("")
+    (fake.place / "late").rename(fake.place / "running")
+    assert [record.stage for record in job_graph.submit(plan).records] == ["tables"]
+    assert fake.running() == ["101 finetune-rand", "102 tables"]
 
 
 def test_users_variables__hide_no_job(fake, graph, monkeypatch, capsys):

@@ -233,12 +233,12 @@ def test_cancel__ends_all_or_a_stage_with_its_children(slurm, words, run_all, tm
 
 @pytest.mark.parametrize("own", [(), ("--sbatch", "comment=project 7")])
 def test_stopped_submission__goes_on_with_its_job(slurm, words, run_all, tmp_path, capsys, monkeypatch, own):
-    """sbatch kills its caller when Slurm has the job; the user's own variables hide all jobs of this account."""
+    """sbatch kills who called it when Slurm has the job; the user's own variables hide all jobs of this account."""
     monkeypatch.setenv("SQUEUE_ACCOUNT", "other")
     monkeypatch.setenv("SCANCEL_ACCOUNT", "other")
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
-    sbatch.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" && kill -KILL $PPID\n')
+    sbatch.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" && kill -KILL $(cut -d" " -f4 /proc/$PPID/stat)\n')
     sbatch.chmod(0o755)
     output, there = tmp_path / "out", words(*ON_SLURM, "--sbatch", "hold", "--trials", "2", *own, methods="rand")
     ended = subprocess.run([sys.executable, "-P", "-m", "benchmarks", *there], check=False, capture_output=True,
