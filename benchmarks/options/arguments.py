@@ -10,6 +10,7 @@ from pretrain.common.errors import UserError
 from pretrain.options.recipe_file import recipe_names
 from transfer.settings import request
 from transfer.settings.random_starts import RAND, RANDOM_STARTS
+from transfer.settings.where import add_crowds_as_objects, add_same_images
 from transfer.tasks import TASKS
 
 USAGE = """\
@@ -126,6 +127,8 @@ def _data_options(data: argparse._ArgumentGroup) -> None:
         except argparse.ArgumentError:
             raise UserError(f"task {takers[0]}: its data cannot be named by --{option}, which is an option "
                             "already; choose another name among its folders") from None
+    add_same_images(data)
+    add_crowds_as_objects(data)
     data.add_argument("--train-share", default="1", metavar="A,B",
                       help="shares of the training images, each a fixed subset, beside each other (default: 1, all)")
 

@@ -44,7 +44,8 @@ class DataFolder:
 @dataclass(frozen=True)
 class TaskData:
     """A task's dataset: where it is (as in `DataFolder`), image counts, hashes of what belongs to
-    the training (classes too) and of what to the evaluation."""
+    the training (classes too) and of what to the evaluation. `reading`: options of transfer that
+    say how it is read."""
 
     label: str
     folder: Path
@@ -54,13 +55,14 @@ class TaskData:
     training: str
     evaluation: str
     annotations: tuple[Path, ...] = ()
+    reading: tuple[str, ...] = ()
 
     def arguments(self) -> list[object]:
         """The options of transfer that name it."""
         arguments: list[object] = ["--data", self.folder]
         for option, path in zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False):
             arguments += [option, path]
-        return arguments
+        return [*arguments, *self.reading]
 
 
 def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = (), part: str = "") -> Photos:
@@ -143,16 +145,24 @@ def task_folders(task: str, given: dict[str, tuple[DataFolder, ...]]) -> tuple[D
                     f"{known.layout}")
 
 
-def read_task(task: str, where: DataFolder) -> TaskData:
-    """Check a task's data and hash its annotations and classes. Raises `UserError`."""
+def read_task(task: str, where: DataFolder, same_images: bool = False, crowds_as_objects: bool = False) -> TaskData:
+    """Check a task's data and hash its annotations and classes. Raises `UserError`.
+
+    `same_images`, `crowds_as_objects`: as in `Where`; the latter only where a task has COCO's format.
+    """
     from transfer.settings import datasets  # imports what reads annotations: only when there are some
 
+    crowds_as_objects = crowds_as_objects and get(task).named_files
+    reading = ["--same-images"] if same_images else []
+    if crowds_as_objects:
+        reading.append("--crowds-as-objects")
+    place = Where(where.folder, *where.annotations, same_images=same_images, crowds_as_objects=crowds_as_objects)
     try:
-        described = datasets.describe(Where(where.folder, *where.annotations), task)
+        described = datasets.describe(place, task)
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
     training, evaluation = identity.split_dataset(described)
     return TaskData(
         where.label, where.folder, where.part, train_images=described["train"]["images"],
         val_images=described["val"]["images"], training=identity.sha256(training),
-        evaluation=identity.sha256(evaluation), annotations=where.annotations)
+        evaluation=identity.sha256(evaluation), annotations=where.annotations, reading=tuple(reading))

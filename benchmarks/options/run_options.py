@@ -47,6 +47,8 @@ class Options:
     data: dict[str, tuple[DataFolder, ...]]  # by option
     pretrainings: tuple[Pretraining, ...] = ()
     train_shares: tuple[float, ...] = (1.0,)  # of a dataset's training images
+    same_images: bool = False  # this and the next: how data is read, see `Where`
+    crowds_as_objects: bool = False
     architecture: str = STANDARD  # of random methods and preflights: a checkpoint has its own
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # per task
     branch: str | None = None  # of checkpoints that hold two networks
@@ -114,7 +116,8 @@ def parse(arguments: list[str]) -> Options:
         demo=bool(demo), tasks=tasks, methods=methods, trials=read_trials(args.trials), scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
         data={option: read_folders(option, folders) for option, folders in given.items()}, pretrainings=pretrainings,
-        train_shares=read_shares(args.train_share), architecture=architecture, overrides=task_values,
+        train_shares=read_shares(args.train_share), same_images=args.same_images,
+        crowds_as_objects=args.crowds_as_objects, architecture=architecture, overrides=task_values,
         branch=args.branch, schedules=_by_task("--schedule", args.schedule, tasks),
         solvers=_by_task("--solver", args.solver, tasks), shared=request.shared_values(args),
         eval_every=args.eval_every, keep_predictions=args.keep_predictions, keep=args.keep, output=output,
@@ -185,6 +188,8 @@ def _without_effect(args: argparse.Namespace, options: Options, labels: tuple[st
          f"--branch {args.branch} changes nothing here: there is no --checkpoint"),
         (args.probes and not set(PROBED) & set(options.tasks),
          f"--probes: no pixel labels for {', '.join(options.tasks)}; add {' or '.join(PROBED)} to --tasks"),
+        (args.crowds_as_objects and not any(TASKS[name].named_files for name in options.tasks),
+         "--crowds-as-objects changes nothing here: no data of the tasks is in COCO's format; leave it out"),
         (slurm and args.gpus is not None,
          f"--gpus {args.gpus} is for this machine: with --cluster slurm say --gpus-per-node N"),
         (slurm and args.jobs > 1, f"--jobs {args.jobs} is for this machine: with --cluster slurm say --max-jobs N"),

@@ -37,16 +37,16 @@ def held_as(iou_type: str) -> str:
     return "segmentation" if iou_type == "segm" else iou_type
 
 
-def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | None]:
+def evaluate(
+    path: Path, annotations: Path, task: Task, crowds_as_objects: bool = False
+) -> dict[str, float | None]:
     """All metrics of a COCO result file by pycocotools, in percent; UserError when the two files do
-    not fit.
+    not fit. `crowds_as_objects`: as in `Where`.
 
     Boxes or masks that the file does not hold have none: pycocotools would make up the one from the
     other.
     """
-    from pycocotools.cocoeval import COCOeval
-
-    from transfer.annotations.plain_coco import read_truth
+    from transfer.annotations.plain_coco import evaluation_of, read_truth
 
     if task.official != OFFICIAL:
         raise UserError(f"a COCO result file cannot be evaluated for task {task.name}: expected one of "
@@ -59,12 +59,12 @@ def evaluate(path: Path, annotations: Path, task: Task) -> dict[str, float | Non
     metrics: dict[str, float | None] = {}
     with redirect_stdout(io.StringIO()):
         try:
-            truth, detections = read_truth(annotations, detections)
+            truth, detections = read_truth(annotations, detections, crowds_as_objects)
             detected = truth.loadRes(detections)
             for iou_type in iou_types(task):
                 if held_as(iou_type) not in held:
                     continue
-                evaluation = COCOeval(truth, detected, iou_type)
+                evaluation = evaluation_of(truth, detected, iou_type)
                 evaluation.evaluate()
                 evaluation.accumulate()
                 evaluation.summarize()

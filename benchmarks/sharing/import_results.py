@@ -12,6 +12,7 @@ from benchmarks.sharing.bundle import read_archive
 from benchmarks.tables.shown_text import percent
 from pretrain import PLACE
 from pretrain.common.errors import UserError, refuse
+from transfer.settings.where import add_crowds_as_objects
 from transfer.tasks import TASKS, Task
 
 WORDS = {"runs": "results"}  # of a folder's records, where they have another name
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", choices=list(TASKS), help="the table; not for a bundle")
     parser.add_argument("--epochs", type=int, metavar="N", help="of the pretraining (default: not stated)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="ground truth of a COCO result file")
+    add_crowds_as_objects(parser)
     return parser
 
 
@@ -61,14 +63,16 @@ def _import_metrics(options: argparse.Namespace) -> None:
         (not EPOCHS[1](options.epochs), f"--epochs {options.epochs}: expected an integer from 0"),
         (not_found, f"--annotations {options.annotations}: file not found"))
     task = TASKS[options.task]
-    metrics = _metrics(options.file, options.annotations, task)
+    metrics = _metrics(options.file, options.annotations, task, options.crowds_as_objects)
     row = Imported(task.name, options.method, options.epochs, metrics)
     path = write_imported(options.results / "imported", row, options.file, options.annotations)
     shown = [f"{column.name} {percent(metrics.get(column.metric))}" for column in task.columns]
     print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
 
 
-def _metrics(path: Path, annotations: Path | None, task: Task) -> dict[str, float | None]:
+def _metrics(
+    path: Path, annotations: Path | None, task: Task, crowds_as_objects: bool
+) -> dict[str, float | None]:
     try:
         is_list = isinstance(json.loads(path.read_bytes()), list)
     except (ValueError, RecursionError):  # a metrics.json is one object a line
@@ -79,7 +83,7 @@ def _metrics(path: Path, annotations: Path | None, task: Task) -> dict[str, floa
         return from_metrics_json(path, task)
     if annotations is None:
         raise UserError(f"{path} is a COCO result file: pass the ground truth with --annotations FILE")
-    return coco_results.evaluate(path, annotations, task)
+    return coco_results.evaluate(path, annotations, task, crowds_as_objects)
 
 
 def _import_bundle(path: Path, folder: Path) -> None:

@@ -114,7 +114,7 @@ def _find_data(options: Options, task: str, missing: list[str]) -> tuple[TaskDat
         missing.append(str(error))
     for where in folders:
         try:
-            data = read_task(task, where)
+            data = read_task(task, where, options.same_images, options.crowds_as_objects)
         except UserError as error:
             missing.append(str(error))
             continue

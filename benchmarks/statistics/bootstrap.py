@@ -55,13 +55,11 @@ def matched(
 ) -> list[Detections]:
     """Match detections (COCO's result format) to the ground truth, one entry a class, by
     pycocotools."""
-    from pycocotools.cocoeval import COCOeval
-
     if not predictions:
         raise UserError("expected detections to compare, found none in one of the models")
     truth, predictions = plain_coco.read_truth(annotations, predictions, crowds_as_objects)
     with redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(predictions), iou_type)
+        evaluation = plain_coco.evaluation_of(truth, truth.loadRes(predictions), iou_type)
         evaluation.evaluate()
     images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
     most = evaluation.params.maxDets[-1]

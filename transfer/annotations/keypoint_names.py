@@ -11,6 +11,10 @@ COCO_PERSON = (
     "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee", "right knee", "left ankle",
     "right ankle",
 )
+# The tolerance of each: pycocotools' own, which it takes for any 17 keypoints.
+COCO_SIGMAS = tuple(tenths / 10 for tenths in (
+    0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89))
+OTHER_SIGMA = 0.05  # of each keypoint if they are not those of COCO's persons: near COCO's mean of 0.062
 SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 
 
@@ -22,6 +26,11 @@ def words(name: str) -> tuple[str, ...]:
 def is_coco_person(names: tuple[str, ...]) -> bool:
     """Whether these are the keypoints of COCO's persons, in their order."""
     return tuple(" ".join(words(name)) for name in names) == COCO_PERSON
+
+
+def sigmas(names: tuple[str, ...]) -> list[float]:
+    """The tolerance of each keypoint in the evaluation (object keypoint similarity)."""
+    return list(COCO_SIGMAS) if is_coco_person(names) else [OTHER_SIGMA] * len(names)
 
 
 def flip_pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -45,7 +54,7 @@ def without_partner(names: tuple[str, ...]) -> list[str]:
 def _sides(names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """{name: ("left" or "right", the rest)}, by the first or last word; ("", name) for neither.
 
-    In one word, as in lefteye, the side only counts where righteye is there too: a cleft is on no side.
+    In one word, as in lefteye or lknee, the side only counts where the other one is there too: a cleft is on no side.
     """
     together = {"".join(words(name)) for name in names}
     found = {}
@@ -62,9 +71,9 @@ def _sides(names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
 
 
 def _side_of_one_word(word: str, together: set[str]) -> tuple[str, str] | None:
-    for side, other in (("left", "right"), ("right", "left")):
+    for side, other in (("left", "right"), ("right", "left"), ("l", "r"), ("r", "l")):
         if word.startswith(side) and other + word.removeprefix(side) in together:
-            return side, word.removeprefix(side)
+            return SIDES[side], word.removeprefix(side)
         if word.endswith(side) and word.removesuffix(side) + other in together:
-            return side, word.removesuffix(side)
+            return SIDES[side], word.removesuffix(side)
     return None

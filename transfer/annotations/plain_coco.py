@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 from pretrain.common.atomic import sha256_file, write_text
 from pretrain.common.errors import UserError
+from transfer.annotations import keypoint_names
 from transfer.annotations.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 
 OWN_ID = "id_in_its_file"
 REFERENCES = {"images": "image_id", "categories": "category_id"}  # of annotations
@@ -94,6 +96,18 @@ def read_truth(path: Path, predictions: list[dict], crowds_as_objects: bool = Fa
         numbers = {_as_text(own_id(row)): row["id"] for row in content[name]}
         predictions = [{**row, key: numbers.get(_as_text(row[key]), row[key])} for row in predictions]
     return truth, predictions
+
+
+def evaluation_of(truth: "COCO", found: "COCO", iou_type: str) -> "COCOeval":
+    """pycocotools' evaluation; of keypoints with the tolerances that belong to their names."""
+    import numpy as np
+    from pycocotools.cocoeval import COCOeval
+
+    evaluation = COCOeval(truth, found, iou_type)
+    names = truth.dataset["categories"][0].get("keypoints")
+    if iou_type == "keypoints" and names:
+        evaluation.params.kpt_oks_sigmas = np.array(keypoint_names.sigmas(tuple(names)))
+    return evaluation
 
 
 def _as_text(own: object) -> str | None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from transfer.data.dataset import Dataset
 
-OTHER_SIGMA = 0.05  # of each keypoint if they are not those of COCO's persons: near COCO's mean of 0.062
-
 
 def find(where: Where) -> Dataset:
     """Boxes and keypoints; the names of these stand in the file."""
@@ -33,8 +31,7 @@ def configure(cfg: CfgNode, dataset: Dataset) -> None:
 
     names = dataset.keypoint_names
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(names)
-    if not keypoint_names.is_coco_person(names):
-        cfg.TEST.KEYPOINT_OKS_SIGMAS = [OTHER_SIGMA] * len(names)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = keypoint_names.sigmas(names)
     if keypoint_names.without_partner(names):
         cfg.INPUT.RANDOM_FLIP = "none"
 

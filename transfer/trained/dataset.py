@@ -14,6 +14,7 @@ from transfer import detectron2_compat
 from transfer.data.dataset import SPLITS, Dataset, Where
 from transfer.finetuning import drawing
 from transfer.settings import datasets
+from transfer.settings.where import add_crowds_as_objects
 from transfer.tasks import TASKS
 
 SHOWN = 12
@@ -25,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `clove dataset`."""
     parser.add_argument("data", metavar="DIR", type=Path, help="folder of the data")
     parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the first that can)")
-    parser.add_argument("--crowds-as-objects", action="store_true",
-                        help="read crowds as single objects, as in a fine-tuning")
+    add_crowds_as_objects(parser)
     parser.add_argument("--output", type=Path, default=Path("dataset.png"), metavar="FILE.png",
                         help="figure of annotated images (default: %(default)s)")
 

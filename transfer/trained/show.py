@@ -24,6 +24,8 @@ from transfer import detectron2_compat
 from transfer.finetuning import drawing
 from transfer.finetuning.checkpoints import FINAL
 from transfer.settings import datasets, norms
+from transfer.settings.where import add_crowds_as_objects
+from transfer.tasks import Where
 from transfer.trained import model_file
 
 SHOWN = 4
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--data", metavar="DIR",
                        help="annotated images: their validation set, ground truth left, predictions right")
     where.add_argument("--photos", metavar="DIR", help="any folder of images: predictions alone")
+    add_crowds_as_objects(parser)
     parser.add_argument("--output", required=True, metavar="FILE.png")
     parser.add_argument("--images", type=int, default=SHOWN, metavar="N",
                         help="number: the first with objects, or the first photographs (default: %(default)s)")
@@ -66,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     run_folder = Path(args.model)
     cfg, request = read_run(run_folder)
     if args.data:
-        records, meta = _annotated(args.data, request)
+        where = Where(Path(args.data), same_images=True, crowds_as_objects=args.crowds_as_objects)
+        records, meta = _annotated(where, request)
     else:
         records, meta = _photographs(args.photos), _names(cfg, request)
     records = choose(records, args.images, args.only)
@@ -129,8 +133,8 @@ def choose(records: list[dict], number: int, only: str | None) -> list[dict]:
     return chosen
 
 
-def _annotated(data: str, request: dict) -> tuple[list[dict], Metadata]:
-    dataset = datasets.find(data, request["task"])
+def _annotated(where: Where, request: dict) -> tuple[list[dict], Metadata]:
+    dataset = datasets.find(where, request["task"])
     model_file.check_classes(request["dataset"]["classes"], dataset)
     _, name = datasets.register(dataset)
     return list(DatasetCatalog.get(name)), MetadataCatalog.get(name)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.options.inputs import find_photos, read_photos
+from benchmarks.options.inputs import DataFolder, find_photos, read_photos, read_task
 from pretrain.common.errors import UserError
 from pretrain.data.shards import pack
+from tests.transfer.coco_files import content, write
 
 
 @pytest.fixture
@@ -56,3 +57,22 @@ def test_find_photos__options_before_the_environment(photos: Path, tmp_path: Pat
         find_photos(None, None)
     assert find_photos(photos, tmp_path / "nowhere").folder == photos
     assert find_photos(None, tmp_path / "imagenet").images == 3
+
+
+def test_read_task__masks_that_are_marked_as_crowds_and_images_of_both_halves(tmp_path: Path) -> None:
+    """What is read is what the stages are told to read."""
+    values = content()
+    for row in values["annotations"]:
+        row["iscrowd"] = 1
+    folder = DataFolder("x", write(tmp_path / "x", {"train.json": values, "val.json": values}))
+    with pytest.raises(UserError, match="task coco: .*all 2 annotations are crowds: .* --crowds-as-objects reads them"):
+        read_task("coco", folder, same_images=True)
+    with pytest.raises(UserError, match="task coco: .*all of its 2 images are in .*; --same-images allows it"):
+        read_task("coco", folder, crowds_as_objects=True)
+    found = read_task("coco", folder, same_images=True, crowds_as_objects=True)
+    assert found.arguments() == ["--data", folder.folder, "--same-images", "--crowds-as-objects"]
+    assert (found.train_images, found.val_images) == (2, 2)
+    for row in values["annotations"]:
+        row["iscrowd"] = 0
+    folder = DataFolder("y", write(tmp_path / "y", {"train.json": values, "val.json": content(("c.png", "d.png"))}))
+    assert read_task("coco", folder).arguments() == ["--data", folder.folder]

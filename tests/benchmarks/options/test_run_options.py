@@ -112,6 +112,15 @@ def test_data__several_datasets_of_a_task_have_labels(tmp_path):
     assert task_folders("coco-c4", options.data) == found
 
 
+def test_data__how_it_is_read():
+    words = ["--methods", "rand", "--tasks", "coco,voc"]
+    options = parse([*words, "--crowds-as-objects", "--same-images"])
+    assert options.crowds_as_objects and options.same_images
+    assert not parse(words).crowds_as_objects and not parse(words).same_images
+    with pytest.raises(UserError, match="--crowds-as-objects changes nothing here: no data of the tasks is in COCO's"):
+        parse(["--methods", "rand", "--tasks", "voc,cityscapes", "--crowds-as-objects"])
+
+
 def test_data__annotations_that_lie_otherwise(tmp_path):
     options = parse(["--methods", "rand", "--tasks", "coco", "--coco", "own=a/t.json,v.json,pictures", "--coco", "x"])
     [own, folder] = options.data["coco"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.formats import all_tables
@@ -14,6 +15,8 @@ from benchmarks.records.results import digest
 from benchmarks.sharing import import_results
 from pretrain import PRINTED, ROOT
 from pretrain.common.errors import UserError
+from transfer.annotations import keypoint_names
+from transfer.annotations.keypoint_names import COCO_PERSON
 from transfer.tasks import TASKS
 
 REPORTED = PRINTED / "reported"
@@ -98,8 +101,42 @@ def test_import__a_coco_result_file_is_evaluated(tmp_path: Path) -> None:
     assert metrics["bbox/AP"] == pytest.approx(100) and metrics["segm/AP50"] == pytest.approx(100)
 
 
+def test_import__masks_that_are_marked_as_crowds(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    truth = ground_truth(path)
+    path.write_text(path.read_text().replace('"iscrowd": 0', '"iscrowd": 1'))
+    found = {key: truth[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+    (tmp_path / "found.json").write_text(json.dumps([found]))
+    words = ["--method", "Theirs", "--task", "coco", "--annotations", str(path)]
+    for option, ap in (([], None), (["--crowds-as-objects"], pytest.approx(100))):
+        folder = tmp_path / f"results{len(option)}"
+        assert import_results.main([str(tmp_path / "found.json"), "--results", str(folder), *words, *option]) == 0
+        [written] = (folder / "imported").iterdir()
+        assert json.loads(written.read_text())["metrics"]["bbox/AP"] == ap
+
+
+def test_import__seventeen_keypoints_of_an_animal_have_not_the_tolerances_of_a_person(tmp_path: Path) -> None:
+    """Each found point is off by 6 pixels: COCO's sigmas forgive that at hips and ankles."""
+    truth = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 0,
+             "num_keypoints": 17, "keypoints": [value for n in range(17) for value in (10 + n, 20, 2)]}
+    points = [value for n in range(17) for value in (16 + n, 20, 2)]
+    found = {"image_id": 1, "category_id": 1, "keypoints": points, "score": 0.9}
+    (tmp_path / "found.json").write_text(json.dumps([found]))
+    similar = {}
+    for kind, names in (("person", COCO_PERSON), ("animal", [f"paw {n}" for n in range(17)])):
+        (tmp_path / "truth.json").write_text(json.dumps({
+            "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}], "annotations": [truth],
+            "categories": [{"id": 1, "name": kind, "keypoints": list(names)}]}))
+        similar[kind] = coco_results.evaluate(
+            tmp_path / "found.json", tmp_path / "truth.json", TASKS["keypoints"])["keypoints/AP"]
+    sigmas = {"person": np.array(keypoint_names.COCO_SIGMAS), "animal": np.full(17, 0.05)}
+    for kind, ap in similar.items():
+        oks = np.exp(-36 / (2 * 2500 * (2 * sigmas[kind]) ** 2)).mean()  # the area is 50 squared
+        assert ap == pytest.approx(100 * np.mean(oks >= np.arange(0.5, 1, 0.05)))
+    assert similar["person"] != similar["animal"]
+
+
 def _mask():
-    import numpy as np
 
     mask = np.zeros((64, 64), np.uint8, order="F")
     mask[10:40, 10:40] = 1

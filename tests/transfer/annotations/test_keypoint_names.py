@@ -10,7 +10,8 @@ ANIMAL = ("L_Eye", "R_Eye", "Nose", "Neck", "Tail root", "L_Shoulder", "L_Elbow"
 
 STYLES = ("left_eye right_eye", "Left_Eye Right_Eye", "LEFT_EYE RIGHT_EYE", "leftEye rightEye", "LeftEye RightEye",
           "left-eye right-eye", "L_Eye R_Eye", "l_eye r_eye", "eye-l eye-r", "eye_left eye_right", "eyeL eyeR",
-          "eye.L eye.R", "lefteye righteye", "eyeleft eyeright", "left_eye_1 right_eye_1", "left_eye RightEye")
+          "eye.L eye.R", "lefteye righteye", "eyeleft eyeright", "leye reye", "eyel eyer", "LEye REye", "l.eye r.eye",
+          "left_eye_1 right_eye_1", "left_eye RightEye")
 
 
 @pytest.mark.parametrize("pair", [*(tuple(style.split()) for style in STYLES), ("left eye", "right eye")])
@@ -27,6 +28,7 @@ def test_flip_pairs__of_an_animal() -> None:
 
 @pytest.mark.parametrize("names", [
     ("nose", "neck", "tail_root"), ("lip", "rib", "ear"), ("upper", "lower"), ("bright_spot", "cleft"),
+    ("lip", "rear", "collar", "tail"),
 ])
 def test_flip_pairs__letters_in_a_word_are_no_side(names: tuple[str, ...]) -> None:
     assert keypoint_names.flip_pairs(names) == [] and keypoint_names.without_partner(names) == []

@@ -9,6 +9,7 @@ import detectron2
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
+from pycocotools.cocoeval import Params
 from torch import nn
 
 from pretrain.common.errors import UserError
@@ -204,7 +205,7 @@ def test_resolve__takes_classes_keypoints_and_mask_format_from_the_data() -> Non
     cfg = resolve(hand, "2fc", "full")
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 5 and cfg.TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 5
     persons = resolve(DATASETS["keypoints"], "2fc", "full")
-    assert not persons.TEST.KEYPOINT_OKS_SIGMAS  # the evaluator's own
+    assert Params("keypoints").kpt_oks_sigmas.tolist() == persons.TEST.KEYPOINT_OKS_SIGMAS
     animal = dataclasses.replace(hand, keypoint_names=tuple(f"point_{n}" for n in range(17)))
     assert resolve(animal, "2fc", "full").TEST.KEYPOINT_OKS_SIGMAS == [0.05] * 17  # COCO's belong to its names
 

@@ -29,5 +29,12 @@ def test_of__a_share_of_what_is_trained_on(command: str) -> None:
     assert read(command, "--data", "d", "--train-share", "0.25") == Where(Path("d"), train_share=0.25)
 
 
+@pytest.mark.parametrize("words", [
+    *([command, "--task", "coco", *more, "--data", "d"] for command, more in START.items()), ["dataset", "d"],
+    ["detections", "--model", "run", "--data", "d", "--output", "a.png"]])
+def test_crowds_as_objects__wherever_annotations_are_read(words: list[str]) -> None:
+    assert _parser(words[0]).parse_args([*words, "--crowds-as-objects"]).crowds_as_objects
+
+
 def test_of__a_probes_images_are_a_number() -> None:
     assert read("probe", "--data", "d", *FILES, "--images", "3") == Where(Path("d"), Path("a.json"), Path("b.json"))
