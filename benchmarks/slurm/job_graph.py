@@ -193,6 +193,7 @@ def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
     if submitted is None:
         _say_nothing_to_submit(plan)
         return 0
+    launch.warn_of_place(plan.options.output)
     for record in submitted.records:
         print(f"job {record.job_id}: {record.stage}")
     where = f"--output {shlex.quote(str(plan.options.output))}"

@@ -32,6 +32,8 @@ from pretrain.common.signals import COME_BACK
 from pretrain.config import Config
 from transfer.tasks import VARIABLE as TASK_FILES
 
+OWN_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # of each machine
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -159,6 +161,14 @@ def refuse_path(output: Path) -> None:
         ("%" in str(output),
          f"--output {output}: Slurm and submitit read % as a placeholder; choose a path without it"),
         ("\\" in str(output), f"--output {output}: Slurm drops backslashes; choose a path without it"))
+
+
+def warn_of_place(output: Path) -> None:
+    """Say it when the nodes may not see the output folder, before a job fails for that reason."""
+    for place in OWN_PLACES:
+        if output.resolve().is_relative_to(place):
+            print(f"warning: --output {output} is in {place}, which on most clusters is each machine's own: the nodes "
+                  "must see that folder, or the jobs end at once", file=sys.stderr)
 
 
 def _environment(code: Path, cpus: int) -> dict[str, str]:

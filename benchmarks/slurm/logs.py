@@ -41,6 +41,10 @@ def main(arguments: list[str]) -> int:
     if args.follow and record:
         follow(path, lambda: jobs.ask([record.job_id])[record.job_id], time.sleep)
         return 0
+    if record and not path.is_file():
+        state = jobs.ask([record.job_id])[record.job_id]
+        refuse((state.is_over, f"stage {args.stage} has printed nothing, and its job is over ({state.word}): `clove "
+                               f"status` says why (found no {path})"))
     refuse((not path.is_file(), f"stage {args.stage} has printed nothing yet (found no {path})"))
     sys.stdout.write(path.read_text(encoding="utf-8", errors="replace"))
     return 0

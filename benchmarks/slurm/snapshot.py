@@ -12,12 +12,12 @@ from typing import Any
 from pretrain.common.errors import refuse
 
 PACKAGES = ("pretrain", "transfer", "benchmarks")
-SUFFIXES = (".py", ".yaml")
+SUFFIXES = (".py", ".yaml", ".html")
 REPORTED = ("results/expected.csv", "results/reported/*.csv")  # what the tables show beside our results
 
 
 def sources(root: Path) -> dict[str, bytes]:
-    """The Python and YAML files of our packages below `root`, committed or not, and the papers'
+    """The Python files, YAML files and templates of our packages below `root`, committed or not, and the papers'
     metrics: {relative name: content}."""
     files = {}
     for pattern in (*(f"{package}/**/*{suffix}" for package in PACKAGES for suffix in SUFFIXES), *REPORTED):

@@ -15,7 +15,7 @@ import pytest
 import submitit
 
 from benchmarks.options.run_options import parse
-from benchmarks.slurm import cancel, commands, job_graph, jobs, status
+from benchmarks.slurm import cancel, commands, job_graph, jobs, launch, status
 from benchmarks.slurm.stage_job import StageJob
 from pretrain.common.errors import UserError
 from tests.benchmarks.slurm.graph.conftest import ON_SLURM, planned
@@ -85,6 +85,7 @@ def fake(tmp_path, monkeypatch) -> Slurm:
         (place / name).write_text(text)
     monkeypatch.setenv("PATH", str(place), prepend=os.pathsep)
     monkeypatch.setattr(jobs, "SBATCH_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "OWN_PLACES", ())
     return Slurm(place)
 
 
@@ -220,6 +221,15 @@ def test_cancel__ends_superseded_jobs_too(fake, graph, capsys):
     assert sorted(fake.running()) == ["102 tables", "104 tables"]
     assert cancel.main(["--output", str(plan.options.output)]) == 0 and fake.running() == []
     assert capsys.readouterr().out.splitlines()[-1] == "cancelled: tables; `clove retry --failed` resumes"
+
+
+def test_output_of_this_machine_alone__is_said_when_it_is_submitted(fake, graph, tmp_path, monkeypatch, capsys):
+    plan = graph()
+    monkeypatch.setattr(launch, "OWN_PLACES", ("/dev/shm", str(tmp_path)))
+    assert job_graph.submit_and_say(plan) == job_graph.submit_and_say(plan) == 0
+    assert capsys.readouterr().err == (
+        f"warning: --output {plan.options.output} is in {tmp_path}, which on most clusters is each machine's own: the "
+        "nodes must see that folder, or the jobs end at once\n")
 
 
 def test_nothing_to_submit__says_what_is_true(fake, graph, monkeypatch, capsys):

@@ -109,8 +109,11 @@ def test_graph__equals_a_run_on_this_machine_though_a_process_was_killed(slurm, 
     assert "all 4 stages done" in capsys.readouterr().out
 
 
-def test_fine_tuning__preempted_and_out_of_time_equals_one_left_alone(slurm, words, run_all, gate, tmp_path, capsys):
-    """Slurm itself sends the signals: for a job of a higher partition, then before the end of the job's time."""
+def test_fine_tuning__preempted_out_of_time_and_off_a_failed_node_equals_one_left_alone(
+    slurm, words, run_all, gate, tmp_path, capsys
+):
+    """Slurm itself sends the signals, for a job of a higher partition, then before the end of the job's time, and gives
+    the job to another node when its own has failed."""
     output, here = tmp_path / "out", tmp_path / "here"
     changes = {"methods": "rand", "coco__SOLVER__MAX_ITER": "4", "coco__SOLVER__CHECKPOINT_PERIOD": "100"}
     gate.open_to(1)
@@ -132,9 +135,17 @@ def test_fine_tuning__preempted_and_out_of_time_equals_one_left_alone(slurm, wor
     slurm.run("scontrol", "update", f"JobId={record.job_id}", "TimeLimit=20")  # enough for the next start
     gate.open_to(3)
     until(lambda: told("stopped after iteration 3 of 4, saved", 1), "another save")
-    gate.open_to(100)
-    assert end_of(output, capsys) == (0, "all 2 stages done")
-    assert slurm.show(record.job_id, "Restarts") == "2"
+
+    gate.wait_for(3)
+    failed = slurm.show(record.job_id, "NodeList")
+    slurm.fail_node(failed)
+    try:
+        gate.open_to(100)
+        assert end_of(output, capsys) == (0, "all 2 stages done")
+        assert slurm.show(record.job_id, "NodeList") not in ("", failed)
+    finally:
+        slurm.mend_node(failed)
+    assert slurm.show(record.job_id, "Restarts") == "3"
 
     run_here(words(output=here, **changes))
     [ended], [undisturbed] = (list(folder.glob("finetune-rand-coco-0-*")) for folder in (output, here))
@@ -272,6 +283,19 @@ def test_what_slurm_refuses__is_one_line_and_leaves_nothing(slurm, words, run_al
     ended = sorted(slurm.show(job, "JobState") for job in new)
     assert ended == ["CANCELLED", "FAILED"]  # the conversion, handed over before, and the one that was refused
     assert not output.exists()
+
+
+def test_output_that_the_nodes_do_not_see__is_said(slurm, words, run_all, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    slurm.hide(output)
+    assert run_all(words(*ON_SLURM, methods="rand")) == 0
+    code, line = end_of(output, capsys)
+    [folder] = output.glob("jobs/*-*-*/")
+    assert code == 1 and line == (
+        "error: 0 of 2 stages done; failed: finetune-rand-coco-0, tables (finetune-rand-coco-0: it ended (FAILED, "
+        f"JobLaunchFailure); it left no log: its node does not see {folder}; choose an --output that all nodes see); "
+        "`clove retry --failed` resumes")
 
 
 def test_exit_code__of_the_command_itself(slurm, words):

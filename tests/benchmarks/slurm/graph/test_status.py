@@ -271,8 +271,10 @@ def test_ask__what_squeue_says(monkeypatch, tmp_path, script, expected):
 def test_logs__whole_or_followed_to_the_end(run, capsys, monkeypatch):
     path = jobs.newest(run.output)["pretrain-clove"].log()
     where = ["--output", str(run.output)]
-    with pytest.raises(UserError, match=r"^stage pretrain-clove has printed nothing yet"):
-        logs.main(["pretrain-clove", *where])
+    for word, told in (("PENDING", "yet "), ("CANCELLED", r", and its job is over \(CANCELLED\): `clove status` says")):
+        monkeypatch.setattr(jobs, "ask", lambda ids, word=word: dict.fromkeys(ids, State(word)))
+        with pytest.raises(UserError, match=rf"^stage pretrain-clove has printed nothing ?{told}"):
+            logs.main(["pretrain-clove", *where])
     path.write_text("one\n")
     assert logs.main(["pretrain-clove", *where]) == 0
     assert capsys.readouterr().out == "one\n"

@@ -115,6 +115,11 @@ class Cluster:
         self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
         self._until_idle(node)
 
+    def hide(self, folder: Path) -> None:
+        """From now on the nodes see another, empty folder in this place."""
+        for daemon in self.nodes.values():
+            self.run("nsenter", f"--target={daemon.pid}", "--mount", "mount", "-t", "tmpfs", "none", str(folder))
+
     def _until_idle(self, *nodes: str) -> None:
         self._until(lambda: set(nodes or NODES) <= set(self._call(
             "sinfo", "--noheader", "--Node", "--states=idle", "--partition=main", "--format=%N").split()), "the nodes")

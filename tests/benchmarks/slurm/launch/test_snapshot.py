@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.slurm import snapshot
+from pretrain import ROOT
 from pretrain.common.errors import UserError
 
 
@@ -30,6 +31,15 @@ def test_take__copies_sources_once_and_only_them(root, tmp_path):
     assert place.name == f"code-{note['sha256'][:12]}"
     assert snapshot.take(root, tmp_path / "jobs", {}) == place
     assert list((tmp_path / "jobs").iterdir()) == [place]
+
+
+def test_sources__are_all_files_of_our_packages():
+    present = set()
+    for package in snapshot.PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                present.add(path.relative_to(ROOT).as_posix())
+    assert present <= snapshot.sources(ROOT).keys()
 
 
 def test_take__edited_code_gets_a_place_of_its_own(root, tmp_path):
