@@ -21,7 +21,7 @@ from benchmarks.stages.stage import Stage, finished, glance, left, locked
 from benchmarks.stages.standing_results import standing, trained_before
 from pretrain.common.errors import UserError, refuse, run_cli
 
-COMMANDS = {"report": "sharing.report", "bundle": "sharing.bundle", "import": "sharing.import_results",
+COMMANDS = {"report": "report.command", "bundle": "sharing.bundle", "import": "sharing.import_results",
             "compare": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
             "retry": "slurm.retry", "logs": "slurm.logs"}  # command -> module with its own parser
 FIGURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")

@@ -1,14 +1,11 @@
 """A figure of the tables: one panel a dataset, the mean of each method with its 95 % interval. Needs matplotlib.
 
-A row of a panel is a row of the table, in its order, by the table's first column. Printed rows are
-hollow; every single fine-tuning is a small dot; the two lines are random initialisation and
-supervised pretraining; on the right stands the paired difference. Colours are those of Okabe & Ito;
-nothing is shown by colour alone.
+Printed rows are hollow; every single fine-tuning is a small dot; on the right stands the paired
+difference. Colours are those of Okabe & Ito; nothing is shown by colour alone.
 """
 
 import io
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -16,52 +13,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.records.expected_values import RANDOM
-from benchmarks.statistics.student import margin
-from benchmarks.tables.shown_text import row_name
-from benchmarks.tables.table_model import IMPORTED, MEASURED, PRINTED, Block, Row, TableModel
+from benchmarks.formats.dot_panels import Dot, Panel, limits, panels
+from benchmarks.tables.table_model import TableModel
 from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import UserError
 
 BLUE, VERMILLION, GREY, BLACK = "#0072B2", "#D55E00", "#666666", "#000000"
 ENDINGS = (".svg", ".png")
-# Label of a line -> what the method's name begins with, colour, style.
-LOOKS = {"random initialisation": (RANDOM, GREY, "--"), "supervised": ("supervised", VERMILLION, "-.")}
+# Label of a line -> colour, style.
+LOOKS = {"random initialisation": (GREY, "--"), "supervised": (VERMILLION, "-.")}
 WIDTH, DPI = 10.0, 140  # inches, pixels an inch: a PNG is 1400 pixels wide
 ROW, AROUND = 0.34, 0.95  # inches of height: a row, and title and axis of a panel
-LINE = 0.5  # rows of height for each line of a name from the third on
-NAME_LETTERS, TITLE_LETTERS = 30, 62  # of a line
+TITLE_LETTERS = 62  # of a line
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 9, "svg.hashsalt": "dot plot",  # the same bytes each time
     "text.parse_math": False,  # names come from users, and a dollar is a dollar
 }
-
-
-@dataclass(frozen=True)
-class Dot:
-    """One row of a panel, in percent. `half`: half its 95 % interval, None where n is too small;
-    `place`: its distance from the top, in rows."""
-
-    name: str
-    place: float
-    mean: float
-    half: float | None
-    singles: tuple[float, ...]
-    measured: bool
-    difference: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A block of a table. `dots`: its rows from the top; `lines`: label of a line -> the value
-    where it stands, in percent."""
-
-    title: str
-    column: str
-    against: str
-    dots: list[Dot]
-    lines: dict[str, float]
 
 
 def write_figure(tables: list[TableModel], path: Path) -> list[Path]:
@@ -88,20 +56,16 @@ def write_figure(tables: list[TableModel], path: Path) -> list[Path]:
 def dot_plot(tables: list[TableModel]) -> Figure | None:
     """The figure of all blocks with measured rows, one below the other; None where there is none.
     """
-    panels = []
-    for table in tables:
-        for block in table.blocks:
-            if any(row.kind == MEASURED and row.cells[table.columns[0]].mean is not None for row in block.rows):
-                panels.append(_panel(table, block))
-    if not panels:
+    found = panels(tables)
+    if not found:
         return None
     with matplotlib.rc_context(SETTINGS):
-        heights = [AROUND + ROW * (panel.dots[-1].place + 1) for panel in panels]
+        heights = [AROUND + ROW * (panel.dots[-1].place + 1) for panel in found]
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
-        places = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, panel in zip(places, panels, strict=True):
+        places = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, panel in zip(places, found, strict=True):
             _draw(axes, panel)
-        figure.legend(handles=_legend(panels), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+        figure.legend(handles=_legend(found), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
@@ -114,50 +78,9 @@ def saved(figure: Figure, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(table: TableModel, block: Block) -> Panel:
-    column = table.columns[0]
-    rows = [row for row in block.rows if row.cells[column].mean is not None]
-    measured = [row_name(row.method, row.epochs) for row in rows if row.kind == MEASURED]
-    dots: list[Dot] = []
-    place = -1.0
-    for row in rows:
-        name = row_name(row.method, row.epochs)
-        if row.kind == PRINTED:
-            name += ", paper"
-        elif row.kind == IMPORTED:
-            name += ", imported"
-        elif measured.count(name) > 1:
-            name += f" ({row.source.partition('; ')[2]})"
-        singles, half, difference = (), None, ""
-        if row.group is not None:
-            singles, half = tuple(row.group.values(column)), margin(row.group.independent(column))
-        if row.differences:
-            difference = row.differences[column].text()
-        lines = textwrap.wrap(name, NAME_LETTERS)
-        more = LINE * max(len(lines) - 2, 0) / 2  # above and below
-        place += 1.0 + more
-        mean = row.cells[column].mean
-        dots.append(Dot("\n".join(lines), place, mean, half, singles, row.kind == MEASURED, difference))
-        place += more
-    return Panel(block.heading or table.title, column.replace("_", " "), table.against, dots, _lines(rows, column))
-
-
-def _lines(rows: list[Row], column: str) -> dict[str, float]:
-    """Where the lines of LOOKS stand: at the measured row of that name where there is one, else the
-    printed one."""
-    found = {}
-    for label, (method, _, _) in LOOKS.items():
-        named = [row for row in rows if row.kind != IMPORTED
-                 and row.method.removeprefix("DEMO ").casefold().startswith(method.casefold())]
-        if named:  # "Rand init" before its variants
-            row = min(named, key=lambda row: (row.kind != MEASURED, len(row.method)))
-            found[label] = row.cells[column].mean
-    return found
-
-
 def _draw(axes: Axes, panel: Panel) -> None:
     dots = panel.dots
-    low, high = _limits(dots)
+    low, high = limits(dots)
     for dot in dots:
         look = {"color": BLACK, "markerfacecolor": "none"}
         if dot.measured:
@@ -168,7 +91,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if len(dot.singles) > 1:
             axes.plot(dot.singles, [dot.place + 0.26] * len(dot.singles), "o", color=GREY, markersize=3, alpha=0.8)
     for label, value in panel.lines.items():
-        _, colour, style = LOOKS[label]
+        colour, style = LOOKS[label]
         axes.axvline(value, color=colour, linestyle=style, linewidth=1, zorder=0)
     axes.set(xlim=(low, high), ylim=(dots[-1].place + 0.6, -0.6))
     axes.set_yticks([dot.place for dot in dots], labels=[dot.name for dot in dots])
@@ -207,22 +130,6 @@ def _differences(axes: Axes, dots: list[Dot], against: str) -> None:
                   ha="left", va="bottom", fontsize=8, color=GREY)
 
 
-def _limits(dots: list[Dot]) -> tuple[float, float]:
-    """The ends of a panel: all values, and of the intervals what is no further from them than they
-    are wide."""
-    values, low_ends, high_ends = [], [], []
-    for dot in dots:
-        values += [dot.mean, *dot.singles]
-        if dot.half is not None:
-            low_ends.append(dot.mean - dot.half)
-            high_ends.append(dot.mean + dot.half)
-    low, high = min(values), max(values)
-    width = max(high - low, 1.0)
-    least = max(min([low, *low_ends]), low - width)
-    most = min(max([high, *high_ends]), high + width)
-    return least - 0.05 * width, most + 0.05 * width
-
-
 def _legend(panels: list[Panel]) -> list[Line2D]:
     """What the marks mean, of those that are drawn."""
     dots = [dot for panel in panels for dot in panel.dots]
@@ -232,7 +139,7 @@ def _legend(panels: list[Panel]) -> list[Line2D]:
     if not all(dot.measured for dot in dots):
         handles.append(Line2D([], [], color=BLACK, marker="o", markerfacecolor="none", linestyle="",
                               label="not measured here"))
-    for label, (_, colour, style) in LOOKS.items():
+    for label, (colour, style) in LOOKS.items():
         if any(label in panel.lines for panel in panels):
             handles.append(Line2D([], [], color=colour, linestyle=style, label=label))
     return handles

@@ -5,16 +5,24 @@ from pathlib import Path
 
 from benchmarks.tables.paired import place_text
 from benchmarks.tables.trial_groups import Place, Trial
+from pretrain.common.plain_file import read_plain
 
 
 def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None = None) -> str:
     """All that one evaluation is made of, as text; its file lies in `runs`. `column`: the value to
     begin with."""
-    result = json.loads((runs / trial.file).read_bytes())
+    result = json.loads(read_plain(runs / trial.file))
+    title = f"  {place_text(place)}"
+    if column is not None:
+        title += f": {value_text(trial.columns[column])}"
+    return facts_text([title], {"file": f"{runs / trial.file}, digest {result['digest'][:12]}", **trial_facts(result)})
+
+
+def trial_facts(result: dict) -> dict[str, str]:
+    """{name: text} of all that one evaluation is made of."""
     weights = result["weights"]
     sha256 = weights.get("pkl_sha256") or weights.get("path_sha256")
     facts = {
-        "file": f"{runs / trial.file}, digest {result['digest'][:12]}",
         "weights": f"{weights['method']}, {weights['architecture']}, {weights.get('branch') or 'no branch'}, "
                    f"{hash_text(sha256)}",
         **pretraining_line(weights),
@@ -26,17 +34,13 @@ def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None 
         identity = result.get(name) or {}
         if identity.get("sha256"):
             facts[name] = f"identity {identity['sha256'][:12]}"
-    facts |= {
+    return facts | {
         "set by hand": ", ".join(result.get("overrides", [])) or "nothing",
         "code": code_text(result["code"]),
         "versions": items_text(result["versions"]),
         "hardware": hardware_text(result["hardware"]),
         "when": f"{result['started']} to {result['ended']}, {result['wall_seconds'] / 3600:.2f} h, peak memory "
                 f"{result['peak_memory_mb']} MB"}
-    title = f"  {place_text(place)}"
-    if column is not None:
-        title += f": {value_text(trial.columns[column])}"
-    return facts_text([title], facts)
 
 
 def facts_text(lines: list[str], facts: dict[str, str]) -> str:

@@ -22,6 +22,7 @@ from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.shown_text import MISSING, nearest, row_name, signed
 from benchmarks.tables.table_model import Row, TableModel
 from pretrain.common.errors import UserError
+from pretrain.common.plain_file import read_plain
 from transfer.tasks import TASKS
 
 
@@ -132,7 +133,7 @@ def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
     files = {}
     for path in json_files(folder):
         with suppress(OSError, ValueError):  # a damaged file stands in no table
-            files[parse_probe(path.read_bytes())["digest"]] = path
+            files[parse_probe(read_plain(path))["digest"]] = path
     found, names = [], []
     for heading, members in probe_blocks(probes):
         for probe in members:

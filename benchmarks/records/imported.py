@@ -34,6 +34,7 @@ from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number
 from pretrain.common.json_lines import read_entries
+from pretrain.common.plain_file import read_plain
 from transfer.records.old_result import metric_of
 from transfer.tasks import TASKS, Task
 
@@ -171,8 +172,11 @@ def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tup
     records, problems = [], []
     for path in json_files(folder):
         try:
-            record = parse(path.read_bytes())
-        except (OSError, ValueError) as error:
+            record = parse(read_plain(path))
+        except OSError as error:
+            problems.append(f"{path.name}: cannot be read ({error.strerror}); {advice}")
+            continue
+        except ValueError as error:
             problems.append(f"{path.name}: {error}; {advice}")
             continue
         task = task_of(record)

@@ -8,9 +8,11 @@ schedule, and the learning rate follows the linear rule, 0.02 per 16 images.
 import math
 
 from pretrain.common.architectures import STANDARD
+from pretrain.common.fields import is_number
 from transfer.tasks import TASKS, VARIABLE, Task
 
 LEARNING_RATE_PER_IMAGE = 0.02 / 16
+LARGEST = 1e100  # batch and learning rate
 EVALUATION, UNKNOWN_INIT = "evaluation", "not known"  # what transfer's evaluation of somebody's model file records
 # Configuration that differs between trials, machines and folders without changing what is measured. Data and starting
 # weights are compared by their hashes instead of their places.
@@ -82,7 +84,7 @@ def departures(result: dict) -> list[str]:
         solver = {}
     batch = solver.get("IMS_PER_BATCH", task.table.batch)
     rate = solver.get("BASE_LR", LEARNING_RATE_PER_IMAGE * task.table.batch)
-    if not isinstance(batch, int | float) or not isinstance(rate, int | float):
+    if not is_number(batch, -LARGEST, LARGEST) or not is_number(rate, -LARGEST, LARGEST):
         return ["batch or learning rate unknown"]
     if result["scale"] != "full":
         found.append(f"scale {result['scale']}")

@@ -1,6 +1,7 @@
 """The papers' metrics in results/reported/*.csv, read and checked. Standard library only."""
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.records.paper_tables import by_table, column_names, unknown_table
 from pretrain.common.errors import UserError
+from pretrain.common.plain_file import read_plain
 
 COLUMNS = ["table", "method", "epochs", "metric", "value", "source"]
 
@@ -80,10 +82,14 @@ def _read_file(path: Path) -> list[ReportedRow]:
 def read_csv(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of the line, its values) of each line below the title. UserError for a file with
     other columns."""
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != columns:
-            raise UserError(f"expected the columns {','.join(columns)} in {path}, "
-                            f"found {','.join(reader.fieldnames or [])}; restore the file")
-        for entry in reader:
-            yield reader.line_num, entry
+    try:
+        text = read_plain(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"expected a CSV file in UTF-8 at {path}, found one that cannot be read ({error}); restore the "
+                        "file") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if reader.fieldnames != columns:
+        raise UserError(f"expected the columns {','.join(columns)} in {path}, "
+                        f"found {','.join(reader.fieldnames or [])}; restore the file")
+    for entry in reader:
+        yield reader.line_num, entry

@@ -12,13 +12,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
 from pretrain.common.fields import is_number, is_sha256, is_text, is_whole
+from pretrain.common.plain_file import read_plain
 from transfer.records.old_result import SCHEMA, read_as_now
 from transfer.settings.random_starts import RANDOM_STARTS
 
@@ -26,12 +27,14 @@ PROVES_NOTHING = ("demo", "tiny")  # scales whose metrics stay out of the main t
 # Rows whose weights each trial draws anew, as `clove finetune` names them.
 RANDOM = tuple(start.row for start in RANDOM_STARTS)
 Check = tuple[str, Callable[[Any], bool]]
+LARGEST = 1e300  # whole numbers have no end in JSON, and cannot be divided then
 
 
 def _moment(value: Any) -> bool:
     try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
+        moment = datetime.fromisoformat(value)
+        return moment.tzinfo is not None and moment.astimezone(UTC) is not None
+    except (TypeError, ValueError, OverflowError):  # the last: the year 1 or 9999, in another zone
         return False
 
 
@@ -131,8 +134,8 @@ FIELDS: dict[str, Check] = {
     "versions": MAPPING,
     "hardware": ("a text or a mapping that is not empty", lambda v: isinstance(v, str | dict) and len(v) > 0),
     "code": MAPPING,
-    "wall_seconds": ("a number from 0", lambda v: is_number(v, 0)),
-    "peak_memory_mb": ("a number from 0 or null", lambda v: v is None or is_number(v, 0)),
+    "wall_seconds": ("a number from 0", lambda v: is_number(v, 0, LARGEST)),
+    "peak_memory_mb": ("a number from 0 or null", lambda v: v is None or is_number(v, 0, LARGEST)),
     "started": MOMENT,
     "ended": MOMENT,
 }
@@ -267,8 +270,10 @@ def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict
     records, problems = [], []
     for path in json_files(folder):
         try:
-            records.append(parse(path.read_bytes()))
-        except (OSError, ValueError) as error:
+            records.append(parse(read_plain(path)))
+        except OSError as error:
+            problems.append(f"{path.name}: cannot be read ({error.strerror})")
+        except ValueError as error:
             problems.append(f"{path.name}: {error}")
     return records, problems
 
@@ -310,7 +315,7 @@ def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
     for path in json_files(folder):
         result, reason = None, ""
         try:
-            result = current(parse_stored(path.read_bytes()))
+            result = current(parse_stored(read_plain(path)))
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
         except ValueError as error:

@@ -1,1 +1,1 @@
-"""Results for others: the report, bundles, anonymous ones, imports."""
+"""Results for others: bundles, anonymous ones, imports."""

@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Import the file; returns the exit code."""
     options = build_parser().parse_args(arguments)
     refuse(
-        (not options.file.is_file(), f"{options.file}: file not found"),
+        (not options.file.exists(), f"{options.file}: file not found"),
+        (options.file.exists() and not options.file.is_file(),
+         f"{options.file}: expected a file, found a folder, a FIFO or a device; name the bundle itself"),
         (options.results.exists() and not options.results.is_dir(),
          f"--results {options.results}: expected a folder, found a file"))
     with open(options.file, "rb") as file:

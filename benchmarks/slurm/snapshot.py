@@ -12,7 +12,7 @@ from typing import Any
 from pretrain.common.errors import refuse
 
 PACKAGES = ("pretrain", "transfer", "benchmarks")
-SUFFIXES = (".py", ".yaml", ".html")
+SUFFIXES = (".py", ".yaml", ".html", ".css", ".js")
 REPORTED = ("results/expected.csv", "results/reported/*.csv")  # what the tables show beside our results
 
 

@@ -27,10 +27,12 @@ from benchmarks.records.results import write_sealed
 from pretrain import PLACE
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError, refuse
+from pretrain.common.plain_file import read_plain
 from transfer.annotations import plain_coco
 from transfer.tasks import TASKS
 
 NAME = "predictions.json.gz"
+LARGEST = 2**32  # bytes of it
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's recall thresholds
 
 
@@ -206,7 +208,7 @@ def _read(path: Path, annotations: Path) -> dict:
     them. UserError for anything else."""
     file = path / NAME if path.is_dir() else path
     try:
-        content = json.loads(gzip.decompress(file.read_bytes()))
+        content = json.loads(gzip.decompress(read_plain(file, LARGEST)))
         found = {key: content[key] for key in ("task", "annotations_sha256", "predictions")}
     except FileNotFoundError:
         raise UserError(f"{file}: file not found; run the fine-tuning or evaluation with --keep-predictions") from None

@@ -1,5 +1,6 @@
 """The table of one task: its printed, measured and imported rows, their differences, and what is said of them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -208,7 +209,8 @@ def _rank(named: list[tuple[str, Row]]) -> list[str]:
             continue
         rows = [row for _, row in members]
         names = [row_name(row.method, row.epochs) for row in rows]
-        unique = [f"{name} ({distinction})" if names.count(name) > 1 else name
+        counts = Counter(names)
+        unique = [f"{name} ({distinction})" if counts[name] > 1 else name
                   for name, (distinction, _) in zip(names, members, strict=True)]
         samples = {column: [Sample(row.group.independent(column), row.group.pretrained_here) for row in rows]
                    for column in rows[0].cells}

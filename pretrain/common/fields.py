@@ -7,8 +7,8 @@ PRETRAINING_HASHES = ("recipe_sha256", "images_sha256")
 
 
 def is_whole(value: object, least: float = -math.inf) -> bool:
-    """A whole number from `least` on; true and false are none."""
-    return type(value) is int and value >= least
+    """A whole number from `least` on that fits 64 bits; true and false are none."""
+    return type(value) is int and value >= least and -2**63 <= value < 2**63
 
 
 def is_number(value: object, least: float = -math.inf, most: float = math.inf) -> bool:

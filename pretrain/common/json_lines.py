@@ -1,6 +1,7 @@
 """JSON-lines files, such as metrics.jsonl and detectron2's metrics.json: the one reader of other programs' entries."""
 
 import json
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,19 @@ def read_entries(path: Path, tail: int | None = None) -> list[dict[str, Any]]:
         lines = file.read().split(b"\n")
     if cut:
         del lines[0]
-    found = []
+    return list(_entries(lines))
+
+
+def each_entry(path: Path) -> Iterator[dict[str, Any]]:
+    """The same one by one, of a file of any length."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            yield from _entries(file)
+
+
+def _entries(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         with suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, dict):
-                found.append(entry)
-    return found
+                yield entry

@@ -6,7 +6,7 @@ every prediction with its score in percent as well. Of several classes each has 
 class, each object.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ TITLE = 28  # height of the title, in pixels
 DPI = 100  # of detectron2's figures
 LETTER = 0.72  # width of a letter as a share of the font's height
 BAR = 22  # height of the caption over an image, in pixels
+Seen = list[tuple[dict, Instances]]  # records of detectron2, each with what a model predicts of it
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,18 @@ class Choice:
 DEFAULT_CHOICE = Choice()
 
 
-def draw(model: nn.Module, cfg: CfgNode, path: str | Path, title: str, number: int = 4) -> None:
+def draw(model: nn.Module, cfg: CfgNode, path: str | Path, title: str, number: int = 4) -> Seen:
     """Write a PNG of the first `number` validation images with objects under a title: ground truth
-    left, predictions right."""
+    left, predictions right. Returns what was drawn."""
     name = cfg.DATASETS.TEST[0]
     records = [record for record in DatasetCatalog.get(name) if record["annotations"]]
-    drawn = draw_records(model, cfg, records[:number], MetadataCatalog.get(name))
+    seen = list(predicted(model, cfg, records[:number]))
+    drawn = _drawn(seen, cfg, MetadataCatalog.get(name), DEFAULT_CHOICE)
     titled = Image.new("RGB", (drawn.width, drawn.height + TITLE), "white")
     titled.paste(drawn, (0, TITLE))
     ImageDraw.Draw(titled).text((6, 5), title, fill="black", font=ImageFont.load_default(size=16))
     write(titled, path)
+    return seen
 
 
 def write(image: Image.Image, path: str | Path) -> None:
@@ -86,17 +89,26 @@ def draw_records(
     The ground truth stands left of the predictions where a record has `annotations`. `meta` has the
     names of classes and keypoints.
     """
+    return _drawn(predicted(model, cfg, records), cfg, meta, choice)
+
+
+def predicted(model: nn.Module, cfg: CfgNode, records: Iterable[dict]) -> Iterator[tuple[dict, Instances]]:
+    """Each of detectron2's `records` with what the model predicts of it, on the CPU."""
     reading = cfg.clone()
     reading.defrost()
     reading.MODEL.KEYPOINT_ON = False  # else the mapper wants names for a flip that never happens
     mapper = Mapper(reading, is_train=False)
-    names = meta.get("thing_classes")
-    kind = f" ({names[0]})" if len(names) == 1 else ""  # one class: said once, not on every object
     model.eval()
-    rows = []
     for record in records:
         with torch.no_grad():
-            instances = model([mapped(mapper, record)])[0]["instances"].to("cpu")
+            yield record, model([mapped(mapper, record)])[0]["instances"].to("cpu")
+
+
+def _drawn(seen: Iterable[tuple[dict, Instances]], cfg: CfgNode, meta: Metadata, choice: Choice) -> Image.Image:
+    names = meta.get("thing_classes")
+    kind = f" ({names[0]})" if len(names) == 1 else ""  # one class: said once, not on every object
+    rows = []
+    for record, instances in seen:
         shown, rule = choice(instances)
         pixels = read_pixels(record["file_name"], sixteen_bit(cfg))
         columns = []

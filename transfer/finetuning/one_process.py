@@ -21,9 +21,9 @@ from pretrain.common.signals import stop_signals
 from transfer import detectron2_compat
 from transfer.data.dataset import Dataset
 from transfer.evaluators import predictions
-from transfer.finetuning import drawing, evaluate, trainer
+from transfer.finetuning import drawing, evaluate, examples, trainer
 from transfer.finetuning.processes import leaving
-from transfer.finetuning.result import PICTURE
+from transfer.finetuning.result import EXAMPLES, PICTURE
 from transfer.records.provenance import peak_memory_mb
 from transfer.settings import datasets
 from transfer.settings.start_weights import zero_last_gammas
@@ -44,7 +44,7 @@ class Job:
 
 
 def work(job: Job) -> None:
-    """Train and evaluate; leaves measured.json and predictions.png in the folder of the run."""
+    """Train and evaluate; leaves measured.json, predictions.png and examples.json in the folder of the run."""
     with one_line_errors(), leaving():
         detectron2_compat.apply()
         with logged(Path(job.cfg.OUTPUT_DIR, "log.txt")):
@@ -75,7 +75,8 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> N
         model, cfg, job.dataset, job.evaluator, keeper if job.keep_predictions else None)
     if not comm.is_main_process():
         return
-    drawing.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE), job.title)
+    seen = drawing.draw(model, cfg, Path(cfg.OUTPUT_DIR, PICTURE), job.title)
+    examples.write(Path(cfg.OUTPUT_DIR, EXAMPLES), job.dataset, seen)
     measured = {"metrics": metrics, "predictions": predictions.record(kept) if job.keep_predictions else None,
                 "wall_seconds": round(clock.seconds, 1), "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE),
                 "started": clock.started}

@@ -25,6 +25,7 @@ from transfer.settings.batch_scaling import batch_norm_images, images_at_once
 
 FINETUNING, EVALUATION = "finetuning", "evaluation"  # the kinds
 RESULT, CONFIG, REQUEST, PICTURE = "result.json", "config.yaml", "request.json", "predictions.png"
+EXAMPLES = "examples.json"
 
 
 def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def set_aside(output: Path, about: dict) -> None:
     if not other:
         return
     ending = identity.sha256(before)[:8]
-    for name in (predictions.NAME, PICTURE, RESULT):
+    for name in (predictions.NAME, PICTURE, EXAMPLES, RESULT):
         stem, _, suffixes = name.partition(".")
         if (output / name).is_file():
             (output / name).replace(output / f"{stem}-{ending}.{suffixes}")

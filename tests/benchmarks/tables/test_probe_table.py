@@ -18,7 +18,8 @@ from benchmarks.formats.terminal_table import terminal
 from benchmarks.options.run_options import parse
 from benchmarks.records import probe_results
 from benchmarks.records.results import write_result
-from benchmarks.sharing import bundle, import_results, report
+from benchmarks.report.command import page
+from benchmarks.sharing import bundle, import_results
 from benchmarks.tables import probe_table
 from pretrain import PRINTED
 from pretrain.common.errors import UserError
@@ -217,8 +218,8 @@ def test_bundle__carries_probes_and_an_import_shows_them(make_result: Callable, 
 
 def test_report__shows_the_probes(tmp_path: Path) -> None:
     probe_results.write_probe(tmp_path / "results" / "probes", make_probe())
-    text = report.page(tmp_path, tmp_path / "results")
-    assert '<a href="#Probes">' in text and "<td>CLoVE</td>" in text
+    text = page(tmp_path, tmp_path / "results")
+    assert '<a href="#probes">' in text and "<td>CLoVE</td>" in text
 
 
 def test_suite__probe_stages_follow_the_conversion_and_publish(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records.results import write_result
-from benchmarks.sharing import report
+from benchmarks.report.command import page
 from tests.benchmarks.table_files import CITYSCAPES, COCO, KEYPOINTS, csv_lines, write_all
 
 
@@ -124,8 +124,8 @@ def test_tables__own_data_alone_have_no_printed_rows_and_give_the_table_its_titl
     assert "paper (" not in text and "printed in papers" not in text and "0.3 AP" not in text
     assert "not comparable" not in text and "Measured rows: mean ± sample standard deviation" in text
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"coco_detection_segmentation", "tables"}
-    [page] = re.findall(r"<h2>.*</h2>\n<h3>.*</h3>", report.page(tmp_path / "nowhere", tmp_path))
-    assert page.startswith("<h2>Object detection and segmentation on bccd, nuclei</h2>\n<h3>Own data: bccd, ")
+    [shown] = re.findall(r"<h2>.*</h2>\n<h3>.*</h3>", page(tmp_path / "nowhere", tmp_path))
+    assert shown.startswith("<h2>Object detection and segmentation on bccd, nuclei</h2>\n<h3>Own data: bccd, ")
     write_all(tmp_path, make_result(KEYPOINTS, heads="2fc"))  # on the published data: its table and all others as ever
     assert len(tables_of(tmp_path)[0]) == 3
 

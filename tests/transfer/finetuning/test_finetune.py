@@ -61,7 +61,7 @@ def test_finetune__result_says_all_that_made_it(small_data: Path, converted: Pat
     assert result["wall_seconds"] > 0 and result["peak_memory_mb"] > 50 and result["hardware"]["cores"] >= 1
     assert set(result["code"]) == {"git_sha", "dirty", "transfer_sha256"} and result["started"] <= result["ended"]
     files = {path.name for path in tmp_path.iterdir()}
-    assert {"config.yaml", "metrics.json", "log.txt", "predictions.png", "model_final.pth"} <= files
+    assert {"config.yaml", "metrics.json", "log.txt", "predictions.png", "examples.json", "model_final.pth"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     with Image.open(tmp_path / "predictions.png") as image:
         assert image.width == 960

@@ -1,0 +1,136 @@
+"""The same image several times: its ground truth, and what each model found of it, by hit, false alarm and miss.
+
+Read from the examples.json of each fine-tuning (`transfer/finetuning/examples.py`). Of every model
+as many detections count as the image has objects, the surest ones: so models that are differently
+sure of themselves can be compared. A detection is a hit if its box covers an object of its class
+with an IoU of 0.5 or more; each object is hit once.
+"""
+
+from dataclasses import dataclass, field
+
+from benchmarks.report.stages import StageFolder, read_json
+from pretrain.common.fields import is_number, is_whole
+from transfer.settings.random_starts import RAND
+
+NAME = "examples.json"
+HIT, FALSE, MISS, TRUTH = "hit", "false alarm", "miss", "ground truth"
+SEVERAL = {HIT: "hits", FALSE: "false alarms", MISS: "misses", TRUTH: "objects"}
+OVERLAP = 0.5
+MOST_IMAGES, MOST_MODELS = 3, 4  # of a dataset; of an image
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in pixels of the image, with what it is and what is written beside it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    text: str
+
+
+@dataclass
+class Picture:
+    """One column of a comparison."""
+
+    title: str
+    boxes: list[Box]
+
+    @property
+    def counts(self) -> str:
+        """How many boxes there are of each kind."""
+        kinds = [box.kind for box in self.boxes]
+        shown = [TRUTH] if self.title == TRUTH else [HIT, FALSE, MISS]
+        return ", ".join(_counted(kinds.count(kind), kind) for kind in shown)
+
+
+@dataclass
+class Comparison:
+    """An image of a dataset with all its columns. `pixels`: its data address."""
+
+    dataset: str
+    file: str
+    width: int
+    height: int
+    pixels: str
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def comparisons(stages: list[StageFolder], problems: list[str]) -> list[Comparison]:
+    """The images that models of one dataset have in common, the random starts first."""
+    found: dict[tuple, dict[str, dict]] = {}  # dataset and image -> what was fine-tuned -> its example
+    for stage in stages:
+        if not stage.has(NAME):
+            continue
+        try:
+            content = read_json(stage.folder / NAME)
+            for image in content["images"]:
+                start, place = stage.parts
+                key = (content["annotations_sha256"], place or content["task"], image["file"])
+                found.setdefault(key, {}).setdefault(start, checked(image))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or error
+            problems.append(f"{NAME} of {stage.name}: {type(error).__name__}: {reason}")
+    shown: list[Comparison] = []
+    for (_, dataset, file), models in found.items():
+        if len(models) > 1 and sum(one.dataset == dataset for one in shown) < MOST_IMAGES:
+            first = next(iter(models.values()))
+            one = Comparison(dataset, file, first["width"], first["height"], first["pixels"])
+            one.pictures.append(Picture(TRUTH, [_box(box, TRUTH) for box in first["truth"]]))
+            names = sorted(models, key=lambda name: (not name.startswith(RAND.method), name))  # random first
+            for name in names[:MOST_MODELS]:
+                one.pictures.append(Picture(name, judged(models[name]["truth"], models[name]["predicted"])))
+            shown.append(one)
+    return shown
+
+
+def checked(image: dict) -> dict:
+    """The example itself; ValueError for one that cannot be drawn."""
+    boxes = [*image["truth"], *image["predicted"]]
+    numbers = all(is_number(value, -1e6, 1e6) for box in boxes for value in box["box"])
+    if not (numbers and is_whole(image["width"], 1) and is_whole(image["height"], 1)
+            and all(len(box["box"]) == 4 and isinstance(box["class"], str) for box in boxes)
+            and all(is_number(box["score"], 0, 1) for box in image["predicted"])
+            and isinstance(image["pixels"], str) and image["pixels"].startswith("data:image/")
+            and isinstance(image["file"], str)):
+        raise ValueError("expected boxes of four numbers with their class, found something else")
+    return image
+
+
+def judged(truth: list[dict], predicted: list[dict]) -> list[Box]:
+    """The surest detections, as many as there are objects, and the objects that none of them found."""
+    surest = sorted(predicted, key=lambda one: -one["score"])[:len(truth)]
+    missed, boxes = list(truth), []
+    for detection in surest:
+        fitting = [one for one in missed
+                   if one["class"] == detection["class"] and overlap(one["box"], detection["box"]) >= OVERLAP]
+        if fitting:
+            missed.remove(max(fitting, key=lambda one: overlap(one["box"], detection["box"])))
+        boxes.append(_box(detection, HIT if fitting else FALSE))
+    return boxes + [_box(one, MISS) for one in missed]
+
+
+def overlap(one: list[float], other: list[float]) -> float:
+    """Intersection over union of two boxes, each x0 y0 x1 y1."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _counted(count: int, kind: str) -> str:
+    if count != 1:
+        return f"{count} {SEVERAL[kind]}"
+    return "1 object" if kind == TRUTH else f"1 {kind}"
+
+
+def _box(entry: dict, kind: str) -> Box:
+    x0, y0, x1, y1 = entry["box"]
+    text = entry["class"]
+    if "score" in entry:
+        text += f" {100 * entry['score']:.0f} %"
+    return Box(x0, y0, x1 - x0, y1 - y0, kind, text)

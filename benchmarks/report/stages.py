@@ -1,0 +1,203 @@
+"""What the stages of a run left in their folders: curves of trainings, figures. One that cannot be read is named."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.records.paper_tables import main_columns
+from benchmarks.report.charts import Chart, Curve, Look, Points, looks, thinned
+from pretrain.common.fields import is_number
+from pretrain.common.json_lines import each_entry
+from pretrain.common.plain_file import read_plain
+from transfer.tasks import TASKS
+
+# What a stage's folder may hold, in the order shown, with its caption.
+FIGURES = {
+    "curves.png": "curves of the pretraining",
+    "views.png": "views of an image and their matched cells",
+    "show.png": "views, positive cells, hardest negatives, attention",
+    "probe.png": "what the frozen backbone's probe predicts",
+    "predictions.png": "ground truth and predictions",
+}
+PRETRAINING = {"loss": "loss", "retrieval_backbone": "retrieval: share found", "knn_top1": "k-NN: share right",
+               "feature_std_backbone": "feature standard deviation (0: collapse)",
+               "effective_rank_backbone": "effective rank (1: collapse)", "lr": "learning rate"}
+WIDEST = 1200  # pixels: images are shrunk to this
+MOST_RUNS = 60  # whose curves are drawn, of a section: the ones that ended last
+MOST_BYTES = 1_500_000  # of all figures of the page
+MOST_ENTRIES = 2_000_000  # bytes of request.json and the like
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """A finished stage."""
+
+    name: str
+    folder: Path
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """(what it starts from or makes, without the seed; on which data), such as ("clove", "coco.nuclei")."""
+        found = re.fullmatch(r"finetune-(.+)-([^-]+)-\d+", self.name)
+        name, place = found.groups() if found else (self.name.partition("-")[2] or self.name, "")
+        return re.sub(r"\.seed\d+", "", name), place
+
+    def has(self, *names: str) -> bool:
+        """Whether it holds these as plain files."""
+        return all((self.folder / name).is_file() for name in names)
+
+
+@dataclass
+class Section:
+    """Charts that share a legend; `more`: runs that are not drawn."""
+
+    title: str
+    charts: list[Chart] = field(default_factory=list)
+    looks: dict[str, Look] = field(default_factory=dict)
+    more: int = 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image file of a stage; `data` is its address, empty where it is only named."""
+
+    caption: str
+    path: Path
+    data: str
+
+
+def stage_folders(output: Path) -> list[StageFolder]:
+    """Every finished stage in `output`, in the order in which they ended."""
+    stamps = []
+    for path in output.glob("*/stage.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a stage that is just being written has nothing yet
+            stamp = read_json(path)
+            stamps.append((str(stamp["ended"]), str(stamp["name"]), path.parent))
+    return [StageFolder(name, folder) for _, name, folder in sorted(stamps)]
+
+
+def read_json(path: Path) -> dict:
+    """The object in a plain file of sane length; ValueError or OSError for anything else."""
+    content = json.loads(read_plain(path, MOST_ENTRIES))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return content
+
+
+def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[Section]:
+    """The curves of all pretrainings, one over the other: losses of each objective, the probes of all."""
+    found = [stage for stage in stages if stage.has("metrics.jsonl", "run.json")]
+    drawn = found[-MOST_RUNS:]
+    charts: dict[str, Chart] = {}
+    for stage in drawn:
+        curves = _guarded(stage, problems, lambda stage: (
+            read_json(stage.folder / "run.json").get("objective"),
+            read_curves(stage.folder / "metrics.jsonl", "step", PRETRAINING)))
+        objective, curves = curves or ("", {})
+        for key, points in curves.items():
+            title = f"{PRETRAINING[key]} of {objective}" if key == "loss" else PRETRAINING[key]
+            chart = charts.setdefault(title, Chart(title, "optimizer step"))
+            chart.curves.append(Curve(stage.name, stage.parts[0], points))
+    if not charts:
+        return []
+    order = sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss"))
+    return [Section("", order, _looks(drawn, stages), len(found) - len(drawn))]
+
+
+def finetunings(stages: list[StageFolder], problems: list[str]) -> list[Section]:
+    """For each dataset the losses of its fine-tunings, and their metrics on the way where some were taken."""
+    members: dict[tuple[str, str], list[StageFolder]] = {}
+    for stage in stages:
+        if stage.has("metrics.json", "request.json"):
+            request = _guarded(stage, problems, lambda stage: read_json(stage.folder / "request.json"))
+            if request is not None:
+                task = str(request.get("task"))
+                members.setdefault((task, stage.parts[1] or task), []).append(stage)
+    sections = []
+    for (task, place), found in sorted(members.items()):
+        names = {"total_loss": "training loss"}
+        names |= {key: f"{name} on the way (percent)" for key, name in early_keys(task).items()}
+        drawn = found[-MOST_RUNS:]
+        section = Section(place, looks=_looks(drawn, stages), more=len(found) - len(drawn))
+        charts = {key: Chart(title, "iteration") for key, title in names.items()}
+        for stage in drawn:
+            curves = _guarded(stage, problems, lambda stage, names=names: read_curves(
+                stage.folder / "metrics.json", "iteration", names))
+            for key, points in (curves or {}).items():
+                charts[key].curves.append(Curve(stage.name, stage.parts[0], points))
+        section.charts = [chart for chart in charts.values() if chart.curves]
+        if section.charts:
+            sections.append(section)
+    return sections
+
+
+def _looks(drawn: list[StageFolder], stages: list[StageFolder]) -> dict[str, Look]:
+    return looks([stage.parts[0] for stage in drawn], list(dict.fromkeys(stage.parts[0] for stage in stages)))
+
+
+def early_keys(task: str) -> dict[str, str]:
+    """{key that early evaluations write it under: name} of each main column of a task; none for a
+    task not known here."""
+    if task not in TASKS:
+        return {}
+    metrics = {column.name: column.metric for column in TASKS[task].columns}
+    return {f"early/{metrics[name]}": name.replace("_", " ") for name in main_columns(TASKS[task])}
+
+
+def read_curves(path: Path, across: str, keys: dict[str, str]) -> dict[str, Points]:
+    """The points of each of `keys` that a log has, over its counter `across`."""
+    found: dict[str, Points] = {key: [] for key in keys}
+    for entry in each_entry(path):
+        if is_number(entry.get(across), 0):
+            for key, points in found.items():
+                if is_number(entry.get(key), -1e30, 1e30):
+                    points.append((float(entry[across]), float(entry[key])))
+    return {key: thinned(points) for key, points in found.items() if points}
+
+
+def figures(stages: list[StageFolder], problems: list[str]) -> list[Figure]:
+    """The figures of the stages: the first of each group whole, while there is room; the others by name."""
+    found, seen, size = [], set(), 0
+    for stage in stages:
+        for file, caption in FIGURES.items():
+            if not stage.has(file):
+                continue
+            path, data = stage.folder / file, ""
+            if (stage.parts, file) not in seen and size < MOST_BYTES:
+                seen.add((stage.parts, file))
+                data = _guarded(stage, problems, lambda _, path=path: embedded(path), file)
+                if data is None:
+                    continue
+                size += len(data)
+            found.append(Figure(f"{stage.name}: {caption}", path, data))
+    return found
+
+
+def embedded(path: Path) -> str:
+    """An image as a data address, no wider than WIDEST; WebP is a third of the PNG."""
+    from PIL import Image
+
+    with Image.open(path) as stored:
+        image = stored.convert("RGB")
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _guarded(stage: StageFolder, problems: list[str], read: Callable, file: str = "the curves") -> object:
+    """What `read` makes of the stage; None, and a line in `problems`, where a file cannot be read."""
+    try:
+        return read(stage)
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:  # SyntaxError: of PIL
+        reason = str(error).replace(f"{stage.folder}/", "")
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{Path(error.filename or '').name}: {error.strerror}"
+        problems.append(f"{file} of {stage.name}: {type(error).__name__}: {reason}")
+        return None

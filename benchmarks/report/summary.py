@@ -1,0 +1,109 @@
+"""The few lines that a reader in a hurry gets, and the intervals of each dataset's rows, ready to be drawn."""
+
+from dataclasses import dataclass, replace
+
+from benchmarks.formats.dot_panels import Dot, Panel, limits, panels
+from benchmarks.report.charts import Scale
+from benchmarks.tables.ranking import BEST
+from benchmarks.tables.shown_text import row_name
+from benchmarks.tables.table_model import MEASURED, Block, Row, TableModel
+
+MOST_ROWS = 1000  # measured rows of all tables of the page
+MOST_DOTS, MOST_PLOTS = 60, 30  # of a plot; of the page
+ROW, TOP, BELOW = 30, 34, 50  # pixels: a row, above the first one, below the last one
+LEFT, RIGHT = 270, 730  # the ends of the axis
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a block of a table says: its highest measured row beside the random start."""
+
+    data: str
+    column: str
+    highest: str
+    value: str
+    source: str
+    proven: bool
+    difference: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A panel with its axis in pixels; `more`: rows that are not drawn."""
+
+    panel: Panel
+    x: Scale
+    more: int
+
+    @property
+    def height(self) -> int:
+        """Of the whole plot."""
+        return round(self.y(self.panel.dots[-1]) + BELOW)
+
+    def y(self, dot: Dot) -> float:
+        """Where a row stands."""
+        return round(TOP + ROW * dot.place + ROW / 2, 1)
+
+    def ends(self, dot: Dot) -> tuple[float, float]:
+        """The ends of a row's interval in pixels, inside the axis."""
+        return self.x(max(dot.mean - dot.half, self.x.low)), self.x(min(dot.mean + dot.half, self.x.high))
+
+    def cut(self, dot: Dot) -> tuple[bool, bool]:
+        """Whether the interval goes on beyond the axis, left and right."""
+        return dot.mean - dot.half < self.x.low, dot.mean + dot.half > self.x.high
+
+
+def lines(tables: list[TableModel]) -> list[Line]:
+    """One line for each block with measured rows."""
+    found = []
+    for table in tables:
+        first = table.columns[0]
+        for block in table.blocks:
+            rows = [row for row in block.rows if row.kind == MEASURED and row.cells[first].mean is not None]
+            if rows:
+                found.append(_line(table, block, rows))
+    return found
+
+
+def _line(table: TableModel, block: Block, rows: list[Row]) -> Line:
+    first = table.columns[0]
+    highest = max(rows, key=lambda row: row.cells[first].mean)
+    difference = ""
+    if highest.differences:
+        difference = f"{highest.differences[first].text()} to {table.against}"
+    return Line(block.heading or table.title, first.replace("_", " "), row_name(highest.method, highest.epochs),
+                highest.cells[first].text, highest.source, highest.cells[first].place == BEST, difference, len(rows))
+
+
+def plots(tables: list[TableModel]) -> list[Plot]:
+    """The panels of `benchmarks.formats.dot_panels`, each with its axis."""
+    found = []
+    for panel in panels(tables)[:MOST_PLOTS]:
+        drawn = panel.dots[:MOST_DOTS]
+        low, high = limits(drawn)
+        found.append(Plot(replace(panel, dots=drawn), Scale(low, high, LEFT, RIGHT), len(panel.dots) - len(drawn)))
+    return found
+
+
+def shortened(tables: list[TableModel]) -> list[TableModel]:
+    """The tables with MOST_ROWS measured rows at most; a note says where the others are."""
+    left, found = MOST_ROWS, []
+    for table in tables:
+        blocks, hidden = [], 0
+        for block in table.blocks:
+            rows = []
+            for row in block.rows:
+                left -= row.kind == MEASURED
+                if row.kind != MEASURED or left >= 0:
+                    rows.append(row)
+            hidden += len(block.rows) - len(rows)
+            if rows:
+                whole = len(rows) == len(block.rows)
+                blocks.append(block if whole else replace(block, rows=rows, remarks=block.remarks[:MOST_ROWS]))
+        notes = table.notes
+        if hidden:
+            notes = [*notes, f"{hidden} more measured rows stand in {table.name}.html and tables.csv."]
+        if blocks:
+            found.append(replace(table, blocks=blocks, notes=notes))
+    return found
