@@ -97,4 +97,6 @@ def items_text(found: dict) -> str:
 
 def hardware_text(found: str | dict) -> str:
     """Hardware as a result records it, in one line."""
-    return found if isinstance(found, str) else items_text(found)
+    if isinstance(found, str):
+        return found
+    return items_text({name: value for name, value in found.items() if value not in ([], None)})

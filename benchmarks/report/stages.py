@@ -137,7 +137,9 @@ def finetunings(stages: list[StageFolder], problems: list[str]) -> list[Section]
 
 
 def _looks(drawn: list[StageFolder], stages: list[StageFolder]) -> dict[str, Look]:
-    return looks([stage.parts[0] for stage in drawn], list(dict.fromkeys(stage.parts[0] for stage in stages)))
+    pretrained_first = sorted(stages, key=lambda stage: stage.name.startswith("finetune-"))
+    order = list(dict.fromkeys(stage.parts[0] for stage in pretrained_first))
+    return looks([stage.parts[0] for stage in drawn], order)
 
 
 def early_keys(task: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ MOST_ROWS = 1000  # measured rows of all tables of the page
 MOST_DOTS, MOST_PLOTS = 60, 30  # of a plot; of the page
 ROW, TOP, BELOW = 30, 34, 50  # pixels: a row, above the first one, below the last one
 LEFT, RIGHT = 270, 730  # the ends of the axis
+LEAST = 1.0  # percent: an axis shows as much, however near the values are
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _line(table: TableModel, block: Block, rows: list[Row]) -> Line:
     first = table.columns[0]
     highest = max(rows, key=lambda row: row.cells[first].mean)
     difference = ""
-    if highest.differences:
+    if highest.differences and highest.differences[first].values:
         difference = f"{highest.differences[first].text()} to {table.against}"
     return Line(block.heading or table.title, first.replace("_", " "), row_name(highest.method, highest.epochs),
                 highest.cells[first].text, highest.source, highest.cells[first].place == BEST, difference, len(rows))
@@ -82,6 +83,8 @@ def plots(tables: list[TableModel]) -> list[Plot]:
     for panel in panels(tables)[:MOST_PLOTS]:
         drawn = panel.dots[:MOST_DOTS]
         low, high = limits(drawn)
+        room = max(LEAST - (high - low), 0.0) / 2
+        low, high = low - room, high + room
         found.append(Plot(replace(panel, dots=drawn), Scale(low, high, LEFT, RIGHT), len(panel.dots) - len(drawn)))
     return found
 
