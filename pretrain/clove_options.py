@@ -1,7 +1,7 @@
 """The options of the objective CLoVE, and the two presets of them.
 
-`paper` follows the poster. `released` follows the authors' released code (sthalles/CLoVE d706573),
-so that curves can be compared. Every difference between them is one value in `VARIANTS`.
+`released`, the default, follows the authors' released code (sthalles/CLoVE d706573), so that curves
+can be compared; `paper` follows the poster. Every difference between them is one value in `VARIANTS`.
 """
 
 import math
@@ -14,17 +14,17 @@ from pretrain.options.option import option
 from pretrain.options.shared_options import Runtime, Train
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "released": {
-        "box_frame": "pixel_centres",
-        "t_pos_unit": "cell_diagonal_fraction",
-        "negatives_exclude": "positives_and_top1",
-        "negative_similarity": "mean_cosine",
-        "hinge": "image",
-        "negative_queries": "all",
-        "too_few_negatives": "zero",
-        "loss_scale": 2.0,
-        "ema_timing": "before_step",
+    "released": {},  # the defaults
+    "paper": {
+        "box_frame": "edges",
+        "t_pos_unit": "cell_diagonal",
+        "negatives_exclude": "top1",
+        "negative_similarity": "mean_vector",
+        "hinge": "pair",
+        "negative_queries": "matched",
+        "too_few_negatives": "use_left",
+        "loss_scale": 1.0,
+        "ema_timing": "after_step",
     },
 }
 
@@ -33,7 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class CloveOptions(ObjectiveOptions):
     """CLoVE's own options; the shared ones are `pretrain.config.Train`."""
 
-    variant: Literal["paper", "released"] = option("paper", "preset: the poster's algorithm or the released code's")
+    variant: Literal["released", "paper"] = option(
+        "released", "preset: the released code's algorithm or the poster's")
     projector_hidden: int = option(4096, "channels of the projector's hidden layer", above=0)
     projector_dim: int = option(256, "channels of a local embedding", above=0)
     heads: int = option(8, "attention heads", above=0)
@@ -44,33 +45,35 @@ class CloveOptions(ObjectiveOptions):
 
     t_pos: float = option(0.7, "cells closer than this are a positive pair (eq. 1)", above=0)
     t_pos_unit: Literal["cell_diagonal", "cell_diagonal_fraction", "pixel"] = option(
-        "cell_diagonal", "of t_pos: larger cell diagonal with lengths in source pixels (a reading of the poster); the "
-                         "same with each axis as a fraction of its image side (released); source pixels (literal)")
+        "cell_diagonal_fraction",
+        "of t_pos: larger cell diagonal with lengths in source pixels (a reading of the poster); the same with each "
+        "axis as a fraction of its image side (released); source pixels (literal)")
     lambda_pos: float = option(2.0, "lambda of eq. 2, weight of the positive cosine")
     mu: float = option(50.0, "margin mu of eq. 2 (released: margin 100 times 1/2)")
     k: int = option(10, "teacher vectors the negative is made of, the top k; the first is dropped", at_least=2)
     negatives_exclude: Literal["top1", "positives_and_top1"] = option(
-        "top1", "what may not be a negative: the most similar cell (poster), or all positives too (released)")
+        "positives_and_top1",
+        "what may not be a negative: the most similar cell (poster), or all positives too (released)")
     negative_similarity: Literal["mean_vector", "mean_cosine"] = option(
-        "mean_vector", "cosine with the mean of the k-1 vectors (poster) or mean of their cosines (released)")
-    hinge: Literal["pair", "image"] = option("pair", "hinge per positive pair (poster) or per image (released)")
+        "mean_cosine", "cosine with the mean of the k-1 vectors (poster) or mean of their cosines (released)")
+    hinge: Literal["pair", "image"] = option("image", "hinge per positive pair (poster) or per image (released)")
     negative_queries: Literal["matched", "all"] = option(
-        "matched", "cells whose negatives count: those with a positive, or all of the view (released); read with hinge "
-                   "image alone, a pair has its cell")
+        "all", "cells whose negatives count: those with a positive, or all of the view (released); read with hinge "
+               "image alone, a pair has its cell")
     too_few_negatives: Literal["use_left", "zero"] = option(
-        "use_left", "fewer than k candidates: average what is left, or the image's term is 0 (released)")
+        "zero", "fewer than k candidates: average what is left, or the image's term is 0 (released)")
     reduction: Literal["mean", "sum"] = option(
         "mean", "over the pairs of one image and view pair: mean, or the poster's literal sum")
-    loss_scale: float = option(1.0, "constant factor of the loss (released: 2)", above=0)
+    loss_scale: float = option(2.0, "constant factor of the loss (released: 2)", above=0)
 
     teacher_momentum: float = option(
         0.99, "momentum (EMA) of the teacher at the start; cosine to 1", at_least=0, at_most=1)
     ema_timing: Literal["after_step", "before_step"] = option(
-        "after_step", "teacher update after the optimizer step, or one step behind (released)")
+        "before_step", "teacher update after the optimizer step, or one step behind (released)")
 
     @classmethod
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return VARIANTS[given.get("variant", "paper")]
+        return VARIANTS[given.get("variant", "released")]
 
     def matching(self) -> tuple[float, str]:
         return self.t_pos, self.t_pos_unit

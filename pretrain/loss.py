@@ -76,7 +76,7 @@ def _negative(
         candidates = cosine.masked_fill(positives, -torch.inf)
     top, index = candidates.topk(min(options.k, cosine.shape[-1]), dim=-1)
     top, index = top[..., 1:], index[..., 1:]
-    found = top > -torch.inf
+    found = top != -torch.inf  # NaN is found, and goes on into the loss
     count = found.sum(-1)
     needed = options.k - 1 if options.too_few_negatives == "zero" else 1
     usable = count >= needed

@@ -9,12 +9,12 @@ from transfer import tasks
 # image, not a measurement.
 H100_IMAGES_PER_SECOND = 1870
 V100_GPUS = 8  # of `Task.seconds`
-# Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured once,
-# 2026-11: 604 steps of 32 images of the recipe mini, 2 x 96 and 2 x 48 px, took 20 minutes; 240
-# iterations of 4 images of 160 to 192 px took 552 s, and 90 s more went into the start, batch
-# norm's statistics and 60 evaluated images of 192 px. (With the narrower heads of today, 300
-# iterations took 653 s on an older core that had other work beside.)
-PRETRAIN_SECONDS, PRETRAIN_PIXELS = 0.062, 2 * 96**2 + 2 * 48**2
+# Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured 2026-11.
+# Pretraining: 604 steps of 16 images, 2 x 80 and 2 x 40 px, took 21 minutes (a recent core with
+# AVX-512 needs a third). Fine-tuning: 240 iterations of 4 images of 160 to 192 px took 552 s, and
+# 90 s more went into the start, batch norm's statistics and 60 evaluated images of 192 px. (With the
+# narrower heads of today, 300 iterations took 653 s on a core that had other work beside.)
+PRETRAIN_SECONDS, PRETRAIN_PIXELS = 0.130, 2 * 80**2 + 2 * 40**2
 FINETUNE_SECONDS, FINETUNE_SIDE = 0.575, 176
 EVALUATE_SECONDS, EVALUATE_SIDE = 1.5, 192
 ON_CORES = SMALLEST  # nothing else was measured there

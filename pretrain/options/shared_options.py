@@ -41,7 +41,7 @@ class Train:
         "loader", "where colour, blur and solarize are computed: in the loader processes, or on the training device "
                   "(same random draws, pixels differ by about one level of 255; needs half the loader processes)")
     box_frame: Literal["edges", "pixel_centres"] = option(
-        "edges", "a view's box: crop edges / image side, or the released (pixel index) / (side - 1)")
+        "pixel_centres", "a view's box: crop edges / image side, or the released (pixel index) / (side - 1)")
 
     base_lr: float = option(1.0, "learning rate of LARS per 256 images of batch_size", above=0)
     weight_decay: float = option(2e-5, "on tensors of more than one dimension", at_least=0)

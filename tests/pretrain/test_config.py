@@ -66,9 +66,9 @@ def test_order__preset_then_recipe_then_command_line(tmp_path: Path) -> None:
 
 
 def test_variants__released_differs_from_paper_in_its_preset_only() -> None:
-    paper, released = (load_config(None, {"variant": name}).flat() for name in VARIANTS)
-    assert {key for key in paper if paper[key] != released[key]} == {"variant", *VARIANTS["released"]}
-    assert VARIANTS["paper"] == {}
+    released, paper = (load_config(None, {"variant": name}).flat() for name in VARIANTS)
+    assert {key for key in paper if paper[key] != released[key]} == {"variant", *VARIANTS["paper"]}
+    assert load_config(None).flat() == load_config("imagenet_200ep").flat() == released
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -124,7 +124,7 @@ def test_mistakes__are_one_line_that_teaches(tmp_path: Path, text: str, message:
      "a single local view of 32 pixels, one image at once: batch norm would see one value"),
     ({"variant": "released", "global_size": "96"},
      r"global_size 96 gives 9 teacher cells, expected at least 10 \(k 10, too_few_negatives zero\): without negatives"),
-    ({"global_size": "32"}, r"global_size 32 gives 1 teacher cell, expected at least 2 "),
+    ({"variant": "paper", "global_size": "32"}, r"global_size 32 gives 1 teacher cell, expected at least 2 "),
     ({"loss_scale": "0"}, "loss_scale must be above 0, found 0"),
     ({"k": "1"},
      r"k must be at least 2, found 1 \(teacher vectors the negative is made of, .*; the first is dropped\)"),
@@ -136,7 +136,7 @@ def test_mistakes__are_one_line_that_teaches(tmp_path: Path, text: str, message:
     ({"teacher_momentum": "1.5"}, "teacher_momentum must lie between 0 and 1, found 1.5"),
     ({"epochs": "3"}, "warmup_epochs must not exceed epochs, found 5.0 and 3"),
     ({"epohcs": "3"}, "unknown key 'epohcs' on the command line; the nearest valid key is 'epochs'"),
-    ({"variant": "poster"}, "variant on the command line: expected one of paper, released, found 'poster'"),
+    ({"variant": "poster"}, "variant on the command line: expected one of released, paper, found 'poster'"),
 ], ids=lambda value: "-".join(value) if isinstance(value, dict) else "")
 def test_mistakes__values_that_cannot_be(overrides: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -170,7 +170,7 @@ def test_hash__does_not_follow_the_runtime() -> None:
         value = {bool: not field.default, int: 3, str: "cpu"}[type(field.default)]
         changed = dataclasses.replace(base, runtime=dataclasses.replace(base.runtime, **{field.name: value}))
         assert changed != base and changed.hash() == base.hash(), field.name
-    others = {"epochs": "11", "seed": "1", "variant": "released", "local_scale": "0.1 0.3", "t_pos": "0.71"}
+    others = {"epochs": "11", "seed": "1", "variant": "paper", "local_scale": "0.1 0.3", "t_pos": "0.71"}
     hashes = {load_config("demo", {key: value}).hash() for key, value in others.items()}
     assert len(hashes | {base.hash()}) == 1 + len(others)
     assert load_config("demo").hash() == base.hash()
@@ -179,12 +179,12 @@ def test_hash__does_not_follow_the_runtime() -> None:
 def test_recipe_hash__is_that_of_all_but_the_seed() -> None:
     base = load_config("demo")
     assert load_config("demo", {"seed": 7}).recipe_hash() == base.recipe_hash() != base.hash()
-    for changes in ({"epochs": 11}, {"t_pos": 0.71}, {"variant": "released"}, {"batch_size": 8}):
+    for changes in ({"epochs": 11}, {"t_pos": 0.71}, {"variant": "paper"}, {"batch_size": 8}):
         assert load_config("demo", changes).recipe_hash() != base.recipe_hash()
 
 
 def test_flat__resolves_to_the_same_configuration() -> None:
-    config = load_config("mini", {"variant": "released", "hinge": "pair", "box_frame": "edges", "workers": 3})
+    config = load_config("mini", {"variant": "paper", "hinge": "image", "box_frame": "pixel_centres", "workers": 3})
     assert load_config(None, config.flat()) == config
 
 

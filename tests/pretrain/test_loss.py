@@ -194,7 +194,7 @@ def compare(options: CloveOptions, *made: object) -> float:
 
 
 def paper(**changes: object) -> CloveOptions:
-    return replace(CloveOptions(), **changes)
+    return replace(load_config(None, {"variant": "paper"}).objective, **changes)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -265,7 +265,7 @@ def test_options__the_table_names_every_option_and_value() -> None:
     scalars = {"lambda_pos", "mu", "k", "t_pos", "t_pos_unit"}
     read = set(re.findall(r"\boptions\.(\w+)", Path(pretrain.loss.__file__).read_text(encoding="utf-8")))
     assert read == OPTIONS.keys() | scalars
-    for name, value in VARIANTS["released"].items():
+    for name, value in VARIANTS["paper"].items():
         if name in OPTIONS:
             assert value in OPTIONS[name]
 
@@ -300,8 +300,8 @@ def test_statistics__a_hinge_whose_term_is_0_is_not_active() -> None:
     student, teacher = (F.normalize(torch.randn(2, 3, cells, 8), dim=-1) for cells in (4, 9))
     positives = torch.zeros(2, 3, 4, 9, dtype=torch.bool)
     for options, active in ((load_config(None, {"variant": "released"}).objective, 0.0),
-                            (replace(CloveOptions(), hinge="image"), 0.0),
-                            (replace(CloveOptions(), hinge="image", negative_queries="all"), 1.0)):
+                            (paper(hinge="image"), 0.0),
+                            (paper(hinge="image", negative_queries="all"), 1.0)):
         terms, statistics = ranking_terms(student, teacher, positives, options)
         assert bool((terms > 0).all()) == bool(active) and mean(statistics["hinge_active"]) == active
 
@@ -311,7 +311,7 @@ def test_sum__is_the_literal_sum_over_pairs() -> None:
     student = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
     teacher = torch.tensor([[[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]]])
     positives = torch.tensor([[[[True, False, True], [False, True, False]]]])
-    options = replace(CloveOptions(), mu=1.0, lambda_pos=1.0, k=2, reduction="sum")
+    options = paper(mu=1.0, lambda_pos=1.0, k=2, reduction="sum")
     # Query 0 ranks cells 0 (1.0), 2 (0.6): F_neg is cell 2. Query 1 ranks 1 (1.0), 2 (0.8): F_neg is cell 2.
     hinges = [1 - 1 + 0.6, 1 - 0.6 + 0.6, 1 - 1 + 0.8]
     terms, statistics = ranking_terms(student, teacher, positives, options)

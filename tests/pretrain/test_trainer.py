@@ -44,7 +44,7 @@ def copied(state: object) -> object:
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"variant": "released"}, {"attention": "normalized"}, {"attention": "none"}, {"precision": "bf16"},
+    {}, {"variant": "paper"}, {"attention": "normalized"}, {"attention": "none"}, {"precision": "bf16"},
     {"local_views": 0}, {"global_views": 3}, {"reduction": "sum"}, {"channels_last": False},
     {"t_pos_unit": "pixel", "t_pos": 12}, {"last_stage_stride": 2, "k": 2}, {"device_batch": 2},
     {"colour_on": "device"},
@@ -62,9 +62,11 @@ def test_step__every_kind_of_run_takes_steps(tiny: Callable, batches: Callable, 
     assert all(value.isfinite().all() for value in trainer.student.state_dict().values())
 
 
-def test_step__nan_changes_nothing_at_all(tiny: Callable, batches: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variant", ["released", "paper"])
+def test_step__nan_changes_nothing_at_all(tiny: Callable, batches: Callable, monkeypatch: pytest.MonkeyPatch,
+                                          variant: str) -> None:
     """No update of weights, momentum, teacher, and no running statistics of the batch that gave the NaN."""
-    config = tiny()
+    config = tiny(variant=variant)
     trainer, (first, second, *_) = Trainer(config, ALONE, 6, 2), batches(config)
     trainer.step(0, [first])
     before = copied(trainer.state())

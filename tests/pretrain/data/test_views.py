@@ -210,7 +210,7 @@ def test_make_views__cut_only_leaves_the_colours_to_the_device(noise: Image.Imag
 
 
 def test_make_views__box_frame_is_passed_on(noise: Image.Image, small: Train) -> None:
-    _, edges, _ = make_views(noise, small, 0, 0)
+    _, edges, _ = make_views(noise, replace(small, box_frame="edges"), 0, 0)
     _, centres, _ = make_views(noise, replace(small, box_frame="pixel_centres"), 0, 0)
     assert 0 < np.abs(edges - centres).max() < 0.03
 
@@ -238,6 +238,6 @@ def test_make_views__odd_sizes(small: Train, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     for index in range(10):
-        pixels, boxes, _ = make_views(image, small, 0, index)
+        pixels, boxes, _ = make_views(image, replace(small, box_frame="edges"), 0, index)
         assert len(pixels) == 4 and np.isfinite(boxes).all() and boxes.min() >= 0 and boxes.max() <= 1
         assert (boxes[:, 3] > boxes[:, 1]).all() and (boxes[:, 2] != boxes[:, 0]).all()

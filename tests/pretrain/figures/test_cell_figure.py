@@ -58,7 +58,7 @@ def test_figure__a_run_of_any_name_can_be_drawn(scene: Callable, tmp_path: Path)
 
 
 def test_figure__counts_the_cells_with_a_positive(scene: Callable) -> None:
-    made = scene(t_pos=0.4)
+    made = scene(t_pos=0.4, t_pos_unit="cell_diagonal")
     said = words(show_figure(made, made_up(made), ""))
     matched = int(made.positives.any(1).sum())
     expected = f"{matched} of 9 cells of the student view have positives (closer than T_pos = 0.4 cell diagonals)"
