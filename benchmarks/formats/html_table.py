@@ -6,7 +6,7 @@ from markupsafe import Markup, escape
 
 from benchmarks.formats import layout
 from benchmarks.formats.templates import render
-from benchmarks.tables.table_model import TableModel
+from benchmarks.tables.table_model import Row, TableModel
 
 HTML = layout.Look(lambda text: str(escape(text)), "<i>{}</i>", "<b>{}</b>", "<u>{}</u>")
 
@@ -16,7 +16,7 @@ def html_text(table: TableModel, more: Mapping[int, Markup] | None = None) -> st
 
     `more`: what opens behind a row's source, by the row's `id()`.
     """
-    def cells(block: object, row: object) -> list[Markup]:
-        return [Markup(cell) for cell in layout.line(table, block, row, HTML)]
+    def cells(compared: list[str], row: Row) -> list[Markup]:
+        return [Markup(cell) for cell in layout.line(table, compared, row, HTML)]
 
     return render("table.html", table=table, layout=layout, cells=cells, more=more or {}, id=id)

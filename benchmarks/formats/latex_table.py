@@ -41,7 +41,8 @@ def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
     from tabulate import tabulate
 
     titles = ["Method", "Epochs", *map(column_title, table.columns)]
-    for other in layout.compared_with(table, block):
+    compared = layout.compared_with(table, block)
+    for other in compared:
         interval = "" if other == layout.PAPER else " [95\\,\\%]"
         titles.append(f"{titles[2]} $-$ {_text(other)}{interval}")
     lines = []
@@ -49,7 +50,7 @@ def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
         if row is None:
             lines.append([LATEX.italic.format(layout.MEASURED_HERE), *[""] * (len(titles) - 1)])
         else:
-            lines.append(_line(table, block, row, sources.index(row.source) + 1))
+            lines.append(_line(table, compared, row, sources.index(row.source) + 1))
     text = tabulate(lines, headers=titles, tablefmt="latex_raw", disable_numparse=True,
                     colalign=["left", *["right"] * (len(titles) - 1)])
     for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
@@ -57,11 +58,11 @@ def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
     return text
 
 
-def _line(table: TableModel, block: Block, row: Row, source: int) -> list[str]:
+def _line(table: TableModel, compared: list[str], row: Row, source: int) -> list[str]:
     cells = []
     for column in table.columns:
         cells.append(re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", layout.shown_cell(row, column, LATEX)))
-    cells += map(_text, layout.difference_texts(table, block, row))
+    cells += map(_text, layout.difference_texts(table, compared, row))
     return [f"{_text(row.method)}$^{{{source}}}$", epochs_text(row.epochs).replace("-", "--"), *map(_minus, cells)]
 
 

@@ -40,10 +40,10 @@ def compared_with(table: TableModel, block: Block) -> list[str]:
     return found
 
 
-def difference_texts(table: TableModel, block: Block, row: Row) -> list[str]:
+def difference_texts(table: TableModel, compared: list[str], row: Row) -> list[str]:
     """A row's text in each column of `compared_with`; empty where it is compared with nothing."""
     first, texts = table.columns[0], []
-    for other in compared_with(table, block):
+    for other in compared:
         text = ""
         if other == PAPER and row.paper:
             difference = row.minus_paper(first)
@@ -64,11 +64,11 @@ def titles(table: TableModel, block: Block) -> list[str]:
     return ["Method", "Epochs", *column_names(table), *compared, "Source"]
 
 
-def line(table: TableModel, block: Block, row: Row, look: Look) -> list[str]:
-    """The cells of a row under `titles`, escaped and marked."""
+def line(table: TableModel, compared: list[str], row: Row, look: Look) -> list[str]:
+    """The cells of a row under `titles`, escaped and marked; `compared`: `compared_with` of its block."""
     cells = [shown_cell(row, column, look) for column in table.columns]
-    compared = map(look.escape, difference_texts(table, block, row))
-    return [look.escape(row.method), epochs_text(row.epochs), *cells, *compared, look.escape(row.source)]
+    differences = map(look.escape, difference_texts(table, compared, row))
+    return [look.escape(row.method), epochs_text(row.epochs), *cells, *differences, look.escape(row.source)]
 
 
 def notes_of(table: TableModel, block: Block) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 
-from benchmarks.formats.layout import MEASURED_HERE, Look, line, notes_of, titles, with_divider
+from benchmarks.formats.layout import MEASURED_HERE, Look, compared_with, line, notes_of, titles, with_divider
 from benchmarks.tables.table_model import LOOK_AGAIN, Block, TableModel
 
 
@@ -36,11 +36,11 @@ def _grid(table: TableModel, block: Block) -> str:
     from tabulate import tabulate
 
     names = [escape_markdown(title) for title in titles(table, block)]
-    lines = []
+    lines, compared = [], compared_with(table, block)
     for row in with_divider(block):
         if row is None:
             lines.append([MARKDOWN.bold.format(MEASURED_HERE), *[""] * (len(names) - 1)])
         else:
-            lines.append(line(table, block, row, MARKDOWN))
+            lines.append(line(table, compared, row, MARKDOWN))
     alignment = ["left", *["right"] * (len(names) - 2), "left"]
     return tabulate(lines, headers=names, tablefmt="pipe", disable_numparse=True, colalign=alignment)

@@ -47,8 +47,8 @@ def _frame(table: TableModel, block: Block, rows: list[Row], sources: list[str])
     for name, column in zip(column_names(table), table.columns, strict=True):
         columns[name] = [shown_cell(row, column, PLAIN) for row in rows]
     if rows[0].kind != PRINTED:
-        for place, other in enumerate(compared_with(table, block)):
-            texts = [difference_texts(table, block, row)[place] for row in rows]
+        for other in compared_with(table, block):
+            texts = [difference_texts(table, [other], row)[0] for row in rows]
             columns[f"{column_names(table)[0]} - {other}"] = texts
     names = [f"{row_name(row.method, row.epochs)} [{sources.index(row.source) + 1}]" for row in rows]
     return pd.DataFrame(columns, index=names)

@@ -144,12 +144,13 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
     tests say of them."""
     papers = {(row.method, row.epochs): row for row in block.rows}
     several_data = len({data_hash(group.example) for group in groups}) > 1
+    starts = [group for group in groups if group.example["method"] == RANDOM]
     named: list[tuple[str, Row]] = []
     for distinction, group in _in_order(known.reported, groups):
         made, method, doubts = "demo", f"DEMO {group.example['method']}", []
         if group.block[0] != DEMO:
             made, method = "measured", group.example["method"]
-            doubts = _doubts(known, group, groups)
+            doubts = _doubts(known, group, starts)
         source = f"{made}, {group.count()}; {_setting(group)}"
         if distinction:
             source += f", {distinction}"
@@ -236,8 +237,8 @@ def under_same_setting(group: Group, others: list[Group]) -> list[Group]:
             and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
 
 
-def _doubts(known: Known, group: Group, groups: list[Group]) -> list[str]:
-    """What the literature and random initialisation under the same setting say against a row."""
+def _doubts(known: Known, group: Group, starts: list[Group]) -> list[str]:
+    """What the literature and random initialisation (`starts`) under the same setting say against a row."""
     table, main, method = known.task.table, main_columns(known.task), group.example["method"]
     columns = column_names(known.task)
     values = group.means(columns)
@@ -246,7 +247,6 @@ def _doubts(known: Known, group: Group, groups: list[Group]) -> list[str]:
         row = RowKey(table.name, method, group.example["epochs"], group.example["heads"])
         found = outside(known.expectations, row, values)
     if not method.startswith(RANDOM):
-        starts = [other for other in groups if other.example["method"] == RANDOM]
         starts = under_same_setting(group, starts)
         for start in starts:
             found += below_random(values, start.means(columns), main)
