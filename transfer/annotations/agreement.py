@@ -5,6 +5,7 @@ ground truth evaluated against itself does not reach 100 AP, and the training le
 Boxes are (x, y, width, height), extents (x0, y0, x1, y1), both in pixels of the image; so are keypoints.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from transfer.annotations.plain_coco import own_id
 Extent = tuple[float, float, float, float]
 APART = 2.0  # pixels that rounding explains
 AREAS_APART = 0.25  # of the mask's area: polygons are filled in more than one way
+FAR = 1_000_000  # pixels: pycocotools fills all the way to a point, and memory with it
 NAMED = 3
 
 # What can be wrong, and what it does to AP. The order is that of the checks.
@@ -73,15 +75,15 @@ def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoin
     """
     found = Agreement()
     for row in rows:
-        if row["iscrowd"] and not decode:
-            continue  # left out of a training
+        if row.get("iscrowd") and not decode and _stays_closed(row.get("segmentation")):
+            continue
         image = images[row["image_id"]]
         try:
-            mask = _read_mask(row.get("segmentation"), image, decode)
-        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            mask = read_mask(row.get("segmentation"), image, decode)
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
             found.broken = found.broken or f"annotation {own_id(row)} has a mask that cannot be read ({error})"
             continue
-        if row["iscrowd"]:
+        if row.get("iscrowd"):
             continue
         found.objects += 1
         wrong = list(_disagreements(row, image, mask, keypoints))
@@ -92,6 +94,13 @@ def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoin
         found.shares += POINTS_AT_ZERO in wrong or tiny_mask or max(x + width, y + height) <= 1
         found.transposed += NOT_ITS_BOX in wrong and mask.rle is not None and _fits_transposed(mask.rle, row["bbox"])
     return found
+
+
+def _stays_closed(mask: object) -> bool:
+    """Whether a training never reads this mask of a crowd: of these detectron2 opens run lengths that are lists."""
+    if isinstance(mask, dict):
+        return isinstance(mask.get("counts"), str)
+    return not mask or (isinstance(mask, list) and all(isinstance(part, list) for part in mask))
 
 
 def _disagreements(row: dict, image: dict, mask: "Mask | None", keypoints: bool) -> Iterator[str]:
@@ -128,18 +137,23 @@ class Mask:
     rle: dict | None = None
 
 
-def _read_mask(mask: list | dict | None, image: dict, decode: bool) -> Mask | None:
-    """Raises `ValueError`, `TypeError` or `IndexError` for a mask that the evaluator could not read."""
+def read_mask(mask: list | dict | None, image: dict, decode: bool) -> Mask | None:
+    """Raises `ValueError`, `TypeError`, `LookupError` or `OverflowError` for one that the evaluator could not read."""
     height, width = image["height"], image["width"]
     if not mask:
         return None
     if isinstance(mask, list):
+        points = [number for part in mask if len(part) >= 6 and len(part) % 2 == 0 for number in part]
+        farthest = max(points, key=abs)
+        if not abs(farthest) <= FAR or not math.isfinite(sum(points)):
+            raise ValueError(f"it reaches to {farthest:g}, in an image of {width} x {height} pixels")
         area = None
         if decode:
             area = float(run_lengths.area(run_lengths.merge(run_lengths.frPyObjects(mask, height, width))))
-        points = [number for part in mask if len(part) >= 6 and len(part) % 2 == 0 for number in part]
         xs, ys = points[::2], points[1::2]
         return Mask((min(xs), min(ys), max(xs), max(ys)), area)
+    if mask["size"] != [height, width]:
+        raise ValueError(f"its size is {mask['size']!r:.40}: expected that of its image, [{height}, {width}]")
     runs = mask["counts"] if isinstance(mask["counts"], list) else runs_of(mask["counts"])
     if sum(runs) != height * width:
         raise ValueError(f"its run lengths add up to {sum(runs)}: expected {height * width}, height times width")

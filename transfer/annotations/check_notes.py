@@ -47,5 +47,6 @@ def remember(paths: Iterable[Path], facts: object, check: Callable[[], dict]) ->
 @cache
 def _code_version() -> str:
     """Of the checks, and of what decodes images."""
-    sources = sorted([*Path(__file__).parent.glob("*.py"), ROOT / "pretrain" / "data" / "pixels.py"])
+    checks = [path for room in ("annotations", "data") for path in (ROOT / "transfer" / room).glob("*.py")]
+    sources = sorted([*checks, ROOT / "pretrain" / "data" / "pixels.py"])
     return " ".join([PIL.__version__, JPEG_DECODER, *map(sha256_file, sources)])

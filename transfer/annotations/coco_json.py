@@ -22,6 +22,8 @@ from transfer.annotations.problems import raise_first
 
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0
+TOO_LARGE = 2.0**53  # numpy's arrays hold no whole number far above
+LARGEST = 2 * 89_478_485  # pixels: PIL's limit, above which it takes an image for a decompression bomb
 
 Field = tuple[str, Callable[[object], object]]  # what is expected, and whether a value is that
 Fields = dict[str, Field]
@@ -31,7 +33,7 @@ Table = dict[str, Fields]  # of the lists of a file
 def are_numbers(values: object) -> bool:
     """Whether `values` is a list of finite numbers. One sum: a file of COCO has millions of coordinates."""
     try:
-        return isinstance(values, list) and math.isfinite(sum(values))
+        return isinstance(values, list) and abs(sum(values)) < TOO_LARGE
     except (TypeError, OverflowError):
         return False
 
@@ -72,11 +74,15 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True, crowds_as_
     is wrong with it. A file that was read before and is as it was is not read again, see `check_notes`.
     """
     options = keypoints, evaluated, crowds_as_objects
-    found = remember([path], ["COCO", str(path), *options], lambda: _as_note(_read(path, *options)))
-    file = _of_note(path, found)
+    file = noted(path, ["COCO", str(path), *options], lambda: _read(path, *options))
     if file.plain and not file.plain.is_file():  # the user emptied the cache in part
         return _read(path, *options)
     return file
+
+
+def noted(path: Path, facts: list, check: Callable[[], CocoFile]) -> CocoFile:
+    """What `check` finds in the file at `path`, or what it found when the file and `facts` were as they are."""
+    return _of_note(path, remember([path], facts, lambda: _as_note(check())))
 
 
 def _as_note(file: CocoFile) -> dict:
@@ -174,8 +180,12 @@ def repeated(content: dict, name: str, key: str) -> Iterator[str]:
 
 
 def annotation_problems(content: dict, evaluated: bool = True) -> Iterator[str]:
-    """Annotations whose image or category is not there, and boxes outside their image."""
+    """Images that nobody can open, annotations whose image or category is not there, boxes outside their image."""
     images, categories = _by_id(content["images"]), _by_id(content["categories"])
+    for image in content["images"]:
+        if image["width"] * image["height"] > LARGEST:
+            yield (f"image {image['file_name']} has {image['width']} x {image['height']} pixels: expected at most "
+                   f"{LARGEST}, larger ones are not opened")
     for row in content["annotations"]:
         where = f"annotation {own_id(row)} has"
         if evaluated and row["id"] == 0:
@@ -204,16 +214,19 @@ def _problems(content: dict, keypoints: bool, evaluated: bool) -> Iterator[str]:
     yield from annotation_problems(content, evaluated)
     rows = content["annotations"]
     for row in rows:
-        if row.get("ignore"):
+        if row.get("ignore", 0) != 0:
             yield f"annotation {own_id(row)} has 'ignore' set, which detectron2 cannot read: use 'iscrowd' or remove it"
     objects = [row for row in rows if not row["iscrowd"]]
     if not objects:
         yield (f"all {len(rows)} annotations are crowds: expected at least one object to train on and to evaluate; if "
                "they are brush masks of single objects, as CVAT writes them, --crowds-as-objects reads them so")
     if keypoints:
-        yield from _keypoint_problems(content, objects)
+        yield from _keypoint_problems(content, rows if evaluated else objects)
     else:
         yield from _mask_problems(content, objects, evaluated)
+    for row in rows:  # detectron2 reads them whatever the task
+        if row.get("keypoints") and not are_numbers(row["keypoints"]):
+            yield f"annotation {own_id(row)} has keypoints {row['keypoints']!r:.40}: expected a list of numbers"
 
 
 def _mask_problems(content: dict, objects: list[dict], evaluated: bool) -> Iterator[str]:
@@ -253,7 +266,8 @@ def _mask_problem(mask: object, size: list[int], evaluated: bool) -> str | None:
             "run lengths, for every object")
 
 
-def _keypoint_problems(content: dict, objects: list[dict]) -> Iterator[str]:
+def _keypoint_problems(content: dict, used: list[dict]) -> Iterator[str]:
+    """`used`: the annotations that are read, in an evaluation crowds too."""
     first, *others = content["categories"]
     names = first.get("keypoints")
     if not isinstance(names, list) or not names:
@@ -271,7 +285,7 @@ def _keypoint_problems(content: dict, objects: list[dict]) -> Iterator[str]:
                       lambda points: are_numbers(points) and len(points) == 3 * len(names)),
         "num_keypoints": ("the number of labelled keypoints", is_whole),
     }
-    for row in objects:
+    for row in used:
         problem = _field_problem(row, fields)
         if problem:
             yield f"annotation {own_id(row)} {problem}"
@@ -279,8 +293,8 @@ def _keypoint_problems(content: dict, objects: list[dict]) -> Iterator[str]:
         if labelled != row["num_keypoints"]:
             yield (f"annotation {own_id(row)} has num_keypoints {row['num_keypoints']}: expected {labelled}, the "
                    "number of its keypoints with a visibility above 0")
-    if not any(row["num_keypoints"] > 0 for row in objects):
-        yield f"none of {len(objects)} objects has a labelled keypoint: expected at least one"
+    if not any(row["num_keypoints"] > 0 and not row["iscrowd"] for row in used):
+        yield f"none of {len(used)} objects has a labelled keypoint: expected at least one"
 
 
 def _is_bone(pair: object, keypoints: int) -> bool:

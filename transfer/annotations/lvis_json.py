@@ -6,11 +6,12 @@ not found, and which were not marked to the last; there are no crowds.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pretrain.common.errors import UserError
 from transfer import detectron2_compat
-from transfer.annotations import coco_json
+from transfer.annotations import agreement, coco_json
 from transfer.annotations.coco_json import AREA, BOX, PIXELS, TEXT, WHOLE, CocoFile, Field, Table
 from transfer.annotations.problems import raise_first
 
@@ -44,15 +45,26 @@ def require() -> None:
                         "(with its dependencies it would replace opencv-python-headless)") from None
 
 
-def read(path: Path) -> CocoFile:
-    """Read and check the annotation file at `path`; raises `UserError` naming the first thing that is wrong."""
+def read(path: Path, evaluated: bool = True) -> CocoFile:
+    """Read and check the annotation file at `path`; raises `UserError` naming the first thing that is wrong.
+
+    `evaluated`: False for a file that is only trained on. What was checked is noted, as of COCO's files.
+    """
+    return coco_json.noted(path, ["LVIS", str(path), evaluated], lambda: _read(path, evaluated))
+
+
+def _read(path: Path, evaluated: bool) -> CocoFile:
     content = coco_json.load(path, "LVIS v1")
     raise_first(coco_json.table_problems(content, LVIS), path)
     for image in content["images"]:
         # The path below the image folder, as detectron2 takes it from the address.
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     raise_first(_problems(content), path)
-    return coco_json.of_content(path, content)
+    images = {image["id"]: image for image in content["images"]}
+    objects = agreement.compare(content["annotations"], images, evaluated)
+    raise_first(objects.problems(), path)
+    notes = tuple(f"warning: {path}: {line}" for line in objects.notes())
+    return replace(coco_json.of_content(path, content), notes=notes)
 
 
 def _problems(content: dict) -> Iterator[str]:
@@ -60,4 +72,5 @@ def _problems(content: dict) -> Iterator[str]:
     if numbers != list(range(1, len(numbers) + 1)):
         yield (f"the ids of the {len(numbers)} categories are not 1 to {len(numbers)}: expected LVIS's own, which "
                "detectron2 counts on")
+    yield from coco_json.repeated(content, "images", "file_name")
     yield from coco_json.annotation_problems(content)

@@ -106,7 +106,7 @@ def evaluation_of(truth: "COCO", found: "COCO", iou_type: str) -> "COCOeval":
     evaluation = COCOeval(truth, found, iou_type)
     names = truth.dataset["categories"][0].get("keypoints")
     if iou_type == "keypoints" and names:
-        evaluation.params.kpt_oks_sigmas = np.array(keypoint_names.sigmas(tuple(names)))
+        evaluation.params.kpt_oks_sigmas = np.array(keypoint_names.sigmas(tuple(map(str, names))))
     return evaluation
 
 

@@ -54,16 +54,24 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
                      "stay empty")
     classes = tuple(name for _, name in train.categories)
     splits = split(train, "train", _places(images, "train")), split(val, "val", _places(images, "val"))
-    trained, evaluated = _paths(splits[0], train), _paths(splits[1], val)
-    both = sorted(path.name for path in trained & evaluated)
-    if len(both) == len(evaluated) and not where.same_images:
-        raise UserError(f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or "
-                        "metrics show how well a model remembers; --same-images allows it")
-    if both:
-        notes.append(f"warning: {len(both)} of the {len(evaluated)} images that are evaluated are training images "
-                     f"({', '.join(both[:3])}): metrics show how well a model remembers them")
+    notes += images_in_both(splits, (train, val), where.same_images)
     return Dataset(task.name, *splits, classes, parts, train.keypoint_names, train.skeleton, train.has_rle,
                    notes=tuple(notes))
+
+
+def images_in_both(splits: tuple[Split, Split], files: tuple[coco_json.CocoFile, coco_json.CocoFile],
+                   same_images: bool) -> list[str]:
+    """A note on the images that are trained on and evaluated; all of them raise, unless `same_images` allows it."""
+    train, val = files
+    trained, evaluated = _paths(splits[0], train), _paths(splits[1], val)
+    both = sorted(path.name for path in trained & evaluated)
+    if len(both) == len(evaluated) and not same_images:
+        raise UserError(f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or "
+                        "metrics show how well a model remembers; --same-images allows it")
+    if not both:
+        return []
+    return [f"warning: {len(both)} of the {len(evaluated)} images that are evaluated are training images "
+            f"({', '.join(both[:3])}): metrics show how well a model remembers them"]
 
 
 def _paths(split: Split, file: coco_json.CocoFile) -> set[Path]:

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,12 @@ from PIL import Image
 from pretrain.common.errors import UserError
 from pretrain.data.images import ImageList
 from pretrain.data.pixels import UnreadableImage
+from transfer.annotations import agreement
+from transfer.annotations.plain_coco import own_id
 from transfer.data.dataset import Dataset, Split
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 TRAINED = 19  # Cityscapes' training labels: trainId 0 to 18
 IGNORE = -1  # pixels without a label: they count nowhere
@@ -130,7 +136,7 @@ def _coco(split: Split) -> Labelled:
         for row in file.imgToAnns[record["id"]]:
             if not row.get("segmentation"):
                 continue
-            mask = file.annToMask(row)
+            mask = _mask(file, row, split.annotations)
             if row["iscrowd"]:
                 crowds.append(mask)
             else:
@@ -138,6 +144,20 @@ def _coco(split: Split) -> Labelled:
         return paint((record["height"], record["width"]), instances, crowds)
 
     return Labelled(ImageList(split.image_root, [record["file_name"] for record in records]), read)
+
+
+def _mask(file: "COCO", row: dict, path: Path) -> np.ndarray:
+    """(H, W) 0 or 1. As in detectron2's training, parts of a polygon with fewer than three points count for nothing."""
+    mask, image = row["segmentation"], file.imgs[row["image_id"]]
+    if isinstance(mask, list):
+        mask = [part for part in mask if len(part) >= 6 and len(part) % 2 == 0]
+    if not mask:
+        return np.zeros((image["height"], image["width"]), np.uint8)
+    try:
+        agreement.read_mask(mask, image, decode=False)  # pycocotools reads any text as run lengths
+        return file.annToMask({**row, "segmentation": mask})
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise UserError(f"{path}: annotation {own_id(row)} has a mask that cannot be read ({error})") from None
 
 
 def _cityscapes(split: Split) -> Labelled:

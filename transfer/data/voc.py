@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from transfer.annotations.check_notes import remember
 from transfer.annotations.problems import raise_first
 from transfer.data.image_check import missing, missing_problem
 
@@ -78,6 +79,18 @@ def load(root: Path, split: str) -> list[dict]:
         raise UserError(f"{root}: no object to find in {len(records)} {split} images (none at all, or all of val "
                         "'difficult'): expected at least one")
     return records
+
+
+def check(root: Path, split: str) -> tuple[list[tuple[Path, tuple[int, int]]], str]:
+    """Every (image, (width, height)) of a split, and the `digest` of its annotations, all of them read and checked.
+
+    Annotations that were checked before and are as they were are not read again, see `check_notes`.
+    """
+    files = list_images(root, split)
+    found = remember([annotation for _, annotation in files], ["VOC", split], lambda: {
+        "sizes": [(record["width"], record["height"]) for record in load(root, split)], "digest": digest(root, split)})
+    images = [image for image, _ in files]
+    return list(zip(images, map(tuple, found["sizes"]), strict=True)), found["digest"]
 
 
 def digest(root: Path, split: str) -> str:

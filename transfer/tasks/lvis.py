@@ -44,14 +44,15 @@ def find(where: Where) -> Dataset:
                 paths[half] = folder / "annotations" / name
         if not paths[half].is_file():
             raise UserError(f"no {name} in {folder}: expected for task {TASK.name} {LAYOUT}")
-    train, val = lvis_json.read(paths["train"]), lvis_json.read(paths["val"])
+    train, val = lvis_json.read(paths["train"], evaluated=False), lvis_json.read(paths["val"])
     coco_json.raise_unless_alike(train, val)
     images = where.images or folder
     beside = images.absolute().parent / coco.TASK.name
     places = [place for place in (images, images / "images", beside) if place.is_dir()]
     classes = tuple(name for _, name in train.categories)
-    return Dataset(TASK.name, coco_layout.split(train, "train", places), coco_layout.split(val, "val", places),
-                   classes, ("boxes", "masks"))
+    splits = coco_layout.split(train, "train", places), coco_layout.split(val, "val", places)
+    notes = (*train.notes, *val.notes, *coco_layout.images_in_both(splits, (train, val), where.same_images))
+    return Dataset(TASK.name, *splits, classes, ("boxes", "masks"), notes=notes)
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:

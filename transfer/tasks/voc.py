@@ -26,8 +26,6 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """Both years, every annotation read."""
-    from pathlib import Path
-
     from pretrain.common.errors import UserError
     from transfer.data import voc
     from transfer.data.dataset import SPLITS, Dataset, Split
@@ -37,12 +35,14 @@ def find(where: Where) -> Dataset:
     places = [place for place in (folder, folder / "VOCdevkit", folder / TASK.name) if (place / "VOC2007").is_dir()]
     if not places:
         raise UserError(f"{folder} is not laid out as Pascal VOC: {folder / 'VOC2007'} is missing; expected {LAYOUT}")
-    root, splits = places[0], {}
+    root, splits, images = places[0], {}, {}
     for half in SPLITS:
-        records = voc.load(root, half)
-        opened = check_images(half, [(Path(record["file_name"]), (record["width"], record["height"]))
-                                     for record in records])
-        splits[half] = Split(len(records), root, root, voc.digest(root, half), opened)
+        rows, digest = voc.check(root, half)
+        splits[half] = Split(len(rows), root, root, digest, check_images(half, rows))
+        images[half] = {path for path, _ in rows}
+    if images["val"] <= images["train"] and not where.same_images:
+        raise UserError(f"{root}: all {len(images['val'])} images of VOC2007's test are training images too: expected "
+                        "other images, or metrics show how well a model remembers; --same-images allows it")
     return Dataset(TASK.name, splits["train"], splits["val"], tuple(voc.CLASS_NAMES), ("boxes",))
 
 

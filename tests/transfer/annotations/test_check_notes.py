@@ -5,14 +5,17 @@ import os
 import shutil
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
+from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
+from pretrain.data import pixels
 from tests.transfer.coco_files import content
 from transfer.annotations import check_notes, coco_json
-from transfer.data import image_check
+from transfer.data import cityscapes_check, image_check, voc
 from transfer.data.dataset import Opened
 from transfer.settings import datasets
 
@@ -79,6 +82,11 @@ def test_check_images__other_code_checks_again(
     assert len(opened) == 2
 
 
+def test_code_version__holds_all_that_checks() -> None:
+    for module in (coco_json, image_check, cityscapes_check, voc, pixels):
+        assert sha256_file(Path(module.__file__)) in check_notes._code_version()
+
+
 def test_check_images__a_file_that_may_still_change_leaves_no_note(
         image: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_notes, "RESTING", 60.0)
@@ -96,7 +104,7 @@ def test_check_images__without_a_place_for_notes(image: Path, tmp_path: Path, op
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every annotation file that was read."""
     paths, load = [], coco_json.load
-    monkeypatch.setattr(coco_json, "load", lambda path: paths.append(path) or load(path))
+    monkeypatch.setattr(coco_json, "load", lambda path, *kind: paths.append(path) or load(path, *kind))
     return paths
 
 
@@ -135,11 +143,15 @@ def test_read__a_file_of_the_same_size_and_time_is_read_again(loaded: list[Path]
         coco_json.read(path)
 
 
-@pytest.mark.parametrize("task", ["coco", "voc", "cityscapes"])
+@pytest.mark.parametrize("task", ["coco", "voc", "cityscapes", "lvis"])
 def test_find__the_second_start_opens_nothing(
-        task: str, small_data: Path, opened: list[Path], loaded: list[Path]) -> None:
+        task: str, small_data: Path, opened: list[Path], loaded: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    if task == "lvis":
+        pytest.importorskip("lvis")
     time.sleep(0.02)
+    parse = ElementTree.parse
+    monkeypatch.setattr(ElementTree, "parse", lambda path: loaded.append(path) or parse(path))
     first = datasets.find(small_data / task, task)
     number = len(opened + loaded)
-    assert opened and datasets.find(small_data / task, task) == first
+    assert opened and (loaded or task == "cityscapes") and datasets.find(small_data / task, task) == first
     assert len(opened + loaded) == number

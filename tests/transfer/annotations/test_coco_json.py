@@ -46,6 +46,12 @@ def _set(key: str, value: object) -> Callable[[dict], None]:
     (_set("segmentation", [[1, 2, 3, 4, 5, float("nan")]]), "annotation 2 has no mask"),
     (lambda values: values["annotations"][1].update(iscrowd=1, segmentation=None), "annotation 2 has no mask"),
     (_set("ignore", 1), "annotation 2 has 'ignore' set"),
+    (_set("ignore", None), "annotation 2 has 'ignore' set"),  # detectron2 takes what is not 0 for set
+    (_set("keypoints", ["1", 2, 2]), r"annotation 2 has keypoints \['1', 2, 2\]: expected a list of numbers"),
+    (_set("segmentation", [[2, 2, 1e8, 2, 12, 12]]),  # filling it takes gigabytes, or ends the process
+     r"annotation 2 has a mask that cannot be read \(it reaches to 1e\+08, in an image of 30 x 20 pixels\)"),
+    (lambda values: values["images"][0].update(width=10**6, height=10**6),
+     "image a.png has 1000000 x 1000000 pixels: expected at most 178956970, larger ones are not opened"),
     (_set("bbox", [20, 5, 28, 18]), r"bbox \[20, 5, 28, 18\] outside its image b.png \(30 x 20 pixels\)"),
     (_set("bbox", [-9, 5, 5, 5]), "outside its image"),
     (_set("bbox", [5, 5, -2, 5]), "outside its image"),
@@ -86,6 +92,7 @@ def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_pat
     (lambda values: values["categories"][0].update(keypoints=["nose"]), "the categories have different keypoints"),
     (_drop("keypoints"), "annotation 2 has no 'keypoints': expected keypoints, num_keypoints in each"),
     (_set("keypoints", [1, 2, 2]), r"annotation 2 has keypoints \[1, 2, 2\]: expected 6 numbers"),
+    (_set("keypoints", [1, 10**30, 2, 0, 0, 0]), "annotation 2 has keypoints .*: expected 6 numbers"),
     (_drop("num_keypoints"), "annotation 2 has no 'num_keypoints'"),
     (_set("num_keypoints", "1"), "annotation 2 has num_keypoints '1': expected the number of labelled"),
     (_set("keypoints", [1, 2, "2", 0, 0, 0]),
@@ -97,6 +104,12 @@ def test_read__names_what_is_not_even_an_object(written: str, text: str, tmp_pat
     (lambda values: values["annotations"][1].update(num_keypoints=3),
      "annotation 2 has num_keypoints 3: expected 1, the number of its keypoints with a visibility above 0"),
     (lambda values: values["images"][1].update(file_name="a.png"), "2 entries of 'images' have file_name 'a.png'"),
+    (lambda values: (_set("iscrowd", 1)(values), _drop("keypoints")(values)),  # the evaluation reads those of crowds
+     "annotation 2 has no 'keypoints': expected keypoints, num_keypoints in each"),
+    (_set("segmentation", {"size": [20, 31], "counts": [620]}),
+     r"annotation 2 has a mask that cannot be read \(its size is \[20, 31\]: expected that of its image, \[20, 30\]\)"),
+    (_set("segmentation", [[2, 2, float("nan"), 2, 12, 12]]), "annotation 2 has a mask that cannot be read"),
+    (_set("segmentation", {"counts": [600]}), "annotation 2 has a mask that cannot be read .'size'"),
 ])
 def test_read__names_what_is_wrong_with_keypoints(spoil: Callable[[dict], None], text: str, tmp_path: Path) -> None:
     path = tmp_path / "person_keypoints.json"
@@ -135,3 +148,17 @@ def test_read__what_a_training_leaves_out_is_refused_for_an_evaluation(change: C
     assert len(file.images) == 2 and file.notes == ()
     with pytest.raises(UserError, match="annotation 2 has"):
         coco_json.read(path)
+
+
+@pytest.mark.parametrize("mask", [
+    {"size": [20, 31], "counts": [620]}, {"size": [20], "counts": [600]}, {"counts": [600]},
+    {"size": [20, 30], "counts": [599, "1"]}, {"size": [20, 30], "counts": [-1, 601]}, 5, [[1, 2], 3]])
+@pytest.mark.parametrize("keypoints", [False, True])
+def test_read__what_detectron2_opens_of_a_crowd_is_checked_for_a_training_too(
+        mask: object, keypoints: bool, tmp_path: Path) -> None:
+    values = content(keypoints=keypoints)
+    values["annotations"][1] |= {"iscrowd": 1, "segmentation": mask}
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="annotation 2 has a mask that cannot be read"):
+        coco_json.read(path, keypoints, evaluated=False)

@@ -14,6 +14,7 @@ from benchmarks.demo import demo_data
 from pretrain.common.errors import UserError
 from transfer.annotations import lvis_json
 from transfer.settings import datasets
+from transfer.tasks import Where
 
 needs_lvis = pytest.mark.skipif(importlib.util.find_spec("lvis") is None,
                                 reason="task lvis needs the package lvis: pip install --no-deps lvis")
@@ -107,3 +108,29 @@ def test_read__names_what_is_not_lvis(spoil: Callable[[dict], None], text: str, 
     with pytest.raises(UserError, match=text) as caught:
         lvis_json.read(path)
     assert str(path) in str(caught.value)
+
+
+@needs_lvis
+def test_find__boxes_that_are_not_of_their_masks_are_named_or_refused(folder: Path) -> None:
+    path = folder / "lvis_v1_val.json"
+    content = json.loads(path.read_text())
+    rows, first = content["annotations"], content["annotations"][0]
+    x, y, width, height = first["bbox"]
+    first["bbox"] = [x, y, width / 2, height]
+    path.write_text(json.dumps(content))
+    note, = (note for note in datasets.find(folder, "lvis").notes if "extent" in note)
+    assert f"1 of {len(rows)} objects have a box that is not the extent of its mask (annotation {first['id']})" in note
+    for row in rows:
+        row["bbox"] = [value / 160 for value in row["bbox"]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="They look like shares of width and height, from 0 to 1: multiply them"):
+        datasets.find(folder, "lvis")
+
+
+@needs_lvis
+def test_find__val_is_train(folder: Path) -> None:
+    shutil.copy(folder / "lvis_v1_train.json", folder / "lvis_v1_val.json")
+    with pytest.raises(UserError, match="lvis_v1_val.json: all of its 2 images are in .*lvis_v1_train.json too"):
+        datasets.find(folder, "lvis")
+    assert "2 of the 2 images that are evaluated are training" in datasets.find(
+        Where(folder, same_images=True), "lvis").notes[-1]

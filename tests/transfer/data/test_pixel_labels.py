@@ -69,6 +69,23 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return datasets.find(folder / "cityscapes", "cityscapes")
 
 
+def test_coco__what_a_training_leaves_out_is_left_out_or_named(tmp_path: Path) -> None:
+    folder = make_coco(tmp_path, [{"category_id": 3, "segmentation": rectangle(0, 0, 32, 32)},
+                                  {"category_id": 7, "iscrowd": 1, "segmentation": rectangle(40, 0, 60, 32)}])
+    path = folder / "annotations" / "instances_train.json"
+    values = json.loads(path.read_text())
+    values["annotations"][0]["segmentation"].append([0, 0, 40, 0])
+    values["annotations"][1]["segmentation"] = [[40, 0, 60, 32]]
+    path.write_text(json.dumps(values))
+    expected = np.zeros((32, 64))
+    expected[:, :32] = 1
+    assert (labelled_dataset.load(datasets.find(folder, "coco")).train.read(0) == expected).all()
+    values["annotations"][1]["segmentation"] = {"size": [32, 64], "counts": "rubbish"}
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="instances_train.json: annotation 2 has a mask that cannot be read"):
+        labelled_dataset.load(datasets.find(folder, "coco")).train.read(0)
+
+
 def test_cityscapes__training_labels_as_its_own_table_says(street: Dataset) -> None:
     dataset = street
     data = labelled_dataset.load(dataset)

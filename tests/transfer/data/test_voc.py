@@ -14,6 +14,7 @@ from benchmarks.demo import demo_data
 from pretrain.common.errors import UserError
 from transfer.data import voc
 from transfer.settings import datasets
+from transfer.tasks import Where
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +129,12 @@ def test_describe__hash_follows_the_annotations_of_the_split(folder: Path) -> No
     after = datasets.describe(folder, "voc")
     assert before["val"]["annotations_sha256"] != after["val"]["annotations_sha256"]
     assert before["train"] == after["train"] and len(before["val"]["annotations_sha256"]) == 64
+
+
+def test_find__test_is_trainval(folder: Path) -> None:
+    lists = folder / "VOC2007/ImageSets/Main"
+    shutil.copy(lists / "trainval.txt", lists / "test.txt")
+    with pytest.raises(UserError, match="images of VOC2007's test are training images too: .*--same-images allows it"):
+        datasets.find(folder, "voc")
+    assert datasets.find(Where(folder, same_images=True), "voc").val.images == len(
+        (lists / "trainval.txt").read_text().split())
