@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pretrain.common.errors import Killed, UserError, run_cli
+from pretrain.common.errors import UserError, run_cli
 from pretrain.common.signals import stop_signals
 from pretrain.config import Config, load_config
 from pretrain.options.command_line import add_all_options, given_values
@@ -60,15 +60,17 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
     `pretrain.train.train`."""
 
     from pretrain import distributed
-    from pretrain.train import train
+    from pretrain.train import Ended, train
 
-    process = distributed.start(config.runtime.device)
     try:
+        process = distributed.start(config.runtime.device, config.runtime.collective_timeout)
         return train(config, data, output, process, stop)
     except (RuntimeError, MemoryError) as error:
-        # gloo: a connection was closed or reset by a peer; NCCL: a remote process exits
-        if process.world > 1 and ("onnection" in str(error) or "remote process exit" in str(error)):
-            raise Killed("another process of this run has ended: see its own message") from None
+        of_others = distributed.problem(error)
+        if of_others and stop():
+            raise Ended(stop()) from None
+        if of_others:
+            raise of_others from None
         problem = _problem(error, config)
         if not problem:
             raise

@@ -6,6 +6,7 @@ communicates.
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.batch_norm import SynchronisedBatchNorm
-from pretrain.common.errors import UserError
+from pretrain.common.errors import Killed, UserError
 
 T = TypeVar("T")
 
@@ -44,9 +45,9 @@ def present_device(wanted: str | None) -> str:
     return wanted
 
 
-def start(device: str = "auto") -> Process:
-    """Join the group that torchrun announces, if any. `device`: auto, cpu or cuda. Raises
-    `UserError`."""
+def start(device: str = "auto", timeout: float = 3600) -> Process:
+    """Join the group that torchrun announces, if any. `device`: auto, cpu or cuda. timeout: seconds
+    after which a process that waits for the others raises RuntimeError. Raises `UserError`."""
     world, rank, local_rank = _announced("WORLD_SIZE", 1), _announced("RANK", 0), _announced("LOCAL_RANK", 0)
     place, backend = torch.device("cpu"), "gloo"
     if present_device(device) == "cuda":
@@ -57,7 +58,7 @@ def start(device: str = "auto") -> Process:
         # The hosts talk by gloo, so that none waits for a GPU.
         place, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     return Process(rank, world, place)
 
 
@@ -66,6 +67,24 @@ def _announced(name: str, default: int) -> int:
     if not found.isdecimal():
         raise UserError(f"environment variable {name}: expected a whole number as torchrun sets it, found {found!r}")
     return int(found)
+
+
+def on_this_machine() -> int:
+    """Processes of the group on this machine, as torchrun announces them."""
+    return _announced("LOCAL_WORLD_SIZE", 1)
+
+
+def problem(error: Exception) -> Killed | None:
+    """What an error of a collective operation means for a user; None for another error."""
+    text = str(error)
+    # gloo: a connection was closed or reset by a peer; NCCL: a remote process exits
+    if "onnection" in text or "remote process exit" in text:
+        return Killed("another process of this run has ended: see its own message")
+    if isinstance(error, RuntimeError) and "imed out" in text:
+        reason = " ".join(text.split())
+        return Killed(f"this process waited in vain for another one ({reason:.150}; --collective-timeout): it hangs, "
+                      "was stopped or was never started; end it, then run the same command again to resume")
+    return None
 
 
 def stop() -> None:

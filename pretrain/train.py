@@ -14,14 +14,15 @@ import torch
 from tqdm import tqdm
 
 from pretrain import distributed
+from pretrain.common import stalls
 from pretrain.common.atomic import write_text
 from pretrain.common.backbone_file import BackboneInfo, save_backbone
-from pretrain.common.errors import Killed
 from pretrain.common.signals import Stop, never
 from pretrain.config import Config
-from pretrain.data.batches import Batch, make_loader, steps_per_epoch
+from pretrain.data import loader_processes
+from pretrain.data.batches import Batch, check_loaders, make_loader, steps_per_epoch
 from pretrain.data.images import ImageList
-from pretrain.data.run_images import run_images
+from pretrain.data.run_images import check_agreement, run_images
 from pretrain.distributed import Process
 from pretrain.figures.cell_figure import draw_run
 from pretrain.figures.training_figures import draw_curves, draw_views
@@ -29,7 +30,7 @@ from pretrain.optim import peak_lr
 from pretrain.runs import checkpoint
 from pretrain.runs.image_logs import UnreadableLog, note_nonfinite
 from pretrain.runs.metrics import MetricsLog
-from pretrain.runs.run_folder import bind, claimed
+from pretrain.runs.run_folder import bind, claimed, has_work
 from pretrain.trainer import Trainer
 from pretrain.watch.probes import Probe
 
@@ -42,6 +43,15 @@ class Stopped(Exception):
     def __init__(self, exit_code: int, step: int) -> None:
         where = f"after step {step}, saved" if step else "before the first step"
         super().__init__(f"stopped {where}; run the same command again to resume")
+        self.exit_code = exit_code
+
+
+class Ended(Stopped):
+    """As `Stopped`, but before it could save another process had ended."""
+
+    def __init__(self, exit_code: int) -> None:
+        Exception.__init__(self, "stopped when another process had ended, so nothing was saved after the newest "
+                                 "checkpoint; run the same command again to resume")
         self.exit_code = exit_code
 
 
@@ -77,7 +87,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
     """
     backbone = output / "backbone.safetensors"
     with claimed(output, config, folder) if process.is_main else contextlib.nullcontext():
-        images = run_images(config, folder, output, process)
+        images = run_images(config, folder, output, process, resumes=process.is_main and has_work(output))
         run = _Run(config, images, steps_per_epoch(len(images), config.train), output, process)
         if process.is_main:
             bind(output, config, images)
@@ -87,17 +97,18 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
             return backbone
         try:
             _train(run, stop)
-        except RuntimeError as error:  # of torch's signal handler, wherever the run is just then
-            if "DataLoader worker" not in str(error):
+        except RuntimeError as error:
+            problem = loader_processes.problem(error, config.runtime.workers, "--workers 0")
+            if problem is None:
                 raise
-            raise Killed(f"a loader process died ({' '.join(str(error).split())}): the memory may be too small for "
-                         f"{config.runtime.workers} (--workers); run the same command again to resume") from None
+            raise problem from None
     return backbone
 
 
 def _train(run: _Run, stop: Stop) -> None:
     """Train from the newest checkpoint to the end."""
     config, runtime, process = run.config, run.config.runtime, run.process
+    check_loaders(config, process, distributed.on_this_machine())
     steps = config.train.epochs * run.per_epoch
     probe = Probe(run.images, config, process.device)
     trainer = Trainer(config, process, steps, run.per_epoch, run.images.classes)
@@ -113,19 +124,21 @@ def _train(run: _Run, stop: Stop) -> None:
         while True:
             asked_to_stop = distributed.largest_over_processes(stop())  # all stop after the same step
             probing = step in (0, steps) or (runtime.probe_every and step % runtime.probe_every == 0)
-            if probing and step not in log.probed and (step == steps or not asked_to_stop):
-                log.write(step, probe(trainer.objective))
-            if step > first_step and (step % runtime.checkpoint_every == 0 or step == steps or asked_to_stop):
-                _save(trainer, step, run)
+            with stalls.slow():
+                if probing and step not in log.probed and (step == steps or not asked_to_stop):
+                    log.write(step, probe(trainer.objective))
+                if step > first_step and (step % runtime.checkpoint_every == 0 or step == steps or asked_to_stop):
+                    _save(trainer, step, run)
             if step == steps:
                 break
             if asked_to_stop:
                 raise Stopped(asked_to_stop, step)
 
             started = time.perf_counter()
-            micro_batches = [next(loader) for _ in range(trainer.accumulation)]
-            waited = time.perf_counter() - started
-            result = trainer.step(step, micro_batches)
+            with stalls.step():
+                micro_batches = [next(loader) for _ in range(trainer.accumulation)]
+                waited = time.perf_counter() - started
+                result = trainer.step(step, micro_batches)
             took = time.perf_counter() - started
 
             for batch in micro_batches:
@@ -139,9 +152,10 @@ def _train(run: _Run, stop: Stop) -> None:
                 bar.set_postfix(shown, refresh=False)
             bar.update()
 
-    if process.is_main:
-        _finish(trainer, run)
-    distributed.barrier()
+    with stalls.slow():
+        if process.is_main:
+            _finish(trainer, run)
+        distributed.barrier()
 
 
 def _announce(trainer: Trainer, run: _Run) -> None:
@@ -185,6 +199,7 @@ def _save(trainer: Trainer, step: int, run: _Run) -> None:
         if not value.isfinite().all():  # a NaN gradient under a finite loss; the same in every process
             raise TrainingFailed(f"weights are not finite after step {step} ({name}), so nothing was saved: try a "
                                  "lower --base-lr or --precision bf16 in another --output")
+    check_agreement(run.config, run.images)
     if run.process.is_main:
         config = run.config
         meta = {"steps": trainer.steps, "images_seen": step * config.train.batch_size,

@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 # Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
@@ -18,8 +19,8 @@ class UserError(ValueError):
 
 
 class Killed(UserError):
-    """Another process of the run was killed (SIGKILL, out of memory): the same may go well when it
-    is started again."""
+    """Another process of the run was killed (SIGKILL, out of memory) or hangs: the same may go well
+    when it is started again."""
 
     exit_code = KILLED
 
@@ -31,6 +32,26 @@ def refuse(*problems: tuple[object, str]) -> None:
             raise UserError(message)
 
 
+def is_fixed_by_user(error: BaseException) -> bool:
+    """Whether the system refused something for a reason that a user can do something about."""
+    return isinstance(error, OSError) and error.errno in FIXED_BY_USER
+
+
+def in_one_line(error: OSError) -> str:
+    """What `is_fixed_by_user` is true of, for a user."""
+    return (f"{error.strerror}: {error.filename or 'while writing'}; free space or choose another folder, then run the "
+            "same command again")
+
+
+def quiet_threads() -> None:
+    """Let threads (TensorBoard's) end without a word on what the main thread meets too, and reports."""
+    def report(found: threading.ExceptHookArgs) -> None:
+        if not is_fixed_by_user(found.exc_value):
+            threading.__excepthook__(found)
+
+    threading.excepthook = report
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command-line entry point and leave with its exit code.
 
@@ -40,6 +61,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
+    quiet_threads()
     try:
         code = main() or 0
     except UserError as error:
@@ -53,10 +75,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
         sys.stderr.close()
         code = UNREAD
     except OSError as error:
-        if error.errno not in FIXED_BY_USER:
+        if not is_fixed_by_user(error):
             raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}; "
-              "free space or choose another folder, then run the same command again", file=sys.stderr)
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         code = USER_ERROR
     if sys.stdout is not None:  # closed by >&-
         sys.stdout.flush()

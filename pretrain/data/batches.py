@@ -6,7 +6,6 @@ with any number of loader processes. Images that cannot be read are replaced by 
 reported in the batch.
 """
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pretrain.common.errors import UserError
 from pretrain.common.one_line import escaped
 from pretrain.config import Config
 from pretrain.data.images import SUFFIXES, ImageList, walk_images
+from pretrain.data.loader_processes import check_shared_memory, deadline, set_deadline, start_worker
 from pretrain.data.name_table import NameTable
 from pretrain.data.order import EpochOrder
 from pretrain.data.pixels import UnreadableImage
@@ -29,7 +29,6 @@ from pretrain.data.views import make_views
 from pretrain.distributed import Process
 from pretrain.options.shared_options import Train
 
-TERM_GRACE = 600  # seconds, a slow step's worth, that a loader process goes on for after SIGTERM
 REPLACEMENTS = 10  # unreadable images in a row that end a run, or the allowed share of them if that is more
 
 
@@ -215,17 +214,30 @@ class MicroBatchOrder:
                 yield [(epoch, index) for index in mine.tolist()]
 
 
+def check_loaders(config: Config, process: Process, on_this_machine: int) -> None:
+    """Raise `UserError` when shared memory is too small for the loaders of so many processes."""
+    train, workers = config.train, config.runtime.workers
+    at_once = images_at_once(train.batch_size, config.runtime.device_batch, process.world)
+    pixels = train.global_views * train.global_size**2 + train.local_views * train.local_size**2
+    held = 2  # the one that is copied, and the next
+    if process.device.type == "cpu":  # no copy: those of this step and of the next
+        held = 2 * train.batch_size // (at_once * process.world)
+    check_shared_memory(3 * pixels * at_once, workers, held, on_this_machine, "--workers 0")
+
+
 def make_loader(images: ImageList, config: Config, steps: range, process: Process) -> Iterator[Batch]:
     """Micro-batches of one process for the optimizer steps `steps`, in order."""
     dataset = ViewDataset(images, config.train)
     at_once = images_at_once(config.train.batch_size, config.runtime.device_batch, process.world)
+    set_deadline(config.runtime.loader_timeout)
     loader = DataLoader(
         dataset,
         batch_sampler=MicroBatchOrder(len(images), config.train, at_once, steps, process),
         collate_fn=dataset.collate,
         num_workers=config.runtime.workers,
+        timeout=deadline(config.runtime.workers),
         pin_memory=process.device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own: starting a loader must not move the state that a checkpoint holds
     )
     return _batches(loader)
@@ -236,12 +248,3 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
         if isinstance(batch, UserError):
             raise batch
         yield batch
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)  # the processes are the parallelism
-    # Ctrl-C and Slurm signal the whole group: the training process decides, and its loaders finish
-    # its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

@@ -1,7 +1,7 @@
 """Where images are: a list of names that knows how to read each of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,19 @@ class ImageList(Sequence[str]):
             return (self.folder / self[number]).stat().st_size
         except OSError:  # a dangling link: reading it will name it
             return -1
+
+    def stamps(self, numbers: range, each: Callable[..., Iterable] = map) -> np.ndarray:
+        """(N, 2) int64: size in bytes and modification time in nanoseconds of each file, -1 for what
+        cannot be reached. each: `map`, or that of a pool."""
+        found = each(self._stamp, self[numbers.start:numbers.stop])
+        return np.array(list(found), np.int64).reshape(-1, 2)
+
+    def _stamp(self, name: str) -> tuple[int, int]:
+        try:
+            found = os.stat(self.folder / name)
+        except OSError:  # a dangling link: reading it will name it
+            return -1, -1
+        return found.st_size, found.st_mtime_ns
 
     def read(self, number: int) -> bytes:
         """The file of image `number`; raises `UnreadableImage`."""

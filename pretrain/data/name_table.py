@@ -105,7 +105,12 @@ class NameTable(Sequence[str]):
 
     def __getitem__(self, number: int | slice) -> str | list[str]:
         if isinstance(number, slice):
-            return [self[at] for at in range(*number.indices(len(self)))]
+            wanted = range(*number.indices(len(self)))
+            if wanted.step != 1:
+                return [self[at] for at in wanted]
+            first, blocks = wanted.start // BLOCK, range(wanted.start // BLOCK, -(-wanted.stop // BLOCK))
+            names = [name for block in blocks for name in self._block(block)]
+            return list(map(_decoded, names[wanted.start - first * BLOCK:wanted.stop - first * BLOCK]))
         at = range(len(self))[number]  # IndexError and negative numbers as for a list
         return _decoded(self._block(at // BLOCK)[at % BLOCK])
 
@@ -124,9 +129,13 @@ class NameTable(Sequence[str]):
 
     def row(self, number: int) -> list[int]:
         """The K numbers that belong to name `number`."""
+        return self.rows(range(number, number + 1))[0].tolist()
+
+    def rows(self, numbers: range) -> np.ndarray:
+        """(N, K) int64: those of consecutive names."""
         width = self.footer["row_width"]
-        data = self.bytes_at(self.footer["rows"] + 8 * width * number, 8 * width)
-        return np.frombuffer(data, np.int64).tolist()
+        data = self.bytes_at(self.footer["rows"] + 8 * width * numbers.start, 8 * width * len(numbers))
+        return np.frombuffer(data, np.int64).reshape(-1, width)
 
     def bytes_at(self, offset: int, length: int) -> bytes:
         if self.path is None:

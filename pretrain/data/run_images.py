@@ -1,8 +1,9 @@
 """The images of a run: listed once on each machine, then read from that list by all its processes.
 
 The list is OUTPUT/images-HASH.names (for shards the index beside them, where one can be written),
-with labels also OUTPUT/classes-KIND-HASH.json. Machines that do not share a disk list each for
-themselves, and must find the same.
+beside it sizes and times in OUTPUT/images-HASH.stamps (pretrain/data/stamps.py), and with labels
+OUTPUT/classes-KIND-HASH.json. Machines that do not share a disk list each for themselves, and must
+find the same.
 """
 
 import json
@@ -11,54 +12,75 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrain import distributed
+from pretrain import agreement, distributed
 from pretrain.common.atomic import make_folder, write_text
 from pretrain.common.errors import UserError
 from pretrain.config import Config
+from pretrain.data import stamps
 from pretrain.data.batches import list_images, open_list
 from pretrain.data.images import ImageList, identity
 from pretrain.data.labels import Kind, count_classes
 from pretrain.data.name_table import NameTable
 from pretrain.distributed import Process
 
+OWN = ("workers",)  # options that may differ from process to process
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # names may be shared, as localhost is
 
 
 class _Found(NamedTuple):
     """What one process sends to the others. problem: why it has no list; path: the list that it
-    has made."""
+    has made; sizes: hash of the images' sizes."""
 
     host: str
     folder: str
-    options: str
     problem: str | None = None
     path: Path | None = None
     images: int = 0
     sha256: str = ""
+    sizes: str = ""
 
 
-def run_images(config: Config, folder: Path, output: Path, process: Process) -> ImageList:
+def run_images(
+    config: Config, folder: Path, output: Path, process: Process, resumes: bool = False
+) -> ImageList:
     """The images below `folder`, with the labels that the configuration asks for. Raises
     `UserError` on every process when one of them cannot list them, has other images than the
-    first, or other options."""
+    first, other options or other code, or when the images of a run that `resumes` have changed."""
     place = _place(folder)
-    leader = distributed.gather(place).index(place)
-    # With other images at once their batch norm would be wrong, and one would wait for batches
-    # that never come.
-    options = f"{config.hash()} {config.runtime.device_batch}"
-    found = _Found(socket.gethostname(), str(folder), options)
-    if leader == process.rank:
-        found = _listed(found, config.train.labels, folder, output)
-    everyone = distributed.gather(found)
-    problem = _problem(everyone, process.rank)
+    own = agreement.facts(agreement.code_sha256(config.objective_name), _options(config))
+    everyone = distributed.gather({**own, "place": place})
+    problem = agreement.difference(everyone)
     if problem is not None:
-        if found.path and everyone[0].path and found.sha256 != everyone[0].sha256:
+        raise UserError(problem)
+    leader = [other["place"] for other in everyone].index(place)
+    found = _Found(socket.gethostname(), str(folder))
+    if leader == process.rank:
+        found = _listed(found, config, output, process.is_main, resumes)
+    lists = distributed.gather(found)
+    problem = _problem(lists, process.rank)
+    if problem is not None:
+        if found.path and lists[0].path and found.sha256 != lists[0].sha256:
             found.path.unlink(missing_ok=True)
         raise UserError(problem)
-    images = open_list(folder, NameTable.open(everyone[leader].path))
+    images = open_list(folder, NameTable.open(lists[leader].path))
     images.sixteen_bit = config.train.sixteen_bit
     images.label_by(config.train.labels, _classes(images, config.train.labels, output))
     return images
+
+
+def check_agreement(config: Config, images: ImageList) -> None:
+    """Raise `UserError` on every process unless all of them train on the same images, with the same
+    options and the same code."""
+    own = agreement.facts(agreement.code_sha256(config.objective_name), _options(config), images.sha256)
+    problem = agreement.difference(distributed.gather(own))
+    if problem is not None:
+        raise UserError(problem)
+
+
+def _options(config: Config) -> dict[str, object]:
+    """Those that must be the same everywhere: with other images at once batch norm would be wrong,
+    with other steps between two checkpoints one process would wait for the other."""
+    return {key: value for key, value in config.flat().items() if key not in OWN}
 
 
 def _place(folder: Path) -> tuple[object, ...]:
@@ -70,14 +92,16 @@ def _place(folder: Path) -> tuple[object, ...]:
         return (*machine, str(folder))
 
 
-def _listed(found: _Found, kind: Kind, folder: Path, output: Path) -> _Found:
+def _listed(found: _Found, config: Config, output: Path, main: bool, resumes: bool) -> _Found:
+    folder, kind = Path(found.folder), config.train.labels
     try:
         make_folder(output)
         images = list_images(folder, keep=output, output=output)
         _classes(images, kind, output)
+        sizes = stamps.record_or_compare(images, output, resumes) if main else stamps.sizes_sha256(images)
     except UserError as error:
         return found._replace(problem=str(error))
-    return found._replace(path=images.names.path.absolute(), images=len(images), sha256=images.sha256)
+    return found._replace(path=images.names.path.absolute(), images=len(images), sha256=images.sha256, sizes=sizes)
 
 
 def _problem(everyone: list[_Found], own_rank: int) -> str | None:
@@ -93,9 +117,10 @@ def _problem(everyone: list[_Found], own_rank: int) -> str | None:
             return (f"the processes have different images: process 0 on {first.host} {first.images} in "
                     f"{first.folder}, process {rank} on {other.host} {other.images} in {other.folder}: "
                     "expected the same names everywhere, copy --data again or name one folder")
-        if other.options != first.options:
-            return (f"processes 0 on {first.host} and {rank} on {other.host} were started with different "
-                    "options: expected the same command everywhere")
+        if other.path is not None and other.sizes != first.sizes:
+            return (f"the processes have different images: the {first.images} files in {first.folder} (process 0 on "
+                    f"{first.host}) have the names of those in {other.folder} (process {rank} on {other.host}) and "
+                    "other sizes: expected the same files everywhere, copy --data again or name one folder")
     return None
 
 

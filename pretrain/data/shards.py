@@ -22,7 +22,7 @@ import stat
 import sys
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -63,6 +63,12 @@ class ShardList(ImageList):
     def size(self, number: int) -> int:
         """Bytes of the file of image `number`."""
         return self.names.row(number)[2]
+
+    def stamps(self, numbers: range, each: Callable[..., Iterable] = map) -> np.ndarray:
+        """As of files: the sizes of the images, the times of their shards."""
+        rows = self.names.rows(numbers)
+        times = [super(ShardList, self)._stamp(path.name)[1] for path in self.shards]
+        return np.stack([rows[:, 2], np.array(times, np.int64)[rows[:, 0]]], axis=1)
 
     def read(self, number: int) -> bytes:
         """The file of image `number`; `UserError` when its shard is gone, cannot be read or has

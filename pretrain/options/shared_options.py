@@ -61,6 +61,11 @@ class Runtime:
     device_batch: int = option(
         128, "most images in one forward pass of a process; gradients are accumulated up to batch_size", at_least=1)
     workers: int = option(4, "loader processes for each device; 0 loads in the training process", at_least=0)
+    loader_timeout: int = option(
+        1800, "seconds that a step waits for its images before the run ends in one line", at_least=1)
+    collective_timeout: int = option(
+        3600, "seconds that a process waits for the others before it ends in one line: longer than listing the images "
+              "or drawing the last figures takes", at_least=1)
     log_every: int = option(20, "steps between two lines of metrics.jsonl and TensorBoard", at_least=1)
     checkpoint_every: int = option(600, "steps between two checkpoints", at_least=1)
     keep_checkpoints: int = option(2, "newest checkpoints that stay on disk", at_least=1)

@@ -11,6 +11,7 @@ from pretrain.common.atomic import check_writable, make_folder, write_text
 from pretrain.common.errors import UserError
 from pretrain.common.lock import locked
 from pretrain.config import Config
+from pretrain.data import stamps
 from pretrain.data.images import ImageList, among_images, check_folder
 
 LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "done.json", "backbone.safetensors")
@@ -44,6 +45,7 @@ def bind(output: Path, config: Config, images: ImageList) -> None:
     elif before.get("images_hash") != images.sha256:
         if images.names.path and images.names.path.parent == output.absolute():
             images.names.path.unlink()
+        stamps.place(images, output).unlink(missing_ok=True)
         raise UserError(f"{output} holds a run on other images (then {before.get('images')}, now {len(images)}): "
                         "choose another --output")
 
@@ -61,7 +63,7 @@ def _recorded(output: Path, config: Config) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError):  # not JSON: refused by `difference`, as everything that is no record
         before = json.loads(path.read_text(encoding="utf-8"))
     changed = config.difference(before, path)
-    if changed and not _has_work(output):  # it was refused before its first step, and is tried with other options
+    if changed and not has_work(output):  # it was refused before its first step, and is tried with other options
         path.unlink()
         return None
     if changed:
@@ -70,7 +72,7 @@ def _recorded(output: Path, config: Config) -> dict[str, Any] | None:
     return before
 
 
-def _has_work(output: Path) -> bool:
+def has_work(output: Path) -> bool:
     """Whether a run left something that took time: a checkpoint, or a line of metrics."""
     log = output / "metrics.jsonl"
     logged = log.is_file() and log.stat().st_size > 0

@@ -153,10 +153,11 @@ def test_start__on_the_cpu_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("a GPU was touched"))
-    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group",
+                        lambda backend, timeout: asked.append((backend, timeout.total_seconds())))
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "3")):
         monkeypatch.setenv(name, value)
-    assert distributed.start("cpu") == Process(3, 4, torch.device("cpu"))
-    assert asked == ["gloo"]
+    assert distributed.start("cpu", 77) == Process(3, 4, torch.device("cpu"))
+    assert asked == [("gloo", 77)]
     with pytest.raises(UserError, match="4 processes or more on this machine, found 1 GPUs"):
         distributed.start("auto")

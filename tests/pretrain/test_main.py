@@ -21,9 +21,24 @@ def test_run__a_process_that_is_gone_is_one_line(photos, tiny, tmp_path, monkeyp
         raise RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
 
     monkeypatch.setattr(pretrain.train, "train", broken)
-    monkeypatch.setattr(pretrain.distributed, "start", lambda _: Process(1, 2, torch.device("cpu")))
+    monkeypatch.setattr(pretrain.distributed, "start", lambda *_: Process(1, 2, torch.device("cpu")))
     with pytest.raises(UserError, match="another process of this run has ended: see its own message"):
         run(tiny(), photos, tmp_path, lambda: 0)
+
+
+def test_run__a_process_that_never_comes_is_one_line(photos, tiny, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("[../unbound_buffer.cc:84] Timed out waiting\n60000ms for recv operation to complete")
+
+    monkeypatch.setattr(pretrain.train, "train", broken)
+    text = (r"^this process waited in vain for another one \(.*Timed out waiting 60000ms for recv operation to "
+            r"complete; --collective-timeout\): it hangs, was stopped or was never started; end it, then run the")
+    with pytest.raises(UserError, match=text):
+        run(tiny(), photos, tmp_path, lambda: 0)
+    text = "^stopped when another process had ended, so nothing was saved after the newest checkpoint; run the same"
+    with pytest.raises(pretrain.train.Stopped, match=text) as stopped:
+        run(tiny(), photos, tmp_path, lambda: 75)
+    assert stopped.value.exit_code == 75
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])

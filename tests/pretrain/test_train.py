@@ -184,6 +184,22 @@ def test_train__nan_losses_in_a_row_are_counted_over_a_restart(photos, cli, tmp_
     assert "error: loss was not finite 3 times in a row up to step 3" in again.stderr
 
 
+def test_train__images_that_changed_under_their_names_are_noticed(make_photos, cli, tmp_path, monkeypatch):
+    folder, output = make_photos(tmp_path / "photos", 9), tmp_path / "out"
+    spoil(monkeypatch, lambda call: signal.raise_signal(signal.SIGUSR2) if call == 1 else False)
+    assert cli(folder, output).returncode == 75
+    shutil.copy(folder / "01.png", folder / "03.png")
+    changed = cli(folder, output)
+    assert changed.returncode == 2 and changed.stderr.count("error: ") == 1
+    assert f"error: 1 of 9 images have changed since the run in {output} began (another size: 1," in changed.stderr
+    record, = output.glob("images-*.stamps")
+    assert f"the first is 03.png: bring the old ones back, choose another --output, or remove {record} to go on" in \
+        changed.stderr
+    record.unlink()
+    again = cli(folder, output)
+    assert again.returncode == 0 and "resumes from step 2 of 6" in again.stdout
+
+
 def test_train__gradients_that_overflow_on_and_on_end_the_run(photos, cli, tmp_path, monkeypatch):
     true_step = pretrain.trainer.Trainer.step
 

@@ -8,6 +8,8 @@ from detectron2.engine import SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pretrain.common import stalls
+
 
 def parts(batch: list, size: int) -> list[list]:
     """`batch` in pieces of `size`, in order."""
@@ -33,6 +35,10 @@ class AccumulatingTrainer(SimpleTrainer):
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half)
 
     def run_step(self) -> None:
+        with stalls.step():
+            self._run_step()
+
+    def _run_step(self) -> None:
         start = time.perf_counter()
         pieces = parts(next(self._data_loader_iter), self.images)
         data_time = time.perf_counter() - start

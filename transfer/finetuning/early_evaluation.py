@@ -18,6 +18,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
+from pretrain.common import stalls
 from transfer.data.dataset import Dataset
 from transfer.finetuning import evaluate
 from transfer.finetuning.accumulate import parts
@@ -48,7 +49,8 @@ class PreciseStatistics(HookBase):
 
     def after_step(self) -> None:
         if self.trainer.iter + 1 == self.trainer.max_iter:
-            set_precise_statistics(self.cfg, self.model)
+            with stalls.slow():
+                set_precise_statistics(self.cfg, self.model)
 
 
 class EarlyEvaluation(HookBase):
@@ -65,6 +67,10 @@ class EarlyEvaluation(HookBase):
         done = self.trainer.iter + 1
         if done % self.cfg.TEST.EVAL_PERIOD or done == self.trainer.max_iter:
             return
+        with stalls.slow():
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         with kept_statistics(self.model):
             set_precise_statistics(self.cfg, self.model)
             if comm.get_world_size() > 1:  # those of the first process, as in a checkpoint

@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
 from pretrain.common.errors import UserError
+from pretrain.data.loader_processes import deadline
 from transfer import tasks
 from transfer.data.dataset import Dataset
 from transfer.evaluators import fast_coco
@@ -49,6 +50,7 @@ def evaluate(
     evaluators = [before, evaluator] if before else [evaluator]
     mapper = functools.partial(mapped, Mapper(cfg, is_train=False))
     loader = build_detection_test_loader(cfg, name, mapper=mapper)
+    loader.timeout = deadline(loader.num_workers)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), fast_coco.evaluator(evaluator_name):
         raw = inference_on_dataset(model, loader, evaluators)

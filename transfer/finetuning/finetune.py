@@ -28,7 +28,7 @@ from transfer.finetuning.processes import choose_device, start
 from transfer.records import identity
 from transfer.settings import datasets, resolved_config, where
 from transfer.settings.random_starts import RANDOM_STARTS
-from transfer.settings.request import Request, add_protocol_arguments
+from transfer.settings.request import COLLECTIVE_TIMEOUT, LOADER_TIMEOUT, Request, add_protocol_arguments
 from transfer.settings.start_weights import ZERO_GAMMA_INIT, read_weights
 
 FAILED = 3  # exit code of a training whose loss stopped being a number
@@ -61,6 +61,11 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
                         help="processes on this machine; the total batch stays that of the config (default: 1)")
     parser.add_argument("--architecture", default=STANDARD, choices=tuple(ARCHITECTURES),
                         help="of random weights (default: %(default)s, the published protocol's)")
+    parser.add_argument("--loader-timeout", type=int, default=LOADER_TIMEOUT, metavar="SECONDS",
+                        help="that a step waits for its images before the run ends in one line (default: %(default)s)")
+    parser.add_argument("--collective-timeout", type=int, default=COLLECTIVE_TIMEOUT, metavar="SECONDS",
+                        help="that a process waits for the others before it ends in one line: longer than an "
+                             "evaluation takes (default: %(default)s)")
     parser.add_argument("--evaluator", default="pycocotools", choices=fast_coco.EVALUATORS,
                         help="of COCO's metrics; hotcoco is faster, and refused where it differs from "
                              "pycocotools on a sample of the images (default: pycocotools)")
@@ -93,6 +98,9 @@ def finetune(request: Request) -> dict:
     refuse(
         (request.eval_every < 0,
          f"--eval-every {request.eval_every}: expected a number of iterations, or 0 for none"),
+        (min(request.loader_timeout, request.collective_timeout) < 1,
+         f"--loader-timeout {request.loader_timeout}, --collective-timeout {request.collective_timeout}: expected "
+         "seconds, from 1"),
         (not 0 <= request.trial < 2**32, f"--trial {request.trial}: expected a seed from 0 to 2**32 - 1"))
     output = Path(request.output)
     if result.read(output) is None:
@@ -132,9 +140,9 @@ def _train_and_write(request: Request, about: dict, cfg: CfgNode, dataset: Datas
     val = dataset.val.annotations
     before = sha256_file(val) if val.is_file() else None  # a folder is too much to read twice
     job = Job(cfg, dataset, f"{request.task} from {about['weights']['method']}", request.evaluator,
-              about["weights"]["init"] == ZERO_GAMMA_INIT, request.keep_predictions)
+              about["weights"]["init"] == ZERO_GAMMA_INIT, request.keep_predictions, request.loader_timeout)
     try:
-        start(work, request.num_gpus, job)
+        start(work, request.num_gpus, job, timeout=request.collective_timeout)
     except Exception:
         if not any(output.glob("model_*.pth")):  # nothing was trained: other options may use the folder
             for name in (result.CONFIG, result.REQUEST):

@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,21 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
+from pretrain import distributed
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import Killed, UserError, in_one_line, is_fixed_by_user, quiet_threads
 from pretrain.common.signals import stop_signals
+from pretrain.data import loader_processes
 from transfer import detectron2_compat
 from transfer.data.dataset import Dataset
 from transfer.evaluators import predictions
 from transfer.finetuning import drawing, evaluate, examples, trainer
 from transfer.finetuning.processes import leaving
 from transfer.finetuning.result import EXAMPLES, PICTURE
+from transfer.finetuning.training_images import NO_LOADERS
 from transfer.records.provenance import peak_memory_mb
 from transfer.settings import datasets
+from transfer.settings.request import LOADER_TIMEOUT
 from transfer.settings.start_weights import zero_last_gammas
 
 MEASURED = "measured.json"
@@ -41,11 +45,13 @@ class Job:
     evaluator: str
     zero_gamma: bool = False
     keep_predictions: bool = False
+    loader_timeout: int = LOADER_TIMEOUT
 
 
 def work(job: Job) -> None:
     """Train and evaluate; leaves measured.json, predictions.png and examples.json in the folder of the run."""
-    with one_line_errors(), leaving():
+    loader_processes.set_deadline(job.loader_timeout)
+    with one_line_errors(job.cfg.DATALOADER.NUM_WORKERS), leaving():
         detectron2_compat.apply()
         with logged(Path(job.cfg.OUTPUT_DIR, "log.txt")):
             _train_and_evaluate(job)
@@ -84,12 +90,25 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> N
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(workers: int = 0) -> Iterator[None]:
     """A `UserError` of a data loader's worker comes with that worker's traceback: keep the last
-    line."""
+    line. What a user can fix in the file system, the end of one of the `workers` and of another
+    process become one too: another process would hand its traceback to the first."""
+    quiet_threads()
     try:
         yield
+    except OSError as error:
+        if not is_fixed_by_user(error):
+            raise
+        raise UserError(in_one_line(error)) from None
+    except RuntimeError as error:
+        found = loader_processes.problem(error, workers, NO_LOADERS) or distributed.problem(error)
+        if found is None or isinstance(error, trainer.TrainingFailed):
+            raise
+        raise found from None
     except UserError as error:
+        if isinstance(error, Killed):
+            raise
         _, _, message = str(error).strip().splitlines()[-1].partition("UserError: ")
         raise UserError(message or str(error)) from None
 
@@ -98,7 +117,9 @@ def one_line_errors() -> Iterator[None]:
 def logged(path: Path) -> Iterator[None]:
     """Inside, detectron2's log and all warnings go to a file of the first process, not to the
     screen."""
-    handler = logging.FileHandler(path, encoding="utf-8") if comm.is_main_process() else logging.NullHandler()
+    handler: logging.Handler = logging.NullHandler()
+    if comm.is_main_process():
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "iopath", "py.warnings")]
     before = [(logger.level, logger.propagate) for logger in loggers]
@@ -115,4 +136,13 @@ def logged(path: Path) -> Iterator[None]:
             logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
-        handler.close()
+        with suppress(OSError):  # see _LogFile
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Says nothing of a full disk: checkpoints and curves meet it too, and end the run in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not is_fixed_by_user(sys.exc_info()[1]):
+            super().handleError(record)

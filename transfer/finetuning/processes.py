@@ -1,11 +1,13 @@
 """The processes of a run on this machine: on which device, started together, stopped together."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,9 +16,11 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pretrain.common.errors import Killed, UserError, refuse
-from pretrain.common.signals import EXIT_CODES, handled
+from pretrain.common.signals import EXIT_CODES, FROM_OUTSIDE, handled
+from pretrain.common.stalls import ended_when_stalled
 from pretrain.distributed import present_device
 from transfer.finetuning.trainer import TrainingFailed
+from transfer.settings.request import COLLECTIVE_TIMEOUT
 
 MOST_ON_CPU = 64
 
@@ -30,8 +34,11 @@ def choose_device(wanted: str | None, num_gpus: int) -> str:
     return device
 
 
-def start(work: Callable[..., None], processes: int, *arguments: object) -> None:
-    """Run `work(*arguments)` in so many processes (one: in this one) to its end.
+def start(
+    work: Callable[..., None], processes: int, *arguments: object, timeout: float = COLLECTIVE_TIMEOUT
+) -> None:
+    """Run `work(*arguments)` in so many processes (one: in this one) to its end. timeout: seconds that
+    one waits for the others.
 
     With several processes the errors that a user can fix keep their type, stop signals are passed
     on to all, and the exit code of their stop becomes that of this process.
@@ -39,9 +46,10 @@ def start(work: Callable[..., None], processes: int, *arguments: object) -> None
     if processes == 1:
         work(*arguments)
         return
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns that it ends the others
     with _passing_on() as received:
         try:
-            launch(member, processes, dist_url="auto", args=(work, *arguments))
+            launch(member, processes, dist_url="auto", args=(work, *arguments), timeout=timedelta(seconds=timeout))
         except (ProcessExitedException, ProcessRaisedException) as error:
             if received:
                 sys.exit(received[0])
@@ -86,7 +94,7 @@ def leaving() -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         sys.exit(EXIT_CODES[signal.Signals(number)])
 
-    with handled((signal.SIGTERM, signal.SIGUSR2), leave):
+    with handled(FROM_OUTSIDE, leave), ended_when_stalled(FROM_OUTSIDE):
         yield
 
 

@@ -1,14 +1,15 @@
 """The training loop of one fine-tuning: detectron2's parts, put together so that a killed run
 resumes.
 
-A checkpoint holds model, optimiser, schedule, iteration and the seconds spent; a run that is
-started again takes the newest good one and continues with the images after those it has seen.
-Every random choice depends on its place in the run alone, so that on a CPU the weights are those
-of an uninterrupted run, bit for bit.
+A checkpoint holds model, optimiser, schedule, iteration, the seconds spent and the last values of
+the curves; a run that is started again takes the newest good one and continues with the images
+after those it has seen. Every random choice depends on its place in the run alone, so that on a
+CPU the weights are those of an uninterrupted run, bit for bit.
 """
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,23 +19,22 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase, create_ddp_model, hooks
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
 from tqdm import tqdm
 
-from pretrain.common.atomic import write_text
+from pretrain.common import stalls
 from pretrain.common.errors import refuse
 from pretrain.common.signals import Stop, never
-from pretrain.runs.metrics import lines_until
 from transfer.conversion.proof import assert_loaded
 from transfer.data.dataset import Dataset
 from transfer.finetuning.accumulate import AccumulatingTrainer
 from transfer.finetuning.checkpoints import FINAL, Checkpoints, steps_done
+from transfer.finetuning.curves import Curves
 from transfer.finetuning.early_evaluation import EarlyEvaluation, PreciseStatistics
 from transfer.finetuning.training_images import train_loader
+from transfer.records.same_run import SameRun
 from transfer.settings.batch_scaling import images_at_once
 
-METRICS = "metrics.json"  # one object a line
 WRITE_PERIOD = 20  # iterations between two lines of it
 
 
@@ -66,23 +66,34 @@ class SaveHook(HookBase):
     """A checkpoint every `period` iterations, at the end, and before the process leaves as `stop`
     asks."""
 
-    def __init__(self, checkpoints: Checkpoints, period: int, clock: Clock, stop: Stop) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, period: int, clock: Clock, stop: Stop,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """check: called before each save, on every process."""
         self.checkpoints, self.period, self.clock, self.stop = checkpoints, period, clock, stop
+        self.check = check
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         code = max(comm.all_gather(self.stop()))  # all processes stop after the same step
-        if done == self.trainer.max_iter:
-            self.checkpoints.save(
-                Path(FINAL).stem, iteration=self.trainer.iter, clock=self.clock.state_dict())
-        elif done % self.period == 0 or code:
-            self.checkpoints.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        if done == self.trainer.max_iter or done % self.period == 0 or code:
+            with stalls.slow():
+                self._save(done)
         if code:
-            comm.synchronize()  # the first process has saved
             if comm.is_main_process():
                 print(f"stopped after iteration {done} of {self.trainer.max_iter}, saved; run the same "
                       "command again to resume", file=sys.stderr)
             sys.exit(code)
+
+    def _save(self, done: int) -> None:
+        self.check()
+        if done == self.trainer.max_iter:
+            self.checkpoints.save(
+                Path(FINAL).stem, iteration=self.trainer.iter, clock=self.clock.state_dict())
+        else:
+            self.checkpoints.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        comm.synchronize()  # the first process has saved
 
 
 class Progress(HookBase):
@@ -139,19 +150,19 @@ def train(cfg: CfgNode, model: nn.Module, title: str, dataset: Dataset, stop: St
     if cfg.SOLVER.MAX_ITER == 0:  # the start itself is evaluated
         checkpoints.save(Path(FINAL).stem, iteration=-1, clock=clock.state_dict())
         return clock
-    done = steps_done(newest)
+    done, same_run = steps_done(newest), SameRun(cfg, dataset.task, resumes=newest is not None)
+    same_run.check()
     trainer = trainer_of(cfg, model)
     checkpoints.add_checkpointable("trainer", trainer)
     trainer.register_hooks([
         SeededSteps(cfg.SEED), clock, hooks.IterationTimer(),
         hooks.LRScheduler(trainer.optimizer, build_lr_scheduler(cfg, trainer.optimizer)),
-        PreciseStatistics(cfg, trainer.model),
-        SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock, stop)])
-    writers = _writers(cfg, done)
+        PreciseStatistics(cfg, trainer.model)])
+    curves = Curves(cfg.OUTPUT_DIR, WRITE_PERIOD, done)
     if cfg.TEST.EVAL_PERIOD:
-        trainer.register_hooks([EarlyEvaluation(cfg, trainer.model, dataset, writers)])
-    if writers:
-        trainer.register_hooks([hooks.PeriodicWriter(writers, WRITE_PERIOD), Progress(title)])
+        trainer.register_hooks([EarlyEvaluation(cfg, trainer.model, dataset, curves.writers)])
+    trainer.register_hooks([curves, Progress(title) if comm.is_main_process() else None])
+    trainer.register_hooks([SaveHook(checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, clock, stop, same_run.check)])
     if newest is not None:
         checkpoints.load(str(newest))
     _run(trainer, cfg, done)
@@ -176,17 +187,6 @@ def trainer_of(cfg: CfgNode, model: nn.Module) -> AccumulatingTrainer:
     parallel = create_ddp_model(model, broadcast_buffers=False, **devices)
     images = images_at_once(cfg) // comm.get_world_size()
     return AccumulatingTrainer(parallel, build_optimizer(cfg, model), images, precision)
-
-
-def _writers(cfg: CfgNode, done: int) -> list[EventWriter]:
-    """The writers of the first process; lines of iterations after `done` go, for they come
-    again."""
-    if not comm.is_main_process():
-        return []
-    metrics = Path(cfg.OUTPUT_DIR, METRICS)
-    if metrics.is_file():
-        write_text(metrics, "".join(line + "\n" for line, _ in lines_until(metrics, "iteration", done - 1)))
-    return [JSONWriter(str(metrics)), TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=done or None)]
 
 
 def _run(trainer: AccumulatingTrainer, cfg: CfgNode, done: int) -> None:

@@ -7,7 +7,6 @@ batches that an uninterrupted one would have had, with any number of loader proc
 import itertools
 import logging
 import random
-import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -20,10 +19,11 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from pretrain.common.errors import UserError
+from pretrain.data.loader_processes import check_shared_memory, deadline, start_worker
 from transfer.finetuning.mapper import UNUSABLE, Mapper
 
+NO_LOADERS = "--set DATALOADER.NUM_WORKERS=0"
 UNREADABLE_SHARE = 0.01  # of the training images: above, the run stops
-TERM_GRACE = 300  # seconds that a loader process lives on after SIGTERM, for the step in progress
 Records = Subset | list[dict]  # detectron2's
 Draw = tuple[int, int]  # place in the order of this process, index of the record
 
@@ -98,39 +98,51 @@ class MappedRecords(Dataset):
 
 def train_loader(cfg: CfgNode, workers: int, seed: int, skip: int = 0) -> Iterable[list[dict]]:
     """Endless batches of this process in the order of `seed`, after the first `skip` of them."""
-    records, wide = usable(cfg)
+    records, wide, largest = usable(cfg)
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         wide = [False] * len(wide)
     size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    check_shared_memory(size * largest, workers, 2, comm.get_local_size(), NO_LOADERS)
     repeats = None
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             records, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT)
     return DataLoader(
         MappedRecords(cfg, records, seed), batch_sampler=Batches(wide, size, seed, skip, repeats),
-        num_workers=workers, collate_fn=list, worker_init_fn=_start_worker,
+        num_workers=workers, collate_fn=list, worker_init_fn=start_worker, timeout=deadline(workers),
         generator=torch.Generator())  # its own: starting a loader must not move the global state
 
 
-def usable(cfg: CfgNode) -> tuple[Subset, list[bool]]:
-    """The training records that detectron2 would keep, and whether each image is wider than tall.
+def usable(cfg: CfgNode) -> tuple[Subset, list[bool], int]:
+    """The training records that detectron2 would keep, whether each image is wider than tall, and the
+    bytes of the largest one as the loaders hand it over.
 
     They stay in the one block of memory of detectron2's catalog: a list of all as objects would cost ten times as much.
     """
     name, = cfg.DATASETS.TRAIN
     packed = DatasetCatalog.get(name)
     points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    places, wide = [], []
+    places, wide, largest = [], [], 0
     for place in range(len(packed)):
         record = packed[place]
         if keeps(record, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, points):
             places.append(place)
             wide.append(record["width"] > record["height"])
+            largest = max(largest, bytes_of(record, cfg))
     if not places:
         raise UserError(f"none of the {len(packed)} training images has an object to learn from: expected at least one")
     records = Subset(packed, places)
     print_instances_class_histogram(records, MetadataCatalog.get(name).thing_classes)  # into the log
-    return records, wide
+    return records, wide, largest
+
+
+def bytes_of(record: dict, cfg: CfgNode) -> int:
+    """Of an image, and of its masks where they are bitmaps, at the largest size of the training."""
+    short, long = sorted((record["width"], record["height"]))
+    scale = min(max(cfg.INPUT.MIN_SIZE_TRAIN) / short, cfg.INPUT.MAX_SIZE_TRAIN / long)
+    bitmaps = cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "bitmask"
+    channels = 3 + (len(record["annotations"]) if bitmaps else 0)
+    return round(channels * short * long * scale**2)
 
 
 def keeps(record: dict, filter_empty: bool, min_keypoints: int) -> bool:
@@ -140,11 +152,3 @@ def keeps(record: dict, filter_empty: bool, min_keypoints: int) -> bool:
         return False
     labelled = sum(flag > 0 for row in rows for flag in row.get("keypoints", ())[2::3])
     return labelled >= min_keypoints
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C and Slurm signal the whole group: the training process decides, and needs its loaders to
-    # finish its step.
-    for number in (signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_GRACE))

@@ -16,6 +16,7 @@ from transfer.tasks import TASKS, Task, Where
 
 C4 = "c4"  # the one head of a C4 backbone
 COMMON = "common"  # the solver that all methods share
+LOADER_TIMEOUT, COLLECTIVE_TIMEOUT = 1800, 3600  # seconds: generous, as those of a pretraining
 SCALES = ("full", "mini", "demo", "tiny")
 # Families of heads on an FPN, those of the first task first.
 HEADS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.heads if name != C4))
@@ -112,6 +113,8 @@ class Request(Protocol):
     evaluator: str = "pycocotools"  # or hotcoco, checked against it
     keep_predictions: bool = False
     eval_every: int = 0  # iterations between early evaluations; 0: only one, at the end
+    loader_timeout: int = LOADER_TIMEOUT  # seconds that a step waits for its images
+    collective_timeout: int = COLLECTIVE_TIMEOUT  # seconds that a process waits for the others
 
     @classmethod
     def of(cls, args: argparse.Namespace, **more: object) -> Self:

@@ -188,7 +188,7 @@ def _about_stranger(read: Model, method: str | None, dataset: Dataset) -> dict[s
 
 def _work(job: Job, file: Path, trust: bool) -> None:
     """What each process does."""
-    with one_line_errors(), leaving():
+    with one_line_errors(job.cfg.DATALOADER.NUM_WORKERS), leaving():
         detectron2_compat.apply()
         clock = Clock()
         with logged(Path(job.cfg.OUTPUT_DIR, "log.txt")):

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import Killed, UserError
 from pretrain.common.signals import EXIT_CODES
-from transfer.finetuning import evaluate, finetune, processes, trainer
+from pretrain.data import loader_processes
+from transfer.finetuning import evaluate, finetune, one_process, processes, trainer
 from transfer.finetuning.finetune import Request
 
 PATIENCE = 240  # seconds
@@ -112,6 +114,92 @@ def test_stop__saves_after_the_step_and_goes_on_from_there(
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: {})
     finetune.finetune(request)
     assert begun == [3]
+
+
+def test_loader__that_is_killed_is_one_line(thin_request: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                            ) -> None:
+    class Kill(trainer.Progress):
+        def before_step(self) -> None:
+            if self.trainer.iter == 1:
+                for child in multiprocessing.active_children():
+                    child.kill()
+                time.sleep(5)  # the signal that a child has died comes here
+
+    monkeypatch.setattr(trainer, "Progress", Kill)
+    text = (r"^a loader process died \(DataLoader worker .*\): the memory may be too small for 1 "
+            r"\(--set DATALOADER.NUM_WORKERS\); run the same command again to resume$")
+    with pytest.raises(Killed, match=text):
+        finetune.finetune(thin_request(tmp_path, "coco", "DATALOADER.NUM_WORKERS=1"))
+    assert not multiprocessing.active_children()
+
+
+def test_loader__shared_memory_that_is_too_small_is_told_before_the_start(
+    thin_request: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_processes, "free_shared_memory", lambda: 10_000)
+    monkeypatch.setattr(trainer.AccumulatingTrainer, "run_step", None)
+    text = (r"^shared memory is too small: expected 0\.\d MB free in /dev/shm for 1 loader processes with batches of "
+            r"0\.\d MB, found 0\.0 MB; use --set DATALOADER.NUM_WORKERS=0, or give the container more")
+    with pytest.raises(UserError, match=text):
+        finetune.finetune(thin_request(tmp_path, "coco", "DATALOADER.NUM_WORKERS=1"))
+
+
+HANGS = """
+import sys, time, multiprocessing
+from transfer.finetuning import mapper
+from pretrain.common import stalls
+stalls.PATIENCE = 3.0
+call = mapper.Mapper.__call__
+def hang(self, record):
+    if multiprocessing.parent_process() is not None:
+        open(sys.argv[sys.argv.index("--output") + 1] + "/hangs", "w").close()
+        time.sleep(1000)
+    return call(self, record)
+mapper.Mapper.__call__ = hang
+from pretrain.common.errors import run_cli
+from transfer.__main__ import main
+run_cli(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 75), (None, 137)])
+def test_loader__that_hangs_ends_with_a_signal_or_its_deadline(number: int | None, code: int, thin_request: Callable,
+                                                              tmp_path: Path) -> None:
+    own = words(thin_request(tmp_path, "coco", "DATALOADER.NUM_WORKERS=1"))[4:]
+    own += [] if number else ["--loader-timeout", "3"]
+    process = subprocess.Popen([sys.executable, "-P", "-c", HANGS, *own], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "hangs").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    since = time.monotonic()
+    if number:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code and "Traceback" not in said, said
+    assert time.monotonic() - since < 60
+    if not number:
+        assert said.count("error: ") == 1 and "error: the loader processes gave no images in time" in said
+
+
+def _ended(folder: Path) -> None:
+    if comm.get_rank():
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.synchronize()
+
+
+@pytest.mark.slow
+def test_start__a_process_that_the_system_ends_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Killed, match="one of 2 processes was killed: run the same command again to resume|"
+                                        "another process of this run has ended") as error:
+        processes.start(_in_one_line, 2, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def _in_one_line(folder: Path) -> None:
+    with one_process.one_line_errors():
+        _ended(folder)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 75)])
