@@ -130,7 +130,9 @@ def test_fine_tuning__preempted_out_of_time_and_off_a_failed_node_equals_one_lef
     until(lambda: told("stopped after iteration 2 of 4, saved", 1), "a save")
 
     gate.wait_for(2)
-    slurm.run("scontrol", "update", f"JobId={record.job_id}", "TimeLimit=1")
+    hours, minutes, _ = map(int, slurm.show(record.job_id, "RunTime").split(":"))
+    soon = 60 * hours + minutes + 2  # one to two minutes from now, however long its start took
+    slurm.run("scontrol", "update", f"JobId={record.job_id}", f"TimeLimit={soon}")
     until(lambda: told("SIGUSR2 received", 2), "the signal before the time limit")
     slurm.run("scontrol", "update", f"JobId={record.job_id}", "TimeLimit=20")  # enough for the next start
     gate.open_to(3)
