@@ -148,6 +148,7 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
         key = hashlib.sha256(canonical(alike).encode("ascii")).hexdigest()
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
+            example["weights"] = {name: value for name, value in result["weights"].items() if name != "conversion"}
             groups[key] = Group(example, _block(result), config, departures(result))
         pretraining = result["weights"].get("pretraining") or {}
         place = Place(pretraining.get("seed"), result["trial"], result["seed"])
