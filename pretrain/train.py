@@ -23,6 +23,7 @@ from pretrain.data import loader_processes
 from pretrain.data.batches import Batch, check_loaders, make_loader, steps_per_epoch
 from pretrain.data.images import ImageList
 from pretrain.data.run_images import check_agreement, run_images
+from pretrain.data.workers import with_workers
 from pretrain.distributed import Process
 from pretrain.figures.cell_figure import draw_run
 from pretrain.figures.training_figures import draw_curves, draw_views
@@ -87,6 +88,7 @@ def train(config: Config, folder: Path, output: Path, process: Process, stop: St
     """
     backbone = output / "backbone.safetensors"
     with claimed(output, config, folder) if process.is_main else contextlib.nullcontext():
+        config = with_workers(config, process)
         images = run_images(config, folder, output, process, resumes=process.is_main and has_work(output))
         run = _Run(config, images, steps_per_epoch(len(images), config.train), output, process)
         if process.is_main:
@@ -165,7 +167,7 @@ def _announce(trainer: Trainer, run: _Run) -> None:
     run.say(f"{run.config.objective_name}: {len(run.images)} images, {values.epochs} epochs of {run.per_epoch} steps; "
             f"a step is {values.batch_size} images ({trainer.accumulation} x {trainer.micro_batch}), peak learning "
             f"rate {peak_lr(values.base_lr, values.batch_size):g}, {values.precision} on {device} x "
-            f"{run.process.world}")
+            f"{run.process.world}, loader processes for each: {run.config.runtime.workers}")
     if values.precision == "fp16" and device.type == "cpu":
         run.say("warning: fp16 is many times slower than fp32 on a CPU; use --precision bf16 or fp32")
     elif values.precision == "bf16" and device.type == "cpu" and not bf16_is_fast():

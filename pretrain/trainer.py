@@ -36,7 +36,7 @@ class Trainer:
         self.config, self.process, self.steps = config, process, steps
         self.train = train = config.train
         self.warmup_steps = round(train.warmup_epochs * per_epoch)
-        self.kernels = kernels.choose(process.device)
+        self.kernels = kernels.choose(process.device, deterministic=config.runtime.deterministic)
         torch.manual_seed(train.seed)
         self.objective = objectives.get(config.objective_name)(train, config.objective, classes, steps)
         self._prepare(self.objective)

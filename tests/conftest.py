@@ -1,9 +1,12 @@
 """Options and fixtures that every test shares."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+# The tests are those of a CPU, with the same numbers on a machine that has GPUs; before torch looks for them.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -29,7 +29,7 @@ from benchmarks.stages.standing_results import standing
 from pretrain.common.errors import UserError, refuse
 
 SMALL_CPUS, SMALL_GB = 2, 16  # conversion, tables
-LOADERS = 4  # detectron2's default number of loader workers of a process
+LOADERS = 4  # of a process: detectron2's default, and what a pretraining that leaves it to the machine gets
 
 
 @dataclass
@@ -287,8 +287,9 @@ def resources(kind: str, plan: Plan) -> Resources:
     gpus, cpus = options.gpus_per_node, options.cpus_per_task or LOADERS + 1
     one = replace(options, nodes=1, tasks_per_node=1, gpus_per_node=0)
     if kind == "pretrain":
-        workers = max(one.config.runtime.workers for one in plan.options.pretrainings)
-        cpus = options.cpus_per_task or workers + 1
+        workers = [one.config.runtime.workers for one in plan.options.pretrainings]
+        most = max(LOADERS if number == "auto" else number for number in workers)
+        cpus = options.cpus_per_task or most + 1
         return Resources(options, cpus, cpus, gpus)
     if kind == "probe":
         return Resources(one, cpus, cpus, min(gpus, 1))

@@ -4,7 +4,9 @@ The help texts of the fields are the help texts of the command line.
 """
 
 import argparse
+import contextlib
 import math
+import types
 import typing
 from collections.abc import Iterable
 from dataclasses import field, fields
@@ -19,8 +21,8 @@ def option(
     default: Any, help_text: str, above: float | None = None, at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A field of an options dataclass. Types: int, float, bool, Literal, and tuples of them.
-    `at_most` needs `at_least`."""
+    """A field of an options dataclass. Types: int, float, bool, Literal, tuples of them, and a
+    number or a Literal. Bounds are of numbers; `at_most` needs `at_least`."""
     return field(default=default, metadata={
         "help": help_text, "above": above, "at_least": at_least, "at_most": at_most})
 
@@ -31,6 +33,8 @@ def check_bounds(options: Any) -> None:
     for one in fields(options):
         value, least, most = getattr(options, one.name), one.metadata["at_least"], one.metadata["at_most"]
         above = one.metadata["above"]
+        if isinstance(value, str):
+            continue
         if above is not None and value <= above:
             bounds = f"be above {above}"
         elif most is not None and not least <= value <= most:
@@ -61,6 +65,8 @@ def _shown(wanted: Any) -> str:
     choices = typing.get_args(wanted)
     if typing.get_origin(wanted) is Literal:
         return f"{{{','.join(map(str, choices))}}}"
+    if is_union(wanted):
+        return "|".join(map(_shown, choices))
     if wanted is bool:
         return "{true,false}"
     if wanted is int or (choices and choices[0] is int):
@@ -80,6 +86,10 @@ def convert(value: Any, wanted: Any) -> Any:
         given = value.replace(",", " ").split() if isinstance(value, str) else list(value)
         if len(given) == len(parts):
             return tuple(convert(one, part) for one, part in zip(given, parts, strict=True))
+    elif is_union(wanted):
+        for part in parts:
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                return convert(value, part)
     elif wanted is bool:
         text = str(value).lower()
         if text in ("true", "false"):
@@ -94,6 +104,11 @@ def convert(value: Any, wanted: Any) -> Any:
     raise ValueError(value)
 
 
+def is_union(wanted: Any) -> bool:
+    """Whether it is a choice of types, `A | B`."""
+    return typing.get_origin(wanted) in (typing.Union, types.UnionType)
+
+
 def describe(wanted: Any) -> str:
     """What values of a field's type look like, for an error message."""
     parts = typing.get_args(wanted)
@@ -101,4 +116,6 @@ def describe(wanted: Any) -> str:
         return "one of " + ", ".join(map(str, parts))
     if typing.get_origin(wanted) is tuple:
         return f"{len(parts)} numbers"
+    if is_union(wanted):
+        return " or ".join(map(describe, parts))
     return {int: f"a whole number below {LARGEST}", float: "a number", bool: "true or false"}[wanted]

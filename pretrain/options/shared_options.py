@@ -60,7 +60,9 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: CUDA when there is a GPU")
     device_batch: int = option(
         128, "most images in one forward pass of a process; gradients are accumulated up to batch_size", at_least=1)
-    workers: int = option(4, "loader processes for each device; 0 loads in the training process", at_least=0)
+    workers: int | Literal["auto"] = option(
+        "auto", "loader processes for each device; auto: by the cores that this machine has for each of its GPUs; 0 "
+                "loads in the training process", at_least=0)
     loader_timeout: int = option(
         1800, "seconds that a step waits for its images before the run ends in one line", at_least=1)
     collective_timeout: int = option(
@@ -79,6 +81,8 @@ class Runtime:
         0, "labelled images (CLASS/IMAGE) of the k-NN probe; 0: none. Each process holds them, 150 kB an image at 224 "
            "pixels", at_least=0)
     channels_last: bool = option(True, "memory format of the encoder")
+    deterministic: bool = option(
+        False, "on a GPU, kernels that give the same bits in every run, which are slower; a CPU always does")
     compile: bool = option(False, "torch.compile for student and teacher: minutes at the start, faster steps on a GPU")
     nonfinite_limit: int = option(
         5, "NaN or inf losses in a row that end the run; each is skipped and counted", at_least=1)

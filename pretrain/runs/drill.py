@@ -39,7 +39,8 @@ from pretrain.data.shards import ShardList
 from pretrain.options.command_line import add_all_options, given_values
 
 TIMES = ("images_per_second", "loader_wait")  # these differ from run to run
-SMALL = {"architecture": SMALLEST, "epochs": 3, "workers": 1, "probe_images": 4}
+SMALL = {"architecture": SMALLEST, "epochs": 3, "workers": 1, "probe_images": 4, "device": "cpu",
+         "deterministic": True}  # of a GPU, where one is asked for
 OWN = ("checkpoint_every", "log_every")  # options that the drill sets itself
 CHECKPOINTS = 9  # in a whole run
 IMAGES = 96  # taken from a larger folder

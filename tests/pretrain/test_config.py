@@ -117,6 +117,7 @@ def test_mistakes__are_one_line_that_teaches(tmp_path: Path, text: str, message:
     ({"base_lr": "-1"}, "base_lr must be above 0, found -1.0"),
     ({"seed": "-1"}, "seed must be at least 0, found -1"),
     ({"workers": "-1"}, "workers must be at least 0, found -1"),
+    ({"workers": "many"}, "workers on the command line: expected a whole number .* or one of auto, found 'many'"),
     ({"checkpoint_every": "0"}, "checkpoint_every must be at least 1, found 0"),
     ({"global_views": "1"},
      r"global_views must be at least 2, found 1 \(global views of an image, compared with each other; "),

@@ -1,5 +1,6 @@
 """What a GPU may choose between kernels by."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,8 @@ def _torch_as_before() -> Iterator[None]:
 
 
 def test_choose__on_a_gpu_searches_kernels_and_takes_no_tf32() -> None:
-    assert kernels.choose(torch.device("cuda", 0)) == {"cudnn_benchmark": True, "tf32": False}
+    assert kernels.choose(torch.device("cuda", 0)) == {
+        "cudnn_benchmark": True, "tf32": False, "deterministic": False}
     assert torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
@@ -26,6 +28,20 @@ def test_choose__on_a_gpu_searches_kernels_and_takes_no_tf32() -> None:
 def test_choose__searches_nothing_where_runs_must_be_equal() -> None:
     torch.use_deterministic_algorithms(True)
     assert kernels.choose(torch.device("cuda", 0))["cudnn_benchmark"] is False
+
+
+def test_choose__where_shapes_are_many_no_kernel_is_searched_for() -> None:
+    assert kernels.choose(torch.device("cuda", 0), search=False) == {
+        "cudnn_benchmark": False, "tf32": False, "deterministic": False}
+
+
+def test_choose__the_same_bits_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert kernels.choose(torch.device("cpu"), deterministic=True) == {}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert kernels.choose(torch.device("cuda", 0), deterministic=True) == {
+        "cudnn_benchmark": False, "tf32": False, "deterministic": True}
+    assert torch.is_deterministic_algorithms_warn_only_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_choose__changes_nothing_for_a_cpu() -> None:

@@ -142,7 +142,7 @@ def _train_and_write(request: Request, about: dict, cfg: CfgNode, dataset: Datas
     job = Job(cfg, dataset, f"{request.task} from {about['weights']['method']}", request.evaluator,
               about["weights"]["init"] == ZERO_GAMMA_INIT, request.keep_predictions, request.loader_timeout)
     try:
-        start(work, request.num_gpus, job, timeout=request.collective_timeout)
+        start(work, request.num_gpus, job, device=cfg.MODEL.DEVICE, timeout=request.collective_timeout)
     except Exception:
         if not any(output.glob("model_*.pth")):  # nothing was trained: other options may use the folder
             for name in (result.CONFIG, result.REQUEST):

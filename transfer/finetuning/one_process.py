@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
-from pretrain import distributed
+from pretrain import distributed, kernels
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import Killed, UserError, in_one_line, is_fixed_by_user, quiet_threads
 from pretrain.common.signals import stop_signals
@@ -59,6 +60,7 @@ def work(job: Job) -> None:
 
 def _train_and_evaluate(job: Job) -> None:
     cfg = job.cfg
+    _kernels(cfg)
     datasets.register(job.dataset)
     seed_all_rng(cfg.SEED + 1000 * comm.get_rank())
     model = build_model(cfg)
@@ -70,9 +72,14 @@ def _train_and_evaluate(job: Job) -> None:
     measure(cfg, model, job, clock)
 
 
+def _kernels(cfg: CfgNode) -> dict[str, bool]:
+    return kernels.choose(torch.device(cfg.MODEL.DEVICE), search=False)
+
+
 def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> None:
     """Evaluate `model` on the validation set, draw predictions, and write measured.json, the
     entries of result.json that the parent process needs."""
+    chosen = _kernels(cfg)
     if comm.is_main_process():
         print(f"evaluating on {job.dataset.val.images} images", file=sys.stderr)
     kept = Path(cfg.OUTPUT_DIR, predictions.NAME)
@@ -85,7 +92,7 @@ def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> N
     examples.write(Path(cfg.OUTPUT_DIR, EXAMPLES), job.dataset, seen)
     measured = {"metrics": metrics, "predictions": predictions.record(kept) if job.keep_predictions else None,
                 "wall_seconds": round(clock.seconds, 1), "peak_memory_mb": peak_memory_mb(cfg.MODEL.DEVICE),
-                "started": clock.started}
+                "started": clock.started, "kernels": chosen}
     write_text(Path(cfg.OUTPUT_DIR, MEASURED), json.dumps(measured, indent=1, allow_nan=False) + "\n")
 
 

@@ -35,10 +35,10 @@ def choose_device(wanted: str | None, num_gpus: int) -> str:
 
 
 def start(
-    work: Callable[..., None], processes: int, *arguments: object, timeout: float = COLLECTIVE_TIMEOUT
+    work: Callable[..., None], processes: int, *arguments: object, device: str, timeout: float = COLLECTIVE_TIMEOUT
 ) -> None:
-    """Run `work(*arguments)` in so many processes (one: in this one) to its end. timeout: seconds that
-    one waits for the others.
+    """Run `work(*arguments)` in so many processes (one: in this one) to its end, on `device`. timeout:
+    seconds that one waits for the others.
 
     With several processes the errors that a user can fix keep their type, stop signals are passed
     on to all, and the exit code of their stop becomes that of this process.
@@ -47,7 +47,7 @@ def start(
         work(*arguments)
         return
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns that it ends the others
-    with _passing_on() as received:
+    with _passing_on() as received, _seeing(device):
         try:
             launch(member, processes, dist_url="auto", args=(work, *arguments), timeout=timedelta(seconds=timeout))
         except (ProcessExitedException, ProcessRaisedException) as error:
@@ -58,6 +58,22 @@ def start(
             if isinstance(error, ProcessExitedException) and error.exit_code == -signal.SIGKILL:
                 raise Killed(f"one of {processes} processes was killed: run the same command again to resume") from None
             raise _original(error) from None
+
+
+@contextmanager
+def _seeing(device: str) -> Iterator[None]:
+    """Inside, processes that are started to work on CPUs see no GPU: on a machine with GPUs
+    detectron2 would want one for each and let them talk by NCCL, which CPU tensors cannot."""
+    name, before = "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu":
+        os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+        elif device == "cpu":
+            del os.environ[name]
 
 
 def member(work: Callable[..., None], *arguments: object) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from pretrain import kernels
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
 from pretrain.common.atomic import check_writable, write_text
 from pretrain.common.errors import UserError
@@ -144,6 +145,7 @@ def probe(request: Request) -> tuple[dict, Examples]:
     clock = time.perf_counter()
     raise_first(_problems(request))
     device = torch.device(present_device(request.device))
+    chosen = kernels.choose(device, search=False)
     weights = frozen_features.read_weights(request.weights, request.architecture, protocol.seed, request.branch,
                                            request.trust)
     dataset = datasets.find(request.data, request.task)
@@ -172,7 +174,7 @@ def probe(request: Request) -> tuple[dict, Examples]:
         "dataset": {**datasets.describe(dataset), "labels": list(data.classes), "images_in_both": len(shared),
                     "probed": {"train": min(protocol.images, len(data.train)),
                                "val": min(protocol.images, len(data.val))}},
-        "seed": protocol.seed, "threads": torch.get_num_threads(), "device": device.type,
+        "seed": protocol.seed, "threads": torch.get_num_threads(), "device": device.type, "kernels": chosen,
         "versions": versions(), "hardware": hardware(), "code": code_version(),
         "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": peak_memory_mb("cpu"),
         "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -115,7 +115,7 @@ def evaluate_model(request: EvaluationRequest) -> dict:
     make_folder(output)
     (output / result.RESULT).unlink(missing_ok=True)
     start(_work, request.num_gpus, Job(cfg, dataset, "", request.evaluator, False, request.keep_predictions),
-          read.file, request.trust)
+          read.file, request.trust, device=device)
     about |= {"kind": result.EVALUATION, **identity.records(about)}
     if not read.found:
         about["training"] = None

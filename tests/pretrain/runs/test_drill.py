@@ -111,6 +111,18 @@ def words(tiny_words: Callable) -> Callable[..., list[str]]:
     return without
 
 
+def test_small_arguments__on_the_cpu_unless_asked_and_the_same_kernels_each_time(photos: Path) -> None:
+    def asked(**given: object) -> list[str]:
+        return drill.small_arguments("demo", photos, {"epochs": 20, "batch_size": 4, **given})
+
+    def value(arguments: list[str], option: str) -> str:
+        return arguments[arguments.index(option) + 1]
+
+    assert value(asked(), "--device") == "cpu"
+    assert value(asked(device="cuda"), "--device") == "cuda"
+    assert value(asked(device="cuda"), "--deterministic") == "True"
+
+
 def test_main__mistakes(photos: Path, tmp_path: Path, words: Callable) -> None:
     with pytest.raises(UserError, match="--kills must be at least 4, found 3"):
         drill.main(["--data", str(photos), "--output", str(tmp_path / "out"), "--kills", "3"])

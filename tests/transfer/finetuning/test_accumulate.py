@@ -187,7 +187,7 @@ def _of_one_process(path: Path) -> None:
 
 @pytest.mark.slow
 def test_step__of_two_processes_has_the_gradient_of_the_batch(tmp_path: Path) -> None:
-    start(_of_one_process, 2, tmp_path)
+    start(_of_one_process, 2, tmp_path, device="cpu")
     torch.manual_seed(0)
     model = PerImage()
     sum(model(images(8)).values()).backward()

@@ -58,6 +58,7 @@ def test_finetune__result_says_all_that_made_it(small_data: Path, converted: Pat
         result["metrics"])
     assert {"python", "torch", "torchvision", "detectron2", "pycocotools", "numpy", "cityscapesscripts", "lvis",
             "cuda"} == set(result["versions"])
+    assert result["kernels"] == {}  # nothing to choose on a CPU
     assert result["wall_seconds"] > 0 and result["peak_memory_mb"] > 50 and result["hardware"]["cores"] >= 1
     assert set(result["code"]) == {"git_sha", "dirty", "transfer_sha256"} and result["started"] <= result["ended"]
     files = {path.name for path in tmp_path.iterdir()}
@@ -96,7 +97,7 @@ def test_finetune__finished_is_only_read(small_data: Path, tmp_path: Path, capsy
 def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, text: str, small_data: Path,
                                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                  ) -> None:
-    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(finetune, "start", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # killed before the first iteration
         finetune.finetune(request(small_data, tmp_path, overrides=START))
     with pytest.raises(UserError, match=text):
@@ -112,7 +113,7 @@ def test_finetune__checkpoints_of_nobody_knows_what_are_not_gone_on_with(small_d
 def test_finetune__one_process_a_folder(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr(finetune, "locked", lambda folder: taken.append(folder) or contextlib.nullcontext())
-    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(UserError(f"taken {taken}")))
+    monkeypatch.setattr(finetune, "start", lambda *_, **__: (_ for _ in ()).throw(UserError(f"taken {taken}")))
     with pytest.raises(UserError, match=f"taken .*{tmp_path.name}"):
         finetune.finetune(request(small_data, tmp_path, overrides=START))
 
@@ -133,7 +134,7 @@ def test_finetune__another_run_that_came_first_is_seen_behind_the_lock(small_dat
 
 def test_finetune__says_that_the_rate_never_drops(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                   capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(finetune, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(finetune, "start", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         finetune.finetune(request(small_data, tmp_path, overrides=("SOLVER.MAX_ITER=2", "SOLVER.STEPS=6,8")))
     assert "SOLVER.STEPS (6, 8) lie behind SOLVER.MAX_ITER 2: the learning rate does not drop there" in \

@@ -30,10 +30,10 @@ def _talk(folder: Path, code: int) -> None:
 def test_processes__that_are_done_or_stopped_leave_no_thread_of_the_group(tmp_path: Path, code: int) -> None:
     if code:
         with pytest.raises(SystemExit) as ended:
-            start(_talk, 2, tmp_path, code)
+            start(_talk, 2, tmp_path, code, device="cpu")
         assert ended.value.code == code
     else:
-        start(_talk, 2, tmp_path, code)
+        start(_talk, 2, tmp_path, code, device="cpu")
     for rank in range(2):
         assert "gloo_tcp_loop" in (tmp_path / f"inside-{rank}").read_text()
         after = tmp_path / f"after-{rank}"

@@ -193,7 +193,7 @@ def _ended(folder: Path) -> None:
 def test_start__a_process_that_the_system_ends_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Killed, match="one of 2 processes was killed: run the same command again to resume|"
                                         "another process of this run has ended") as error:
-        processes.start(_in_one_line, 2, tmp_path)
+        processes.start(_in_one_line, 2, tmp_path, device="cpu")
     assert "\n" not in str(error.value)
 
 
@@ -222,10 +222,50 @@ def _mistake() -> None:
 @pytest.mark.slow
 def test_start__exit_codes_and_errors_of_several_processes() -> None:
     with pytest.raises(SystemExit) as left:
-        processes.start(_leave, 2, 75)
+        processes.start(_leave, 2, 75, device="cpu")
     assert left.value.code == 75
     with pytest.raises(UserError, match="^expected this, found that$"):
-        processes.start(_mistake, 2)
+        processes.start(_mistake, 2, device="cpu")
+
+
+GPU_IN_EVERY_PROCESS = """
+import os
+import torch
+torch.cuda.is_available = lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+torch.cuda.device_count = lambda: int(torch.cuda.is_available())
+"""
+
+
+def _gpus_seen(folder: Path) -> None:
+    backend = torch.distributed.get_backend()
+    (folder / f"{comm.get_rank()}").write_text(f"{backend} {torch.cuda.is_available()}")
+
+
+@pytest.mark.slow
+def test_start__two_processes_on_the_cpu_of_a_machine_with_one_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(GPU_IN_EVERY_PROCESS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    processes.start(_gpus_seen, 2, tmp_path, device="cpu")
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["gloo False", "gloo False"]
+    with pytest.raises(Exception, match="AssertionError"):  # detectron2's: two processes, one GPU
+        processes.start(_gpus_seen, 2, tmp_path, device="cuda")
+
+
+@pytest.mark.parametrize("before", [None, "0,1"])
+@pytest.mark.parametrize(("device", "inside"), [("cpu", ""), ("cuda", "as before")])
+def test_start__processes_on_cpus_see_no_gpu(
+    device: str, inside: str, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, seen = "CUDA_VISIBLE_DEVICES", []
+    monkeypatch.delenv(name)
+    if before:
+        monkeypatch.setenv(name, before)
+    monkeypatch.setattr(processes, "launch", lambda *_, **__: seen.append(os.environ.get(name)))
+    processes.start(_mistake, 2, device=device)
+    assert seen == ([before] if inside else [""]) and os.environ.get(name) == before
 
 
 def test_choose_device__cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

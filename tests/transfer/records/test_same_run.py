@@ -58,7 +58,7 @@ def test_same_run__processes_with_different_configs(data: Path, tmp_path: Path) 
     text = (rf"^processes 0 on {host} and 1 on {host} were started with different options \(.*"
             r"SOLVER.CHECKPOINT_PERIOD 5 and 6.*\): expected the same command everywhere$")
     with pytest.raises(UserError, match=text):
-        processes.start(differing, 2, data, tmp_path)
+        processes.start(differing, 2, data, tmp_path, device="cpu")
 
 
 @pytest.mark.slow

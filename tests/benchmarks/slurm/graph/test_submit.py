@@ -34,6 +34,12 @@ echo "Submitted batch job $((4711 + n))"\n""")
     return place
 
 
+@pytest.mark.parametrize(("workers", "cpus"), [("auto", 5), ("7", 8)])
+def test_resources__cores_for_a_pretraining_that_leaves_its_loaders_to_the_machine(words, workers, cpus):
+    plan = planned(parse(words(*PRETRAINING, methods="clove", pretrain__workers=workers)))
+    assert job_graph.resources("pretrain", plan).cpus == cpus
+
+
 def test_submit__hands_over_what_was_asked_for_and_writes_it_down(stand_in, words, monkeypatch):
     for name, value in {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "other", "SCONTROL_LOCAL": "1", "RANK": "3",
                         "SLURM_CONF": "/etc/s.conf", "PYTHONPATH": f"{ROOT}:/lib of mine"}.items():
