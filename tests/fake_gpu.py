@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+import torchvision  # noqa: F401 - its operators
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -22,14 +23,16 @@ from torch.utils._pytree import tree_leaves
 
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
+SHAPED_BY_VALUES = (aten.repeat_interleave, torch.ops.torchvision.nms)
 
 
 class Watch(TorchDispatchMode):
     """Answers what has no answer without data, and counts it.
 
     counts: "read" (the host reads values), "blocking copy" (to or from the device, of memory that is not pinned or
-    without non_blocking), "boolean index", "all_reduce", "other collective".
-    where: for each of the first three, the operators and shapes.
+    without non_blocking), "boolean index", "unknown shape" (of a result, which the host must learn), "all_reduce",
+    "other collective".
+    where: for each of the first four, the operators and shapes.
     """
 
     def __init__(self) -> None:
@@ -55,14 +58,38 @@ class Watch(TorchDispatchMode):
         if packet in (aten.index, aten.index_put, aten.index_put_) and any(map(is_boolean, args[1])):
             self.saw("boolean index", func, tensors)
             args = (args[0], [place for index in args[1] for place in places(index)], *args[2:])
+        if packet in SHAPED_BY_VALUES:
+            return self.shaped(func, args[0])
         if packet is aten._local_scalar_dense:
             self.saw("read", func, tensors)
             return True if tensors[0].dtype == torch.bool else 1.0 if tensors[0].is_floating_point() else 1
         if packet in (aten._to_copy, aten.copy_):
             self.copied(func, args, kwargs)
+        if packet is aten._to_copy:
+            return self.moved(func, args, kwargs)
         if func.namespace == "c10d":
             self.counts["all_reduce" if "allreduce" in func.name() else "other collective"] += 1
         return func(*args, **kwargs)
+
+    def moved(self, func: Any, args: tuple, kwargs: dict) -> Tensor:
+        """A copy of `args[0]` to the GPU, which knows what was sent, or from it: then a true tensor."""
+        source, target = args[0], kwargs.get("device") or args[0].device
+        if isinstance(source, FakeTensor) and on_cpu(target):
+            return arrived(source, kwargs.get("dtype") or source.dtype)
+        made = func(*args, **kwargs)
+        if not isinstance(source, FakeTensor):
+            made.sent = source
+        return made
+
+    def shaped(self, func: Any, given: Tensor) -> Tensor:
+        """Places, as many as the values say: of boxes that suppress each other none goes, and `given` repeats are known
+        from the CPU."""
+        self.saw("unknown shape", func, [given])
+        length = len(given)
+        if func.overloadpacket is aten.repeat_interleave:
+            with unset_fake_temporarily():
+                length = int(given.sent.sum())
+        return given.new_zeros(length, dtype=torch.int64)
 
     def saw(self, what: str, func: Any, tensors: list[Tensor]) -> None:
         if what != "blocking copy" and all(on_cpu(tensor.device) for tensor in tensors):
@@ -93,6 +120,12 @@ class Watch(TorchDispatchMode):
 
 def on_cpu(device: torch.device | str | None) -> bool:
     return torch.device(device or "cpu").type == "cpu"
+
+
+def arrived(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What came from the GPU, as a true tensor: True, 1.0, or the place 0, which every list has."""
+    with unset_fake_temporarily():
+        return torch.full(tensor.shape, dtype.is_floating_point or dtype == torch.bool, dtype=dtype)
 
 
 def is_boolean(index: Tensor | None) -> bool:

@@ -129,7 +129,12 @@ def test_forward__resnet50_needs_165_all_reduces(watch: Watch) -> None:
 def test_probes(watch: Watch, photos: Path) -> None:
     config = settings("clove", precision="bf16", device="cuda", batch_size=32, device_batch=2)
     trainer = Trainer(config, Process(0, PROCESSES, GPU), 6, 2, CLASSES)
-    values = Probe(list_images(photos), config, GPU)(trainer.objective)
+    probe = Probe(list_images(photos), config, GPU)
+    watch.counts.clear()
+    watch.where.clear()
+    values = probe(trainer.objective)
+    assert watch.counts["read"] <= 6 and watch.counts["blocking copy"] <= 9, watch.where  # once in hundreds of steps
+    assert watch.counts["boolean index"] == watch.counts["unknown shape"] == 0
     assert {"retrieval_backbone", "retrieval_contextualized", "effective_rank_backbone"} <= set(values)
 
 
