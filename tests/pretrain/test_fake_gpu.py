@@ -130,9 +130,10 @@ def test_probes(watch: Watch, photos: Path) -> None:
     config = settings("clove", precision="bf16", device="cuda", batch_size=32, device_batch=2)
     trainer = Trainer(config, Process(0, PROCESSES, GPU), 6, 2, CLASSES)
     probe = Probe(list_images(photos), config, GPU)
-    watch.counts.clear()
-    watch.where.clear()
-    values = probe(trainer.objective)
+    for _ in range(2):  # the first makes what is kept
+        watch.counts.clear()
+        watch.where.clear()
+        values = probe(trainer.objective)
     assert watch.counts["read"] <= 6 and watch.counts["blocking copy"] <= 9, watch.where  # once in hundreds of steps
     assert watch.counts["boolean index"] == watch.counts["unknown shape"] == 0
     assert {"retrieval_backbone", "retrieval_contextualized", "effective_rank_backbone"} <= set(values)
