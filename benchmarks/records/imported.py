@@ -88,16 +88,16 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
     return metrics
 
 
-def write_imported(folder: Path, row: Imported, file: Path, annotations: Path | None = None) -> Path:
+def write_imported(folder: Path, row: Imported, file: Path, annotations_sha256: str | None = None) -> Path:
     """Write the metrics of `row`, which were read from `file`, into `folder`.
 
-    The same file, method and epochs give the same name. `annotations`: what the metrics were
-    computed with, if that is known. UserError when a metric is not a percentage.
+    The same file, method and epochs give the same name. `annotations_sha256`: of what the
+    metrics were computed with, if that is known (`plain_coco.sha256`). UserError when a metric is not a percentage.
     """
     record: dict[str, Any] = {
         "schema": SCHEMA, "kind": "imported", "task": row.task, "method": row.method, "epochs": row.epochs,
         "metrics": row.metrics, "source": {"file": file.name, "sha256": sha256_file(file)},
-        "annotations_sha256": annotations and sha256_file(annotations),
+        "annotations_sha256": annotations_sha256,
         "imported": datetime.now(UTC).isoformat(timespec="seconds"), "tool_version": __version__}
     return write_sealed(folder, record, validate(record), file_name)
 

@@ -12,6 +12,7 @@ from benchmarks.sharing.bundle import read_archive
 from benchmarks.tables.shown_text import percent
 from pretrain import PLACE
 from pretrain.common.errors import UserError, refuse
+from transfer.annotations import plain_coco
 from transfer.settings.where import add_crowds_as_objects
 from transfer.tasks import TASKS, Task
 
@@ -67,7 +68,8 @@ def _import_metrics(options: argparse.Namespace) -> None:
     task = TASKS[options.task]
     metrics = _metrics(options.file, options.annotations, task, options.crowds_as_objects)
     row = Imported(task.name, options.method, options.epochs, metrics)
-    path = write_imported(options.results / "imported", row, options.file, options.annotations)
+    identity = options.annotations and plain_coco.sha256(options.annotations, options.crowds_as_objects)
+    path = write_imported(options.results / "imported", row, options.file, identity)
     shown = [f"{column.name} {percent(metrics.get(column.metric))}" for column in task.columns]
     print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
 

@@ -93,8 +93,8 @@ def read_truth(path: Path, predictions: list[dict], crowds_as_objects: bool = Fa
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     for name, key in REFERENCES.items():
-        numbers = {_as_text(own_id(row)): row["id"] for row in content[name]}
-        predictions = [{**row, key: numbers.get(_as_text(row[key]), row[key])} for row in predictions]
+        numbers = {id_text(own_id(row)): row["id"] for row in content[name]}
+        predictions = [{**row, key: numbers.get(id_text(row[key]), row[key])} for row in predictions]
     return truth, predictions
 
 
@@ -110,7 +110,7 @@ def evaluation_of(truth: "COCO", found: "COCO", iou_type: str) -> "COCOeval":
     return evaluation
 
 
-def _as_text(own: object) -> str | None:
+def id_text(own: object) -> str | None:
     """An id as text, the same for 7, 7.0 and "7"; None for what is none."""
     if isinstance(own, float) and own.is_integer():
         own = int(own)
@@ -135,7 +135,7 @@ def _numbers(rows: list) -> dict[str, int]:
 
     None at all where an entry has nothing that can be an id: the checks name it.
     """
-    own = [_as_text(row.get("id")) if isinstance(row, dict) else None for row in rows]
+    own = [id_text(row.get("id")) if isinstance(row, dict) else None for row in rows]
     if None in own:
         return {}
     if all(text.removeprefix("-").isdecimal() and str(int(text)) == text for text in own):
@@ -146,7 +146,7 @@ def _numbers(rows: list) -> dict[str, int]:
 def _set(row: object, key: str, numbers: dict[str, int]) -> bool:
     """Replace the id under `key` by its number; returns whether it was another."""
     own = row.get(key) if isinstance(row, dict) else None
-    number = numbers.get(_as_text(own))
+    number = numbers.get(id_text(own))
     if number is None or (type(own) is int and own == number):
         return False
     if key == "id":

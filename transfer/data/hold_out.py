@@ -13,12 +13,13 @@ from pathlib import Path
 
 from pretrain.common.atomic import make_folder, write_text
 from transfer.annotations import coco_json
+from transfer.annotations.plain_coco import id_text
 from transfer.annotations.problems import raise_first
 from transfer.data.train_share import order
 
+ID: coco_json.Field = ("a whole number or a text", id_text)  # as annotation tools export them
 # What is read of the file: it may lack what else COCO's format has.
-READ: coco_json.Table = {"images": {"id": coco_json.WHOLE, "file_name": coco_json.TEXT},
-                         "annotations": {"image_id": coco_json.WHOLE}}
+READ: coco_json.Table = {"images": {"id": ID, "file_name": coco_json.TEXT}, "annotations": {"image_id": ID}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +60,11 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
     names = [image["file_name"] for image in content["images"]]
     held = set()
     for place in order(names)[-round(share * len(names)):]:
-        held.add(content["images"][place]["id"])
+        held.add(id_text(content["images"][place]["id"]))
     kept_part, held_part = ({**content, "images": [], "annotations": []} for _ in range(2))
     for name, key in (("images", "id"), ("annotations", "image_id")):
         for row in content[name]:
-            part = held_part if row[key] in held else kept_part
+            part = held_part if id_text(row[key]) in held else kept_part
             part[name].append(row)
     return kept_part, held_part
 

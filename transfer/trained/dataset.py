@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.common.errors import UserError, refuse
 from transfer import detectron2_compat
+from transfer.annotations import keypoint_names
 from transfer.data.dataset import SPLITS, Dataset, Where
 from transfer.finetuning import drawing
 from transfer.settings import datasets
@@ -42,9 +43,12 @@ def run(args: argparse.Namespace) -> int:
     for half, name in names.items():
         print(describe(dataset, half, DatasetCatalog.get(name)))
     print(class_table(dataset, names))
+    if dataset.keypoint_names:
+        print(mirrored(dataset.keypoint_names))
     for note in dataset.notes:
         print(note)
-    chosen = [record for name in names.values() for record in spread(DatasetCatalog.get(name), SHOWN // len(names))]
+    of_val = spread(DatasetCatalog.get(names["val"]), SHOWN // 2)
+    chosen = [*spread(DatasetCatalog.get(names["train"]), SHOWN - len(of_val)), *of_val]
     drawing.write(drawing.draw_truth(chosen, MetadataCatalog.get(names["val"]), COLUMNS), args.output)
     print(f"wrote {args.output}: {len(chosen)} images of {' and '.join(SPLITS)} with their annotations")
     return 0
@@ -86,6 +90,15 @@ def class_table(dataset: Dataset, names: dict[str, str]) -> str:
     if len(order) > CLASSES:
         lines.append(f"  and {len(order) - CLASSES} more")
     return "\n".join(lines)
+
+
+def mirrored(names: tuple[str, ...]) -> str:
+    """Which keypoints change places when an image is mirrored."""
+    pairs = [f"{left} and {right}" for left, right in keypoint_names.flip_pairs(names)]
+    if keypoint_names.without_partner(names):
+        return (f"{len(names)} keypoints; images are not mirrored: "
+                f"{', '.join(keypoint_names.without_partner(names))} without a partner")
+    return f"{len(names)} keypoints; in a mirrored image change places: {', '.join(pairs) or 'none'}"
 
 
 def spread(records: list[dict], number: int) -> list[dict]:

@@ -41,9 +41,27 @@ def test_hold_out__every_image_is_on_one_side_with_its_objects(tmp_path, monkeyp
     assert f"val.json: 2 images, {sum(numbers)} objects" in capsys.readouterr().out
 
 
+def test_hold_out__ids_may_be_text_and_stay_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "train.json")
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for row in content["annotations"]:
+        row["image_id"] = f"image {row['image_id']}"
+    file.write_text(json.dumps(content))
+    assert hold_out(monkeypatch, file, "--output", tmp_path / "held") == 0
+    parts = [json.loads((tmp_path / "held" / f"{half}.json").read_text()) for half in ("train", "val")]
+    for part in parts:
+        own = {image["id"] for image in part["images"]}
+        assert {row["image_id"] for row in part["annotations"]} <= own
+        assert part["annotations"]
+    assert sum(len(part["images"]) for part in parts) == 8
+    assert sum(len(part["annotations"]) for part in parts) == len(content["annotations"])
+
+
 # In the file of `write`, a field that is renamed, taken away or given another value.
 REPLACED = {'"file_name"': '"coco_url"', '"image_id"': '"image"', '"id": 17,': "", '"id": 17': '"id": 16',
-            '"image_id": 17': '"image_id": "17"', "07.png": "06.png"}
+            '"image_id": 17': '"image_id": [17]', "07.png": "06.png"}
 
 
 @pytest.mark.parametrize(("content", "share", "message"), [
@@ -57,7 +75,7 @@ REPLACED = {'"file_name"': '"coco_url"', '"image_id"': '"image"', '"id": 17,': "
     ('"image_id"', 0.5, "of 'annotations' has no 'image_id': expected image_id in each"),
     ('"id": 17,', 0.5, "entry 0 (id None) of 'images' has no 'id'"),
     ('"id": 17', 0.5, "2 entries of 'images' have id 16: expected a different one in each"),
-    ('"image_id": 17', 0.5, "has image_id '17': expected a whole number"),
+    ('"image_id": 17', 0.5, r"has image_id \[17\]: expected a whole number or a text"),
     ("07.png", 0.5, "train.json: 2 entries of 'images' have file_name '06.png': expected a different one in each")])
 def test_hold_out__what_cannot_be_split_is_one_line(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, share: float | str, message: str) -> None:

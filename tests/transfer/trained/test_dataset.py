@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.demo import demo_data
 from pretrain.common.errors import UserError
 from transfer.__main__ import main
 from transfer.finetuning.drawing import BAR, WIDTH
@@ -38,6 +39,21 @@ def test_dataset__finds_the_task(small_data: Path, tmp_path: Path, monkeypatch: 
                                  capsys: pytest.CaptureFixture, folder: str, task: str, kinds: str) -> None:
     assert command(monkeypatch, small_data / folder, "--output", tmp_path / "figure.png") == 0
     assert f"task {task}: " in (said := capsys.readouterr().out) and f"objects have {kinds}\n" in said
+
+
+def test_dataset__says_which_keypoints_a_mirror_exchanges() -> None:
+    assert dataset.mirrored(("nose", "left_eye", "right_eye")) == (
+        "3 keypoints; in a mirrored image change places: left_eye and right_eye")
+    assert dataset.mirrored(("tip", "base")) == "2 keypoints; in a mirrored image change places: none"
+    assert dataset.mirrored(("left_eye", "tip")) == (
+        "2 keypoints; images are not mirrored: left_eye without a partner")
+
+
+def test_dataset__a_small_val_is_filled_up_from_train(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    demo_data.generate(tmp_path / "demo", photos=1, train=14, val=2)
+    assert command(monkeypatch, tmp_path / "demo" / "coco", "--output", tmp_path / "figure.png") == 0
+    assert "figure.png: 12 images of train and val" in capsys.readouterr().out
 
 
 def test_dataset__nothing_can_read_it(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
