@@ -75,7 +75,7 @@ REPLACED = {'"file_name"': '"coco_url"', '"image_id"': '"image"', '"id": 17,': "
     ('"image_id"', 0.5, "of 'annotations' has no 'image_id': expected image_id in each"),
     ('"id": 17,', 0.5, "entry 0 (id None) of 'images' has no 'id'"),
     ('"id": 17', 0.5, "2 entries of 'images' have id 16: expected a different one in each"),
-    ('"image_id": 17', 0.5, r"has image_id \[17\]: expected a whole number or a text"),
+    ('"image_id": 17', 0.5, "has image_id [17]: expected a whole number or a text"),
     ("07.png", 0.5, "train.json: 2 entries of 'images' have file_name '06.png': expected a different one in each")])
 def test_hold_out__what_cannot_be_split_is_one_line(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, share: float | str, message: str) -> None:
