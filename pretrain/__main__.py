@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pretrain.common.errors import UserError, run_cli
+from pretrain.common.errors import UserError, is_out_of_memory, run_cli
 from pretrain.common.signals import stop_signals
 from pretrain.config import Config, load_config
 from pretrain.options.command_line import add_all_options, given_values
@@ -81,9 +81,7 @@ def run(config: Config, data: Path, output: Path, stop: Callable[[], int]) -> Pa
 
 def _problem(error: Exception, config: Config) -> str:
     """What a user can do about an error of torch or the system; "" when it is a bug of ours."""
-    import torch
-
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if is_out_of_memory(error):
         return (f"the GPU has too little memory for {config.runtime.device_batch} images at once: use a smaller "
                 "--device-batch (accumulation follows; batch norm then sees fewer images)")
     if isinstance(error, MemoryError) or "t allocate memory" in str(error):

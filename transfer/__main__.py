@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from pretrain.common.errors import run_cli
+from pretrain.common.errors import fitting_the_gpu, run_cli
 
 _EPILOG = """\
 examples:
@@ -56,6 +56,11 @@ COMMANDS = {
         "Draws what a finished run detects, on its data or on any photographs."),
 }
 
+FEWER = "take fewer images at once by --fit accumulate=N with a smaller N; batch, rate and schedule stay"
+SMALLER = {  # what to do where the memory of the GPU is full
+    "finetune": FEWER, "preflight": FEWER, "probe": "use a smaller --side, or --device cpu",
+    "evaluate": "use --device cpu, or end what else works on it", "detections": "use --device cpu"}
+
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; what only `command` needs is imported only then, so that help is fast."""
@@ -80,7 +85,8 @@ def main(given: Sequence[str] | None = None) -> int:
     if words[:1] == ["show"]:  # its name in version 0.1
         words[0] = "detections"
     arguments = build_parser(words[0] if words else None).parse_args(words)
-    return import_module(f"transfer.{COMMANDS[arguments.command][0]}").run(arguments)
+    with fitting_the_gpu(SMALLER.get(arguments.command, "end what else works on it")):
+        return import_module(f"transfer.{COMMANDS[arguments.command][0]}").run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""clove speed loader|step|loss|eval|finetune [options]: our speed beside a plain reference."""
+"""clove speed loader|step|loss|eval|finetune|gpu [options]: our speed beside a plain reference, and a GPU's."""
 
 import argparse
 import importlib
 from collections.abc import Sequence
 
-from pretrain.common.errors import run_cli
+from pretrain.common.errors import fitting_the_gpu, run_cli
 
-MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation", "finetune": "finetuning"}
+MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluation", "finetune": "finetuning",
+           "gpu": "gpu"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +23,8 @@ def main(given: Sequence[str] | None = None) -> int:
     """Measure one part; returns the exit code."""
     arguments = build_parser().parse_args(given)
     # Only now: each needs libraries of its own, some of them optional.
-    return importlib.import_module(f"benchmarks.speed.{MODULES[arguments.part]}").main(arguments.options)
+    with fitting_the_gpu("measure fewer images at once (--batch, or --fit of the part finetune)"):
+        return importlib.import_module(f"benchmarks.speed.{MODULES[arguments.part]}").main(arguments.options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from transfer import tasks
 # Images per second of one H100 with bf16 and unfused batch norm: arithmetic from 102.4 GFLOP an
 # image, not a measurement.
 H100_IMAGES_PER_SECOND = 1870
-V100_GPUS = 8  # of `Task.seconds`
 # Seconds of one CPU core (one thread, no AVX-512) for an image of a ResNet-18, measured 2026-11.
 # Pretraining: 604 steps of 16 images, 2 x 80 and 2 x 40 px, took 21 minutes (a recent core with
 # AVX-512 needs a third). Fine-tuning: 240 iterations of 4 images of 160 to 192 px took 552 s, and
@@ -83,4 +82,4 @@ def finetuning_hours(task: str, iterations: int, scale: str) -> dict[str, float]
     """{"V100": hours on one}; empty for a small one."""
     if scale != "full":
         return {}
-    return {"V100": iterations * tasks.get(task).seconds * V100_GPUS / 3600}
+    return {"V100": tasks.get(task).v100_hours(iterations)}

@@ -4,7 +4,8 @@ import errno
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Of OSError: a full disk, forbidden places, a file where a folder is meant or the other way round.
 FIXED_BY_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR,
@@ -50,6 +51,25 @@ def quiet_threads() -> None:
             threading.__excepthook__(found)
 
     threading.excepthook = report
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch says that the memory of a GPU is full; torch is not imported for it."""
+    text = str(error)
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or "CUDA error: out of memory" in text or "STATUS_ALLOC_FAILED" in text
+
+
+@contextmanager
+def fitting_the_gpu(advice: str) -> Iterator[None]:
+    """Inside, a GPU whose memory is full is a `UserError`; `advice` names the option that helps."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"the GPU has too little memory: {advice} ({reason:.120})") from None
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -26,7 +26,7 @@ from transfer.finetuning.mapper import sixteen_bit
 from transfer.finetuning.one_process import MEASURED, Job, work
 from transfer.finetuning.processes import choose_device, start
 from transfer.records import identity
-from transfer.settings import datasets, resolved_config, where
+from transfer.settings import datasets, one_gpu, resolved_config, where
 from transfer.settings.random_starts import RANDOM_STARTS
 from transfer.settings.request import COLLECTIVE_TIMEOUT, LOADER_TIMEOUT, Request, add_protocol_arguments
 from transfer.settings.start_weights import ZERO_GAMMA_INIT, read_weights
@@ -108,6 +108,7 @@ def finetune(request: Request) -> dict:
     weights = read_weights(request.weights, request.architecture)
     dataset = datasets.find(request.data, request.task)
     device = choose_device(request.device, request.num_gpus)
+    request = one_gpu.fitted(request, device)
     cfg = resolved_config.resolve(dataset, request, weights, device)
     check_sixteen_bit(dataset.val.opened, sixteen_bit(cfg))
     about = {**resolved_config.names(request), "trial": request.trial, "weights": weights.record(),
@@ -116,7 +117,7 @@ def finetune(request: Request) -> dict:
     result.check_training(output, about)
     found = result.finished(output, about, request.keep_predictions)
     if found is None:
-        for note in dataset.notes:
+        for note in [*dataset.notes, *one_gpu.cost(cfg, request)]:
             print(note, file=sys.stderr)
         if cfg.SOLVER.MAX_ITER and max(cfg.SOLVER.STEPS, default=0) > cfg.SOLVER.MAX_ITER:
             print(f"warning: SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} lie behind SOLVER.MAX_ITER "

@@ -100,6 +100,8 @@ def _original(error: Exception) -> Exception:
     for kind in (TrainingFailed, Killed, UserError):
         if name.rpartition(".")[2] == kind.__name__:
             return kind(message)
+    if name.rpartition(".")[2] == torch.cuda.OutOfMemoryError.__name__:
+        return torch.cuda.OutOfMemoryError(message)
     return error
 
 

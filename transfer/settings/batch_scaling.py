@@ -11,8 +11,9 @@ the same way. Batch norm sees N images where the synchronised one sees the batch
 
 N counts the images of all processes together, like SOLVER.IMS_PER_BATCH. Preset names for one GPU take a quarter of
 the batch: SCHEDULE_1gpu accumulates, SCHEDULE_1gpu_linear follows the linear rule. For COCO 1x that is N = 4.
-Estimates, not measured: detectron2's model zoo gives 3.4 GB and 0.261 s for 2 images a V100 (frozen batch norm, 16
-images in all), so about 7 GB, more with trained batch norm, and 8 x 0.261 s x 90,000 = 52 h on one V100; for keypoints
+On one GPU, at full scale, a fine-tuning that says nothing of it accumulates in this way (`one_gpu`).
+Estimates, not measured: detectron2's model zoo gives 0.261 s for 2 images a V100 (16 in all) and 5.5 GB with batch norm
+that is trained, so about 11 GB, and 8 x 0.261 s x 90,000 = 52 h on one V100; for keypoints
 2x 5.0 GB and 0.315 s, so about 10 GB and 126 h.
 """
 

@@ -89,7 +89,8 @@ def add_shared_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--fit", metavar="KIND=N",
                         help="N images at once in the fine-tuning, over all processes. accumulate=N: gradients of the "
                              "whole batch, batch norm of N images. linear=N: batches of N, the rate smaller and the "
-                             "schedule longer by the linear rule (default: the whole batch at once)")
+                             "schedule longer by the linear rule (default: the whole batch at once; on one GPU at full "
+                             "scale accumulate=N with a quarter of it)")
 
 
 def shared_values(args: argparse.Namespace) -> dict[str, object]:

@@ -96,6 +96,6 @@ TASK = Task(
                 in_poster=True),
     columns=(Column("AP", "segm/AP"), Column("AP50", "segm/AP50")), folders=("cityscapes",), layout=LAYOUT,
     config="cityscapes.yaml", heads=("2fc", "4conv1fc"), schedules={"24k": Schedule(24_000, (18_000,))},
-    seconds=0.240, official="cityscapesscripts", demo_layout="cityscapes",
+    seconds=0.240, memory_gb=4.4, official="cityscapesscripts", demo_layout="cityscapes",
     find=find, load=load, evaluator=evaluator, excerpt=excerpt, pixel_labels=pixel_labels,
 )

@@ -99,7 +99,7 @@ TASK = Task(
     solvers={  # VICReg's appendix for Mask R-CNN R50-FPN (1x, 16 images). VICRegL has 35.5 box AP without it (its
                # issue 20).
         "vicreg": {"SOLVER": {"BASE_LR": 0.04, "WARMUP_ITERS": 50}}},
-    seconds=0.261,  # detectron2's model zoo, as all of these
+    seconds=0.261, memory_gb=5.5,  # detectron2's model zoo, as all of these; memory with synchronised batch norm
     official="pycocotools", demo_layout="coco",
     find=find, load=load, configure=configure, evaluator=evaluator, excerpt=excerpt, pixel_labels=pixel_labels,
     named_files=True,

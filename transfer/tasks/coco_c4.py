@@ -28,7 +28,7 @@ TASK = Task(
     config="coco-c4.yaml", heads=("c4",),
     schedules={"1x": Schedule(90_000, (60_000, 80_000)),  # PixPro, CLoVE's repository
                "2x": Schedule(180_000, (120_000, 160_000))},  # MoCo's repository, SetSim
-    seconds=0.584, official="pycocotools", demo_layout="coco",
+    seconds=0.584, memory_gb=5.2, official="pycocotools", demo_layout="coco",
     find=find, load=coco.load, configure=coco.configure, evaluator=coco.evaluator, excerpt=coco.excerpt,
     named_files=True,
 )

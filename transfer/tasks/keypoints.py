@@ -54,6 +54,6 @@ TASK = Task(
     config="keypoints.yaml",
     heads=("2fc", "4conv1fc"),  # the keypoint head itself has no norm option in detectron2
     schedules={"2x": Schedule(180_000, (120_000, 160_000)), "1x": Schedule(90_000, (60_000, 80_000))},
-    seconds=0.315, official="pycocotools", demo_layout="keypoints",
+    seconds=0.315, memory_gb=5.0, official="pycocotools", demo_layout="keypoints",
     find=find, load=coco.load, configure=configure, evaluator=evaluator, excerpt=coco.excerpt, named_files=True,
 )

@@ -94,7 +94,7 @@ TASK = Task(
     config="lvis.yaml", heads=("4conv1fc", "2fc"),
     schedules={"1x": Schedule(90_000, (60_000, 80_000)),  # SoCo
                "2x": Schedule(180_000, (120_000, 160_000))},  # detectron2's own file for v1, where it is called 1x
-    seconds=0.292,  # LVIS v0.5, which has about as many classes as v1
+    seconds=0.292, memory_gb=7.1,  # LVIS v0.5, which has about as many classes as v1
     official="lvis", demo_layout="lvis",
     find=find, load=load, evaluator=evaluator, excerpt=excerpt, named_files=True,
 )

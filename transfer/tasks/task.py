@@ -49,6 +49,9 @@ class Table:
     note: str = ""
 
 
+V100_GPUS = 8  # of `Task.seconds` and `Task.memory_gb`
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Length of a fine-tuning and the iterations at which the rate drops."""
@@ -93,6 +96,7 @@ class Task:
     # A class for every pixel, for the probes; None: there is no probe on its data.
     pixel_labels: Callable[[Dataset], DenseData] | None = None
 
+    memory_gb: float = 0.0  # of each of those V100; 0: not known
     named_files: bool = False  # whether its annotations are one file for each half, which `Where` may name
     solvers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # beside the one that all methods share
     demo_layout: str | None = None  # folder of the demo's data that it takes; None: not in the demo
@@ -102,6 +106,10 @@ class Task:
     def iterations(self) -> int:
         """Length of the published schedule."""
         return next(iter(self.schedules.values())).iterations
+
+    def v100_hours(self, iterations: float) -> float:
+        """GPU-hours of so many iterations of the published batch."""
+        return iterations * self.seconds * V100_GPUS / 3600
 
     @property
     def default_heads(self) -> str:

@@ -96,6 +96,6 @@ TASK = Task(
     solvers={  # VICReg's appendix. VICRegL has 27 AP without it where DenseCL's weights have 58 (its issues 11, 15).
         "vicreg": {"SOLVER": {"BASE_LR": 0.1, "WARMUP_ITERS": 1000, "WARMUP_FACTOR": 0.333},
                    "MODEL": {"RPN": {"LOSS_WEIGHT": 0.2}}}},
-    seconds=0.537, official="detectron2", demo_layout="voc",
+    seconds=0.537, memory_gb=4.8, official="detectron2", demo_layout="voc",
     find=find, load=load, evaluator=evaluator, excerpt=excerpt,
 )

@@ -1,0 +1,119 @@
+"""What `clove speed gpu` measures: each cell is a context that gives its step, and nothing is kept after it."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed.step import made_batch
+from pretrain.common.architectures import STANDARD, ArchitectureName
+from pretrain.config import Config, load_config
+from pretrain.data.batches import list_images, make_loader
+from pretrain.data.workers import with_workers
+from pretrain.distributed import Process
+from pretrain.train import train
+from pretrain.trainer import Trainer
+
+Step = Callable[[], object]
+TASKS = ("coco", "keypoints", "cityscapes")
+STEPS, PER_EPOCH = 100_000, 1000  # of the schedule that the measured steps are the first of
+BATCHES = 8  # different ones that a fine-tuning's steps take in turn
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images at once in pretraining (two numbers), generated photographs, values over the default configuration, and
+    of a fine-tuning scale, architecture and KEY=VALUE; `learn`: whether the two short trainings follow."""
+
+    batches: tuple[int, int]
+    photos: int
+    pretraining: dict[str, Any]
+    scale: str
+    architecture: ArchitectureName
+    overrides: tuple[str, ...]
+    learn: bool
+
+
+FULL = Sizes((64, 128), 192, {}, "full", STANDARD, (), learn=True)
+
+
+def settings(device: torch.device, sizes: Sizes, images: int, **values: object) -> Config:
+    """The 200-epoch recipe with one micro-batch of `images` a step."""
+    return load_config(None, {**sizes.pretraining, "device": device.type, "batch_size": images, "device_batch": images,
+                              **values})
+
+
+@contextmanager
+def pretraining(device: torch.device, sizes: Sizes, images: int, precision: str) -> Iterator[Step]:
+    """Steps on one batch that lies in pinned memory, as a loader gives it."""
+    config = settings(device, sizes, images, precision=precision)
+    trainer, batch = Trainer(config, Process(0, 1, device), STEPS, PER_EPOCH), made_batch(config)
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    numbers = itertools.count()
+    yield lambda: trainer.step(next(numbers), [batch])
+
+
+@contextmanager
+def loading(device: torch.device, sizes: Sizes, images: int, colour_on: str, photos: Path) -> Iterator[Step]:
+    """Steps that wait for the loader, with its processes as a run would have them."""
+    process = Process(0, 1, device)
+    config = with_workers(settings(device, sizes, images, precision="bf16", colour_on=colour_on), process)
+    trainer = Trainer(config, process, STEPS, PER_EPOCH)
+    loader, numbers = make_loader(list_images(photos), config, range(STEPS), process), itertools.count()
+    yield lambda: trainer.step(next(numbers), [next(loader)])
+
+
+@contextmanager
+def finetuning(device: torch.device, sizes: Sizes, task: str, images: int, data: Path) -> Iterator[Step]:
+    """Steps of the published protocol with a batch of `images`, from random weights, on batches that are there."""
+    from detectron2.modeling import build_model
+    from detectron2.utils.events import EventStorage
+
+    from transfer import detectron2_compat
+    from transfer.finetuning.trainer import trainer_of
+    from transfer.finetuning.training_images import train_loader
+    from transfer.settings import datasets, resolved_config
+    from transfer.settings.random_starts import RAND
+    from transfer.settings.request import Request
+    from transfer.settings.start_weights import read_weights
+
+    detectron2_compat.apply()
+    request = Request(task=task, scale=sizes.scale, weights=RAND.weights, data=data / task, output="",
+                      overrides=(f"SOLVER.IMS_PER_BATCH={images}", *sizes.overrides))
+    dataset = datasets.find(request.data, task)
+    datasets.register(dataset)
+    cfg = resolved_config.resolve(dataset, request, read_weights(request.weights, sizes.architecture), device.type)
+    batches = list(itertools.islice(train_loader(cfg, 0, 0), BATCHES))
+    trainer = trainer_of(cfg, build_model(cfg).train())
+    trainer._data_loader_iter_obj = itertools.cycle(batches)
+    with EventStorage(0) as trainer.storage:
+        yield trainer.run_step
+
+
+def pretraining_learns(device: torch.device, data: Path, output: Path) -> dict[str, Any]:
+    """The demo's pretraining; retrieval of the backbone in percent at its start and end must rise."""
+    config = load_config("demo", {"device": device.type})
+    train(config, data / "photos", output, Process(0, 1, device))
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    probed = [100 * line["retrieval_backbone"] for line in lines if "retrieval_backbone" in line]
+    return {"what": "retrieval of the backbone, percent", "start": probed[0], "end": probed[-1],
+            "learns": probed[-1] > probed[0]}
+
+
+def finetuning_learns(device: torch.device, data: Path, output: Path) -> dict[str, Any]:
+    """The demo's fine-tuning on COCO's format from random weights; its loss must fall by a fifth."""
+    from transfer.finetuning.finetune import Request, finetune
+    from transfer.finetuning.trainer import METRICS
+    from transfer.settings.random_starts import RAND
+
+    finetune(Request(task="coco", scale="demo", weights=RAND.weights, data=data / "coco", output=output,
+                     device=device.type))
+    lines = [json.loads(line) for line in (output / METRICS).read_text(encoding="utf-8").splitlines()]
+    losses = [line["total_loss"] for line in lines if "total_loss" in line]
+    return {"what": "loss", "start": losses[0], "end": losses[-1], "learns": losses[-1] < 0.8 * losses[0]}
