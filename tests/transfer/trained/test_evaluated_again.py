@@ -25,7 +25,7 @@ VAL, TRAIN = "annotations/instances_val.json", "annotations/instances_train.json
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure of predictions takes longer than these evaluations."""
-    monkeypatch.setattr(drawing, "draw", lambda _model, _cfg, path, _title: path.touch())
+    monkeypatch.setattr(drawing, "draw", lambda _model, _cfg, path, _title: path.touch() or [])
 
 
 @pytest.fixture
