@@ -1,4 +1,4 @@
-"""Reported and measured results -> markdown, LaTeX, HTML and CSV. Needs pandas and tabulate, nothing else.
+"""Reported and measured results -> markdown, LaTeX, HTML and CSV. Needs pandas and tabulate, HTML jinja2 too.
 
     python benchmarks/make_tables.py [--results DIR] [--reported DIR] [--include-demo] [--strict] [--why CELL]
         [--against ROW] [--contrast "ROW - OTHER ROW"] [--figure FILE]

@@ -5,12 +5,11 @@ import importlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.formats.csv_table import csv_frame
-from benchmarks.formats.html_table import html_text
 from benchmarks.formats.latex_table import latex
 from benchmarks.formats.markdown import markdown
 from benchmarks.formats.terminal_table import terminal
@@ -35,7 +34,6 @@ from transfer.tasks import TASKS
 
 DESCRIPTION = "Reported and measured results -> markdown, LaTeX, HTML and CSV."
 EXPECTED = PRINTED / "expected.csv"
-FORMATS = {".md": markdown, ".tex": latex, ".html": html_text}
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,24 @@ def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] 
     """
     _check_is_folder(folder)
     tables = with_probes(tables, probes)
-    for ending, written in FORMATS.items():
+    for ending, written in _formats().items():
         for table in tables:
             write_text(folder / f"{table.name}{ending}", written(table))
     write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(map(markdown, tables)))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
+
+
+def _formats() -> dict[str, Callable[[TableModel], str]]:
+    """What writes a table, by the ending of its file; HTML where jinja2 is installed."""
+    formats = {".md": markdown, ".tex": latex}
+    try:
+        from benchmarks.formats.html_table import html_text
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "markupsafe"):
+            raise
+        print("no .html files: they need jinja2, which is not installed")
+        return formats
+    return {**formats, ".html": html_text}
 
 
 def with_probes(tables: Sequence[TableModel], probes: Sequence[dict]) -> list[TableModel]:

@@ -18,9 +18,10 @@ from pretrain.data.workers import with_workers
 from pretrain.distributed import Process
 from pretrain.train import train
 from pretrain.trainer import Trainer
+from transfer import tasks
 
 Step = Callable[[], object]
-TASKS = ("coco", "keypoints", "cityscapes")
+TASKS = tuple(name for name, task in tasks.TASKS.items() if task.table.in_poster)
 STEPS, PER_EPOCH = 100_000, 1000  # of the schedule that the measured steps are the first of
 BATCHES = 8  # different ones that a fine-tuning's steps take in turn
 
@@ -107,13 +108,14 @@ def pretraining_learns(device: torch.device, data: Path, output: Path) -> dict[s
 
 
 def finetuning_learns(device: torch.device, data: Path, output: Path) -> dict[str, Any]:
-    """The demo's fine-tuning on COCO's format from random weights; its loss must fall by a fifth."""
+    """The demo's fine-tuning on the first task from random weights; its loss must fall by a fifth."""
     from transfer.finetuning.finetune import Request, finetune
     from transfer.finetuning.trainer import METRICS
     from transfer.settings.random_starts import RAND
 
-    finetune(Request(task="coco", scale="demo", weights=RAND.weights, data=data / "coco", output=output,
-                     device=device.type))
+    task = TASKS[0]
+    finetune(Request(task=task, scale="demo", weights=RAND.weights, data=data / tasks.get(task).demo_layout,
+                     output=output, device=device.type))
     lines = [json.loads(line) for line in (output / METRICS).read_text(encoding="utf-8").splitlines()]
     losses = [line["total_loss"] for line in lines if "total_loss" in line]
     return {"what": "loss", "start": losses[0], "end": losses[-1], "learns": losses[-1] < 0.8 * losses[0]}

@@ -17,6 +17,7 @@ from PIL import Image
 from benchmarks.demo import demo_data
 from tests.transfer.resolved import resolve
 from transfer import detectron2_compat, tasks
+from transfer.data.dataset import Where
 from transfer.finetuning import evaluate
 from transfer.settings import datasets
 
@@ -186,7 +187,7 @@ def test_evaluate__voc_takes_the_11_points_of_2007(tmp_path: Path) -> None:
         Image.new("RGB", (40, 20)).save(tmp_path / year / "JPEGImages/1.jpg")
         (tmp_path / year / "Annotations/1.xml").write_text(
             f"<annotation><size><width>40</width><height>20</height></size>{objects}</annotation>")
-    dataset = datasets.find(tmp_path, "voc")
+    dataset = datasets.find(Where(tmp_path, same_images=True), "voc")
     _, name = datasets.register(dataset)
     evaluator = tasks.get("voc").evaluator(dataset, get_cfg())
     evaluator.reset()
