@@ -178,6 +178,21 @@ def test_publish__adds_the_row_and_is_found_by_the_tables(tmp_path, make_result)
     assert path.parent == tmp_path / "results" / "runs"
 
 
+def test_publish__names_no_place_outside_the_run(tmp_path, make_result):
+    run = tmp_path / "run"
+    for place, weights, expected in (("a", run / "convert" / "w.pkl", "convert/w.pkl"), ("b", "", ""),
+                                     ("c", "/elsewhere/w.pkl", "/elsewhere/w.pkl")):
+        result = {name: value for name, value in make_result().items()
+                  if name not in ("method", "epochs", "demo", "stage", "digest")}
+        result["config"] |= {"OUTPUT_DIR": str(run / place), "MODEL": {"WEIGHTS": str(weights)}}
+        (run / place).mkdir(parents=True)
+        (run / place / "result.json").write_text(json.dumps(result))
+        made = Stage("finetune-clove-coco-0", {}, lambda *_: [], "result.json", planned="ef" * 32)
+        path = publish(run / place, "ab" * 32, made, Origin("CLoVE", None, False, tmp_path / "results"))
+        config = json.loads(path.read_text())["config"]
+        assert (config["OUTPUT_DIR"], config["MODEL"]["WEIGHTS"]) == (place, expected)
+
+
 def test_publish__a_result_as_the_fine_tuning_writes_it(tmp_path, make_result):
     options = parse(["--demo", "--output", str(tmp_path)])
     made = Stage("finetune-clove-coco-0", {}, lambda *_: [], "result.json", planned="ef" * 32)
