@@ -14,6 +14,7 @@ from pretrain.common.errors import KILLED
 
 # Exit codes of srun for that. 125: out of memory, as a signal above 128 or without.
 AFTER_A_KILL = (KILLED, 125, 128 + 125)
+TERMINATED = 128 + 15  # srun ends the processes that are left, and gives the highest code
 SCRIPT = """stages=({stages})
 srun() {{
     local code again=0
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     notes, code, again, retries = Path(arguments[0]), *map(int, arguments[1:])
     found = endings(notes)
     own_fault = any(ending.exit_code != KILLED for ending in found)
-    if code not in AFTER_A_KILL or own_fault or (notes / CANCELLED).exists():
+    killed = code in AFTER_A_KILL or (code == TERMINATED and found)
+    if not killed or own_fault or (notes / CANCELLED).exists():
         return 1
     what = found[0].message if found else WAS_KILLED
     if again >= retries:

@@ -73,6 +73,14 @@ def test_own_fault_of_one_process__whose_others_srun_killed(job, own):
     assert endings(job.notes)[0] == Ending(own, f"it says {own}", 1)
 
 
+def test_killed__though_srun_ended_the_process_that_says_so(job):
+    assert job(f"{note(137)}; exit 143", "exit 0")[::2] == (0, 2)
+
+
+def test_own_fault_of_one_process__whose_others_srun_ended(job):
+    assert job(f"{note(2, 1)}; {note(137)}; exit 143")[::2] == (143, 1)
+
+
 def test_cancelled__is_not_started_again(job):
     Path(job.notes, CANCELLED).touch()
     assert job(KILL)[::2] == (137, 1)
