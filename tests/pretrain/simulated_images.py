@@ -79,7 +79,7 @@ def read_list(folder: Path) -> dict:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(file, "jpeg")
     config = load_config(None, {
-        "global_size": 48, "local_size": 32, "local_views": 1, "batch_size": BATCH, "device_batch": BATCH,
+        "variant": "paper", "global_size": 48, "local_size": 32, "local_views": 1, "batch_size": BATCH, "device_batch": BATCH,
         "workers": WORKERS})
     imports = memory(os.getpid())
     started = time.perf_counter()
