@@ -79,8 +79,8 @@ def read_list(folder: Path) -> dict:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(file, "jpeg")
     config = load_config(None, {
-        "variant": "paper", "global_size": 48, "local_size": 32, "local_views": 1, "batch_size": BATCH, "device_batch": BATCH,
-        "workers": WORKERS})
+        "variant": "paper", "global_size": 48, "local_size": 32, "local_views": 1, "batch_size": BATCH,
+        "device_batch": BATCH, "workers": WORKERS})
     imports = memory(os.getpid())
     started = time.perf_counter()
     images = open_list(folder, NameTable.open(next(folder.glob("images-*.names"))))
