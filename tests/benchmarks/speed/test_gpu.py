@@ -69,7 +69,7 @@ def test_cells__are_twelve_and_each_says_what_it_is(tmp_path: Path) -> None:
     names = [one.name for one in gpu.cells_of(tmp_path, CPU, gpu_cells.FULL)]
     assert len(names) == len(set(names)) == 12
     assert names[0] == "pretraining, bf16, 64 images at once" and names[-1] == (
-        "fine-tuning, cityscapes, fp32, 4 images at once")
+        "fine-tuning, keypoints, fp32, 4 images at once")
 
 
 def test_page__all_that_was_found_and_where() -> None:
