@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -38,7 +39,9 @@ from transfer.settings.random_starts import RAND
 from transfer.settings.request import Request, add_protocol_arguments
 from transfer.settings.start_weights import read_weights
 
+T = TypeVar("T")
 PLAIN, OURS = "detectron2", "ours"
+EVALUATIONS = 4  # passes of each side
 PARTS = ("forward", "backward", "optimizer")  # of a step; writing the losses is in backward
 
 
@@ -106,6 +109,11 @@ def loaders(cfg: CfgNode) -> dict[str, Iterator[list[dict]]]:
             OURS: iter(train_loader(cfg, 0, cfg.SEED))}
 
 
+def in_turn(sides: dict[str, T], number: int) -> list[tuple[str, T]]:
+    """Both sides, each the first one every other time: what the first leaves in the caches helps the second."""
+    return list(sides.items())[::1 if number % 2 else -1]
+
+
 def timed(work: Callable[[], object]) -> tuple[float, object]:
     """Seconds that `work` takes, and what it returns."""
     started = clock()
@@ -129,7 +137,7 @@ def measure(cfg: CfgNode, name: str, iterations: int, evaluated: int) -> dict[st
             seconds, drawn[side] = timed(lambda loader=loader: next(loader))
             if number:
                 loaded[side].append(seconds)
-        for side in both.values():
+        for _, side in in_turn(both, number):
             side.step(number, drawn[OURS], timed=number > 0)
     found = {"loader": loaded}
     for part in (*PARTS, "step"):
@@ -143,8 +151,8 @@ def inference(cfg: CfgNode, name: str, both: dict[str, Side], images: int) -> di
     records = [DatasetCatalog.get(name)[place] for place in range(min(images, len(DatasetCatalog.get(name))))]
     mappers = {PLAIN: DatasetMapper(cfg, is_train=False), OURS: Mapper(cfg, is_train=False)}
     seconds: dict[str, list[float]] = {PLAIN: [], OURS: []}
-    for turn in range(3):  # the first is not counted
-        for side, mapper in mappers.items():
+    for turn in range(EVALUATIONS + 1):  # the first is not counted
+        for side, mapper in in_turn(mappers, turn):
             loader = build_detection_test_loader(dataset=records, mapper=mapper, num_workers=0)
             took, _ = timed(lambda side=side, loader=loader: inference_on_dataset(
                 both[side].trainer.model, loader, None))
