@@ -91,3 +91,9 @@ def thin_request(small_data: Path) -> Callable:
         return Request(task=task, data=small_data / task, output=output, overrides=(*THIN, *overrides), **values)
 
     return build
+
+
+@pytest.fixture
+def small(random_state):
+    """A ResNet-18 that a test may change: a new dictionary around shared tensors."""
+    return dict(random_state("resnet18"))

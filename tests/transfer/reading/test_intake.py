@@ -7,7 +7,7 @@ import torchvision
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.backbone_file import BackboneInfo, save_backbone
-from pretrain.common.errors import UserError
+from tests.transfer.saved import refusal, save
 from transfer.reading.architecture import expected_shapes
 from transfer.reading.intake import read_checkpoint
 
@@ -17,24 +17,6 @@ def assert_same(found, expected):
     for name, value in expected.items():
         assert found[name].dtype == torch.float32
         assert torch.equal(found[name], value), name
-
-
-@pytest.fixture
-def small(random_state):
-    """A ResNet-18 that a test may change: a new dictionary around shared tensors."""
-    return dict(random_state("resnet18"))
-
-
-def save(content, path, **options):
-    torch.save(content, path, **options)
-    return path
-
-
-def refusal(path, **options):
-    with pytest.raises(UserError) as caught:
-        read_checkpoint(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Layouts
