@@ -22,6 +22,7 @@ PART = re.compile(r"\..+\.[0-9a-f]+\.part(\..+)?", re.DOTALL)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a network file system without locks
 LOGS = (".log", ".jsonl", ".txt", ".lock", "metrics.json")  # which are appended to
 OLD = 86_400  # seconds after which a part is nobody's where there are no locks
+_rests: dict[Path, float] = {}  # until when a folder is not listed again, on the monotonic clock
 NO_SPACE = ("os error 28", "No space left", "PytorchStreamWriter failed", "iostream error", "unexpected pos")
 
 
@@ -63,7 +64,7 @@ def _is_written_again(place: Path) -> bool:
 def part_file(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
     """Yield an empty new file of a name that no reader takes for a whole one; it is gone at the end
     unless it was renamed. Those of killed writers in the folder are removed first."""
-    remove_dead_parts(folder)
+    _tidy(folder)
     while True:
         # The suffix is kept at the end: writers such as torch.save and matplotlib look at it.
         # Random: two machines on one network disk can have the same process number.
@@ -82,7 +83,7 @@ def part_file(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
 @contextmanager
 def part_folder(output: Path) -> Iterator[Path]:
     """As `part_file`, for a folder beside `output`."""
-    remove_dead_parts(output.parent)
+    _tidy(output.parent)
     part = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
     part.mkdir()
     descriptor = os.open(part, os.O_RDONLY)
@@ -92,6 +93,16 @@ def part_folder(output: Path) -> Iterator[Path]:
     finally:
         os.close(descriptor)
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove dead parts, in at most a twentieth of the time: thousands of results are written into one folder, and
+    each listing takes milliseconds there."""
+    began = time.monotonic()
+    if began >= _rests.get(folder, 0.0):
+        remove_dead_parts(folder)
+        took = time.monotonic() - began
+        _rests[folder] = began + 20 * took
 
 
 def remove_dead_parts(folder: Path) -> None:
