@@ -8,6 +8,7 @@ train/img/ (Supervisely). The classes come from the annotation file; so does wha
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,12 @@ def images_in_both(splits: tuple[Split, Split], files: tuple[coco_json.CocoFile,
     """A note on the images that are trained on and evaluated; all of them raise, unless `same_images` allows it."""
     train, val = files
     trained, evaluated = _paths(splits[0], train), _paths(splits[1], val)
-    both = sorted(path.name for path in trained & evaluated)
+    of_name = {path.name: path for path in trained}
+    both = []
+    for path in sorted(evaluated):
+        other = of_name.get(path.name)
+        if path in trained or (other is not None and filecmp.cmp(path, other, shallow=False)):  # or a copy of one
+            both.append(path.name)
     if len(both) == len(evaluated) and not same_images:
         raise UserError(f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or "
                         "metrics show how well a model remembers; --same-images allows it")

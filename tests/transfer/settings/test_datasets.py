@@ -85,6 +85,18 @@ def test_find__evaluated_images_among_the_training_images(tmp_path: Path) -> Non
     assert note.startswith("warning: 2 of the 2 images")
 
 
+def test_find__copies_of_the_training_images_in_another_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"train.json": content(), "val.json": content()})
+    for half in ("train2017", "val2017"):
+        shutil.copytree(folder / "images", folder / half)
+    shutil.rmtree(folder / "images")
+    with pytest.raises(UserError, match=r"val.json: all of its 2 images are in .*train.json too: .* --same-images"):
+        datasets.find(folder, "coco")
+    Image.new("RGB", Image.open(folder / "val2017/a.png").size, "red").save(folder / "val2017/a.png")
+    note, = datasets.find(folder, "coco").notes
+    assert "1 of the 2 images that are evaluated are training images (b.png)" in note
+
+
 def test_find__missing_images_are_counted_and_named(coco: Path) -> None:
     (coco / "images/a.png").unlink()
     with pytest.raises(UserError, match=r"instances_train.json: 1 of the 2 files that it lists are not in .*: a.png"):
