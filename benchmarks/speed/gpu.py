@@ -24,14 +24,14 @@ from typing import Any
 import torch
 
 from benchmarks.speed import gpu_cells, gpu_page, machine
-from pretrain import ROOT
+from pretrain import PLACE
 from pretrain.common.atomic import make_folder, write_text
 from pretrain.common.errors import is_out_of_memory, refuse
 
 Step = Callable[[], object]
 WARM_UP, LEAST, MOST = 3, 3, 50  # steps of a cell: not timed, timed at least and at most
 SECONDS = 15.0  # that a cell's steps are timed for, at most
-FOLDER = ROOT / "results" / "speed"
+FOLDER = PLACE / "results" / "speed"
 
 
 @dataclass(frozen=True)
