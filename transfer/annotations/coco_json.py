@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.fields import is_number, is_whole
 from transfer.annotations import agreement, plain_coco
 from transfer.annotations.check_notes import remember
@@ -305,21 +305,18 @@ def _is_bone(pair: object, keypoints: int) -> bool:
 
 def raise_unless_alike(train: CocoFile, val: CocoFile) -> None:
     """Raise `UserError` unless both halves of a dataset have the same categories, keypoints and parts."""
-    raise_first(_differences(train, val), val.path)
-
-
-def _differences(train: CocoFile, val: CocoFile) -> Iterator[str]:
-    if train.categories != val.categories:
-        only_train, only_val = _without(train.categories, val.categories), _without(val.categories, train.categories)
-        yield (f"categories that differ from those of {train.path}: expected the same ids and names in both, found "
-               f"{only_train} only in train and {only_val} only in val")
-    if train.keypoint_names != val.keypoint_names:
-        yield (f"keypoints {', '.join(val.keypoint_names)}: expected those of {train.path}, "
-               f"{', '.join(train.keypoint_names)}")
-    if train.has_masks != val.has_masks:
-        has, has_none = (train, val) if train.has_masks else (val, train)
-        yield (f"the objects of {has.path} have masks, those of {has_none.path} have none: expected masks in both, or "
-               "boxes alone in both")
+    only_train, only_val = _without(train.categories, val.categories), _without(val.categories, train.categories)
+    has_none, has = sorted((train, val), key=lambda file: file.has_masks)
+    refuse(
+        (train.categories != val.categories,
+         f"{val.path}: categories that differ from those of {train.path}: expected the same ids and names in both, "
+         f"found {only_train} only in train and {only_val} only in val"),
+        (train.keypoint_names != val.keypoint_names,
+         f"{val.path}: keypoints {', '.join(val.keypoint_names)}: expected those of {train.path}, "
+         f"{', '.join(train.keypoint_names)}"),
+        (train.has_masks != val.has_masks,
+         f"{val.path}: the objects of {has.path} have masks, those of {has_none.path} have none: expected masks in "
+         "both, or boxes alone in both"))
 
 
 def _without(categories: list, others: list) -> str:

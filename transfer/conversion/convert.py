@@ -20,7 +20,7 @@ from pretrain import __version__
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
 from pretrain.common.atomic import make_folder, sha256_file
 from pretrain.common.backbone_file import BackboneInfo, load_backbone, save_backbone
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.conversion.certificate import (
     CERTIFICATE,
     SCHEMA,
@@ -73,9 +73,9 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
     cannot be read or what the target loaded is not the same network.
     """
     source, output, asked = Path(source), Path(output), Options(method, **options)
-    _refuse(_wrong_options(asked))
+    _check_options(asked)
     reading = read_checkpoint(source, asked.branch, asked.trust, asked.prefix)
-    _refuse(_unfit(reading, source, asked))
+    _check_fit(reading, source, asked)
     info = replace(reading.info, method=method or reading.info.method,
                    family=reading.info.family or reading.family)
     state = reading.state
@@ -192,39 +192,31 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
 
 
-def _refuse(problem: str | None) -> None:
-    if problem is not None:
-        raise UserError(problem)
-
-
-def _wrong_options(asked: Options) -> str | None:
+def _check_options(asked: Options) -> None:
     unknown = [target for target in asked.targets or [""] if target not in WRITERS]
-    if unknown:
-        return (f"expected --to to name some of {', '.join(WRITERS)}, found "
-                f"{', '.join(map(repr, unknown))}")
-    if "detectron2" in asked.targets and optional("detectron2") is None:
-        return ("detectron2's file is proved by detectron2, which is not installed: run `clove setup`, or leave it out "
-                "with --to torchvision,timm,mmdet")
-    if asked.fpn and "detectron2" not in asked.targets:
-        return "--fpn takes a pretrained FPN over to detectron2: add --to detectron2, or leave --fpn out"
-    if asked.fpn and asked.random_convolutions is not None:
-        return ("--random-convolutions keeps no pretrained convolution, and an FPN is made of "
-                "them: leave out --fpn")
-    return None
+    refuse(
+        (unknown,
+         f"expected --to to name some of {', '.join(WRITERS)}, found {', '.join(map(repr, unknown))}"),
+        ("detectron2" in asked.targets and optional("detectron2") is None,
+         "detectron2's file is proved by detectron2, which is not installed: run `clove setup`, or leave it out with "
+         "--to torchvision,timm,mmdet"),
+        (asked.fpn and "detectron2" not in asked.targets,
+         "--fpn takes a pretrained FPN over to detectron2: add --to detectron2, or leave --fpn out"),
+        (asked.fpn and asked.random_convolutions is not None,
+         "--random-convolutions keeps no pretrained convolution, and an FPN is made of them: leave out --fpn"))
 
 
-def _unfit(reading: Reading, source: Path, asked: Options) -> str | None:
-    """Why the checkpoint cannot become what is asked for; None where it can."""
-    if asked.fpn and not reading.fpn:
-        return (f"--fpn: expected a pretrained FPN in {source}, found none in this "
-                f"{reading.family} file: leave --fpn out")
+def _check_fit(reading: Reading, source: Path, asked: Options) -> None:
+    """Whether the checkpoint can become what is asked for."""
     able = [target for target, writer in WRITERS.items() if writer.strides_in_1x1]
     unable = [target for target in asked.targets if target not in able]
-    if unable and _strides_in_1x1(reading.info):
-        return (f"{source} strides in its 1x1 convolutions, as MSRA's networks do, and the "
-                f"ResNet-50 of {' and '.join(unable)} in its 3x3 ones: there it would be another "
-                f"network; expected --to {' or '.join(able)}")
-    return None
+    refuse(
+        (asked.fpn and not reading.fpn,
+         f"--fpn: expected a pretrained FPN in {source}, found none in this {reading.family} file: leave --fpn out"),
+        (unable and _strides_in_1x1(reading.info),
+         f"{source} strides in its 1x1 convolutions, as MSRA's networks do, and the ResNet-50 of "
+         f"{' and '.join(unable)} in its 3x3 ones: there it would be another network; expected --to "
+         f"{' or '.join(able)}"))
 
 
 def _strides_in_1x1(info: BackboneInfo) -> bool:
@@ -233,28 +225,24 @@ def _strides_in_1x1(info: BackboneInfo) -> bool:
 
 def _prepare_output(source: Path, output: Path, targets: Sequence[str]) -> None:
     """Make the folder, and take away what an earlier conversion left there, the certificate first."""
-    _refuse(_unusable_path(str(output.absolute()), targets))
+    where = str(output.absolute())
+    refuse(
+        (any("\ud800" <= letter <= "\udfff" for letter in where),  # bytes of a name that are no UTF-8
+         f"safetensors opens only paths that are UTF-8, found {where!r}: choose another --output"),
+        # detectron2 takes every path for an address: what it would drop from one must not be in it.
+        ("detectron2" in targets and urlparse(where)._replace(query="").geturl() != where,
+         f"detectron2 cannot read a path with a question mark or a line break ({where}): choose another --output"))
     make_folder(output)
     files = [CERTIFICATE, CANONICAL, *(writer.file for writer in WRITERS.values())]
     present = [output / name for name in files if (output / name).exists()]
     wanted = {CERTIFICATE, CANONICAL, *(WRITERS[target].file for target in targets)}
-    if any(path.samefile(source) for path in present):
-        _refuse(f"{source} would be overwritten by its own conversion: choose another --output")
+    refuse((any(path.samefile(source) for path in present),
+            f"{source} would be overwritten by its own conversion: choose another --output"))
     stale = [path.name for path in present if path.name not in wanted]
     if stale:
         print(f"note: {', '.join(stale)} of an earlier conversion is removed from {output}", file=sys.stderr)
     for path in present:
         path.unlink()
-
-
-def _unusable_path(where: str, targets: Sequence[str]) -> str | None:
-    if any("\ud800" <= letter <= "\udfff" for letter in where):  # bytes of a name that are no UTF-8
-        return f"safetensors opens only paths that are UTF-8, found {where!r}: choose another --output"
-    # detectron2 takes every path for an address: what it would drop from one must not be in it.
-    if "detectron2" in targets and urlparse(where)._replace(query="").geturl() != where:
-        return (f"detectron2 cannot read a path with a question mark or a line break ({where}): "
-                "choose another --output")
-    return None
 
 
 def _write(target: str, output: Path, state: State, info: BackboneInfo, fpn: State) -> dict[str, Any]:

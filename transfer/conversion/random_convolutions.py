@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 INIT = "random convolutions (torchvision: He normal, fan out), batch norm of a converted checkpoint"
 
@@ -20,8 +20,7 @@ def redraw(state: dict[str, torch.Tensor], architecture: str, seed: int) -> dict
     As `torch.manual_seed(seed)` and torchvision's constructor give it; gammas, betas and statistics of
     batch norm stay. Raises `UserError` for a seed that torch does not take.
     """
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--random-convolutions {seed}: expected a seed from 0 to 2**63 - 1")
+    refuse((not 0 <= seed < 2**63, f"--random-convolutions {seed}: expected a seed from 0 to 2**63 - 1"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = torchvision.models.get_model(architecture, weights=None)

@@ -32,11 +32,6 @@ def instance_labels() -> tuple:
     return tuple(label for label in labels if label.hasInstances and not label.ignoreInEval)
 
 
-def class_names() -> tuple[str, ...]:
-    """The eight class names, in the order of the contiguous class numbers."""
-    return tuple(label.name for label in instance_labels())
-
-
 def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, str, str]]:
     """(image, instanceIds, labelIds, polygons) of every image, sorted, at least one.
 

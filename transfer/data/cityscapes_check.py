@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.fields import is_whole
 from transfer.annotations.check_notes import remember
 from transfer.annotations.problems import raise_first
@@ -98,7 +98,7 @@ def _check_numbers(row: tuple[Files, tuple[int, int]], decode: bool) -> None:
     instances = _numbers(Path(instance_file), SIXTEEN_BITS, "16 bits", size, decode)
     labels = _numbers(Path(label_file), EIGHT_BITS, "8 bits", size, decode)
     if decode:
-        raise_first(_number_problems(instances, labels, label_file), Path(instance_file))
+        _compare_numbers(instances, labels, instance_file, label_file)
 
 
 def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, int], decode: bool) -> np.ndarray:
@@ -109,24 +109,23 @@ def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, in
             numbers = np.array(image) if decode else np.empty(0)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
-    if mode not in modes:
-        raise UserError(f"{path} has pixels of the kind {mode}: expected one channel of {depth}, as Cityscapes' own "
-                        "files have")
-    if found != size:
-        raise UserError(f"{path} is {found[0]} x {found[1]} pixels but the polygons beside it say {size[0]} x "
-                        f"{size[1]}: expected one size")
+    refuse(
+        (mode not in modes,
+         f"{path} has pixels of the kind {mode}: expected one channel of {depth}, as Cityscapes' own files have"),
+        (found != size,
+         f"{path} is {found[0]} x {found[1]} pixels but the polygons beside it say {size[0]} x {size[1]}: expected one "
+         "size"))
     return numbers
 
 
-def _number_problems(instances: np.ndarray, labels: np.ndarray, label_file: str) -> Iterator[str]:
+def _compare_numbers(instances: np.ndarray, labels: np.ndarray, instance_file: str, label_file: str) -> None:
     known = _label_numbers().values()
-    found = np.flatnonzero(np.bincount(instances.ravel()))
-    for number in found.tolist():
+    for number in np.flatnonzero(np.bincount(instances.ravel())).tolist():
         label = number // 1000 if number >= 1000 else number
-        if label not in known:
-            yield (f"pixels have the number {number}: expected a label of Cityscapes, or 1000 times a label and the "
-                   "number of the object")
+        refuse((label not in known,
+                f"{instance_file}: pixels have the number {number}: expected a label of Cityscapes, or 1000 times a "
+                "label and the number of the object"))
     of_instances = np.where(instances >= 1000, instances // 1000, instances)
-    if 2 * np.count_nonzero(of_instances == labels) < labels.size:
-        yield (f"most pixels have other labels than in {label_file}: expected Cityscapes' label ids in both (not "
-               "training ids)")
+    refuse((2 * np.count_nonzero(of_instances == labels) < labels.size,
+            f"{instance_file}: most pixels have other labels than in {label_file}: expected Cityscapes' label ids in "
+            "both (not training ids)"))

@@ -12,7 +12,7 @@ import filecmp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.annotations import coco_json, keypoint_names, plain_coco
 from transfer.data.dataset import Dataset, Split, Where
 from transfer.data.image_check import first_whole
@@ -64,24 +64,21 @@ def images_in_both(splits: tuple[Split, Split], files: tuple[coco_json.CocoFile,
                    same_images: bool) -> list[str]:
     """A note on the images that are trained on and evaluated; all of them raise, unless `same_images` allows it."""
     train, val = files
-    trained, evaluated = _paths(splits[0], train), _paths(splits[1], val)
+    trained = {splits[0].image_root / name for name, _ in train.images}
+    evaluated = {splits[1].image_root / name for name, _ in val.images}
     of_name = {path.name: path for path in trained}
     both = []
     for path in sorted(evaluated):
         other = of_name.get(path.name)
         if path in trained or (other is not None and filecmp.cmp(path, other, shallow=False)):  # or a copy of one
             both.append(path.name)
-    if len(both) == len(evaluated) and not same_images:
-        raise UserError(f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or "
-                        "metrics show how well a model remembers; --same-images allows it")
+    refuse((len(both) == len(evaluated) and not same_images,
+            f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or metrics "
+            "show how well a model remembers; --same-images allows it"))
     if not both:
         return []
     return [f"warning: {len(both)} of the {len(evaluated)} images that are evaluated are training images "
             f"({', '.join(both[:3])}): metrics show how well a model remembers them"]
-
-
-def _paths(split: Split, file: coco_json.CocoFile) -> set[Path]:
-    return {split.image_root / name for name, _ in file.images}
 
 
 def split(file: coco_json.CocoFile, half: str, places: list[Path]) -> Split:
@@ -105,10 +102,10 @@ def _annotation_file(folder: Path, task: Task, prefix: str, half: str) -> Path:
         elif path.name.startswith(OBJECTS):  # a person's file may have this name, with the keypoints in it
             usual.append(path)
     candidates = mine or others or usual
-    if len(candidates) != 1:
-        found = ", ".join(str(path.relative_to(folder)) for path in candidates) or "none"
-        raise UserError(f"{folder}: expected one annotation file for {half}, as in {task.layout}; found {found}; keep "
-                        f"the one that is meant, or name it with --{half}-annotations")
+    found = ", ".join(str(path.relative_to(folder)) for path in candidates) or "none"
+    refuse((len(candidates) != 1,
+            f"{folder}: expected one annotation file for {half}, as in {task.layout}; found {found}; keep the one that "
+            f"is meant, or name it with --{half}-annotations"))
     return candidates[0]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.common.atomic import make_folder, write_text
+from pretrain.common.errors import refuse
 from transfer.annotations import coco_json
 from transfer.annotations.plain_coco import id_text
 from transfer.annotations.problems import raise_first
@@ -32,22 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit code."""
     places = [args.output / "train.json", args.output / "val.json"]
-    raise_first(_option_problems(args.file, args.share, places))
+    refuse(
+        (not args.file.is_file(),
+         f"{args.file} is not a file: expected annotations of the training images, in COCO's format"),
+        (args.file.resolve() in [place.resolve() for place in places],
+         f"--output {args.output}: {args.file} itself would be replaced there: choose another folder"),
+        (not 0 <= args.share <= 1,  # written so that NaN fails too
+         f"--share {args.share:g}: expected a share of the images, from 0 to 1"))
     parts = split(args.file, args.share)
     make_folder(args.output)
     for place, part in zip(places, parts, strict=True):
         write_text(place, json.dumps(part))
         print(f"{place}: {len(part['images'])} images, {len(part['annotations'])} objects")
     return 0
-
-
-def _option_problems(file: Path, share: float, places: list[Path]) -> Iterator[str]:
-    if not file.is_file():
-        yield f"{file} is not a file: expected annotations of the training images, in COCO's format"
-    if file.resolve() in [place.resolve() for place in places]:
-        yield f"--output {places[0].parent}: {file} itself would be replaced there: choose another folder"
-    if not 0 <= share <= 1:  # written so that NaN fails too
-        yield f"--share {share:g}: expected a share of the images, from 0 to 1"
 
 
 def split(file: Path, share: float) -> tuple[dict, dict]:

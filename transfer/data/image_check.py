@@ -10,11 +10,10 @@ from pathlib import Path
 from PIL.Image import DecompressionBombError
 from tqdm import tqdm
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.data.pixels import Header, UnreadableImage, read_header, read_pixels
 from transfer.annotations.check_notes import remember
 from transfer.annotations.coco_json import CocoFile
-from transfer.annotations.problems import raise_first
 from transfer.data.dataset import Opened
 
 # A share of the training images is decoded; those that are evaluated all are.
@@ -75,8 +74,7 @@ def _checked(work: tuple[Row, bool]) -> tuple[Header, str]:
 
 def check_sixteen_bit(opened: Opened, sixteen_bit: str) -> None:
     """Raise when images that are evaluated cannot be read with this --sixteen-bit."""
-    if opened.refused_by_shift and sixteen_bit == "shift":
-        raise UserError(opened.refused_by_shift)
+    refuse((opened.refused_by_shift and sixteen_bit == "shift", opened.refused_by_shift))
 
 
 def missing(place: Path, names: Sequence[str]) -> list[str]:
@@ -88,10 +86,10 @@ def missing(place: Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if os.path.basename(name) not in listed[os.path.dirname(name)]]
 
 
-def missing_problem(place: Path, absent: list[str], names: Sequence[str]) -> Iterator[str]:
-    """How many of `names` are `absent` from `place`, if any, and the first."""
-    if absent:
-        yield f"{len(absent)} of the {len(names)} files that it lists are not in {place}: {', '.join(absent[:3])}"
+def refuse_missing(file: Path, place: Path, absent: list[str], names: Sequence[str]) -> None:
+    """Raise when some of the `names` that `file` lists are `absent` from `place`."""
+    refuse((absent, f"{file}: {len(absent)} of the {len(names)} files that it lists are not in {place}: "
+                    f"{', '.join(absent[:3])}"))
 
 
 def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Opened]:
@@ -102,7 +100,7 @@ def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Op
     names = [name for name, _ in file.images]
     absent = {place: missing(place, names) for place in places}
     best = min(absent, key=lambda place: len(absent[place]))
-    raise_first(missing_problem(best, absent[best], names), file.path)
+    refuse_missing(file.path, best, absent[best], names)
     return best, check_images(half, [(best / name, size) for name, size in file.images])
 
 
@@ -112,9 +110,10 @@ def check_image(path: Path, size: tuple[int, int] | None) -> Header:
         header = read_header(path)
     except (OSError, SyntaxError, DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
-    if size is not None and header.size != tuple(size):
-        width, height = header.size
-        turned = " (as its EXIF orientation shows it)" if header.orientation >= 5 and width != height else ""
-        raise UserError(f"{path} is {width} x {height} pixels{turned} but the annotations say {size[0]} x {size[1]}: "
-                        "expected the images that were annotated, at their size")
+    width, height = header.size
+    expected = tuple(size or header.size)
+    turned = " (as its EXIF orientation shows it)" if header.orientation >= 5 and width != height else ""
+    refuse((header.size != expected,
+            f"{path} is {width} x {height} pixels{turned} but the annotations say {expected[0]} x {expected[1]}: "
+            "expected the images that were annotated, at their size"))
     return header

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.data.images import ImageList
 from pretrain.data.pixels import UnreadableImage
 from transfer.annotations import agreement
@@ -53,9 +53,9 @@ class Labelled:
         except UnreadableImage as error:
             raise UserError(f"{place}: {error}; replace it or take it out") from None
         labels = self.read(number)
-        if labels.shape != pixels.shape[:2]:
-            raise UserError(f"{place} is {pixels.shape[1]} x {pixels.shape[0]} pixels but its annotation is for "
-                            f"{labels.shape[1]} x {labels.shape[0]}: expected the images that were annotated")
+        refuse((labels.shape != pixels.shape[:2],
+                f"{place} is {pixels.shape[1]} x {pixels.shape[0]} pixels but its annotation is for "
+                f"{labels.shape[1]} x {labels.shape[0]}: expected the images that were annotated"))
         size = resized(pixels.shape[1], pixels.shape[0], side)
         image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
         numbers = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
@@ -81,8 +81,8 @@ def resized(width: int, height: int, side: int) -> tuple[int, int]:
 
 def of_instances(dataset: Dataset) -> DenseData:
     """COCO's format; raises for a dataset without masks."""
-    if "masks" not in dataset.parts:
-        raise UserError(f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel")
+    refuse(("masks" not in dataset.parts,
+            f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel"))
     return DenseData(_coco(dataset.train), _coco(dataset.val), ("background", *dataset.classes), background=True)
 
 

@@ -8,17 +8,10 @@ in or out. What the training then leaves out (images without an object) it leave
 """
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transfer.data.dataset import Reader, Records
-
-
-def problems(share: float) -> Iterator[str]:
-    """Whether `share` is none."""
-    if not 0 < share <= 1:  # written so that NaN fails too
-        yield f"--train-share {share:g}: expected a share of the training images, above 0 and at most 1"
 
 
 def choose(records: Records, image_root: Path, share: float) -> Records:
@@ -40,7 +33,8 @@ def read(all_records: Reader, image_root: Path, share: float) -> Records:
 
 def order(names: list[str]) -> list[int]:
     """Places of the names by their SHA-256, smallest first."""
-    return sorted(range(len(names)), key=lambda place: (_hash(names[place]), names[place]))
+    hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    return sorted(range(len(names)), key=lambda place: (hashes[place], names[place]))
 
 
 def teaches(record: dict[str, Any]) -> bool:
@@ -50,7 +44,3 @@ def teaches(record: dict[str, Any]) -> bool:
         if not row.get("iscrowd") and (points is None or any(points[2::3])):
             return True
     return False
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

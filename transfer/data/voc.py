@@ -15,10 +15,10 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.structures import BoxMode
 
 from pretrain.common.atomic import sha256_file
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.annotations.check_notes import remember
 from transfer.annotations.problems import raise_first
-from transfer.data.image_check import missing, missing_problem
+from transfer.data.image_check import missing, refuse_missing
 
 # The literature's split: both years' trainval, 2007's test, whose figures take the 11-point metric of that year.
 PARTS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}
@@ -37,21 +37,17 @@ def list_images(root: Path, split: str) -> list[tuple[Path, Path]]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{listed} cannot be read ({error}): expected the list of the images of {year} {name}, one "
                             "identifier per line") from None
-        raise_first(_list_problems(names, images, annotations), listed)
+        repeated = len(names) - len(set(names))
+        refuse(
+            (not names, f"{listed}: no image: expected one identifier per line"),
+            (repeated, f"{listed}: {repeated} images are named more than once: expected each identifier once (a list "
+                       "with -1, 0 or 1 behind each is one class's, not the whole)"))
+        for folder, suffix in ((images, ".jpg"), (annotations, ".xml")):
+            files = [f"{name}{suffix}" for name in names]
+            refuse_missing(listed, folder, missing(folder, files), files)
         for stem in names:
             found.append((images / f"{stem}.jpg", annotations / f"{stem}.xml"))
     return found
-
-
-def _list_problems(names: list[str], images: Path, annotations: Path) -> Iterator[str]:
-    if not names:
-        yield "no image: expected one identifier per line"
-    if len(set(names)) < len(names):
-        yield (f"{len(names) - len(set(names))} images are named more than once: expected each identifier once (a list "
-               "with -1, 0 or 1 behind each is one class's, not the whole)")
-    for folder, suffix in ((images, ".jpg"), (annotations, ".xml")):
-        files = [f"{name}{suffix}" for name in names]
-        yield from missing_problem(folder, missing(folder, files), files)
 
 
 def load(root: Path, split: str) -> list[dict]:
@@ -75,9 +71,8 @@ def load(root: Path, split: str) -> list[dict]:
                 counted += 1
         records.append({"file_name": str(image), "image_id": image.stem, "width": int(_number(tree, "size/width")),
                         "height": int(_number(tree, "size/height")), "annotations": rows})
-    if not counted:
-        raise UserError(f"{root}: no object to find in {len(records)} {split} images (none at all, or all of val "
-                        "'difficult'): expected at least one")
+    refuse((not counted, f"{root}: no object to find in {len(records)} {split} images (none at all, or all of val "
+                         "'difficult'): expected at least one"))
     return records
 
 

@@ -8,12 +8,11 @@ their config shows it.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pretrain.common.architectures import ARCHITECTURES
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.common.fields import is_number
 
 CONFIG = "config.json"
@@ -26,18 +25,9 @@ _LOOKALIKES = ("Tensors alone do not tell a {title} from relatives with the same
                "Face's config.json beside the file would say.")
 
 
-@dataclass(frozen=True)
-class _Config:
-    """What a config says.
-
-    `network`: its architecture. `other`: why it is not torchvision's network of that name.
-    `fields`: of `BackboneInfo`.
-    """
-
-    network: str
-    note: str = ""
-    fields: dict[str, Any] = field(default_factory=dict)
-    other: str = ""
+# What a config says: the architecture, why it is not torchvision's network of that name, a note, and
+# fields of `BackboneInfo`.
+_Config = tuple[str, str, str, dict[str, Any]]
 
 
 def read_config_beside(path: Path, architecture: str) -> tuple[str, dict[str, Any]]:
@@ -49,35 +39,31 @@ def read_config_beside(path: Path, architecture: str) -> tuple[str, dict[str, An
     """
     content = _json(path.parent / CONFIG)
     if isinstance(content.get("architecture"), str):
-        config = _timm(content)
+        network, other, note, fields = _timm(content)
     elif content.get("model_type") == "resnet":
-        config = _hugging_face(content, _json(path.parent / PREPROCESSOR))
+        network, other, note, fields = _hugging_face(content, _json(path.parent / PREPROCESSOR))
     else:
         return _LOOKALIKES.format(title=ARCHITECTURES[architecture].title), {}
-    if config.other:
-        raise UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 in {path}, found in "
-                        f"{CONFIG} beside it that it is {config.other}: another network with the "
-                        "same tensors, which cannot be converted")
-    if config.network != architecture:
-        return (f"{CONFIG} beside the file is of a {config.network} and this is a {architecture}: "
-                "it was not used."), {}
-    return config.note, config.fields
+    refuse((other, f"expected a ResNet-18, ResNet-34 or ResNet-50 in {path}, found in {CONFIG} beside it that it is "
+                   f"{other}: another network with the same tensors, which cannot be converted"))
+    if network != architecture:
+        return f"{CONFIG} beside the file is of a {network} and this is a {architecture}: it was not used.", {}
+    return note, fields
 
 
 def _timm(content: Mapping[str, Any]) -> _Config:
     name = content["architecture"]
     match = _TIMM_RESNET.fullmatch(name)
     if match is None:
-        return _Config(name, other=f"timm's {name}")
+        return name, f"timm's {name}", "", {}
     arguments = set(content.get("model_args") or {}) - {"num_classes", "in_chans", "global_pool"}
     if arguments:
-        other = f"timm's {name} with other arguments ({', '.join(sorted(arguments))})"
-        return _Config(match[1], other=other)
+        return match[1], f"timm's {name} with other arguments ({', '.join(sorted(arguments))})", "", {}
     weights = content.get("pretrained_cfg")
     if not isinstance(weights, Mapping):  # older versions have its fields in the file itself
         weights = content
     note = f"{CONFIG} beside the file: timm's {name}, weights {weights.get('tag') or 'not said'}."
-    return _Config(match[1], note, _pixels(weights.get("mean"), weights.get("std")))
+    return match[1], "", note, _pixels(weights.get("mean"), weights.get("std"))
 
 
 def _hugging_face(content: Mapping[str, Any], images: Mapping[str, Any]) -> _Config:
@@ -88,16 +74,16 @@ def _hugging_face(content: Mapping[str, Any], images: Mapping[str, Any]) -> _Con
     for name, known in ARCHITECTURES.items():
         if (known.layers, known.bottleneck) == (layers, bottleneck):
             network = name
+    other, activation = "", content.get("hidden_act", "relu")
     if content.get("downsample_in_first_stage"):
-        return _Config(network, other="a ResNet that strides in its first stage")
-    activation = content.get("hidden_act", "relu")
-    if activation != "relu":
-        return _Config(network, other=f"a ResNet with {activation} in the place of ReLU")
+        other = "a ResNet that strides in its first stage"
+    elif activation != "relu":
+        other = f"a ResNet with {activation} in the place of ReLU"
     in_1x1 = bottleneck and bool(content.get("downsample_in_bottleneck"))
     stride = "1x1" if in_1x1 else "3x3"
     note = f"{CONFIG} beside the file: Hugging Face's {network}, stride in the {stride} convolution."
     fields = _pixels(images.get("image_mean"), images.get("image_std"))
-    return _Config(network, note, {**fields, "stride_in_1x1": in_1x1})
+    return network, other, note, {**fields, "stride_in_1x1": in_1x1}
 
 
 def _pixels(mean: Any, std: Any) -> dict[str, tuple[float, ...]]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.settings.norms import SYNCHRONISED
 
 KINDS = ("accumulate", "linear")
@@ -46,16 +46,14 @@ def chosen(schedule: str | None, fit: str | None) -> tuple[str | None, Fit | Non
     said = None
     if fit is not None:
         match = re.fullmatch(r"(accumulate|linear)=([1-9]\d*)", fit)
-        if match is None:
-            raise UserError(f"--fit {fit}: expected accumulate=N or linear=N, such as accumulate=4: N images at once, "
-                            "over all processes")
+        refuse((match is None, f"--fit {fit}: expected accumulate=N or linear=N, such as accumulate=4: N images at "
+                               "once, over all processes"))
         said = Fit(match[1], int(match[2]))
     for ending, kind in PRESETS.items():
         if schedule is not None and schedule.endswith(ending):
             name = schedule.removesuffix(ending)
-            if said is not None:
-                raise UserError(f"--schedule {schedule} and --fit {fit} both say how the batch fits the GPU: leave out "
-                                f"one, such as --schedule {name} --fit {fit}")
+            refuse((said is not None, f"--schedule {schedule} and --fit {fit} both say how the batch fits the GPU: "
+                                      f"leave out one, such as --schedule {name} --fit {fit}"))
             return name, Fit(kind)
     return schedule, said
 
@@ -67,9 +65,8 @@ def fitted(cfg: CfgNode, fit: Fit | None) -> Fit | None:
     solver = cfg.SOLVER
     batch = solver.IMS_PER_BATCH
     images = fit.images or batch // PRESET_PARTS
-    if images < 1 or batch % images:
-        raise UserError(f"{fit.kind}={images} does not fit a batch of {batch}: expected a number that divides it; "
-                        "name one with --fit")
+    refuse((images < 1 or batch % images, f"{fit.kind}={images} does not fit a batch of {batch}: expected a number "
+                                          "that divides it; name one with --fit"))
     if fit.kind == "linear":
         times = batch // images
         solver.IMS_PER_BATCH, solver.BASE_LR = images, solver.BASE_LR / times
@@ -88,16 +85,12 @@ def settle(cfg: CfgNode, fit: Fit | None, processes: int) -> None:
         images = fit.images
     if images != batch:
         what = f"accumulate={images}"
-    for wrong, text in (
+        cfg.SOLVER.IMAGES_AT_ONCE = images
+    refuse(
         (images != batch and fit.kind == "linear",
          f"--fit linear={images} and a batch of {batch} set by hand contradict each other: leave out one of them"),
         (batch % images, f"{what} does not fit SOLVER.IMS_PER_BATCH {batch}: expected a number that divides it"),
-        (images % processes, f"{what} cannot be shared by {processes} processes: expected a multiple"),
-    ):
-        if wrong:
-            raise UserError(text)
-    if images != batch:
-        cfg.SOLVER.IMAGES_AT_ONCE = images
+        (images % processes, f"{what} cannot be shared by {processes} processes: expected a multiple"))
 
 
 def images_at_once(cfg: CfgNode) -> int:

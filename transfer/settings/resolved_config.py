@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -22,9 +21,8 @@ from detectron2.modeling import (
 )
 from fvcore.common.registry import Registry
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.data.pixels import SIXTEEN_BIT
-from transfer.annotations.problems import raise_first
 from transfer.data.dataset import Dataset
 from transfer.reading.architecture import set_architecture
 from transfer.records.identity import PLACES, flatten
@@ -75,7 +73,7 @@ def layers(task: str, heads: str, scale: str, schedule: str | None = None, solve
     of their own: with them another one than None (COMMON for the solver) is refused, as is whatever the task has not.
     """
     own = get(task)
-    raise_first(_choice_problems(own, heads, scale, schedule, solver))
+    _check_choices(own, heads, scale, schedule, solver)
     length = own.schedules[schedule or own.default_schedule]
     parts = [*_task_values(own), {"SOLVER": {"MAX_ITER": length.iterations, "STEPS": list(length.steps)}}]
     if solver in own.solvers:
@@ -92,19 +90,19 @@ def layers(task: str, heads: str, scale: str, schedule: str | None = None, solve
     return cfg
 
 
-def _choice_problems(task: Task, heads: str, scale: str, schedule: str | None, solver: str | None) -> Iterator[str]:
-    if C4 in task.heads and heads != C4:
-        yield (f"--heads {heads}: task {task.name} has a C4 backbone, whose head is res5 itself; there is no head "
-               "family to choose, leave the option out")
+def _check_choices(task: Task, heads: str, scale: str, schedule: str | None, solver: str | None) -> None:
+    refuse((C4 in task.heads and heads != C4,
+            f"--heads {heads}: task {task.name} has a C4 backbone, whose head is res5 itself; there is no head family "
+            "to choose, leave the option out"))
     for option, value, allowed in (("--heads", heads, task.heads), ("--scale", scale, SCALES),
                                    ("--schedule", schedule, task.schedules),
                                    ("--solver", solver, (COMMON, *task.solvers))):
-        if value is not None and value not in allowed:
-            yield f"unknown {option} '{value}' for task {task.name}: expected one of {', '.join(allowed)}"
+        refuse((value is not None and value not in allowed,
+                f"unknown {option} '{value}' for task {task.name}: expected one of {', '.join(allowed)}"))
     for option, value in (("--schedule", schedule), ("--solver", solver)):
-        if scale != "full" and value not in (None, COMMON):
-            yield (f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of {option} "
-                   "and --scale")
+        refuse((scale != "full" and value not in (None, COMMON),
+                f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of {option} and "
+                "--scale"))
 
 
 def _task_values(task: Task) -> list[dict]:
@@ -191,8 +189,15 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
         cfg.SOLVER.AMP.PRECISION = "fp32"
     known = flatten(cfg)
     for override in overrides:
-        raise_first(_key_problems(override, known))
-        key, _, value = override.partition("=")
+        key, equals, value = override.partition("=")
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        refuse(
+            (not equals or not key, f"--set {override}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500"),
+            (key in FOLLOWS, f"--set {override}: {key} follows from task, data, weights and trial; leave it out"),
+            (key == "MODEL.DEVICE", f"--set {override}: {key} has no effect here; leave it out and use --device"),
+            (key in UNREAD, f"--set {override}: {key} has no effect here; leave it out"),
+            (key not in known,
+             f"--set {override}: detectron2's config has no key {key}; the nearest is {', '.join(near)}"))
         if isinstance(known[key], float) and re.fullmatch(r"[+-]?\d+", value):
             value += ".0"  # a rate of 1 is no mistake
         try:
@@ -200,37 +205,21 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
         except (ValueError, SyntaxError, AssertionError) as error:
             raise UserError(f"--set {override}: {key} is {known[key]!r} by default ({error}): expected a value of that "
                             "type") from None
-    raise_first(_value_problems(flatten(cfg)))
+    _check_values(flatten(cfg))
 
 
-def _key_problems(override: str, known: dict[str, object]) -> Iterator[str]:
-    key, equals, _ = override.partition("=")
-    if not equals or not key:
-        yield f"--set {override}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500"
-    if key in FOLLOWS:
-        yield f"--set {override}: {key} follows from task, data, weights and trial; leave it out"
-    if key == "MODEL.DEVICE":
-        yield f"--set {override}: {key} has no effect here; leave it out and use --device"
-    if key in UNREAD:
-        yield f"--set {override}: {key} has no effect here; leave it out"
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        yield f"--set {override}: detectron2's config has no key {key}; the nearest is {near}"
-
-
-def _value_problems(values: dict[str, object]) -> Iterator[str]:
+def _check_values(values: dict[str, object]) -> None:
     """`values`: of every key, when all overrides are applied."""
     for key, known in NAMES.items():
-        if values.get(key) and values[key] not in known:  # "": a part that this network does not have
-            names = dict(known) if isinstance(known, Registry) else known
-            yield f"{key} {values[key]!r} is unknown: expected one of {', '.join(map(repr, sorted(names)))}"
+        names = sorted(dict(known) if isinstance(known, Registry) else known)
+        # "": a part that this network does not have
+        refuse((values.get(key) and values[key] not in names,
+                f"{key} {values.get(key)!r} is unknown: expected one of {', '.join(map(repr, names))}"))
     for key, least in LEAST.items():
-        if values[key] < least:
-            yield f"{key} must be at least {least}, found {values[key]}"
+        refuse((values[key] < least, f"{key} must be at least {least}, found {values[key]}"))
     steps, last = tuple(values["SOLVER.STEPS"]), values["SOLVER.MAX_ITER"]
-    if last in steps:
-        yield (f"SOLVER.STEPS {steps} must lie before SOLVER.MAX_ITER {last}: set both, such as "
-               f"--set SOLVER.STEPS={last * 2 // 3},")
+    refuse((last in steps, f"SOLVER.STEPS {steps} must lie before SOLVER.MAX_ITER {last}: set both, such as "
+                           f"--set SOLVER.STEPS={last * 2 // 3},"))
 
 
 def plain(cfg: CfgNode) -> dict:

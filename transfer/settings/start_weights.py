@@ -15,7 +15,7 @@ from torch import nn
 
 from pretrain.common.architectures import STANDARD
 from pretrain.common.backbone_file import BackboneInfo
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.conversion import random_convolutions
 from transfer.conversion.certificate import CERTIFICATE, read_certificate
 from transfer.conversion.writers import pixel_format
@@ -64,10 +64,9 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
             return Weights(start.row, architecture, pixels, init)
     folder = Path(weights)
     pkl = folder / "detectron2.pkl"
-    if not (folder / CERTIFICATE).is_file() or not pkl.is_file():
-        raise UserError(f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl in it; "
-                        f"run `clove convert FILE --output {folder}`, or give one of "
-                        f"{', '.join(start.weights for start in RANDOM_STARTS)}")
+    refuse((not (folder / CERTIFICATE).is_file() or not pkl.is_file(),
+            f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl in it; run `clove "
+            f"convert FILE --output {folder}`, or give one of {', '.join(start.weights for start in RANDOM_STARTS)}"))
     conversion = read_certificate(folder)
     init = Weights.init
     if conversion.get("random_convolutions") is not None:

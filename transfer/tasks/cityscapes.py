@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.common.errors import refuse
+from transfer.data import cityscapes
+from transfer.data.dataset import SPLITS, Dataset, Split
+from transfer.data.excerpt import fullest
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.data.dataset import Dataset
     from transfer.data.pixel_labels import DenseData
 
 LAYOUT = (
@@ -23,9 +27,7 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """Both halves, every annotation file there; cityscapesscripts, which the other tasks do not need, is there too."""
-    from pretrain.common.errors import UserError
-    from transfer.data import cityscapes, cityscapes_check
-    from transfer.data.dataset import SPLITS, Dataset, Split
+    from transfer.data import cityscapes_check
 
     folder = where.folder
     if not (folder / "leftImg8bit").is_dir() and (folder / TASK.name / "leftImg8bit").is_dir():
@@ -34,19 +36,17 @@ def find(where: Where) -> Dataset:
     for half in SPLITS:
         images, annotations = folder / "leftImg8bit" / half, folder / "gtFine" / half
         for place in (images, annotations):
-            if not place.is_dir():
-                raise UserError(f"{folder} is not laid out as Cityscapes: {place} is missing; expected {LAYOUT}")
+            refuse((not place.is_dir(),
+                    f"{folder} is not laid out as Cityscapes: {place} is missing; expected {LAYOUT}"))
         files = cityscapes.list_files(images, annotations)
         opened = cityscapes_check.check_files(half, files)
         splits[half] = Split(len(files), annotations, images, cityscapes.digest(annotations), opened)
-    return Dataset(TASK.name, splits["train"], splits["val"], cityscapes.class_names(), ("boxes", "masks"))
+    names = tuple(label.name for label in cityscapes.instance_labels())
+    return Dataset(TASK.name, splits["train"], splits["val"], names, ("boxes", "masks"))
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """Kept predictions have Cityscapes' label ids."""
-    from functools import partial
-
-    from transfer.data import cityscapes
 
     split = dataset.half(half)
     numbers = [label.id for label in cityscapes.instance_labels()]
@@ -63,12 +63,6 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Links to the files of the images with most objects among the first hundred."""
-    import json
-    from pathlib import Path
-
-    from transfer.data import cityscapes
-    from transfer.data.excerpt import fullest
-
     def objects(files: tuple[str, ...]) -> int:
         return len(json.loads(Path(files[3]).read_text(encoding="utf-8"))["objects"])
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transfer.annotations import plain_coco
+from transfer.data.dataset import Dataset
+from transfer.data.excerpt import fullest_of_file
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
-    from transfer.data.dataset import Dataset
     from transfer.data.pixel_labels import DenseData
 
 COLUMNS = (Column("AP_bb", "bbox/AP"), Column("AP50_bb", "bbox/AP50"), Column("AP75_bb", "bbox/AP75"),
@@ -38,11 +40,9 @@ def find_for(task: Task, where: Where) -> Dataset:
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """detectron2's own reader; kept predictions have the ids of the file."""
-    from functools import partial
 
     from detectron2.data.datasets.coco import load_coco_json
 
-    from transfer.annotations import plain_coco
 
     split = dataset.half(half)
     file, images = str(split.readable), str(split.image_root)
@@ -69,7 +69,6 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Two new annotation files and links to the image folders."""
-    from transfer.data.excerpt import fullest_of_file
 
     for half, count in (("train", train), ("val", val)):
         split = dataset.half(half)

@@ -4,15 +4,9 @@
 and SoCo's 1x rows digit for digit.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from transfer.data.dataset import Dataset
 from transfer.tasks import coco
 from transfer.tasks.task import Schedule, Table, Task, Where
-
-if TYPE_CHECKING:
-    from transfer.data.dataset import Dataset
 
 
 def find(where: Where) -> Dataset:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from transfer.annotations import keypoint_names
+from transfer.data.dataset import Dataset
 from transfer.tasks import coco
 from transfer.tasks.task import Column, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
-
-    from transfer.data.dataset import Dataset
 
 
 def find(where: Where) -> Dataset:
@@ -27,7 +27,6 @@ def find(where: Where) -> Dataset:
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:
     """As many points as the data has, the tolerance of each, and no flips where a mirror has no partner for one."""
-    from transfer.annotations import keypoint_names
 
     names = dataset.keypoint_names
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(names)

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.common.errors import refuse
+from transfer.data.dataset import SPLITS, Dataset
+from transfer.data.excerpt import fullest_of_file
 from transfer.tasks import coco
 from transfer.tasks.task import Reader, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
-
-    from transfer.data.dataset import Dataset
 
 LAYOUT = (
     "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's train2017/ and val2017/ in "
@@ -26,10 +27,8 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """LVIS' two files and COCO's images; the package lvis is there."""
-    from pretrain.common.errors import UserError
     from transfer.annotations import coco_json, lvis_json
     from transfer.data import coco_layout
-    from transfer.data.dataset import SPLITS, Dataset
 
     lvis_json.require()
     folder = where.folder
@@ -42,8 +41,7 @@ def find(where: Where) -> Dataset:
             paths[half] = folder / name
             if not paths[half].is_file():
                 paths[half] = folder / "annotations" / name
-        if not paths[half].is_file():
-            raise UserError(f"no {name} in {folder}: expected for task {TASK.name} {LAYOUT}")
+        refuse((not paths[half].is_file(), f"no {name} in {folder}: expected for task {TASK.name} {LAYOUT}"))
     train, val = lvis_json.read(paths["train"], evaluated=False), lvis_json.read(paths["val"])
     coco_json.raise_unless_alike(train, val)
     images = where.images or folder
@@ -57,8 +55,6 @@ def find(where: Where) -> Dataset:
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """detectron2's own reader, which takes 1 from the ids of the file; kept predictions have those of the file."""
-    from functools import partial
-
     from transfer.annotations import lvis_json
 
     lvis_json.require()
@@ -79,7 +75,6 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Two new annotation files and one link to the images: their names hold train2017/ and val2017/."""
-    from transfer.data.excerpt import fullest_of_file
 
     for half, count in (("train", train), ("val", val)):
         fullest_of_file(dataset.half(half).annotations, folder / "annotations" / f"lvis_v1_{half}.json", count)

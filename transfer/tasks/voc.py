@@ -6,17 +6,18 @@ the protocol of any of them.
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.common.errors import refuse
+from transfer.data.dataset import SPLITS, Dataset, Split
+from transfer.data.excerpt import fullest
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
-
-    from transfer.data.dataset import Dataset
 
 LAYOUT = (
     "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
@@ -26,29 +27,26 @@ LAYOUT = (
 
 def find(where: Where) -> Dataset:
     """Both years, every annotation read."""
-    from pretrain.common.errors import UserError
     from transfer.data import voc
-    from transfer.data.dataset import SPLITS, Dataset, Split
     from transfer.data.image_check import check_images
 
     folder = where.folder
     places = [place for place in (folder, folder / "VOCdevkit", folder / TASK.name) if (place / "VOC2007").is_dir()]
-    if not places:
-        raise UserError(f"{folder} is not laid out as Pascal VOC: {folder / 'VOC2007'} is missing; expected {LAYOUT}")
+    refuse((not places,
+            f"{folder} is not laid out as Pascal VOC: {folder / 'VOC2007'} is missing; expected {LAYOUT}"))
     root, splits, images = places[0], {}, {}
     for half in SPLITS:
         rows, digest = voc.check(root, half)
         splits[half] = Split(len(rows), root, root, digest, check_images(half, rows))
         images[half] = {path for path, _ in rows}
-    if images["val"] <= images["train"] and not where.same_images:
-        raise UserError(f"{root}: all {len(images['val'])} images of VOC2007's test are training images too: expected "
-                        "other images, or metrics show how well a model remembers; --same-images allows it")
+    refuse((images["val"] <= images["train"] and not where.same_images,
+            f"{root}: all {len(images['val'])} images of VOC2007's test are training images too: expected other "
+            "images, or metrics show how well a model remembers; --same-images allows it"))
     return Dataset(TASK.name, splits["train"], splits["val"], tuple(voc.CLASS_NAMES), ("boxes",))
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """The lists of this half; the evaluator reads the annotations of its first one again."""
-    from functools import partial
 
     from transfer.data import voc
 
@@ -66,10 +64,7 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Short lists, and links to the folders of images and annotations."""
-    from pathlib import Path
-
     from transfer.data import voc
-    from transfer.data.excerpt import fullest
 
     for half, count in (("train", train), ("val", val)):
         whole, parts = dataset.half(half).annotations, voc.PARTS[half]

@@ -81,10 +81,10 @@ def test_find__a_half_layout_is_named(streets: Path) -> None:
 
 
 def test_describe__hash_follows_the_annotations(streets: Path) -> None:
-    before = datasets.describe(streets, "cityscapes")
+    before = datasets.describe(datasets.find(streets, "cityscapes"))
     path = min(streets.glob("cityscapes/gtFine/train/*/*polygons.json"))
     path.write_text(path.read_text() + "\n")
-    after = datasets.describe(streets, "cityscapes")
+    after = datasets.describe(datasets.find(streets, "cityscapes"))
     assert before["train"]["annotations_sha256"] != after["train"]["annotations_sha256"]
     assert before["val"] == after["val"]
 

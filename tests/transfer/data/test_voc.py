@@ -123,10 +123,10 @@ def test_find__a_test_set_of_difficult_objects_has_nothing_to_find(folder: Path)
 
 
 def test_describe__hash_follows_the_annotations_of_the_split(folder: Path) -> None:
-    before = datasets.describe(folder, "voc")
+    before = datasets.describe(datasets.find(folder, "voc"))
     path = annotation(folder)
     path.write_text(path.read_text() + "\n")
-    after = datasets.describe(folder, "voc")
+    after = datasets.describe(datasets.find(folder, "voc"))
     assert before["val"]["annotations_sha256"] != after["val"]["annotations_sha256"]
     assert before["train"] == after["train"] and len(before["val"]["annotations_sha256"]) == 64
 

@@ -148,13 +148,13 @@ def test_register__keypoints_know_what_a_mirror_does(tmp_path: Path) -> None:
 
 
 def test_describe__counts_classes_and_hashes(coco: Path) -> None:
-    first = datasets.describe(coco, "coco")
+    first = datasets.describe(datasets.find(coco, "coco"))
     assert first["classes"] == ["disc", "plank"] and first["val"]["images"] == 1
     assert re.fullmatch("[0-9a-f]{64}", first["train"]["annotations_sha256"])
     path = coco / "annotations/instances_train.json"
     path.write_text(path.read_text() + " ")
-    assert datasets.describe(coco, "coco")["train"] != first["train"]
-    assert datasets.describe(coco, "coco")["val"] == first["val"]
+    assert datasets.describe(datasets.find(coco, "coco"))["train"] != first["train"]
+    assert datasets.describe(datasets.find(coco, "coco"))["val"] == first["val"]
 
 
 def test_find__real_data(shared_data: Path) -> None:
