@@ -4,6 +4,7 @@ and what their end means in one line."""
 import multiprocessing
 import os
 import signal
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -91,3 +92,7 @@ def _end_loaders() -> None:
         if child.daemon:
             child.join()
     signal.signal(signal.SIGCHLD, of_torch or signal.SIG_DFL)
+
+
+# Whatever ends a process, a traceback too, its loaders go first: multiprocessing would wait TERM_GRACE for them.
+Finalize(None, _end_loaders, exitpriority=10)

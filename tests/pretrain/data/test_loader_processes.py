@@ -67,6 +67,21 @@ def test_train__loaders_that_fall_silent_end_the_run_in_one_line(photos, run_pre
     assert time.monotonic() - since < 120
 
 
+RAISES = """
+import pretrain.trainer
+def fail(self, number, batches):
+    raise ValueError("a step of an objective of one's own")
+pretrain.trainer.Trainer.step = fail
+"""
+
+
+def test_train__a_traceback_ends_the_run_at_once_although_its_loaders_outlive_sigterm(photos, run_pretrain, tmp_path):
+    since = time.monotonic()
+    done = run_pretrain(photos, tmp_path, prelude=RAISES, workers=1)
+    assert done.returncode == 1 and "ValueError: a step of an objective of one's own" in done.stderr
+    assert time.monotonic() - since < 120 < loader_processes.TERM_GRACE
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm")
 def test_train__with_a_shared_memory_of_one_megabyte(photos, environment, tiny_words, tmp_path):
