@@ -158,7 +158,7 @@ def read_task(task: str, where: DataFolder, same_images: bool = False, crowds_as
         reading.append("--crowds-as-objects")
     place = Where(where.folder, *where.annotations, same_images=same_images, crowds_as_objects=crowds_as_objects)
     try:
-        described = datasets.describe(place, task)
+        described = datasets.describe(datasets.find(place, task))
     except UserError as error:
         raise UserError(f"task {task}: {error}") from None
     training, evaluation = identity.split_dataset(described)
