@@ -38,7 +38,8 @@ def pretraining(images: int, config: Config) -> str:
     if not hours:
         views = f"{images * train.epochs:,} image views of {train.global_size} px"
         return views + _in_words(pretraining_core_hours(images, config))
-    return f"about {hours['H100']:.1f} H100-hours (arithmetic, not measured)"
+    how_many = f"about {hours['H100']:.1f}" if hours["H100"] >= 0.1 else "under 0.1"
+    return f"{how_many} H100-hours (arithmetic, not measured)"
 
 
 def pretraining_hours(images: int, config: Config) -> dict[str, float]:
