@@ -1,18 +1,13 @@
-"""Pickles of arrays, tensors, numbers, text and containers, of any protocol, read without running code from them.
+"""Pickles of numpy arrays, numbers, text and containers, read without running code from them."""
 
-An unpickler builds what is in its list by name and refuses everything else before it exists.
-"""
-
-import argparse
 import datetime
 import pickle
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy._core import multiarray, numeric
-from torch._weights_only_unpickler import _get_allowed_globals
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
@@ -42,7 +37,7 @@ for _module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "num
         BUILT[f"{_module}.{_name}"] = _value
 # What trainings keep beside the network: logs, times, folders.
 BUILT["collections.defaultdict"] = _plain_dict
-for _type in (bool, dict, float, frozenset, int, list, set, str):  # also what a defaultdict begins with
+for _type in (bool, dict, float, int, list, str):  # what a defaultdict begins with
     for _module in ("builtins", "__builtin__"):
         BUILT[f"{_module}.{_type.__name__}"] = _type
 for _type in (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone):
@@ -52,30 +47,13 @@ for _module in ("pathlib", "pathlib._local"):  # the latter since Python 3.13
         BUILT[f"{_module}.{_name}"] = _path_as_text
 
 
-OF_TORCH = {**_get_allowed_globals(), **BUILT, "argparse.Namespace": argparse.Namespace}
-
-
-OF_TORCH = {**_get_allowed_globals(), **BUILT, "argparse.Namespace": argparse.Namespace}
-
-
 class _ArraysOnly(pickle.Unpickler):
-    built = BUILT
+    """Refuses everything that is not in `BUILT` by name, before it exists."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self.built:
+        if f"{module}.{name}" not in BUILT:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, expected arrays alone")
-        return self.built[f"{module}.{name}"]
-
-
-class Unpickler(_ArraysOnly):
-    """For torch.load, with the tensors that its weights_only reader builds, which knows pickle protocol 2 alone."""
-
-    built = OF_TORCH
-
-
-def load(file: BinaryIO, **options: str) -> Any:
-    """As `pickle.load`: with `Unpickler` it makes this module a `pickle_module` of torch.load."""
-    return Unpickler(file, **options).load()
+        return BUILT[f"{module}.{name}"]
 
 
 def read_arrays(path: str | Path) -> Any:

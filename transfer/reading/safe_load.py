@@ -1,9 +1,12 @@
 """Opens a checkpoint file without running code from it.
 
-torch's files, and bare pickles, as the MSRA and detectron2 model zoos have them, go through
-unpicklers that build tensors, arrays and plain values and nothing else (`pickled_arrays.py`).
+torch's files go through its weights_only loading with a short list of further classes; bare
+pickles, as the MSRA and detectron2 model zoos have them, through an unpickler that can build numpy
+arrays and nothing else. torch's loader knows only pickle protocol 2: other protocols are translated
+into that one (`protocol2.py`) and meet the same rules.
 """
 
+import argparse
 import pickle
 import re
 import sys
@@ -12,14 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.serialization import safe_globals
 
-from pretrain.common.errors import UserError, refuse
-from transfer.reading import archive, pickled_arrays
+from pretrain.common.errors import UserError
+from transfer.reading import archive, protocol2
+from transfer.reading.pickled_arrays import BUILT, read_arrays
 
 ZIP, OLD, PICKLE, SAFETENSORS = "torch", "torch, before version 1.6", "pickle of arrays", "safetensors"
-UNKNOWN = "unknown"
+
+# What weights_only loading may build beside tensors.
+_ALLOWED = [argparse.Namespace, *((value, name) for name, value in BUILT.items()),
+            *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU")]
 # torch.serialization.MAGIC_NUMBER as the first pickle of the file; from protocol 4 on it stands in
 # a frame.
 _OLD_TORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.DOTALL)
@@ -46,7 +55,8 @@ def load(path: Path, trust: bool = False) -> Opened:
     dictionary, or holds another class.
     """
     problem = _not_a_checkpoint(path)
-    refuse((problem, problem))
+    if problem is not None:
+        raise UserError(problem)
     kind = _kind_of(path)
     if kind == ZIP:
         archive.check(path)
@@ -58,9 +68,9 @@ def load(path: Path, trust: bool = False) -> Opened:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(_why_unreadable(path, error, trust)) from None
-    refuse((not isinstance(opened.content, dict),
-            f"expected a dictionary in {path}, found {type(opened.content).__name__}: save the network's state_dict "
-            "with torch.save"))
+    if not isinstance(opened.content, dict):
+        raise UserError(f"expected a dictionary in {path}, found {type(opened.content).__name__}: "
+                        "save the network's state_dict with torch.save")
     return opened
 
 
@@ -91,7 +101,7 @@ def _kind_of(path: Path) -> str:
         return OLD
     if head.startswith(b"\x80") or (path.suffix == ".pkl" and not head.startswith(b"PK")):
         return PICKLE
-    return ZIP if head.startswith(b"PK") else UNKNOWN
+    return ZIP
 
 
 def _opened(path: Path, kind: str, trust: bool) -> Opened:
@@ -99,15 +109,13 @@ def _opened(path: Path, kind: str, trust: bool) -> Opened:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             return Opened({name: file.get_tensor(name) for name in names}, kind, file.metadata() or {})
-    if kind == UNKNOWN:
-        raise pickle.UnpicklingError
     if kind == PICKLE and trust:
         content = pickle.loads(path.read_bytes(), encoding="latin1")
     elif kind == PICKLE:
-        content = pickled_arrays.read_arrays(path)
+        content = read_arrays(path)
     else:
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, "cpu", pickle if trust else pickled_arrays, weights_only=False)
+        with safe_globals(_ALLOWED), protocol2.any_protocol(), warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
     if isinstance(content, torch.nn.Module):  # a whole network, pickled: only reached with trust
         content = content.state_dict()
     return Opened(content, kind)
@@ -124,7 +132,8 @@ def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
     if isinstance(error, ImportError | AttributeError) and trust:
         return (f"{path} needs code that is not installed here ({error}): install it, or save the "
                 "state dict alone with torch.save")
-    refused = re.search(r"it holds ([\w.]+)", str(error))  # of `pickled_arrays`
+    # torch's words, or those of `pickled_arrays`
+    refused = re.search(r"(?:GLOBAL|it holds) ([\w.]+)", str(error))
     if refused:
         return (f"{path} holds an object of the class {refused[1]}; expected only tensors, numbers "
                 "and text, because anything else can run code: add --trust if you know where the "
@@ -136,7 +145,8 @@ def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
         return (f"{path} is a Python pickle, but not a whole one ({path.stat().st_size} bytes): "
                 "download it again, or save the state dict with torch.save")
     what = "PyTorch file" if head.startswith(b"PK") else "Python pickle"
-    said = str(error).partition("\n")[0] or type(error).__name__
+    own_words = re.search(r"WeightsUnpickler error:\s+(.+)", str(error))  # torch says a page around it
+    said = own_words[1] if own_words else str(error).partition("\n")[0] or type(error).__name__
     return (f"{path} is a {what} that cannot be read here ({said[:200]}): save the state dict "
             "alone with torch.save")
 
