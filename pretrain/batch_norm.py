@@ -32,9 +32,9 @@ def _(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(like), torch.empty_like(like)
 
 
-def joined_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+def joined_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor, int]:
     """Mean and biased variance of each channel over the `x` (N, C, ...) of all processes, which
-    have one shape; (C,) each in the dtype of `like` (C,).
+    have one shape; (C,) each in the dtype of `like` (C,). And the number of values a channel.
 
     A process takes the variance about its own mean. What is added up over the processes is float64:
     with a mean far from 0 the difference of the mean square and the squared mean would have no
@@ -43,14 +43,16 @@ def joined_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     totals = torch.stack(channel_moments(x, like)).double()
     totals[1].addcmul_(totals[0], totals[0])  # the mean square
     dist.all_reduce(totals)
-    mean, square = (totals / dist.get_world_size()).unbind()
+    world = dist.get_world_size()
+    return *mean_and_variance(totals, world, like.dtype), x.numel() // x.shape[1] * world
+
+
+def mean_and_variance(sums: Tensor, count: int | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """From the sums (2, C) of `count` means and mean squares, float64: mean and biased variance,
+    (C,) each in `dtype`."""
+    mean, square = (sums / count).unbind()
     variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
-    return mean.to(like.dtype), variance.to(like.dtype)
-
-
-def joined_count(x: Tensor) -> int:
-    """Values a channel in the `x` (N, C, ...) of all processes, which have one shape."""
-    return x.numel() // x.shape[1] * dist.get_world_size()
+    return mean.to(dtype), variance.to(dtype)
 
 
 class _Normalise(torch.autograd.Function):
@@ -61,10 +63,11 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor,
-        variance: Tensor, eps: float,
+        variance: Tensor, count: int | Tensor, eps: float,
     ) -> Tensor:
+        """count: values a channel in the `x` of all processes."""
         ctx.save_for_backward(x, weight, mean, variance)
-        ctx.eps = eps
+        ctx.count, ctx.eps = count, eps
         return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
 
     @staticmethod
@@ -72,15 +75,17 @@ class _Normalise(torch.autograd.Function):
         """With x^ the normalised x and s = weight / sqrt(variance + eps):
         s * (grad - mean(grad) - x^ * mean(grad * x^)), means over all processes."""
         x, weight, mean, variance = ctx.saved_tensors
-        _, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True])
+        weight_grad, bias_grad = torch.zeros_like(weight), torch.zeros_like(weight)
+        if x.numel():  # of nothing torch's operator divides by zero
+            _, weight_grad, bias_grad = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True])
         sums = torch.stack([weight_grad, bias_grad])
         dist.all_reduce(sums)
         scale = weight * (variance + ctx.eps).rsqrt()
-        of_normalised, constant = (sums * (scale * (-1 / joined_count(x)))).unbind()
+        of_normalised, constant = (sums * (scale * (-1 / ctx.count))).unbind()
         x_grad = torch.native_batch_norm(x, of_normalised, constant, mean, variance, False, 0.0, ctx.eps)[0]
         x_grad.addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
-        return x_grad, weight_grad, bias_grad, None, None, None
+        return x_grad, weight_grad, bias_grad, None, None, None, None
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -105,12 +110,19 @@ class SynchronisedBatchNorm(_BatchNorm):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         with torch.no_grad():
-            mean, variance = joined_moments(x, self.running_mean)
+            mean, variance, count = self.moments(x)
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            count = joined_count(x)
-            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+            self.follow(mean, variance, count)
         weight, bias = self.weight, self.bias
         if weight is None:
             weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
-        return _Normalise.apply(x, weight, bias, mean, variance, self.eps)
+        return _Normalise.apply(x, weight, bias, mean, variance, count, self.eps)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
+        """Mean and biased variance (C,) of the joined batch, and its number of values a channel."""
+        return joined_moments(x, self.running_mean)
+
+    def follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch of `count` values a channel."""
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)

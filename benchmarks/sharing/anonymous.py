@@ -267,7 +267,7 @@ DATA = {"name": DATASET, "label": DATASET, "train_share": {"share": number, "ima
 MEASURED = {  # of results and probes
     "schema": number, "method": METHOD, "epochs": number, "demo": number, "task": one_of(*PUBLIC_TASKS), "seed": number,
     "stage": {"name": named("stage"), "key": named("key")}, "dataset": DATA, "versions": VERSIONS, "hardware": hardware,
-    "kernels": {"cudnn_benchmark": number, "tf32": number, "deterministic": number},
+    "kernels": {"cudnn_benchmark": number, "tf32": number, "deterministic": number, "joined_batch_norm": number},
     "code": {"dirty": number, "transfer_sha256": sha256}, "wall_seconds": number, "peak_memory_mb": number,
     "started": moment, "ended": moment}
 PROBED = {"retrieval": number} | {f"{way}_{name}": number for way in ("knn", "linear")

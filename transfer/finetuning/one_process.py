@@ -24,12 +24,12 @@ from pretrain.data import loader_processes
 from transfer import detectron2_compat
 from transfer.data.dataset import Dataset
 from transfer.evaluators import predictions
-from transfer.finetuning import drawing, evaluate, examples, trainer
+from transfer.finetuning import batch_norm, drawing, evaluate, examples, trainer
 from transfer.finetuning.processes import leaving
 from transfer.finetuning.result import EXAMPLES, PICTURE
 from transfer.finetuning.training_images import NO_LOADERS
 from transfer.records.provenance import peak_memory_mb
-from transfer.settings import datasets
+from transfer.settings import datasets, norms
 from transfer.settings.request import LOADER_TIMEOUT
 from transfer.settings.start_weights import zero_last_gammas
 
@@ -64,6 +64,8 @@ def _train_and_evaluate(job: Job) -> None:
     datasets.register(job.dataset)
     seed_all_rng(cfg.SEED + 1000 * comm.get_rank())
     model = build_model(cfg)
+    if norms.is_joined(cfg):
+        model = batch_norm.joined(model)
     if job.zero_gamma:
         zero_last_gammas(model)
 
@@ -73,7 +75,10 @@ def _train_and_evaluate(job: Job) -> None:
 
 
 def _kernels(cfg: CfgNode) -> dict[str, bool]:
-    return kernels.choose(torch.device(cfg.MODEL.DEVICE), search=False)
+    chosen = kernels.choose(torch.device(cfg.MODEL.DEVICE), search=False)
+    if norms.is_joined(cfg):
+        chosen["joined_batch_norm"] = True  # SyncBN is ours, not torch's
+    return chosen
 
 
 def measure(cfg: CfgNode, model: nn.Module, job: Job, clock: trainer.Clock) -> None:

@@ -9,7 +9,8 @@ from pretrain import ROOT
 from transfer.tasks import OWN_FILES
 
 FOLDER = Path(__file__).resolve().parents[1]
-PIXELS = ROOT / "pretrain" / "data" / "pixels.py"  # what an image file is as pixels, in a fine-tuning too
+# What of the pretraining a fine-tuning computes with: image files as pixels, batch norm over processes.
+SHARED = (ROOT / "pretrain" / "data" / "pixels.py", ROOT / "pretrain" / "batch_norm.py")
 # Folders of this package that cannot change a fine-tuning's metrics, and why. All the others are in
 # the hash.
 LEFT_OUT = {
@@ -32,7 +33,8 @@ def finetuning_sha256(task: str | None = None) -> str:
         folder = path.relative_to(FOLDER).parts[0]
         if folder not in (*LEFT_OUT, "__init__.py", "__main__.py"):
             _add(total, path, only_functions=folder == TASKS)
-    _add(total, PIXELS, only_functions=False)
+    for path in SHARED:
+        _add(total, path, only_functions=False)
     if task in OWN_FILES:
         _add(total, OWN_FILES[task], only_functions=True)
     return total.hexdigest()

@@ -1,4 +1,9 @@
-"""Batch norm in a detectron2 config: which kind this machine can have."""
+"""Batch norm in a detectron2 config: which kind so many processes have.
+
+SyncBN is the fine-tuning's own layer, `transfer.finetuning.batch_norm`, on GPUs and CPUs. The others keep their
+meaning where somebody sets them by hand: nnSyncBN is torch's SyncBatchNorm, naiveSyncBN detectron2's own, which gives
+each process the same weight.
+"""
 
 from collections.abc import Mapping
 
@@ -7,15 +12,20 @@ from detectron2.config import CfgNode
 from transfer.records.identity import flatten
 
 NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
-SYNCHRONISED = ("SyncBN", "naiveSyncBN")
+JOINED = "SyncBN"
+SYNCHRONISED = (JOINED, "naiveSyncBN")
 
 
-def fit_to_machine(cfg: CfgNode, processes: int, device: str) -> None:
-    """SyncBN needs several CUDA processes: with one it is BN (the same sums), on CPUs detectron2's own version."""
+def fit_to_machine(cfg: CfgNode, processes: int) -> None:
+    """SyncBN needs several processes: with one it is BN (the same sums)."""
     if processes == 1:
-        _replace(cfg, {"SyncBN": "BN"})
-    elif device == "cpu":
-        _replace(cfg, {"SyncBN": "naiveSyncBN"})
+        _replace(cfg, {JOINED: "BN"})
+
+
+def is_joined(cfg: CfgNode) -> bool:
+    """Whether a layer of `cfg` is `transfer.finetuning.batch_norm`'s."""
+    found = flatten(cfg)
+    return any(found[key] == JOINED for key in NORM_KEYS)
 
 
 def fit_to_evaluation(cfg: CfgNode) -> None:

@@ -148,7 +148,7 @@ def resolve(dataset: Dataset, request: Request, start: Weights, device: str) -> 
     cfg.TEST.EVAL_PERIOD = request.eval_every
     _finish(cfg, request, fit, request.num_gpus)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = device, start.pkl, str(request.output)
-    norms.fit_to_machine(cfg, request.num_gpus, device)
+    norms.fit_to_machine(cfg, request.num_gpus)
     if request.overrides:
         assert_buildable(cfg, f"--set {' '.join(request.overrides)}")
     cfg.freeze()

@@ -1,6 +1,6 @@
 """A fine-tuning step on a GPU that is not there: nothing on the wrong device, and what the host waits for is counted.
 
-`tests/fake_gpu.py` says what is real in it. One process: torch's synchronised batch norm has no rule for fake tensors.
+`tests/fake_gpu.py` says what is real in it.
 """
 
 from collections import Counter
@@ -13,9 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from tests.fake_gpu import GPU, fake_gpu
+from tests.fake_gpu import GPU, Alone, fake_gpu
 from transfer import detectron2_compat
 from transfer.finetuning import trainer
+from transfer.finetuning.batch_norm import CountedBatchNorm, joined
 from transfer.finetuning.training_images import train_loader
 from transfer.settings import datasets, resolved_config
 from transfer.settings.start_weights import read_weights
@@ -33,12 +34,12 @@ def resolved(thin_request: Callable, tmp_path: Path) -> Callable[..., CfgNode]:
     return build
 
 
-def second_step(cfg: CfgNode) -> tuple[trainer.AccumulatingTrainer, Counter]:
+def second_step(cfg: CfgNode, processes: int = 1) -> tuple[trainer.AccumulatingTrainer, Counter]:
     """The trainer after two steps, and how often the host waited in the second: the first makes what is kept."""
     loader = iter(train_loader(cfg, 0, 0))
-    batches = [next(loader), next(loader)]
-    with fake_gpu() as watch, EventStorage(0):
-        made = trainer.trainer_of(cfg, build_model(cfg))
+    batches = [next(loader)[:cfg.SOLVER.IMS_PER_BATCH // processes] for _ in range(2)]
+    with fake_gpu(processes) as watch, EventStorage(0):
+        made = trainer.trainer_of(cfg, joined(build_model(cfg)))
         made._data_loader_iter_obj = iter(batches)
         for _ in batches:
             watch.counts.clear()
@@ -67,3 +68,18 @@ def test_step__everything_is_on_the_gpu(
     assert {(value.device, value.dtype) for value in grads} == {(GPU, torch.float32)}
     kept = [value for state in made.optimizer.state.values() for value in state.values()]
     assert {value.device for value in [*weights.values(), *made.model.buffers(), *kept]} == {GPU}
+
+
+def test_step__of_eight_processes_takes_one_all_reduce_each_way_in_a_layer(
+    resolved: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 batch norm layers of the backbone, 8 of the pyramid, 4 of either head; the host waits no oftener than with
+    one process."""
+    monkeypatch.setattr("detectron2.engine.train_loop.comm.gather", lambda metrics: [metrics])  # of the hosts
+    monkeypatch.setattr("detectron2.engine.defaults.comm.get_local_rank", lambda: 0)
+    monkeypatch.setattr("detectron2.engine.defaults.DistributedDataParallel", Alone)
+    made, counts = second_step(resolved("coco", "SOLVER.IMS_PER_BATCH=16", num_gpus=8), processes=8)
+    layers = [layer for layer in made.model.modules() if isinstance(layer, CountedBatchNorm)]
+    assert len(layers) == 36 and counts.pop("all_reduce") == 2 * 36
+    assert counts["boolean index"] <= 53 and counts["blocking copy"] <= 33 and counts["read"] <= 21
+    assert set(counts) <= {"boolean index", "blocking copy", "read", "unknown shape"}

@@ -237,7 +237,8 @@ def test_run__nan_fails_the_stage_and_leaves_no_result(small_data: Path, tmp_pat
 @pytest.mark.slow
 def test_finetune__two_processes(small_data: Path, tmp_path: Path) -> None:
     result = finetune.finetune(request(small_data, tmp_path, num_gpus=2))
-    assert result["processes"] == 2 and result["config"]["MODEL"]["RESNETS"]["NORM"] == "naiveSyncBN"
+    assert result["processes"] == 2 and result["config"]["MODEL"]["RESNETS"]["NORM"] == "SyncBN"
+    assert result["kernels"] == {"joined_batch_norm": True}
     assert None not in evaluate.columns("coco", result["metrics"]).values()
 
 

@@ -13,7 +13,7 @@ from transfer.records import code_hash
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(code_hash.FOLDER, tmp_path / "transfer", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code_hash, "FOLDER", tmp_path / "transfer")
-    monkeypatch.setattr(code_hash, "PIXELS", Path(shutil.copy(code_hash.PIXELS, tmp_path)))
+    monkeypatch.setattr(code_hash, "SHARED", [Path(shutil.copy(path, tmp_path)) for path in code_hash.SHARED])
     return tmp_path / "transfer"
 
 
@@ -32,7 +32,8 @@ def test_finetuning_sha256__a_folder_counts_as_a_whole_or_not_at_all(copied: Pat
 
 
 @pytest.mark.parametrize("name", [
-    "finetuning/trainer.py", "finetuning/evaluate.py", "settings/norms.py", "configs/base.yaml", "../pixels.py"])
+    "finetuning/trainer.py", "finetuning/evaluate.py", "settings/norms.py", "configs/base.yaml", "../pixels.py",
+    "../batch_norm.py"])
 def test_finetuning_sha256__changes_with_a_value_and_not_with_a_comment(copied: Path, name: str) -> None:
     before = hashed()
     with open(copied / name, "a", encoding="utf-8") as file:

@@ -98,7 +98,7 @@ def test_resolve__refuses_what_does_not_divide(fit: Fit | None, overrides: tuple
 @pytest.mark.parametrize(("fit", "overrides", "processes", "device", "images"), [
     (None, (), 1, "cuda", 16),  # BN
     (None, (), 8, "cuda", 16),  # SyncBN
-    (None, (), 2, "cpu", 16),  # naiveSyncBN
+    (None, (), 2, "cpu", 16),
     (Fit("accumulate", 4), (), 1, "cuda", 4),
     (Fit("accumulate", 4), (), 2, "cuda", 4),
     (Fit("linear", 2), (), 1, "cpu", 2),

@@ -20,6 +20,7 @@ from transfer.conversion.convert import convert
 from transfer.conversion.proof import assert_loaded
 from transfer.conversion.stage_maps import relative_differences, torchvision_maps
 from transfer.data.dataset import Dataset, Split
+from transfer.finetuning.batch_norm import joined
 
 SPLIT = Split(2, Path("annotations.json"), Path("images"), "0" * 64)
 
@@ -76,13 +77,13 @@ def test_assert_loaded__a_tensor_of_res5_that_is_another_is_named(converted: Cal
         assert_loaded(model, pkl)
 
 
-@pytest.mark.parametrize(("processes", "device", "norm"), [(1, "cpu", "BatchNorm2d"), (2, "cpu", "NaiveSyncBatchNorm"),
-                                                           (2, "cuda", "SyncBatchNorm")])
+@pytest.mark.parametrize(("processes", "device", "norm"), [(1, "cpu", "BatchNorm2d"), (2, "cpu", "CountedBatchNorm"),
+                                                           (2, "cuda", "CountedBatchNorm")])
 def test_norm__is_of_the_backbones_kind_after_res5(processes: int, device: str, norm: str) -> None:
     cfg = resolved("voc", num_gpus=processes, device=device).clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    heads = build_model(cfg).roi_heads
+    heads = joined(build_model(cfg)).roi_heads
     kinds = {type(part).__name__ for part in heads.modules() if type(part).__name__.endswith(("Norm", "Norm2d"))}
     assert kinds == {norm} and heads.res5_norm.num_features == 512
     assert all(parameter.requires_grad for parameter in heads.parameters())

@@ -219,7 +219,7 @@ def test_resolve__no_flips_where_a_side_has_no_partner(names: tuple[str, ...], f
 
 
 @pytest.mark.parametrize(("processes", "device", "norm"),
-                         [(1, "cuda", "BN"), (1, "cpu", "BN"), (2, "cpu", "naiveSyncBN"), (8, "cuda", "SyncBN")])
+                         [(1, "cuda", "BN"), (1, "cpu", "BN"), (2, "cpu", "SyncBN"), (8, "cuda", "SyncBN")])
 def test_resolve__batch_norm_follows_the_processes(processes: int, device: str, norm: str) -> None:
     cfg = resolve(DATASETS["coco"], "4conv1fc", "full", device=device, num_gpus=processes)
     assert {cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM,

@@ -93,7 +93,7 @@ def test_read_config__what_is_none(text: str, tmp_path: Path) -> None:
 def test_fitted_to__another_model_than_the_task_wants(small_data: Path, tmp_path: Path) -> None:
     coco, points = (datasets.find(small_data / task, task) for task in ("coco", "keypoints"))
     cfg = resolve(coco, "4conv1fc", "demo", num_gpus=2)
-    assert cfg.MODEL.RESNETS.NORM == "naiveSyncBN"
+    assert cfg.MODEL.RESNETS.NORM == "SyncBN"
     alone = fitted_to(cfg, coco, tmp_path, "cpu")
     assert {alone.MODEL.RESNETS.NORM, alone.MODEL.FPN.NORM, alone.MODEL.ROI_BOX_HEAD.NORM,
             alone.MODEL.ROI_MASK_HEAD.NORM} == {"BN"}
