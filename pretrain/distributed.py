@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.batch_norm import SynchronisedBatchNorm
 from pretrain.common.errors import Killed, UserError
+from pretrain.common.stalls import IN_VAIN
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ def problem(error: Exception) -> Killed | None:
         return Killed("another process of this run has ended: see its own message")
     if isinstance(error, RuntimeError) and "imed out" in text:
         reason = " ".join(text.split())
-        return Killed(f"this process waited in vain for another one ({reason:.150}; --collective-timeout): it hangs, "
+        return Killed(f"this process {IN_VAIN} ({reason:.150}; --collective-timeout): it hangs, "
                       "was stopped or was never started; end it, then run the same command again to resume")
     return None
 

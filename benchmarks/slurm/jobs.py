@@ -23,9 +23,10 @@ from benchmarks.stages.error_line import error_line
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import KILLED, UserError, refuse
 from pretrain.common.signals import COME_BACK
+from pretrain.common.stalls import IN_VAIN, NO_IMAGES, NOT_WITHIN
 
 RECORD = "submitted.json"
-STARTED, CANCELLED = "started.json", "cancelled.json"
+STARTED, CANCELLED, AGAIN = "started.json", "cancelled.json", "again.json"
 OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
         "REVOKED", "TIMEOUT")
 GONE = "GONE"  # Slurm forgets a job that is over after MinJobAge, 5 minutes by default
@@ -46,6 +47,16 @@ class Ending:
     exit_code: int
     message: str
     rank: int = 0
+
+    @property
+    def is_stall(self) -> bool:
+        """Whether a deadline ended it, for another process or for images."""
+        return self.exit_code == KILLED and (NO_IMAGES in self.message or IN_VAIN in self.message)
+
+    @property
+    def is_ended_stall(self) -> bool:
+        """Whether it waited in vain when SIGTERM came."""
+        return self.exit_code == 143 and NOT_WITHIN in self.message
 
     def write(self, folder: Path) -> None:
         write_text(folder / f"ended_{self.rank}.json", json.dumps(asdict(self)) + "\n")
@@ -70,11 +81,18 @@ class StageRecord:
 
     def log(self, rank: int = 0) -> Path:
         """What process `rank` printed, over all starts."""
-        return Path(self.folder) / f"{self.job_id}_{rank}_log.out"
+        return log_of(Path(self.folder), self.job_id, rank)
 
     def endings(self) -> list[Ending]:
         """How its processes failed or were stopped; the cause first."""
         return endings(self.notes)
+
+    def again(self) -> str:
+        """Why its script started it again or requeued it; "" where it did not."""
+        try:
+            return json.loads((self.notes / AGAIN).read_text(encoding="utf-8"))["message"]
+        except (OSError, ValueError, KeyError):
+            return ""
 
     def why(self, ending: Ending) -> str:
         """Its message; of a program that failed, with its last error."""
@@ -84,6 +102,11 @@ class StageRecord:
         if not error or error in ending.message:
             return ending.message
         return f"{ending.message.partition('; its files are in ')[0]}: {error}"
+
+
+def log_of(folder: Path, job_id: str, rank: int) -> Path:
+    """What process `rank` of a job prints, as submitit names it. `folder`: of the submission."""
+    return folder / f"{job_id}_{rank}_log.out"
 
 
 def endings(notes: Path) -> list[Ending]:

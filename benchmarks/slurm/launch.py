@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from benchmarks.slurm.jobs import Ending
 from pretrain import ROOT
 from pretrain.common.atomic import atomic_path
 from pretrain.common.errors import KILLED, UserError, refuse
-from pretrain.common.signals import COME_BACK
+from pretrain.common.signals import COME_BACK, FROM_OUTSIDE
+from pretrain.common.stalls import ended_when_stalled
 from pretrain.config import Config
 from transfer.tasks import VARIABLE as TASK_FILES
 
@@ -97,13 +99,30 @@ class Job(Checkpointable, ABC):
         print(ending.message, flush=True)
         try:
             (self.folder / f"ended_{ending.rank}.json").unlink()
+            (self.folder / jobs.AGAIN).unlink(missing_ok=True)  # it got on
             signals.requeue()
         except (submitit.core.utils.UncompletedJobError, subprocess.SubprocessError, OSError) as error:
-            why = " ".join(str(error).split())
-            message = (f"saved, but the job could not be requeued ({why}); `clove retry --failed` "
-                       "resumes it")
+            why, what = " ".join(str(error).split()), ending.message.partition(";")[0]
+            message = f"{what}, but the job could not be requeued ({why}); `clove retry --failed` resumes it"
             return Ending(COME_BACK, message, ending.rank)
         sys.exit(0)  # another process than the first: it must not look like a failure, nor like a result
+
+    @contextlib.contextmanager
+    def ended_when_stalled(self, rank: int, signals: JobSignals) -> Iterator[None]:
+        """Inside, SIGTERM and SIGUSR2 end this process within seconds also where it waits in vain, which
+        JobSignals alone would not hear; after SIGUSR2 the job is requeued."""
+        def leave(code: int, message: str) -> int:
+            ending = Ending(code, message, rank)
+            if code == COME_BACK:
+                try:
+                    ending = self._leave(signals, ending)
+                except SystemExit:  # requeued: srun would end the first process if another one left with a failure
+                    return 0 if rank else code
+            ending.write(self.folder)
+            return ending.exit_code
+
+        with ended_when_stalled(FROM_OUTSIDE, leave):
+            yield
 
 
 def run_pretraining(
@@ -197,7 +216,8 @@ def slurm_executor(
         raise UserError("--cluster slurm: found no srun on the PATH; start this on a login node of the cluster, "
                         "or use --cluster local") from None
     setup = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    setup += start_again.shell_lines(stages, folder, asked.options.retries)
+    setup += start_again.shell_lines(stages, folder, asked.options.retries, asked.options.processes,
+                                     asked.options.signal_delay)
     parameters = asked.options.for_slurm(asked.cpus, setup)
     executor.update_parameters(**parameters | {"gpus_per_node": asked.gpus or None} | changes)
     return executor, environment

@@ -15,6 +15,7 @@ from benchmarks.slurm import jobs, launch, local_copy
 from benchmarks.slurm.job_signals import JobSignals
 from benchmarks.slurm.jobs import GONE, Ending
 from benchmarks.stages.child_processes import start_command
+from benchmarks.stages.error_line import error_line
 from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan, read_plan
 from benchmarks.stages.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
@@ -79,7 +80,8 @@ class StageJob(launch.Job):
         started = time.monotonic()
         command = work.stage.command(work.folder, work.parents)
         args, config = parse(command[command.index("pretrain") + 1:])
-        ending = launch.run_pretraining(config, args.data, args.output, job, signals)
+        with self.ended_when_stalled(job.global_rank, signals):
+            ending = launch.run_pretraining(config, args.data, args.output, job, signals)
         if ending.exit_code == 0 and job.global_rank == 0:
             finish_stage(work.stage, work.folder, work.key, started)
         return ending
@@ -105,9 +107,18 @@ class StageJob(launch.Job):
                 message = f"stage {self.name} stopped; it resumes from its newest checkpoint"
                 return Ending(signals.stop(), message, job.global_rank)
             if failed.killed:
-                return Ending(KILLED, f"stage {self.name} was {jobs.WAS_KILLED}", job.global_rank)
+                return Ending(KILLED, self._why_killed(failed, job), job.global_rank)
             return Ending(failed.code, str(failed), job.global_rank)
         return Ending(0, f"stage {self.name} is done")
+
+    def _why_killed(self, failed: StageFailed, job: Any) -> str:
+        """In the stage's own words, where it had some: it stalled, or a process of its own was killed."""
+        if failed.code == KILLED:
+            time.sleep(1)  # until the log has all that it printed
+            said = error_line(jobs.log_of(self.folder.parent, job.job_id, job.global_rank))
+            if said:
+                return f"stage {self.name}: {said}"
+        return f"stage {self.name} was {jobs.WAS_KILLED}"
 
     def _tables(self, plan: Plan) -> Ending:
         """Tables of all results so far, and how the graph ended."""

@@ -164,11 +164,11 @@ def _without_message(record: StageRecord, state: State, started: bool) -> tuple[
 
 def _waiting_or_running(record: StageRecord, state: State, started: bool) -> tuple[str, str]:
     if state.word != "PENDING":
-        return "running", state.word.replace("RUNNING", "")
+        return "running", state.word.replace("RUNNING", "") or record.again()
     if "held" in state.reason.lower():
         return "waiting", f"held ({state.reason}): `scontrol release {record.job_id}` lets it start"
     if started:
-        return "waiting", "requeued"
+        return "waiting", record.again() or "requeued"
     return "waiting", state.reason.replace("None", "")
 
 

@@ -15,11 +15,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 PATIENCE = 20.0  # seconds that a process asked to stop may go on for, and three usual steps more within a step
 SLOW = 600.0  # the same for what would be lost: a checkpoint that is being written, an evaluation in the middle
 END, EVERY = b"\0", 0.2
+# In the messages: of what is ended here, and of those whose deadlines were over.
+NOT_WITHIN = "did not get on within"
+NO_IMAGES, IN_VAIN = "gave no images in time", "waited in vain for another one"
 
 
 class _Doing:
@@ -62,15 +65,19 @@ def _during(patience: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ended_when_stalled(codes: Mapping[int, int]) -> Iterator[None]:
+def ended_when_stalled(codes: Mapping[int, int], leave: Callable[[int, str], int] | None = None) -> Iterator[None]:
     """Inside, the process leaves with codes[SIGNAL] when it gets that signal and does not come to its
-    own end, or to something else to do, in time. The signals need handlers; in the main thread
-    only."""
+    own end, or to something else to do, in time; of several signals the last one counts. The signals
+    need handlers; in the main thread only.
+
+    `leave`: called before that, in a thread, with the code and what is said; returns the code to
+    leave with.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     _doing.since, _doing.patience = time.monotonic(), PATIENCE
-    watch = threading.Thread(target=_watch, args=(reader, codes), daemon=True)
+    watch = threading.Thread(target=_watch, args=(reader, codes, leave or _as_it_is), daemon=True)
     watch.start()
     try:
         yield
@@ -82,30 +89,36 @@ def ended_when_stalled(codes: Mapping[int, int]) -> Iterator[None]:
         os.close(writer)
 
 
-def _watch(reader: int, codes: Mapping[int, int]) -> None:
-    number = 0
-    while number not in codes:
-        received = os.read(reader, 1)
-        if received in (END, b""):
-            return
-        number = received[0]
-    asked = time.monotonic()
+def _as_it_is(code: int, _: str) -> int:
+    return code
+
+
+def _watch(reader: int, codes: Mapping[int, int], leave: Callable[[int, str], int]) -> None:
+    asked, number = 0.0, 0
     while True:
-        if select.select([reader], [], [], EVERY)[0] and os.read(reader, 1) in (END, b""):
-            return
+        if not number or select.select([reader], [], [], EVERY)[0]:
+            received = os.read(reader, 1)
+            if received in (END, b""):
+                return
+            if received[0] in codes:
+                asked, number = asked or time.monotonic(), received[0]
+            continue
         since, patience = _doing.since, _doing.patience
         if time.monotonic() - max(asked, since) > patience:
-            _end(signal.Signals(number), codes[number], patience)
+            _end(signal.Signals(number), codes[number], patience, leave)
 
 
-def _end(received: signal.Signals, code: int, patience: float) -> None:
+def _end(received: signal.Signals, code: int, patience: float, leave: Callable[[int, str], int]) -> None:
     end_children()
+    message = (f"stopped by {received.name}: this process {NOT_WITHIN} {patience:.0f} s, perhaps it waits for "
+               "another one or for images; nothing was saved after the newest checkpoint, run the same command "
+               "again to resume")
     # Not print: the main thread may hold the lock of the stream.
-    os.write(sys.stderr.fileno() if sys.stderr else 2, (
-        f"stopped by {received.name}: this process did not get on within {patience:.0f} s, perhaps it waits for "
-        "another one or for images; nothing was saved after the newest checkpoint, run the same command "
-        "again to resume\n").encode())
-    os._exit(code)
+    os.write(sys.stderr.fileno() if sys.stderr else 2, f"{message}\n".encode())
+    try:
+        code = leave(code, message)
+    finally:
+        os._exit(code)
 
 
 def end_children() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pretrain.common.errors import Killed, UserError
-from pretrain.common.stalls import end_children
+from pretrain.common.stalls import NO_IMAGES, end_children
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each process has ready or in the making: torch's default
@@ -74,7 +74,7 @@ def problem(error: RuntimeError, workers: int, option: str) -> Killed | None:
         _end_loaders()
         free = free_shared_memory()
         memory = "" if free is None else f", {SHARED_MEMORY} has {free / 1e6:.0f} MB free"
-        return Killed(f"the loader processes gave no images in time ({text}, --loader-timeout{memory}): the disk of "
+        return Killed(f"the loader processes {NO_IMAGES} ({text}, --loader-timeout{memory}): the disk of "
                       f"the images hangs, or shared memory is full; look at both or use {option}, then run the same "
                       "command again to resume")
     if "DataLoader worker" not in text:

@@ -23,6 +23,9 @@ from tests.benchmarks.slurm.launch.slurm_cluster import NODES, Cluster
 
 USERS = {"SQUEUE_ACCOUNT": "other", "SQUEUE_STATES": "COMPLETED", "SCANCEL_ACCOUNT": "other", "SLURM_CLUSTERS": "other",
          "SBATCH_PARTITION": "nope", "SBATCH_ACCOUNT": "other", "SBATCH_DEPENDENCY": "afterok:1", "SACCT_FORMAT": "x"}
+KINDS = ("kill_a_process", "kill_a_job", "requeue", "tell_to_save", "cancel_behind_our_back", "cancel",
+         "controller_away", "submit_twice_at_once", "kill_a_submission", "preempt", "node_fails")
+PATIENCE = 600.0  # seconds for what is done in a minute by a machine that does nothing else
 STEPS = 12  # of a stand-in's training
 STAND_IN = '''
 import fcntl, hashlib, json, os, pathlib, signal, sys, time
@@ -106,25 +109,41 @@ def write_sources(root: Path) -> Path:
     return root
 
 
+class Draws:
+    """Draws kinds of faults: all of them first, in a shuffled order, then any. One that found nothing to disturb has
+    not happened and is drawn again."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.happened = Counter()
+
+    @property
+    def missing(self) -> list[str]:
+        return [kind for kind in KINDS if not self.happened[kind]]
+
+    def draw(self) -> str:
+        return self.chance.choice(self.missing or KINDS)
+
+
 class Chaos:
     """A graph, its cluster, and what happens to it. `words`: of ./run_all.sh."""
 
-    def __init__(self, cluster: Cluster, words: list[str], output: Path, chance: random.Random) -> None:
-        self.cluster, self.words, self.output, self.chance = cluster, words, output, chance
+    def __init__(self, cluster: Cluster, words: list[str], output: Path, draws: Draws) -> None:
+        self.cluster, self.words, self.output, self.draws, self.chance = cluster, words, output, draws, draws.chance
         self.where = ("--output", str(output))
         self.begun = time.monotonic()
-        self.happenings = (self.kill_a_process, self.kill_a_process, self.kill_a_job, self.requeue, self.tell_to_save,
-                           self.cancel_behind_our_back, self.cancel, self.controller_away, self.submit_twice_at_once,
-                           self.kill_a_submission, self.preempt, self.node_fails)
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.begun:5.0f} s  {text}", flush=True)
 
     def happen(self) -> None:
-        """One of `happenings`; then nothing may be doubled."""
-        what = self.chance.choice(self.happenings)
-        self.say(what.__name__)
-        what()
+        """A fault; then nothing may be doubled."""
+        kind = self.draws.draw()
+        self.say(kind)
+        if getattr(self, kind)():
+            self.draws.happened[kind] += 1
+        else:
+            self.say("nothing to disturb")
         self.nothing_doubled()
 
     # Commands of ours.
@@ -136,7 +155,7 @@ class Chaos:
 
     def ours(self, *words: str) -> int:
         process = self.start(*words)
-        process.join(200)
+        process.join(PATIENCE)
         assert process.exitcode is not None, f"{words} did not end"
         assert process.exitcode in (0, 2), f"{words} ended with {process.exitcode}"
         return process.exitcode
@@ -158,7 +177,7 @@ class Chaos:
 
     def nothing_doubled(self) -> None:
         """No stage has two jobs, and no job is without a record."""
-        until(self._records_all, "a record of every job", 90)
+        until(self._records_all, "a record of every job", PATIENCE)
         stages = Counter(record.stage for record in jobs.every_record(self.output) if record.job_id in self.alive())
         del stages[jobs.TABLES]
         assert not stages or max(stages.values()) == 1, stages
@@ -183,78 +202,96 @@ class Chaos:
                 continue
         return sorted(found)
 
-    # What happens.
+    # What happens. Each returns whether it did.
 
-    def kill_a_process(self) -> None:
+    def kill_a_process(self) -> bool:
         """The job's script, srun, a task or a process of its own."""
-        self._kill([self.chance.choice(self.processes() or [0])])
+        found = self.processes()
+        return self._kill([self.chance.choice(found)] if found else [])
 
-    def kill_a_job(self) -> None:
-        self._kill(self.processes())
+    def kill_a_job(self) -> bool:
+        return self._kill(self.processes())
 
-    def _kill(self, numbers: list[int]) -> None:
-        for number in filter(None, numbers):
+    def _kill(self, numbers: list[int]) -> bool:
+        killed = False
+        for number in numbers:
             try:
                 os.kill(number, signal.SIGKILL)
+                killed = True
             except ProcessLookupError:
                 continue
+        return killed
 
-    def _one(self) -> list[str]:
-        return [self.chance.choice(sorted(self.alive()))] if self.alive() else []
+    def _to_one(self, *command: str) -> bool:
+        """The command with one of the jobs."""
+        alive = sorted(self.alive())
+        if alive:
+            self.cluster._call(*command, self.chance.choice(alive))
+        return bool(alive)
 
-    def requeue(self) -> None:
-        for job in self._one():
-            self.cluster._call("scontrol", "requeue", job)
+    def requeue(self) -> bool:
+        return self._to_one("scontrol", "requeue")
 
-    def tell_to_save(self) -> None:
-        for job in self._one():
-            self.cluster._call("scancel", "--signal=USR2", job)
+    def tell_to_save(self) -> bool:
+        return self._to_one("scancel", "--signal=USR2")
 
-    def cancel_behind_our_back(self) -> None:
-        for job in self._one():
-            self.cluster._call("scancel", job)
+    def cancel_behind_our_back(self) -> bool:
+        return self._to_one("scancel")
 
-    def cancel(self) -> None:
-        stages = sorted({record.stage for record in jobs.every_record(self.output)})
+    def cancel(self) -> bool:
+        stages, alive = sorted({record.stage for record in jobs.every_record(self.output)}), self.alive()
         if stages:
             self.ours("cancel", *self.chance.choice([[], [self.chance.choice(stages)]]), *self.where)
             self.retry()  # refused where one of them has not ended
+        return bool(alive)
 
-    def controller_away(self) -> None:
+    def controller_away(self) -> bool:
         self.cluster.stop_controller()
         hasty = self.start(*self.words) if self.chance.random() < 0.5 else None
         time.sleep(self.chance.uniform(1, 6))
         self.cluster.start_controller()
-        until(lambda: "UP" in self.cluster._call("scontrol", "ping"), "the controller", 60)
+        until(lambda: "UP" in self.cluster._call("scontrol", "ping"), "the controller", PATIENCE)
         if hasty is not None:
-            hasty.join(200)
+            hasty.join(PATIENCE)
             assert hasty.exitcode in (0, 2)
+        return True
 
-    def submit_twice_at_once(self) -> None:
+    def submit_twice_at_once(self) -> bool:
         both = [self.start(*self.words) for _ in range(2)]
         for process in both:
-            process.join(300)
+            process.join(PATIENCE)
             assert process.exitcode in (0, 2)
+        return True
 
-    def kill_a_submission(self) -> None:
-        for job in self._one():
-            self.cluster._call("scancel", job)  # so that there is something to submit
+    def kill_a_submission(self) -> bool:
+        self._to_one("scancel")  # so that there is something to submit
         time.sleep(self.chance.uniform(0, 2))
         process = self.start(*self.words)
         process.join(self.chance.uniform(0, 6))
+        was_alive = process.is_alive()
         process.kill()
         process.join()
+        return was_alive
 
-    def preempt(self) -> None:
+    def preempt(self) -> bool:
+        running = self._working()
         self.cluster.run("sbatch", "--partition=high", f"--nodes={self.chance.choice([1, 2])}", "--exclusive",
                          "--output=/dev/null", "--wrap=sleep 1")
+        return bool(running)
 
-    def node_fails(self) -> None:
-        node = self.chance.choice(NODES)
+    def _working(self) -> list[str]:
+        """The nodes on which a job runs."""
+        squeue = ("squeue", "--noheader", "--partition=main", "--states=RUNNING")
+        return [node for node in NODES if self.cluster.run(*squeue, f"--nodelist={node}").strip()]
+
+    def node_fails(self) -> bool:
+        working = self._working()
+        node = self.chance.choice(working or NODES)
         self.cluster.fail_node(node)
         time.sleep(self.chance.uniform(0, 3))
         self.cluster.start_node(node)
         self.cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        return bool(working)
 
     # The end.
 

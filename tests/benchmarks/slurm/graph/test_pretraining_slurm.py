@@ -107,6 +107,25 @@ def test_one_process_of_two_is_killed__the_job_starts_both_again(slurm, submit, 
     assert "another process of this run has ended: see its own message: started again, 1 of 2 times" in run.told()
 
 
+def test_stalled__a_signal_ends_both_processes_within_seconds(slurm, submit, gate, tmp_path):
+    """They wait before the gate for ever: after SIGUSR2 the job comes back, after SIGTERM it is Slurm's to decide."""
+    run = submit("--tasks-per-node", "2", epochs=2)
+    job = run.record.job_id
+    gate.hold_after(3, run.folder, processes=2)
+    for rank in (0, 1):
+        Path(f"{gate.file}-3-{rank}").unlink()
+    slurm.run("scancel", "--signal=USR2", job)
+    until(lambda: slurm.show(job, "Restarts") == "1", "back from the queue", 100)
+    assert "stopped by SIGUSR2: this process did not get on within" in run.told()
+    until(lambda: run.resumed() == [2], "the second start")
+    gate.wait_for(3, processes=2)
+
+    slurm.run("scancel", "--signal=TERM", job)
+    until(lambda: run.state() not in status.ALIVE, "the end", 100)
+    assert run.state() == "stopped" and slurm.show(job, "ExitCode") == "143:0"
+    assert {ending.exit_code for ending in run.record.endings()} == {143}
+
+
 def test_job__disturbed_in_every_way_equals_one_left_alone(slurm, submit, gate, tmp_path):
     """Preempted; told to save by a signal; requeued without a word; killed."""
     run = submit(epochs=6, workers=1)

@@ -127,7 +127,7 @@ class Cluster:
     def run(self, *command: str) -> str:
         """Output of a command that must succeed."""
         return subprocess.run(command, env=os.environ | self.environment, check=True, capture_output=True, text=True,
-                              timeout=60).stdout
+                              timeout=180).stdout
 
     def show(self, job_id: str, key: str) -> str:
         """One value of `scontrol show job`."""
@@ -137,7 +137,7 @@ class Cluster:
     def _call(self, *command: str) -> str:
         """Output of a command that may fail."""
         return subprocess.run(command, env=os.environ | self.environment, check=False, capture_output=True, text=True,
-                              timeout=60).stdout
+                              timeout=180).stdout
 
     def _start(self, *command: str) -> subprocess.Popen:
         with open(self.folder / "daemons.log", "ab") as log:
