@@ -208,6 +208,8 @@ def _say_nothing_to_submit(plan: Plan) -> None:
     done = done_stages(plan, stages)
     if len(done) == len(stages):
         print_tables(plan.options)
+        if TABLES in (records := jobs.newest(plan.options.output)):  # their own job may have been cancelled
+            jobs.note_tables(records[TABLES].notes, 0, f"all {len(stages)} stages done")
         print(f"nothing to submit: all {len(stages)} stages are done")
         return
     line = f"nothing to submit: {len(done)} of {len(stages)} stages done"

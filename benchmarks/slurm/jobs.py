@@ -294,6 +294,11 @@ def note_start(notes: Path, job_id: str, host: str) -> None:
     write_text(notes / STARTED, json.dumps({"job_id": job_id, "host": host, "time": now()}) + "\n")
 
 
+def note_tables(notes: Path, exit_code: int, message: str) -> None:
+    """Note that the tables were made, and how the graph stood then."""
+    write_text(notes / TABLES_DONE, json.dumps({"exit_code": exit_code, "message": message}) + "\n")
+
+
 def now() -> str:
     """ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,7 +1,6 @@
 """One stage as a job. Its key follows from its parents' outputs, so it is computed here, when
 they are done."""
 
-import json
 import os
 import signal
 import socket
@@ -19,7 +18,6 @@ from benchmarks.stages.error_line import error_line
 from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan, read_plan
 from benchmarks.stages.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
-from pretrain.common.atomic import write_text
 from pretrain.common.errors import KILLED, UserError, refuse
 from pretrain.common.signals import COME_BACK
 
@@ -129,7 +127,7 @@ class StageJob(launch.Job):
         over = {record.job_id: jobs.State(GONE) for record in jobs.newest(output).values()}  # this job waited
         code, line = verdict([row for row in look(plan, over) if row.stage != jobs.TABLES])
         print(line, file=sys.stderr if code else sys.stdout, flush=True)
-        write_text(self.folder / jobs.TABLES_DONE, json.dumps({"exit_code": code, "message": line}) + "\n")
+        jobs.note_tables(self.folder, code, line)
         return Ending(0, line)  # this job has done its work, whatever the others did
 
 

@@ -232,6 +232,19 @@ def test_output_of_this_machine_alone__is_said_when_it_is_submitted(fake, graph,
         "nodes must see that folder, or the jobs end at once\n")
 
 
+def test_nothing_to_submit__makes_the_tables_whose_job_was_cancelled(fake, graph, monkeypatch):
+    """They are then done: `retry --failed` would find nothing to submit for ever."""
+    plan = graph()
+    job_graph.submit(plan)
+    (fake.place / "running").write_text("")
+    monkeypatch.setattr(job_graph, "done_stages", lambda *_: {stage.name for stage in plan.stages()})
+    monkeypatch.setattr(job_graph, "print_tables", lambda _: None)
+    assert status.snapshot(plan)[-1].state == "lost"
+    assert job_graph.submit_and_say(plan) == 0 and fake.running() == []
+    tables = status.snapshot(plan)[-1]
+    assert (tables.stage, tables.state) == ("tables", "done")
+
+
 def test_nothing_to_submit__says_what_is_true(fake, graph, monkeypatch, capsys):
     plan = graph()
     names = {stage.name for stage in plan.stages()}
