@@ -25,8 +25,8 @@ from benchmarks.slurm.jobs import AGAIN, CANCELLED, WAS_KILLED, Ending, endings
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import KILLED
 
-# Exit codes of srun for that. 125: out of memory, as a signal above 128 or without.
-AFTER_A_KILL = (KILLED, 125, 128 + 125)
+OUT_OF_MEMORY = 125  # as Slurm numbers it among the signals
+AFTER_A_KILL = (KILLED, OUT_OF_MEMORY, 128 + OUT_OF_MEMORY)  # exit codes of srun
 TERMINATED = 128 + 15  # srun ends the processes that are left, and gives the highest code
 STALLS = 1  # a bad node may be the cause; more would use hours up
 TOO_LATE = 120.0  # seconds: Slurm's warning may come one minute early, and a start hears signals after some time
@@ -64,15 +64,17 @@ class Failed:
     again: int
     warned: bool
 
-    def is_killed(self, found: list[Ending]) -> bool:
+    def is_killed(self, found: list[Ending], out_of_memory: bool) -> bool:
         """Whether no process failed by its own fault, and one was killed. One that waits for a process
-        that was killed ends at the SIGTERM of srun, which decides srun's code then."""
+        that was killed ends at the SIGTERM of srun, which decides srun's code then. Out of memory by
+        Slurm's own limit, srun's code is 1."""
         own = [ending for ending in found if ending.exit_code != KILLED and not ending.is_ended_stall]
         if own:
             return False
         silent = len(found) < self.tasks
         told = any(ending.exit_code == KILLED for ending in found)
-        return self.code in AFTER_A_KILL or (self.code == TERMINATED and bool(found) and (told or silent))
+        ended_by_srun = self.code == TERMINATED and bool(found) and (told or silent)
+        return self.code in AFTER_A_KILL or out_of_memory or ended_by_srun
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,10 +82,11 @@ def main(arguments: Sequence[str]) -> int:
     started again."""
     failed = Failed(Path(arguments[0]), *map(int, arguments[1:]))
     found = endings(failed.notes)
-    killed = failed.is_killed(found)
+    job = _shown()
+    out_of_memory = job.get("DerivedExitCode", "").endswith(f":{OUT_OF_MEMORY}")
+    killed = failed.is_killed(found, out_of_memory)
     if (failed.notes / CANCELLED).exists() or not (killed or any(ending.is_ended_stall for ending in found)):
         return 1
-    job = _shown()
     if job.get("PreemptTime", "None") != "None":  # Slurm requeues it, unless it ends before
         time.sleep(GRACE)
         return 1
@@ -92,7 +95,8 @@ def main(arguments: Sequence[str]) -> int:
 
     causes = [ending for ending in found if ending.exit_code == KILLED]
     stalls = [ending for ending in causes if ending.is_stall]
-    what = (stalls or causes or [Ending(KILLED, WAS_KILLED)])[0].message
+    unsaid = Ending(KILLED, "out of memory" if out_of_memory else WAS_KILLED)
+    what = (stalls or causes or [unsaid])[0].message
     most = min(failed.retries, STALLS) if stalls else failed.retries
     requeued = _requeued(failed.notes)
     starts = failed.again + requeued + 1
@@ -127,7 +131,7 @@ def _requeued(notes: Path) -> int:
 def _shown() -> dict[str, str]:
     """What Slurm says of this job, by its names; {} when it does not answer."""
     try:
-        shown = commands.call("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+        shown = commands.call("scontrol", "--details", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)

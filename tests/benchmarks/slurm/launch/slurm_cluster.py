@@ -4,6 +4,7 @@ All daemons are our children and run in the foreground: they are ended by their 
 slurmd lives in its own mount and UTS namespace, so that both nodes have a name of their own that resolves.
 """
 
+import contextlib
 import ctypes
 import os
 import secrets
@@ -17,6 +18,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "unshare")
 PACKAGES = "slurmctld slurmd slurm-client munge"
 NODES = ("node1", "node2")
+CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1
 PR_SET_PDEATHSIG = 1
 SLURMD = 'hostname "$1" && mount --bind "$2/hosts" /etc/hosts && exec slurmd -D -f "$2/slurm.conf" -N "$1"'
 
@@ -35,10 +37,13 @@ def missing() -> str:
 
 
 class Cluster:
-    """Partitions: main (default), and high, which preempts it. Two nodes of 8 CPUs and 2 GPUs each, all pretended."""
+    """Partitions: main (default), and high, which preempts it. Two nodes of 8 CPUs and 2 GPUs each, all pretended.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `memory`: cgroups hold a job to the memory that it asked for.
+    """
+
+    def __init__(self, folder: Path, memory: bool = False) -> None:
+        self.folder, self.memory = folder, memory
         self.daemons: list[subprocess.Popen] = []
         self.nodes: dict[str, subprocess.Popen] = {}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"),
@@ -75,6 +80,9 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for node in NODES if self.memory else ():
+            with contextlib.suppress(OSError):  # in use by another cluster
+                (CGROUPS / f"slurm_{node}").rmdir()
 
     def start_controller(self) -> None:
         """Start slurmctld, at first or after `stop_controller`."""
@@ -169,6 +177,8 @@ class Cluster:
         names = "".join(f"127.0.0.1 {node}\n" for node in NODES)
         (folder / "hosts").write_text(Path("/etc/hosts").read_text() + names)
         (folder / "slurm.conf").write_text(self._configuration())
+        (folder / "cgroup.conf").write_text(
+            f"CgroupMountpoint={CGROUPS.parent}\nCgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n")
 
     def _configuration(self) -> str:
         ports = _free_ports(1 + len(NODES))
@@ -182,7 +192,8 @@ class Cluster:
             "StateSaveLocation": self.folder / "state", "SlurmdSpoolDir": self.folder / "spool" / "%n",
             "SlurmctldPidFile": self.folder / "slurmctld.pid", "SlurmdPidFile": self.folder / "slurmd.%n.pid",
             "FirstJobId": 1 + secrets.randbelow(10_000_000),  # two clusters at once: ports come from job numbers
-            "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none", "MpiDefault": "none",
+            "TaskPlugin": "task/cgroup" if self.memory else "task/none",
+            "ProctrackType": "proctrack/linuxproc", "MpiDefault": "none",
             "SwitchType": "switch/none", "MailProg": "/bin/true",
             "JobAcctGatherType": "jobacct_gather/none", "AccountingStorageType": "accounting_storage/none",
             "SchedulerType": "sched/backfill",

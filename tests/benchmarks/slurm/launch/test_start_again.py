@@ -98,6 +98,17 @@ def test_killed__though_srun_ended_the_process_that_says_so(job):
     assert job(f"{note(137)}; exit 143", "exit 0")[::2] == (0, 2)
 
 
+def test_out_of_memory__by_slurms_own_limit(job):
+    """srun's code is 1 then; that of a program that fails is too."""
+    job.shown.write_text(f"{ends_in(9999)} ExitCode=0:0 DerivedExitCode=0:125")
+    assert job("exit 1", f"{note(137)}; exit 1", "exit 0") == (
+        0, "out of memory: started again, 1 of 2 times\nit says 137: started again, 2 of 2 times\n", 3)
+    assert job(f"{note(2)}; exit 1")[::2] == (1, 1)
+    (job.notes / "ended_0.json").unlink()
+    job.shown.write_text(f"{ends_in(9999)} ExitCode=0:0 DerivedExitCode=1:0")
+    assert job("exit 1")[::2] == (1, 1)
+
+
 def test_own_fault_of_one_process__whose_others_srun_ended(job):
     assert job(f"{note(2, 1)}; {note(137)}; exit 143")[::2] == (143, 1)
 
@@ -147,10 +158,10 @@ def test_warning__that_no_start_would_hear_requeues_the_job(job, seconds, starts
     code, told, started = job(KILL, "exit 0")
     assert started == starts and endings(job.notes) == []
     if starts == 1:
-        assert job.asked() == ["--oneliner show job 17", "requeue 17"] and code == 137
+        assert job.asked() == ["--details --oneliner show job 17", "requeue 17"] and code == 137
         assert told == "killed (SIGKILL or out of memory): requeued, 1 of 2 times\n"
     else:
-        assert job.asked() == ["--oneliner show job 17"] and code == 0
+        assert job.asked() == ["--details --oneliner show job 17"] and code == 0
 
 
 def test_warning__to_the_script_itself_requeues_the_job(job):

@@ -1,0 +1,71 @@
+"""Out of memory by Slurm's own limit, on a private Slurm with cgroups: the job starts again what was killed in it."""
+
+import os
+import shlex
+import sys
+
+import pytest
+
+from benchmarks.slurm import start_again
+from benchmarks.slurm.jobs import endings
+from pretrain import ROOT
+from tests.benchmarks.slurm.launch.conftest import until
+from tests.benchmarks.slurm.launch.slurm_cluster import CGROUPS, Cluster, missing
+
+pytestmark = pytest.mark.slow
+GREEDY = f"{shlex.quote(sys.executable)} -S -c 'bytearray(300 * 2**20)'"
+# As a stage's job does, when its program was killed.
+NOTE = """echo '{"exit_code": 137, "message": "stage a was killed"}' > "$1"/ended_0.json"""
+SAYS_SO = f"{GREEDY} || {{ {NOTE}; exit 137; }}"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    why_not = missing()
+    if not why_not and not os.access(CGROUPS, os.W_OK):
+        why_not = f"no cgroups of version 1 in {CGROUPS}"
+    if why_not:
+        pytest.skip(f"no Slurm that limits memory: {why_not}")
+    with Cluster(tmp_path_factory.mktemp("slurm") / "cluster", memory=True) as made:
+        yield made
+
+
+@pytest.fixture
+def run(cluster, tmp_path):
+    """run(shell lines of each start): state of a job of 100 MB, and what it printed; its notes are in tmp_path/a."""
+    notes = tmp_path / "a"
+    notes.mkdir()
+
+    def submit(*starts: str) -> tuple[str, str]:
+        cases = "".join(f"{number}) {lines};; " for number, lines in enumerate(starts, 1))
+        task = f'echo >> "$1"/starts; case $(wc -l < "$1"/starts) in {cases}esac'
+        script = ["#!/bin/bash", f"export PYTHONPATH={shlex.quote(str(ROOT))}",
+                  *start_again.shell_lines(["a"], tmp_path, 2, 1, 60),
+                  f"srun --kill-on-bad-exit=1 sh -c {shlex.quote(task)} sh {shlex.quote(str(notes))}"]
+        (tmp_path / "job.sh").write_text("\n".join(script) + "\n")
+        job = cluster.run("sbatch", "--mem=100M", f"--output={tmp_path}/out", str(tmp_path / "job.sh")).split()[-1]
+        until(lambda: cluster.show(job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING"), "the end of the job")
+        return cluster.show(job, "JobState"), (tmp_path / "out").read_text()
+
+    submit.notes = notes
+    return submit
+
+
+def test_out_of_memory__a_task_and_a_tasks_program_are_started_again(run):
+    state, told = run(GREEDY, SAYS_SO, "true")
+    assert state == "COMPLETED", told
+    assert "\nout of memory: started again, 1 of 2 times\n" in told
+    assert "\nstage a was killed: started again, 2 of 2 times\n" in told
+
+
+def test_out_of_memory__each_time_is_said(run):
+    state, told = run(GREEDY, GREEDY, GREEDY)
+    assert state == "FAILED", told
+    [ending] = endings(run.notes)
+    assert ending.exit_code == 137 and ending.message == (
+        "out of memory, the last of 3 starts: give it more memory (--mem-gb), then `clove retry --failed` resumes")
+
+
+def test_own_fault__after_one_that_was_out_of_memory_is_not_started_again(run):
+    state, told = run(GREEDY, "exit 1", "true")
+    assert state == "FAILED" and told.count("started again") == 1
