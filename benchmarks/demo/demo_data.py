@@ -13,7 +13,8 @@ import os
 import shutil
 from pathlib import Path
 
-from benchmarks.demo import layouts, photos
+from benchmarks.demo import layouts
+from benchmarks.demo.photos import photo
 from pretrain.common.atomic import make_folder, sha256_file
 from pretrain.common.errors import UserError, run_cli
 
@@ -37,39 +38,33 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
     _check_own(output)
     make_folder(output.parent)
     making = output.with_name(f".{output.name}.{os.getpid()}.part")
-    former = making.with_suffix(".former")
-    shutil.rmtree(making, ignore_errors=True)
     try:
         make_folder(making)
-        _photos(making / "photos", seed, photos)
+        for index in range(photos):
+            below = "more" if index % 4 == 3 else ""  # real collections are nested
+            image = photo(layouts.rng(seed, layouts.PHOTOS, "train", index), index)
+            layouts.save(image, making / "photos" / below / f"{index:04}.jpg")
         counts = {"train": train, "val": val}
         for write in layouts.LAYOUTS.values():
             write(making, seed, counts)
         made = {"made_by": "benchmarks.demo.demo_data", "seed": seed, "photos": photos, **counts}
         layouts.write_json(making / MANIFEST, {**made, "files": _files(making)})
         if output.exists():
-            output.rename(former)
+            shutil.rmtree(output)  # can be made again
         making.rename(output)
     finally:
-        if former.exists() and not output.exists():
-            former.rename(output)
         shutil.rmtree(making, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
-
-
-def _photos(folder: Path, seed: int, count: int) -> None:
-    """Every fourth image lies in a subfolder: real collections are nested."""
-    for index in range(count):
-        image = photos.photo(layouts.rng(seed, layouts.PHOTOS, "train", index), index)
-        below = "more" if index % 4 == 3 else ""
-        layouts.save(image, folder / below / f"{index:04}.jpg")
 
 
 def _files(folder: Path) -> dict[str, str]:
     """Relative path -> SHA-256 of every file below `folder`, in sorted order, without the
     manifest."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    return {name: sha256_file(paths[name]) for name in sorted(paths) if name != MANIFEST}
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name != MANIFEST:
+            found[name] = sha256_file(path)
+    return found
 
 
 def _check_own(output: Path) -> None:

@@ -5,19 +5,27 @@ each split; those of `voc` and `lvis` are the pictures of `coco`, which comes be
 """
 
 import json
+import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.demo import figures, lvis_files, scenes, streets, voc_files
+from benchmarks.demo import figures, scenes, streets
 
 SPLITS = ("train", "val")
 CITIES = {"train": ("ashmere", "brookfield"), "val": ("cedarhaven",)}  # not real ones
+# The class names of Pascal VOC are fixed, so the shapes borrow four of them: by COCO category (disc, plank, triangle,
+# star). Its lists: the training images are dealt to both years in turn.
+VOC_NAMES = {2: "bottle", 5: "train", 17: "sheep", 44: "bird"}
+VOC_LISTS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}
+LVIS_FREQUENCIES = ("f", "f", "c", "r")  # a long tail, in the order of the COCO ids
 PHOTOS, SCENES, PEOPLE, STREETS = range(4)  # each kind of picture has generators of its own
 
 
@@ -78,12 +86,11 @@ def _cityscapes(data: Path, seed: int, counts: dict[str, int]) -> None:
 
 
 def _voc(data: Path, *_: object) -> None:
-    """The pictures of `coco`; those for training are dealt to both years in turn, at least one to
-    each."""
+    """Each list has at least one picture of `coco`."""
     folder, coco = data / "voc", data / "coco"
     for split in SPLITS:
-        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-        lists = voc_files.LISTS[split]
+        content = _coco_file(data, split)
+        lists = VOC_LISTS[split]
         for number, (year, listed) in enumerate(lists):
             ids = []
             for image in content["images"][number::len(lists)] or content["images"][:1]:
@@ -93,15 +100,67 @@ def _voc(data: Path, *_: object) -> None:
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(coco / "images" / image["file_name"], picture)
                 _write(folder / year / "Annotations" / f"{name}.xml",
-                       voc_files.annotation(picture.name, year, (image["width"], image["height"]), rows))
+                       voc_annotation(picture.name, year, (image["width"], image["height"]), rows))
                 ids.append(name)
             _write(folder / year / "ImageSets" / "Main" / f"{listed}.txt", "\n".join(ids) + "\n")
 
 
+def voc_annotation(file_name: str, folder: str, size: tuple[int, int], objects: list[dict]) -> str:
+    """The XML of one image of `size` (width, height) with COCO annotations `objects`: boxes of
+    whole numbers that count from 1. A crowd is difficult: found or not, it does not count."""
+    lines = ["<annotation>", f"<folder>{escape(folder)}</folder>", f"<filename>{escape(file_name)}</filename>",
+             f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>",
+             "<segmented>0</segmented>"]
+    for found in objects:
+        x, y, width, height = found["bbox"]
+        sides = {"xmin": math.floor(x) + 1, "ymin": math.floor(y) + 1, "xmax": math.ceil(x + width),
+                 "ymax": math.ceil(y + height)}
+        box = "".join(f"<{name}>{value}</{name}>" for name, value in sides.items())
+        lines.append(f"<object><name>{VOC_NAMES[found['category_id']]}</name><pose>Unspecified</pose>"
+                     f"<truncated>0</truncated><difficult>{found['iscrowd']}</difficult><bndbox>{box}</bndbox></object>")
+    return "\n".join([*lines, "</annotation>"]) + "\n"
+
+
 def _lvis(data: Path, *_: object) -> None:
+    """Classes are numbered from 1 and have a frequency; each image says which classes are not in it, and of which not
+    every object is marked: that of a crowd, which LVIS has not."""
     for split in SPLITS:
-        content = json.loads((data / "coco" / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
-        write_json(data / "lvis" / f"lvis_v1_{split}.json", lvis_files.from_coco(content))
+        content = _coco_file(data, split)
+        numbers = {category["id"]: number for number, category in enumerate(content["categories"], 1)}
+        rows, images, annotations = content["annotations"], [], []
+        instances, images_with = Counter(), Counter()
+        for image in content["images"]:
+            marked, crowded = set(), set()
+            for row in rows:
+                number = numbers[row["category_id"]]
+                if row["image_id"] != image["id"]:
+                    continue
+                if row["iscrowd"]:
+                    crowded.add(number)
+                    continue
+                marked.add(number)
+                instances[number] += 1
+                kept = {key: row[key] for key in ("id", "image_id", "bbox", "area", "segmentation")}
+                annotations.append({**kept, "category_id": number})
+            images_with.update(marked)
+            images.append({
+                "id": image["id"], "width": image["width"], "height": image["height"], "license": image["license"],
+                "coco_url": f"http://example.org/images/{image['file_name']}",
+                "neg_category_ids": sorted(set(numbers.values()) - marked - crowded),
+                "not_exhaustive_category_ids": sorted(crowded)})
+        categories = []
+        for category, frequency in zip(content["categories"], LVIS_FREQUENCIES, strict=True):
+            number, name = numbers[category["id"]], category["name"]
+            categories.append({"id": number, "name": name, "synonyms": [name], "synset": f"{name}.n.01", "def": name,
+                               "frequency": frequency, "image_count": images_with[number],
+                               "instance_count": instances[number]})
+        write_json(data / "lvis" / f"lvis_v1_{split}.json", {
+            "info": content["info"], "licenses": content["licenses"], "images": images, "annotations": annotations,
+            "categories": categories})
+
+
+def _coco_file(data: Path, split: str) -> dict:
+    return json.loads((data / "coco" / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -120,8 +179,7 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-# Another layout is another line here: the folder of the demo's data that it makes, and what writes
-# it.
+# Another layout is another line here: the folder of the demo's data that it makes, and what writes it.
 LAYOUTS: dict[str, Callable[[Path, int, dict[str, int]], None]] = {
     "coco": partial(_coco, _Kind("coco", SCENES, scenes.scene, "instances", scenes.CATEGORIES)),
     "keypoints": partial(_coco, _Kind("keypoints", PEOPLE, figures.group, "person_keypoints", [figures.CATEGORY])),

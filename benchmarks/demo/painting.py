@@ -64,6 +64,17 @@ def covered(outlines: list[Outline], width: int, height: int) -> np.ndarray:
     return np.asarray(fine)[FINE // 2 :: FINE, FINE // 2 :: FINE].astype(bool)
 
 
+def in_sight(mask: np.ndarray, behind: list[np.ndarray], share: float) -> bool:
+    """Whether at least this share of each mask (H, W) of `behind`, from back to front, is seen with `mask` before
+    them."""
+    front = mask
+    for own in reversed(behind):
+        if (own & ~front).sum() < share * own.sum():
+            return False
+        front = front | own
+    return True
+
+
 def _raster(outline: Outline, width: int, height: int) -> tuple[tuple[int, int], np.ndarray] | None:
     """Fine-grained mask of the outline's bounding box, and the box's corner; None when nothing is
     in the picture."""
@@ -92,8 +103,11 @@ def shifted(points: np.ndarray, dx: float, dy: float) -> np.ndarray:
     return np.asarray(points, float) + np.array([dx, dy])
 
 
-def ellipse(x: float, y: float, radius: float, radius_y: float | None = None, corners: int = 28) -> Outline:
-    angles = np.arange(corners) * (2 * np.pi / corners)
+def ellipse(
+    x: float, y: float, radius: float, radius_y: float | None = None, *, angle: float = 0.0, corners: int = 28
+) -> Outline:
+    """Its first corner lies at `angle`; a regular polygon with few corners."""
+    angles = angle + np.arange(corners) * (2 * np.pi / corners)
     return np.stack([x + radius * np.cos(angles), y + (radius_y or radius) * np.sin(angles)], axis=1)
 
 
@@ -108,11 +122,6 @@ def star(centre: tuple[float, float], radius: float, angle: float, points: int =
     angles = angle + np.arange(2 * points) * (np.pi / points)
     radii = np.where(np.arange(2 * points) % 2 == 0, radius, radius * waist)
     return np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
-
-
-def polygon(x: float, y: float, radius: float, angle: float, corners: int) -> Outline:
-    angles = angle + np.arange(corners) * (2 * np.pi / corners)
-    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
 
 
 def plank(x: float, y: float, length: float, thickness: float, angle: float) -> Outline:
@@ -146,11 +155,6 @@ def plain(colour: Colour) -> Texture:
 def _between(share: np.ndarray, first: Colour, second: Colour) -> np.ndarray:
     share = np.asarray(share, float)[..., None]
     return np.asarray(first, float) * (1 - share) + np.asarray(second, float) * share
-
-
-def faded(first: Colour, second: Colour, start: float, end: float) -> Texture:
-    """From one colour at height `start` to another at height `end`."""
-    return lambda x, y: _between(np.clip((y - start) / (end - start), 0, 1), first, second)
 
 
 def striped(first: Colour, second: Colour, period: float, angle: float) -> Texture:

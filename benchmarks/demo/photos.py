@@ -39,7 +39,7 @@ def _leaf(rng: np.random.Generator, x: float, y: float, radius: float) -> Outlin
     if kind == 2:
         return painting.star((x, y), 1.2 * radius, angle, int(rng.integers(4, 8)), rng.uniform(0.4, 0.7))
     if kind == 3:
-        return painting.polygon(x, y, radius, angle, int(rng.integers(3, 7)))
+        return painting.ellipse(x, y, radius, angle=angle, corners=int(rng.integers(3, 7)))
     # A pebble: a closed wave around a circle.
     around = np.arange(36) * (2 * np.pi / 36)
     wave = sum(rng.uniform(0.04, 0.18) * np.cos(n * around + rng.uniform(0, 6.3)) for n in (2, 3, 5))

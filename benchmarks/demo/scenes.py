@@ -73,13 +73,9 @@ class Layout:
         mask = painting.covered([outline], self.width, self.height)
         if (outline < -8).any() or (outline > (self.width + 8, self.height + 8)).any():
             return
-        seen = mask
-        for earlier in reversed(self.masks):
-            if (earlier & ~seen).sum() < VISIBLE * earlier.sum():
-                return
-            seen = seen | earlier
-        self.objects.append((kind, outline))
-        self.masks.append(mask)
+        if painting.in_sight(mask, self.masks, VISIBLE):
+            self.objects.append((kind, outline))
+            self.masks.append(mask)
 
 
 def _outline(rng: np.random.Generator, kind: int, x: float, y: float) -> Outline:
@@ -89,7 +85,7 @@ def _outline(rng: np.random.Generator, kind: int, x: float, y: float) -> Outline
     if kind == PLANK:
         return painting.plank(x, y, rng.uniform(46, 76), rng.uniform(15, 21), angle)
     if kind == TRIANGLE:
-        return painting.polygon(x, y, rng.uniform(22, 34), angle, 3)
+        return painting.ellipse(x, y, rng.uniform(22, 34), angle=angle, corners=3)
     return painting.star((x, y), rng.uniform(22, 36), angle)
 
 

@@ -1,17 +1,14 @@
 """Street scenes as Cityscapes stores them: polygons painted one over the other, from back to front.
 
 The polygons have whole-pixel corners and define everything: instance and label images are these
-polygons painted in order, as the Cityscapes tools do it. The picture is painted from the same
-parts the polygons outline.
+polygons painted in order, as the Cityscapes tools do it, and the picture is made of them too.
 """
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.demo import painting, street_things
-from benchmarks.demo.painting import Canvas, Texture
-from benchmarks.demo.street_things import Part
+from benchmarks.demo import painting
+from benchmarks.demo.painting import Canvas, Outline, Texture
 
 WIDTH, HEIGHT = 160, 80
 # Cityscapes' own numbers; labels that are counted one by one have the class times 1000 plus a
@@ -23,7 +20,19 @@ UNITS = [
     ("bus",), ("person",), ("motorcycle", "rider"), ("car",),
     ("truck",), ("bicycle", "rider"), ("train",), ("bicycle",),
 ]
-SMALLEST = 120  # visible pixels of a thing, at least; the Cityscapes evaluation ignores those under 100
+# The corners of each thing, seen from the side: pixels right of its middle and above the ground.
+SHAPES = {
+    "person": [(-6, 0), (-7, 20), (-5, 31), (-3, 31), (-4, 38), (4, 38), (3, 31), (5, 31), (7, 20), (6, 0), (0, 16)],
+    "rider": [(-6, 17), (-3, 32), (-1, 32), (-2, 40), (6, 40), (5, 32), (10, 22), (2, 22), (5, 10), (0, 10)],
+    "car": [(-20, 0), (-20, 8), (-12, 11), (-8, 19), (7, 19), (13, 11), (20, 9), (20, 0)],
+    "truck": [(-20, 0), (-20, 28), (8, 28), (8, 20), (16, 20), (20, 10), (20, 0)],
+    "bus": [(-20, 0), (-20, 26), (20, 26), (20, 0)],
+    "train": [(-20, 0), (-20, 20), (12, 20), (20, 8), (20, 0)],
+    "motorcycle": [(-17, 0), (-17, 10), (-8, 17), (6, 17), (9, 20), (17, 8), (15, 0), (7, 4), (-7, 4)],
+    "bicycle": [(-18, 5), (-13, 14), (-5, 14), (-5, 17), (-2, 17), (-2, 14), (8, 18), (12, 13), (18, 5), (12, 0),
+                (6, 4), (0, 9), (-6, 4), (-12, 0)]}
+HUES = {"person": 285, "rider": 330, "car": 0, "truck": 30, "bus": 55, "train": 150, "motorcycle": 255, "bicycle": 195}
+WIDEST, LARGEST = 40, 1.2  # pixels at scale 1; the largest scale
 Objects = list[tuple[str, list[tuple[int, int]]]]
 
 
@@ -31,30 +40,33 @@ def street(rng: np.random.Generator, index: int, count: int) -> tuple[Image.Imag
     """Picture `index` of `count` and its objects (label, polygon) from back to front.
 
     The units are dealt to the `count` pictures in turn, so that every split has all eight things
-    (from two pictures on all can be seen well), and one or two drawn at random are added. Every
-    third picture has a group of cars in the distance.
+    (from two pictures on all can be seen well); they stand side by side. Every third picture has a
+    group of cars in the distance.
     """
-    per_picture = max(2, -(-len(UNITS) // count))
-    wanted = [UNITS[(index * per_picture + offset) % len(UNITS)] for offset in range(per_picture)]
-    if per_picture < 4:
-        wanted += [UNITS[int(choice)] for choice in rng.integers(len(UNITS), size=int(rng.integers(1, 3)))]
+    in_each = max(2, -(-len(UNITS) // count))
+    wanted = [UNITS[(index * in_each + offset) % len(UNITS)] for offset in range(in_each)]
     horizon = int(rng.integers(30, 36))
-    stuff = _stuff(rng, horizon)
-    group = []
+    painted = _stuff(rng, horizon)
     if index % 3 == 0:
-        group = [("cargroup", _cars_in_the_distance(rng, horizon))]
-    things = _layout(rng, wanted, horizon, group)
-
+        left = rng.uniform(10, WIDTH - 60)
+        cars = painting.rectangle(left, horizon + 2, left + 50, horizon + 9)
+        painted.append(("cargroup", cars, painting.checked((170, 40, 40), (60, 60, 90), 12, 0.6)))
+    slot = WIDTH / in_each
+    for place, unit in enumerate(wanted):
+        scale = min((slot - 4) / WIDEST, LARGEST)
+        turn = scale * rng.choice((-1, 1))
+        ground = np.array([slot * (place + 0.5), rng.uniform(max(horizon + 8, 41 * scale), HEIGHT - 3)])
+        ground[0] += rng.uniform(-1, 1) * (slot - WIDEST * scale) / 2
+        for label in unit:
+            colour = painting.hue(rng, HUES[label], 15, 0.75, 0.75)
+            texture = painting.striped(colour, painting.dimmed(colour, 0.6), 8, rng.uniform(0, 0.6))
+            painted.append((label, ground + np.array(SHAPES[label]) * (turn, -scale), texture))
     canvas = Canvas(WIDTH, HEIGHT, painting.plain((0, 0, 0)))
     objects: Objects = []
-    for label, outline, texture in stuff:
+    for label, outline, texture in painted:
+        corners = np.clip(np.rint(outline), 0, (WIDTH - 1, HEIGHT - 1)).astype(int)
         canvas.paint(outline, texture)
-        objects.append((label, _whole(outline)))
-    _lanes(canvas, horizon)
-    for label, parts in things:
-        objects.append((label, silhouette(parts)))
-        for outline, texture in parts:
-            canvas.paint(outline, texture)
+        objects.append((label, list(map(tuple, corners.tolist()))))
     return canvas.picture(rng), objects
 
 
@@ -72,116 +84,18 @@ def paint_ids(objects: Objects, instances: bool) -> np.ndarray:
     return np.asarray(image).astype(np.uint16)
 
 
-def silhouette(parts: list[Part]) -> list[tuple[int, int]]:
-    """The outer border (whole pixels) of the largest region that the parts cover inside the
-    picture."""
-    covered = painting.covered([outline for outline, _ in parts], WIDTH, HEIGHT).astype(np.uint8)
-    # People who draw outlines pass over gaps of a pixel or two.
-    covered = cv2.morphologyEx(covered, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    borders = cv2.findContours(covered, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
-    if not borders:
-        return []
-    return list(map(tuple, max(borders, key=cv2.contourArea)[:, 0].tolist()))
-
-
-def _layout(
-    rng: np.random.Generator, wanted: list[tuple[str, ...]], horizon: int, behind: list[tuple[str, list[Part]]]
-) -> list[tuple[str, list[Part]]]:
-    """`behind`, then the wanted units, far ones first, such that every thing can be seen; the best
-    of many throws."""
-    best, best_seen = [], -1.0
-    for _ in range(120):
-        placed = []
-        for unit in wanted:
-            tallest = street_things.HEIGHTS[unit[0]]
-            bottom = rng.uniform(max(horizon + 8, tallest * 0.8), HEIGHT - 3)
-            scale = 0.85 + 0.3 * (bottom - horizon) / (HEIGHT - horizon)
-            half = street_things.WIDTHS[unit[0]] * scale / 2
-            x = rng.uniform(0.75 * half, WIDTH - 0.75 * half)
-            placed.append((bottom, street_things.draw(rng, unit, x, bottom, scale)))
-        nearest_last = sorted(placed, key=lambda item: item[0])
-        things = list(behind)
-        for _, unit in nearest_last:
-            things += unit
-        seen = _least_seen(things)
-        if seen > best_seen:
-            best, best_seen = things, seen
-        if best_seen > 0.6:
-            break
-    return best
-
-
-def _least_seen(things: list[tuple[str, list[Part]]]) -> float:
-    """The smallest visible share among the things; 0 when one has too few visible pixels for the
-    evaluation."""
-    whole = []
-    image = Image.new("I", (WIDTH, HEIGHT))
-    for number, (_, parts) in enumerate(things, 1):
-        corners = silhouette(parts)
-        if len(corners) < 3:
-            return 0.0
-        alone = Image.new("1", (WIDTH, HEIGHT))
-        ImageDraw.Draw(alone).polygon(corners, fill=1)
-        whole.append(np.asarray(alone).sum())
-        ImageDraw.Draw(image).polygon(corners, fill=number)
-    visible = np.bincount(np.asarray(image).ravel(), minlength=len(things) + 1)[1:]
-    return 0.0 if visible.min() < SMALLEST else float((visible / np.array(whole)).min())
-
-
-def _stuff(rng: np.random.Generator, horizon: int) -> list[tuple[str, np.ndarray, Texture]]:
+def _stuff(rng: np.random.Generator, horizon: int) -> list[tuple[str, Outline, Texture]]:
     """Sky, houses, trees, pavement and road, as (label, outline, texture)."""
-    high, low = painting.hue(rng, 210, 10, 0.5, 0.8), painting.hue(rng, 205, 10, 0.15, 0.95)
-    found = [("sky", painting.rectangle(0, 0, WIDTH, HEIGHT), painting.faded(high, low, 0, horizon))]
-    left = int(-rng.integers(0, 12))
-    while left < WIDTH:
-        right, top = left + int(rng.integers(22, 44)), int(rng.integers(2, horizon - 12))
-        if rng.random() < 0.8:
-            wall = painting.hue(rng, rng.choice((15, 30, 45, 200)), 10, 0.3, 0.65)
-            outline = painting.rectangle(max(left, 0), top, min(right, WIDTH), horizon + 3)
-            found.append(("building", outline, _windows(rng, wall, left, top)))
-        left = right + int(rng.integers(0, 6))
-    for _ in range(int(rng.integers(1, 4))):
-        x, radius = rng.uniform(5, WIDTH - 5), rng.uniform(7, 12)
-        green = [painting.hue(rng, 105, 15, 0.5, value) for value in (0.25, 0.4, 0.6)]
-        crown = painting.ellipse(x, horizon - radius * 0.4, radius, radius * 1.2, 14)
-        found.append(("vegetation", crown, painting.clouded(rng, WIDTH, HEIGHT, green, 0.9)))
+    found = [("sky", painting.rectangle(0, 0, WIDTH, HEIGHT), painting.plain(painting.hue(rng, 210, 10, 0.3, 0.9)))]
+    for left in range(0, WIDTH, 40):
+        house = painting.rectangle(left, rng.integers(2, horizon - 12), left + rng.integers(22, 40), horizon + 3)
+        wall = painting.hue(rng, rng.choice((15, 30, 45, 200)), 10, 0.3, 0.65)
+        found.append(("building", house, painting.checked(wall, painting.dimmed(wall, 0.6), 14, 0)))
+    green = [painting.hue(rng, 105, 15, 0.5, value) for value in (0.25, 0.4, 0.6)]
+    crown = painting.ellipse(rng.uniform(5, WIDTH - 5), horizon - 4, rng.uniform(7, 12))
+    found.append(("vegetation", crown, painting.clouded(rng, WIDTH, HEIGHT, green, 0.9)))
     paving, asphalt = painting.hue(rng, 40, 20, 0.08, 0.68), painting.hue(rng, 240, 30, 0.06, 0.42)
     stones = painting.checked(paving, painting.dimmed(paving, 0.92), 7, 0)
-    found.append(("sidewalk", painting.rectangle(0, horizon, WIDTH, horizon + 9), stones))
     rough = painting.clouded(rng, WIDTH, HEIGHT, [painting.dimmed(asphalt, 0.75), asphalt], 0.9)
-    found.append(("road", painting.rectangle(0, horizon + 7, WIDTH, HEIGHT), rough))
-    return found
-
-
-def _windows(rng: np.random.Generator, wall: tuple, left: int, top: int) -> Texture:
-    glass = painting.hue(rng, 210, 10, 0.3, 0.35)
-    wide, high = rng.uniform(6, 9), rng.uniform(7, 10)
-
-    def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        across, down = (x - left) % wide / wide, (y - top) % high / high
-        pane = (across > 0.3) & (across < 0.8) & (down > 0.3) & (down < 0.8)
-        return np.where(pane[..., None], glass, wall)
-
-    return texture
-
-
-def _lanes(canvas: Canvas, horizon: int) -> None:
-    middle = (horizon + 7 + HEIGHT) / 2
-    for left in range(4, WIDTH, 26):
-        canvas.paint(painting.rectangle(left, middle, left + 13, middle + 1.6), painting.plain((220, 220, 205)))
-
-
-def _cars_in_the_distance(rng: np.random.Generator, horizon: int) -> list[Part]:
-    """A row of parked cars that overlap so much that nobody could tell them apart."""
-    x, parts = rng.uniform(25, WIDTH - 60), []
-    for step in range(5):
-        [(_, car)] = street_things.draw(rng, ("car",), x + 9 * step, horizon + 9 + rng.uniform(-0.5, 0.5), 0.45)
-        parts += car
-    return parts
-
-
-def _whole(outline: np.ndarray) -> list[tuple[int, int]]:
-    """Whole-pixel corners inside the picture; the right and lower sides name the last pixel
-    inside."""
-    corners = np.clip(np.rint(outline - 0.5), 0, (WIDTH - 1, HEIGHT - 1)).astype(int)
-    return list(map(tuple, corners.tolist()))
+    return [*found, ("sidewalk", painting.rectangle(0, horizon, WIDTH, horizon + 9), stones),
+            ("road", painting.rectangle(0, horizon + 7, WIDTH, HEIGHT), rough)]

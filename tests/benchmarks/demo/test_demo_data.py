@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.demo import demo_data, painting, street_things, streets, voc_files
+from benchmarks.demo import demo_data, layouts, streets
 from pretrain.common.errors import UserError
 from transfer import detectron2_compat
 
@@ -259,25 +259,6 @@ def test_cityscapes__images_are_the_polygons_painted_in_order(made: Path) -> Non
         assert np.array_equal(np.where(instances >= 1000, instances // 1000, instances), labels)
 
 
-def test_silhouette__outlines_exactly_what_is_painted() -> None:
-    square = [(np.array([(20.0, 10.0), (50.0, 10.0), (50.0, 40.0), (20.0, 40.0)]), None)]
-    drawn = Image.new("1", (streets.WIDTH, streets.HEIGHT))
-    ImageDraw.Draw(drawn).polygon(streets.silhouette(square), fill=1)
-    expected = np.zeros((streets.HEIGHT, streets.WIDTH), bool)
-    expected[10:40, 20:50] = True
-    assert np.array_equal(np.asarray(drawn), expected)
-
-
-@pytest.mark.parametrize("unit", streets.UNITS)
-def test_silhouette__covers_a_thing_and_little_else(unit: tuple[str, ...]) -> None:
-    for label, parts in street_things.draw(np.random.default_rng(0), unit, 80.0, 70.0, 1.0):
-        covered = painting.covered([outline for outline, _ in parts], streets.WIDTH, streets.HEIGHT)
-        drawn = Image.new("1", (streets.WIDTH, streets.HEIGHT))
-        ImageDraw.Draw(drawn).polygon(streets.silhouette(parts), fill=1)
-        inside = np.asarray(drawn)
-        assert (inside & covered).sum() / (inside | covered).sum() > 0.88, label
-
-
 def test_cityscapes__official_evaluation_gives_itself_full_marks(made: Path, tmp_path: Path) -> None:
     detectron2_compat.apply()
     from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as official
@@ -307,7 +288,7 @@ def test_cityscapes__official_evaluation_gives_itself_full_marks(made: Path, tmp
 
 def test_voc__boxes_hold_the_objects_and_crowds_are_difficult(made: Path) -> None:
     difficult = 0
-    for split, lists in voc_files.LISTS.items():
+    for split, lists in layouts.VOC_LISTS.items():
         listed = [made / "voc" / year / "ImageSets/Main" / f"{name}.txt" for year, name in lists]
         ids = [path.read_text().split() for path in listed]
         assert sum(map(len, ids)) == COUNTS[split] and max(map(len, ids)) - min(map(len, ids)) <= 1
@@ -323,13 +304,13 @@ def test_voc__boxes_hold_the_objects_and_crowds_are_difficult(made: Path) -> Non
                     assert 1 <= x0 < x1 <= image.width and 1 <= y0 < y1 <= image.height
                     seen.add(element.findtext("name"))
                     difficult += int(element.findtext("difficult"))
-        assert len(seen) >= 3 and seen <= set(voc_files.NAMES.values())
+        assert len(seen) >= 3 and seen <= set(layouts.VOC_NAMES.values())
     assert difficult == 3  # images 0 and 8 of train, 0 of val
 
 
 def test_voc__box_counts_from_one_and_holds_its_last_pixel() -> None:
     found = {"category_id": 44, "bbox": [0.0, 4.0, 10.0, 6.0], "iscrowd": 0}
-    root = ElementTree.fromstring(voc_files.annotation("a.jpg", "VOC2007", (20, 10), [found]))
+    root = ElementTree.fromstring(layouts.voc_annotation("a.jpg", "VOC2007", (20, 10), [found]))
     assert [root.findtext(f"object/bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")] == [
         "1", "5", "10", "10"]
     assert root.findtext("object/name") == "bird"
