@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 from benchmarks.options import arguments
@@ -14,11 +15,11 @@ from benchmarks.options.gpus import count_gpus
 from benchmarks.options.run_options import Options, parse
 from benchmarks.slurm.jobs import refuse_beside_jobs
 from benchmarks.stages.checked_inputs import find_inputs
-from benchmarks.stages.local_run import STANDS, LocalRun, Progress, minutes, set_aside
+from benchmarks.stages.local_run import STANDS, LocalRun, minutes, set_aside
 from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan
-from benchmarks.stages.stage import Stage, finished, glance, left, locked
-from benchmarks.stages.standing_results import standing, trained_before
+from benchmarks.stages.stage import Progress, Stage, finished, glance, left, locked
+from benchmarks.stages.standing_results import standing
 from pretrain.common.errors import UserError, refuse, run_cli
 
 COMMANDS = {"report": "report.command", "bundle": "sharing.bundle", "import": "sharing.import_results",
@@ -40,8 +41,6 @@ def main(given: Sequence[str] | None = None) -> int:
     # a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = list(sys.argv[1:] if given is None else given)
-    if words[:1] == ["bootstrap"]:  # its name in version 0.1
-        words[0] = "compare"
     if words and words[0] in COMMANDS:
         return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
     options = parse(words)
@@ -80,10 +79,12 @@ def run_on_cluster(plan: Plan, stages: list[Stage]) -> int:
         with locked(options.output):
             _check_disk(options, stages, standing(stages, options))
             alive = job_graph.under_way(plan, stages)
-            _, hashes = finished(stages, options.output)
+            progress = Progress(options.output)
             for stage in stages:
-                if stage.name in options.rerun and stage.name not in alive and set(stage.parents) <= hashes.keys():
-                    set_aside(stage.folder(options.output, stage.key(hashes)))
+                progress.look(stage)
+                key = progress.key(stage)
+                if stage.name in options.rerun and stage.name not in alive and key:
+                    set_aside(stage.folder(options.output, key))
             return job_graph.submit_and_say(plan)
     finally:
         # Refused: nothing stays.
@@ -114,10 +115,6 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
     core_hours = sum(stage.core_hours for stage in todo)
     if core_hours >= 0.05 and not count_gpus(options):
         print(f"CPU: about {core_hours:.1f} core-hours for what is to do, from what other cores took (estimate.py)")
-    orphans = [stage for stage in todo if not set(stage.parents) <= progress.hashes.keys()]
-    for name, folder in trained_before(stages, orphans, options).items():
-        print(f"{folder} is the finished training of {name}, but what it started from is gone and is made again first: "
-              f"bring that folder back, or evaluate it alone: clove evaluate {folder}")
     return 0
 
 
@@ -145,10 +142,9 @@ def print_summary(done: LocalRun) -> None:
         if stage.name in done.times:
             print(f"  {stage.name:<{width}} {done.times[stage.name]}")
     print(f"Tables   {tables}\nResults  {done.options.results / 'runs'}\nFigures")
-    for folder in done.progress.folders.values():
-        for figure in FIGURES:
-            if (folder / figure).is_file():
-                print(f"  {folder / figure}")
+    for folder, figure in product(done.progress.folders.values(), FIGURES):
+        if (folder / figure).is_file():
+            print(f"  {folder / figure}")
 
 
 def disk_needed(stages: list[Stage], jobs: int = 1) -> float:
@@ -159,10 +155,7 @@ def disk_needed(stages: list[Stage], jobs: int = 1) -> float:
 
 def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None:
     folders, hashes = finished(stages, options.output, glance)
-    todo = []
-    for stage in stages:
-        if stage.name not in folders and stage.name not in stands:
-            todo.append(left(stage, options.output, hashes))
+    todo = [left(stage, options.output, hashes) for stage in stages if stage.name not in stands | folders.keys()]
     needed, free = disk_needed(todo, options.jobs), _free_gb(options.output)
     if needed > free:
         raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
@@ -170,9 +163,8 @@ def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None
 
 
 def _free_gb(folder: Path) -> float:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free / 1e9
+    above = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(above).free / 1e9
 
 
 if __name__ == "__main__":

@@ -41,11 +41,6 @@ WHEEL_OPTIONS = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--pyth
 # Of an interpreter on the PATH: its version, whether it can make a venv, where it is.
 QUESTION = ("import sys, importlib.util as util; "
             "print(*sys.version_info[:3], int(util.find_spec('ensurepip') is not None), sys.executable)")
-FAILURES = {  # of pip and uv, that a user can fix
-    r"Retrying \(Retry|ConnectionError|connection broken|timed out|unreachable|error sending request":
-        "the package index does not answer; check the network and pip's settings, then start again",
-    "No space left on device|Disk quota exceeded": f"the disk is full; free {GIGABYTES} GB and start again",
-}
 
 
 class Stop(Exception):
@@ -205,12 +200,8 @@ def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> 
         ended = subprocess.run(command, cwd=str(root), env=environ, stdin=subprocess.DEVNULL, stdout=file,
                                stderr=subprocess.STDOUT, close_fds=False)
     if ended.returncode != 0:
-        text = log.read_bytes()[start:].decode("utf-8", "replace")
-        reason = "failed; the reason is at the end of the log"
-        for pattern, known in FAILURES.items():
-            if re.search(pattern, text):
-                reason = known
-        raise Stop(f"{title}: {reason}; log: {log}")
+        text = log.read_bytes()[start:].decode("utf-8", "replace").strip() or "it printed nothing"
+        raise Stop(f"{title} failed: {text.splitlines()[-1]}; log: {log}")
 
 
 def uv_settings(python: str, environ: dict[str, str]) -> dict[str, str]:

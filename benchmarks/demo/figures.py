@@ -98,10 +98,10 @@ def _figure(rng: np.random.Generator, x: float, top: float, tall: float) -> tupl
             bar = painting.limb(joints[f"{side}_{start}"], joints[f"{side}_{end}"], 0.045 * tall, 0.03 * tall)
             parts.append((bar, textures[limb]))
     torso = np.array([joints[name] for name in ("right_shoulder", "left_shoulder", "left_hip", "right_hip")])
-    middle, head = hips - np.array([0.0, 0.425]) * tall, 0.092 * tall
+    middle = hips - np.array([0.0, 0.425]) * tall
     parts += [(torso, painting.striped(cloth, painting.dimmed(cloth, 0.7), 9, rng.uniform(0, 3.1))),
               (painting.limb(middle, hips - np.array([0.0, 0.3]) * tall, 0.04 * tall, 0.04 * tall), skin),
-              (painting.ellipse(*middle, 0.9 * head, head), skin)]
+              (painting.disc(*middle, 0.085 * tall), skin)]
     for name, size in (("left_eye", 0.015), ("right_eye", 0.015), ("nose", 0.012)):
-        parts.append((painting.ellipse(*joints[name], size * tall), dark))
+        parts.append((painting.disc(*joints[name], size * tall), dark))
     return joints, parts

@@ -7,6 +7,7 @@ seen at its centre.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -103,12 +104,10 @@ def shifted(points: np.ndarray, dx: float, dy: float) -> np.ndarray:
     return np.asarray(points, float) + np.array([dx, dy])
 
 
-def ellipse(
-    x: float, y: float, radius: float, radius_y: float | None = None, *, angle: float = 0.0, corners: int = 28
-) -> Outline:
+def disc(x: float, y: float, radius: float, angle: float = 0.0, corners: int = 28) -> Outline:
     """Its first corner lies at `angle`; a regular polygon with few corners."""
     angles = angle + np.arange(corners) * (2 * np.pi / corners)
-    return np.stack([x + radius * np.cos(angles), y + (radius_y or radius) * np.sin(angles)], axis=1)
+    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Outline:
@@ -157,30 +156,19 @@ def _between(share: np.ndarray, first: Colour, second: Colour) -> np.ndarray:
     return np.asarray(first, float) * (1 - share) + np.asarray(second, float) * share
 
 
-def striped(first: Colour, second: Colour, period: float, angle: float) -> Texture:
+def _pattern(share: Callable, first: Colour, second: Colour, period: float, angle: float) -> Texture:
+    """The share of the second colour follows from the places along `angle` (radians) and across, in periods."""
     def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         along = (x * np.cos(angle) + y * np.sin(angle)) / period
-        return _between(np.floor(2 * along) % 2, first, second)
+        across = (y * np.cos(angle) - x * np.sin(angle)) / period
+        return _between(share(along, across), first, second)
 
     return texture
 
 
-def checked(first: Colour, second: Colour, period: float, angle: float) -> Texture:
-    def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        along = np.floor(2 * (x * np.cos(angle) + y * np.sin(angle)) / period)
-        across = np.floor(2 * (y * np.cos(angle) - x * np.sin(angle)) / period)
-        return _between((along + across) % 2, first, second)
-
-    return texture
-
-
-def dotted(first: Colour, second: Colour, period: float, angle: float) -> Texture:
-    def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        along = (x * np.cos(angle) + y * np.sin(angle)) / period % 1 - 0.5
-        across = (y * np.cos(angle) - x * np.sin(angle)) / period % 1 - 0.5
-        return _between(along**2 + across**2 < 0.09, first, second)
-
-    return texture
+striped = partial(_pattern, lambda along, _: np.floor(2 * along) % 2)
+checked = partial(_pattern, lambda along, across: (np.floor(2 * along) + np.floor(2 * across)) % 2)
+dotted = partial(_pattern, lambda along, across: (along % 1 - 0.5)**2 + (across % 1 - 0.5)**2 < 0.09)
 
 
 def clouded(

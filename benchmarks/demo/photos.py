@@ -33,13 +33,13 @@ def _leaf(rng: np.random.Generator, x: float, y: float, radius: float) -> Outlin
     angle = rng.uniform(0, 2 * np.pi)
     kind = int(rng.integers(5))
     if kind == 0:
-        return painting.ellipse(x, y, radius)
+        return painting.disc(x, y, radius)
     if kind == 1:
         return painting.plank(x, y, 2.4 * radius, rng.uniform(0.5, 1.4) * radius, angle)
     if kind == 2:
         return painting.star((x, y), 1.2 * radius, angle, int(rng.integers(4, 8)), rng.uniform(0.4, 0.7))
     if kind == 3:
-        return painting.ellipse(x, y, radius, angle=angle, corners=int(rng.integers(3, 7)))
+        return painting.disc(x, y, radius, angle, int(rng.integers(3, 7)))
     # A pebble: a closed wave around a circle.
     around = np.arange(36) * (2 * np.pi / 36)
     wave = sum(rng.uniform(0.04, 0.18) * np.cos(n * around + rng.uniform(0, 6.3)) for n in (2, 3, 5))

@@ -81,11 +81,11 @@ class Layout:
 def _outline(rng: np.random.Generator, kind: int, x: float, y: float) -> Outline:
     angle = rng.uniform(0, 2 * np.pi)
     if kind == DISC:
-        return painting.ellipse(x, y, rng.uniform(16, 28))
+        return painting.disc(x, y, rng.uniform(16, 28))
     if kind == PLANK:
         return painting.plank(x, y, rng.uniform(46, 76), rng.uniform(15, 21), angle)
     if kind == TRIANGLE:
-        return painting.ellipse(x, y, rng.uniform(22, 34), angle=angle, corners=3)
+        return painting.disc(x, y, rng.uniform(22, 34), angle, 3)
     return painting.star((x, y), rng.uniform(22, 36), angle)
 
 
@@ -115,7 +115,7 @@ def _split(rng: np.random.Generator, layout: Layout) -> None:
     """A long plank with a disc across its middle: one object, two visible pieces."""
     x, y = layout.width / 2 + rng.uniform(-15, 15), layout.height / 2 + rng.uniform(-15, 15)
     layout.place(PLANK, painting.plank(x, y, 78, 17, rng.uniform(0, np.pi)))
-    layout.place(DISC, painting.ellipse(x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), 16))
+    layout.place(DISC, painting.disc(x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), 16))
 
 
 def _crowd(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
@@ -123,7 +123,7 @@ def _crowd(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
     x, y = rng.uniform(40, canvas.width - 40), rng.uniform(30, canvas.height - 30)
     for _ in range(26):
         place_x, place_y = x + rng.uniform(-30, 30), y + rng.uniform(-16, 16)
-        disc = painting.ellipse(place_x, place_y, rng.uniform(4, 7))
+        disc = painting.disc(place_x, place_y, rng.uniform(4, 7))
         canvas.paint(painting.shifted(disc, 0.8, 1.0), _shadow(canvas))
         canvas.paint(disc, _texture(rng, DISC), owner=CROWD)
     return canvas.owner_map() == CROWD

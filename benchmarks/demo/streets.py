@@ -92,7 +92,7 @@ def _stuff(rng: np.random.Generator, horizon: int) -> list[tuple[str, Outline, T
         wall = painting.hue(rng, rng.choice((15, 30, 45, 200)), 10, 0.3, 0.65)
         found.append(("building", house, painting.checked(wall, painting.dimmed(wall, 0.6), 14, 0)))
     green = [painting.hue(rng, 105, 15, 0.5, value) for value in (0.25, 0.4, 0.6)]
-    crown = painting.ellipse(rng.uniform(5, WIDTH - 5), horizon - 4, rng.uniform(7, 12))
+    crown = painting.disc(rng.uniform(5, WIDTH - 5), horizon - 4, rng.uniform(7, 12))
     found.append(("vegetation", crown, painting.clouded(rng, WIDTH, HEIGHT, green, 0.9)))
     paving, asphalt = painting.hue(rng, 40, 20, 0.08, 0.68), painting.hue(rng, 240, 30, 0.06, 0.42)
     stones = painting.checked(paving, painting.dimmed(paving, 0.92), 7, 0)

@@ -5,8 +5,10 @@ import importlib
 import os
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.formats.csv_table import csv_frame
@@ -20,16 +22,15 @@ from benchmarks.records.imported import read_imported
 from benchmarks.records.paper_tables import unknown_task
 from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
-from benchmarks.records.results import PROVES_NOTHING, each_result
+from benchmarks.records.results import PROVES_NOTHING, each_file, parse_result
 from benchmarks.tables.differences import contrast_lines, with_differences
 from benchmarks.tables.probe_table import probe_table
-from benchmarks.tables.table_model import IMPORTED, MEASURED, TableModel
+from benchmarks.tables.table_model import TableModel
 from benchmarks.tables.table_rows import Known, build_table, stands_in
 from benchmarks.tables.trial_groups import OWN_DATA, Group, group_results
 from pretrain import PLACE, PRINTED
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
-from transfer.records.code_hash import finetuning_sha256
+from pretrain.common.errors import UserError, refuse
 from transfer.tasks import TASKS
 
 DESCRIPTION = "Reported and measured results -> markdown, LaTeX, HTML and CSV."
@@ -50,12 +51,20 @@ class Tables:
 
     def shown(self) -> str:
         """The poster's tables and those with measured rows: plain text for a terminal, else markdown."""
-        texts = []
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for table in with_probes(self.tables, self.probes):
-            if table.in_poster or any(row.kind in (MEASURED, IMPORTED) for row in table.rows()):
-                texts.append(terminal(table, width) if width else markdown(table))
-        return "\n".join(texts)
+        form = markdown
+        if sys.stdout.isatty():
+            form = partial(terminal, width=shutil.get_terminal_size().columns)
+        tables = with_probes(self.tables, self.probes)
+        return "\n".join(form(table) for table in tables if table.in_poster or not table.is_printed())
+
+    def show(self) -> None:
+        """Print them, how many demo results are not among them, and what was left out."""
+        print(self.shown())
+        if self.hidden:
+            print(f"{self.hidden} demo result{'s' * (self.hidden > 1)} left out; --include-demo shows them")
+        sys.stdout.flush()
+        for problem in self.problems:
+            print(f"warning: left out {problem}", file=sys.stderr)
 
 
 def read_tables(results: Path, reported: Path, include_demo: bool = False, against: str | None = None) -> Tables:
@@ -64,12 +73,12 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
     `against`: the row that measured rows are compared with (default: the random start). UserError
     when either folder is wrong or `against` is not a row.
     """
-    for folder, option in ((results, "--results"), (reported, "--reported")):
-        if not folder.is_dir():
-            raise UserError(f"expected a folder, found none at {folder}; pass {option} DIR")
-    if not (results / "runs").is_dir() and any(results.glob("*.json")):
-        raise UserError(f"expected a folder that holds runs/, found result files directly in {results}; "
-                        "pass --results with the folder above it")
+    refuse(
+        (not results.is_dir(), f"expected a folder, found none at {results}; pass --results DIR"),
+        (not reported.is_dir(), f"expected a folder, found none at {reported}; pass --reported DIR"),
+        (not (results / "runs").is_dir() and any(results.glob("*.json")),
+         f"expected a folder that holds runs/, found result files directly in {results}; pass --results with the "
+         "folder above it"))
     for name in ("runs", "probes", "imported", "comparisons"):
         _check_is_folder(results / name)
     rows, problems = read_reported(reported)
@@ -86,12 +95,10 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
         rows = {}  # no paper measured on such data: its rows say nothing beside ours
     tables = []
     for name, task in TASKS.items():
-        measured = [group for group in groups if group.example["task"] == name]
-        elsewhere = [row for row in imported if row.task == name]
-        printed = rows.get(task.table.name, [])
-        if printed or measured or elsewhere:
-            code = finetuning_sha256(name)
-            tables.append(build_table(Known(task, printed, measured, expectations, code, elsewhere, comparisons)))
+        known = Known(task, rows.get(task.table.name, []), [group for group in groups if group.example["task"] == name],
+                      expectations, [row for row in imported if row.task == name], comparisons)
+        if known.reported or known.groups or known.imported:
+            tables.append(build_table(known))
     probes = [probe for probe in all_probes if include_demo or not probe["demo"]]
     hidden = runs.hidden + len(all_probes) - len(probes) + waiting
     return Tables(with_differences(tables, against), problems, hidden, probes)
@@ -104,9 +111,9 @@ def _without_place(comparisons: list[Comparison], groups: list[Group], hidden: s
 
     `hidden`: hashes of the predictions of results that are not shown.
     """
-    blocks: dict[tuple, list[Group]] = {}
+    blocks: dict[tuple, list[Group]] = defaultdict(list)
     for group in groups:
-        blocks.setdefault((group.example["task"], group.block), []).append(group)
+        blocks[group.example["task"], group.block].append(group)
     lines, waiting = [], 0
     for one in comparisons:
         if any(one.task == task and stands_in(one, members) for (task, _), members in blocks.items()):
@@ -132,7 +139,7 @@ class Runs:
     hidden_predictions: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[tuple[Path, dict]]:
-        for path, result, reason in each_result(self.folder):
+        for path, result, reason in each_file(self.folder, parse_result):
             if result is None:
                 self.problems.append(f"{path.name}: {reason}")
             elif result["task"] not in TASKS:
@@ -181,9 +188,9 @@ def with_probes(tables: Sequence[TableModel], probes: Sequence[dict]) -> list[Ta
 def _check_is_folder(path: Path) -> None:
     """UserError for a path that exists and is not a folder: read as an empty one it would hide what
     was measured."""
-    if os.path.lexists(path) and not path.is_dir():
-        raise UserError(f"expected a folder at {path}, or nothing, found something else; move it away or pass another "
-                        "--results DIR")
+    refuse((os.path.lexists(path) and not path.is_dir(),
+            f"expected a folder at {path}, or nothing, found something else; move it away or pass another --results "
+            "DIR"))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -227,16 +234,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     contrasts = contrast_lines(found.tables, options.contrast)
     write_tables(found.tables, options.results / "tables", found.probes)
-    print(found.shown())
-    if found.hidden:
-        print(f"{found.hidden} demo result{'s' * (found.hidden > 1)} left out; --include-demo shows them")
-    for line in contrasts:
-        print(line)
+    found.show()
+    print("".join(f"{line}\n" for line in contrasts), end="")
     print(f"written: {options.results / 'tables'}")
     if options.figure:
         from benchmarks.formats.dot_plot import write_figure
         print(f"written: {', '.join(map(str, write_figure(found.tables, options.figure)))}")
-    sys.stdout.flush()
-    for problem in found.problems:
-        print(f"warning: left out {problem}", file=sys.stderr)
     return int(options.strict and bool(found.problems))

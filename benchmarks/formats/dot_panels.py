@@ -9,8 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from benchmarks.records.expected_values import RANDOM
-from benchmarks.statistics.student import margin
-from benchmarks.tables.shown_text import row_name
+from benchmarks.statistics.t_tests import margin
 from benchmarks.tables.table_model import IMPORTED, MEASURED, PRINTED, Block, Row, TableModel
 
 # Label of a line -> what the method's name begins with.
@@ -58,16 +57,12 @@ def panels(tables: list[TableModel]) -> list[Panel]:
 def _panel(table: TableModel, block: Block) -> Panel:
     column = table.columns[0]
     rows = [row for row in block.rows if row.cells[column].mean is not None]
-    measured = Counter(row_name(row.method, row.epochs) for row in rows if row.kind == MEASURED)
+    measured = Counter(row.name for row in rows if row.kind == MEASURED)
     dots: list[Dot] = []
     place = -1.0
     for row in rows:
-        name = row_name(row.method, row.epochs)
-        if row.kind == PRINTED:
-            name += ", paper"
-        elif row.kind == IMPORTED:
-            name += ", imported"
-        elif measured[name] > 1:
+        name = row.name + {PRINTED: ", paper", IMPORTED: ", imported", MEASURED: ""}[row.kind]
+        if measured[name] > 1:
             name += f" ({row.source.partition('; ')[2]})"
         singles, half, difference = (), None, ""
         if row.group is not None:

@@ -39,9 +39,7 @@ def write_figure(tables: list[TableModel], path: Path) -> list[Path]:
     if figure is None:
         raise UserError(f"--figure {path}: expected a measured row, found none; measure something first, or pass "
                         "--include-demo")
-    stem = path
-    if path.suffix.lower() in ENDINGS:
-        stem = path.with_suffix("")
+    stem = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
     written = []
     for ending in ENDINGS:
         file = stem.with_name(stem.name + ending)
@@ -82,9 +80,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     dots = panel.dots
     low, high = limits(dots)
     for dot in dots:
-        look = {"color": BLACK, "markerfacecolor": "none"}
-        if dot.measured:
-            look = {"color": BLUE}
+        look = {"color": BLUE} if dot.measured else {"color": BLACK, "markerfacecolor": "none"}
         axes.plot(dot.mean, dot.place, "o", markersize=7, **look)
         if dot.half is not None:
             _interval(axes, dot, (low, high))
@@ -110,14 +106,8 @@ def _interval(axes: Axes, dot: Dot, limits: tuple[float, float]) -> None:
     low, high = dot.mean - dot.half, dot.mean + dot.half
     axes.plot((low, high), [dot.place, dot.place], color=BLUE, linewidth=2, solid_capstyle="butt")
     look = {"color": BLUE, "markersize": 7, "clip_on": False}
-    if low < limits[0]:
-        axes.plot(limits[0], dot.place, "<", **look)
-    else:
-        axes.plot(low, dot.place, "|", **look)
-    if high > limits[1]:
-        axes.plot(limits[1], dot.place, ">", **look)
-    else:
-        axes.plot(high, dot.place, "|", **look)
+    for end, shown, arrow in ((low, max(low, limits[0]), "<"), (high, min(high, limits[1]), ">")):
+        axes.plot(shown, dot.place, "|" if shown == end else arrow, **look)
 
 
 def _differences(axes: Axes, dots: list[Dot], against: str) -> None:

@@ -1,13 +1,17 @@
-"""A table as a piece of HTML, by the template html/table.html."""
+"""A table as a piece of HTML, by the template html/table.html; the one door to jinja2, whose values Python gathers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmarks.formats import layout
-from benchmarks.formats.templates import render
 from benchmarks.tables.table_model import Row, TableModel
 
+FOLDERS = [Path(__file__).parent / "html", Path(__file__).parents[1] / "report" / "html"]
+TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, undefined=StrictUndefined,
+                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 HTML = layout.Look(lambda text: str(escape(text)), "<i>{}</i>", "<b>{}</b>", "<u>{}</u>")
 
 
@@ -20,3 +24,8 @@ def html_text(table: TableModel, more: Mapping[int, Markup] | None = None) -> st
         return [Markup(cell) for cell in layout.line(table, compared, row, HTML)]
 
     return render("table.html", table=table, layout=layout, cells=cells, more=more or {}, id=id)
+
+
+def render(name: str, **values: object) -> str:
+    """The template of this name with these values, each of them escaped."""
+    return TEMPLATES.get_template(name).render(values)

@@ -7,10 +7,8 @@ import re
 
 from benchmarks.formats import layout
 from benchmarks.formats.latex_text import escape_latex
-from benchmarks.tables.shown_text import epochs_text
-from benchmarks.tables.table_model import LOOK_AGAIN, Block, Row, TableModel
+from benchmarks.tables.table_model import LOOK_AGAIN, Block, TableModel
 
-LATEX = layout.Look(escape_latex, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")
 LATEX_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
 # Wider than the text only where names are long: then it shrinks.
 FITTED = "\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{}}}"
@@ -23,11 +21,10 @@ def latex(table: TableModel) -> str:
         sources = list(dict.fromkeys(row.source for row in block.rows))
         title = f"{table.title}: {block.heading}" if block.heading else table.title
         notes = [f"$^{{{index}}}$ {_text(source)}." for index, source in enumerate(sources, 1)]
-        for sentence in (block.note, *layout.notes_of(table, block)):
+        remarks = [f"{LOOK_AGAIN} {remark}" for remark in block.remarks]
+        for sentence in (block.note, *layout.notes_of(table, block), *remarks, *block.tests):
             if sentence:
                 notes.append(f"{_text(sentence.removesuffix('.'))}.")
-        for sentence in (*(f"{LOOK_AGAIN} {remark}" for remark in block.remarks), *block.tests):
-            notes.append(f"{_text(sentence.removesuffix('.'))}.")
         parts.append("\n".join([
             "\\begin{table*}", "\\centering", "\\footnotesize", "\\setlength{\\tabcolsep}{3pt}",
             f"\\caption{{{_text(title)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}-{number}}}",
@@ -50,20 +47,14 @@ def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
         if row is None:
             lines.append([LATEX.italic.format(layout.MEASURED_HERE), *[""] * (len(titles) - 1)])
         else:
-            lines.append(_line(table, compared, row, sources.index(row.source) + 1))
+            method, epochs, *cells, _ = layout.line(table, compared, row, LATEX)
+            cells = [re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", cell) for cell in cells]
+            lines.append([f"{method}$^{{{sources.index(row.source) + 1}}}$", epochs.replace("-", "--"), *cells])
     text = tabulate(lines, headers=titles, tablefmt="latex_raw", disable_numparse=True,
                     colalign=["left", *["right"] * (len(titles) - 1)])
     for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
         text = text.replace("\\hline", rule, 1)
     return text
-
-
-def _line(table: TableModel, compared: list[str], row: Row, source: int) -> list[str]:
-    cells = []
-    for column in table.columns:
-        cells.append(re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", layout.shown_cell(row, column, LATEX)))
-    cells += map(_text, layout.difference_texts(table, compared, row))
-    return [f"{_text(row.method)}$^{{{source}}}$", epochs_text(row.epochs).replace("-", "--"), *map(_minus, cells)]
 
 
 def column_title(column: str) -> str:
@@ -80,8 +71,8 @@ def column_title(column: str) -> str:
 
 def _text(text: str) -> str:
     """Text with quotes as a pair and a true minus before numbers."""
-    return _minus(escape_latex(re.sub(r'"([^"]*)"', "\u201c\\1\u201d", text)))
+    escaped = escape_latex(re.sub(r'"([^"]*)"', "\u201c\\1\u201d", text))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
 
 
-def _minus(text: str) -> str:
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text)
+LATEX = layout.Look(_text, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.tables.ranking import BEST, LEADING, SECOND
-from benchmarks.tables.shown_text import MISSING, epochs_text, signed
+from benchmarks.tables.shown_text import epochs_text, signed
 from benchmarks.tables.table_model import PRINTED, Block, Row, TableModel
 
 MEASURED_HERE = "measured here"
@@ -44,24 +44,20 @@ def difference_texts(table: TableModel, compared: list[str], row: Row) -> list[s
     """A row's text in each column of `compared_with`; empty where it is compared with nothing."""
     first, texts = table.columns[0], []
     for other in compared:
-        text = ""
-        if other == PAPER and row.paper:
-            difference = row.minus_paper(first)
-            text = MISSING if difference is None else signed(difference)
-        elif other != PAPER and row.differences:
-            text = row.differences[first].text()
-        texts.append(text)
+        if other == PAPER:
+            texts.append(signed(row.minus_paper(first)) if row.paper else "")
+        else:
+            texts.append(row.differences[first].text() if row.differences else "")
     return texts
 
 
 def titles(table: TableModel, block: Block) -> list[str]:
     """The titles of all columns, as text."""
-    first = column_names(table)[0]
-    compared = []
+    names = ["Method", "Epochs", *column_names(table)]
     for other in compared_with(table, block):
         interval = "" if other == PAPER else " [95 %]"
-        compared.append(f"{first} - {other}{interval}")
-    return ["Method", "Epochs", *column_names(table), *compared, "Source"]
+        names.append(f"{names[2]} - {other}{interval}")
+    return [*names, "Source"]
 
 
 def line(table: TableModel, compared: list[str], row: Row, look: Look) -> list[str]:

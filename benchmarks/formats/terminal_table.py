@@ -4,8 +4,7 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from benchmarks.formats.layout import Look, column_names, compared_with, difference_texts, notes_of, shown_cell
-from benchmarks.tables.shown_text import row_name
+from benchmarks.formats.layout import Look, column_names, compared_with, line, notes_of
 from benchmarks.tables.table_model import LOOK_AGAIN, PRINTED, Block, Row, TableModel
 from benchmarks.tables.table_rows import HOW_PRINTED
 
@@ -22,9 +21,10 @@ def terminal(table: TableModel, width: int) -> str:
     for block in table.blocks:
         if block.heading:
             parts += ["", *textwrap.wrap(block.heading, width)]
-        sources = list(dict.fromkeys(row.source for row in _ordered(block)))
+        ordered = sorted(block.rows, key=lambda row: row.kind == PRINTED)
+        sources = list(dict.fromkeys(row.source for row in ordered))
         for printed, title in SECTIONS.items():
-            rows = [row for row in block.rows if (row.kind == PRINTED) == printed]
+            rows = [row for row in ordered if (row.kind == PRINTED) == printed]
             if rows:
                 text = _frame(table, block, rows, sources).to_string(line_width=width)
                 parts += ["", f"{title}:", re.sub(r"[ \\]+$", "", text, flags=re.MULTILINE)]
@@ -36,19 +36,12 @@ def terminal(table: TableModel, width: int) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _ordered(block: Block) -> list[Row]:
-    return sorted(block.rows, key=lambda row: row.kind == PRINTED)
-
-
 def _frame(table: TableModel, block: Block, rows: list[Row], sources: list[str]) -> "pd.DataFrame":
     import pandas as pd
 
-    columns = {}
-    for name, column in zip(column_names(table), table.columns, strict=True):
-        columns[name] = [shown_cell(row, column, PLAIN) for row in rows]
+    columns, compared = column_names(table), []
     if rows[0].kind != PRINTED:
-        for other in compared_with(table, block):
-            texts = [difference_texts(table, [other], row)[0] for row in rows]
-            columns[f"{column_names(table)[0]} - {other}"] = texts
-    names = [f"{row_name(row.method, row.epochs)} [{sources.index(row.source) + 1}]" for row in rows]
-    return pd.DataFrame(columns, index=names)
+        compared = compared_with(table, block)
+    columns += [f"{columns[0]} - {other}" for other in compared]
+    names = [f"{row.name} [{sources.index(row.source) + 1}]" for row in rows]
+    return pd.DataFrame([line(table, compared, row, PLAIN)[2:-1] for row in rows], names, columns)

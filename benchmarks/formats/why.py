@@ -19,8 +19,8 @@ from benchmarks.records.probe_results import parse_probe
 from benchmarks.records.results import json_files
 from benchmarks.tables.probe_table import COLUMNS, TITLE, probe_blocks, probe_name
 from benchmarks.tables.probe_table import NAME as PROBES
-from benchmarks.tables.shown_text import MISSING, nearest, row_name, signed
-from benchmarks.tables.table_model import Row, TableModel
+from benchmarks.tables.shown_text import nearest, row_name, signed
+from benchmarks.tables.table_model import Block, Row, TableModel
 from pretrain.common.errors import UserError
 from pretrain.common.plain_file import read_plain
 from transfer.tasks import TASKS
@@ -50,26 +50,41 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     metric = column.replace(" ", "_")
     if metric not in table.columns:
         raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}")
-    texts, compared = [], []
+    found = []
     for block in table.blocks:
         for row in block.rows:
-            if asked.casefold() in (_name(row).casefold(), row.method.casefold()):
-                texts.append(_value(table, row, metric, block.heading, results / "runs"))
-                if other == PAPER and row.paper:
-                    compared.append(_minus_paper(table, row, metric, block.heading, results / "runs"))
-                elif other != PAPER and row.differences:
-                    compared.append(_difference(table, row, metric, block.heading))
-    if not texts:
+            if asked.casefold() in (row.name.casefold(), row.method.casefold()):
+                found.append(_answers(table, block, row, metric, results / "runs"))
+    if not found:
         raise UserError(f"--why {question}: {name} has no row {asked}; "
-                        f"{nearest(asked, [_name(row) for row in table.rows()])}")
-    if not minus:
-        return "\n\n".join(texts)
-    if not compared:
+                        f"{nearest(asked, [row.name for row in table.rows()])}")
+    of_what = ""
+    if minus:
+        of_what = PAPER if other == PAPER else table.against or other
+    texts = [answers[of_what] for answers in found if of_what in answers]
+    if not texts:
         raise UserError(f"--why {question}: {asked} is compared with no other row; ask for {metric}, its value")
-    if other.removesuffix(" [95 %]").casefold() not in (PAPER, table.against.casefold()):
+    if minus and other.removesuffix(" [95 %]").casefold() not in (PAPER, table.against.casefold()):
         raise UserError(f"--why {question}: the rows of {name} are compared with {table.against}; for another one "
                         "add --against ROW")
-    return "\n\n".join(compared)
+    return "\n\n".join(texts)
+
+
+def _answers(table: TableModel, block: Block, row: Row, metric: str, runs: Path) -> dict[str, str]:
+    """Where a value comes from, under "", and its differences, under what it is compared with."""
+    title = f"{table.title}, {row.name}, {metric.replace('_', ' ')}"
+    heading = [f"  block: {block.heading}"] * bool(block.heading)
+    value = [f"{title}: {row.cells[metric].text}", *heading, *_made_of(row, metric, runs)]
+    answers = {"": "\n".join(value)}
+    if row.paper:
+        printed = [f"{title}: {row.paper.cells[metric].text}", *heading, *_made_of(row.paper, metric, runs)]
+        of_both = [f"{title} - {PAPER}: {signed(row.minus_paper(metric))}, of", *value, *printed]
+        answers[PAPER] = "\n".join(of_both)
+    if row.differences:
+        found = row.differences[metric]
+        lines = [f"{title} - {found.against}: {found.text()}", *heading, *found.provenance()]
+        answers[found.against] = "\n".join(lines)
+    return answers
 
 
 def _table(asked: str, names: list[str]) -> str:
@@ -87,36 +102,11 @@ def _table(asked: str, names: list[str]) -> str:
                     f"{', '.join(fitting or names)}")
 
 
-def _name(row: Row) -> str:
-    return row_name(row.method, row.epochs)
-
-
-def _minus_paper(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:
-    difference = row.minus_paper(metric)
-    text = MISSING if difference is None else signed(difference)
-    return "\n".join([f"{table.title}, {_name(row)}, {metric.replace('_', ' ')} - {PAPER}: {text}, of",
-                      _value(table, row, metric, heading, runs), _value(table, row.paper, metric, heading, runs)])
-
-
-def _difference(table: TableModel, row: Row, metric: str, heading: str) -> str:
-    difference = row.differences[metric]
-    lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')} - {difference.against}: {difference.text()}"]
-    if heading:
-        lines.append(f"  block: {heading}")
-    return "\n".join(lines + difference.provenance())
-
-
-def _value(table: TableModel, row: Row, metric: str, heading: str, runs: Path) -> str:
-    lines = [f"{table.title}, {_name(row)}, {metric.replace('_', ' ')}: {row.cells[metric].text}"]
-    if heading:
-        lines.append(f"  block: {heading}")
+def _made_of(row: Row, metric: str, runs: Path) -> list[str]:
     if row.group is None:
-        lines.append(f"  not measured here: {row.source}")
-    else:
-        lines.append(f"  {row.source}")
-        for place, trial in row.group.trials.items():
-            lines.append(trial_provenance(runs, place, trial, metric))
-    return "\n".join(lines)
+        return [f"  not measured here: {row.source}"]
+    trials = [trial_provenance(runs, place, trial, metric) for place, trial in row.group.trials.items()]
+    return [f"  {row.source}", *trials]
 
 
 def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:

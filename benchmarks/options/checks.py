@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pretrain.common import yaml_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 Check = tuple[object, str]  # what is wrong when it is true, and the message
 
@@ -18,8 +18,7 @@ def at_least(args: argparse.Namespace, least: dict[str, int]) -> None:
     """Raise `UserError` for the first option whose number lies below its `least`; None is no number."""
     for name, bound in least.items():
         value = getattr(args, name)
-        if value is not None and value < bound:
-            raise UserError(f"{option_of(name)} must be at least {bound}, found {value}")
+        refuse((value is not None and value < bound, f"{option_of(name)} must be at least {bound}, found {value}"))
 
 
 def option_of(name: str) -> str:

@@ -42,20 +42,13 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in read_option_file(path, "lines KEY: VALUE").items():
         name = key.replace("-", "_")
-        problem = _problem(name, value, known)
-        if name in values:
-            problem = f"{name} is given twice"
+        problem = f"{name} is given twice" if name in values else _problem(name, value, known)
         if problem:
             raise UserError(f"{path}: {problem}")
         values[name] = value  # argparse makes numbers of it
-    if "sbatch" in values:
-        values["sbatch"] = [_with_value(*option) for option in values["sbatch"].items()]
+        if name == "sbatch":  # as the option takes it
+            values[name] = [option if text in ("", "true") else f"{option}={text}" for option, text in value.items()]
     return values
-
-
-def _with_value(name: str, value: str) -> str:
-    """As --sbatch takes it."""
-    return name if value in ("", "true") else f"{name}={value}"
 
 
 def _problem(name: str, value: Any, known: dict[str, argparse.Action]) -> str:

@@ -39,19 +39,13 @@ class Evaluation:
     @property
     def place(self) -> str:
         """Of the names of stages: the task, and where they are not the usual ones its dataset and share."""
-        place = self.task
-        if self.data is not None:
-            place += self.data.part
-        if self.share != 1:
-            place += f".share{self.share:g}"
-        return place
+        place = self.task + (self.data.part if self.data else "")
+        return place if self.share == 1 else f"{place}.share{self.share:g}"
 
     @property
     def parents(self) -> tuple[str, ...]:
         """The stage that makes its data, where it is the demo's."""
-        if self.data is None:
-            return ("data",)
-        return ()
+        return () if self.data else ("data",)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -63,10 +57,8 @@ class Evaluation:
     @property
     def numbers(self) -> dict[str, Any]:
         """What changes a result, whatever the method and trial."""
-        numbers: dict[str, Any] = {"protocol": self.protocol.training}
-        if self.share != 1:
-            numbers["train_share"] = self.share
-        return numbers
+        shared = {} if self.share == 1 else {"train_share": self.share}
+        return {"protocol": self.protocol.training, **shared}
 
 
 def read_shares(text: str) -> tuple[float, ...]:

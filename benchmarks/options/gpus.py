@@ -15,9 +15,7 @@ def count_gpus(options: Options) -> int:
         return 0
     if options.gpus is not None:
         return options.gpus
-    if options.demo:
-        return min(_visible_gpus(), 1)
-    return _visible_gpus()
+    return min(_visible_gpus(), 1) if options.demo else _visible_gpus()
 
 
 def _visible_gpus() -> int:
@@ -26,15 +24,11 @@ def _visible_gpus() -> int:
         numbers = visible.replace(" ", "").split(",")
         return len(numbers) - numbers.count("") - numbers.count("-1")
     program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0
-    return _listed_gpus(program)
+    return _listed_gpus(program) if program else 0
 
 
 @cache
 def _listed_gpus(nvidia_smi: str) -> int:
     """Asked once: an idle driver takes seconds to answer, and a plan asks for each stage."""
     listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        return 0
-    return len(re.findall(r"^GPU ", listed.stdout, re.MULTILINE))
+    return len(re.findall(r"^GPU ", listed.stdout, re.MULTILINE)) if listed.returncode == 0 else 0

@@ -3,7 +3,6 @@
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from benchmarks.options.checks import all_text, read_option_file
 from benchmarks.options.pretrainings import read_labels
@@ -35,7 +34,14 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str
                         "name")
     values = _read(path, parser)
     given = parser.parse_args(rest)
-    _refuse(named.benchmark, given, values["pretrain"])
+    contradicting = [f"--{option}" for option in CONTRADICTIONS if getattr(given, option)]
+    folders = dict.fromkeys(recipe.images for recipe in read_labels(values["pretrain"]).values() if recipe.images)
+    inside = "".join(f", with {folder}/ in it" for folder in folders)
+    refuse(
+        (contradicting, f"--benchmark {named.benchmark} itself says what is pretrained, on --photos: leave out "
+                        f"{', '.join(contradicting)}"),
+        (given.photos is None, f"--benchmark {named.benchmark} needs --photos DIR: a folder of images{inside}"),
+    )
     if given.methods:  # some of its rows
         chosen = [method.strip() for method in given.methods.split(",")]
         values["pretrain"] = [text for text in values["pretrain"] if text.partition("=")[0] in chosen]
@@ -60,33 +66,13 @@ def _read(path: Path, parser: argparse.ArgumentParser) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for option, value in read_option_file(path, expected).items():
         values[option] = value if isinstance(value, list) else [value]
-        problem = _problem(option, values[option], parser)
-        if problem:
-            raise UserError(f"{path}: {option}: {problem}")
+        action = parser._option_string_actions.get(f"--{option}")
+        refuse(
+            (action is None or action.nargs == 0 or option == "benchmark",
+             f"{path}: {option}: expected an option of ./run_all.sh that takes a value, without its dashes, such as "
+             "trials"),
+            (not all_text(values[option]),
+             f"{path}: {option}: expected a value or a list of values, found {value!r}"))
     if "pretrain" not in values:
         raise UserError(f"{path}: expected {expected}, found {', '.join(values) or 'nothing'}")
     return values
-
-
-def _problem(option: str, values: list[Any], parser: argparse.ArgumentParser) -> str:
-    """What is wrong with one line of the file; "" when nothing is."""
-    action = parser._option_string_actions.get(f"--{option}")
-    if action is None or action.nargs == 0 or option == "benchmark":
-        return "expected an option of ./run_all.sh that takes a value, without its dashes, such as trials"
-    if not all_text(values):
-        return f"expected a value or a list of values, found {values[0]!r}"
-    return ""
-
-
-def _refuse(name: str, given: argparse.Namespace, pretrainings: list[str]) -> None:
-    contradicting = [f"--{option}" for option in CONTRADICTIONS if getattr(given, option)]
-    inside = ""
-    for recipe in read_labels(pretrainings).values():
-        folder = f", with {recipe.images}/ in it"
-        if recipe.images and folder not in inside:
-            inside += folder
-    refuse(
-        (contradicting, f"--benchmark {name} itself says what is pretrained, on --photos: leave out "
-                        f"{', '.join(contradicting)}"),
-        (given.photos is None, f"--benchmark {name} needs --photos DIR: a folder of images{inside}"),
-    )

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.options.checks import check_name, slug
@@ -59,10 +60,8 @@ class TaskData:
 
     def arguments(self) -> list[object]:
         """The options of transfer that name it."""
-        arguments: list[object] = ["--data", self.folder]
-        for option, path in zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False):
-            arguments += [option, path]
-        return [*arguments, *self.reading]
+        files = zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False)
+        return ["--data", self.folder, *chain.from_iterable(files), *self.reading]
 
 
 def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = (), part: str = "") -> Photos:
@@ -100,9 +99,8 @@ def read_photos(folder: Path, labels: Iterable[Kind] = ()) -> Photos:
             count_classes(images, kind)
         except UserError as error:
             raise UserError(f"pretraining images in {folder}: {error}") from None
-    lines = [f"{name} {images.size(number)}" for number, name in enumerate(images)]
-    listing = "\n".join(lines).encode("utf-8", "surrogateescape")
-    return Photos(folder, len(images), hashlib.sha256(listing).hexdigest())
+    listing = "\n".join(f"{name} {images.size(number)}" for number, name in enumerate(images))
+    return Photos(folder, len(images), hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def read_folders(option: str, values: list[str]) -> tuple[DataFolder, ...]:
@@ -117,16 +115,12 @@ def read_folders(option: str, values: list[str]) -> tuple[DataFolder, ...]:
         label, _, place = value.partition("=")
         if not place or not label.strip() or Path(value).exists():  # a folder may have = in its name
             label, place = "", value
-        annotations: tuple[Path, ...] = ()
         files = re.fullmatch(r"(.+?\.json),(.+?\.json),(.+)", place)
-        if files:
-            annotations = (Path(files[1]).absolute(), Path(files[2]).absolute())
-            place = files[3]
-        folder = Path(place).absolute()
+        *annotations, folder = [Path(path).absolute() for path in (files.groups() if files else (place,))]
         usual = not label and all(other.part for other in found)
         label = label or folder.name or option
         check_name(f"--{option} LABEL=DIR", label, [other.label for other in found])
-        found.append(DataFolder(label, folder, "" if usual else f".{slug(label)}", annotations))
+        found.append(DataFolder(label, folder, "" if usual else f".{slug(label)}", tuple(annotations)))
     return tuple(found)
 
 

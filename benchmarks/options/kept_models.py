@@ -31,10 +31,7 @@ def tidy(folder: Path, keep: str) -> list[Path]:
     rivals = [folder]
     if keep == BEST:
         rivals = sorted(_trials(folder), key=lambda one: (_metric(one), one.name))[:-1]
-    gone = []
-    for rival in rivals:
-        for pattern in MODELS:
-            gone += sorted(rival.glob(pattern))
+    gone = [path for rival in rivals for pattern in MODELS for path in sorted(rival.glob(pattern))]
     for path in gone:
         path.unlink(missing_ok=True)  # another job may tidy at the same time
     return gone

@@ -109,9 +109,7 @@ def parse(arguments: list[str]) -> Options:
     preflight = args.preflight
     if preflight is None:
         preflight = cluster.cluster == "slurm" and scale == "full"
-    architecture = args.architecture or STANDARD
-    if pretrainings:
-        architecture = pretrainings[0].config.train.architecture
+    architecture = pretrainings[0].config.train.architecture if pretrainings else args.architecture or STANDARD
     options = Options(
         demo=bool(demo), tasks=tasks, methods=methods, trials=read_trials(args.trials), scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
@@ -251,9 +249,7 @@ def _places(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.results is not None:
         results = args.results.absolute()
     read = urlparse(f"{output}/x")._replace(query="").geturl()
-    above = output
-    while not above.exists():
-        above = above.parent
+    above = next(parent for parent in (output, *output.parents) if parent.exists())
     refuse(
         (not str(output).isprintable(),
          f"--output {str(args.output)!r}: expected a name that can be printed, choose another one"),
@@ -333,9 +329,6 @@ def _assignments(texts: list[str], tasks: tuple[str, ...]) -> tuple[dict[str, st
             (place not in known,
              f"--set {text}: {place} is none of {', '.join(known)}; the nearest is {nearest(place, known)}"),
         )
-        if place == "transfer":
-            for task in tasks:
-                values[task][key] = value
-        else:
-            values[place][key] = value
+        for one in tasks if place == "transfer" else (place,):
+            values[one][key] = value
     return values.pop("pretrain"), values

@@ -101,10 +101,8 @@ def _wrong(found: Any, wanted: list[str], held: list[str]) -> str:
     if not isinstance(found, dict):
         return f"expected a mapping, found {found!r:.60}"
     for key in wanted:
-        if key in found and key not in held:
-            return f"it has {key}, the first has {', '.join(held)} alone"
-        if key in held and key not in found:
-            return f"it has no {key}, the first has {', '.join(held)} alone"
+        if (key in found) != (key in held):
+            return f"it has {'' if key in found else 'no '}{key}, the first has {', '.join(held)} alone"
     for key, (expected, holds) in DETECTION.items():
         if key in found and not holds(found[key]):
             return f"expected {expected} as {key}, found {found[key]!r:.60}"

@@ -9,24 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.imported import read_known, task_of
+from benchmarks.records.imported import by_metric, problems_of, read_known, task_of
 from benchmarks.records.results import POSITIVE, SHA256, TEXT, Check, canonical, check_fields, parse_sealed
-from transfer.records.old_result import metric_of
+from pretrain.common.fields import is_number, is_whole
 from transfer.tasks import TASKS
 
-SCHEMA = 2
 FIELDS: dict[str, Check] = {
-    "schema": (f"1 or {SCHEMA}", lambda v: v in (1, SCHEMA) and not isinstance(v, bool)),
     "kind": ("bootstrap", lambda v: v == "bootstrap"),
     "names": ("two names", lambda v: isinstance(v, list) and len(v) == 2 and all(map(TEXT[1], v))),
     "predictions_sha256": ("two hashes", lambda v: isinstance(v, list) and len(v) == 2 and all(map(SHA256[1], v))),
     "annotations_sha256": SHA256,
     "samples": POSITIVE,
-    "seed": ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "seed": ("an integer", is_whole),
     "outcome": ("a mapping of metrics", lambda v: isinstance(v, dict) and v != {}),
 }
-DIFFERENCE: Check = ("a number from -100 to 100", lambda v: isinstance(v, int | float) and not isinstance(v, bool)
-                 and -100 <= v <= 100)
+DIFFERENCE: Check = ("a number from -100 to 100", lambda v: is_number(v, -100, 100))
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def sentence(record: dict) -> str:
     names, parts = {}, []
     if task_of(record) in TASKS:
         names = {column.metric: column.name.replace("_", " ") for column in TASKS[task_of(record)].columns}
-    for metric, found in _outcome(record).items():
+    for metric, found in by_metric(record, "outcome").items():
         parts.append(f"{names.get(metric, metric)} {found['difference']:+.1f} "
                      f"[{found['low']:+.1f}, {found['high']:+.1f}]")
     first, second = record["names"]
@@ -55,34 +52,15 @@ def sentence(record: dict) -> str:
 
 def validate(record: Any) -> list[str]:
     """What is wrong with a comparison, one sentence a field; empty: nothing. Ignores `digest`."""
-    problems = check_fields(record, FIELDS)
-    if not problems:
-        problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
-    if problems:
-        return problems
-    try:
-        outcome = _outcome(record)
-    except ValueError as error:
-        return [f"outcome: {error}"]
+    return problems_of(record, FIELDS, "outcome", _wrong_outcomes)
+
+
+def _wrong_outcomes(outcome: dict) -> list[str]:
+    problems = []
     for metric, found in outcome.items():
-        wrong = check_fields(found, dict.fromkeys(("difference", "low", "high"), DIFFERENCE))
-        problems += [f"outcome of {metric}: {text}" for text in wrong]
+        for text in check_fields(found, dict.fromkeys(("difference", "low", "high"), DIFFERENCE)):
+            problems.append(f"outcome of {metric}: {text}")
     return problems
-
-
-def _outcome(record: dict) -> dict[str, Any]:
-    """The outcome under GROUP/NAME, in any schema."""
-    if record["schema"] == 1:
-        return {metric_of(record["table"], column): found for column, found in record["outcome"].items()}
-    return record["outcome"]
-
-
-def current(record: dict) -> dict:
-    """A valid record in today's schema."""
-    if record["schema"] == SCHEMA:
-        return record
-    rest = {key: value for key, value in record.items() if key != "table"}
-    return rest | {"schema": SCHEMA, "task": task_of(record), "outcome": _outcome(record)}
 
 
 def file_name(record: dict) -> str:

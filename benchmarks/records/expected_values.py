@@ -5,13 +5,13 @@ that it names, with the tolerance that a single run may have; results/README.md 
 chosen.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.records.reported import read_csv
-from pretrain.common.errors import UserError
+from benchmarks.records.reported import epochs_of, read_csv
 from transfer.settings.random_starts import RAND
 
 COLUMNS = ["table", "method", "epochs", "heads", "metric", "value", "tolerance", "source"]
@@ -44,18 +44,14 @@ Expectations = Mapping[RowKey, list[Expected]]
 def read_expected(path: Path) -> Expectations:
     """The expected values in the file at `path`; UserError for a line that is not what it should
     be."""
-    found: dict[RowKey, list[Expected]] = {}
-    for line, entry in read_csv(path, COLUMNS):
-        try:
-            epochs = int(entry["epochs"]) if entry["epochs"] else None
-            one = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
-            good = bool(one.metric and one.source) and 0 <= one.value <= 100 and one.tolerance > 0
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise UserError(f"expected a column of a table with its value, tolerance and source in {path}, "
-                            f"line {line}, found {','.join(map(str, entry.values()))}; restore the file")
-        found.setdefault(RowKey(entry["table"], entry["method"], epochs, entry["heads"]), []).append(one)
+    found: dict[RowKey, list[Expected]] = defaultdict(list)
+
+    def add(entry: dict[str, str]) -> bool:
+        one = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
+        found[RowKey(entry["table"], entry["method"], epochs_of(entry), entry["heads"])].append(one)
+        return bool(one.metric and one.source) and 0 <= one.value <= 100 and one.tolerance > 0
+
+    read_csv(path, COLUMNS, add, "a column of a table with its value, tolerance and source")
     return found
 
 

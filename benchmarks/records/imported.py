@@ -24,7 +24,7 @@ from benchmarks.records.results import (
     Check,
     canonical,
     check_fields,
-    json_files,
+    each_file,
     metric_problems,
     parse_sealed,
     write_sealed,
@@ -32,14 +32,14 @@ from benchmarks.records.results import (
 from pretrain import __version__
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError
-from pretrain.common.fields import is_number
+from pretrain.common.fields import is_number, is_whole
 from pretrain.common.json_lines import read_entries
-from pretrain.common.plain_file import read_plain
 from transfer.records.old_result import metric_of
 from transfer.tasks import TASKS, Task
 
 SCHEMA = 2
-COMMON: dict[str, Check] = {
+SCHEMAS: Check = (f"1 or {SCHEMA}", lambda v: is_whole(v) and v in (1, SCHEMA))
+FIELDS: dict[str, Check] = {
     "kind": ("imported", lambda v: v == "imported"),
     "method": TEXT,
     "epochs": EPOCHS,
@@ -50,7 +50,6 @@ COMMON: dict[str, Check] = {
     "annotations_sha256": SHA256_OR_NULL,
     "imported": MOMENT,
 }
-FIELDS = {"schema": (f"1 or {SCHEMA}", lambda v: v in (1, SCHEMA) and not isinstance(v, bool)), **COMMON}
 
 
 @dataclass(frozen=True)
@@ -111,42 +110,42 @@ def file_name(record: dict) -> str:
 
 
 def task_of(record: dict) -> str:
-    """The task of a record; one of schema 1 names its table: the table's name again where no task
-    here has it."""
+    """The task of imported metrics or of a comparison; one of schema 1 names its table: the table's name again where no
+    task here has it."""
     if "task" in record:
         return record["task"]
-    tables = by_table()
-    if record["table"] in tables:
-        return tables[record["table"]].name
-    return record["table"]
+    task = by_table().get(record["table"])
+    return task.name if task else record["table"]
+
+
+def by_metric(record: dict, key: str) -> dict[str, Any]:
+    """What a record of any schema holds under `key`, by GROUP/NAME; ValueError for a column of no table."""
+    if record["schema"] != 1:
+        return record[key]
+    return {metric_of(record["table"], column): value for column, value in record[key].items()}
+
+
+def problems_of(record: Any, fields: dict[str, Check], key: str, check: Callable[[dict], list[str]]) -> list[str]:
+    """What is wrong with a record of any schema, one sentence a field; `check` looks at its metrics under `key`."""
+    problems = check_fields(record, {"schema": SCHEMAS, **fields})
+    if not problems:
+        problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
+    try:
+        return problems or check(by_metric(record, key))
+    except ValueError as error:
+        return [str(error)]
+
+
+def in_todays_schema(record: dict, key: str) -> dict:
+    """A valid record as today's; `key`: where its metrics are."""
+    rest = {name: value for name, value in record.items() if name != "table"}
+    return rest | {"schema": SCHEMA, "task": task_of(record), key: by_metric(record, key)}
 
 
 def validate(record: Any) -> list[str]:
     """What is wrong with imported metrics, one sentence a field; empty: nothing. Ignores `digest`.
     """
-    problems = check_fields(record, FIELDS)
-    if problems:
-        return problems
-    problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
-    try:
-        return problems or metric_problems(_metrics(record))
-    except ValueError as error:
-        return [str(error)]
-
-
-def _metrics(record: dict) -> dict[str, float | None]:
-    """Under GROUP/NAME, in any schema."""
-    if record["schema"] == 1:
-        return {metric_of(record["table"], column): value for column, value in record["metrics"].items()}
-    return record["metrics"]
-
-
-def current(record: dict) -> dict:
-    """A valid record in today's schema."""
-    if record["schema"] == SCHEMA:
-        return record
-    rest = {key: value for key, value in record.items() if key != "table"}
-    return rest | {"schema": SCHEMA, "task": task_of(record), "metrics": _metrics(record)}
+    return problems_of(record, FIELDS, "metrics", metric_problems)
 
 
 def parse_imported(content: bytes) -> dict:
@@ -162,7 +161,8 @@ def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
     rows = []
     for record in records:
         source = f"imported from {record['source']['file']}, sha256 {record['source']['sha256'][:8]}"
-        rows.append(Imported(task_of(record), record["method"], record["epochs"], _metrics(record), source))
+        metrics = by_metric(record, "metrics")
+        rows.append(Imported(task_of(record), record["method"], record["epochs"], metrics, source))
     return rows, problems
 
 
@@ -170,19 +170,12 @@ def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tup
     """What `parse` makes of the files of `folder`, sorted by name, and a line for each other file:
     damaged (it ends in `advice`), or of a task that is not known."""
     records, problems = [], []
-    for path in json_files(folder):
-        try:
-            record = parse(read_plain(path))
-        except OSError as error:
-            problems.append(f"{path.name}: cannot be read ({error.strerror}); {advice}")
-            continue
-        except ValueError as error:
-            problems.append(f"{path.name}: {error}; {advice}")
-            continue
-        task = task_of(record)
-        if task in TASKS:
+    for path, record, reason in each_file(folder, parse):
+        if record is None:
+            problems.append(f"{path.name}: {reason}; {advice}")
+        elif task_of(record) in TASKS:
             records.append(record)
         else:
             unknown = unknown_task if "task" in record else unknown_table
-            problems.append(f"{path.name}: {unknown(task)}")
+            problems.append(f"{path.name}: {unknown(task_of(record))}")
     return records, problems

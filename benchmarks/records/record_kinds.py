@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.records import comparisons, imported, probe_results, results
@@ -11,24 +12,30 @@ from pretrain.common.atomic import write_text
 @dataclass(frozen=True)
 class Kind:
     """One kind of file. `parse` gives the content as it is stored, in any schema, or raises
-    ValueError saying what is wrong; `file_name` follows from the content."""
+    ValueError saying what is wrong; `file_name` follows from the content; `current` is it in today's schema."""
 
     word: str
     parse: Callable[[bytes], dict]
     file_name: Callable[[dict], str]
+    current: Callable[[dict], dict]
 
 
 # Folder in results/, and in a bundle -> what lies in it.
-KINDS = {"runs": Kind("result", results.parse_stored, results.file_name),
-         "probes": Kind("probe", probe_results.parse_probe, probe_results.file_name),
-         "imported": Kind("imported", imported.parse_imported, imported.file_name),
-         "comparisons": Kind("comparison", comparisons.parse_comparison, comparisons.file_name)}
+KINDS = {
+    "runs": Kind("result", results.parse_stored, results.file_name, results.current),
+    "probes": Kind("probe", probe_results.parse_probe, probe_results.file_name, dict),
+    "imported": Kind("imported", imported.parse_imported, imported.file_name,
+                     partial(imported.in_todays_schema, key="metrics")),
+    "comparisons": Kind("comparison", comparisons.parse_comparison, comparisons.file_name,
+                        partial(imported.in_todays_schema, key="outcome"))}
 Records = dict[str, list[dict]]  # folder -> contents
 
 
-def put(folder: Path, kind: str, record: dict) -> None:
+def put(folder: Path, kind: str, record: dict) -> Path:
     """Write a checked record into its place in the folder of results, whole or not at all."""
-    write_text(folder / kind / KINDS[kind].file_name(record), results.stored_text(record))
+    path = folder / kind / KINDS[kind].file_name(record)
+    write_text(path, results.stored_text(record))
+    return path
 
 
 def parse_members(members: dict[str, bytes]) -> Records:

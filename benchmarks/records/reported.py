@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 
@@ -64,24 +64,26 @@ def printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dic
 
 def _read_file(path: Path) -> list[ReportedRow]:
     rows: dict[tuple[str, int | None], ReportedRow] = {}
-    for line, entry in read_csv(path, COLUMNS):
-        try:
-            key = entry["method"], int(entry["epochs"]) if entry["epochs"] else None
-            value = Decimal(entry["value"])
-            row = rows.setdefault(key, ReportedRow(*key, {}, entry["source"]))
-            good = entry["table"] == path.stem and 0 <= value <= 100 and entry["metric"] not in ("", *row.values)
-        except (InvalidOperation, TypeError, ValueError):
-            good = False
-        if not good:
-            raise UserError(f"expected a percentage of table {path.stem}, each column once a row, in {path}, line "
-                            f"{line}, found {','.join(map(str, entry.values()))}; restore the file")
-        row.values[entry["metric"]] = value
+
+    def add(entry: dict[str, str]) -> bool:
+        key, value = (entry["method"], epochs_of(entry)), Decimal(entry["value"])
+        values = rows.setdefault(key, ReportedRow(*key, {}, entry["source"])).values
+        good = entry["table"] == path.stem and 0 <= value <= 100 and entry["metric"] not in ("", *values)
+        values[entry["metric"]] = value
+        return good
+
+    read_csv(path, COLUMNS, add, f"a percentage of table {path.stem}, each column once a row,")
     return list(rows.values())
 
 
-def read_csv(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the line, its values) of each line below the title. UserError for a file with
-    other columns."""
+def epochs_of(entry: dict[str, str]) -> int | None:
+    """The epochs of a line; ValueError for no number."""
+    return int(entry["epochs"]) if entry["epochs"] else None
+
+
+def read_csv(path: Path, columns: list[str], add: Callable[[dict[str, str]], bool], expected: str) -> None:
+    """Hand each line below the title to `add`, which says whether it is good. UserError for a file with other columns,
+    and for a line that is not as `expected`."""
     try:
         text = read_plain(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -92,4 +94,10 @@ def read_csv(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, st
         raise UserError(f"expected the columns {','.join(columns)} in {path}, "
                         f"found {','.join(reader.fieldnames or [])}; restore the file")
     for entry in reader:
-        yield reader.line_num, entry
+        try:
+            good = add(entry)
+        except (ArithmeticError, TypeError, ValueError):
+            good = False
+        if not good:
+            raise UserError(f"expected {expected} in {path}, line {reader.line_num}, found "
+                            f"{','.join(map(str, entry.values()))}; restore the file")

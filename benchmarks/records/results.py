@@ -235,13 +235,10 @@ def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not whole JSON ({error})") from None
-    problems = check(record)
-    if not problems:
-        try:
-            if record.get("digest") != digest(record):
-                problems = ["changed after it was written (its digest does not match); restore it or make it again"]
-        except (ValueError, RecursionError) as error:  # NaN and infinity, which Python's JSON reads
-            problems = [f"expected finite numbers everywhere, found otherwise ({error})"]
+    # NaN and infinity, which Python's JSON reads, have no digest.
+    problems = check(record) or json_problems(record)
+    if not problems and record.get("digest") != digest(record):
+        problems = ["changed after it was written (its digest does not match); restore it or make it again"]
     if problems:
         raise ValueError("; ".join(problems))
     return record
@@ -265,16 +262,28 @@ def stored_text(record: dict) -> str:
     return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 
+def each_file(folder: Path, parse: Callable[[bytes], dict]) -> Iterator[tuple[Path, dict | None, str]]:
+    """Yield (path, what `parse` makes of it, "") for each good file of `folder`, (path, None, reason) for each other;
+    sorted by name."""
+    for path in json_files(folder):
+        record, reason = None, ""
+        try:
+            record = parse(read_plain(path))
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            reason = str(error)
+        yield path, record, reason
+
+
 def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict], list[str]]:
     """What `parse` makes of the files of `folder`, sorted by name, and one line (file: reason) for each other file."""
     records, problems = [], []
-    for path in json_files(folder):
-        try:
-            records.append(parse(read_plain(path)))
-        except OSError as error:
-            problems.append(f"{path.name}: cannot be read ({error.strerror})")
-        except ValueError as error:
-            problems.append(f"{path.name}: {error}")
+    for path, record, reason in each_file(folder, parse):
+        if record is None:
+            problems.append(f"{path.name}: {reason}")
+        else:
+            records.append(record)
     return records, problems
 
 
@@ -294,9 +303,7 @@ def write_result(folder: Path, result: dict) -> Path:
     A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
     """
     problems = validate(result)
-    if not problems:
-        result = current(result)
-    return write_sealed(folder, result, problems, file_name)
+    return write_sealed(folder, result if problems else current(result), problems, file_name)
 
 
 def file_name(result: dict) -> str:
@@ -307,31 +314,14 @@ def file_name(result: dict) -> str:
             f"{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json")
 
 
-def each_result(folder: Path) -> Iterator[tuple[Path, dict | None, str]]:
-    """Yield (path, result, "") for each good file of `folder`, (path, None, reason) for each other; sorted by name.
-
-    Results come in today's schema, whatever their files have; `digest` is the file's.
-    """
-    for path in json_files(folder):
-        result, reason = None, ""
-        try:
-            result = current(parse_stored(read_plain(path)))
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror})"
-        except ValueError as error:
-            reason = str(error)
-        yield path, result, reason
+def parse_result(content: bytes) -> dict:
+    """A result in today's schema, whatever its file has; `digest` is the file's. ValueError says why it is none."""
+    return current(parse_stored(content))
 
 
 def read_results(folder: Path) -> tuple[list[dict], list[str]]:
     """All good results of `folder`, sorted by file name, and one line (file: reason) for each file that is not."""
-    results, problems = [], []
-    for path, result, reason in each_result(folder):
-        if result is None:
-            problems.append(f"{path.name}: {reason}")
-        else:
-            results.append(result)
-    return results, problems
+    return read_sealed(folder, parse_result)
 
 
 def parse_stored(content: bytes) -> dict:
@@ -354,6 +344,4 @@ def slug(text: str) -> str:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    if len(text) > 60:
-        return text[:57] + "..."
-    return text
+    return text if len(text) <= 60 else f"{text[:57]}..."

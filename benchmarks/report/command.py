@@ -2,17 +2,16 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup
 
 from benchmarks.formats.all_tables import read_tables, with_probes
-from benchmarks.formats.html_table import html_text
-from benchmarks.formats.templates import render
+from benchmarks.formats.html_table import html_text, render
 from benchmarks.report import charts, side_by_side, stages, summary
-from benchmarks.report.links import Links
 from benchmarks.report.provenance import measured
-from benchmarks.tables.table_model import IMPORTED
 from pretrain import PLACE, PRINTED, __version__
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import UserError
@@ -52,33 +51,43 @@ def page(output: Path, results: Path, include_demo: bool = False, path: Path | N
     lie, for its links (default: beside the tables)."""
     found = read_tables(results, PRINTED / "reported", include_demo)
     problems = list(found.problems)
-    shown = [table for table in found.tables if any(row.group or row.kind == IMPORTED for row in table.rows())]
+    shown = [table for table in found.tables if not table.is_printed()]
     tables = summary.shortened(shown or found.tables)
     made = measured(found.tables, tables, results / "runs")
     finished = stages.stage_folders(output)
     roots = [output, results]
     if output.absolute().parent == results.absolute().parent:  # as in the project
         roots.append(output.absolute().parent)
-    link = Links(path or results / "tables" / "report.html", roots)
+    link = links(path or results / "tables" / "report.html", roots)
     more = {}
     for row, facts in made.rows.items():
         more[row] = Markup(render("facts.html", facts=facts, link=link, runs=results / "runs"))
-    probes = with_probes([], found.probes)
     values = {
         "tables": [Markup(html_text(table, more)) for table in tables],
-        "probes": [Markup(html_text(table)) for table in probes],
+        "probes": [Markup(html_text(table)) for table in with_probes([], found.probes)],
         "lines": summary.lines(tables), "plots": summary.plots(tables),
         "pretrainings": stages.pretrainings(finished, problems), "finetunings": stages.finetunings(finished, problems),
         "comparisons": side_by_side.comparisons(finished, problems), "figures": stages.figures(finished, problems),
         "doubts": sum(len(block.remarks) for table in tables for block in table.blocks),
     }
+    text = "\n".join(problems)
+    for place in (results.absolute(), results, output.absolute(), output):  # of this machine
+        text = text.replace(f"{place}{os.sep}", "")
     return render("page.html", made=made, nothing=not shown, models=len(found.probes), hidden=found.hidden,
-                  problems=[_without_places(problem, output, results) for problem in problems], link=link,
-                  folders=finished, charts=charts, output=output, version=__version__, **values)
+                  problems=text.splitlines(), link=link, folders=finished, charts=charts, output=output,
+                  version=__version__, **values)
 
 
-def _without_places(problem: str, output: Path, results: Path) -> str:
-    """A message without the places of this machine."""
-    for folder in (results, output):
-        problem = problem.replace(f"{folder.absolute()}{os.sep}", "").replace(f"{folder}{os.sep}", "")
-    return problem
+def links(page: Path, roots: list[Path]) -> Callable[[Path], str]:
+    """What makes the address of a file for the page, with / at the end of a folder's; "" where it or the page lies
+    outside of `roots`: a relative path from elsewhere would name folders that are nobody's business."""
+    folder = page.absolute().parent
+
+    def link(path: Path) -> str:
+        path = path.absolute()
+        for root in roots:
+            if folder.is_relative_to(root.absolute()) and path.is_relative_to(root.absolute()):
+                return quote(os.path.relpath(path, folder)) + "/" * path.is_dir()
+        return ""
+
+    return link

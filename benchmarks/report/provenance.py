@@ -14,31 +14,12 @@ from pretrain.common.plain_file import read_plain
 MOST_TRIALS = 2000  # that are listed on the page
 
 
-@dataclass(frozen=True)
-class TrialFacts:
-    """One evaluation: what is its own, its file in results/runs and its value in the table's first column."""
-
-    place: str
-    value: str
-    file: str
-    digest: str
-    facts: dict[str, str]
-
-
-@dataclass
-class RowFacts:
-    """What all trials of a row share, and those that are listed; `more`: trials that are not."""
-
-    shared: dict[str, str]
-    trials: list[TrialFacts] = field(default_factory=list)
-    more: int = 0
-
-
 @dataclass
 class Measured:
-    """All evaluations of the page. Counters: of results."""
+    """All evaluations of the page. Counters: of results. `rows`: by the row's id(), what all of its trials share, those
+    that are listed, and how many more there are."""
 
-    rows: dict[int, RowFacts] = field(default_factory=dict)  # by the row's id()
+    rows: dict[int, dict] = field(default_factory=dict)
     results: int = 0
     methods: set[str] = field(default_factory=set)
     pretrainings: set[tuple] = field(default_factory=set)
@@ -77,20 +58,14 @@ def measured(tables: list[TableModel], shown: list[TableModel], runs: Path) -> M
     return found
 
 
-def _row_facts(found: Measured, row: Row, column: str, runs: Path, most: int) -> RowFacts:
-    facts, listed = RowFacts({}), []
-    for number, (place, trial) in enumerate(row.group.trials.items()):
+def _row_facts(found: Measured, row: Row, column: str, runs: Path, most: int) -> dict:
+    shared, trials = {}, []
+    for place, trial in row.group.trials.items():
         result = json.loads(read_plain(runs / trial.file))
         found.add(result)
         own = trial_facts(result)
-        facts.shared = own if number == 0 else dict(facts.shared.items() & own.items())
-        if len(listed) < most:
-            value = value_text(trial.columns[column])
-            listed.append((place_text(place), value, trial.file, result["digest"][:12], own))
-    order = list(listed[0][-1])
-    facts.shared = {name: facts.shared[name] for name in order if name in facts.shared}
-    for place, value, file, digest, own in listed:
-        rest = {name: text for name, text in own.items() if name not in facts.shared}
-        facts.trials.append(TrialFacts(place, value, file, digest, rest))
-    facts.more = len(row.group.trials) - len(listed)
-    return facts
+        shared = {name: text for name, text in (shared or own).items() if own.get(name) == text}
+        if len(trials) < most:
+            trials.append({"place": place_text(place), "value": value_text(trial.columns[column]), "file": trial.file,
+                           "digest": result["digest"][:12], "facts": own})
+    return {"shared": shared, "trials": trials, "more": len(row.group.trials) - len(trials)}

@@ -6,7 +6,7 @@ sure of themselves can be compared. A detection is a hit if its box covers an ob
 with an IoU of 0.5 or more; each object is hit once.
 """
 
-from dataclasses import dataclass, field
+from collections import defaultdict
 
 from benchmarks.report.stages import StageFolder, read_json
 from pretrain.common.fields import is_number, is_whole
@@ -14,53 +14,15 @@ from transfer.settings.random_starts import RAND
 
 NAME = "examples.json"
 HIT, FALSE, MISS, TRUTH = "hit", "false alarm", "miss", "ground truth"
-SEVERAL = {HIT: "hits", FALSE: "false alarms", MISS: "misses", TRUTH: "objects"}
+NUMBERS = {HIT: ("hit", "hits"), FALSE: ("false alarm", "false alarms"), MISS: ("miss", "misses"),
+           TRUTH: ("object", "objects")}
 OVERLAP = 0.5
 MOST_IMAGES, MOST_MODELS = 3, 4  # of a dataset; of an image
 
 
-@dataclass(frozen=True)
-class Box:
-    """A box in pixels of the image, with what it is and what is written beside it."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    kind: str
-    text: str
-
-
-@dataclass
-class Picture:
-    """One column of a comparison."""
-
-    title: str
-    boxes: list[Box]
-
-    @property
-    def counts(self) -> str:
-        """How many boxes there are of each kind."""
-        kinds = [box.kind for box in self.boxes]
-        shown = [TRUTH] if self.title == TRUTH else [HIT, FALSE, MISS]
-        return ", ".join(_counted(kinds.count(kind), kind) for kind in shown)
-
-
-@dataclass
-class Comparison:
-    """An image of a dataset with all its columns. `pixels`: its data address."""
-
-    dataset: str
-    file: str
-    width: int
-    height: int
-    pixels: str
-    pictures: list[Picture] = field(default_factory=list)
-
-
-def comparisons(stages: list[StageFolder], problems: list[str]) -> list[Comparison]:
-    """The images that models of one dataset have in common, the random starts first."""
-    found: dict[tuple, dict[str, dict]] = {}  # dataset and image -> what was fine-tuned -> its example
+def comparisons(stages: list[StageFolder], problems: list[str]) -> list[dict]:
+    """The images that models of one dataset have in common, each with its columns, the random starts first."""
+    found: dict[tuple, dict[str, dict]] = defaultdict(dict)  # dataset and image -> what was fine-tuned -> its example
     for stage in stages:
         if not stage.has(NAME):
             continue
@@ -69,21 +31,30 @@ def comparisons(stages: list[StageFolder], problems: list[str]) -> list[Comparis
             for image in content["images"]:
                 start, place = stage.parts
                 key = (content["annotations_sha256"], place or content["task"], image["file"])
-                found.setdefault(key, {}).setdefault(start, checked(image))
+                found[key].setdefault(start, checked(image))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             problems.append(f"{NAME} of {stage.name}: {type(error).__name__}: {reason}")
-    shown: list[Comparison] = []
+    shown: list[dict] = []
     for (_, dataset, file), models in found.items():
-        if len(models) > 1 and sum(one.dataset == dataset for one in shown) < MOST_IMAGES:
-            first = next(iter(models.values()))
-            one = Comparison(dataset, file, first["width"], first["height"], first["pixels"])
-            one.pictures.append(Picture(TRUTH, [_box(box, TRUTH) for box in first["truth"]]))
-            names = sorted(models, key=lambda name: (not name.startswith(RAND.method), name))  # random first
-            for name in names[:MOST_MODELS]:
-                one.pictures.append(Picture(name, judged(models[name]["truth"], models[name]["predicted"])))
-            shown.append(one)
+        if len(models) < 2 or sum(one["dataset"] == dataset for one in shown) == MOST_IMAGES:
+            continue
+        first = next(iter(models.values()))
+        pictures = [_column(TRUTH, [_box(box, TRUTH) for box in first["truth"]], TRUTH)]
+        names = sorted(models, key=lambda name: (not name.startswith(RAND.method), name))  # random first
+        for name in names[:MOST_MODELS]:
+            pictures.append(_column(name, judged(models[name]["truth"], models[name]["predicted"]), HIT, FALSE, MISS))
+        shown.append({**first, "dataset": dataset, "file": file, "pictures": pictures})
     return shown
+
+
+def _column(title: str, boxes: list[dict], *kinds: str) -> dict:
+    """The image once, and how many boxes there are of each kind."""
+    counts = []
+    for kind in kinds:
+        count = sum(box["kind"] == kind for box in boxes)
+        counts.append(f"{count} {NUMBERS[kind][count != 1]}")
+    return {"title": title, "boxes": boxes, "counts": ", ".join(counts)}
 
 
 def checked(image: dict) -> dict:
@@ -99,7 +70,7 @@ def checked(image: dict) -> dict:
     return image
 
 
-def judged(truth: list[dict], predicted: list[dict]) -> list[Box]:
+def judged(truth: list[dict], predicted: list[dict]) -> list[dict]:
     """The surest detections, as many as there are objects, and the objects that none of them found."""
     surest = sorted(predicted, key=lambda one: -one["score"])[:len(truth)]
     missed, boxes = list(truth), []
@@ -122,15 +93,8 @@ def overlap(one: list[float], other: list[float]) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def _counted(count: int, kind: str) -> str:
-    if count != 1:
-        return f"{count} {SEVERAL[kind]}"
-    return "1 object" if kind == TRUTH else f"1 {kind}"
-
-
-def _box(entry: dict, kind: str) -> Box:
+def _box(entry: dict, kind: str) -> dict:
+    """A box in pixels of the image, with what it is and what is written beside it."""
     x0, y0, x1, y1 = entry["box"]
-    text = entry["class"]
-    if "score" in entry:
-        text += f" {100 * entry['score']:.0f} %"
-    return Box(x0, y0, x1 - x0, y1 - y0, kind, text)
+    score = f" {100 * entry['score']:.0f} %" if "score" in entry else ""
+    return {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "kind": kind, "text": entry["class"] + score}

@@ -4,13 +4,14 @@ import base64
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.records.paper_tables import main_columns
-from benchmarks.report.charts import Chart, Curve, Look, Points, looks, thinned
+from benchmarks.report.charts import Chart, Curve, Points, looks, thinned
 from pretrain.common.fields import is_number
 from pretrain.common.json_lines import each_entry
 from pretrain.common.plain_file import read_plain
@@ -52,25 +53,6 @@ class StageFolder:
         return all((self.folder / name).is_file() for name in names)
 
 
-@dataclass
-class Section:
-    """Charts that share a legend; `more`: runs that are not drawn."""
-
-    title: str
-    charts: list[Chart] = field(default_factory=list)
-    looks: dict[str, Look] = field(default_factory=dict)
-    more: int = 0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An image file of a stage; `data` is its address, empty where it is only named."""
-
-    caption: str
-    path: Path
-    data: str
-
-
 def stage_folders(output: Path) -> list[StageFolder]:
     """Every finished stage in `output`, in the order in which they ended."""
     stamps = []
@@ -89,12 +71,11 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[Section]:
+def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
     """The curves of all pretrainings, one over the other: losses of each objective, the probes of all."""
     found = [stage for stage in stages if stage.has("metrics.jsonl", "run.json")]
-    drawn = found[-MOST_RUNS:]
     charts: dict[str, Chart] = {}
-    for stage in drawn:
+    for stage in found[-MOST_RUNS:]:
         curves = _guarded(stage, problems, lambda stage: (
             read_json(stage.folder / "run.json").get("objective"),
             read_curves(stage.folder / "metrics.jsonl", "step", PRETRAINING)))
@@ -103,52 +84,41 @@ def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[Section
             title = f"{PRETRAINING[key]} of {objective}" if key == "loss" else PRETRAINING[key]
             chart = charts.setdefault(title, Chart(title, "optimizer step"))
             chart.curves.append(Curve(stage.name, stage.parts[0], points))
-    if not charts:
-        return []
     order = sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss"))
-    return [Section("", order, _looks(drawn, stages), len(found) - len(drawn))]
+    return _section("", order, found, stages)
 
 
-def finetunings(stages: list[StageFolder], problems: list[str]) -> list[Section]:
+def _section(title: str, charts: list[Chart], found: list[StageFolder], stages: list[StageFolder]) -> list[dict]:
+    """Charts that share a legend, if there are some; `more`: runs that are not drawn."""
+    drawn, pretrained_first = found[-MOST_RUNS:], sorted(stages, key=lambda stage: stage.name.startswith("finetune-"))
+    order = list(dict.fromkeys(stage.parts[0] for stage in pretrained_first))
+    look_of = looks([stage.parts[0] for stage in drawn], order)
+    return [{"title": title, "charts": charts, "looks": look_of, "more": len(found) - len(drawn)}] if charts else []
+
+
+def finetunings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
     """For each dataset the losses of its fine-tunings, and their metrics on the way where some were taken."""
-    members: dict[tuple[str, str], list[StageFolder]] = {}
+    members: dict[tuple[str, str], list[StageFolder]] = defaultdict(list)
     for stage in stages:
         if stage.has("metrics.json", "request.json"):
             request = _guarded(stage, problems, lambda stage: read_json(stage.folder / "request.json"))
             if request is not None:
                 task = str(request.get("task"))
-                members.setdefault((task, stage.parts[1] or task), []).append(stage)
+                members[task, stage.parts[1] or task].append(stage)
     sections = []
     for (task, place), found in sorted(members.items()):
         names = {"total_loss": "training loss"}
-        names |= {key: f"{name} on the way (percent)" for key, name in early_keys(task).items()}
-        drawn = found[-MOST_RUNS:]
-        section = Section(place, looks=_looks(drawn, stages), more=len(found) - len(drawn))
+        for column in TASKS[task].columns if task in TASKS else ():
+            if column.name in main_columns(TASKS[task]):
+                names[f"early/{column.metric}"] = f"{column.name.replace('_', ' ')} on the way (percent)"
         charts = {key: Chart(title, "iteration") for key, title in names.items()}
-        for stage in drawn:
+        for stage in found[-MOST_RUNS:]:
             curves = _guarded(stage, problems, lambda stage, names=names: read_curves(
                 stage.folder / "metrics.json", "iteration", names))
             for key, points in (curves or {}).items():
                 charts[key].curves.append(Curve(stage.name, stage.parts[0], points))
-        section.charts = [chart for chart in charts.values() if chart.curves]
-        if section.charts:
-            sections.append(section)
+        sections += _section(place, [chart for chart in charts.values() if chart.curves], found, stages)
     return sections
-
-
-def _looks(drawn: list[StageFolder], stages: list[StageFolder]) -> dict[str, Look]:
-    pretrained_first = sorted(stages, key=lambda stage: stage.name.startswith("finetune-"))
-    order = list(dict.fromkeys(stage.parts[0] for stage in pretrained_first))
-    return looks([stage.parts[0] for stage in drawn], order)
-
-
-def early_keys(task: str) -> dict[str, str]:
-    """{key that early evaluations write it under: name} of each main column of a task; none for a
-    task not known here."""
-    if task not in TASKS:
-        return {}
-    metrics = {column.name: column.metric for column in TASKS[task].columns}
-    return {f"early/{metrics[name]}": name.replace("_", " ") for name in main_columns(TASKS[task])}
 
 
 def read_curves(path: Path, across: str, keys: dict[str, str]) -> dict[str, Points]:
@@ -162,8 +132,9 @@ def read_curves(path: Path, across: str, keys: dict[str, str]) -> dict[str, Poin
     return {key: thinned(points) for key, points in found.items() if points}
 
 
-def figures(stages: list[StageFolder], problems: list[str]) -> list[Figure]:
-    """The figures of the stages: the first of each group whole, while there is room; the others by name."""
+def figures(stages: list[StageFolder], problems: list[str]) -> list[dict]:
+    """The figures of the stages: the first of each group whole, as a data address, while there is room; the others by
+    name."""
     found, seen, size = [], set(), 0
     for stage in stages:
         for file, caption in FIGURES.items():
@@ -176,7 +147,7 @@ def figures(stages: list[StageFolder], problems: list[str]) -> list[Figure]:
                 if data is None:
                     continue
                 size += len(data)
-            found.append(Figure(f"{stage.name}: {caption}", path, data))
+            found.append({"caption": f"{stage.name}: {caption}", "path": path, "data": data})
     return found
 
 

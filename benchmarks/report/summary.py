@@ -5,28 +5,13 @@ from dataclasses import dataclass, replace
 from benchmarks.formats.dot_panels import Dot, Panel, limits, panels
 from benchmarks.report.charts import Scale
 from benchmarks.tables.ranking import BEST
-from benchmarks.tables.shown_text import row_name
-from benchmarks.tables.table_model import MEASURED, Block, Row, TableModel
+from benchmarks.tables.table_model import MEASURED, TableModel
 
 MOST_ROWS = 1000  # measured rows of all tables of the page
 MOST_DOTS, MOST_PLOTS = 60, 30  # of a plot; of the page
 ROW, TOP, BELOW = 30, 34, 50  # pixels: a row, above the first one, below the last one
 LEFT, RIGHT = 270, 730  # the ends of the axis
 LEAST = 1.0  # percent: an axis shows as much, however near the values are
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a block of a table says: its highest measured row beside the random start."""
-
-    data: str
-    column: str
-    highest: str
-    value: str
-    source: str
-    proven: bool
-    difference: str
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -55,26 +40,23 @@ class Plot:
         return dot.mean - dot.half < self.x.low, dot.mean + dot.half > self.x.high
 
 
-def lines(tables: list[TableModel]) -> list[Line]:
-    """One line for each block with measured rows."""
+def lines(tables: list[TableModel]) -> list[dict]:
+    """What each block with measured rows says: its highest measured row beside the random start."""
     found = []
     for table in tables:
         first = table.columns[0]
         for block in table.blocks:
             rows = [row for row in block.rows if row.kind == MEASURED and row.cells[first].mean is not None]
-            if rows:
-                found.append(_line(table, block, rows))
+            if not rows:
+                continue
+            highest, difference = max(rows, key=lambda row: row.cells[first].mean), ""
+            if highest.differences and highest.differences[first].values:
+                difference = f"{highest.differences[first].text()} to {table.against}"
+            cell = highest.cells[first]
+            found.append({"data": block.heading or table.title, "column": first.replace("_", " "),
+                          "highest": highest.name, "value": cell.text, "source": highest.source,
+                          "proven": cell.place == BEST, "difference": difference, "rows": len(rows)})
     return found
-
-
-def _line(table: TableModel, block: Block, rows: list[Row]) -> Line:
-    first = table.columns[0]
-    highest = max(rows, key=lambda row: row.cells[first].mean)
-    difference = ""
-    if highest.differences and highest.differences[first].values:
-        difference = f"{highest.differences[first].text()} to {table.against}"
-    return Line(block.heading or table.title, first.replace("_", " "), row_name(highest.method, highest.epochs),
-                highest.cells[first].text, highest.source, highest.cells[first].place == BEST, difference, len(rows))
 
 
 def plots(tables: list[TableModel]) -> list[Plot]:
@@ -101,9 +83,10 @@ def shortened(tables: list[TableModel]) -> list[TableModel]:
                 if row.kind != MEASURED or left >= 0:
                     rows.append(row)
             hidden += len(block.rows) - len(rows)
+            if len(rows) < len(block.rows):
+                block = replace(block, rows=rows, remarks=block.remarks[:MOST_ROWS])
             if rows:
-                whole = len(rows) == len(block.rows)
-                blocks.append(block if whole else replace(block, rows=rows, remarks=block.remarks[:MOST_ROWS]))
+                blocks.append(block)
         notes = table.notes
         if hidden:
             notes = [*notes, f"{hidden} more measured rows stand in {table.name}.html and tables.csv."]

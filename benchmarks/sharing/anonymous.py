@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.records import comparisons, imported, results
+from benchmarks.records import results
 from benchmarks.records.paper_tables import EVALUATION
 from benchmarks.records.record_kinds import KINDS
 from benchmarks.records.results import MOMENT, canonical
@@ -44,7 +44,7 @@ class Anonymiser:
     def record(self, kind: str, stored: dict) -> dict | None:
         """What a bundle holds of a record of results/<kind>, with a digest of its own; None when
         what is left is none: its task or all of its metrics are not public."""
-        clean = self.mapping(_CURRENT[kind](stored), RECORDS[kind])
+        clean = self.mapping(KINDS[kind].current(stored), RECORDS[kind])
         clean["anonymous"] = True
         if "config" in clean:
             clean["config_sha256"] = results.digest(clean["config"])
@@ -305,5 +305,3 @@ RECORDS: dict[str, dict[str, Any]] = {
         "schema": number, "kind": one_of("bootstrap"), "task": one_of(*PUBLIC_TASKS), "names": models,
         "predictions_sha256": hashes, "annotations_sha256": sha256, "samples": number, "seed": number,
         "outcome": outcome, "made": moment}}
-_CURRENT: dict[str, Callable[[dict], dict]] = {  # a stored record of any schema in today's
-    "runs": results.current, "probes": dict, "imported": imported.current, "comparisons": comparisons.current}

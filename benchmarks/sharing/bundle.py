@@ -83,17 +83,12 @@ def _read(folder: Path) -> Records:
 def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
     """(what an anonymous bundle may hold of the records, what its manifest says of that); prints
     what the letters mean. UserError when that is nothing."""
-    own = Anonymiser()
+    own, missing = Anonymiser(), 0
     kept: Records = {}
-    missing = 0
     for kind, several in records.items():
-        kept[kind] = []
-        for record in _by_digest(several):
-            clean = own.record(kind, record)
-            if clean is None:
-                missing += 1
-            else:
-                kept[kind].append(clean)
+        cleaned = [own.record(kind, record) for record in _by_digest(several)]
+        kept[kind] = [record for record in cleaned if record is not None]
+        missing += cleaned.count(None)
     if not any(kept.values()):
         raise UserError(f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
                         "with other tasks needs their names, so make it without --anonymous")
@@ -139,18 +134,14 @@ def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
         for kind, several in parse_members(members).items():
             for record in several:
                 put(folder, kind, record)
-        reported = folder / "reported"
-        reported.mkdir()
+        (folder / "reported").mkdir()
         for path, content in members.items():
             if path.startswith("reported/"):
                 (folder / path).write_bytes(content)
-        found = read_tables(folder, reported)
+        found = read_tables(folder, folder / "reported")
         write_tables(found.tables, folder / "tables", found.probes)
-        made = {}
-        for name in TABLES:
-            if (folder / "tables" / name).is_file():
-                made[f"tables/{name}"] = (folder / "tables" / name).read_bytes()
-        return made
+        files = [folder / "tables" / name for name in TABLES]
+        return {f"tables/{file.name}": file.read_bytes() for file in files if file.is_file()}
 
 
 def archive(members: dict[str, bytes]) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.records import coco_results
 from benchmarks.records.imported import Imported, from_metrics_json, write_imported
-from benchmarks.records.record_kinds import KINDS, Kind, parse_members, put
+from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import EPOCHS, TEXT, read_sealed
 from benchmarks.sharing.bundle import read_archive
 from benchmarks.tables.shown_text import percent
@@ -99,18 +99,20 @@ def _import_bundle(path: Path, folder: Path) -> None:
         raise UserError(f"{path}: {error}; nothing was imported") from None
     refuse((not any(records.values()),
              f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported"))
-    new = {name: _new_records(records[name], folder / name, kind) for name, kind in KINDS.items()}
-    for name, files in new.items():
+    new: Records = {}
+    for name, kind in KINDS.items():
+        here = {kind.file_name(record): _content(record) for record in read_sealed(folder / name, kind.parse)[0]}
+        new[name] = [record for record in records[name] if here.get(kind.file_name(record)) != _content(record)]
+        files = list(map(kind.file_name, new[name]))
         taken = [file for file in files if (folder / name / file).exists()]
         refuse((taken, f"{len(taken)} {WORDS.get(name, name)} of {path} are here already with other content, "
                         f"first {', '.join(taken[:1])}: move yours away, or import into another folder with "
                         "--results DIR; nothing was imported"))
     written: list[Path] = []
     try:
-        for name, files in new.items():
-            for file, record in files.items():
-                put(folder, name, record)
-                written.append(folder / name / file)
+        for name, several in new.items():
+            for record in several:
+                written.append(put(folder, name, record))
     except OSError:  # a full disk
         for file in written:
             file.unlink(missing_ok=True)
@@ -120,27 +122,7 @@ def _import_bundle(path: Path, folder: Path) -> None:
     print(f"imported {', '.join(counts)} into {folder} ({len(records['runs']) - len(new['runs'])} results were there)")
 
 
-def _new_records(records: list[dict], folder: Path, kind: Kind) -> dict[str, dict]:
-    """{name of the file: record} of those that are not in the folder yet.
-
-    A result is the same when its digest is. Of the other kinds two files may hold the same, made at
-    other times.
-    """
-    digests, contents = set(), {}
-    for record in read_sealed(folder, kind.parse)[0]:
-        digests.add(record["digest"])
-        if kind is not KINDS["runs"]:
-            contents[kind.file_name(record)] = _content(record)
-    new = {}
-    for record in records:
-        file = kind.file_name(record)
-        if record["digest"] not in digests and contents.get(file) != _content(record):
-            new[file] = record
-    return new
-
-
 def _content(record: dict) -> dict:
-    """A record without when and by whom it was made, which differ between two imports of the same
-    file."""
+    """A record without when and by whom it was made, which differ between two imports of the same file."""
     return {key: value for key, value in record.items()
             if key not in ("digest", "imported", "made", "tool_version", "anonymous")}

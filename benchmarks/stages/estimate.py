@@ -1,5 +1,7 @@
 """What a run will cost, before it starts. Estimates, each with where its number comes from; never results."""
 
+from dataclasses import dataclass
+
 from benchmarks.options.evaluations import Protocol
 from pretrain.common.architectures import SMALLEST
 from pretrain.config import Config
@@ -26,61 +28,44 @@ CONVERT_GB = 0.25
 SHARE_OF_DISK = {SMALLEST: 0.36}  # measured: 0.47, 0.47, 0.08 and 0.09 GB in the place of these four
 
 
+@dataclass(frozen=True)
+class Cost:
+    """In words; estimated hours on one GPU of a kind, and on one CPU core (0 where that was never measured)."""
+
+    words: str
+    gpu_hours: dict[str, float]
+    core_hours: float = 0.0
+
+
 def disk_gb(of_resnet50: float, architecture: str) -> float:
     """Space for another architecture, where that was measured."""
     return round(of_resnet50 * SHARE_OF_DISK.get(architecture, 1.0), 2)
 
 
-def pretraining(images: int, config: Config) -> str:
-    """Cost of a pretraining on `images` images, in words."""
+def pretraining(images: int, config: Config) -> Cost:
+    """Of a pretraining on `images` images; of small views on a GPU, and on cores but for them, nothing is known."""
     train = config.train
-    hours = pretraining_hours(images, config)
-    if not hours:
-        views = f"{images * train.epochs:,} image views of {train.global_size} px"
-        return views + _in_words(pretraining_core_hours(images, config))
-    how_many = f"about {hours['H100']:.1f}" if hours["H100"] >= 0.1 else "under 0.1"
-    return f"{how_many} H100-hours (arithmetic, not measured)"
-
-
-def pretraining_hours(images: int, config: Config) -> dict[str, float]:
-    """{"H100": hours on one}; empty for small views, whose speed was never worked out."""
-    train = config.train
-    if train.global_size < 224:
-        return {}
-    return {"H100": images * train.epochs / H100_IMAGES_PER_SECOND / 3600}
-
-
-def pretraining_core_hours(images: int, config: Config) -> float:
-    """On one CPU core; 0 where that was never measured."""
-    train = config.train
-    if train.architecture != ON_CORES or train.global_size >= 224:
-        return 0.0
+    if train.global_size >= 224:
+        hours = images * train.epochs / H100_IMAGES_PER_SECOND / 3600
+        how_many = f"about {hours:.1f}" if hours >= 0.1 else "under 0.1"
+        return Cost(f"{how_many} H100-hours (arithmetic, not measured)", {"H100": hours})
     pixels = 2 * train.global_size**2 + train.local_views * train.local_size**2
-    return images * train.epochs * PRETRAIN_SECONDS * pixels / PRETRAIN_PIXELS / 3600
+    core_hours = images * train.epochs * PRETRAIN_SECONDS * pixels / PRETRAIN_PIXELS / 3600
+    return _on_cores(f"{images * train.epochs:,} image views of {train.global_size} px",
+                     core_hours * (train.architecture == ON_CORES))
 
 
-def finetuning_core_hours(protocol: Protocol, architecture: str, evaluated: int) -> float:
-    """On one CPU core, with an evaluation of `evaluated` images; 0 where that was never measured."""
-    if architecture != ON_CORES or protocol.scale != "mini":
-        return 0.0
-    train = protocol.iterations * protocol.batch * FINETUNE_SECONDS * (protocol.train_side / FINETUNE_SIDE)**2
-    return (train + evaluated * EVALUATE_SECONDS * (protocol.test_side / EVALUATE_SIDE)**2) / 3600
+def finetuning(task: str, protocol: Protocol, architecture: str, evaluated: int) -> Cost:
+    """Of a fine-tuning, with an evaluation of `evaluated` images."""
+    if protocol.scale == "full":
+        hours = tasks.get(task).v100_hours(protocol.iterations)
+        return Cost(f"about {hours:.0f} V100-hours (model zoo's speed)", {"V100": hours})
+    seconds = protocol.iterations * protocol.batch * FINETUNE_SECONDS * (protocol.train_side / FINETUNE_SIDE)**2
+    seconds += evaluated * EVALUATE_SECONDS * (protocol.test_side / EVALUATE_SIDE)**2
+    return _on_cores(f"{protocol.iterations} small iterations",
+                     seconds / 3600 * (architecture == ON_CORES and protocol.scale == "mini"))
 
 
-def _in_words(core_hours: float) -> str:
-    return f", about {core_hours:.2f} CPU core-hours" if core_hours >= 0.005 else ""
-
-
-def finetuning(task: str, iterations: int, scale: str, core_hours: float = 0.0) -> str:
-    """Cost of a fine-tuning of `iterations` iterations, in words."""
-    hours = finetuning_hours(task, iterations, scale)
-    if not hours:
-        return f"{iterations} small iterations" + _in_words(core_hours)
-    return f"about {hours['V100']:.0f} V100-hours (model zoo's speed)"
-
-
-def finetuning_hours(task: str, iterations: int, scale: str) -> dict[str, float]:
-    """{"V100": hours on one}; empty for a small one."""
-    if scale != "full":
-        return {}
-    return {"V100": tasks.get(task).v100_hours(iterations)}
+def _on_cores(what: str, core_hours: float) -> Cost:
+    hours = f", about {core_hours:.2f} CPU core-hours" if core_hours >= 0.005 else ""
+    return Cost(what + hours, {}, core_hours)

@@ -10,39 +10,12 @@ from pathlib import Path
 from benchmarks.options.run_options import Options
 from benchmarks.stages.child_processes import Children
 from benchmarks.stages.error_line import error_line
-from benchmarks.stages.stage import FAILED, Stage, StageFailed, read_stamp, run_stage
+from benchmarks.stages.stage import FAILED, Progress, Stage, StageFailed, run_stage
 from pretrain import ROOT
 from pretrain.common.atomic import write_text
 
 STANDS = "result stands"  # where the work is not, or not any more
 OUTPUT = "output.txt"  # of a stage that runs beside others
-
-
-class Progress:
-    """What is known of the stages while they run: folders and output hashes of the finished ones."""
-
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.hashes: dict[str, str] = {}
-        self.folders: dict[str, Path] = {}
-
-    def key(self, stage: Stage) -> str | None:
-        """The stage's key, None as long as a parent is not done."""
-        return stage.key(self.hashes) if set(stage.parents) <= self.hashes.keys() else None
-
-    def look(self, stage: Stage) -> dict | None:
-        """The stamp of a finished stage; None when it has to run."""
-        key = self.key(stage)
-        if key is None:
-            return None
-        folder = stage.folder(self.output, key)
-        stamp = read_stamp(stage, folder, key)
-        if stamp is not None:
-            self.done(stage, folder, stamp)
-        return stamp
-
-    def done(self, stage: Stage, folder: Path, stamp: dict) -> None:
-        self.hashes[stage.name], self.folders[stage.name] = stamp["output_sha256"], folder
 
 
 class LocalRun:
@@ -115,7 +88,7 @@ class LocalRun:
                 self._note(failure)
                 self.failures.append(failure)
             return
-        self.progress.done(stage, stage.folder(self.options.output, stamp["key"]), stamp)
+        self.progress.done(stage, stamp)
         self.times[stage.name] = minutes(stamp["seconds"])
         if self.options.jobs > 1:
             print(f"{stage.name}: done in {self.times[stage.name]}", flush=True)

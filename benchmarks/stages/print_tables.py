@@ -1,6 +1,5 @@
 """The end of a run: its tables, written and printed."""
 
-import sys
 from pathlib import Path
 
 from benchmarks.formats.all_tables import read_tables, write_tables
@@ -20,9 +19,6 @@ def print_tables(options: Options) -> Path:
         folder /= "demo"
     found = read_tables(options.results, PRINTED / "reported", options.include_demo)
     write_tables(found.tables, folder, found.probes)
-    print(f"\n{found.shown()}")
-    for problem in found.problems:
-        print(f"warning: left out {problem}", file=sys.stderr)
-    if found.hidden:
-        print(f"{found.hidden} demo results left out; --include-demo shows them")
+    print()
+    found.show()
     return folder

@@ -134,19 +134,15 @@ def hash_product(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files of a folder."""
     if path.is_file():
         return sha256_file(path)
-    lines = []
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            lines.append(f"{file.relative_to(path).as_posix()} {sha256_file(file)}")
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    lines = [f"{file.relative_to(path).as_posix()} {sha256_file(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     """The stamp of a finished stage whose product is still what it was, else None."""
     stamp = glance(stage, folder, key)
-    if stamp and hash_product(folder / stage.product) == stamp["output_sha256"]:
-        return stamp
-    return None
+    return stamp if stamp and hash_product(folder / stage.product) == stamp["output_sha256"] else None
 
 
 def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
@@ -156,25 +152,44 @@ def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     same = stamp["key"] == key and stamp.get("evaluation", {}) == stage.evaluation
-    if same and (folder / stage.product).exists():
+    return stamp if same and (folder / stage.product).exists() else None
+
+
+class Progress:
+    """What is known of stages, parents first: folders and output hashes of those that are done, by name."""
+
+    def __init__(
+        self, output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
+    ) -> None:
+        self.output, self.read = output, read
+        self.hashes: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+
+    def key(self, stage: Stage) -> str | None:
+        """The stage's key, None as long as a parent is not done."""
+        return stage.key(self.hashes) if set(stage.parents) <= self.hashes.keys() else None
+
+    def look(self, stage: Stage) -> dict[str, Any] | None:
+        """The stamp of a finished stage; None when it has to run."""
+        key = self.key(stage)
+        stamp = key and self.read(stage, stage.folder(self.output, key), key)
+        if stamp:
+            self.done(stage, stamp)
         return stamp
-    return None
+
+    def done(self, stage: Stage, stamp: dict[str, Any]) -> None:
+        self.hashes[stage.name], self.folders[stage.name] = (
+            stamp["output_sha256"], stage.folder(self.output, stamp["key"]))
 
 
 def finished(
     stages: Iterable[Stage], output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Folders and output hashes of the stages that are done, by name; parents must come before their children."""
-    folders: dict[str, Path] = {}
-    hashes: dict[str, str] = {}
+    progress = Progress(output, read)
     for stage in stages:
-        if set(stage.parents) <= hashes.keys():
-            key = stage.key(hashes)
-            folder = stage.folder(output, key)
-            stamp = read(stage, folder, key)
-            if stamp is not None:
-                folders[stage.name], hashes[stage.name] = folder, stamp["output_sha256"]
-    return folders, hashes
+        progress.look(stage)
+    return progress.folders, progress.hashes
 
 
 def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:

@@ -1,15 +1,12 @@
 """Stages that need not run because results stand for them: committed ones count where backbones and work are gone."""
 
-import contextlib
-import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.options.run_options import Options
 from benchmarks.records.probe_results import read_probes
 from benchmarks.records.results import read_results
-from benchmarks.stages.stage import MODEL, STAMP, Stage, finished, glance, planned_trainings
+from benchmarks.stages.stage import Progress, Stage, glance
 
 WITH_RESULT = ("finetune", "probe")  # kinds of stages
 
@@ -49,31 +46,11 @@ def _with_children(stages: list[Stage], names: Iterable[str]) -> set[str]:
 
 def _begun(stages: list[Stage], names: set[str], output: Path) -> set[str]:
     """Those of `names` that have a folder without a stamp: somebody wants them again."""
-    folders, hashes = finished(stages, output, glance)
-    found = set()
+    progress, found = Progress(output, glance), set()
     for stage in stages:
-        if stage.name not in names or stage.name in folders or not set(stage.parents) <= hashes.keys():
-            continue
-        if stage.folder(output, stage.key(hashes)).is_dir():
+        key = progress.key(stage)
+        if not progress.look(stage) and key and stage.name in names and stage.folder(output, key).is_dir():
             found.add(stage.name)
-    return found
-
-
-def trained_before(stages: list[Stage], missing: list[Stage], options: Options) -> dict[str, Path]:
-    """{stage: folder} of those `missing` fine-tunings whose finished training lies in the output
-    folder.
-
-    Their parents are not done, so that the folder's name is not known. It is found by its result,
-    which was evaluated on something else.
-    """
-    trained, known = planned_trainings(stages), _planned_keys(options.results)
-    found = {}
-    for stage in missing:
-        for model in options.output.glob(f"{stage.name}-????????/{MODEL}"):
-            with contextlib.suppress(OSError, ValueError):
-                evaluation = json.loads((model.parent / STAMP).read_text(encoding="utf-8")).get("evaluation", {})
-                if replace(stage, evaluation=evaluation).result_key(trained[stage.name]) in known:
-                    found[stage.name] = model.parent
     return found
 
 

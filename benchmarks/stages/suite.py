@@ -1,6 +1,7 @@
 """The stages of a run: preflights; pretrain -> convert -> fine-tune for each row and evaluation."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -54,7 +55,11 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
     disk. Raises `UserError` when two would have one name."""
     stages: list[Stage] = []
     if options.demo:
-        stages.append(_demo_data(options))
+        counts = DEMO_DATA[options.scale]
+        stages.append(Stage(
+            "data", counts,
+            lambda folder, _: _python("benchmarks.demo.demo_data", "--output", folder / "data", *_arguments(counts)),
+            product="data", cost="seconds", disk_gb=0.01))
     if options.preflight:
         for task in options.tasks:
             stages += [_preflight(options, one) for one in inputs.evaluations(task)]
@@ -64,12 +69,9 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
             begun.append(start)
             stages += _backbone(options, start, inputs)
         stages += [_finetune(options, start, one) for one in evaluations(options, inputs, trials)]
-    names: set[str] = set()
-    for stage in stages:
-        if stage.name in names:
-            raise UserError(f"two stages would be called {stage.name}: choose another label for a pretraining or "
-                            "dataset")
-        names.add(stage.name)
+    name, count = Counter(stage.name for stage in stages).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"two stages would be called {name}: choose another label for a pretraining or dataset")
     plan_keys(stages)
     return stages
 
@@ -97,21 +99,16 @@ def rounds(options: Options) -> list[tuple[Start, tuple[int, ...]]]:
     """
     if options.trials != PAIRED:
         return [(start, tuple(range(options.trials))) for start in starts(options)]
-    found: list[tuple[Start, tuple[int, ...]]] = []
-    for seed in dict.fromkeys(one.seed for one in options.pretrainings):
-        for start in starts(options):
-            if start.pretraining is None or start.pretraining.seed == seed:
-                found.append((start, (seed,)))
-    return found
+    seeds = dict.fromkeys(one.seed for one in options.pretrainings)
+    return [(start, (seed,)) for seed, start in product(seeds, starts(options))
+            if start.pretraining is None or start.pretraining.seed == seed]
 
 
 def evaluations(options: Options, inputs: Inputs, trials: tuple[int, ...]) -> list[Evaluation]:
     """What each row is measured on."""
-    found: list[Evaluation] = []
-    for task in options.tasks:
-        for one in inputs.evaluations(task):
-            found += [replace(one, share=share, trial=trial) for share, trial in product(options.train_shares, trials)]
-    return found
+    on_all = [one for task in options.tasks for one in inputs.evaluations(task)]
+    return [replace(one, share=share, trial=trial)
+            for one, share, trial in product(on_all, options.train_shares, trials)]
 
 
 def _python(module: str, *arguments: object) -> list[str]:
@@ -130,14 +127,6 @@ def _arguments(values: dict[str, Any]) -> list[object]:
 def _when(wanted: object, *arguments: object) -> list[object]:
     """`arguments` of a command when they are wanted."""
     return list(arguments) if wanted else []
-
-
-def _demo_data(options: Options) -> Stage:
-    counts = DEMO_DATA[options.scale]
-    return Stage(
-        "data", counts,
-        lambda folder, _: _python("benchmarks.demo.demo_data", "--output", folder / "data", *_arguments(counts)),
-        product="data", cost="seconds", disk_gb=0.01)
 
 
 def _backbone(options: Options, start: Start, inputs: Inputs) -> list[Stage]:
@@ -176,12 +165,11 @@ def _pretrain(options: Options, start: Start, inputs: Inputs) -> Stage:
                            *arguments)
         return _python("pretrain", *arguments)
 
+    cost = estimate.pretraining(images, config)
     return Stage(
         f"pretrain-{start.name}", config.identity(), command, product="backbone.safetensors", inputs=hashes,
-        parents=parents, cost=estimate.pretraining(images, config),
-        disk_gb=estimate.disk_gb(estimate.PRETRAIN_GB, train.architecture), kind="pretrain",
-        gpu_hours=estimate.pretraining_hours(images, config),
-        core_hours=estimate.pretraining_core_hours(images, config),
+        parents=parents, cost=cost.words, disk_gb=estimate.disk_gb(estimate.PRETRAIN_GB, train.architecture),
+        kind="pretrain", gpu_hours=cost.gpu_hours, core_hours=cost.core_hours,
         steps=images // train.batch_size * train.epochs, batch=train.batch_size)
 
 
@@ -263,18 +251,16 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
 
     origin = _origin(options, start, evaluation)
     model_gb = estimate.disk_gb(estimate.MODEL_GB, _largest(options, start))
-    core_hours = estimate.finetuning_core_hours(protocol, options.architecture, images)
+    cost = estimate.finetuning(evaluation.task, protocol, options.architecture, images)
     stage = Stage(
         f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
         inputs=inputs, evaluation=evaluated, finish=finish,
         parents=(*evaluation.parents, *_when(not start.random, start.converted)),
         gates=tuple(_when(options.preflight, f"preflight-{replace(evaluation, share=1.0).place}")),
-        cost=estimate.finetuning(evaluation.task, protocol.iterations, protocol.scale, core_hours),
-        disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, _largest(options, start)),
+        cost=cost.words, disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, _largest(options, start)),
         stays_gb=0.0 if options.keep == kept_models.NONE else model_gb,
-        kind="finetune", array=f"finetune-{start.name}", task=evaluation.task, core_hours=core_hours,
-        gpu_hours=estimate.finetuning_hours(evaluation.task, protocol.iterations, protocol.scale),
-        steps=protocol.iterations, batch=protocol.batch)
+        kind="finetune", array=f"finetune-{start.name}", task=evaluation.task, core_hours=cost.core_hours,
+        gpu_hours=cost.gpu_hours, steps=protocol.iterations, batch=protocol.batch)
     return stage
 
 

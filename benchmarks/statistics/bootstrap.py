@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.records.coco_results import held_as, iou_types, tasks
-from benchmarks.records.comparisons import SCHEMA, file_name, sentence
+from benchmarks.records.comparisons import file_name, sentence
+from benchmarks.records.imported import SCHEMA
 from benchmarks.records.results import write_sealed
 from pretrain import PLACE
 from pretrain.common.atomic import sha256_file
@@ -170,19 +171,17 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
     from tqdm import tqdm
 
     outcome = {}
-    # Before any is matched: pycocotools makes up masks from boxes, in the predictions that it is handed.
-    held = []
-    for iou_type in iou_types(TASKS[one["task"]]):
-        if _hold(one["predictions"], iou_type) and _hold(other["predictions"], iou_type):
-            held.append(iou_type)
+    # Before any is matched: pycocotools makes up masks from boxes, in the predictions that it is handed. No
+    # predictions at all are refused where they are matched.
+    firsts = [predictions[0] for predictions in (one["predictions"], other["predictions"]) if predictions]
+    held = [iou_type for iou_type in iou_types(TASKS[one["task"]])
+            if all(held_as(iou_type) in first for first in firsts)]
     for iou_type in held:
         metric = f"{iou_type}/AP"
         first = matched(annotations, one["predictions"], iou_type, one["crowds_as_objects"])
         second = matched(annotations, other["predictions"], iou_type, other["crowds_as_objects"])
         images = len(first[0].objects)
-        whole = np.ones((1, images))
-        first_ap = float(average_precision(first, whole)[0])
-        second_ap = float(average_precision(second, whole)[0])
+        first_ap, second_ap = (float(average_precision(each, np.ones((1, images)))[0]) for each in (first, second))
         drawn = []
         with tqdm(total=number, desc=metric, unit="sample") as bar:
             for weights in samples(images, number, seed):
@@ -195,12 +194,6 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
                            "difference": 100 * (first_ap - second_ap), "low": float(low), "high": float(high),
                            "better": float(np.mean(differences > 0))}
     return outcome
-
-
-def _hold(predictions: list[dict], iou_type: str) -> bool:
-    """Whether predictions can be evaluated for an IoU type; none at all are refused where they are
-    matched."""
-    return not predictions or held_as(iou_type) in predictions[0]
 
 
 def _read(path: Path, annotations: Path) -> dict:

@@ -8,12 +8,12 @@ contrasts: `--contrast "CLoVE - Supervised"`, once for each. Standard library on
 from dataclasses import replace
 
 from benchmarks.records.expected_values import RANDOM
-from benchmarks.statistics.holm import holm
+from benchmarks.statistics.t_tests import holm
 from benchmarks.tables.paired import Difference, paired
-from benchmarks.tables.shown_text import nearest, row_name
-from benchmarks.tables.table_model import MEASURED, Block, Row, TableModel
+from benchmarks.tables.shown_text import nearest
+from benchmarks.tables.table_model import Block, Row, TableModel
 from benchmarks.tables.table_rows import under_same_setting
-from benchmarks.tables.trial_groups import DEMO, Group
+from benchmarks.tables.trial_groups import Group
 from pretrain.common.errors import UserError
 
 NOTE = ("{column} - {against}: mean difference over pairs, fine-tunings of the same trial and seed, with its 95 % "
@@ -29,9 +29,8 @@ def with_differences(tables: list[TableModel], against: str | None = None) -> li
     name = against or RANDOM
     rows = [row for table in tables for row in _measured(table)]
     if against and not any(is_called(row, name) for row in rows):
-        names = [row_name(row.method, row.epochs) for row in rows]
         raise UserError(f"--against {against}: expected a measured row, found none of that name; "
-                        f"{nearest(against, names)}")
+                        f"{nearest(against, [row.name for row in rows])}")
     return [_with_differences(table, name) for table in tables]
 
 
@@ -39,9 +38,7 @@ def _with_differences(table: TableModel, name: str) -> TableModel:
     called = {is_called(row, name) for row in _measured(table)}
     if called != {True, False}:
         return table
-    blocks = []
-    for block in table.blocks:
-        blocks.append(replace(block, rows=[compared(row, block, name) for row in block.rows]))
+    blocks = [replace(block, rows=[compared(row, block, name) for row in block.rows]) for block in table.blocks]
     found = replace(table, blocks=blocks, against=name)
     _correct(found)
     doubts, units = {}, OF_PAIRS
@@ -55,62 +52,49 @@ def _with_differences(table: TableModel, name: str) -> TableModel:
     return replace(found, notes=[*found.notes, " ".join([note, *doubts])])
 
 
-def measured_rows(block: Block) -> list[Row]:
-    """The rows of a block that may be compared: demos prove nothing."""
-    return [row for row in block.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
-
-
 def _measured(table: TableModel) -> list[Row]:
-    return [row for block in table.blocks for row in measured_rows(block)]
+    return [row for block in table.blocks for row in block.comparable()]
 
 
 def is_called(row: Row, name: str) -> bool:
     """Whether a row has this name, with or without its epochs."""
-    return name.casefold() in (row.method.casefold(), row_name(row.method, row.epochs).casefold())
+    return name.casefold() in (row.method.casefold(), row.name.casefold())
 
 
 def compared(row: Row, block: Block, name: str) -> Row:
     """The row of a block with its differences to the row of this name, one for each column; itself
     where it is that."""
-    rows = measured_rows(block)
+    rows = block.comparable()
     if row not in rows or is_called(row, name):
         return row
     others = under_same_setting(row.group, [other.group for other in rows if is_called(other, name)])
     others = _most_alike(row.group, others)
     if len(others) == 1:
         return replace(row, differences={column: paired(row.group, others[0], column, name) for column in row.cells})
-    count = "no row is"
-    if others:
-        count = f"{len(others)} rows are"
+    count = f"{len(others)} rows are" if others else "no row is"
     none = Difference(name, (), (), f"{count} called {name} under the same setting")
     return replace(row, differences=dict.fromkeys(row.cells, none))
 
 
 def _most_alike(group: Group, others: list[Group]) -> list[Group]:
     """Those whose configuration differs from the group's in the fewest keys."""
-    nearest_ones, least = [], None
+    distances = []
     for other in others:
         keys = other.config.keys() | group.config.keys()
-        distance = sum(other.config.get(key) != group.config.get(key) for key in keys)
-        if least is None or distance < least:
-            nearest_ones, least = [], distance
-        if distance == least:
-            nearest_ones.append(other)
-    return nearest_ones
+        distances.append(sum(other.config.get(key) != group.config.get(key) for key in keys))
+    return [other for other, distance in zip(others, distances, strict=True) if distance == min(distances)]
 
 
 def _correct(table: TableModel) -> None:
     """Fill in Holm's p: a family is all differences of one column of the table, in all of its
     blocks."""
     for column in table.columns:
-        tested = []
-        for row in _measured(table):
-            if column in row.differences and row.differences[column].p is not None:
-                tested.append(row.differences)
-        family = f"{column} - {table.against}: {len(tested)} in {table.name}"
-        corrected = holm([differences[column].p for differences in tested])
-        for differences, p in zip(tested, corrected, strict=True):
-            differences[column] = replace(differences[column], p_holm=p, family=family)
+        compared_rows = [row.differences for row in _measured(table) if row.differences]
+        corrected = holm([differences[column].p for differences in compared_rows])
+        family = f"{column} - {table.against}: {len(corrected) - corrected.count(None)} in {table.name}"
+        for differences, p in zip(compared_rows, corrected, strict=True):
+            if p is not None:
+                differences[column] = replace(differences[column], p_holm=p, family=family)
 
 
 def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
@@ -123,13 +107,13 @@ def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
             raise UserError(f"--contrast {contrast}: expected \"ROW - OTHER ROW\", two measured rows of one dataset, "
                             "found none; the tables name their rows")
         found += of_contrast
-    p_values = [difference.p for _, difference in found if difference.p is not None]
-    corrected = iter(holm(p_values))
+    corrected = holm([difference.p for _, difference in found])
+    tests = len(corrected) - corrected.count(None)
     lines = []
-    for title, difference in found:
+    for (title, difference), p in zip(found, corrected, strict=True):
         line = f"{title}: {difference.text()}"
-        if difference.p is not None:
-            line += f", p = {difference.p:.2g}, with Holm's correction for {len(p_values)}: {next(corrected):.2g}"
+        if p is not None:
+            line += f", p = {difference.p:.2g}, with Holm's correction for {tests}: {p:.2g}"
         if difference.doubt:
             line += f" ({difference.doubt})"
         lines.append(line)
@@ -144,7 +128,7 @@ def _differences(tables: list[TableModel], contrast: str) -> list[tuple[str, Dif
     for table in tables:
         column = table.columns[0]
         for block in table.blocks:
-            rows = measured_rows(block)
+            rows = block.comparable()
             others = [row for row in rows if is_called(row, other)]
             for row in rows:
                 if others and row not in others and is_called(row, name):

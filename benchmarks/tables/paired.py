@@ -6,15 +6,16 @@ the pretrainings of the same seed are paired too. n counts pretrainings: the pai
 averaged first. Standard library only.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean, stdev
 
-from benchmarks.statistics.student import critical_t, margin, one_sample_p
+from benchmarks.statistics.t_tests import critical_t, margin, one_sample_p
 from benchmarks.tables.shown_text import MISSING, signed
-from benchmarks.tables.trial_groups import Group, Place
+from benchmarks.tables.trial_groups import Group, Place, Unit
 
 SAME_DIGITS = 9  # of a difference in percent: what differs later is rounding
-Unit = Place | int | None  # what is independent in a row: a fine-tuning, or the seed of a pretraining
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,7 @@ class Difference:
         """As it is shown: "+3.3 [-10.8, +17.5] n=3"; "-" for what is not defined."""
         if not self.values:
             return MISSING
-        ends = MISSING
-        if self.interval:
-            low, high = self.interval
-            ends = f"{signed(low)}, {signed(high)}"
+        ends = ", ".join(map(signed, self.interval)) if self.interval else MISSING
         return f"{signed(self.mean)} [{ends}] {self.count()}"
 
     def count(self) -> str:
@@ -93,19 +91,17 @@ class Difference:
 def paired(row: Group, other: Group, column: str, against: str) -> Difference:
     """The difference of two rows in a column; `against` is what the other row is called."""
     pairs = _pairs(row, other, column)
-    by_unit: dict[Unit, list[float]] = {}
-    units_of: dict[Unit, set[Unit]] = {}  # of each partner
+    by_unit: dict[Unit, list[float]] = defaultdict(list)
+    units_of: dict[Unit, set[Unit]] = defaultdict(set)  # of each partner
     for pair in pairs:
-        unit, partner = _unit(row, pair.place), _unit(other, pair.other)
+        unit, partner = row.unit(pair.place), other.unit(pair.other)
         if other.pretrained_here and not row.pretrained_here:
             unit, partner = partner, unit
-        by_unit.setdefault(unit, []).append(round(pair.value - pair.other_value, SAME_DIGITS))
-        units_of.setdefault(partner, set()).add(unit)
+        by_unit[unit].append(round(pair.value - pair.other_value, SAME_DIGITS))
+        units_of[partner].add(unit)
     values = tuple(round(fmean(several), SAME_DIGITS) for several in by_unit.values())
     shared = sum(len(units) > 1 for units in units_of.values())
-    what = "pair"
-    if row.pretrained_here or other.pretrained_here:
-        what = "pretraining"
+    what = "pretraining" if row.pretrained_here or other.pretrained_here else "pair"
     return Difference(against, tuple(pairs), values, _doubt(values, shared, what), one_sample_p(values))
 
 
@@ -118,22 +114,12 @@ def _pairs(row: Group, other: Group, column: str) -> list[Pair]:
     seeds = {place.pretraining for place in row.trials if row.pretrained_here}
     same_seeds = seeds & {place.pretraining for place in other.trials if other.pretrained_here}
     found = []
-    for place, trial in row.trials.items():
-        for place_of_other, trial_of_other in other.trials.items():
-            if (place.trial, place.seed) != (place_of_other.trial, place_of_other.seed):
-                continue
-            if same_seeds and place.pretraining != place_of_other.pretraining:
-                continue
-            value, value_of_other = trial.columns[column], trial_of_other.columns[column]
-            if value is not None and value_of_other is not None:
-                found.append(Pair(place, place_of_other, trial.file, trial_of_other.file, value, value_of_other))
+    for (place, trial), (its_place, its_trial) in product(row.trials.items(), other.trials.items()):
+        values = trial.columns[column], its_trial.columns[column]
+        same_start = not same_seeds or place.pretraining == its_place.pretraining
+        if place[1:] == its_place[1:] and same_start and None not in values:
+            found.append(Pair(place, its_place, trial.file, its_trial.file, *values))
     return found
-
-
-def _unit(group: Group, place: Place) -> Unit:
-    """What is independent in a row: a pretraining, or a fine-tuning of a row that was not
-    pretrained here."""
-    return place.pretraining if group.pretrained_here else place
 
 
 def _doubt(values: tuple[float, ...], shared: int, what: str) -> str:

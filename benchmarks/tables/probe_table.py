@@ -4,10 +4,13 @@ Metrics stand in one table only when data, protocol and architecture are the sam
 """
 
 import hashlib
+from collections import defaultdict
+from itertools import product
 
 from benchmarks.records.results import canonical, ended
 from benchmarks.tables.shown_text import percent, row_name
 from benchmarks.tables.table_model import LOOK_AGAIN, MEASURED, Block, Cell, Row, TableModel
+from benchmarks.tables.trial_groups import dataset_name
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
 
 TITLE, NAME = "Frozen-backbone probes", "frozen_backbone_probes"
@@ -26,21 +29,17 @@ def probe_table(probes: list[dict]) -> TableModel:
     blocks = []
     for heading, members in probe_blocks(probes):
         block = Block(heading, "", [])
-        for probe in members:
-            _add(block, _probe_row(probe, block))
-        methods = {row.method for row in block.rows}
+        rows = [_probe_row(probe, block) for probe in members]
+        methods = {row.method for row in rows}
         for probe in members:
             for name, metrics in sorted(probe["baselines"].items()):
                 if name not in methods:
-                    _add(block, Row(MEASURED, name, None, _cells(metrics), "baseline"))
+                    rows.append(Row(MEASURED, name, None, _cells(metrics), "baseline"))
+        for row in rows:
+            if row not in block.rows:  # runs that agree make one row; those that do not are both seen
+                block.rows.append(row)
         blocks.append(block)
     return TableModel(NAME, TITLE, tuple(COLUMNS), False, blocks, [NOTE])
-
-
-def _add(block: Block, row: Row) -> None:
-    """Runs that agree make one row; those that do not are both seen."""
-    if row not in block.rows:
-        block.rows.append(row)
 
 
 def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
@@ -48,12 +47,12 @@ def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
 
     Of the same weights probed again only the later one.
     """
-    blocks: dict[str, list[dict]] = {}
+    blocks: dict[str, list[dict]] = defaultdict(list)
     for probe in probes:
         data = probe["dataset"]
         same = [probe["task"], probe["protocol"], probe["weights"]["architecture"], data["classes"],
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
-        blocks.setdefault(canonical(same), []).append(probe)
+        blocks[canonical(same)].append(probe)
     found = []
     for members in sorted(blocks.values(), key=lambda members: _heading(members[0])):
         newest = {}
@@ -80,9 +79,8 @@ def _heading(probe: dict) -> str:
             f"{probed['train']} training and {probed['val']} evaluation images (annotations {annotations}); "
             f"{probe['weights']['architecture']} {protocol.get('layer', '')}, shorter side {protocol.get('side', '-')}"
             f", batch norm {protocol.get('batch_norm', '-')}, seed {probe['seed']}")
-    label = data.get("label") or data.get("name")
-    if label:
-        text = f"{label}, {text}"
+    if dataset_name(probe):
+        text = f"{dataset_name(probe)}, {text}"
     return f"Demo: {text}" if probe["demo"] else text
 
 
@@ -106,14 +104,12 @@ def _below(probe: dict) -> list[str]:
     """The columns in which a probe is below the better random network."""
     if probe["method"] in RANDOM:
         return []
-    found = []
-    for column, metric in COLUMNS.items():
-        value = probe["metrics"].get(metric)
-        for name in RANDOM:
-            random = probe["baselines"].get(name, {}).get(metric)
-            if None not in (value, random) and value < random and column not in found:
-                found.append(column)
-    return found
+    found = {}
+    for (column, metric), name in product(COLUMNS.items(), RANDOM):
+        value, random = probe["metrics"].get(metric), probe["baselines"].get(name, {}).get(metric)
+        if None not in (value, random) and value < random:
+            found[column] = True
+    return list(found)
 
 
 def _cells(metrics: dict) -> dict[str, Cell]:

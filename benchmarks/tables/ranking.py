@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from benchmarks.statistics.holm import holm
-from benchmarks.statistics.welch import welch_p
+from benchmarks.statistics.t_tests import holm, welch_p
 
 LEVEL = 0.05
 PRETRAININGS_FOR_BOLD = 3
@@ -51,16 +50,12 @@ def places(values: Sequence[float | None]) -> list[str]:
     """
     rounded = [value if value is None else round(value, SAME_DIGITS) for value in values]
     order = sorted(set(rounded) - {None}, reverse=True)
-    found = [""] * len(values)
     if len(order) < 2:
-        return found
-    best_alone = rounded.count(order[0]) == 1
-    for number, value in enumerate(rounded):
-        if value == order[0]:
-            found[number] = BEST
-        elif value == order[1] and best_alone:
-            found[number] = SECOND
-    return found
+        return [""] * len(values)
+    place_of = {order[0]: BEST}
+    if rounded.count(order[0]) == 1:
+        place_of[order[1]] = SECOND
+    return [place_of.get(value, "") for value in rounded]
 
 
 def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
@@ -75,29 +70,26 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
         found[column] = places([fmean(row.values) if row.values else None for row in rows])
         if SECOND in found[column]:
             tests[column] = _hardest(rows, found[column])
-    tested = [column for column, test in tests.items() if test.p is not None]
-    corrected = dict(zip(tested, holm([tests[column].p for column in tested]), strict=True))
+    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     said: list[str] = []
     for column, rows in columns.items():
         best = [number for number, place in enumerate(found[column]) if place == BEST]
-        if not best:
-            continue
         title, proven = column.replace("_", " "), False
         if column in tests:
-            outcome, proven = _outcome(rows[best[0]], tests[column], corrected.get(column))
+            outcome, proven = _outcome(rows[best[0]], tests[column], corrected[column])
             said.append(f"{title} {names[best[0]]} over {names[tests[column].runner_up]} {outcome}")
-        else:
+        elif best:
             said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
         if not proven:
-            for number in best:
-                found[column][number] = LEADING
+            found[column] = [LEADING if place == BEST else place for place in found[column]]
     if not said:
         return found, ""
+    tested = sum(test.p is not None for test in tests.values())
     pretrained_here = any(row.pretrained_here for rows in columns.values() for row in rows)
     over = OVER_PRETRAININGS if pretrained_here else OVER_TRIALS
     how = f"Welch's t-test over {over}"
-    if len(tested) > 1:
-        how += f", Holm's correction for {len(tested)} columns"
+    if tested > 1:
+        how += f", Holm's correction for {tested} columns"
     return found, f"Best over runner-up ({how}, bold below {LEVEL}): {'; '.join(said)}."
 
 
@@ -107,9 +99,7 @@ def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
         if len(sample.values) < 2:
             return None, "not tested (one pretraining)" if sample.pretrained_here else "not tested (n=1)"
     p = welch_p(one.values, other.values)
-    if p is None:
-        return None, "not tested (trials without any spread)"
-    return p, ""
+    return p, "not tested (trials without any spread)" if p is None else ""
 
 
 def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
@@ -117,24 +107,17 @@ def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
 
     Of several runners-up that tie, one that can be tested, and of those the one with the largest p.
     """
-    best = rows[column_places.index(BEST)]
-    hardest: Test | None = None
+    best, tests = rows[column_places.index(BEST)], []
     for number, place in enumerate(column_places):
-        if place != SECOND:
-            continue
-        p, why_none = welch(best, rows[number])
-        harder = p is not None and (hardest.p is None or p > hardest.p) if hardest else True
-        if harder:
-            hardest = Test(number, p, why_none)
-    return hardest
+        if place == SECOND:
+            tests.append(Test(number, *welch(best, rows[number])))
+    return max(tests, key=lambda test: -1.0 if test.p is None else test.p)
 
 
 def _outcome(best: Sample, test: Test, corrected: float | None) -> tuple[str, bool]:
     """(outcome in words, whether the best is proven)."""
     if corrected is None:
         return test.why_none, False
-    outcome = f"p = {corrected:.2g}"
-    proven = corrected < LEVEL
-    if proven and best.pretrained_here and len(best.values) < PRETRAININGS_FOR_BOLD:
-        return f"{outcome}, not bold with {len(best.values)} pretrainings", False
-    return outcome, proven
+    if corrected < LEVEL and best.pretrained_here and len(best.values) < PRETRAININGS_FOR_BOLD:
+        return f"p = {corrected:.2g}, not bold with {len(best.values)} pretrainings", False
+    return f"p = {corrected:.2g}", corrected < LEVEL

@@ -12,10 +12,10 @@ def percent(value: float | Decimal | None) -> str:
     return MISSING if value is None else f"{value:.1f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float | None) -> str:
     """A difference of percentages with its sign; 0 has none."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
+    text = MISSING if value is None else f"{value:+.1f}"
+    return {"+0.0": "0.0", "-0.0": "0.0"}.get(text, text)
 
 
 def epochs_text(epochs: int | None) -> str:

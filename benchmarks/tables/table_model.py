@@ -6,7 +6,8 @@ Printed and measured rows never look alike: `Row.kind` decides the look, and eve
 from dataclasses import dataclass, field
 
 from benchmarks.tables.paired import Difference
-from benchmarks.tables.trial_groups import Group
+from benchmarks.tables.shown_text import row_name
+from benchmarks.tables.trial_groups import DEMO, Group
 
 LOOK_AGAIN = "(!)"
 PRINTED, MEASURED, IMPORTED = "printed", "measured", "imported"  # the kinds of rows
@@ -30,6 +31,7 @@ class Row:
     method and epochs.
 
     `differences`: of a measured row to another one, by column; empty where there is none.
+    `distinction`: what distinguishes it from others of its name.
     """
 
     kind: str
@@ -40,12 +42,19 @@ class Row:
     group: Group | None = None
     paper: "Row | None" = None
     differences: dict[str, Difference] = field(default_factory=dict)
+    distinction: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called: its method and epochs, if it has any."""
+        return row_name(self.method, self.epochs)
 
     def minus_paper(self, column: str) -> float | None:
         """The unrounded mean minus what the paper prints; None where one of them is missing."""
-        if self.paper is None or None in (self.cells[column].mean, self.paper.cells[column].mean):
+        printed = self.paper and self.paper.cells[column].mean
+        if None in (self.cells[column].mean, printed):
             return None
-        return self.cells[column].mean - self.paper.cells[column].mean
+        return self.cells[column].mean - printed
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class Block:
     rows: list[Row]
     remarks: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
+
+    def comparable(self) -> list[Row]:
+        """The measured rows that may be compared: demos prove nothing."""
+        return [row for row in self.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
 
 
 @dataclass(frozen=True)
@@ -79,3 +92,7 @@ class TableModel:
     def rows(self) -> list[Row]:
         """The rows of all blocks."""
         return [row for block in self.blocks for row in block.rows]
+
+    def is_printed(self) -> bool:
+        """Whether all of its rows are printed ones."""
+        return all(row.kind == PRINTED for row in self.rows())

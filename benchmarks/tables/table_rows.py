@@ -1,6 +1,6 @@
 """The table of one task: its printed, measured and imported rows, their differences, and what is said of them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,7 +11,7 @@ from benchmarks.records.imported import Imported
 from benchmarks.records.paper_tables import column_names, main_columns, remarks
 from benchmarks.records.reported import ReportedRow, printed
 from benchmarks.tables.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
-from benchmarks.tables.shown_text import MISSING, epochs_text, percent, row_name
+from benchmarks.tables.shown_text import epochs_text, percent
 from benchmarks.tables.table_model import (
     IMPORTED,
     LOOK_AGAIN,
@@ -33,6 +33,7 @@ from benchmarks.tables.trial_groups import (
     dataset_name,
     distinctions,
 )
+from transfer.records.code_hash import finetuning_sha256
 from transfer.tasks import Task
 
 STALE = "(stale)"
@@ -59,38 +60,39 @@ STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; r
 
 @dataclass(frozen=True)
 class Known:
-    """All that there is of one task. `code`: hash of today's fine-tuning, rows of another one are
-    stale. `comparisons` (of any task) stand under the block that has both of their results."""
+    """All that there is of one task. `comparisons` (of any task) stand under the block that has both of their
+    results."""
 
     task: Task
     reported: list[ReportedRow]
     groups: list[Group]
     expectations: Expectations
-    code: str
     imported: list[Imported]
     comparisons: list[Comparison]
 
 
 def build_table(known: Known) -> TableModel:
     """The table of a task: its printed, measured and imported rows."""
-    task, groups = known.task, known.groups
-    by_block: dict[tuple, list[Group]] = {(PAPER, ""): []}
+    task, groups, blocks = known.task, known.groups, []
+    by_block: dict[tuple, list[Group]] = defaultdict(list, {(PAPER, ""): []})
     for group in groups:
-        by_block.setdefault(group.block, []).append(group)
+        by_block[group.block].append(group)
     own_data = not known.reported and not known.imported and all(group.block[0] == OWN_DATA for group in groups)
-    blocks = []
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
         block = Block(heading, "" if own_data else BLOCK_NOTES[kind], [])  # which compare with printed rows
         if kind == PAPER:
-            _add_printed(block, task, known.reported)
+            _add_printed(block, known)
         _add_measured(block, known, members)
         blocks.append(block)
-    if known.imported:
-        blocks.append(Block("Imported", IMPORTED_NOTE, [_imported_row(row, task) for row in known.imported]))
-    blocks = [block for block in blocks if block.rows]
+    imported = Block("Imported", IMPORTED_NOTE, [])
+    for row in known.imported:
+        cells = {column.name: _cell(row.metrics.get(column.metric)) for column in task.columns}
+        imported.rows.append(Row(IMPORTED, row.method, row.epochs, cells, row.source))
+    blocks = [block for block in (*blocks, imported) if block.rows]
     title, notes = task.table.title, _notes(known, blocks, own_data)
-    if own_data:
-        title = _title_of_own_data(task, groups)
+    if own_data:  # what the task is, on the datasets that were measured instead of the published one
+        names = {dataset_name(group.example) or "own data" for group in groups}
+        title = f"{title.partition(' on ')[0]} on {', '.join(sorted(names))}"
     return TableModel(task.table.name, title, column_names(task), task.table.in_poster, blocks, notes)
 
 
@@ -114,22 +116,16 @@ def _notes(known: Known, blocks: list[Block], own_data: bool) -> list[str]:
     return [text for text, holds in notes if text and holds]
 
 
-def _title_of_own_data(task: Task, groups: list[Group]) -> str:
-    """What the task is, on the datasets that were measured instead of the published one."""
-    names = {dataset_name(group.example) or "own data" for group in groups}
-    return f"{task.table.title.partition(' on ')[0]} on {', '.join(sorted(names))}"
-
-
-def _add_printed(block: Block, task: Task, reported: list[ReportedRow]) -> None:
+def _add_printed(block: Block, known: Known) -> None:
     """The papers' rows, and what is doubtful in them."""
-    random = printed(reported, RANDOM, None)
-    for row in reported:
-        doubts = below_random(printed(reported, row.method, row.epochs), random, main_columns(task))
+    columns, random = column_names(known.task), printed(known.reported, RANDOM, None)
+    for row in known.reported:
+        values = printed(known.reported, row.method, row.epochs)
         name = f"{row.method} {epochs_text(row.epochs)} as printed"
-        source = f"paper ({row.source})" + _mark(block, name, doubts)
-        cells = {column: _cell(row.values.get(column)) for column in column_names(task)}
-        block.rows.append(Row(PRINTED, row.method, row.epochs, cells, source))
-    for column in column_names(task):
+        mark = _mark(block, name, below_random(values, random, main_columns(known.task)))
+        cells = {column: _cell(row.values.get(column)) for column in columns}
+        block.rows.append(Row(PRINTED, row.method, row.epochs, cells, f"paper ({row.source}){mark}"))
+    for column in columns:
         _set_places(block.rows, column, places([row.cells[column].mean for row in block.rows]))
 
 
@@ -145,28 +141,29 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
     papers = {(row.method, row.epochs): row for row in block.rows}
     several_data = len({data_hash(group.example) for group in groups}) > 1
     starts = [group for group in groups if group.example["method"] == RANDOM]
-    named: list[tuple[str, Row]] = []
+    current = (None, finetuning_sha256(known.task.name))  # rows of another code are stale
     for distinction, group in _in_order(known.reported, groups):
-        made, method, doubts = "demo", f"DEMO {group.example['method']}", []
-        if group.block[0] != DEMO:
-            made, method = "measured", group.example["method"]
-            doubts = _doubts(known, group, starts)
+        method, epochs = group.example["method"], group.example["epochs"]
+        made, doubts = "demo", []
+        if group.block[0] == DEMO:
+            method = f"DEMO {method}"
+        else:
+            made, doubts = "measured", _doubts(known, group, starts)
         source = f"{made}, {group.count()}; {_setting(group)}"
         if distinction:
             source += f", {distinction}"
         if several_data and ANNOTATIONS not in distinction:
             source += f", {ANNOTATIONS} {data_hash(group.example)}"
-        epochs = group.example["epochs"]
         source += _mark(block, f"{method} {epochs_text(epochs)}, {source}", doubts)
-        if any(trial.code not in (None, known.code) for trial in group.trials.values()):
+        if any(trial.code not in current for trial in group.trials.values()):
             source += f" {STALE}"
         cells = {column: _mean_cell(group, column) for column in column_names(known.task)}
-        named.append((distinction, Row(MEASURED, method, epochs, cells, source, group,
-                                       papers.get((method, epochs)))))
-    block.tests.extend(_rank([one for one in named if one[1].group.block[0] != DEMO]))
-    block.tests.extend(one.text for one in known.comparisons
-                       if one.task == known.task.name and stands_in(one, groups))
-    block.rows.extend(row for _, row in named)
+        block.rows.append(Row(MEASURED, method, epochs, cells, source, group, papers.get((method, epochs)),
+                              distinction=distinction))
+    block.tests.extend(_rank(block.comparable()))
+    for one in known.comparisons:
+        if one.task == known.task.name and stands_in(one, groups):
+            block.tests.append(one.text)
 
 
 def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
@@ -182,37 +179,30 @@ def _in_order(reported: list[ReportedRow], groups: list[Group]) -> list[tuple[st
     """(what distinguishes it from others of its name, group): in the paper's order, the others
     after them."""
     methods = list(dict.fromkeys(row.method for row in reported))
-    alike: dict[tuple, list[Group]] = {}
+    alike: dict[tuple, list[Group]] = defaultdict(list)
     for group in groups:
         method, epochs = group.example["method"], group.example["epochs"]
         place = methods.index(method) if method in methods else len(methods)
-        alike.setdefault((place, method, epochs is not None, epochs, _setting(group)), []).append(group)
+        alike[place, method, epochs is not None, epochs, _setting(group)].append(group)
     ordered = []
     for _, members in sorted(alike.items(), key=lambda item: item[0]):
         ordered += sorted(zip(distinctions(members), members, strict=True), key=lambda pair: pair[0])
     return ordered
 
 
-def _rank(named: list[tuple[str, Row]]) -> list[str]:
+def _rank(measured: list[Row]) -> list[str]:
     """Give the cells their places among the rows of the same setting and data; returns what the
-    tests said.
-
-    `named`: (what distinguishes it from others of its name, row).
-    """
-    alike: dict[tuple[str, str], list[tuple[str, Row]]] = {}
-    for distinction, row in named:
-        key = _setting(row.group), data_hash(row.group.example)
-        alike.setdefault(key, []).append((distinction, row))
+    tests said."""
+    alike: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in measured:
+        alike[_setting(row.group), data_hash(row.group.example)].append(row)
     several_data = len({data for _, data in alike}) > 1
     sentences = []
-    for (setting, data), members in sorted(alike.items(), key=lambda item: item[0]):
-        if len(members) < 2:
+    for (setting, data), rows in sorted(alike.items(), key=lambda item: item[0]):
+        if len(rows) < 2:
             continue
-        rows = [row for _, row in members]
-        names = [row_name(row.method, row.epochs) for row in rows]
-        counts = Counter(names)
-        unique = [f"{name} ({distinction})" if counts[name] > 1 else name
-                  for name, (distinction, _) in zip(names, members, strict=True)]
+        counts = Counter(row.name for row in rows)
+        unique = [f"{row.name} ({row.distinction})" if counts[row.name] > 1 else row.name for row in rows]
         samples = {column: [Sample(row.group.independent(column), row.group.pretrained_here) for row in rows]
                    for column in rows[0].cells}
         found, sentence = compare(samples, unique)
@@ -232,24 +222,24 @@ def _set_places(rows: list[Row], column: str, column_places: list[str]) -> None:
 
 def under_same_setting(group: Group, others: list[Group]) -> list[Group]:
     """The others of the same setting, data and architecture as `group`."""
-    return [other for other in others if _setting(other) == _setting(group)
-            and data_hash(other.example) == data_hash(group.example)
-            and other.example["weights"]["architecture"] == group.example["weights"]["architecture"]]
+    def same(one: Group) -> tuple[str, ...]:
+        return _setting(one), data_hash(one.example), one.example["weights"]["architecture"]
+
+    return [other for other in others if same(other) == same(group)]
 
 
 def _doubts(known: Known, group: Group, starts: list[Group]) -> list[str]:
     """What the literature and random initialisation (`starts`) under the same setting say against a row."""
-    table, main, method = known.task.table, main_columns(known.task), group.example["method"]
-    columns = column_names(known.task)
-    values = group.means(columns)
+    task, main, method = known.task, main_columns(known.task), group.example["method"]
+    values = _means(group, task)
     found = []
     if group.block[0] == PAPER:
-        row = RowKey(table.name, method, group.example["epochs"], group.example["heads"])
+        row = RowKey(task.table.name, method, group.example["epochs"], group.example["heads"])
         found = outside(known.expectations, row, values)
     if not method.startswith(RANDOM):
         starts = under_same_setting(group, starts)
         for start in starts:
-            found += below_random(values, start.means(columns), main)
+            found += below_random(values, _means(start, task), main)
         if not starts and group.block[0] == PAPER:
             for text in below_random(values, printed(known.reported, RANDOM, None), main):
                 found.append(f"{text}, as the paper prints it")
@@ -262,25 +252,19 @@ def _setting(group: Group) -> str:
     return ", ".join([f"{group.example['heads']} heads", *remarks(group.example), *group.departures])
 
 
-def _imported_row(row: Imported, task: Task) -> Row:
-    cells = {column.name: _cell(row.metrics.get(column.metric)) for column in task.columns}
-    return Row(IMPORTED, row.method, row.epochs, cells, row.source)
+def _means(group: Group, task: Task) -> dict[str, float | None]:
+    return {column: group.cell(column)[0] for column in column_names(task)}
 
 
-def _cell(value: float | Decimal | None) -> Cell:
-    if value is None:
-        return Cell(MISSING)
-    return Cell(percent(value), mean=float(value))
+def _cell(value: Decimal | float | None) -> Cell:
+    return Cell(percent(value), mean=None if value is None else float(value))
 
 
 def _mean_cell(group: Group, column: str) -> Cell:
-    cell = group.cell(column)
-    if cell is None:
-        return Cell(MISSING)
-    mean, deviation, defined = cell
+    mean, deviation, defined = group.cell(column)
     text = percent(mean)
     if deviation is not None:
         text += f" ± {deviation:.1f}"
-    if defined < len(group.trials):
+    if 0 < defined < len(group.trials):
         text += f" (n={defined})"
-    return Cell(text, "", mean, deviation, defined)
+    return Cell(text, "", mean, deviation, defined or None)

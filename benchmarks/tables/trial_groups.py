@@ -8,7 +8,7 @@ pretrainings of several seeds make one row. Standard library only.
 
 import hashlib
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from benchmarks.records.paper_tables import WITHOUT_EFFECT, departures, on_standard_data, shown, train_share
 from benchmarks.records.results import PROVES_NOTHING, RANDOM, canonical, ended, weights_sha256
+from transfer.records.identity import flatten
 from transfer.tasks import TASKS
 
 SAME_FIELDS = ("task", "method", "epochs", "demo", "scale", "iterations", "heads")
@@ -34,6 +35,9 @@ class Place(NamedTuple):
     pretraining: int | None
     trial: int
     seed: int
+
+
+Unit = Place | int | None  # what is independent in a row: a fine-tuning, or the seed of a pretraining
 
 
 @dataclass(frozen=True)
@@ -70,55 +74,37 @@ class Group:
         """Whether it starts from one checkpoint that was not pretrained here."""
         return not self.pretrained_here and self.example["weights"]["method"] not in RANDOM
 
-    def means(self, columns: Iterable[str]) -> dict[str, float | None]:
-        """The mean of each column, in percent; None where no trial has a value."""
-        means: dict[str, float | None] = dict.fromkeys(columns)
-        for column in means:
-            values = self.independent(column)
-            if values:
-                means[column] = statistics.fmean(values)
-        return means
+    def unit(self, place: Place) -> Unit:
+        """What is independent: a pretraining made here, whose fine-tunings share a start. Otherwise each fine-tuning:
+        a checkpoint from elsewhere has one pretraining by nature, and random weights are drawn anew by each trial."""
+        return place.pretraining if self.pretrained_here else place
 
-    def by_pretraining(self, column: str) -> dict[int | None, list[float]]:
-        """Seed of the pretraining -> the column of its trials that have it, in percent, in the
-        order of the trials.
-
-        Pretrainings without a value are left out.
-        """
-        found: dict[int | None, list[float]] = {}
+    def by_unit(self, column: str) -> dict[Unit, list[float]]:
+        """The column of the trials that have it, in percent, in the order of the trials."""
+        found: dict[Unit, list[float]] = defaultdict(list)
         for place, trial in self.trials.items():
-            value = trial.columns[column]
-            if value is not None:
-                found.setdefault(place.pretraining, []).append(value)
+            if trial.columns[column] is not None:
+                found[self.unit(place)].append(trial.columns[column])
         return found
 
     def values(self, column: str) -> list[float]:
         """The column of the trials that have it, in percent."""
-        return list(chain.from_iterable(self.by_pretraining(column).values()))
+        return list(chain.from_iterable(self.by_unit(column).values()))
 
     def independent(self, column: str) -> list[float]:
-        """The independent values of a column, in percent.
+        """The independent values of a column, in percent: the mean of each unit."""
+        return list(map(statistics.fmean, self.by_unit(column).values()))
 
-        The mean of each pretraining's trials where the method was pretrained here: its fine-tunings
-        share a start. Otherwise each trial's own: a checkpoint from elsewhere has one pretraining
-        by nature, and random weights are drawn anew by each trial.
-        """
-        if self.pretrained_here:
-            return [statistics.fmean(several) for several in self.by_pretraining(column).values()]
-        return self.values(column)
-
-    def cell(self, column: str) -> tuple[float, float | None, int] | None:
-        """(mean, sample standard deviation or None, trials with a value); None when no trial has a
-        value.
+    def cell(self, column: str) -> tuple[float | None, float | None, int]:
+        """(mean, sample standard deviation, trials with a value); None for what is not defined.
 
         Both over the independent values; of a single pretraining over its trials.
         """
         trials, values = self.values(column), self.independent(column)
         if len(values) == 1:
             values = trials
-        if len(values) > 1:
-            return statistics.fmean(values), statistics.stdev(values), len(trials)
-        return (values[0], None, 1) if values else None
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return statistics.fmean(values) if values else None, deviation, len(trials)
 
     def count(self) -> str:
         """How many trials it has and, pretrained here, what they are made of."""
@@ -126,9 +112,7 @@ class Group:
             return f"n={len(self.trials)}"
         counts = Counter(place.pretraining for place in self.trials)
         least, most = min(counts.values()), max(counts.values())
-        each = str(most)
-        if least < most:
-            each = f"{least} to {most}"
+        each = most if least == most else f"{least} to {most}"
         return (f"n={len(self.trials)}: {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
                 f"fine-tuning{'s' * (most > 1)}")
 
@@ -139,13 +123,13 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     The results' tasks must be known.
     """
     groups: dict[str, Group] = {}
-    members: dict[str, list[tuple[Place, Trial]]] = {}
-    trainings: dict[tuple, list[Evaluated]] = {}  # by method, epochs, label of the data, and what was trained
+    members: dict[str, list[tuple[Place, Trial]]] = defaultdict(list)
+    trainings: dict[tuple, list[Evaluated]] = defaultdict(list)  # by row, label of the data, what was trained
     for path, result in results:
-        config = _compared(result["config"])
+        config = {key: value for key, value in flatten(result["config"]).items() if key not in WITHOUT_EFFECT}
         alike = [result.get(name) for name in (*SAME_FIELDS, *HOW_FIELDS)]
         alike += [result["weights"]["architecture"], _start(result), _data(result), config]
-        key = hashlib.sha256(canonical(alike).encode("ascii")).hexdigest()
+        key = _sha256(alike)
         if key not in groups:
             example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
             example["weights"] = {name: value for name, value in result["weights"].items() if name != "conversion"}
@@ -154,77 +138,72 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
         place = Place(pretraining.get("seed"), result["trial"], result["seed"])
         trial = Trial(ended(result), path.name, shown(result), weights_sha256(result),
                       result["code"].get("transfer_sha256"), (result.get("predictions") or {}).get("sha256"))
-        members.setdefault(key, []).append((place, trial))
+        members[key].append((place, trial))
         label, training = result["dataset"].get("label"), (result.get("training") or {}).get("sha256")
         if label and training:
             evaluated = (trial.ended, trial.file, result["dataset"]["val"]["annotations_sha256"])
-            trainings.setdefault((result["method"], result["epochs"], label, training), []).append(evaluated)
-    superseded = _superseded(trainings)
-    problems = list(superseded.values())
+            trainings[result["method"], result["epochs"], label, training].append(evaluated)
+    problems = _superseded(trainings)
     for key, group in groups.items():
-        kept = [(place, trial) for place, trial in members[key] if trial.file not in superseded]
-        kept, other_weights = _one_start_each(kept)
-        group.trials, repeated = _one_of_each(sorted(kept, key=lambda one: one[0]))
-        problems += other_weights + repeated
-    return [group for group in groups.values() if group.trials], sorted(problems)
+        kept = [(place, trial) for place, trial in members[key] if trial.file not in problems]
+        group.trials = _one_of_each(_one_start_each(kept, problems), problems)
+    lines = [f"{file}: {reason}" for file, reason in problems.items()]
+    return [group for group in groups.values() if group.trials], sorted(lines)
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(canonical(value).encode("ascii")).hexdigest()
 
 
 def _superseded(trainings: dict[tuple, list[Evaluated]]) -> dict[str, str]:
-    """{file: one line} of the evaluations whose training was evaluated later on other annotations
+    """{file: why it does not count} of the evaluations whose training was evaluated later on other annotations
     of the same label: a validation file that was fixed."""
     lines = {}
     for (_, _, label, _), evaluated in trainings.items():
         _, newest_file, newest = max(evaluated)
         for _, file, annotations in evaluated:
             if annotations != newest:
-                lines[file] = (f"{file}: evaluated on {label} as it was (annotations {annotations[:8]}); {newest_file} "
-                               f"is the same training on {newest[:8]} and counts instead")
+                lines[file] = (f"evaluated on {label} as it was (annotations {annotations[:8]}); {newest_file} is the "
+                               f"same training on {newest[:8]} and counts instead")
     return lines
 
 
 def _start(result: dict) -> list:
     """What trials of one row start from: a file of weights or, pretrained here, a recipe and its
     images."""
-    weights = result["weights"]
-    pretraining = weights.get("pretraining")
+    pretraining = result["weights"].get("pretraining")
     if pretraining is None:
         return [weights_sha256(result)]
-    return [pretraining["recipe_sha256"], pretraining["images_sha256"], weights.get("branch")]
+    return [pretraining["recipe_sha256"], pretraining["images_sha256"], result["weights"].get("branch")]
 
 
-def _one_start_each(members: list[tuple[Place, Trial]]) -> tuple[list[tuple[Place, Trial]], list[str]]:
-    """The trials whose pretraining has one file of weights, and one line for each other.
+def _one_start_each(members: list[tuple[Place, Trial]], problems: dict[str, str]) -> list[tuple[Place, Trial]]:
+    """The trials, earliest first, whose pretraining has one file of weights; the others go into `problems`.
 
     The same recipe, images and seed made two files: both cannot be that pretraining. The file of
     the trial that ended last counts.
     """
-    newest: dict[int | None, Trial] = {}
-    for place, trial in members:
-        known = newest.setdefault(place.pretraining, trial)
-        if (trial.ended, trial.file) > (known.ended, known.file):
-            newest[place.pretraining] = trial
-    kept, problems = [], []
+    members = sorted(members, key=lambda member: (member[1].ended, member[1].file))
+    newest = {place.pretraining: trial for place, trial in members}
+    kept = []
     for place, trial in members:
         other = newest[place.pretraining]
         if trial.weights == other.weights:
             kept.append((place, trial))
         else:
-            problems.append(f"{trial.file}: starts from weights {trial.weights[:8]}, {other.file} from "
-                            f"{other.weights[:8]}, and both name the same pretraining (recipe, images, seed "
-                            f"{place.pretraining}): the one that ended later counts")
-    return kept, problems
+            problems[trial.file] = (f"starts from weights {trial.weights[:8]}, {other.file} from {other.weights[:8]}, "
+                                    "and both name the same pretraining (recipe, images, seed "
+                                    f"{place.pretraining}): the one that ended later counts")
+    return kept
 
 
-def _one_of_each(members: list[tuple[Place, Trial]]) -> tuple[dict[Place, Trial], list[str]]:
-    """One trial for each place, and one line for each that a later run of it replaces."""
-    trials: dict[Place, Trial] = {}
-    problems = []
+def _one_of_each(members: list[tuple[Place, Trial]], problems: dict[str, str]) -> dict[Place, Trial]:
+    """The last trial of each place; those that it replaces go into `problems`."""
+    last = dict(members)
     for place, trial in members:
-        if place in trials:
-            older, trial = sorted([trials[place], trial], key=lambda one: (one.ended, one.file))
-            problems.append(f"{older.file}: the same trial ran again; {trial.file} counts instead")
-        trials[place] = trial
-    return trials, problems
+        if trial is not last[place]:
+            problems[trial.file] = f"the same trial ran again; {last[place].file} counts instead"
+    return dict(sorted(last.items()))
 
 
 def distinctions(groups: list[Group]) -> list[str]:
@@ -281,9 +260,7 @@ def _block(result: dict) -> tuple[int, str]:
 
 def _data(result: dict) -> list:
     data = result["dataset"]
-    found = []
-    for part in ("train", "val"):
-        found += [data[part]["images"], data[part]["annotations_sha256"]]
+    found = [data[part][key] for part in ("train", "val") for key in ("images", "annotations_sha256")]
     if train_share(result) != 1.0:
         found += [data["train_share"]["share"], data["train_share"]["images"]]
     return found + data["classes"]
@@ -292,7 +269,7 @@ def _data(result: dict) -> list:
 def data_hash(result: dict) -> str:
     """Eight digits that tell datasets apart: image counts, annotation files, share of the training
     images, classes."""
-    return hashlib.sha256(canonical(_data(result)).encode("ascii")).hexdigest()[:8]
+    return _sha256(_data(result))[:8]
 
 
 def dataset_name(result: dict) -> str | None:
@@ -301,23 +278,8 @@ def dataset_name(result: dict) -> str | None:
 
 
 def _describe(result: dict) -> str:
-    data = result["dataset"]
-    classes = len(data["classes"])
-    label, share = dataset_name(result), ""
-    if train_share(result) != 1.0:
-        share = f" (share {train_share(result):g})"
+    data, classes, label = result["dataset"], len(result["dataset"]["classes"]), dataset_name(result)
+    share = f" (share {train_share(result):g})" if train_share(result) != 1.0 else ""
     text = (f"{classes} class{'es' * (classes != 1)}, {data['train']['images']} training{share} and "
             f"{data['val']['images']} evaluation images, annotations {data_hash(result)}")
     return f"{label}, {text}" if label else text
-
-
-def _compared(config: dict, prefix: str = "") -> dict[str, object]:
-    """A nested config under dotted names, without what changes no number."""
-    flat: dict[str, object] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(_compared(value, f"{name}."))
-        elif name not in WITHOUT_EFFECT:
-            flat[name] = value
-    return flat

@@ -86,11 +86,11 @@ def test_import__a_full_disk_leaves_nothing_of_a_bundle(results: Path, tmp_path:
     bundle.main([str(path), "--results", str(results)])
     put, calls = import_results.put, []
 
-    def full(*words: object) -> None:
+    def full(*words: object) -> Path:
         calls.append(words)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        put(*words)
+        return put(*words)
 
     monkeypatch.setattr(import_results, "put", full)
     with pytest.raises(OSError, match="No space left"):

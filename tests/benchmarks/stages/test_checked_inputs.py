@@ -86,7 +86,7 @@ def test_protocols__are_what_transfer_resolves(task):
         small = resolved_config.layers(task, heads, scale).SOLVER
         found = find_protocols(scaled)[task]
         assert (found.iterations, found.batch) == (small.MAX_ITER, small.IMS_PER_BATCH)
-    cost = estimate.finetuning(task, resolved.MAX_ITER, "full")
+    cost = estimate.finetuning(task, find_protocols(full)[task], "resnet50", 0).words
     assert re.fullmatch(r"about \d+ V100-hours \(model zoo's speed\)", cost)
 
 

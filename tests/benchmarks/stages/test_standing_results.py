@@ -93,18 +93,6 @@ def test_standing__other_values_other_evaluations_and_reruns_do_not_stand(option
     assert ran(options("--rerun", "finetune-a-coco-1"), chain(), capsys) == NAMES - {"finetune-a-coco-0"}
 
 
-def test_plan__a_finished_training_whose_start_is_gone_is_named(options, chain, capsys):
-    ran(options(), chain(), capsys)
-    [folder] = options().output.glob("finetune-a-coco-0-????????")
-    (folder / "model_final.pth").touch()
-    shutil.rmtree(next(options().output.glob("pretrain-a-????????")))
-    said = f"{folder} is the finished training of finetune-a-coco-0, but what it started from is gone and is made again"
-    for stages, is_named in ((chain(evaluation={"data": "fixed"}), True), (chain(inputs={"data": "other"}), False),
-                             (chain(), False)):
-        command.print_plan(options(), stages)
-        assert (said in capsys.readouterr().out) == is_named
-
-
 def test_standing__work_that_was_begun_again_goes_on(options, chain, capsys):
     ran(options(), chain(), capsys)
     folder = next(options().output.glob("finetune-a-coco-0-????????"))

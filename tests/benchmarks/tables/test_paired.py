@@ -26,7 +26,7 @@ def test_paired__one_trial_of_each_pretraining_by_hand() -> None:
     found = difference(row({(0, 0): 12.6, (1, 1): 17.4, (2, 2): 8.8}))
     assert found.values == (4.6, 8.2, -3.0) and len(found.pairs) == 3 and found.doubt == ""
     assert found.mean == pytest.approx(3.26667, abs=1e-5)
-    assert found.interval == pytest.approx((-10.9371, 17.4705), abs=2e-4)  # tests/benchmarks/statistics/test_student.py
+    assert found.interval == pytest.approx((-10.9371, 17.4705), abs=2e-4)  # tests/benchmarks/statistics/test_t_tests.py
     assert found.p == pytest.approx(0.4267, abs=1e-4)
     assert found.text() == "+3.3 [-10.9, +17.5] n=3"
 

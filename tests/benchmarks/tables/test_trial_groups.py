@@ -38,7 +38,7 @@ def test_cell__mean_and_deviation_are_over_the_pretrainings_means(grouped) -> No
     # Means of the pretrainings 41, 44, 47: mean 44, deviation 3. Over the six trials it would be sqrt(42 / 5) = 2.9.
     [group], problems = grouped(*[of(seed, trial, value=39 + 3 * (seed - 1) + 1 + 2 * trial) for seed in (1, 2, 3)
                                   for trial in (0, 1)])
-    assert problems == [] and group.by_pretraining("AP_bb") == {1: [40, 42], 2: [43, 45], 3: [46, 48]}
+    assert problems == [] and group.by_unit("AP_bb") == {1: [40, 42], 2: [43, 45], 3: [46, 48]}
     assert group.independent("AP_bb") == [41, 44, 47]
     assert group.cell("AP_bb") == (pytest.approx(44), pytest.approx(3), 6)
     assert group.count() == "n=6: 3 pretrainings x 2 fine-tunings"
@@ -89,20 +89,20 @@ def test_group__two_weights_of_one_pretraining_are_named_and_the_later_ones_coun
     text = ("starts from weights 01010101, 1.json from eeeeeeee, and both name the same pretraining (recipe, images, "
             "seed 1): the one that ended later counts")
     assert problems == [f"0.json: {text}", f"2.json: {text}"]
-    assert group.by_pretraining("AP_bb") == {1: [40], 2: [50]}
+    assert group.by_unit("AP_bb") == {1: [40], 2: [50]}
 
 
 def test_group__times_are_compared_across_zones(grouped) -> None:
     later, earlier = "2026-01-01T23:30:00-05:00", "2026-01-02T01:00:00+00:00"  # 04:30 and 01:00 in UTC
     [group], problems = grouped(of(1, 0, value=41, ended=later), of(1, 0, value=40, ended=earlier))
     assert problems == ["1.json: the same trial ran again; 0.json counts instead"]
-    assert group.by_pretraining("AP_bb") == {1: [41]}
+    assert group.by_unit("AP_bb") == {1: [41]}
 
 
 def test_group__the_same_trial_of_two_pretrainings_is_no_repetition(grouped) -> None:
     [group], problems = grouped(of(1, 0), of(2, 0), of(2, 0, value=41, ended="2026-02-01T00:00:00Z"))
     assert problems == ["1.json: the same trial ran again; 2.json counts instead"]
-    assert group.by_pretraining("AP_bb") == {1: [40], 2: [41]}
+    assert group.by_unit("AP_bb") == {1: [40], 2: [41]}
 
 
 def test_group__trials_hold_the_columns_of_their_table(grouped, make_result) -> None:

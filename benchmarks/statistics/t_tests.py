@@ -1,13 +1,13 @@
-"""Student's t distribution in plain Python, so that the same results give the same tables whatever is installed.
+"""The t-tests and Holm's correction in plain Python: the same results give the same tables whatever is installed.
 
-The tail is a regularised incomplete beta function, here by its continued fraction (Abramowitz and
-Stegun 26.5.8) with Lentz's method (1976, as modified by Thompson and Barnett, 1986).
+The tail of Student's t distribution is a regularised incomplete beta function, here by its continued
+fraction (Abramowitz and Stegun 26.5.8) with Lentz's method (1976, as modified by Thompson and Barnett, 1986).
 """
 
 import math
 from collections.abc import Sequence
 from functools import cache
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 
 SMALLEST, PRECISION = 1e-300, 1e-15
 CONFIDENCE = 0.95
@@ -46,6 +46,40 @@ def one_sample_p(values: Sequence[float]) -> float | None:
     if len(values) < 2 or stdev(values) == 0.0:
         return None
     return two_sided_p(len(values) * (fmean(values) / stdev(values)) ** 2, len(values) - 1)
+
+
+def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Two-sided p for equal means of two groups of unequal variances.
+
+    B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
+    Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite. None where the test is not defined: fewer than
+    two values in a group, or no spread in either.
+    """
+    if min(len(one), len(other)) < 2:
+        return None
+    first, second = variance(one) / len(one), variance(other) / len(other)
+    total = first + second
+    if total == 0.0:
+        return None
+    t_squared = (fmean(one) - fmean(other)) ** 2 / total
+    share = first / total
+    freedom = 1.0 / (share**2 / (len(one) - 1) + (1.0 - share) ** 2 / (len(other) - 1))
+    return two_sided_p(t_squared, freedom)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """The corrected p of each: below a level, the test holds at that level for the whole family. None is no test.
+
+    The smallest is multiplied by their number, the next by one less, and so on; none is below one before it. S. Holm,
+    "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    """
+    corrected: list[float | None] = [None] * len(p_values)
+    tests = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    largest = 0.0
+    for rank, (p, place) in enumerate(tests):
+        largest = max(largest, min(1.0, (len(tests) - rank) * p))
+        corrected[place] = largest
+    return corrected
 
 
 def _incomplete_beta(ratio: float, a: float) -> float:
