@@ -104,7 +104,7 @@ class StageRecord:
         return f"{ending.message.partition('; its files are in ')[0]}: {error}"
 
 
-def log_of(folder: Path, job_id: str, rank: int) -> Path:
+def log_of(folder: Path, job_id: str, rank: int = 0) -> Path:
     """What process `rank` of a job prints, as submitit names it. `folder`: of the submission."""
     return folder / f"{job_id}_{rank}_log.out"
 

@@ -6,9 +6,10 @@ code is the present one; what is done stays.
 """
 
 import argparse
+import sys
 
 from benchmarks.slurm import job_graph
-from benchmarks.slurm.status import add_output
+from benchmarks.slurm.status import NO_LOG, add_output, snapshot
 from benchmarks.stages.checked_inputs import find_inputs
 from benchmarks.stages.saved_plan import Plan, plan_of
 from benchmarks.stages.stage import locked
@@ -36,6 +37,15 @@ def main(arguments: list[str]) -> int:
             f"{args.output} was a run on this machine: run the same ./run_all.sh command again to resume it"))
     for name in args.stages:
         refuse((name not in names, f"{name}: no such stage; there are {', '.join(names)}"))
+    _warn_of_output(saved)
     plan = Plan(options, find_inputs(options))
     with locked(options.output):
         return job_graph.submit_and_say(plan, set(args.stages) or None)
+
+
+def _warn_of_output(plan: Plan) -> None:
+    """Say it when a job wrote nothing at all into the output folder: the next one may not either."""
+    for row in snapshot(plan):
+        if NO_LOG in row.detail:
+            print(f"warning: {row.stage}: {row.detail}", file=sys.stderr)
+            return

@@ -10,6 +10,7 @@ that is preempted is left to Slurm.
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from pathlib import Path
 
 from benchmarks.slurm import commands
 from benchmarks.slurm.job_signals import GRACE, REQUEUE_PAUSE, REQUEUE_TRIES
-from benchmarks.slurm.jobs import AGAIN, CANCELLED, WAS_KILLED, Ending, endings
+from benchmarks.slurm.jobs import AGAIN, CANCELLED, WAS_KILLED, Ending, endings, log_of
+from benchmarks.stages.error_line import last_start
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import KILLED
 
-OUT_OF_MEMORY = 125  # as Slurm numbers it among the signals
-AFTER_A_KILL = (KILLED, OUT_OF_MEMORY, 128 + OUT_OF_MEMORY)  # exit codes of srun
+# Exit codes of srun for that. 125: out of memory, as a signal above 128 or without; but often it is 1 then.
+AFTER_A_KILL = (KILLED, 125, 128 + 125)
+OUT_OF_MEMORY = re.compile(r"(srun|slurmstepd\S*): error: .*(Out Of Memory|oom.kill)")
 TERMINATED = 128 + 15  # srun ends the processes that are left, and gives the highest code
 STALLS = 1  # a bad node may be the cause; more would use hours up
 TOO_LATE = 120.0  # seconds: Slurm's warning may come one minute early, and a start hears signals after some time
@@ -66,8 +69,7 @@ class Failed:
 
     def is_killed(self, found: list[Ending], out_of_memory: bool) -> bool:
         """Whether no process failed by its own fault, and one was killed. One that waits for a process
-        that was killed ends at the SIGTERM of srun, which decides srun's code then. Out of memory by
-        Slurm's own limit, srun's code is 1."""
+        that was killed ends at the SIGTERM of srun, which decides srun's code then."""
         own = [ending for ending in found if ending.exit_code != KILLED and not ending.is_ended_stall]
         if own:
             return False
@@ -82,11 +84,11 @@ def main(arguments: Sequence[str]) -> int:
     started again."""
     failed = Failed(Path(arguments[0]), *map(int, arguments[1:]))
     found = endings(failed.notes)
-    job = _shown()
-    out_of_memory = job.get("DerivedExitCode", "").endswith(f":{OUT_OF_MEMORY}")
+    out_of_memory = any(OUT_OF_MEMORY.match(line) for line in last_start(_log(failed.notes)))
     killed = failed.is_killed(found, out_of_memory)
     if (failed.notes / CANCELLED).exists() or not (killed or any(ending.is_ended_stall for ending in found)):
         return 1
+    job = _shown()
     if job.get("PreemptTime", "None") != "None":  # Slurm requeues it, unless it ends before
         time.sleep(GRACE)
         return 1
@@ -128,10 +130,18 @@ def _requeued(notes: Path) -> int:
         return 0
 
 
+def _log(notes: Path) -> Path:
+    """Of this job, with what srun says."""
+    number = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        number = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return log_of(notes.parent, number)
+
+
 def _shown() -> dict[str, str]:
     """What Slurm says of this job, by its names; {} when it does not answer."""
     try:
-        shown = commands.call("scontrol", "--details", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+        shown = commands.call("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)

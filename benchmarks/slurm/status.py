@@ -31,6 +31,7 @@ EVERY = 5.0  # seconds
 ALIVE = ("running", "waiting", "running?", "waiting?")  # with a question mark: Slurm does not answer
 SAVED = (COME_BACK, 143)
 SHOWN = 160  # letters of a detail in the table
+NO_LOG = "it left no log"
 MEANINGS = {
     "OUT_OF_MEMORY": "give it more memory (--mem-gb)",
     "TIMEOUT": "its time was over before it had saved: give it more (--time, --signal-delay)",
@@ -148,8 +149,12 @@ def _without_message(record: StageRecord, state: State, started: bool) -> tuple[
     """Of a job that ended as a whole, or never began."""
     error = error_line(record.log())
     if state.word in ("FAILED", GONE) and not started and not record.log().is_file():
-        sees = "does not" if state.reason == "JobLaunchFailure" else "may not"
-        why = f"it left no log: its node {sees} see {record.folder}; choose an --output that all nodes see"
+        sees = "its node may not"
+        if state.reason == "JobLaunchFailure":
+            sees = "its node does not"
+        elif state.word == GONE:
+            sees = "it was ended before it began, or its node does not"
+        why = f"{NO_LOG}: {sees} see {record.folder}; choose an --output that all nodes see"
     elif state.word in MEANINGS:
         why = MEANINGS[state.word]
     else:

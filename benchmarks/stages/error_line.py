@@ -15,16 +15,21 @@ KINDS = (
 
 def error_line(log: Path) -> str:
     """The last error of a program's last start; "" where there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(file.seek(0, 2) - TAIL, 0))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    _, start, last = text.rpartition(START)
-    lines = last.splitlines()[1:] if start else last.splitlines()
+    lines = last_start(log)
     for kind in KINDS:
         found = [line for line in lines if kind.match(line)]
         if found:
             return found[-1].strip().removeprefix("error: ")
     return ""
+
+
+def last_start(log: Path) -> list[str]:
+    """The lines of a program's last start; none where there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - TAIL, 0))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    _, start, last = text.rpartition(START)
+    return last.splitlines()[1:] if start else last.splitlines()

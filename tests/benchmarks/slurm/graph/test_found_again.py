@@ -15,7 +15,7 @@ import pytest
 import submitit
 
 from benchmarks.options.run_options import parse
-from benchmarks.slurm import cancel, commands, job_graph, jobs, launch, status
+from benchmarks.slurm import cancel, commands, job_graph, jobs, launch, retry, status
 from benchmarks.slurm.stage_job import StageJob
 from pretrain.common.errors import UserError
 from tests.benchmarks.slurm.graph.conftest import ON_SLURM, planned
@@ -230,6 +230,16 @@ def test_output_of_this_machine_alone__is_said_when_it_is_submitted(fake, graph,
     assert capsys.readouterr().err == (
         f"warning: --output {plan.options.output} is in {tmp_path}, which on most clusters is each machine's own: the "
         "nodes must see that folder, or the jobs end at once\n")
+
+
+def test_retry__says_that_the_last_job_wrote_nothing_into_the_output(fake, graph, capsys):
+    plan = graph()
+    folder = job_graph.submit(plan).folder
+    (fake.place / "running").write_text("")
+    assert retry.main(["--failed", "--output", str(plan.options.output)]) == 0
+    assert capsys.readouterr().err == (
+        "warning: finetune-rand-coco-0: Slurm no longer knows the job; it left no log: it was ended before it began, "
+        f"or its node does not see {folder}; choose an --output that all nodes see\n")
 
 
 def test_nothing_to_submit__makes_the_tables_whose_job_was_cancelled(fake, graph, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.slurm import start_again
 from benchmarks.slurm.jobs import endings
+from benchmarks.stages.error_line import START
 from pretrain import ROOT
 from tests.benchmarks.slurm.launch.conftest import until
 from tests.benchmarks.slurm.launch.slurm_cluster import CGROUPS, Cluster, missing
@@ -36,26 +37,28 @@ def run(cluster, tmp_path):
     notes = tmp_path / "a"
     notes.mkdir()
 
-    def submit(*starts: str) -> tuple[str, str]:
+    def submit(*starts: str, retries: int = 2) -> tuple[str, str]:
         cases = "".join(f"{number}) {lines};; " for number, lines in enumerate(starts, 1))
-        task = f'echo >> "$1"/starts; case $(wc -l < "$1"/starts) in {cases}esac'
+        task = f'echo "{START})"; echo >> "$1"/starts; case $(wc -l < "$1"/starts) in {cases}esac'
         script = ["#!/bin/bash", f"export PYTHONPATH={shlex.quote(str(ROOT))}",
-                  *start_again.shell_lines(["a"], tmp_path, 2, 1, 60),
+                  *start_again.shell_lines(["a"], tmp_path, retries, 1, 60),
                   f"srun --kill-on-bad-exit=1 sh -c {shlex.quote(task)} sh {shlex.quote(str(notes))}"]
         (tmp_path / "job.sh").write_text("\n".join(script) + "\n")
-        job = cluster.run("sbatch", "--mem=100M", f"--output={tmp_path}/out", str(tmp_path / "job.sh")).split()[-1]
+        options = ("--mem=100M", f"--output={tmp_path}/%j_0_log.out")
+        job = cluster.run("sbatch", *options, str(tmp_path / "job.sh")).split()[-1]
         until(lambda: cluster.show(job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING"), "the end of the job")
-        return cluster.show(job, "JobState"), (tmp_path / "out").read_text()
+        return cluster.show(job, "JobState"), (tmp_path / f"{job}_0_log.out").read_text()
 
     submit.notes = notes
     return submit
 
 
 def test_out_of_memory__a_task_and_a_tasks_program_are_started_again(run):
-    state, told = run(GREEDY, SAYS_SO, "true")
+    state, told = run("kill -KILL $$", GREEDY, SAYS_SO, "true", retries=3)
     assert state == "COMPLETED", told
-    assert "\nout of memory: started again, 1 of 2 times\n" in told
-    assert "\nstage a was killed: started again, 2 of 2 times\n" in told
+    assert "\nkilled (SIGKILL or out of memory): started again, 1 of 3 times\n" in told
+    assert "\nout of memory: started again, 2 of 3 times\n" in told
+    assert "\nstage a was killed: started again, 3 of 3 times\n" in told
 
 
 def test_out_of_memory__each_time_is_said(run):

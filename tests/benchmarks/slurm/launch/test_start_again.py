@@ -25,6 +25,7 @@ def job(tmp_path, monkeypatch):
     notes.mkdir()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "16")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\ncd '{tmp_path}'; echo \"$@\" >> asked\n"
                                       "[ $1 = requeue ] || cat shown\n")
@@ -100,13 +101,12 @@ def test_killed__though_srun_ended_the_process_that_says_so(job):
 
 def test_out_of_memory__by_slurms_own_limit(job):
     """srun's code is 1 then; that of a program that fails is too."""
-    job.shown.write_text(f"{ends_in(9999)} ExitCode=0:0 DerivedExitCode=0:125")
-    assert job("exit 1", f"{note(137)}; exit 1", "exit 0") == (
+    start = "echo 'INFO - Starting with JobEnvironment(job_id=17)' >> ../16_1_0_log.out"
+    says = f"{start}; echo 'srun: error: node1: task 0: Out Of Memory' >> ../16_1_0_log.out"
+    assert job(f"{says}; exit 1", f"{says}; {note(137)}; exit 1", "exit 0") == (
         0, "out of memory: started again, 1 of 2 times\nit says 137: started again, 2 of 2 times\n", 3)
-    assert job(f"{note(2)}; exit 1")[::2] == (1, 1)
-    (job.notes / "ended_0.json").unlink()
-    job.shown.write_text(f"{ends_in(9999)} ExitCode=0:0 DerivedExitCode=1:0")
-    assert job("exit 1")[::2] == (1, 1)
+    assert job(f"{says}; exit 1", f"{start}; exit 1")[::2] == (1, 2)
+    assert job(f"{says}; {note(2)}; exit 1")[::2] == (1, 1)
 
 
 def test_own_fault_of_one_process__whose_others_srun_ended(job):
@@ -158,10 +158,10 @@ def test_warning__that_no_start_would_hear_requeues_the_job(job, seconds, starts
     code, told, started = job(KILL, "exit 0")
     assert started == starts and endings(job.notes) == []
     if starts == 1:
-        assert job.asked() == ["--details --oneliner show job 17", "requeue 17"] and code == 137
+        assert job.asked() == ["--oneliner show job 17", "requeue 17"] and code == 137
         assert told == "killed (SIGKILL or out of memory): requeued, 1 of 2 times\n"
     else:
-        assert job.asked() == ["--details --oneliner show job 17"] and code == 0
+        assert job.asked() == ["--oneliner show job 17"] and code == 0
 
 
 def test_warning__to_the_script_itself_requeues_the_job(job):
