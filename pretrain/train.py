@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pretrain import distributed
+from pretrain import distributed, memory
 from pretrain.common import stalls
 from pretrain.common.atomic import write_text
 from pretrain.common.backbone_file import BackboneInfo, save_backbone
@@ -168,6 +168,9 @@ def _announce(trainer: Trainer, run: _Run) -> None:
             f"a step is {values.batch_size} images ({trainer.accumulation} x {trainer.micro_batch}), peak learning "
             f"rate {peak_lr(values.base_lr, values.batch_size):g}, {values.precision} on {device} x "
             f"{run.process.world}, loader processes for each: {run.config.runtime.workers}")
+    if device.type == "cuda":
+        at_once = trainer.micro_batch // run.process.world
+        run.say(f"{memory.in_words(values, at_once)}; a smaller --device-batch takes less")
     if values.precision == "fp16" and device.type == "cpu":
         run.say("warning: fp16 is many times slower than fp32 on a CPU; use --precision bf16 or fp32")
     elif values.precision == "bf16" and device.type == "cpu" and not bf16_is_fast():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from benchmarks.options.evaluations import Protocol
+from pretrain import memory
 from pretrain.common.architectures import SMALLEST
 from pretrain.config import Config
 from transfer import tasks
@@ -48,7 +49,9 @@ def pretraining(images: int, config: Config) -> Cost:
     if train.global_size >= 224:
         hours = images * train.epochs / H100_IMAGES_PER_SECOND / 3600
         how_many = f"about {hours:.1f}" if hours >= 0.1 else "under 0.1"
-        return Cost(f"{how_many} H100-hours (arithmetic, not measured)", {"H100": hours})
+        at_once = min(config.runtime.device_batch, train.batch_size)
+        return Cost(f"{how_many} H100-hours (arithmetic, not measured), {memory.in_words(train, at_once)}",
+                    {"H100": hours})
     pixels = 2 * train.global_size**2 + train.local_views * train.local_size**2
     core_hours = images * train.epochs * PRETRAIN_SECONDS * pixels / PRETRAIN_PIXELS / 3600
     return _on_cores(f"{images * train.epochs:,} image views of {train.global_size} px",
