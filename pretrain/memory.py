@@ -1,8 +1,8 @@
 """What a pretraining takes of a GPU's memory: arithmetic, to be said before it starts. Standard library only.
 
 Most of it are the layers' inputs and outputs that the backward pass needs again; a test counts them in a real step.
-Added are weights, gradients and momentum, and what CUDA and cuDNN want for themselves. Not measured on a GPU; on a CPU a
-step of 8 images peaked at 3.3 GB in fp32 and 2.4 GB in bf16, of which this explains all but the half GB of torch itself.
+Added are weights, gradients and momentum, and what CUDA and cuDNN want for themselves. Not measured on a GPU; on a CPU
+a step of 8 images peaked at 3.3 GB in fp32 and 2.4 GB in bf16, of which this explains all but the half GB of torch.
 """
 
 from pretrain.common.architectures import ARCHITECTURES, Architecture

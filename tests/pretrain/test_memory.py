@@ -1,4 +1,4 @@
-"""The arithmetic of a pretraining's memory beside what a step keeps for its backward pass, on a GPU that is not there."""
+"""A pretraining's memory by arithmetic, beside what a step keeps for its backward pass on a GPU that is not there."""
 
 import pytest
 import torch
@@ -44,4 +44,5 @@ def test_kept__is_what_a_step_keeps(architecture: str, precision: str, stride: i
 def test_in_words__of_the_published_run() -> None:
     train = load_config("imagenet_200ep", {}).train
     assert memory.in_words(train, 128) == "about 19 GB of each GPU for 128 images at once (arithmetic, not measured)"
-    assert memory.gb(load_config(None, {"precision": "fp32"}).train, 8) - memory.OF_CUDA_GB == pytest.approx(2.7, abs=0.1)
+    fp32 = load_config(None, {"precision": "fp32"}).train
+    assert memory.gb(fp32, 8) - memory.OF_CUDA_GB == pytest.approx(2.7, abs=0.1)

@@ -99,7 +99,8 @@ def _another_training(output: Path, about: dict) -> str | None:
         before = {"batch_norm_images": about["batch_norm_images"],
                   **json.loads((output / REQUEST).read_text(encoding="utf-8")),
                   "config": yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))}
-        other = identity.differences(identity.training(before), identity.training(about))
+        was, now = identity.training(before), identity.training(about)
+        other = identity.on_other_processes(identity.differences(was, now), was, now)
     except FileNotFoundError:  # a run killed before it began
         there = sorted(path.name for path in [*output.glob("model_*.pth"), *output.glob(RESULT)])
         if not there:
@@ -111,8 +112,17 @@ def _another_training(output: Path, about: dict) -> str | None:
         return f"holds a run whose {REQUEST} or {CONFIG} is damaged ({why}): use another --output"
     if not other:
         return None
-    return (f"holds another run: {identity.in_words(other)}. Use the same options as before to resume it, or "
-            "another --output")
+    return (f"holds another run: {identity.in_words(other)}. Use the same options as before to resume it, "
+            f"{_keeping_batch_norm(other)}or another --output")
+
+
+def _keeping_batch_norm(other: dict[str, tuple]) -> str:
+    """How a run that began on several processes goes on with one, whose batch norm sees fewer images."""
+    before, now = other.get("batch_norm_images", (None, None))
+    if before is None or now is None or now >= before:
+        return ""
+    return (f"--fit accumulate={before} where its memory is large enough (batch norm took its statistics from {before} "
+            f"images at once and would now take them from {now}), ")
 
 
 def finished(output: Path, about: dict, keep_predictions: bool) -> dict | None:

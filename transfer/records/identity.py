@@ -24,6 +24,7 @@ EVALUATION_KEYS = {
     "MODEL.ROI_HEADS.NMS_THRESH_TEST", "TEST.DETECTIONS_PER_IMAGE", "TEST.KEYPOINT_OKS_SIGMAS"}
 # The number of processes counts where batch norm takes its statistics from each one's images.
 REQUEST = ("task", "heads", "scale", "schedule", "solver", "fit", "trial", "batch_norm_images")
+NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 OF_THE_WEIGHTS_PAST = ("conversion", "pretraining")  # how they came to be; what they are is their hash
 Identity = dict[str, Any]  # {dotted name: plain value}
 
@@ -78,6 +79,23 @@ def differences(before: Identity, now: Identity) -> dict[str, tuple[Any, Any]]:
         if old != new:
             found[name] = (old, new)
     return found
+
+
+def on_other_processes(found: Mapping[str, tuple[Any, Any]], before: Identity, now: Identity) -> dict:
+    """Of `found`, the differences of two identities, those that are more than another number of processes.
+
+    The images of batch norm decide: from as many, BN of one process and SyncBN of several take the same
+    statistics, and a batch that --fit accumulate takes at once is not accumulated.
+    """
+    same_images = before.get("batch_norm_images") == now.get("batch_norm_images")
+    whole = all(one.get("SOLVER.IMAGES_AT_ONCE") is None for one in (before, now))
+    left = {}
+    for name, values in found.items():
+        norm = name in NORM_KEYS and NORM_KEYS[0] in found and set(values) == {"SyncBN", "BN"}
+        fit = name == "fit" and set(values) == {None, "accumulate"}
+        if not ((norm and same_images) or (fit and whole)):
+            left[name] = values
+    return left
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 
-from transfer.records.identity import flatten
+from transfer.records.identity import NORM_KEYS, flatten
 
-NORM_KEYS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 JOINED = "SyncBN"
 SYNCHRONISED = (JOINED, "naiveSyncBN")
 

@@ -25,7 +25,7 @@ from pretrain.common.errors import UserError, refuse
 from pretrain.data.pixels import SIXTEEN_BIT
 from transfer.data.dataset import Dataset
 from transfer.reading.architecture import set_architecture
-from transfer.records.identity import PLACES, flatten
+from transfer.records.identity import NORM_KEYS, PLACES, flatten
 from transfer.settings import (
     c4,  # noqa: F401 -- makes its heads known to detectron2
     norms,
@@ -62,7 +62,7 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
          "SOLVER.AMP.PRECISION": ("fp32", "bf16"),
          **dict.fromkeys(("MODEL.RPN.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"),
                          ("smooth_l1", "giou", "diou", "ciou")),  # detectron2.modeling.box_regression
-         **dict.fromkeys(norms.NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
+         **dict.fromkeys(NORM_KEYS, ("BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N",
                                      "LN"))}  # detectron2.layers.get_norm
 
 

@@ -104,6 +104,21 @@ def test_finetune__another_request_in_the_same_folder_is_refused(words: dict, te
         finetune.finetune(request(small_data, tmp_path, **{"overrides": START, **words}))
 
 
+def test_finetune__begun_by_two_processes_goes_on_with_one_that_takes_as_many_images(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch norm then takes its statistics from as many images; of fewer it is refused, and the way is named."""
+    monkeypatch.setattr(finetune, "start", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    for words in ({"num_gpus": 2}, {}, {"fit": "accumulate=2"}):
+        with pytest.raises(KeyboardInterrupt):  # it would start
+            finetune.finetune(request(small_data, tmp_path, overrides=START, **words))
+    hint = ("--fit accumulate=2 where its memory is large enough .batch norm took its statistics from 2 images at once "
+            "and would now take them from 1.")
+    for fit, text in (("accumulate=1", hint), ("linear=1", "fit was accumulate, is linear")):
+        with pytest.raises(UserError, match=f"holds another run: .*{text}"):
+            finetune.finetune(request(small_data, tmp_path, overrides=START, fit=fit))
+
+
 def test_finetune__checkpoints_of_nobody_knows_what_are_not_gone_on_with(small_data: Path, tmp_path: Path) -> None:
     (tmp_path / "model_final.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=r"holds model_final\.pth but no request\.json and config\.yaml, so"):
