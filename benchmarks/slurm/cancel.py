@@ -2,6 +2,7 @@
 saved stays."""
 
 import argparse
+import subprocess
 from pathlib import Path
 
 from benchmarks.slurm import commands, jobs
@@ -43,14 +44,23 @@ def cancel(output: Path, names: list[str]) -> int:
     notes = [record.notes / jobs.CANCELLED for record in alive]
     for note in notes:  # first: a job that ends at once should find it
         write_text(note, f'{{"time": "{jobs.now()}"}}\n')
-    done = commands.call("scancel", *(record.job_id for record in alive))
-    if done.returncode:
+    problem = _scancel([record.job_id for record in alive])
+    if problem:
         for note in notes:
             note.unlink(missing_ok=True)
-        raise UserError(f"scancel: {' '.join(done.stderr.split())}")
+        raise UserError(f"scancel: {problem}; try again in a minute")
     stages = dict.fromkeys(record.stage for record in alive)
     print(f"cancelled: {', '.join(stages)}; `clove retry --failed` resumes")
     return 0
+
+
+def _scancel(job_ids: list[str]) -> str:
+    """End the jobs; returns what went wrong."""
+    try:
+        done = commands.call("scancel", *job_ids)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    return " ".join(done.stderr.split()) if done.returncode else ""
 
 
 def with_children(records: dict[str, jobs.StageRecord], names: list[str]) -> dict[str, jobs.StageRecord]:

@@ -23,4 +23,5 @@ def environment() -> dict[str, str]:
 def call(*command: str) -> subprocess.CompletedProcess[str]:
     """Run one to its end. Raises `OSError` when it is not installed, `TimeoutExpired` after a
     minute."""
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, errors="replace",
+                          timeout=60, check=False)

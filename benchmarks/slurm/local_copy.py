@@ -45,7 +45,11 @@ def local_copy(source: Path, disk: Path, start: str) -> Path:
     """
     place_of_source = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
     with open(disk / f".{source.name}-{place_of_source}.lock", "a+", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that copies {source} to {disk}", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         before, _, name = lock.read().partition("\n")
         if before != start or not (disk / name).is_dir():

@@ -81,6 +81,8 @@ def follow(path: Path, ask: Callable[[], jobs.State], sleep: Callable[[float], N
                 sys.stdout.write(file.read())
                 sys.stdout.flush()
                 place = file.tell()
+        if state.word == NO_ANSWER:
+            print("Slurm does not answer: whether the job goes on is not known", file=sys.stderr)
         if state.is_over or state.word == NO_ANSWER:
             return
         sleep(EVERY)

@@ -6,7 +6,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,8 @@ class StageJob(launch.Job):
             return Ending(0, f"stage {self.name} was done before")
         if plan.options.cluster.local_disk:
             start = f"{job.job_id}, start {os.environ.get('SLURM_RESTART_COUNT', 0)}"
-            work = replace(work, stage=with_local_data(stage, plan.options.cluster.local_disk, start))
+            watch = partial(self.ended_when_stalled, job.global_rank, signals)
+            work = replace(work, stage=with_local_data(stage, plan.options.cluster.local_disk, start, watch))
         if stage.kind == "pretrain":
             return self._pretrain(job, signals, work)
         return self._child(job, signals, work)
@@ -131,11 +135,14 @@ class StageJob(launch.Job):
         return Ending(0, line)  # this job has done its work, whatever the others did
 
 
-def with_local_data(stage: Stage, disk: str, start: str) -> Stage:
+def with_local_data(
+    stage: Stage, disk: str, start: str, watch: Callable[[], AbstractContextManager] = nullcontext
+) -> Stage:
     """The stage with its dataset on the node's own disk; its command copies the dataset there
     first.
 
-    `start` names the start of the job: its processes on a node look at the dataset once.
+    `start` names the start of the job: its processes on a node look at the dataset once. `watch`:
+    around the copying, which may take longer than Slurm waits for after its signal.
     """
     def command(folder: Path, parents: dict[str, Path]) -> list[str]:
         arguments = stage.command(folder, parents)
@@ -143,7 +150,8 @@ def with_local_data(stage: Stage, disk: str, start: str) -> Stage:
             at = arguments.index("--data") + 1
             data = Path(arguments[at])
             if not stage.task or local_copy.holds_images(data):
-                arguments[at] = str(local_copy.local_copy(data, local_copy.place(disk), start))
+                with watch():
+                    arguments[at] = str(local_copy.local_copy(data, local_copy.place(disk), start))
         return arguments
 
     return replace(stage, command=command)

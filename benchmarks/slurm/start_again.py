@@ -34,13 +34,15 @@ TERMINATED = 128 + 15  # srun ends the processes that are left, and gives the hi
 STALLS = 1  # a bad node may be the cause; more would use hours up
 TOO_LATE = 120.0  # seconds: Slurm's warning may come one minute early, and a start hears signals after some time
 SCRIPT = """stages=({stages})
+notes={folder}/"${{stages[${{SLURM_ARRAY_TASK_ID:-0}}]}}"
+rm -f "$notes"/ended_*.json # of a start before the job was requeued
 trap warned=1 USR2
 srun() {{
     local code again=0
     until command srun "$@"; do
         code=$?
-        {python} -m benchmarks.slurm.start_again {folder}/"${{stages[${{SLURM_ARRAY_TASK_ID:-0}}]}}" \\
-            {retries} {tasks} {delay} $code $((again++)) ${{warned:-0}} || return $code
+        {python} -m benchmarks.slurm.start_again "$notes" {retries} {tasks} {delay} $code $((again++)) ${{warned:-0}} \\
+            || return $code
     done
 }}"""
 
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     started again."""
     failed = Failed(Path(arguments[0]), *map(int, arguments[1:]))
     found = endings(failed.notes)
-    out_of_memory = any(OUT_OF_MEMORY.match(line) for line in last_start(_log(failed.notes)))
+    out_of_memory = any(OUT_OF_MEMORY.match(line) for line in last_start(log_of(failed.notes.parent, _number())))
     killed = failed.is_killed(found, out_of_memory)
     if (failed.notes / CANCELLED).exists() or not (killed or any(ending.is_ended_stall for ending in found)):
         return 1
@@ -130,18 +132,17 @@ def _requeued(notes: Path) -> int:
         return 0
 
 
-def _log(notes: Path) -> Path:
-    """Of this job, with what srun says."""
-    number = os.environ["SLURM_JOB_ID"]
+def _number() -> str:
+    """This job's. SLURM_JOB_ID of one job of an array is the number of the whole array."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
-        number = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return log_of(notes.parent, number)
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
 
 
 def _shown() -> dict[str, str]:
     """What Slurm says of this job, by its names; {} when it does not answer."""
     try:
-        shown = commands.call("scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
+        shown = commands.call("scontrol", "--oneliner", "show", "job", _number())
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
@@ -160,7 +161,7 @@ def _requeue(notes: Path, what: str) -> None:
     why = ""
     for _ in range(REQUEUE_TRIES):
         try:
-            asked = commands.call("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+            asked = commands.call("scontrol", "requeue", _number())
         except (OSError, subprocess.TimeoutExpired) as error:
             why = str(error)
         else:

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -221,6 +222,24 @@ def test_cancel__ends_superseded_jobs_too(fake, graph, capsys):
     assert sorted(fake.running()) == ["102 tables", "104 tables"]
     assert cancel.main(["--output", str(plan.options.output)]) == 0 and fake.running() == []
     assert capsys.readouterr().out.splitlines()[-1] == "cancelled: tables; `clove retry --failed` resumes"
+
+
+@pytest.mark.parametrize(("event", "problem"), [("refuses", "scancel: error: no"), ("hangs", "timed out")])
+def test_cancel__that_did_not_reach_slurm_says_so_and_leaves_no_note(fake, graph, monkeypatch, event, problem):
+    plan, call = graph(), commands.call
+    job_graph.submit(plan)
+    (fake.place / "scancel").write_text("#!/bin/sh\necho 'scancel: error: no' >&2; exit 1\n")
+
+    def hanging(name: str, *options: str) -> subprocess.CompletedProcess:
+        if name == "scancel":
+            raise subprocess.TimeoutExpired(name, 60)
+        return call(name, *options)
+
+    if event == "hangs":
+        monkeypatch.setattr(commands, "call", hanging)
+    with pytest.raises(UserError, match=f"^scancel: .*{problem}.*; try again in a minute$"):
+        cancel.main(["--output", str(plan.options.output)])
+    assert not list(plan.options.output.glob(f"jobs/*/*/{jobs.CANCELLED}"))
 
 
 def test_output_of_this_machine_alone__is_said_when_it_is_submitted(fake, graph, tmp_path, monkeypatch, capsys):

@@ -1,11 +1,15 @@
 """Datasets on a node's own disk: copied once, whole or not at all, never a stale one."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections import namedtuple
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -70,6 +74,21 @@ def test_copy__several_processes_make_one(source: Path, disk: Path, capsys: pyte
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(lambda _: local_copy.local_copy(source, disk, "1"), range(4)))) == 1
     assert capsys.readouterr().out.count("copying") == 1
+
+
+def test_copy__one_that_waits_for_another_says_so(
+    source: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flock = fcntl.flock
+
+    def held_for_a_moment(lock: IO[str], how: int) -> None:
+        if how & fcntl.LOCK_NB:
+            raise BlockingIOError
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", held_for_a_moment)
+    assert local_copy.local_copy(source, disk, "1").is_dir()
+    assert capsys.readouterr().out.startswith(f"waiting for another process that copies {source} to {disk}\n")
 
 
 def test_copy__one_that_was_killed_is_made_again(source: Path, disk: Path) -> None:
@@ -147,8 +166,17 @@ def test_stage__reads_the_copy_and_nothing_else_changes(source: Path, disk: Path
     stage = Stage("finetune-a-coco-0", {"a": 1}, lambda folder, _: ["run", "--data", str(source), "--out", str(folder)],
                   "x", task="own")
     (source / "a.jpg").write_bytes(b"pixels")
-    local = with_local_data(stage, str(disk), "1")
+    seen = []
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        seen.append(list(disk.glob("*/*")))
+        yield
+        seen.append(list(disk.glob("*/*")))
+
+    local = with_local_data(stage, str(disk), "1", watch)
     words = local.command(Path("out"), {})
+    assert [bool(copies) for copies in seen] == [False, True]
     copy = local_copy.local_copy(source, local_copy.place(str(disk)), "1")
     assert words == ["run", "--data", str(copy), "--out", "out"]
     assert local.key({}) == stage.key({})

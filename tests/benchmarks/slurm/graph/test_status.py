@@ -281,7 +281,8 @@ def test_logs__whole_or_followed_to_the_end(run, capsys, monkeypatch):
     assert capsys.readouterr().out == "one\n"
     told = iter(["RUNNING", "COMPLETED"])
     logs.follow(path, lambda: State(next(told)), lambda _: path.open("a").write("two\n"))
-    assert capsys.readouterr().out == "one\ntwo\n"
+    logs.follow(run.output / "absent", lambda: State("NO ANSWER"), lambda _: None)
+    assert capsys.readouterr() == ("one\ntwo\n", "Slurm does not answer: whether the job goes on is not known\n")
     with pytest.raises(UserError, match=r"^pretraining: no such stage; there are data, pretrain-clove"):
         logs.main(["pretraining", *where])
 

@@ -113,6 +113,12 @@ def test_own_fault_of_one_process__whose_others_srun_ended(job):
     assert job(f"{note(2, 1)}; {note(137)}; exit 143")[::2] == (143, 1)
 
 
+def test_note_of_a_start_before_a_requeue__is_not_this_ones(job):
+    """Its processes were killed after they had saved; a new one may be killed before it removes its note."""
+    Ending(143, "stopped after step 5, saved").write(job.notes)
+    assert job(KILL, "exit 0")[::2] == (0, 2)
+
+
 def test_cancelled__is_not_started_again(job):
     Path(job.notes, CANCELLED).touch()
     assert job(KILL)[::2] == (137, 1)
@@ -158,15 +164,15 @@ def test_warning__that_no_start_would_hear_requeues_the_job(job, seconds, starts
     code, told, started = job(KILL, "exit 0")
     assert started == starts and endings(job.notes) == []
     if starts == 1:
-        assert job.asked() == ["--oneliner show job 17", "requeue 17"] and code == 137
+        assert job.asked() == ["--oneliner show job 16_1", "requeue 16_1"] and code == 137
         assert told == "killed (SIGKILL or out of memory): requeued, 1 of 2 times\n"
     else:
-        assert job.asked() == ["--oneliner show job 17"] and code == 0
+        assert job.asked() == ["--oneliner show job 16_1"] and code == 0
 
 
 def test_warning__to_the_script_itself_requeues_the_job(job):
     assert job(f"kill -USR2 $PPID; sleep 0.2; {KILL}")[::2] == (137, 1)
-    assert job.asked()[-1] == "requeue 17"
+    assert job.asked()[-1] == "requeue 16_1"
 
 
 def test_requeued__counts_as_a_start(job):
@@ -177,4 +183,4 @@ def test_requeued__counts_as_a_start(job):
         "message": "killed (SIGKILL or out of memory): requeued, 2 of 2 times", "requeued": 2}
     job(KILL)
     assert "the last of 3 starts: give it more memory" in endings(job.notes)[0].message
-    assert job.asked().count("requeue 17") == 2
+    assert job.asked().count("requeue 16_1") == 2

@@ -1,4 +1,5 @@
-"""Out of memory by Slurm's own limit, on a private Slurm with cgroups: the job starts again what was killed in it."""
+"""What was killed in a job is started again, on a private Slurm with cgroups: out of memory by Slurm's own limit, and
+shortly before the time limit."""
 
 import os
 import shlex
@@ -14,6 +15,7 @@ from tests.benchmarks.slurm.launch.conftest import until
 from tests.benchmarks.slurm.launch.slurm_cluster import CGROUPS, Cluster, missing
 
 pytestmark = pytest.mark.slow
+ALIVE = ("PENDING", "RUNNING", "COMPLETING")
 GREEDY = f"{shlex.quote(sys.executable)} -S -c 'bytearray(300 * 2**20)'"
 # As a stage's job does, when its program was killed.
 NOTE = """echo '{"exit_code": 137, "message": "stage a was killed"}' > "$1"/ended_0.json"""
@@ -33,23 +35,28 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def run(cluster, tmp_path):
-    """run(shell lines of each start): state of a job of 100 MB, and what it printed; its notes are in tmp_path/a."""
-    notes = tmp_path / "a"
-    notes.mkdir()
+    """run(shell lines of each start of the first job of an array): its state, and what it printed; its notes are in
+    tmp_path/0. The other job just waits. It has 100 MB."""
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
 
-    def submit(*starts: str, retries: int = 2) -> tuple[str, str]:
+    def submit(*starts: str, retries: int = 2, minutes: int = 60) -> tuple[str, str]:
         cases = "".join(f"{number}) {lines};; " for number, lines in enumerate(starts, 1))
-        task = f'echo "{START})"; echo >> "$1"/starts; case $(wc -l < "$1"/starts) in {cases}esac'
-        script = ["#!/bin/bash", f"export PYTHONPATH={shlex.quote(str(ROOT))}",
-                  *start_again.shell_lines(["a"], tmp_path, retries, 1, 60),
-                  f"srun --kill-on-bad-exit=1 sh -c {shlex.quote(task)} sh {shlex.quote(str(notes))}"]
+        task = (f'echo "{START})"; echo >> $1/starts; [ $1 = 0 ] || exec sleep 15; '
+                f"case $(wc -l < $1/starts) in {cases}esac")
+        script = ["#!/bin/bash", f"export PYTHONPATH={shlex.quote(str(ROOT))}", f"cd {shlex.quote(str(tmp_path))}",
+                  *start_again.shell_lines(["0", "1"], tmp_path, retries, 1, 60),
+                  f"srun --kill-on-bad-exit=1 sh -c {shlex.quote(task)} sh $SLURM_ARRAY_TASK_ID"]
         (tmp_path / "job.sh").write_text("\n".join(script) + "\n")
-        options = ("--mem=100M", f"--output={tmp_path}/%j_0_log.out")
-        job = cluster.run("sbatch", *options, str(tmp_path / "job.sh")).split()[-1]
-        until(lambda: cluster.show(job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING"), "the end of the job")
+        options = ("--array=0-1", "--requeue", "--mem=100M", f"--time={minutes}", "--signal=USR2@60",
+                   "--open-mode=append", f"--output={tmp_path}/%A_%a_0_log.out")
+        array = cluster.run("sbatch", *options, str(tmp_path / "job.sh")).split()[-1]
+        for job in (f"{array}_1", f"{array}_0"):
+            until(lambda job=job: cluster.show(job, "JobState") not in ALIVE, "the end of the job")
+        submit.restarts = [cluster.show(f"{array}_{place}", "Restarts") for place in (0, 1)]
         return cluster.show(job, "JobState"), (tmp_path / f"{job}_0_log.out").read_text()
 
-    submit.notes = notes
+    submit.notes = tmp_path / "0"
     return submit
 
 
@@ -72,3 +79,11 @@ def test_out_of_memory__each_time_is_said(run):
 def test_own_fault__after_one_that_was_out_of_memory_is_not_started_again(run):
     state, told = run(GREEDY, "exit 1", "true")
     assert state == "FAILED" and told.count("started again") == 1
+
+
+def test_time_limit__that_comes_between_two_starts_requeues_the_job(run):
+    """Of an array, alone: the warning, 60 s before the limit and perhaps a minute early, reached nobody."""
+    state, told = run("kill -KILL $$", "true", minutes=2)
+    assert state == "COMPLETED", told
+    assert "\nkilled (SIGKILL or out of memory): requeued, 1 of 2 times\n" in told
+    assert run.restarts == ["1", "0"]
