@@ -26,10 +26,12 @@ from benchmarks.slurm.jobs import AGAIN, CANCELLED, WAS_KILLED, Ending, endings,
 from benchmarks.stages.error_line import last_start
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import KILLED
+from pretrain.common.stalls import IN_VAIN
 
 # Exit codes of srun for that. 125: out of memory, as a signal above 128 or without; but often it is 1 then.
 AFTER_A_KILL = (KILLED, 125, 128 + 125)
 OUT_OF_MEMORY = re.compile(r"(srun|slurmstepd\S*): error: .*(Out Of Memory|oom.kill)")
+NCCL_TIMEOUT = "Watchdog caught collective operation timeout"  # then it aborts the process, which leaves no note
 TERMINATED = 128 + 15  # srun ends the processes that are left, and gives the highest code
 STALLS = 1  # a bad node may be the cause; more would use hours up
 TOO_LATE = 120.0  # seconds: Slurm's warning may come one minute early, and a start hears signals after some time
@@ -77,15 +79,26 @@ class Failed:
             return False
         silent = len(found) < self.tasks
         told = any(ending.exit_code == KILLED for ending in found)
+        stalled = any(ending.is_stall for ending in found)
         ended_by_srun = self.code == TERMINATED and bool(found) and (told or silent)
-        return self.code in AFTER_A_KILL or out_of_memory or ended_by_srun
+        return self.code in AFTER_A_KILL or out_of_memory or stalled or ended_by_srun
+
+    def endings(self) -> list[Ending]:
+        """How its processes ended, as far as they said so."""
+        found = endings(self.notes)
+        for rank in range(self.tasks):
+            lines = last_start(log_of(self.notes.parent, _number(), rank))
+            if any(NCCL_TIMEOUT in line for line in lines):
+                message = f"process {rank} {IN_VAIN} (NCCL; --collective-timeout)"
+                found.append(Ending(KILLED, message, rank))
+        return found
 
 
 def main(arguments: Sequence[str]) -> int:
     """After an srun that failed; NOTES, then the numbers of `Failed`. Returns 0 when it should be
     started again."""
     failed = Failed(Path(arguments[0]), *map(int, arguments[1:]))
-    found = endings(failed.notes)
+    found = failed.endings()
     out_of_memory = any(OUT_OF_MEMORY.match(line) for line in last_start(log_of(failed.notes.parent, _number())))
     killed = failed.is_killed(found, out_of_memory)
     if (failed.notes / CANCELLED).exists() or not (killed or any(ending.is_ended_stall for ending in found)):

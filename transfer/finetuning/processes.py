@@ -17,7 +17,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from pretrain.common.errors import Killed, UserError, refuse
 from pretrain.common.signals import EXIT_CODES, FROM_OUTSIDE, handled
-from pretrain.common.stalls import ended_when_stalled
+from pretrain.common.stalls import IN_VAIN, ended_when_stalled
 from pretrain.distributed import present_device
 from transfer.finetuning.trainer import TrainingFailed
 from transfer.settings.request import COLLECTIVE_TIMEOUT
@@ -57,6 +57,9 @@ def start(
                 sys.exit(error.exit_code)  # only a child got the signal
             if isinstance(error, ProcessExitedException) and error.exit_code == -signal.SIGKILL:
                 raise Killed(f"one of {processes} processes was killed: run the same command again to resume") from None
+            if isinstance(error, ProcessExitedException) and error.exit_code == -signal.SIGABRT:
+                raise Killed(f"one of {processes} processes was aborted, as NCCL does with one that {IN_VAIN} "
+                             "(--collective-timeout): run the same command again to resume") from None
             raise _original(error) from None
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -195,6 +196,21 @@ def test_start__a_process_that_the_system_ends_is_one_line(tmp_path: Path) -> No
                                         "another process of this run has ended") as error:
         processes.start(_in_one_line, 2, tmp_path, device="cpu")
     assert "\n" not in str(error.value)
+
+
+def _aborted() -> None:
+    if comm.get_rank():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.abort()
+    time.sleep(60)
+
+
+@pytest.mark.slow
+def test_start__a_process_that_nccl_aborts_is_a_stall() -> None:
+    with pytest.raises(Killed) as error:
+        processes.start(_aborted, 2, device="cpu")
+    assert str(error.value) == ("one of 2 processes was aborted, as NCCL does with one that waited in vain for another "
+                                "one (--collective-timeout): run the same command again to resume")
 
 
 def _in_one_line(folder: Path) -> None:

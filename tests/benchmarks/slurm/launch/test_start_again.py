@@ -136,6 +136,14 @@ def test_stall__of_one_process_is_the_cause_though_the_others_say_something_else
     assert told == f"{STALL}: started again, 1 of 1 times\n"
 
 
+def test_stall__that_nccl_ended(job):
+    """Its watchdog aborts the process; the other one waits until srun ends it."""
+    log = "'[rank1]:[E] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)' >> ../16_1_1_log.out"
+    code, told, starts = job(f"echo {log}; {note(143, 0, ENDED_STALL)}; exit 143", "exit 0", tasks=2)
+    assert (code, starts) == (0, 2) and told == (
+        "process 1 waited in vain for another one (NCCL; --collective-timeout): started again, 1 of 1 times\n")
+
+
 def test_killed__beside_one_that_waited_for_it_until_srun_ended_it(job):
     assert job(f"{note(143, 1, ENDED_STALL)}; exit 143", "exit 0", tasks=2) == (
         0, "killed (SIGKILL or out of memory): started again, 1 of 2 times\n", 2)
