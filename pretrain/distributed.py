@@ -54,7 +54,8 @@ def start(device: str = "auto", timeout: float = 3600) -> Process:
     if present_device(device) == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"{local_rank + 1} processes or more on this machine, found "
-                            f"{torch.cuda.device_count()} GPUs: start one process for each GPU")
+                            f"{torch.cuda.device_count()} GPUs that this one may use: start one process for each "
+                            "GPU, and let each see all GPUs of the machine (srun --gpu-bind=none)")
         torch.cuda.set_device(local_rank)
         # The hosts talk by gloo, so that none waits for a GPU.
         place, backend = torch.device("cuda", local_rank), "cpu:gloo,cuda:nccl"

@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch.backends import cuda
 
 
 def choose(device: torch.device, search: bool = True, deterministic: bool = False) -> dict[str, bool]:
@@ -18,7 +19,8 @@ def choose(device: torch.device, search: bool = True, deterministic: bool = Fals
     made in; TF32, with ten bits, would make it a low precision too. torch has it on for
     convolutions.
     deterministic: slower kernels that give the same bits in every run. An operator that has none is
-    warned of, and runs.
+    warned of, and runs; so would attention's fused kernels, which are left out for that: the gradients
+    of its plain products are the same in every run.
     """
     if device.type != "cuda":
         return {}
@@ -26,7 +28,10 @@ def choose(device: torch.device, search: bool = True, deterministic: bool = Fals
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
         torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic = torch.are_deterministic_algorithms_enabled()  # or by who calls us
+    if deterministic:
+        for use in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
+            use(False)
     torch.backends.cudnn.benchmark = search and not deterministic
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
     return {"cudnn_benchmark": torch.backends.cudnn.benchmark, "tf32": torch.backends.cudnn.allow_tf32,
             "deterministic": deterministic}

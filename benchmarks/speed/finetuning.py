@@ -26,6 +26,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
 
+from pretrain import kernels
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
 from pretrain.common.errors import refuse
 from pretrain.distributed import present_device
@@ -196,6 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset = datasets.find(request.data, request.task)
     weights = read_weights(request.weights, args.architecture)
     cfg = resolved_config.resolve(dataset, request, weights, present_device(args.device))
+    kernels.choose(torch.device(cfg.MODEL.DEVICE), search=False)  # as a run does, for both sides
     name = datasets.register(dataset)[1]
     machine = hardware()
     print(f"{machine['cpu']}, {args.threads} of {machine['cores']} cores, {cfg.MODEL.DEVICE}, torch "

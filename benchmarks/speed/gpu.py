@@ -9,6 +9,7 @@ Writes a JSON file and a page. What does not fit into the minutes is left out, a
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -48,6 +49,7 @@ def measured(cell: Cell, device: torch.device, seconds: float) -> dict[str, Any]
     """Rate, peak memory (GB) and number of timed steps of a cell, timed for about `seconds`; or the `problem`."""
     record: dict[str, Any] = {"name": cell.name, "unit": cell.unit}
     if device.type == "cuda":
+        gc.collect()  # of the cell before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -85,9 +87,12 @@ def _wait(device: torch.device) -> None:
 
 
 def measure(
-    cells: list[Cell], learn: dict[str, Callable[[], dict]], device: torch.device, minutes: float
-) -> dict[str, list[dict]]:
+    cells: list[Cell], learn: dict[str, Callable[[], dict]], device: torch.device, minutes: float,
+    save: Callable[[dict[str, list[dict]]], None],
+) -> None:
     """{"cells": a record of each cell, "learns": a record of each of `learn`}, in their order, within about `minutes`.
+
+    `save` gets what there is after each record: whatever ends the measurement, nothing measured is lost.
     """
     end = time.monotonic() + 60 * minutes
     found: dict[str, list[dict]] = {"cells": [], "learns": []}
@@ -98,13 +103,14 @@ def measure(
         else:
             found["cells"].append(measured(cell, device, min(share / 2, SECONDS)))
         print(gpu_page.line(found["cells"][-1]), flush=True)
+        save(found)
     for name, work in learn.items():
         record = {"name": name, "problem": "left out: no time"}
         if time.monotonic() < end:
             record = {"name": name, **work()}
         found["learns"].append(record)
         print(gpu_page.learned(record), flush=True)
-    return found
+        save(found)
 
 
 def cells_of(data: Path, device: torch.device, sizes: gpu_cells.Sizes) -> list[Cell]:
@@ -138,19 +144,22 @@ def generated(photos: int) -> Iterator[Path]:
 
 
 def run(device: torch.device, output: Path, minutes: float, sizes: gpu_cells.Sizes) -> tuple[Path, Path]:
-    """Measure everything and write it; returns the JSON file and the page."""
+    """Measure everything and write it as it comes; returns the JSON file and the page."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {"benchmark": "gpu", "started": started, "minutes": minutes, "device": device.type,
+             "machine": machine.describe(), "cuda": torch.version.cuda}
+    named = "-".join(about["machine"]["gpus"][:1] or ["cpu"]).lower().replace(" ", "-")
+    make_folder(output)
+    file, page = (output / f"gpu-{named}-{started[:10]}.{ending}" for ending in ("json", "md"))
+
+    def save(found: dict[str, list[dict]]) -> None:
+        write_text(file, json.dumps(about | found, indent=1) + "\n")
+        write_text(page, gpu_page.page(about | found))
+
     with generated(sizes.photos) as data:
         learn = {"pretraining": lambda: gpu_cells.pretraining_learns(device, data, data.parent / "pretraining"),
                  "fine-tuning": lambda: gpu_cells.finetuning_learns(device, data, data.parent / "fine-tuning")}
-        found = measure(cells_of(data, device, sizes), learn if sizes.learn else {}, device, minutes)
-    record = {"benchmark": "gpu", "started": started, "minutes": minutes, "device": device.type,
-              "machine": machine.describe(), "cuda": torch.version.cuda, **found}
-    named = "-".join(record["machine"]["gpus"][:1] or ["cpu"]).lower().replace(" ", "-")
-    make_folder(output)
-    file, page = (output / f"gpu-{named}-{started[:10]}.{ending}" for ending in ("json", "md"))
-    write_text(file, json.dumps(record, indent=1) + "\n")
-    write_text(page, gpu_page.page(record))
+        measure(cells_of(data, device, sizes), learn if sizes.learn else {}, device, minutes, save)
     return file, page
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.backends import cuda
 
 from pretrain import kernels
 
@@ -16,6 +17,8 @@ def _torch_as_before() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+    for use in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
+        use(True)
 
 
 def test_choose__on_a_gpu_searches_kernels_and_takes_no_tf32() -> None:
@@ -42,6 +45,14 @@ def test_choose__the_same_bits_in_every_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert kernels.choose(torch.device("cuda", 0), deterministic=True) == {
         "cudnn_benchmark": False, "tf32": False, "deterministic": True}
     assert torch.is_deterministic_algorithms_warn_only_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_choose__attention_that_only_warns_is_left_out_where_bits_must_be_the_same() -> None:
+    fused = (cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled, cuda.cudnn_sdp_enabled)
+    kernels.choose(torch.device("cuda", 0))
+    assert all(enabled() for enabled in fused) and cuda.math_sdp_enabled()
+    kernels.choose(torch.device("cuda", 0), deterministic=True)
+    assert not any(enabled() for enabled in fused) and cuda.math_sdp_enabled()
 
 
 def test_choose__changes_nothing_for_a_cpu() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.speed import gpu, gpu_cells, gpu_page
 from benchmarks.speed.gpu import Cell
+from pretrain import kernels
 from pretrain.common.errors import UserError
 from tests.transfer.conftest import THIN
 
@@ -58,11 +59,19 @@ def test_measured__a_full_gpu_is_a_finding_and_a_bug_is_none() -> None:
 
 
 def test_measure__what_does_not_fit_into_the_minutes_is_named(capsys: pytest.CaptureFixture) -> None:
-    found = gpu.measure([cell("one"), cell("two")], {"three": lambda: pytest.fail("no time")}, CPU, 1e-9)
+    found = {}
+    gpu.measure([cell("one"), cell("two")], {"three": lambda: pytest.fail("no time")}, CPU, 1e-9, found.update)
     assert [one["problem"] for one in found["cells"]] == 2 * ["left out: no time"]
     assert found["learns"] == [{"name": "three", "problem": "left out: no time"}]
     assert capsys.readouterr().out == ("one: left out: no time\ntwo: left out: no time\n"
                                        "a short three: left out: no time\n")
+
+
+def test_measure__what_was_measured_before_an_error_is_saved() -> None:
+    found = {}
+    with pytest.raises(RuntimeError, match="a bug"):
+        gpu.measure([cell("one"), cell("two", RuntimeError("a bug"))], {}, CPU, 1, found.update)
+    assert [one["name"] for one in found["cells"]] == ["one"]
 
 
 def test_cells__are_twelve_and_each_says_what_it_is(tmp_path: Path) -> None:
@@ -96,9 +105,12 @@ def test_pretraining__on_the_cpu() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
-def test_run__every_cell_on_the_cpu(tmp_path: Path) -> None:
+def test_run__every_cell_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    monkeypatch.setattr(kernels, "choose", lambda _, search=True, **__: searched.append(search))
     file, page = gpu.run(CPU, tmp_path / "speed", 60, SMALL)
     record = json.loads(file.read_text())
     assert [one["name"] for one in record["cells"]] == [one.name for one in gpu.cells_of(tmp_path, CPU, SMALL)]
     assert all(one["rate"] > 0 and one["steps"] == 1 for one in record["cells"])
     assert record["cells"][0]["name"] in page.read_text()
+    assert searched == 6 * [True] + 6 * [False]  # each cell as a run of its kind
