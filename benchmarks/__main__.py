@@ -20,7 +20,7 @@ from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan
 from benchmarks.stages.stage import Progress, Stage, finished, glance, left, locked
 from benchmarks.stages.standing_results import standing
-from pretrain.common.errors import UserError, refuse, run_cli
+from pretrain.common.errors import refuse, run_cli
 
 COMMANDS = {"report": "report.command", "bundle": "sharing.bundle", "import": "sharing.import_results",
             "compare": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
@@ -157,9 +157,9 @@ def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None
     folders, hashes = finished(stages, options.output, glance)
     todo = [left(stage, options.output, hashes) for stage in stages if stage.name not in stands | folders.keys()]
     needed, free = disk_needed(todo, options.jobs), _free_gb(options.output)
-    if needed > free:
-        raise UserError(f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
-                        "choose another --output")
+    refuse((needed > free,
+            f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
+            "choose another --output"))
 
 
 def _free_gb(folder: Path) -> float:

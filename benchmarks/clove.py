@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from benchmarks.setup import MODULES
 from pretrain import __version__
-from pretrain.common.errors import UserError, run_cli
+from pretrain.common.errors import UserError, refuse, run_cli
 from transfer import __main__ as transfer
 
 
@@ -100,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"clove {__version__}")
         return 0
-    if name.startswith("-"):
-        raise UserError(f"{name}: expected a command before the options, such as `clove run {name}`; `clove --help` "
-                        "lists all")
+    refuse((name.startswith("-"),
+            f"{name}: expected a command before the options, such as `clove run {name}`; `clove --help` "
+            "lists all"))
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"`clove {near[0]}`" if near else f"one of {', '.join(COMMANDS)}"

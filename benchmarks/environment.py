@@ -72,11 +72,9 @@ def module(requirement: str) -> str:
 
 def missing(requirements: list[str]) -> list[str]:
     """What this interpreter lacks, found without importing anything heavy: what is absent, else wrong versions."""
-    lacking = []
-    for text in requirements:
-        spec = importlib.util.find_spec(module(text))
-        if spec is None or spec.origin is None:  # a left-over folder without code
-            lacking.append(text)
+    specs = {text: importlib.util.find_spec(module(text)) for text in requirements}
+    # Without an origin: a left-over folder without code.
+    lacking = [text for text, spec in specs.items() if spec is None or spec.origin is None]
     if lacking:
         return lacking
     from packaging.requirements import Requirement  # one of the requirements
@@ -128,8 +126,7 @@ def stamp_key(root: Path, version: list[int]) -> str:
     """Hash of all that decides what a finished .venv holds: the pins (not their comments) and Python's version."""
     parts = ["{}.{}".format(*version)]
     for name in ("constraints.txt", WHEEL):
-        lines = (root / name).read_text(encoding="utf-8").splitlines()
-        pins = [line.split("#")[0].strip() for line in lines]
+        pins = [line.split("#")[0].strip() for line in (root / name).read_text(encoding="utf-8").splitlines()]
         parts += [name, *filter(None, pins)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -294,8 +291,7 @@ def hold_lock(root: Path) -> None:
 
 def find(root: Path, with_tests: bool, may_make: bool) -> Path:
     """The Python to work with; makes .venv when there is none and `may_make`."""
-    venv = root / ".venv"
-    python = venv / "bin" / "python"
+    venv, python = root / ".venv", root / ".venv" / "bin" / "python"
     active = active_environment(root, with_tests)
     if active or state(root) == "complete":
         return active or python

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.environment import APART, WHEEL, WHEEL_OPTIONS, move_wheel
 from pretrain import PRINTED, ROOT
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 MODULES = ("detectron2", "cityscapesscripts", "lvis")  # what pip does not install with the suite
 CHECK = f"import {', '.join(MODULES)}"
@@ -45,5 +45,5 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _run(command: list[str]) -> None:
-    if subprocess.run(command, check=False).returncode != 0:
-        raise UserError(f"failed: {' '.join(command)}; its own message is above")
+    refuse((subprocess.run(command, check=False).returncode != 0,
+            f"failed: {' '.join(command)}; its own message is above"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.demo import layouts
 from benchmarks.demo.photos import photo
 from pretrain.common.atomic import make_folder, sha256_file
-from pretrain.common.errors import UserError, run_cli
+from pretrain.common.errors import UserError, refuse, run_cli
 
 MANIFEST = "demo_data.json"
 
@@ -30,11 +30,9 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
     one, and for counts below 1.
     """
     output = Path(output).resolve()
-    for name, count in (("photos", photos), ("train", train), ("val", val)):
-        if count < 1:
-            raise UserError(f"expected at least 1 for {name}, found {count}: there must be something to learn from")
-    if seed < 0:
-        raise UserError(f"expected a seed of 0 or more, found {seed}")
+    for name, count in {"photos": photos, "train": train, "val": val}.items():
+        refuse((count < 1, f"expected at least 1 for {name}, found {count}: there must be something to learn from"),
+               (seed < 0, f"expected a seed of 0 or more, found {seed}"))
     _check_own(output)
     make_folder(output.parent)
     making = output.with_name(f".{output.name}.{os.getpid()}.part")
@@ -69,11 +67,9 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _check_own(output: Path) -> None:
     """Refuse a place where something stands that an earlier call did not write."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise UserError(f"expected a folder for the demo data, found a file at {output}: choose another --output")
-    if not any(output.iterdir()):
+    refuse((output.exists() and not output.is_dir(),
+            f"expected a folder for the demo data, found a file at {output}: choose another --output"))
+    if not output.exists() or not any(output.iterdir()):
         return
     try:
         own = json.loads((output / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -83,11 +79,9 @@ def _check_own(output: Path) -> None:
             "choose another --output, or move them away"
         ) from None
     for name, digest in _files(output).items():
-        if own.get(name) != digest:
-            raise UserError(
+        refuse((own.get(name) != digest,
                 f"expected only generated files in {output}, found {name}, which is new or changed: "
-                "move it away, or choose another --output"
-            )
+                "move it away, or choose another --output"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -71,9 +71,8 @@ class Layout:
         """Put an object in front of the others, unless it would hide one of them too much or hang
         out too far."""
         mask = painting.covered([outline], self.width, self.height)
-        if (outline < -8).any() or (outline > (self.width + 8, self.height + 8)).any():
-            return
-        if painting.in_sight(mask, self.masks, VISIBLE):
+        hangs_out = (outline < -8).any() or (outline > (self.width + 8, self.height + 8)).any()
+        if not hangs_out and painting.in_sight(mask, self.masks, VISIBLE):
             self.objects.append((kind, outline))
             self.masks.append(mask)
 

@@ -94,14 +94,11 @@ def _lines(rows: list[Row], column: str) -> dict[str, float]:
 def limits(dots: list[Dot]) -> tuple[float, float]:
     """The ends of a panel: all values, and of the intervals what is no further from them than they
     are wide."""
-    values, low_ends, high_ends = [], [], []
+    values, ends = [], []
     for dot in dots:
         values += [dot.mean, *dot.singles]
-        if dot.half is not None:
-            low_ends.append(dot.mean - dot.half)
-            high_ends.append(dot.mean + dot.half)
+        ends += [dot.mean - (dot.half or 0.0), dot.mean + (dot.half or 0.0)]
     low, high = min(values), max(values)
     width = max(high - low, 1.0)
-    least = max(min([low, *low_ends]), low - width)
-    most = min(max([high, *high_ends]), high + width)
+    least, most = max(min(low, *ends), low - width), min(max(high, *ends), high + width)
     return least - 0.05 * width, most + 0.05 * width

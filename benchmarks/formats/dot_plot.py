@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from benchmarks.formats.dot_panels import Dot, Panel, limits, panels
 from benchmarks.tables.table_model import TableModel
 from pretrain.common.atomic import atomic_path
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 BLUE, VERMILLION, GREY, BLACK = "#0072B2", "#D55E00", "#666666", "#000000"
 ENDINGS = (".svg", ".png")
@@ -36,15 +36,15 @@ def write_figure(tables: list[TableModel], path: Path) -> list[Path]:
     """The figure as SVG and PNG: `path` without such an ending, with both. UserError when no row
     was measured."""
     figure = dot_plot(tables)
-    if figure is None:
-        raise UserError(f"--figure {path}: expected a measured row, found none; measure something first, or pass "
-                        "--include-demo")
+    refuse((figure is None,
+            f"--figure {path}: expected a measured row, found none; measure something first, or pass "
+            "--include-demo"))
     stem = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
     written = []
     for ending in ENDINGS:
         file = stem.with_name(stem.name + ending)
-        if file.is_dir():
-            raise UserError(f"--figure {file}: expected the name of a file, found a folder; choose another name")
+        refuse((file.is_dir(),
+                f"--figure {file}: expected the name of a file, found a folder; choose another name"))
         with atomic_path(file) as sibling:
             sibling.write_bytes(saved(figure, ending[1:]))
         written.append(file)

@@ -84,9 +84,6 @@ def with_divider(block: Block) -> list[Row | None]:
 def shown_cell(row: Row, column: str, look: Look) -> str:
     """A metric, marked by its place and by where it comes from."""
     cell = row.cells[column]
-    text = look.escape(cell.text)
-    if cell.place in (LEADING, SECOND):
-        text = look.underline.format(text)
-    elif cell.place == BEST:
-        text = look.bold.format(text)
+    mark = {LEADING: look.underline, SECOND: look.underline, BEST: look.bold}.get(cell.place, "{}")
+    text = mark.format(look.escape(cell.text))
     return look.italic.format(text) if row.kind == PRINTED and cell.mean is not None else text

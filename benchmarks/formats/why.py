@@ -21,7 +21,7 @@ from benchmarks.tables.probe_table import COLUMNS, TITLE, probe_blocks, probe_na
 from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.shown_text import nearest, row_name, signed
 from benchmarks.tables.table_model import Block, Row, TableModel
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.common.plain_file import read_plain
 from transfer.tasks import TASKS
 
@@ -35,10 +35,10 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     paper ("AP bb - paper") or its paired difference ("AP bb - Rand init"). The probes are a table.
     Where several rows have that name all of them are reported. UserError when nothing fits.
     """
-    if question.count(":") < 2:
-        raise UserError(f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\"")
+    refuse((question.count(":") < 2,
+            f"--why {question}: expected TABLE:ROW:COLUMN, such as \"coco_keypoints:CLoVE 200:AP_kp\""))
     asked_table, rest = question.split(":", 1)  # a row's name may have colons of its own
-    asked, column = (part.strip() for part in rest.rsplit(":", 1))
+    asked, column = map(str.strip, rest.rsplit(":", 1))
     names = [table.name for table in tables]
     if probes:
         names.append(PROBES)
@@ -48,25 +48,25 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     table = tables[names.index(name)]
     column, minus, other = column.partition(" - ")  # "AP bb - Rand init", the title of the differences
     metric = column.replace(" ", "_")
-    if metric not in table.columns:
-        raise UserError(f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}")
+    refuse((metric not in table.columns,
+            f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}"))
     found = []
     for block in table.blocks:
         for row in block.rows:
             if asked.casefold() in (row.name.casefold(), row.method.casefold()):
                 found.append(_answers(table, block, row, metric, results / "runs"))
-    if not found:
-        raise UserError(f"--why {question}: {name} has no row {asked}; "
-                        f"{nearest(asked, [row.name for row in table.rows()])}")
+    refuse((not found,
+            f"--why {question}: {name} has no row {asked}; "
+            f"{nearest(asked, [row.name for row in table.rows()])}"))
     of_what = ""
     if minus:
         of_what = PAPER if other == PAPER else table.against or other
     texts = [answers[of_what] for answers in found if of_what in answers]
-    if not texts:
-        raise UserError(f"--why {question}: {asked} is compared with no other row; ask for {metric}, its value")
-    if minus and other.removesuffix(" [95 %]").casefold() not in (PAPER, table.against.casefold()):
-        raise UserError(f"--why {question}: the rows of {name} are compared with {table.against}; for another one "
-                        "add --against ROW")
+    refuse((not texts,
+            f"--why {question}: {asked} is compared with no other row; ask for {metric}, its value"))
+    refuse((minus and other.removesuffix(" [95 %]").casefold() not in (PAPER, table.against.casefold()),
+            f"--why {question}: the rows of {name} are compared with {table.against}; for another one "
+            "add --against ROW"))
     return "\n\n".join(texts)
 
 
@@ -90,16 +90,12 @@ def _answers(table: TableModel, block: Block, row: Row, metric: str, runs: Path)
 def _table(asked: str, names: list[str]) -> str:
     if asked in TASKS:
         asked = TASKS[asked].table.name
-    fitting = [asked]
-    if asked not in names:
-        fitting = [name for name in names if asked and asked in name]
-    if len(fitting) == 1:
-        return fitting[0]
-    no_probes = ""
-    if asked and asked in PROBES:
-        no_probes = f" ({PROBES}: no probe is shown)"
-    raise UserError(f"--why: expected one table, found {len(fitting)} for {asked!r}{no_probes}; name one of "
-                    f"{', '.join(fitting or names)}")
+    fitting = [asked] if asked in names else [name for name in names if asked and asked in name]
+    no_probes = f" ({PROBES}: no probe is shown)" * (asked != "" and asked in PROBES)
+    refuse((len(fitting) != 1,
+            f"--why: expected one table, found {len(fitting)} for {asked!r}{no_probes}; name one of "
+            f"{', '.join(fitting or names)}"))
+    return fitting[0]
 
 
 def _made_of(row: Row, metric: str, runs: Path) -> list[str]:
@@ -118,8 +114,8 @@ def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
     metrics = {}
     for title, metric in COLUMNS.items():
         metrics |= {title.casefold(): metric, metric: metric}
-    if column.casefold() not in metrics:
-        raise UserError(f"--why: {PROBES} has no column {column}; it has {', '.join(COLUMNS)}")
+    refuse((column.casefold() not in metrics,
+            f"--why: {PROBES} has no column {column}; it has {', '.join(COLUMNS)}"))
     files = {}
     for path in json_files(folder):
         with suppress(OSError, ValueError):  # a damaged file stands in no table
@@ -137,8 +133,7 @@ def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
                     value = value_text(values.get(metrics[column.casefold()]))
                     lines = [f"{TITLE}, {name}, {column}: {value}", f"  block: {heading}"]
                     found.append(facts_text(lines, _probe_facts(probe, files[probe["digest"]])))
-    if not found:
-        raise UserError(f"--why: {PROBES} has no row {row}; {nearest(row, names)}")
+    refuse((not found, f"--why: {PROBES} has no row {row}; {nearest(row, names)}"))
     return "\n\n".join(found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pretrain.common import yaml_text
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import refuse
 
 Check = tuple[object, str]  # what is wrong when it is true, and the message
 
@@ -48,12 +48,12 @@ def check_name(form: str, name: str, taken: Iterable[str]) -> None:
     `form` is the option that names it, such as "--coco LABEL=DIR".
     """
     option = form.partition(" ")[0]
-    if not name.isprintable() or name != name.strip():
-        raise UserError(f"{option} {name!r}: expected a name that can be printed, without spaces around it, as in "
-                        f"{form}")
+    refuse((not name.isprintable() or name != name.strip(),
+            f"{option} {name!r}: expected a name that can be printed, without spaces around it, as in "
+            f"{form}"))
     for other in taken:
-        if slug(other).lower() == slug(name).lower():
-            raise UserError(f"{option} {name}: the name {other} is taken; choose another one, as in {form}")
+        refuse((slug(other).lower() == slug(name).lower(),
+                f"{option} {name}: the name {other} is taken; choose another one, as in {form}"))
 
 
 def read_option_file(path: Path, expected: str) -> dict[str, Any]:

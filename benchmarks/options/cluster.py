@@ -125,8 +125,8 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
     sbatch: dict[str, str | bool] = {}
     for text in args.sbatch:
         name, sign, value = text.partition("=")
-        if not re.fullmatch(r"[a-z][a-z-]*", name):
-            raise UserError(f"--sbatch: expected NAME=VALUE or NAME with a long option of sbatch, found {text!r}")
+        refuse((not re.fullmatch(r"[a-z][a-z-]*", name),
+                f"--sbatch: expected NAME=VALUE or NAME with a long option of sbatch, found {text!r}"))
         sbatch[name] = value if sign else True
     limit = minutes(args.time) if args.time else None
     used = [option_of(name) for name in SLURM_ONLY if getattr(args, name)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.options.checks import all_text, nearest, read_option_file
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 DEFAULT = Path("cluster.yaml")
 
@@ -27,15 +27,15 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str], said: list[str]
     if merged.cluster == "slurm":
         said.append(f"settings of the cluster from {path}: {', '.join(values) or 'none'}")
         return merged
-    if args.cluster_file is not None:
-        raise UserError(f"--cluster-file {path} needs --cluster slurm, on the command line or as a line of it")
+    refuse((args.cluster_file is not None,
+            f"--cluster-file {path} needs --cluster slurm, on the command line or as a line of it"))
     return args
 
 
 def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Defaults for `parser`'s cluster options, from the file at `path`. Raises `UserError`."""
-    if not path.exists():
-        raise UserError(f"--cluster-file {path}: no such file; benchmarks/cluster.example.yaml is an example")
+    refuse((not path.exists(),
+            f"--cluster-file {path}: no such file; benchmarks/cluster.example.yaml is an example"))
     [group] = [group for group in parser._action_groups if group.title == "cluster"]
     known = {action.dest: action for action in group._group_actions}
     del known["cluster_file"]
@@ -43,8 +43,7 @@ def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     for key, value in read_option_file(path, "lines KEY: VALUE").items():
         name = key.replace("-", "_")
         problem = f"{name} is given twice" if name in values else _problem(name, value, known)
-        if problem:
-            raise UserError(f"{path}: {problem}")
+        refuse((problem, f"{path}: {problem}"))
         values[name] = value  # argparse makes numbers of it
         if name == "sbatch":  # as the option takes it
             values[name] = [option if text in ("", "true") else f"{option}={text}" for option, text in value.items()]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.options.inputs import TaskData
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import refuse
 from transfer.records import identity
 
 PAIRED = "paired"  # of --trials: a pretraining of seed s is fine-tuned once, by trial s
@@ -82,8 +82,8 @@ def read_trials(text: str) -> int | Literal["paired"]:
     """--trials: how many, or "paired". Raises `UserError`."""
     if text == PAIRED:
         return PAIRED
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"--trials {text}: expected a number from 1, or {PAIRED}")
+    refuse((not text.isdecimal() or int(text) < 1,
+            f"--trials {text}: expected a number from 1, or {PAIRED}"))
     return int(text)
 
 

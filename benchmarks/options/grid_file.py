@@ -73,6 +73,6 @@ def _read(path: Path, parser: argparse.ArgumentParser) -> dict[str, list[str]]:
              "trials"),
             (not all_text(values[option]),
              f"{path}: {option}: expected a value or a list of values, found {value!r}"))
-    if "pretrain" not in values:
-        raise UserError(f"{path}: expected {expected}, found {', '.join(values) or 'nothing'}")
+    refuse(("pretrain" not in values,
+            f"{path}: expected {expected}, found {', '.join(values) or 'nothing'}"))
     return values

@@ -130,13 +130,10 @@ def task_folders(task: str, given: dict[str, tuple[DataFolder, ...]]) -> tuple[D
     for option in known.folders:
         if given.get(option):
             return given[option]
-    last = known.folders[-1]
-    root = os.environ.get("DETECTRON2_DATASETS")
-    if root:
-        return (DataFolder(last, Path(root).absolute() / last),)
-    options = " DIR or --".join(known.folders)
-    raise UserError(f"task {task}: give --{options} DIR (or DETECTRON2_DATASETS, with {last}/ in it) laid out as "
-                    f"{known.layout}")
+    last, root, options = known.folders[-1], os.environ.get("DETECTRON2_DATASETS"), " DIR or --".join(known.folders)
+    refuse((not root, f"task {task}: give --{options} DIR (or DETECTRON2_DATASETS, with {last}/ in it) laid out as "
+                      f"{known.layout}"))
+    return (DataFolder(last, Path(root).absolute() / last),)
 
 
 def read_task(task: str, where: DataFolder, same_images: bool = False, crowds_as_objects: bool = False) -> TaskData:

@@ -74,9 +74,7 @@ def read_seeds(text: str) -> int | tuple[int, ...]:
         (len(set(numbers)) < len(numbers), f"--pretrain-seeds {text}: a seed is given twice"),
         (numbers == (0,) and "," not in text, f"--pretrain-seeds must be at least 1, found {text}"),
     )
-    if "," in text:
-        return numbers
-    return numbers[0]
+    return numbers if "," in text else numbers[0]
 
 
 def pretrainings_of(

@@ -18,7 +18,7 @@ from benchmarks.records.results import PROVES_NOTHING
 from benchmarks.records.results import RANDOM as RANDOM_ROWS
 from pretrain import PLACE
 from pretrain.common.architectures import STANDARD
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import refuse
 from pretrain.options.recipe_file import recipe_names
 from transfer.settings import request
 from transfer.settings.random_starts import RAND, RANDOM_STARTS
@@ -196,11 +196,9 @@ def _without_effect(args: argparse.Namespace, options: Options, labels: tuple[st
 
 def _demo(args: argparse.Namespace, data: dict[str, list[str]]) -> str:
     """demo, tiny, or "" for a run on real data."""
-    demo = ""
-    if args.demo or args.tiny:
-        demo = "demo" if args.demo else "tiny"
-    given = [name for name in ("epochs", "recipe", "photos", "imagenet", "scale", "checkpoint") if getattr(args, name)]
-    given += [option for option, folders in data.items() if folders]
+    demo = next((name for name in ("demo", "tiny") if getattr(args, name)), "")
+    options = {name: getattr(args, name) for name in ("epochs", "recipe", "photos", "imagenet", "scale", "checkpoint")}
+    given = [option for option, value in (options | data).items() if value]
     refuse(
         (args.demo and args.tiny, "--demo and --tiny are two sizes of the same: leave out one of them"),
         (demo and given, f"--{demo} brings its own images, recipe, scale, data and checkpoint: leave out "
@@ -218,9 +216,7 @@ def _methods(args: argparse.Namespace, labels: tuple[str, ...], checkpoints: dic
     if args.methods:
         controls = [f"{label}{RANDOM_CONVOLUTIONS}" for label in labels]
         return _subset("--methods", args.methods, (*labels, *controls, *RANDOM, *checkpoints))
-    if _pretrains(args):
-        return (*labels, RAND.method, *checkpoints)
-    return tuple(checkpoints)
+    return (*labels, RAND.method, *checkpoints) if _pretrains(args) else tuple(checkpoints)
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:
@@ -281,11 +277,10 @@ def _checkpoints(given: list[str], labels: tuple[str, ...]) -> dict[str, Path]:
 
 def _check_labels(recipes: Iterable[str], checkpoints: Iterable[str]) -> None:
     """Labels of --pretrain, which no other row or its stages may have."""
-    taken = [*RANDOM, *RANDOM_ROWS, *checkpoints]
-    taken += [f"{label}{RANDOM_CONVOLUTIONS}" for label in recipes]
-    for label in recipes:
-        check_name("--pretrain LABEL=RECIPE", label, taken)
-        taken.append(label)
+    labels = list(recipes)
+    controls = [f"{label}{RANDOM_CONVOLUTIONS}" for label in labels]
+    for place, label in enumerate(labels):
+        check_name("--pretrain LABEL=RECIPE", label, (*RANDOM, *RANDOM_ROWS, *checkpoints, *controls, *labels[:place]))
 
 
 def _subset(option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
@@ -309,9 +304,9 @@ def _by_task(option: str, text: str | None, tasks: tuple[str, ...]) -> dict[str,
     found = {}
     for part in text.split(","):
         task, _, name = part.strip().partition("=")
-        if task not in tasks or not name:
-            raise UserError(f"{option} {text}: expected NAME, or TASK=NAME,... with tasks of {', '.join(tasks)}, found "
-                            f"{part.strip()!r}")
+        refuse((task not in tasks or not name,
+                f"{option} {text}: expected NAME, or TASK=NAME,... with tasks of {', '.join(tasks)}, found "
+                f"{part.strip()!r}"))
         found[task] = name
     return found
 

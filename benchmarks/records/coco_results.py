@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records.results import Check
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.fields import is_number
 from transfer.tasks import TASKS, Task
 
@@ -48,9 +48,9 @@ def evaluate(
     """
     from transfer.annotations.plain_coco import evaluation_of, read_truth
 
-    if task.official != OFFICIAL:
-        raise UserError(f"a COCO result file cannot be evaluated for task {task.name}: expected one of "
-                        f"{', '.join(tasks())}")
+    refuse((task.official != OFFICIAL,
+            f"a COCO result file cannot be evaluated for task {task.name}: expected one of "
+            f"{', '.join(tasks())}"))
     detections = json.loads(path.read_bytes())
     wanted = [held_as(iou_type) for iou_type in iou_types(task)]
     held = [key for key in wanted if detections and isinstance(detections[0], dict) and key in detections[0]]

@@ -69,7 +69,7 @@ def outside(expectations: Expectations, row: RowKey, values: Mapping[str, float 
     for one in sorted(expected, key=lambda one: one.metric):
         value = values.get(one.metric)
         if value is not None and abs(value - one.value) > one.tolerance + 1e-9:
-            found.append(f"{_name(one.metric)} {value:.1f} is outside {one.value:.1f} ± {one.tolerance:.1f} "
+            found.append(f"{one.metric.replace('_', ' ')} {value:.1f} is outside {one.value:.1f} ± {one.tolerance:.1f} "
                          f"({one.source})")
     return found
 
@@ -82,9 +82,5 @@ def below_random(values: Mapping[str, float | None], random: Mapping[str, float 
     for column in main:
         value, baseline = values.get(column), random.get(column)
         if value is not None and baseline is not None and value < baseline:
-            found.append(f"{_name(column)} {value:.1f} is below random initialisation ({baseline:.1f})")
+            found.append(f"{column.replace('_', ' ')} {value:.1f} is below random initialisation ({baseline:.1f})")
     return found
-
-
-def _name(metric: str) -> str:
-    return metric.replace("_", " ")

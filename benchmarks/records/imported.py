@@ -31,7 +31,7 @@ from benchmarks.records.results import (
 )
 from pretrain import __version__
 from pretrain.common.atomic import sha256_file
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.common.fields import is_number, is_whole
 from pretrain.common.json_lines import read_entries
 from transfer.records.old_result import metric_of
@@ -69,21 +69,18 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
     needed, groups = task.columns[0].metric, {column.group for column in task.columns}
     entries = read_entries(path)
     evaluations = [entry for entry in entries if needed in entry]
-    if not evaluations:
-        raise UserError(f"expected a line with {needed} in {path}, found none in {len(entries)} lines: is it the "
-                        f"metrics.json of a finished run of task {task.name}?")
+    refuse((not evaluations,
+            f"expected a line with {needed} in {path}, found none in {len(entries)} lines: is it the "
+            f"metrics.json of a finished run of task {task.name}?"))
     metrics: dict[str, float | None] = {}
     for name, value in evaluations[-1].items():
         group, slash, _ = name.partition("/")
-        if not slash or group not in groups:
-            continue
-        if isinstance(value, float) and math.isnan(value):  # detectron2's text for a metric that is not defined
-            metrics[name] = None
-        elif is_number(value, 0, 100):
-            metrics[name] = float(value)
-        else:
-            raise UserError(f"{path}: expected a number from 0 to 100 as {name} of its last evaluation, found "
-                            f"{json.dumps(value):.60}; is it the metrics.json that detectron2 wrote?")
+        if slash and group in groups:
+            undefined = isinstance(value, float) and math.isnan(value)  # as detectron2 writes it
+            refuse((not undefined and not is_number(value, 0, 100),
+                    f"{path}: expected a number from 0 to 100 as {name} of its last evaluation, found "
+                    f"{json.dumps(value):.60}; is it the metrics.json that detectron2 wrote?"))
+            metrics[name] = None if undefined else float(value)
     return metrics
 
 

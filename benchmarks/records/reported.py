@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from benchmarks.records.paper_tables import by_table, column_names, unknown_table
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.plain_file import read_plain
 
 COLUMNS = ["table", "method", "epochs", "metric", "value", "source"]
@@ -47,10 +47,9 @@ def read_reported(folder: Path) -> tuple[dict[str, list[ReportedRow]], list[str]
                 problems.append(f"{path.name}: its {name}, which is not a column of the table: expected "
                                 f"{', '.join(columns)}")
     absent = [name for name, task in tables.items() if task.table.in_poster and name not in reported]
-    if absent:
-        found = ", ".join(path.name for path in files) or "no CSV file"
-        raise UserError(f"expected {'.csv, '.join(absent)}.csv in {folder}, found {found}; "
-                        "pass --reported DIR or restore them")
+    found = ", ".join(path.name for path in files) or "no CSV file"
+    refuse((absent, f"expected {'.csv, '.join(absent)}.csv in {folder}, found {found}; pass --reported DIR or restore "
+                    "them"))
     return reported, problems
 
 
@@ -90,14 +89,14 @@ def read_csv(path: Path, columns: list[str], add: Callable[[dict[str, str]], boo
         raise UserError(f"expected a CSV file in UTF-8 at {path}, found one that cannot be read ({error}); restore the "
                         "file") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    if reader.fieldnames != columns:
-        raise UserError(f"expected the columns {','.join(columns)} in {path}, "
-                        f"found {','.join(reader.fieldnames or [])}; restore the file")
+    refuse((reader.fieldnames != columns,
+            f"expected the columns {','.join(columns)} in {path}, "
+            f"found {','.join(reader.fieldnames or [])}; restore the file"))
     for entry in reader:
         try:
             good = add(entry)
         except (ArithmeticError, TypeError, ValueError):
             good = False
-        if not good:
-            raise UserError(f"expected {expected} in {path}, line {reader.line_num}, found "
-                            f"{','.join(map(str, entry.values()))}; restore the file")
+        refuse((not good,
+                f"expected {expected} in {path}, line {reader.line_num}, found "
+                f"{','.join(map(str, entry.values()))}; restore the file"))

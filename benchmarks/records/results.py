@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.common.fields import is_number, is_sha256, is_text, is_whole
 from pretrain.common.plain_file import read_plain
 from transfer.records.old_result import SCHEMA, read_as_now
@@ -249,8 +249,8 @@ def write_sealed(folder: Path, record: dict, problems: list[str], name_of: Calla
 
     UserError when there are `problems`; nothing is written then.
     """
-    if problems:
-        raise UserError(f"expected a valid record, found: {'; '.join(problems)}; nothing was written")
+    refuse((problems,
+            f"expected a valid record, found: {'; '.join(problems)}; nothing was written"))
     record = json.loads(canonical(record))  # as it will be read: lists for tuples, texts for keys
     path = Path(folder) / name_of(record)
     write_text(path, stored_text(record | {"digest": digest(record)}))

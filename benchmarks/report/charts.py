@@ -15,22 +15,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
 
-@dataclass(frozen=True)
-class Look:
-    """How the curves of one group are drawn in all charts of a section."""
-
-    name: str
-    colour: str
-    dash: str
-    runs: int
-
-
-def looks(groups: Iterable[str], order: Sequence[str]) -> dict[str, Look]:
-    """The look of each group of runs; `order`: all groups of the page, so that one has the same look everywhere."""
+def looks(groups: Iterable[str], order: Sequence[str]) -> dict[str, dict]:
+    """How the curves of each group of runs are drawn in all charts of a section; `order`: all groups of the page, so
+    that one has the same look everywhere."""
     found = {}
     for group, count in Counter(groups).items():
         number = order.index(group)
-        found[group] = Look(group, COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)], count)
+        found[group] = {"name": group, "colour": COLOURS[number % len(COLOURS)], "dash": DASHES[number % len(DASHES)],
+                        "runs": count}
     return found
 
 
@@ -62,30 +54,21 @@ def scale(values: Sequence[float], start: float, end: float) -> Scale:
     return Scale(low - room, high + room, start, end)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One run in a chart; its points are values."""
-
-    label: str
-    group: str
-    points: Points
-
-
 @dataclass
 class Chart:
-    """Curves of one quantity over steps."""
+    """Curves of one quantity over steps: each a run with its label, its group and its points in values."""
 
     title: str
     across: str
-    curves: list[Curve] = field(default_factory=list)
+    curves: list[dict] = field(default_factory=list)
 
     @property
     def x(self) -> Scale:
-        return scale([x for curve in self.curves for x, _ in curve.points], LEFT, RIGHT)
+        return scale([x for curve in self.curves for x, _ in curve["points"]], LEFT, RIGHT)
 
     @property
     def y(self) -> Scale:
-        return scale([y for curve in self.curves for _, y in curve.points], BOTTOM, TOP)
+        return scale([y for curve in self.curves for _, y in curve["points"]], BOTTOM, TOP)
 
 
 def thinned(points: Points) -> Points:

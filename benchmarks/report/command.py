@@ -14,7 +14,7 @@ from benchmarks.report import charts, side_by_side, stages, summary
 from benchmarks.report.provenance import measured
 from pretrain import PLACE, PRINTED, __version__
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     output = options.output or PLACE / "output"
     results = options.results or (output / "results" if options.output else PLACE / "results")
-    if not results.is_dir():
-        raise UserError(f"expected a folder of results, found none at {results}; pass --output or --results DIR")
+    refuse((not results.is_dir(),
+            f"expected a folder of results, found none at {results}; pass --output or --results DIR"))
     path = options.file or results / "tables" / "report.html"
-    if path.is_dir():
-        raise UserError(f"--file {path}: expected the name of the page, found a folder; pass {path / 'report.html'}")
+    refuse((path.is_dir(),
+            f"--file {path}: expected the name of the page, found a folder; pass {path / 'report.html'}"))
     write_text(path, page(output, results, options.include_demo, path))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
@@ -60,7 +60,7 @@ def page(output: Path, results: Path, include_demo: bool = False, path: Path | N
         roots.append(output.absolute().parent)
     link = links(path or results / "tables" / "report.html", roots)
     more = {}
-    for row, facts in made.rows.items():
+    for row, facts in made["rows"].items():
         more[row] = Markup(render("facts.html", facts=facts, link=link, runs=results / "runs"))
     values = {
         "tables": [Markup(html_text(table, more)) for table in tables],

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,58 +13,47 @@ from pretrain.common.plain_file import read_plain
 MOST_TRIALS = 2000  # that are listed on the page
 
 
-@dataclass
-class Measured:
-    """All evaluations of the page. Counters: of results. `rows`: by the row's id(), what all of its trials share, those
-    that are listed, and how many more there are."""
+def measured(tables: list[TableModel], shown: list[TableModel], runs: Path) -> dict:
+    """All evaluations of the page: read the files of all trials in `tables`, which lie in `runs`, one by one.
 
-    rows: dict[int, dict] = field(default_factory=dict)
-    results: int = 0
-    methods: set[str] = field(default_factory=set)
-    pretrainings: set[tuple] = field(default_factory=set)
-    began: datetime | None = None
-    ended: datetime | None = None
-    hours: float = 0.0
-    codes: Counter[str] = field(default_factory=Counter)
-    hardware: Counter[str] = field(default_factory=Counter)
-    versions: Counter[str] = field(default_factory=Counter)
-
-    def add(self, result: dict) -> None:
-        """Count one result."""
-        self.results += 1
-        self.methods.add(result["method"])
-        if pretraining := result["weights"].get("pretraining"):
-            self.pretrainings.add((pretraining["recipe_sha256"], pretraining["images_sha256"], pretraining["seed"]))
-        began, ended = (datetime.fromisoformat(result[name]).astimezone(UTC) for name in ("started", "ended"))
-        self.began, self.ended = min(self.began or began, began), max(self.ended or ended, ended)
-        self.hours += result["wall_seconds"] / 3600
-        self.codes[code_text(result["code"])] += 1
-        self.hardware[hardware_text(result["hardware"])] += 1
-        self.versions[items_text({name: version for name, version in result["versions"].items() if version})] += 1
-
-
-def measured(tables: list[TableModel], shown: list[TableModel], runs: Path) -> Measured:
-    """Read the files of all trials in `tables`, which lie in `runs`, one by one. Those of `shown` are listed."""
-    found = Measured()
+    `rows`: of those of `shown`, by the row's id(), what all of its trials share, those that are listed, and how many
+    more there are. Counters: of results.
+    """
     listed = {id(row) for table in shown for row in table.rows() if row.group}
     each = max(MOST_TRIALS // max(len(listed), 1), 1)
+    rows, seen = {}, []
     for table in tables:
         for row in table.rows():
             if row.group:
-                facts = _row_facts(found, row, table.columns[0], runs, each)
+                facts = _row_facts(row, table.columns[0], runs, each, seen)
                 if id(row) in listed:
-                    found.rows[id(row)] = facts
-    return found
+                    rows[id(row)] = facts
+    columns = list(zip(*seen, strict=True)) or [()] * 8
+    methods, pretrainings, began, ended, hours, codes, machines, versions = columns
+    return {"rows": rows, "results": len(seen), "methods": set(methods), "pretrainings": set(pretrainings) - {None},
+            "began": min(began, default=None), "ended": max(ended, default=None), "hours": sum(hours),
+            "codes": Counter(codes), "hardware": Counter(machines), "versions": Counter(versions)}
 
 
-def _row_facts(found: Measured, row: Row, column: str, runs: Path, most: int) -> dict:
+def _row_facts(row: Row, column: str, runs: Path, most: int, seen: list[tuple]) -> dict:
+    """What the trials of a row are made of; what the page counts of each goes into `seen`."""
     shared, trials = {}, []
     for place, trial in row.group.trials.items():
         result = json.loads(read_plain(runs / trial.file))
-        found.add(result)
+        seen.append(_counted(result))
         own = trial_facts(result)
         shared = {name: text for name, text in (shared or own).items() if own.get(name) == text}
         if len(trials) < most:
             trials.append({"place": place_text(place), "value": value_text(trial.columns[column]), "file": trial.file,
                            "digest": result["digest"][:12], "facts": own})
     return {"shared": shared, "trials": trials, "more": len(row.group.trials) - len(trials)}
+
+
+def _counted(result: dict) -> tuple:
+    pretraining = result["weights"].get("pretraining")
+    if pretraining:
+        pretraining = pretraining["recipe_sha256"], pretraining["images_sha256"], pretraining["seed"]
+    began, ended = (datetime.fromisoformat(result[name]).astimezone(UTC) for name in ("started", "ended"))
+    versions = {name: version for name, version in result["versions"].items() if version}
+    return (result["method"], pretraining or None, began, ended, result["wall_seconds"] / 3600,
+            code_text(result["code"]), hardware_text(result["hardware"]), items_text(versions))

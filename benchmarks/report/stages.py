@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.records.paper_tables import main_columns
-from benchmarks.report.charts import Chart, Curve, Points, looks, thinned
+from benchmarks.report.charts import Chart, Points, looks, thinned
 from pretrain.common.fields import is_number
 from pretrain.common.json_lines import each_entry
 from pretrain.common.plain_file import read_plain
@@ -83,7 +83,7 @@ def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
         for key, points in curves.items():
             title = f"{PRETRAINING[key]} of {objective}" if key == "loss" else PRETRAINING[key]
             chart = charts.setdefault(title, Chart(title, "optimizer step"))
-            chart.curves.append(Curve(stage.name, stage.parts[0], points))
+            chart.curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
     order = sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss"))
     return _section("", order, found, stages)
 
@@ -116,7 +116,7 @@ def finetunings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
             curves = _guarded(stage, problems, lambda stage, names=names: read_curves(
                 stage.folder / "metrics.json", "iteration", names))
             for key, points in (curves or {}).items():
-                charts[key].curves.append(Curve(stage.name, stage.parts[0], points))
+                charts[key].curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
         sections += _section(place, [chart for chart in charts.values() if chart.curves], found, stages)
     return sections
 

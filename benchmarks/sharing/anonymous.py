@@ -120,9 +120,7 @@ def version(_: Anonymiser, value: Any) -> str | None:
 
 def moment(_: Anonymiser, value: Any) -> str | None:
     """A time, in UTC: a zone tells where it was."""
-    if not MOMENT[1](value):
-        return None
-    return datetime.fromisoformat(value).astimezone(UTC).isoformat()
+    return datetime.fromisoformat(value).astimezone(UTC).isoformat() if MOMENT[1](value) else None
 
 
 def named(what: str, public: str | None = None) -> Rule:
@@ -174,18 +172,14 @@ def gpus(own: Anonymiser, value: Any) -> list[str]:
 
 def hardware(own: Anonymiser, value: Any) -> dict:
     """Cores and GPUs."""
-    kept: dict[str, Any] = {}
-    if isinstance(value, dict):
-        kept = own.mapping(value, {"cores": number, "gpus": gpus})
+    kept = own.mapping(value if isinstance(value, dict) else {}, {"cores": number, "gpus": gpus})
     return kept | {"gpus": kept.get("gpus") or []}
 
 
 def pixels(own: Anonymiser, value: dict) -> dict | None:
     """A pixel format, whole or not at all: a result's check wants all four keys."""
     kept = own.mapping(value, PIXELS)
-    if kept.keys() != PIXELS.keys():
-        return None
-    return kept
+    return kept if kept.keys() == PIXELS.keys() else None
 
 
 def setting(own: Anonymiser, value: Any) -> Any:

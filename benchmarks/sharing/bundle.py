@@ -61,10 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     members = collect(records, manifest)
     with atomic_path(options.file) as sibling:
         sibling.write_bytes(archive(members))
-    counts = [f"{len(records['runs'])} results"]
-    for kind, several in records.items():
-        if kind != "runs" and several:
-            counts.append(f"{len(several)} {kind}")
+    counts = [f"{len(several)} {'results' if kind == 'runs' else kind}" for kind, several in records.items()
+              if kind == "runs" or several]
     print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files")
     return 0
 
@@ -89,9 +87,9 @@ def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
         cleaned = [own.record(kind, record) for record in _by_digest(several)]
         kept[kind] = [record for record in cleaned if record is not None]
         missing += cleaned.count(None)
-    if not any(kept.values()):
-        raise UserError(f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
-                        "with other tasks needs their names, so make it without --anonymous")
+    refuse((not any(kept.values()),
+            f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
+            "with other tasks needs their names, so make it without --anonymous"))
     for what in ("Method", "Dataset"):
         for name, letter in own.letters.get(what, {}).items():
             print(f"{letter}: {name} (only said here, not in the bundle)")

@@ -82,11 +82,11 @@ def _metrics(
     except (ValueError, RecursionError):  # a metrics.json is one object a line
         is_list = False
     if not is_list:
-        if annotations is not None:
-            raise UserError(f"--annotations goes with a COCO result file: expected a JSON list, found none in {path}")
+        refuse((annotations is not None,
+                f"--annotations goes with a COCO result file: expected a JSON list, found none in {path}"))
         return from_metrics_json(path, task)
-    if annotations is None:
-        raise UserError(f"{path} is a COCO result file: pass the ground truth with --annotations FILE")
+    refuse((annotations is None,
+            f"{path} is a COCO result file: pass the ground truth with --annotations FILE"))
     return coco_results.evaluate(path, annotations, task, crowds_as_objects)
 
 

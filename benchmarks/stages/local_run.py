@@ -5,6 +5,7 @@ import os
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from benchmarks.options.run_options import Options
@@ -119,11 +120,9 @@ def environment_of(jobs: int) -> dict[str, str]:
 
 def set_aside(folder: Path) -> None:
     """--rerun: the old work is kept beside the new one."""
-    number = 1
-    while folder.with_name(f"{folder.name}.old{number}").exists():
-        number += 1
+    names = (folder.with_name(f"{folder.name}.old{number}") for number in count(1))
     if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+        folder.rename(next(name for name in names if not name.exists()))
 
 
 def minutes(seconds: float) -> str:

@@ -36,8 +36,7 @@ def _pretraining(stage: Stage, folder: Path) -> Progress:
     lines = [line for line in read_entries(folder / "metrics.jsonl", TAIL) if "loss" in line]
     if not lines:
         return Progress(0, stage.steps)
-    last = lines[-1]
-    speed = last.get("images_per_second")
+    last, speed = lines[-1], lines[-1].get("images_per_second")
     left = (stage.steps - last["step"]) * stage.batch / speed if speed else None
     metric = _metric("loss", last["loss"], ".3g")
     for name in objectives.get(stage.numbers["objective"]).shown[:1]:

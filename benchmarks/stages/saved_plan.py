@@ -15,7 +15,7 @@ from benchmarks.stages.checked_inputs import Inputs
 from benchmarks.stages.stage import Stage
 from benchmarks.stages.suite import build
 from pretrain.common.atomic import write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.config import Config, load_config
 from transfer.tasks import TASKS, VARIABLE
 
@@ -49,9 +49,7 @@ class Plan:
 
 def _version() -> str:
     """Changes by itself when a plan has other fields: what an older version wrote is not guessed at."""
-    shape = []
-    for one in CLASSES:
-        shape.append([one.__name__, [[field.name, str(field.type)] for field in fields(one)]])
+    shape = [[one.__name__, [[field.name, str(field.type)] for field in fields(one)]] for one in CLASSES]
     return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
 
 
@@ -87,9 +85,9 @@ def plan_of(output: Path) -> Plan:
     if unknown:
         raise UnreadablePlan(f"{output / PLAN} has a task {unknown[0]} that is not known here: set {VARIABLE} as the "
                              "run had it")
-    if not plan.options.output.exists() or not plan.options.output.samefile(output):
-        raise UserError(f"{output} was moved or copied: its {PLAN} is that of a run in {plan.options.output}; move it "
-                        f"back, or start ./run_all.sh with the same options and --output {output}")
+    refuse((not plan.options.output.exists() or not plan.options.output.samefile(output),
+            f"{output} was moved or copied: its {PLAN} is that of a run in {plan.options.output}; move it "
+            f"back, or start ./run_all.sh with the same options and --output {output}"))
     return plan
 
 

@@ -19,7 +19,7 @@ from benchmarks.stages.checked_inputs import DEMO_DATA, Inputs
 from benchmarks.stages.publish import Origin, publish, publish_probe
 from benchmarks.stages.stage import Stage, plan_keys
 from pretrain.common.architectures import STANDARD
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer import tasks
 from transfer.settings.random_starts import RANDOM_STARTS
 
@@ -70,8 +70,8 @@ def build(options: Options, inputs: Inputs) -> list[Stage]:
             stages += _backbone(options, start, inputs)
         stages += [_finetune(options, start, one) for one in evaluations(options, inputs, trials)]
     name, count = Counter(stage.name for stage in stages).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"two stages would be called {name}: choose another label for a pretraining or dataset")
+    refuse((count > 1,
+            f"two stages would be called {name}: choose another label for a pretraining or dataset"))
     plan_keys(stages)
     return stages
 

@@ -58,8 +58,7 @@ def matched(
 ) -> list[Detections]:
     """Match detections (COCO's result format) to the ground truth, one entry a class, by
     pycocotools."""
-    if not predictions:
-        raise UserError("expected detections to compare, found none in one of the models")
+    refuse((not predictions, "expected detections to compare, found none in one of the models"))
     truth, predictions = plain_coco.read_truth(annotations, predictions, crowds_as_objects)
     with redirect_stdout(io.StringIO()):
         evaluation = plain_coco.evaluation_of(truth, truth.loadRes(predictions), iou_type)

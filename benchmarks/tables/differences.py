@@ -14,7 +14,7 @@ from benchmarks.tables.shown_text import nearest
 from benchmarks.tables.table_model import Block, Row, TableModel
 from benchmarks.tables.table_rows import under_same_setting
 from benchmarks.tables.trial_groups import Group
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 NOTE = ("{column} - {against}: mean difference over pairs, fine-tunings of the same trial and seed, with its 95 % "
         "interval by Student's t; n counts {units}. [-]: no interval, n is too small. "
@@ -103,9 +103,9 @@ def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
     found: list[tuple[str, Difference]] = []
     for contrast in asked:
         of_contrast = _differences(tables, contrast)
-        if not of_contrast:
-            raise UserError(f"--contrast {contrast}: expected \"ROW - OTHER ROW\", two measured rows of one dataset, "
-                            "found none; the tables name their rows")
+        refuse((not of_contrast,
+                f"--contrast {contrast}: expected \"ROW - OTHER ROW\", two measured rows of one dataset, "
+                "found none; the tables name their rows"))
         found += of_contrast
     corrected = holm([difference.p for _, difference in found])
     tests = len(corrected) - corrected.count(None)

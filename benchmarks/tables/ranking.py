@@ -13,7 +13,6 @@ three pretrainings or more.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 from benchmarks.statistics.t_tests import holm, welch_p
 
@@ -34,12 +33,7 @@ class Sample:
     pretrained_here: bool = False
 
 
-class Test(NamedTuple):
-    """Of the best row of a column against `runner_up`: p before correction, or why there is none."""
-
-    runner_up: int
-    p: float | None
-    why_none: str
+Test = tuple[int, float | None, str]  # the runner-up; p of the best row against it before correction, or why none
 
 
 def places(values: Sequence[float | None]) -> list[str]:
@@ -70,21 +64,22 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
         found[column] = places([fmean(row.values) if row.values else None for row in rows])
         if SECOND in found[column]:
             tests[column] = _hardest(rows, found[column])
-    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    corrected = dict(zip(tests, holm([p for _, p, _ in tests.values()]), strict=True))
     said: list[str] = []
     for column, rows in columns.items():
         best = [number for number, place in enumerate(found[column]) if place == BEST]
         title, proven = column.replace("_", " "), False
         if column in tests:
-            outcome, proven = _outcome(rows[best[0]], tests[column], corrected[column])
-            said.append(f"{title} {names[best[0]]} over {names[tests[column].runner_up]} {outcome}")
+            runner_up, _, why_none = tests[column]
+            outcome, proven = _outcome(rows[best[0]], corrected[column], why_none)
+            said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
         elif best:
             said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
         if not proven:
             found[column] = [LEADING if place == BEST else place for place in found[column]]
     if not said:
         return found, ""
-    tested = sum(test.p is not None for test in tests.values())
+    tested = sum(p is not None for p in corrected.values())
     pretrained_here = any(row.pretrained_here for rows in columns.values() for row in rows)
     over = OVER_PRETRAININGS if pretrained_here else OVER_TRIALS
     how = f"Welch's t-test over {over}"
@@ -110,14 +105,14 @@ def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
     best, tests = rows[column_places.index(BEST)], []
     for number, place in enumerate(column_places):
         if place == SECOND:
-            tests.append(Test(number, *welch(best, rows[number])))
-    return max(tests, key=lambda test: -1.0 if test.p is None else test.p)
+            tests.append((number, *welch(best, rows[number])))
+    return max(tests, key=lambda test: -1.0 if test[1] is None else test[1])
 
 
-def _outcome(best: Sample, test: Test, corrected: float | None) -> tuple[str, bool]:
+def _outcome(best: Sample, corrected: float | None, why_none: str) -> tuple[str, bool]:
     """(outcome in words, whether the best is proven)."""
     if corrected is None:
-        return test.why_none, False
+        return why_none, False
     if corrected < LEVEL and best.pretrained_here and len(best.values) < PRETRAININGS_FOR_BOLD:
         return f"p = {corrected:.2g}, not bold with {len(best.values)} pretrainings", False
     return f"p = {corrected:.2g}", corrected < LEVEL

@@ -241,11 +241,8 @@ def _start_text(group: Group) -> str:
     weights = group.example["weights"]
     text = f"weights {(weights_sha256(group.example) or 'random')[:8]}"
     if group.pretrained_here:
-        pretraining = weights["pretraining"]
-        text = f"recipe {pretraining['recipe_sha256'][:8]} on images {pretraining['images_sha256'][:8]}"
-    if weights.get("branch"):
-        text += f" ({weights['branch']})"
-    return text
+        text = "recipe {recipe_sha256:.8} on images {images_sha256:.8}".format(**weights["pretraining"])
+    return text + (f" ({weights['branch']})" if weights.get("branch") else "")
 
 
 def _block(result: dict) -> tuple[int, str]:
