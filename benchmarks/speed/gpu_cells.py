@@ -110,14 +110,22 @@ def pretraining_learns(device: torch.device, data: Path, output: Path) -> dict[s
 
 
 def finetuning_learns(device: torch.device, data: Path, output: Path) -> dict[str, Any]:
-    """The demo's fine-tuning on the first task from random weights; its loss must fall by a fifth."""
+    """The demo's fine-tuning on the first task from random weights; its loss must end a fifth below that of its first
+    step, which a run of one step writes: the curves are medians of twenty steps, most of the fall is before that."""
+    one_step = ("SOLVER.MAX_ITER=1", "SOLVER.STEPS=()", "TEST.PRECISE_BN.NUM_ITER=1")
+    start = _last_loss(device, data, output / "first-step", one_step)
+    end = _last_loss(device, data, output / "whole", ())
+    return {"what": "loss", "start": start, "end": end, "learns": end < 0.8 * start}
+
+
+def _last_loss(device: torch.device, data: Path, output: Path, overrides: tuple[str, ...]) -> float:
+    """Of the demo's fine-tuning; a median of the last steps."""
     from transfer.finetuning.curves import METRICS
     from transfer.finetuning.finetune import Request, finetune
     from transfer.settings.random_starts import RAND
 
     task = TASKS[0]
     finetune(Request(task=task, scale="demo", weights=RAND.weights, data=data / tasks.get(task).demo_layout,
-                     output=output, device=device.type))
+                     output=output, device=device.type, overrides=overrides))
     lines = [json.loads(line) for line in (output / METRICS).read_text(encoding="utf-8").splitlines()]
-    losses = [line["total_loss"] for line in lines if "total_loss" in line]
-    return {"what": "loss", "start": losses[0], "end": losses[-1], "learns": losses[-1] < 0.8 * losses[0]}
+    return [line["total_loss"] for line in lines if "total_loss" in line][-1]

@@ -13,6 +13,7 @@ from benchmarks.speed.gpu import Cell
 from pretrain import kernels
 from pretrain.common.errors import UserError
 from tests.transfer.conftest import THIN
+from transfer.settings.request import Request
 
 CPU = torch.device("cpu")
 SMALL = gpu_cells.Sizes((2, 4), 6, {
@@ -101,6 +102,21 @@ def test_page__all_that_was_found_and_where() -> None:
 def test_pretraining__on_the_cpu() -> None:
     made = Cell("p", "images/s", 2, lambda: gpu_cells.pretraining(CPU, SMALL, 2, "fp32"))
     assert gpu.measured(made, CPU, 1)["rate"] > 0
+
+
+@pytest.mark.parametrize(("end", "learns"), [(3.1, True), (3.3, False)])
+def test_finetuning_learns__beside_the_loss_of_the_first_step(
+    end: float, learns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finetune(request: Request) -> None:
+        losses = [4.0] if "SOLVER.MAX_ITER=1" in request.overrides else [3.5, end]
+        request.output.mkdir()
+        lines = [json.dumps({"total_loss": loss}) for loss in losses]
+        (request.output / "metrics.json").write_text("\n".join(["{}", *lines]))
+
+    monkeypatch.setattr("transfer.finetuning.finetune.finetune", finetune)
+    assert gpu_cells.finetuning_learns(CPU, tmp_path, tmp_path) == {
+        "what": "loss", "start": 4.0, "end": end, "learns": learns}
 
 
 @pytest.mark.slow
