@@ -21,7 +21,8 @@ examples:
   clove evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
   clove diff runs/clove-coco runs/random-coco
 """
-# {command: (module of this package with `add_arguments` and `run`, what goes in and comes out, what it does)}
+# {command: (module of this package, what goes in and comes out, what it does)}. Each module has `add_arguments`, the
+# options of the command, and `run`, which does what they say and returns the exit code.
 COMMANDS = {
     "convert": (
         "conversion.convert_command",
@@ -78,7 +79,6 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
     # detectron2 still compiles parts with torch.jit.script; a user cannot fix that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = list(sys.argv[1:] if given is None else given)

@@ -10,12 +10,14 @@ model zoo. The compiled extension `detectron2._C` may be missing: Mask R-CNN, Ke
 and Cityscapes run without it (`use_fast_impl` off).
 """
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import logging
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,17 @@ def apply() -> None:
     if needs_internal_alias():
         alias_internal_cityscapes()
     repair_cityscapes_evaluation()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, no program warns in the log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _NoQuaternion:
@@ -76,21 +89,14 @@ def alias_internal_cityscapes() -> None:
     cityscapesscripts modules."""
     if INTERNAL in sys.modules:
         return
-    parent = None
-    for depth, part in enumerate(INTERNAL.split(".")[:-1], start=1):
-        name = ".".join(INTERNAL.split(".")[:depth])
-        module = sys.modules.setdefault(name, types.ModuleType(name))
-        module.__path__ = getattr(module, "__path__", [])  # a package: it may have submodules
-        if parent is not None:
-            setattr(parent, part, module)
-        parent = module
+    parts = INTERNAL.split(".")
+    for depth in range(1, len(parts)):
+        package = types.ModuleType(".".join(parts[:depth]))
+        package.__path__ = []  # it may have submodules
+        sys.modules.setdefault(package.__name__, package)
     for name in ("cityscapesscripts", "cityscapesscripts.helpers", _LABELS, "cityscapesscripts.evaluation",
                  CITYSCAPES_EVAL):
-        public = importlib.import_module(name)
-        alias = INTERNAL + name.removeprefix("cityscapesscripts")
-        sys.modules[alias] = public
-        if name == "cityscapesscripts":
-            parent.cityscapesscripts = public
+        sys.modules[INTERNAL + name.removeprefix("cityscapesscripts")] = importlib.import_module(name)
 
 
 class _OldNumpy:

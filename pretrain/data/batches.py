@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.one_line import escaped
 from pretrain.config import Config
 from pretrain.data.images import SUFFIXES, ImageList, walk_images
@@ -89,10 +89,10 @@ def list_images(folder: str | Path, keep: Path | None = None, output: Path | Non
         table.path.unlink()
     if shards and not images:
         images = ShardList(folder, keep)
-    if not images or (shards and table):
-        raise UserError(f"{folder}: expected images that end in {' '.join(SUFFIXES)}, at any depth, or .tar shards of "
-                        f"them, and not both, found {len(images)} images ({', '.join(images[:3])}) and {len(shards)} "
-                        ".tar files; name another folder, or move one kind out")
+    refuse((not images or (shards and table),
+            f"{folder}: expected images that end in {' '.join(SUFFIXES)}, at any depth, or .tar shards of them, and "
+            f"not both, found {len(images)} images ({', '.join(images[:3])}) and {len(shards)} .tar files; name "
+            "another folder, or move one kind out"))
     return images
 
 
@@ -166,9 +166,9 @@ def _stack(rows: list[list[np.ndarray]]) -> Tensor:
 def steps_per_epoch(images: int, train: Train) -> int:
     """Optimizer steps in one pass; the incomplete last batch is left out, as in the released
     code."""
-    if images < train.batch_size:
-        raise UserError(f"batch_size {train.batch_size} needs at least as many images, found {images}: "
-                        f"use a smaller batch_size, for example {max(images // 4, 1)}, or more images")
+    refuse((images < train.batch_size,
+            f"batch_size {train.batch_size} needs at least as many images, found {images}: use a smaller batch_size, "
+            f"for example {max(images // 4, 1)}, or more images"))
     return images // train.batch_size
 
 
@@ -181,10 +181,10 @@ def images_at_once(batch_size: int, device_batch: int, world: int) -> int:
     at_once = most
     while at_once and share % at_once:
         at_once -= 1
-    if rest or 2 * at_once < most:
-        raise UserError(f"batch_size {batch_size} over {world} processes: expected equal shares that a number from "
-                        f"{(most + 1) // 2} to {most} (device_batch) divides, found {batch_size / world:g} images "
-                        "each; choose another batch_size or device_batch")
+    refuse((rest or 2 * at_once < most,
+            f"batch_size {batch_size} over {world} processes: expected equal shares that a number from "
+            f"{(most + 1) // 2} to {most} (device_batch) divides, found {batch_size / world:g} images each; choose "
+            "another batch_size or device_batch"))
     return at_once
 
 

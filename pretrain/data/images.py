@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.data import labels
 from pretrain.data.name_table import NameTable
 from pretrain.data.pixels import SixteenBit, UnreadableImage, decode, read_bytes
@@ -40,9 +40,8 @@ def walk_images(folder: str | Path, output: Path | None = None) -> Iterator[str]
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raise `UserError` unless it is there."""
-    if not Path(folder).is_dir():
-        raise UserError(f"image folder {folder} does not exist: expected a folder of images, nested or flat")
+    refuse((not Path(folder).is_dir(),
+            f"image folder {folder} does not exist: expected a folder of images, nested or flat"))
 
 
 def among_images(output: Path, folder: str | Path) -> UserError:
@@ -99,7 +98,6 @@ class ImageList(Sequence[str]):
 
     @property
     def sha256(self) -> str:
-        """Hash of the list of names."""
         return self.names.sha256
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 
 Kind = Literal["none", "folder", "prefix"]
 FORMS = {"folder": "CLASS/IMAGE", "prefix": "CLASS__IMAGE"}
@@ -33,7 +33,6 @@ def count_classes(names: Iterable[str], kind: Kind) -> Counter[str]:
         counts[label] += 1
     if problem is None and len(counts) < 2:
         problem = f"{counts.total()} images with {len(counts)} classes ({', '.join(counts)})"
-    if problem is not None:
-        raise UserError(f"labels {kind}: expected {FORMS[kind]} for every image and two classes or more, found "
-                        f"{problem}; name the folder that holds the classes, or use --labels none")
+    refuse((problem, f"labels {kind}: expected {FORMS[kind]} for every image and two classes or more, found {problem}; "
+                     "name the folder that holds the classes, or use --labels none"))
     return counts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.common.errors import Killed, UserError
+from pretrain.common.errors import Killed, refuse
 from pretrain.common.stalls import NO_IMAGES, end_children
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -32,7 +32,6 @@ def deadline(workers: int) -> float:
 
 
 def start_worker(_: int) -> None:
-    """What each process does first."""
     torch.set_num_threads(1)  # the processes are the parallelism
     # Ctrl-C and Slurm signal the whole group: the training process decides, and its loaders finish
     # its step.
@@ -59,10 +58,10 @@ def check_shared_memory(batch: int, workers: int, held: int, processes: int, opt
     """
     free = free_shared_memory()
     needed = processes * batch * (PREFETCHED * workers + held)
-    if workers and free is not None and free < needed:
-        raise UserError(f"shared memory is too small: expected {needed / 1e6:.1f} MB free in {SHARED_MEMORY} for "
-                        f"{processes * workers} loader processes with batches of {batch / 1e6:.1f} MB, found "
-                        f"{free / 1e6:.1f} MB; use {option}, or give the container more (docker run --shm-size=4g)")
+    refuse((workers and free is not None and free < needed,
+            f"shared memory is too small: expected {needed / 1e6:.1f} MB free in {SHARED_MEMORY} for "
+            f"{processes * workers} loader processes with batches of {batch / 1e6:.1f} MB, found "
+            f"{(free or 0) / 1e6:.1f} MB; use {option}, or give the container more (docker run --shm-size=4g)"))
 
 
 def problem(error: RuntimeError, workers: int, option: str) -> Killed | None:

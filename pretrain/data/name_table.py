@@ -89,7 +89,6 @@ class NameTable(Sequence[str]):
 
     @property
     def sha256(self) -> str:
-        """Hash of the names."""
         return self.footer["sha256"]
 
     @property
@@ -128,7 +127,6 @@ class NameTable(Sequence[str]):
         return NameTable((before + name for name in self), rows, self.note)
 
     def row(self, number: int) -> list[int]:
-        """The K numbers that belong to name `number`."""
         return self.rows(range(number, number + 1))[0].tolist()
 
     def rows(self, numbers: range) -> np.ndarray:

@@ -42,10 +42,6 @@ class UnreadableImage(Exception):
     """One image that cannot be used; the message says why."""
 
 
-class NotRegular(OSError):
-    """A FIFO, a socket or a device where a file is expected."""
-
-
 def read_pixels(path: str | Path, sixteen_bit: SixteenBit = "shift") -> np.ndarray:
     """An image file as RGB, (H, W, 3) uint8; raises `UnreadableImage`."""
     return decode(read_bytes(Path(path)), sixteen_bit)
@@ -56,19 +52,16 @@ def read_bytes(path: Path) -> bytes:
     try:
         with _opened(path) as file:
             return file.read()
-    except NotRegular as error:
-        problem = f"is {error}"
     except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    raise UnreadableImage(problem)
+        raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
 
 
 def _opened(path: str | Path) -> BinaryIO:
     """A file for reading; raises `OSError`."""
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a FIFO, a socket or a device
         file.close()
-        raise NotRegular("not a regular file")
+        raise OSError("not a regular file")
     return file
 
 

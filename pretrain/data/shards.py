@@ -31,7 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pretrain.common.atomic import part_folder
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.data.images import SUFFIXES, ImageList, walk_images
 from pretrain.data.name_table import SUFFIX, NameTable
 from pretrain.data.pixels import UnreadableImage
@@ -61,7 +61,6 @@ class ShardList(ImageList):
         return self.__dict__ | {"_open": OrderedDict()}
 
     def size(self, number: int) -> int:
-        """Bytes of the file of image `number`."""
         return self.names.row(number)[2]
 
     def stamps(self, numbers: range, each: Callable[..., Iterable] = map) -> np.ndarray:
@@ -174,18 +173,13 @@ def _merged(runs: list[NameTable], shards: list[Path], rows: np.ndarray) -> Iter
 def _sorted_members(runs: list[NameTable]) -> Iterator[tuple[str, NameTable, int]]:
     """(name, its run, its number there), sorted by name."""
     runs = sorted((run for run in runs if len(run)), key=lambda run: run[0])
-    streams = [_numbered(place, run) for place, run in enumerate(runs)]
+    streams = [zip(run, itertools.repeat(place), itertools.count()) for place, run in enumerate(runs)]
     members = heapq.merge(*streams)
     if all(first[-1] < second[0] for first, second in itertools.pairwise(runs)):
         # Shards of our own packing follow each other; a merge would hold a block of each at once.
         members = itertools.chain(*streams)
     for name, place, number in members:
         yield name, runs[place], number
-
-
-def _numbered(place: int, run: NameTable) -> Iterator[tuple[str, int, int]]:
-    for number, name in enumerate(run):
-        yield name, place, number
 
 
 def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tuple[int, int]:
@@ -196,25 +190,20 @@ def pack(folder: str | Path, output: str | Path, shard_mb: float = 500.0) -> tup
     Returns the numbers of images and of shards. Raises `UserError`.
     """
     output = Path(os.path.abspath(output))
-    problem = None
-    if not shard_mb > 0:  # nor NaN
-        problem = f"--shard-mb must be above 0, found {shard_mb:g}"
-    elif os.path.ismount(output):
-        problem = f"{output} is a mount, which nothing can take the place of: name a new folder in it"
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        problem = f"{output} exists: expected a new or empty folder; choose another one"
-    else:
-        images = ImageList(folder, walk_images(folder))
-        if not images:
-            problem = (f"{folder}: expected images that end in {' '.join(SUFFIXES)}, found none and "
-                       f"{len(shard_paths(folder))} .tar shards; name another folder")
-    if problem is not None:
-        raise UserError(problem)
+    refuse(
+        (not shard_mb > 0, f"--shard-mb must be above 0, found {shard_mb:g}"),  # nor NaN
+        (os.path.ismount(output),
+         f"{output} is a mount, which nothing can take the place of: name a new folder in it"),
+        (output.exists() and (not output.is_dir() or any(output.iterdir())),
+         f"{output} exists: expected a new or empty folder; choose another one"))
+    images = ImageList(folder, walk_images(folder))
+    refuse((not images, f"{folder}: expected images that end in {' '.join(SUFFIXES)}, found none and "
+                        f"{len(shard_paths(folder))} .tar shards; name another folder"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with part_folder(output) as beside:
         shards = _write_shards(images, beside, shard_mb * 1e6)
-        if ShardList(beside).names.sha256 != images.names.sha256:  # this also writes the index
-            raise UserError(f"the names in the shards are not those of {folder}: report this as a bug")
+        refuse((ShardList(beside).names.sha256 != images.names.sha256,  # this also writes the index
+                f"the names in the shards are not those of {folder}: report this as a bug"))
         os.replace(beside, output)
     return len(images), len(shards)
 
@@ -273,15 +262,13 @@ def _member_name(name: str, keys: set[str]) -> str:
         encoded = "".join(f"%{byte:02X}" for byte in os.fsencode(stem[plain]))
         stem = stem[:plain] + encoded + stem[plain + 1:]
     key = os.path.join(folder, stem)
-    if key in keys:
-        raise UserError(f"too many images have the name of {name} but for the suffix: WebDataset would take them for "
-                        "one sample; rename one of them")
+    refuse((key in keys, f"too many images have the name of {name} but for the suffix: WebDataset would take them for "
+                         "one sample; rename one of them"))
     keys.add(key)
     return key + suffix
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="clove shards", description="Pack images into tar shards.")
     command = parser.add_subparsers(dest="command", required=True).add_parser("pack", help="folder of images -> shards")
     command.add_argument("folder", type=Path, help="images, nested or flat")
@@ -291,7 +278,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
     args = build_parser().parse_args(arguments)
     images, shards = pack(args.folder, args.output, args.shard_mb)
     print(f"{images} images in {shards} shards: {args.output}")

@@ -53,7 +53,6 @@ class Draws:
         return low + (high - low) * self._next()
 
     def below(self, count: int) -> int:
-        """A whole number of 0..count-1."""
         return int(count * self._next())
 
     def chance(self, probability: float) -> bool:

@@ -79,7 +79,6 @@ def draw_run(names: ImageList, config: Config, run: Path, path: Path) -> None:
 
 
 def show_figure(scene: Scene, report: CellReport, note: str) -> Figure:
-    """The figure, not yet written."""
     rows = math.ceil(len(scene.views) / ACROSS)
     heights = [HEADER, max(3.6, 1.9 * rows), HEADER, 5.0, HEADER, 4.5]
     figure = Figure(figsize=(12, sum(heights[1::2]) + 3 * HEADER), layout="constrained")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain import objectives
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.config import Config
 from pretrain.data.images import ImageList
 from pretrain.data.pixels import UnreadableImage
@@ -154,9 +154,8 @@ def load_objective(config: Config, classes: tuple[str, ...], run: Path | None) -
     if run is None:
         return objective, "random initial network (no --run given): similarities are those before any training"
     state, meta, _ = checkpoint.load_newest(run, tidy=False)
-    if state is None:
-        raise UserError(f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `clove pretrain "
-                        f"--output {run}`; leave out --run to see the random initial network")
+    refuse((state is None, f"no whole checkpoint in {run}: expected checkpoints/step_*.pt of `clove pretrain --output "
+                           f"{run}`; leave out --run to see the random initial network"))
     try:
         objective.student.load_state_dict(state["student"])
         if objective.follower is not None:
@@ -191,15 +190,13 @@ def report_cell(scene: Scene, cell: int, objective: Objective, names: ImageList)
     if attention is not None:
         attention = attention.unflatten(0, group.shape[:2])[place, 0, cell].reshape(scene.student.grid)
     positives, cosine = scene.positives[cell], one @ others
-    if not cosine.isfinite().all():
-        raise UserError("the network gives NaN or inf: its training diverged; show another run, or the random "
-                        "network without --run")
+    refuse((not cosine.isfinite().all(), "the network gives NaN or inf: its training diverged; show another run, or "
+                                         "the random network without --run"))
     return CellReport(cell, name, cosine, positives.nonzero().flatten().tolist(),
                       objective.negatives(one, others, positives), attention)
 
 
 def _company(scene: Scene, names: ImageList) -> list[list[np.ndarray]]:
-    """The views of a few other images."""
     others, drawn = len(names) - 1, []
     for place in np.linspace(0, others - 1, min(COMPANY, others)).astype(int).tolist():
         number = place + (place >= scene.index)

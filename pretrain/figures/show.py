@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import objectives
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from pretrain.config import Config, load_config, load_identity
 from pretrain.options.command_line import add_identity_options, given_values
 from pretrain.options.recipe_file import recipe_names
@@ -51,9 +51,17 @@ def main(arguments: list[str]) -> int:
     """Draw what the options after `show` ask for; raises `UserError`."""
     args = build_parser().parse_args(arguments)
     args.output = args.output or Path("curves.png" if args.curves else "views.png")
-    problem = _problem(args)
-    if problem is not None:
-        raise UserError(problem)
+    refuse(
+        (args.output.is_dir() or args.output.suffix.lower() != ".png",
+         f"--output must be a file that ends in .png, found {args.output}"),
+        (args.run and args.recipe, "expected --recipe or --run, found both: a run brings its own values"),
+        (args.run and not args.run.is_dir(),
+         f"run folder {args.run} does not exist: expected the --output of a run"),
+        (args.curves and not args.run, "--curves needs --run OUTPUT, the folder of a run"),
+        (args.curves and args.run and not (args.run / METRICS).is_file(),
+         f"no {METRICS} in {args.run}: expected the --output of a run that has started"),
+        (not args.curves and args.data is None,
+         "show needs --data DIR, a folder of images (or --run OUTPUT --curves)"))
     if args.curves:
         own = objectives.get(_stored(args.run, {}).objective_name).curves
         from pretrain.figures.training_figures import draw_curves
@@ -65,23 +73,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _problem(args: argparse.Namespace) -> str | None:
-    """What is wrong with the options together."""
-    if args.output.is_dir() or args.output.suffix.lower() != ".png":
-        return f"--output must be a file that ends in .png, found {args.output}"
-    if args.run is not None and args.recipe is not None:
-        return "expected --recipe or --run, found both: a run brings its own values"
-    if args.run is not None and not args.run.is_dir():
-        return f"run folder {args.run} does not exist: expected the --output of a run"
-    if args.curves and args.run is None:
-        return "--curves needs --run OUTPUT, the folder of a run"
-    if args.curves and not (args.run / METRICS).is_file():
-        return f"no {METRICS} in {args.run}: expected the --output of a run that has started"
-    if not args.curves and args.data is None:
-        return "show needs --data DIR, a folder of images (or --run OUTPUT --curves)"
-    return None
-
-
 def _views(args: argparse.Namespace, output: Path) -> None:
     overrides = given_values(args)
     if args.run is None:
@@ -89,7 +80,7 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     else:
         config = _stored(args.run, overrides)
     pair = _pair(args.pair, config.train)
-    epoch = _whole(args.epoch, "--epoch")
+    refuse((not args.epoch.isdecimal(), f"--epoch: expected a whole number from 0, found {args.epoch!r}"))
     # Only now: a wrong option should not wait for torch.
     from pretrain.data.batches import list_images
     from pretrain.data.pixels import UnreadableImage
@@ -101,7 +92,7 @@ def _views(args: argparse.Namespace, output: Path) -> None:
     names.label_by(config.train.labels)
     index = find_image(args.image, names)
     try:
-        scene = make_scene(names, index, epoch, config, pair)
+        scene = make_scene(names, index, int(args.epoch), config, pair)
     except UnreadableImage as error:
         raise UserError(f"{names[index]}: {error}; choose another --image") from None
     cell = scene.default_cell() if args.cell is None else find_cell(args.cell, scene.student.grid, scene.student.name)
@@ -145,9 +136,9 @@ def find_cell(wanted: str, grid: tuple[int, int], view: str) -> int:
     """Number (row-major) of the cell "ROW,COL" of a grid (H, W)."""
     row, _, column = wanted.partition(",")
     rows, columns = grid
-    if not (row.isdecimal() and column.isdecimal() and int(row) < rows and int(column) < columns):
-        raise UserError(f"--cell: expected ROW,COL as in 1,0 of {view} with {rows} x {columns} cells, rows 0 to "
-                        f"{rows - 1} and columns 0 to {columns - 1}, found {wanted!r}")
+    refuse((not (row.isdecimal() and column.isdecimal() and int(row) < rows and int(column) < columns),
+            f"--cell: expected ROW,COL as in 1,0 of {view} with {rows} x {columns} cells, rows 0 to {rows - 1} and "
+            f"columns 0 to {columns - 1}, found {wanted!r}"))
     return int(row) * columns + int(column)
 
 
@@ -158,13 +149,7 @@ def _pair(wanted: str | None, train: Train) -> tuple[int, int]:
     teacher_views = [f"G{i + 1}" for i in range(train.global_views)]
     views = teacher_views + [f"L{i + 1}" for i in range(train.local_views)]
     student, _, teacher = wanted.upper().replace(" ", "").partition(",")
-    if student not in views or teacher not in teacher_views or student == teacher:
-        raise UserError(f"--pair: expected a student view ({views[0]} to {views[-1]}) and another, global, "
-                        f"teacher view (G1 to {teacher_views[-1]}) as in {views[-1]},G1, found {wanted!r}")
+    refuse((student not in views or teacher not in teacher_views or student == teacher,
+            f"--pair: expected a student view ({views[0]} to {views[-1]}) and another, global, teacher view (G1 to "
+            f"{teacher_views[-1]}) as in {views[-1]},G1, found {wanted!r}"))
     return views.index(student), views.index(teacher)
-
-
-def _whole(text: str, option: str) -> int:
-    if not text.isdecimal():
-        raise UserError(f"{option}: expected a whole number from 0, found {text!r}")
-    return int(text)

@@ -215,12 +215,10 @@ def _free_place(box: tuple[float, float, float, float], placed: list[tuple[float
 
 
 def view_colours(scene: Scene) -> list[str]:
-    """A colour for each view of the scene, in order."""
     return list(itertools.islice(itertools.cycle(COLOURS), len(scene.views)))
 
 
 def draw_view(axes: Axes, view: View, colour: str, title: str | None = None, grey: bool = False) -> None:
-    """A view with its feature grid, in a frame of its colour."""
     image = Image.fromarray(view.pixels.transpose(1, 2, 0))
     if grey:
         image = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.35)
@@ -288,7 +286,6 @@ def _numbered(figure: Figure | SubFigure, axes: Axes, middle: tuple[float, float
 
 
 def tint(axes: Axes, view: View, cells: list[int]) -> None:
-    """Lighten some cells of a view."""
     for cell in cells:
         left, top, width, height = cell_box(view, cell)
         axes.add_patch(Rectangle((left, top), width, height, facecolor="white", alpha=0.28, edgecolor="none"))

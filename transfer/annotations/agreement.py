@@ -8,13 +8,14 @@ Boxes are (x, y, width, height), extents (x0, y0, x1, y1), both in pixels of the
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as run_lengths
 
+from pretrain.common.errors import refuse
 from transfer.annotations.plain_coco import own_id
 
-Extent = tuple[float, float, float, float]
 APART = 2.0  # pixels that rounding explains
 AREAS_APART = 0.25  # of the mask's area: polygons are filled in more than one way
 FAR = 1_000_000  # pixels: pycocotools fills all the way to a point, and memory with it
@@ -43,14 +44,13 @@ class Agreement:
     transposed: int = 0  # masks that fit their boxes when their run lengths are read row by row
     broken: str | None = None  # the first mask that cannot be read at all
 
-    def problems(self) -> Iterator[str]:
-        """Why the file cannot be used: a mask that cannot be read, or most objects wrong in the same way."""
-        if self.broken:
-            yield self.broken
+    def check(self, path: Path) -> None:
+        """Raise where the file cannot be used: a mask that cannot be read, or most objects wrong in the same way."""
+        refuse((self.broken, f"{path}: {self.broken}"))
         for what, ids in self.wrong.items():
-            if what != HARMLESS and 2 * len(ids) > self.objects:
-                yield (f"{len(ids)} of {self.objects} objects have {what} (the first is annotation {ids[0]}): expected "
-                       f"boxes, masks and keypoints in pixels of the image{self._likely()}")
+            refuse((what != HARMLESS and 2 * len(ids) > self.objects,
+                    f"{path}: {len(ids)} of {self.objects} objects have {what} (the first is annotation {ids[0]}): "
+                    f"expected boxes, masks and keypoints in pixels of the image{self._likely()}"))
 
     def notes(self) -> list[str]:
         """One line for each thing that is wrong with a few objects."""
@@ -123,7 +123,7 @@ def _disagreements(row: dict, image: dict, mask: "Mask | None", keypoints: bool)
             yield POINTS_AT_ZERO
 
 
-def _alike(extent: Extent, box: list[float]) -> bool:
+def _alike(extent: tuple[float, float, float, float], box: list[float]) -> bool:
     x, y, width, height = box
     return all(abs(a - b) <= APART for a, b in zip(extent, (x, y, x + width, y + height), strict=True))
 
@@ -132,7 +132,7 @@ def _alike(extent: Extent, box: list[float]) -> bool:
 class Mask:
     """One object's mask: its extent, its area in pixels if it was filled, its compressed run lengths if it has some."""
 
-    extent: Extent
+    extent: tuple[float, float, float, float]
     area: float | None = None
     rle: dict | None = None
 
@@ -145,18 +145,18 @@ def read_mask(mask: list | dict | None, image: dict, decode: bool) -> Mask | Non
     if isinstance(mask, list):
         points = [number for part in mask if len(part) >= 6 and len(part) % 2 == 0 for number in part]
         farthest = max(points, key=abs)
-        if not abs(farthest) <= FAR or not math.isfinite(sum(points)):
-            raise ValueError(f"it reaches to {farthest:g}, in an image of {width} x {height} pixels")
+        refuse((not abs(farthest) <= FAR or not math.isfinite(sum(points)),
+                f"it reaches to {farthest:g}, in an image of {width} x {height} pixels"))
         area = None
         if decode:
             area = float(run_lengths.area(run_lengths.merge(run_lengths.frPyObjects(mask, height, width))))
         xs, ys = points[::2], points[1::2]
         return Mask((min(xs), min(ys), max(xs), max(ys)), area)
-    if mask["size"] != [height, width]:
-        raise ValueError(f"its size is {mask['size']!r:.40}: expected that of its image, [{height}, {width}]")
+    refuse((mask["size"] != [height, width],
+            f"its size is {mask['size']!r:.40}: expected that of its image, [{height}, {width}]"))
     runs = mask["counts"] if isinstance(mask["counts"], list) else runs_of(mask["counts"])
-    if sum(runs) != height * width:
-        raise ValueError(f"its run lengths add up to {sum(runs)}: expected {height * width}, height times width")
+    refuse((sum(runs) != height * width,
+            f"its run lengths add up to {sum(runs)}: expected {height * width}, height times width"))
     rle = run_lengths.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     x, y, w, h = run_lengths.toBbox(rle)
     return Mask((x, y, x + w, y + h), float(run_lengths.area(rle)), rle)
@@ -179,8 +179,7 @@ def runs_of(text: str) -> list[int]:
             value |= -1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value, shift = 0, 0
-    if shift or min(runs, default=0) < 0:
-        raise ValueError("compressed run lengths that are cut off or negative")
+    refuse((shift or min(runs, default=0) < 0, "compressed run lengths that are cut off or negative"))
     return runs
 
 

@@ -104,7 +104,7 @@ def _read(path: Path, keypoints: bool, evaluated: bool, crowds_as_objects: bool)
     changed = plain_coco.make_plain(content, crowds_as_objects)
     raise_first(_problems(content, keypoints, evaluated), path)
     objects = agreement.compare(content["annotations"], _by_id(content["images"]), evaluated, keypoints)
-    raise_first(objects.problems(), path)
+    objects.check(path)
     notes = [f"{path}: {line}" for line in changed] + [f"warning: {path}: {line}" for line in objects.notes()]
     file = replace(of_content(path, content), notes=tuple(notes), crowds_as_objects=crowds_as_objects)
     if changed:
@@ -132,17 +132,13 @@ def load(path: Path, kind: str = "COCO") -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))  # as pycocotools reads it: a byte order mark is refused
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): expected a {kind} annotation file") from None
-    raise_first(_list_problems(content, kind), path)
-    return content
-
-
-def _list_problems(content: object, kind: str) -> Iterator[str]:
     expected = f"expected a {kind} annotation file, a JSON object with the non-empty lists {', '.join(COCO)}"
-    if not isinstance(content, dict):
-        yield f"found a {type(content).__name__}: {expected} (a list alone is a file of results)"
+    refuse((not isinstance(content, dict),
+            f"{path}: found a {type(content).__name__}: {expected} (a list alone is a file of results)"))
     for name in COCO:
-        if not isinstance(content.get(name), list) or not content[name]:
-            yield f"'{name}' is missing or empty: {expected}, found {', '.join(content) or 'none'}"
+        refuse((not isinstance(content.get(name), list) or not content[name],
+                f"{path}: '{name}' is missing or empty: {expected}, found {', '.join(content) or 'none'}"))
+    return content
 
 
 def table_problems(content: dict, table: Table) -> Iterator[str]:

@@ -5,11 +5,10 @@ LVIS looks like COCO with three differences that matter here: an image is named 
 not found, and which were not marked to the last; there are no crowds.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer import detectron2_compat
 from transfer.annotations import agreement, coco_json
 from transfer.annotations.coco_json import AREA, BOX, PIXELS, TEXT, WHOLE, CocoFile, Field, Table
@@ -59,18 +58,14 @@ def _read(path: Path, evaluated: bool) -> CocoFile:
     for image in content["images"]:
         # The path below the image folder, as detectron2 takes it from the address.
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
-    raise_first(_problems(content), path)
+    numbers = sorted(category["id"] for category in content["categories"])
+    refuse((numbers != list(range(1, len(numbers) + 1)),
+            f"{path}: the ids of the {len(numbers)} categories are not 1 to {len(numbers)}: expected LVIS's own, which "
+            "detectron2 counts on"))
+    raise_first(coco_json.repeated(content, "images", "file_name"), path)
+    raise_first(coco_json.annotation_problems(content), path)
     images = {image["id"]: image for image in content["images"]}
     objects = agreement.compare(content["annotations"], images, evaluated)
-    raise_first(objects.problems(), path)
+    objects.check(path)
     notes = tuple(f"warning: {path}: {line}" for line in objects.notes())
     return replace(coco_json.of_content(path, content), notes=notes)
-
-
-def _problems(content: dict) -> Iterator[str]:
-    numbers = sorted(category["id"] for category in content["categories"])
-    if numbers != list(range(1, len(numbers) + 1)):
-        yield (f"the ids of the {len(numbers)} categories are not 1 to {len(numbers)}: expected LVIS's own, which "
-               "detectron2 counts on")
-    yield from coco_json.repeated(content, "images", "file_name")
-    yield from coco_json.annotation_problems(content)

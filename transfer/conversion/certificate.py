@@ -69,8 +69,16 @@ def read_certificate(folder: str | Path, target: str = "detectron2") -> Certific
             f"{folder} is not a converted checkpoint: expected {path.name} and {file.name} in it; run `clove convert "
             f"FILE --to {target} --output {folder}`"))
     content = open_certificate(path)
-    problem = _misfit(content["targets"], target, file)
-    refuse((problem, f"expected {path} {problem}: convert the checkpoint again with --to {target}"))
+    certified, found = content["targets"].get(target, {}), sha256_file(file)
+    differences, again = certified.get("largest_difference"), f"convert the checkpoint again with --to {target}"
+    shown = isinstance(differences, dict) and len(differences) > 0
+    refuse(
+        (not certified, f"expected {path} to certify {file.name}, found {', '.join(content['targets']) or 'no file'}: "
+                        f"{again}"),
+        (found != certified.get("sha256"),
+         f"expected {path} to certify {file}, found that its SHA-256 is another one, {found[:12]}...: {again}"),
+        (target == "detectron2" and not (shown and all(is_number(one, 0, TOLERANCE) for one in differences.values())),
+         f"expected {path} to show maps within {TOLERANCE:.0e} standard deviations, found {differences}: {again}"))
     if target == "detectron2":
         read_detectron2(file)  # arrays alone: detectron2 itself would run whatever code a pickle holds
     return content
@@ -81,13 +89,24 @@ def open_certificate(path: Path) -> Certificate:
 
     Says nothing of the files beside it.
     """
+    again = "convert the checkpoint again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        problem = _problem(content)
     except ValueError as error:  # neither JSON nor UTF-8
-        problem = f"expected JSON, found another file ({error})"
-    if problem is not None:
-        raise UserError(f"{path}: {problem}; convert the checkpoint again")
+        raise UserError(f"{path}: expected JSON, found another file ({error}); {again}") from None
+    refuse((not isinstance(content, dict) or "schema" not in content,
+            f"{path}: expected a certificate, found another JSON file; {again}"))
+    refuse(
+        (content["schema"] != SCHEMA,
+         f"{path}: expected a certificate of schema {SCHEMA}, found schema {content['schema']}, of another version of "
+         f"this program; {again}"),
+        (content.get("digest") != digest(content),
+         f"{path}: expected what the conversion wrote, found that it was edited after the conversion (its digest does "
+         f"not fit its content); {again}"))
+    number = len(expected_shapes(content["architecture"]))
+    refuse((not content["consumed"] == content["expected"] == number or content["missing"],
+            f"{path}: expected all {number} tensors of a {content['architecture']}, found {content['consumed']} of "
+            f"{content['expected']} consumed and {len(content['missing'])} missing; {again}"))
     return content
 
 
@@ -134,32 +153,3 @@ def batch_norm_warnings(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _problem(content: Any) -> str | None:
-    """What is wrong with a certificate; None for a good one."""
-    if not isinstance(content, dict) or "schema" not in content:
-        return "expected a certificate, found another JSON file"
-    if content["schema"] != SCHEMA:
-        return (f"expected a certificate of schema {SCHEMA}, found schema {content['schema']}, of "
-                "another version of this program")
-    if content.get("digest") != digest(content):
-        return ("expected what the conversion wrote, found that it was edited after the conversion "
-                "(its digest does not fit its content)")
-    number = len(expected_shapes(content["architecture"]))
-    if not content["consumed"] == content["expected"] == number or content["missing"]:
-        return (f"expected all {number} tensors of a {content['architecture']}, found {content['consumed']} "
-                f"of {content['expected']} consumed and {len(content['missing'])} missing")
-    return None
-
-
-def _misfit(targets: Mapping[str, Any], target: str, file: Path) -> str | None:
-    """Why a certificate is not of this file; None where it is."""
-    certified, found = targets.get(target), sha256_file(file)
-    if not isinstance(certified, dict):
-        return f"to certify {file.name}, found {', '.join(targets) or 'no file'}"
-    if found != certified.get("sha256"):
-        return f"to certify {file}, found that its SHA-256 is another one, {found[:12]}..."
-    differences = certified.get("largest_difference")
-    shown = isinstance(differences, dict) and len(differences) > 0
-    if target == "detectron2" and not (shown and all(is_number(one, 0, TOLERANCE) for one in differences.values())):
-        return f"to show maps within {TOLERANCE:.0e} standard deviations, found {differences}"
-    return None

@@ -33,7 +33,7 @@ from transfer.conversion.certificate import (
 from transfer.conversion.proof import PROOFS, assert_loaded, optional
 from transfer.conversion.random_convolutions import method_of, redraw
 from transfer.conversion.stage_maps import STAGES
-from transfer.conversion.writers import WRITERS, State, pixel_format, without_biases
+from transfer.conversion.writers import WRITERS, State, pixel_format, usage, without_biases
 from transfer.reading.architecture import expected_shapes
 from transfer.reading.intake import Reading, one_of, read_checkpoint
 
@@ -255,8 +255,7 @@ def _write(target: str, output: Path, state: State, info: BackboneInfo, fpn: Sta
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return {"file": path.name, "sha256": sha256_file(path), "usage": writer.usage(Path(path.name), info),
-            **proof}
+    return {"file": path.name, "sha256": sha256_file(path), "usage": usage(target, info), **proof}
 
 
 def _reference(info: BackboneInfo) -> str:

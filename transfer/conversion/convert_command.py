@@ -6,7 +6,6 @@ from transfer.reading.arguments import add_reading_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove convert`."""
     parser.add_argument("file", metavar="FILE", help="the checkpoint, or the backbone.safetensors of a conversion")
     parser.add_argument("--output", required=True, metavar="DIR",
                         help="folder for the files; those of an earlier conversion there are replaced")
@@ -25,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
     from transfer.conversion.convert import convert, describe
 
     targets = ",".join(args.targets or ["detectron2"]).split(",")

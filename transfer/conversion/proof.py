@@ -9,13 +9,11 @@ only by the functions that need it.
 """
 
 import importlib
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -24,10 +22,10 @@ import torchvision
 from torch import nn
 
 from pretrain.common.backbone_file import BackboneInfo
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.conversion.certificate import TOLERANCE
 from transfer.conversion.stage_maps import (
-    detectron2_maps,
+    STAGES,
     fixed_images,
     reference_network,
     relative_differences,
@@ -35,11 +33,9 @@ from transfer.conversion.stage_maps import (
     torchvision_maps,
 )
 from transfer.conversion.writers import State, detectron2_name, read_detectron2, without_biases
+from transfer.detectron2_compat import quiet
 from transfer.reading.architecture import faults, set_architecture
 from transfer.reading.naming import COUNTER
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
 
 # From the stem, a stage or a layer of the FPN on, after any prefix; heads have none of these names.
 _TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5]|fpn_(?:lateral|output)\d)\..+)")
@@ -50,7 +46,7 @@ _AGAIN = "convert the checkpoint again"
 Proof = dict[str, Any]
 
 
-def backbone_config(architecture: str, stride_in_1x1: bool = False) -> "CfgNode":
+def backbone_config(architecture: str, stride_in_1x1: bool = False) -> Any:
     """A detectron2 config with the FPN over this ResNet, as the fine-tuning has it but with plain BN."""
     from detectron2.config import get_cfg
 
@@ -104,10 +100,10 @@ def prove_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -
     what = f"tensors of the source to equal those in {path}"
     _require_equal(source, read_detectron2(path), what, _AGAIN)
     backbone = build_backbone(backbone_config(info.architecture, info.stride_in_1x1))
-    with _quiet():  # the checkpointer lists the FPN's own layers as missing, as they must be
+    with quiet():  # the checkpointer lists the FPN's own layers as missing, as they must be
         DetectionCheckpointer(backbone).load(str(path.absolute()))
     tensors = assert_loaded(backbone, path)
-    maps = detectron2_maps(backbone.bottom_up.double(), fixed_images())
+    maps = stage_maps(backbone.bottom_up.double(), fixed_images(), STAGES)
     return {"loader": "detectron2's DetectionCheckpointer, into an FPN backbone", "tensors": tensors,
             "largest_difference": _map_differences(state, info, maps, path)}
 
@@ -117,10 +113,9 @@ def prove_torchvision(path: Path, state: State, info: BackboneInfo, _fpn: State)
     network = torchvision.models.get_model(info.architecture, weights=None)
     incompatible = network.load_state_dict(torch.load(path, weights_only=True), strict=False)
     unloaded = set(incompatible.missing_keys) - {"fc.weight", "fc.bias"}
-    if unloaded or incompatible.unexpected_keys:
-        raise UserError(f"expected torchvision's {info.architecture} to miss only fc in {path}, "
-                        f"found {len(unloaded)} missing and {len(incompatible.unexpected_keys)} "
-                        f"unexpected: {_AGAIN}")
+    refuse((unloaded or incompatible.unexpected_keys,
+            f"expected torchvision's {info.architecture} to miss only fc in {path}, found {len(unloaded)} missing and "
+            f"{len(incompatible.unexpected_keys)} unexpected: {_AGAIN}"))
     return {"loader": f"torchvision {torchvision.__version__}, load_state_dict(strict=False): only fc missing",
             **_prove_network(network, path, state, info)}
 
@@ -129,7 +124,7 @@ def prove_timm(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Pro
     """Load with timm's own strict loader where timm is installed, else read the file back."""
     if (timm := optional("timm")) is None:
         return _prove_read(safetensors.torch.load_file(path), path, state, "timm")
-    with _quiet():
+    with quiet():
         network = timm.create_model(info.architecture, num_classes=0, checkpoint_path=str(path))
     return {"loader": f"timm {timm.__version__}, create_model(num_classes=0, checkpoint_path=...), strict",
             **_prove_network(network, path, state, info)}
@@ -182,10 +177,8 @@ def _map_differences(state: State, info: BackboneInfo, found: Mapping[str, torch
     expected = torchvision_maps(state, info.architecture, fixed_images(), info.stride_in_1x1)
     differences = relative_differences(expected, found)
     wrong = [f"{stage} {value:.1e}" for stage, value in differences.items() if not value <= TOLERANCE]
-    if wrong:
-        raise UserError(f"expected the maps of {path} within {TOLERANCE:.0e} standard deviations "
-                        f"of torchvision's, found {', '.join(wrong)}: the file is not a conversion "
-                        "of this checkpoint")
+    refuse((wrong, f"expected the maps of {path} within {TOLERANCE:.0e} standard deviations of torchvision's, found "
+                   f"{', '.join(wrong)}: the file is not a conversion of this checkpoint"))
     return differences
 
 
@@ -197,22 +190,10 @@ def _require_equal(expected: State, found: Mapping[str, torch.Tensor | np.ndarra
     wrong = faults({"missing in the file": expected.keys() - both,
                     "unknown to the model": found.keys() - both,
                     "different": different})
-    if wrong:
-        raise UserError(f"expected all {len(expected)} {what}, found {len(both) - len(different)} "
-                        f"equal, {wrong}: {advice}")
+    refuse((wrong, f"expected all {len(expected)} {what}, found {len(both) - len(different)} equal, {wrong}: {advice}"))
 
 
 def _same(tensor: torch.Tensor, other: torch.Tensor | np.ndarray) -> bool:
     """Bit for bit: shape, type and bytes (-0.0 and nan included)."""
     own, other = tensor.detach().cpu().numpy(), np.asarray(other)
     return own.shape == other.shape and own.dtype == other.dtype and own.tobytes() == other.tobytes()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

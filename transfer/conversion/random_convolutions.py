@@ -10,7 +10,6 @@ INIT = "random convolutions (torchvision: He normal, fan out), batch norm of a c
 
 
 def method_of(method: str) -> str:
-    """The method's name with what was done to it, once."""
     return method.removesuffix(" (random convolutions)") + " (random convolutions)"
 
 

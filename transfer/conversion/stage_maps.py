@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-_TORCHVISION_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
+TORCHVISION_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
 def reference_network(state: Mapping[str, torch.Tensor], architecture: str, stride_in_1x1: bool = False) -> nn.Module:
@@ -59,16 +59,6 @@ def torchvision_maps(state: Mapping[str, torch.Tensor], architecture: str, image
     return stage_maps(network.to(images.dtype), images)
 
 
-def stage_maps(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Maps of a ResNet whose modules have torchvision's names (timm's have them too)."""
-    return _recorded(network, _TORCHVISION_STAGES, images)
-
-
-def detectron2_maps(bottom_up: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Maps of a detectron2 ResNet (the `bottom_up` of an FPN)."""
-    return _recorded(bottom_up, STAGES, images)
-
-
 def relative_differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
                          ) -> dict[str, float]:
     """Largest absolute difference of each map, divided by the expected map's standard deviation.
@@ -82,8 +72,12 @@ def relative_differences(expected: Mapping[str, torch.Tensor], found: Mapping[st
     return differences
 
 
-def _recorded(network: nn.Module, modules: Sequence[str], images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The outputs of five modules, one a stage, in evaluation mode; the mode is put back."""
+def stage_maps(network: nn.Module, images: torch.Tensor, modules: Sequence[str] = TORCHVISION_STAGES
+               ) -> dict[str, torch.Tensor]:
+    """The outputs of five modules of a ResNet, one a stage, in evaluation mode; the mode is put back.
+
+    torchvision's names are timm's too; detectron2's ResNet (the `bottom_up` of an FPN) calls them `STAGES`.
+    """
     maps: dict[str, torch.Tensor] = {}
 
     def keep(stage: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:

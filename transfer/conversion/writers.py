@@ -35,7 +35,7 @@ _TORCHVISION_NAME = re.compile(r"(?:layer([1-4])\.(\d+)\.)?(conv\d|bn\d|downsamp
 
 @dataclass(frozen=True)
 class Writer:
-    """A target: its file in the output folder, who writes it, and one line that says how to load it.
+    """A target: its file in the output folder, who writes it, and one line that says how to load it (see `usage`).
 
     `strides_in_1x1`: whether the target's ResNet can stride in the first 1x1 convolution, as MSRA's
     networks do.
@@ -43,7 +43,7 @@ class Writer:
 
     file: str
     write: Callable[[Path, State, BackboneInfo, State], None]
-    usage: Callable[[Path, BackboneInfo], str]
+    usage: str
     strides_in_1x1: bool
 
 
@@ -127,39 +127,31 @@ def _save_torch(path: Path, content: dict[str, Any]) -> None:
         sibling.write_bytes(buffer.getvalue())
 
 
-def _use_in_detectron2(path: Path, info: BackboneInfo) -> str:
-    form = pixel_format(info)
-    return (f"MODEL.WEIGHTS {path} INPUT.FORMAT {form['channel_order']} MODEL.PIXEL_MEAN "
-            f"{form['mean']} MODEL.PIXEL_STD {form['std']} MODEL.RESNETS.STRIDE_IN_1X1 "
-            f"{form['stride_in_1x1']}")
-
-
-def _use_in_torchvision(path: Path, info: BackboneInfo) -> str:
-    return (f"torchvision.models.{info.architecture}().load_state_dict(torch.load({str(path)!r}), "
-            f"strict=False)  # fc stays random; {_feed(info)}")
-
-
-def _use_in_timm(path: Path, info: BackboneInfo) -> str:
-    return (f"timm.create_model({info.architecture!r}, num_classes=0, "
-            f"checkpoint_path={str(path)!r})  # there is no fc; {_feed(info)}")
-
-
-def _use_in_mmdet(path: Path, info: BackboneInfo) -> str:
-    form = pixel_format(info)
-    style = "caffe" if info.stride_in_1x1 else "pytorch"
-    return (f"backbone=dict(type='ResNet', depth={info.architecture.removeprefix('resnet')}, "
-            f"style={style!r}, init_cfg=dict(type='Pretrained', checkpoint={str(path)!r})), "
-            f"data_preprocessor=dict(mean={form['mean']}, std={form['std']}, "
-            f"bgr_to_rgb={form['channel_order'] == 'RGB'})")
-
-
-def _feed(info: BackboneInfo) -> str:
-    return f"feed {info.channel_order}, mean {list(info.pixel_mean)}, std {list(info.pixel_std)} of 0..1"
-
-
+_FEED = "feed {form[channel_order]}, mean {mean}, std {std} of 0..1"
 WRITERS = {
-    "detectron2": Writer("detectron2.pkl", _write_detectron2, _use_in_detectron2, strides_in_1x1=True),
-    "torchvision": Writer("torchvision.pth", _write_torchvision, _use_in_torchvision, strides_in_1x1=False),
-    "timm": Writer("timm.safetensors", _write_timm, _use_in_timm, strides_in_1x1=False),
-    "mmdet": Writer("mmdet.pth", _write_mmdet, _use_in_mmdet, strides_in_1x1=True),
+    "detectron2": Writer(
+        "detectron2.pkl", _write_detectron2,
+        "MODEL.WEIGHTS {file} INPUT.FORMAT {form[channel_order]} MODEL.PIXEL_MEAN {form[mean]} MODEL.PIXEL_STD "
+        "{form[std]} MODEL.RESNETS.STRIDE_IN_1X1 {form[stride_in_1x1]}", strides_in_1x1=True),
+    "torchvision": Writer(
+        "torchvision.pth", _write_torchvision,
+        "torchvision.models.{architecture}().load_state_dict(torch.load({file!r}), strict=False)  # fc stays random; "
+        + _FEED, strides_in_1x1=False),
+    "timm": Writer(
+        "timm.safetensors", _write_timm,
+        "timm.create_model({architecture!r}, num_classes=0, checkpoint_path={file!r})  # there is no fc; " + _FEED,
+        strides_in_1x1=False),
+    "mmdet": Writer(
+        "mmdet.pth", _write_mmdet,
+        "backbone=dict(type='ResNet', depth={depth}, style={style!r}, init_cfg=dict(type='Pretrained', "
+        "checkpoint={file!r})), data_preprocessor=dict(mean={form[mean]}, std={form[std]}, bgr_to_rgb={to_rgb})",
+        strides_in_1x1=True),
 }
+
+
+def usage(target: str, info: BackboneInfo) -> str:
+    """One line that says how to load the file of `target`, and how to feed the network."""
+    return WRITERS[target].usage.format(
+        file=WRITERS[target].file, form=pixel_format(info), architecture=info.architecture,
+        mean=list(info.pixel_mean), std=list(info.pixel_std), depth=info.architecture.removeprefix("resnet"),
+        style="caffe" if info.stride_in_1x1 else "pytorch", to_rgb=info.channel_order == "RGB")

@@ -8,13 +8,11 @@ after CUDA has started.
 import functools
 import hashlib
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pretrain.common.atomic import sha256_file
-from pretrain.common.errors import UserError
-from transfer.annotations.problems import raise_first
+from pretrain.common.errors import UserError, refuse
 
 NAME = re.compile(r"[^_]+_[^_]+_[^_]+_leftImg8bit\.png")
 IMAGE_SUFFIX = "leftImg8bit.png"
@@ -40,26 +38,21 @@ def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, 
     files = []
     for image in sorted(image_root.glob("*/*.png")):
         stem = annotation_root / image.parent.name / image.name.removesuffix(IMAGE_SUFFIX)
-        files.append((str(image), *(f"{stem}{suffix}" for suffix in SUFFIXES)))
-    raise_first(_problems(files, annotation_root), image_root)
-    return files
-
-
-def _problems(files: list[tuple[str, str, str, str]], annotation_root: Path) -> Iterator[str]:
-    if not files:
-        yield f"no image: expected CITY/CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX}"
-    for image, *annotations in files:
-        if not NAME.fullmatch(Path(image).name):
-            yield (f"{image} is not named as Cityscapes names images: expected CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX} with "
-                   "no further underscore")
+        annotations = [f"{stem}{suffix}" for suffix in SUFFIXES]
+        refuse((not NAME.fullmatch(image.name),
+                f"{image_root}: {image} is not named as Cityscapes names images: expected CITY_SEQUENCE_FRAME_"
+                f"{IMAGE_SUFFIX} with no further underscore"))
         for path in annotations:
-            if not Path(path).is_file():
-                yield (f"{path} is missing, the annotation of {image}: expected instanceIds, labelIds and polygons for "
-                       "every image")
+            refuse((not Path(path).is_file(),
+                    f"{image_root}: {path} is missing, the annotation of {image}: expected instanceIds, labelIds and "
+                    "polygons for every image"))
+        files.append((str(image), *annotations))
+    refuse((not files, f"{image_root}: no image: expected CITY/CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX}"))
     listed = {instances for _, instances, *_ in files}
     for path in sorted(annotation_root.glob(f"*/*{SUFFIXES[0]}")):
-        if str(path) not in listed:
-            yield f"annotation {path} has no image there: the evaluation goes over every annotation"
+        refuse((str(path) not in listed,
+                f"{image_root}: annotation {path} has no image there: the evaluation goes over every annotation"))
+    return files
 
 
 def digest(annotation_root: Path) -> str:

@@ -5,7 +5,6 @@ A fault there is a KeyError or a ValueError that names no file, most of them aft
 
 import functools
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from PIL import Image
 from pretrain.common.errors import UserError, refuse
 from pretrain.common.fields import is_whole
 from transfer.annotations.check_notes import remember
-from transfer.annotations.problems import raise_first
 from transfer.data.dataset import Opened
 from transfer.data.image_check import in_threads, open_images
 
@@ -49,29 +47,26 @@ def check_polygons(path: Path) -> tuple[int, int]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): expected the polygons of an image") from None
-    raise_first(_polygon_problems(content), path)
-    return content["imgWidth"], content["imgHeight"]
-
-
-def _polygon_problems(content: object) -> Iterator[str]:
-    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
-        yield "expected an object with imgWidth, imgHeight and the list 'objects'"
+    refuse((not isinstance(content, dict) or not isinstance(content.get("objects"), list),
+            f"{path}: expected an object with imgWidth, imgHeight and the list 'objects'"))
     for side in ("imgWidth", "imgHeight"):
-        if not is_whole(content.get(side), 1):
-            yield f"{side} is {content.get(side)!r:.40}: expected a whole number of pixels"
+        refuse((not is_whole(content.get(side), 1),
+                f"{path}: {side} is {content.get(side)!r:.40}: expected a whole number of pixels"))
     numbers = _label_numbers()
     for place, row in enumerate(content["objects"]):
-        if not isinstance(row, dict) or not isinstance(row.get("label"), str):
-            yield f"object {place} has no 'label': expected a name of Cityscapes' labels"
+        refuse((not isinstance(row, dict) or not isinstance(row.get("label"), str),
+                f"{path}: object {place} has no 'label': expected a name of Cityscapes' labels"))
         if "deleted" in row:
             continue  # detectron2 leaves it out
         label = row["label"]
         number = numbers.get(label, numbers.get(label.removesuffix(GROUP)))
-        if number is None:
-            yield f"object {place} is labelled '{label}': expected one of Cityscapes' labels, or one with '{GROUP}'"
-        if number >= 0 and not _is_polygon(row.get("polygon")):
-            yield (f"object {place} ({label}) has the polygon {str(row.get('polygon'))[:40]}: expected at least three "
-                   "points [x, y]")
+        refuse(
+            (number is None, f"{path}: object {place} is labelled '{label}': expected one of Cityscapes' labels, or "
+                             f"one with '{GROUP}'"),
+            (number is not None and number >= 0 and not _is_polygon(row.get("polygon")),
+             f"{path}: object {place} ({label}) has the polygon {str(row.get('polygon'))[:40]}: expected at least "
+             "three points [x, y]"))
+    return content["imgWidth"], content["imgHeight"]
 
 
 @functools.cache

@@ -77,5 +77,4 @@ class Dataset:
         return f"{self.catalog or self.task}_{half}"
 
     def half(self, half: str) -> Split:
-        """`train` or `val`."""
         return {"train": self.train, "val": self.val}[half]

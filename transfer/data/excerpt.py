@@ -3,16 +3,10 @@
 Those with the most objects are taken: what fits with them fits.
 """
 
+import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
-
-
-def fullest(keys: Iterable[Any], objects: Callable[[Any], int], count: int) -> list[Any]:
-    """The `count` keys with most `objects`."""
-    return sorted(keys, key=objects, reverse=True)[:count]
 
 
 def fullest_of_file(source: Path, target: Path, count: int) -> None:
@@ -21,7 +15,7 @@ def fullest_of_file(source: Path, target: Path, count: int) -> None:
     # Without keypoints or as a crowd a row does not make an image one to train on.
     objects = Counter(row["image_id"] for row in content["annotations"]
                       if not row.get("iscrowd") and row.get("num_keypoints", 1))
-    content["images"] = fullest(content["images"], lambda image: objects[image["id"]], count)
+    content["images"] = heapq.nlargest(count, content["images"], lambda image: objects[image["id"]])
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ are those whose names have the largest SHA-256, so that the split is the same on
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from pretrain.common.atomic import make_folder, write_text
@@ -31,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
     places = [args.output / "train.json", args.output / "val.json"]
     refuse(
         (not args.file.is_file(),
@@ -54,7 +52,12 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
     Raises `UserError` when the file is not one of COCO's format, or nothing is left on one side.
     """
     content = coco_json.load(file)
-    raise_first(_problems(content, share), file)
+    raise_first(coco_json.table_problems(content, READ), file)
+    raise_first(coco_json.repeated(content, "images", "file_name"), file)  # else one image could be on both sides
+    images = len(content["images"])
+    refuse((not 0 < round(share * images) < images,
+            f"{file}: --share {share:g} of {images} images holds out {round(share * images)}: expected at least one, "
+            "and one that is kept"))
     names = [image["file_name"] for image in content["images"]]
     held = set()
     for place in order(names)[-round(share * len(names)):]:
@@ -65,12 +68,3 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
             part = held_part if id_text(row[key]) in held else kept_part
             part[name].append(row)
     return kept_part, held_part
-
-
-def _problems(content: dict, share: float) -> Iterator[str]:
-    yield from coco_json.table_problems(content, READ)
-    yield from coco_json.repeated(content, "images", "file_name")  # else one image could be on both sides
-    images = len(content["images"])
-    if not 0 < round(share * images) < images:
-        yield (f"--share {share:g} of {images} images holds out {round(share * images)}: expected at least one, and "
-               "one that is kept")

@@ -11,10 +11,10 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from pycocotools.coco import COCO
 
 from pretrain.common.errors import UserError, refuse
 from pretrain.data.images import ImageList
@@ -22,9 +22,6 @@ from pretrain.data.pixels import UnreadableImage
 from transfer.annotations import agreement
 from transfer.annotations.plain_coco import own_id
 from transfer.data.dataset import Dataset, Split
-
-if TYPE_CHECKING:
-    from pycocotools.coco import COCO
 
 TRAINED = 19  # Cityscapes' training labels: trainId 0 to 18
 IGNORE = -1  # pixels without a label: they count nowhere
@@ -87,7 +84,6 @@ def of_instances(dataset: Dataset) -> DenseData:
 
 
 def of_streets(dataset: Dataset) -> DenseData:
-    """Cityscapes' files."""
     from cityscapesscripts.helpers.labels import trainId2label
 
     classes = tuple(trainId2label[number].name for number in range(TRAINED))
@@ -123,8 +119,6 @@ def images_in_both(data: DenseData) -> list[str]:
 
 
 def _coco(split: Split) -> Labelled:
-    from pycocotools.coco import COCO
-
     with contextlib.redirect_stdout(io.StringIO()):
         file = COCO(str(split.readable))
     records = file.loadImgs(sorted(file.imgs))
@@ -146,7 +140,7 @@ def _coco(split: Split) -> Labelled:
     return Labelled(ImageList(split.image_root, [record["file_name"] for record in records]), read)
 
 
-def _mask(file: "COCO", row: dict, path: Path) -> np.ndarray:
+def _mask(file: COCO, row: dict, path: Path) -> np.ndarray:
     """(H, W) 0 or 1. As in detectron2's training, parts of a polygon with fewer than three points count for nothing."""
     mask, image = row["segmentation"], file.imgs[row["image_id"]]
     if isinstance(mask, list):

@@ -7,7 +7,6 @@ said in one line. A box of the files counts pixels from 1 and includes its last 
 
 import hashlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +16,6 @@ from detectron2.structures import BoxMode
 from pretrain.common.atomic import sha256_file
 from pretrain.common.errors import UserError, refuse
 from transfer.annotations.check_notes import remember
-from transfer.annotations.problems import raise_first
 from transfer.data.image_check import missing, refuse_missing
 
 # The literature's split: both years' trainval, 2007's test, whose figures take the 11-point metric of that year.
@@ -61,7 +59,7 @@ def load(root: Path, split: str) -> list[dict]:
             tree = ElementTree.parse(annotation).getroot()
         except ElementTree.ParseError as error:
             raise UserError(f"{annotation} is not XML ({error}): expected a Pascal VOC annotation") from None
-        raise_first(_problems(tree, evaluated=split == "val"), annotation)
+        _check_tree(tree, annotation, evaluated=split == "val")
         rows = []
         for element in tree.iter("object"):
             x0, y0, x1, y1 = _box(element)
@@ -96,28 +94,27 @@ def digest(root: Path, split: str) -> str:
     return total.hexdigest()
 
 
-def _problems(tree: ElementTree.Element, evaluated: bool) -> Iterator[str]:
+def _check_tree(tree: ElementTree.Element, path: Path, evaluated: bool) -> None:
     """`evaluated`: whether detectron2's evaluation reads the annotation too."""
     width, height = _number(tree, "size/width"), _number(tree, "size/height")
-    if not (width > 0 and height > 0):  # written so that NaN fails too
-        yield f"size is {width:g} x {height:g}: expected width and height in pixels"
+    refuse((not (width > 0 and height > 0),  # written so that NaN fails too
+            f"{path}: size is {width:g} x {height:g}: expected width and height in pixels"))
     for number, element in enumerate(tree.iter("object")):
-        where, label = f"object {number}", _label(element)
-        if label not in CLASS_NAMES:
-            yield f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})"
-        box = _box(element)
+        where, label, box = f"{path}: object {number}", _label(element), _box(element)
         x0, y0, x1, y1 = box
         inside = (1 - OUTSIDE_PIXELS <= x0 <= x1 <= width + OUTSIDE_PIXELS
                   and 1 - OUTSIDE_PIXELS <= y0 <= y1 <= height + OUTSIDE_PIXELS)
-        if not inside:
-            yield (f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} pixels: "
-                   "expected numbers for xmin, ymin, xmax, ymax inside it, counted from 1")
-        if evaluated:
-            flags = [_number(element, "truncated"), _number(element, "difficult")]
-            whole = all(value.is_integer() for value in [*flags, *box])
-            if not whole or element.find("pose") is None:
-                yield (f"{where}: expected whole numbers in the box, in 'truncated' and 'difficult', and a 'pose', as "
-                       f"the evaluation reads them; found {flags}, box {box}, pose {element.findtext('pose')}")
+        flags = [_number(element, "truncated"), _number(element, "difficult")]
+        whole = all(value.is_integer() for value in [*flags, *box])
+        refuse(
+            (label not in CLASS_NAMES,
+             f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})"),
+            (not inside,
+             f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} pixels: "
+             "expected numbers for xmin, ymin, xmax, ymax inside it, counted from 1"),
+            (evaluated and (not whole or element.find("pose") is None),
+             f"{where}: expected whole numbers in the box, in 'truncated' and 'difficult', and a 'pose', as the "
+             f"evaluation reads them; found {flags}, box {box}, pose {element.findtext('pose')}"))
 
 
 def _label(element: ElementTree.Element) -> str:

@@ -6,15 +6,15 @@ pycocotools stays the default and the judge: on a sample of the images all summa
 import contextlib
 import importlib
 import io
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from detectron2.evaluation import coco_evaluation
 from pycocotools.cocoeval import COCOeval
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 
 EVALUATORS = ("pycocotools", "hotcoco")
 SAMPLE = 50  # images of the check, spread evenly; all when there are fewer
@@ -39,8 +39,8 @@ def chosen(name: str, task: str, official: str) -> str:
     Raises `UserError` when `name` cannot stand in for the official one, or is not there.
     """
     if name == "hotcoco":
-        if official != "pycocotools":
-            raise UserError(f"--evaluator hotcoco: the metrics of {task} come from {official} alone; leave it out")
+        refuse((official != "pycocotools",
+                f"--evaluator hotcoco: the metrics of {task} come from {official} alone; leave it out"))
         require()
     return name if official == "pycocotools" else official
 
@@ -70,10 +70,9 @@ class CheckedCOCOeval(COCOeval):
             fast.summarize()
         names = KEYPOINTS if self.params.iouType == "keypoints" else BOXES
         for name, expected, found in zip(names, plain.stats, fast.stats, strict=True):
-            if not abs(expected - found) <= TOLERANCE:
-                raise UserError(f"hotcoco differs from pycocotools on {len(sample)} images: {self.params.iouType} "
-                                f"{name} is {float(found)!r}, expected {float(expected)!r}; evaluate with "
-                                "--evaluator pycocotools")
+            refuse((not abs(expected - found) <= TOLERANCE,
+                    f"hotcoco differs from pycocotools on {len(sample)} images: {self.params.iouType} {name} is "
+                    f"{float(found)!r}, expected {float(expected)!r}; evaluate with --evaluator pycocotools"))
 
     def _on(self, images: list[int]) -> COCOeval:
         """pycocotools' own evaluation on `images`."""
@@ -92,8 +91,7 @@ class CheckedCOCOeval(COCOeval):
             if row["image_id"] in wanted:
                 results.append({key: row[key] for key in keys})
         if not results:  # nothing for hotcoco to load
-            empty = COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
-            empty.params = self.params
+            empty = self._on(images)
             with contextlib.redirect_stdout(io.StringIO()):
                 empty.evaluate()
                 empty.accumulate()
@@ -108,15 +106,9 @@ class CheckedCOCOeval(COCOeval):
         return {name: np.asarray(fast.eval[name]) for name in ("precision", "recall", "scores")}
 
 
-@contextlib.contextmanager
-def evaluator(name: str) -> Iterator[None]:
+def evaluator(name: str) -> contextlib.AbstractContextManager:
     """Inside, detectron2's COCO evaluator computes with `name`, one of EVALUATORS."""
     if name == "pycocotools":
-        yield
-        return
+        return contextlib.nullcontext()
     require()
-    before, coco_evaluation.COCOeval = coco_evaluation.COCOeval, CheckedCOCOeval
-    try:
-        yield
-    finally:
-        coco_evaluation.COCOeval = before
+    return mock.patch.object(coco_evaluation, "COCOeval", CheckedCOCOeval)

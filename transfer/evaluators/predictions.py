@@ -37,7 +37,6 @@ class Keeper(DatasetEvaluator):
         self.rows: list[dict] = []
 
     def reset(self) -> None:
-        """Forget everything."""
         self.rows = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:

@@ -31,14 +31,10 @@ class AccumulatingTrainer(SimpleTrainer):
     ) -> None:
         super().__init__(model, None, optimizer)
         self.images, self.precision = images, precision
-        self.half = precision == torch.float16
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.half)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == torch.float16)
 
+    @stalls.step()
     def run_step(self) -> None:
-        with stalls.step():
-            self._run_step()
-
-    def _run_step(self) -> None:
         start = time.perf_counter()
         pieces = parts(next(self._data_loader_iter), self.images)
         data_time = time.perf_counter() - start
@@ -73,12 +69,8 @@ class AccumulatingTrainer(SimpleTrainer):
         self._data_loader_iter_obj = None
 
     def state_dict(self) -> dict:
-        state = super().state_dict()
-        if self.half:
-            state["grad_scaler"] = self.scaler.state_dict()
-        return state
+        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        if self.half:
-            self.scaler.load_state_dict(state["grad_scaler"])
+        self.scaler.load_state_dict(state.get("grad_scaler", {}))  # does nothing without half precision

@@ -7,7 +7,6 @@ class, each object.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,28 +36,19 @@ BAR = 22  # height of the caption over an image, in pixels
 Seen = list[tuple[dict, Instances]]  # records of detectron2, each with what a model predicts of it
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which predictions are drawn: those from `score`; with `fallback`, the best few when none
+def choose(instances: Instances, score: float | None = None) -> tuple[Instances, str]:
+    """(the predictions to draw, the rule in words): those from `score`; None: from `SCORE`, or the best few when none
     reaches it."""
-
-    score: float = SCORE
-    fallback: bool = True
-
-    def __call__(self, instances: Instances) -> tuple[Instances, str]:
-        """(the predictions to draw, the rule in words)."""
-        sure = instances.scores >= self.score
-        if sure.any():
-            return instances[sure], f"predicted: {int(sure.sum())} with a score from {self.score:g}"
-        if not len(instances):
-            return instances, "predicted: nothing"
-        if not self.fallback:
-            return instances[sure], f"predicted: none of {len(instances)} with a score from {self.score:g}"
-        best = instances.scores.argsort(descending=True)[:FALLBACK]
-        return instances[best], f"predicted: no score from {self.score:g}; the {len(best)} best of {len(instances)}"
-
-
-DEFAULT_CHOICE = Choice()
+    least = SCORE if score is None else score
+    sure = instances.scores >= least
+    if sure.any():
+        return instances[sure], f"predicted: {int(sure.sum())} with a score from {least:g}"
+    if not len(instances):
+        return instances, "predicted: nothing"
+    if score is not None:
+        return instances[sure], f"predicted: none of {len(instances)} with a score from {least:g}"
+    best = instances.scores.argsort(descending=True)[:FALLBACK]
+    return instances[best], f"predicted: no score from {least:g}; the {len(best)} best of {len(instances)}"
 
 
 def draw(model: nn.Module, cfg: CfgNode, path: str | Path, title: str, number: int = 4) -> Seen:
@@ -67,7 +57,7 @@ def draw(model: nn.Module, cfg: CfgNode, path: str | Path, title: str, number: i
     name = cfg.DATASETS.TEST[0]
     records = [record for record in DatasetCatalog.get(name) if record["annotations"]]
     seen = list(predicted(model, cfg, records[:number]))
-    drawn = _drawn(seen, cfg, MetadataCatalog.get(name), DEFAULT_CHOICE)
+    drawn = draw_predicted(seen, cfg, MetadataCatalog.get(name))
     titled = Image.new("RGB", (drawn.width, drawn.height + TITLE), "white")
     titled.paste(drawn, (0, TITLE))
     ImageDraw.Draw(titled).text((6, 5), title, fill="black", font=ImageFont.load_default(size=16))
@@ -76,20 +66,8 @@ def draw(model: nn.Module, cfg: CfgNode, path: str | Path, title: str, number: i
 
 
 def write(image: Image.Image, path: str | Path) -> None:
-    """Write an image, whole or not at all."""
     with atomic_path(path) as sibling:
         image.save(sibling)
-
-
-def draw_records(
-    model: nn.Module, cfg: CfgNode, records: Iterable[dict], meta: Metadata, choice: Choice = DEFAULT_CHOICE
-) -> Image.Image:
-    """An image with a row for each of detectron2's `records`.
-
-    The ground truth stands left of the predictions where a record has `annotations`. `meta` has the
-    names of classes and keypoints.
-    """
-    return _drawn(predicted(model, cfg, records), cfg, meta, choice)
 
 
 def predicted(model: nn.Module, cfg: CfgNode, records: Iterable[dict]) -> Iterator[tuple[dict, Instances]]:
@@ -104,12 +82,18 @@ def predicted(model: nn.Module, cfg: CfgNode, records: Iterable[dict]) -> Iterat
             yield record, model([mapped(mapper, record)])[0]["instances"].to("cpu")
 
 
-def _drawn(seen: Iterable[tuple[dict, Instances]], cfg: CfgNode, meta: Metadata, choice: Choice) -> Image.Image:
+def draw_predicted(
+    seen: Iterable[tuple[dict, Instances]], cfg: CfgNode, meta: Metadata, score: float | None = None
+) -> Image.Image:
+    """An image with a row for each record that is `predicted`: the ground truth left where it has `annotations`.
+
+    `meta` has the names of classes and keypoints; `score` as in `choose`.
+    """
     names = meta.get("thing_classes")
     kind = f" ({names[0]})" if len(names) == 1 else ""  # one class: said once, not on every object
     rows = []
     for record, instances in seen:
-        shown, rule = choice(instances)
+        shown, rule = choose(instances, score)
         pixels = read_pixels(record["file_name"], sixteen_bit(cfg))
         columns = []
         if "annotations" in record:
@@ -129,14 +113,11 @@ def draw_truth(records: Iterable[dict], meta: Metadata, columns: int) -> Image.I
     for record in records:
         canvas = _Canvas(read_pixels(record["file_name"]), meta, _classes(record))
         tiles.append(_captioned(canvas.draw_dataset_dict(record).get_image(), Path(record["file_name"]).name))
-    rows = []
-    for start in range(0, len(tiles), columns):
-        row = tiles[start:start + columns]
-        sheet = Image.new("RGB", (WIDTH * columns, max(len(tile) for tile in row)), "white")
-        for place, tile in enumerate(row):
-            sheet.paste(Image.fromarray(tile), (place * WIDTH, 0))
-        rows.append(np.asarray(sheet))
-    return Image.fromarray(np.concatenate(rows, axis=0))
+    tallest = max(map(len, tiles))
+    sheet = Image.new("RGB", (WIDTH * columns, tallest * -(-len(tiles) // columns)), "white")
+    for place, tile in enumerate(tiles):
+        sheet.paste(Image.fromarray(tile), (place % columns * WIDTH, place // columns * tallest))
+    return sheet
 
 
 class _Canvas(Visualizer):
@@ -168,7 +149,6 @@ class _Canvas(Visualizer):
 
 
 def _classes(record: dict) -> list[int]:
-    """The class of each object of a record of detectron2, from 0."""
     return [one["category_id"] for one in record["annotations"]]
 
 

@@ -67,9 +67,9 @@ class EarlyEvaluation(HookBase):
         done = self.trainer.iter + 1
         if done % self.cfg.TEST.EVAL_PERIOD or done == self.trainer.max_iter:
             return
-        with stalls.slow():
-            self._evaluate()
+        self._evaluate()
 
+    @stalls.slow()
     def _evaluate(self) -> None:
         with kept_statistics(self.model):
             set_precise_statistics(self.cfg, self.model)

@@ -68,12 +68,10 @@ def all_metrics(raw: dict[str, dict[str, float]]) -> dict[str, float | None]:
     """
     metrics = {}
     for group, values in raw.items():
-        nothing_detected = all(math.isnan(value) for value in values.values())
+        if all(map(math.isnan, values.values())):  # nothing detected
+            values = {**values, **dict.fromkeys(values.keys() & {"AP", "AP50", "AP75"}, 0.0)}
         for name, value in values.items():
-            if nothing_detected and name in ("AP", "AP50", "AP75"):
-                metrics[f"{group}/{name}"] = 0.0
-            else:
-                metrics[f"{group}/{name}"] = percent(value)
+            metrics[f"{group}/{name}"] = percent(value)
     return metrics
 
 

@@ -21,7 +21,7 @@ from transfer import detectron2_compat, tasks
 from transfer.data.dataset import Dataset
 from transfer.data.image_check import check_sixteen_bit
 from transfer.evaluators import fast_coco, predictions
-from transfer.finetuning import evaluate, result, trainer
+from transfer.finetuning import evaluate, result
 from transfer.finetuning.mapper import sixteen_bit
 from transfer.finetuning.one_process import MEASURED, Job, work
 from transfer.finetuning.processes import choose_device, start
@@ -31,11 +31,8 @@ from transfer.settings.random_starts import RANDOM_STARTS
 from transfer.settings.request import COLLECTIVE_TIMEOUT, LOADER_TIMEOUT, Request, add_protocol_arguments
 from transfer.settings.start_weights import ZERO_GAMMA_INIT, read_weights
 
-FAILED = 3  # exit code of a training whose loss stopped being a number
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove finetune`."""
     starts = ", ".join(f"{start.weights} ({start.text})" for start in RANDOM_STARTS)
     parser.add_argument("--weights", required=True, metavar="DIR",
                         help=f"folder that `convert` wrote, or {starts}")
@@ -72,13 +69,8 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
     request = Request.of(args)
-    try:
-        found = finetune(request)
-    except trainer.TrainingFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    found = finetune(request)
     print(f"{found['weights']['method']} on {found['task']}, trial {found['trial']}, {found['iterations']} "
           f"iterations: {evaluate.in_words(found['task'], found['metrics'])}")
     print(f"wrote {Path(request.output) / result.RESULT} and predictions.png")

@@ -115,11 +115,11 @@ def one_line_errors(workers: int = 0) -> Iterator[None]:
         raise UserError(in_one_line(error)) from None
     except RuntimeError as error:
         found = loader_processes.problem(error, workers, NO_LOADERS) or distributed.problem(error)
-        if found is None or isinstance(error, trainer.TrainingFailed):
+        if found is None:
             raise
         raise found from None
     except UserError as error:
-        if isinstance(error, Killed):
+        if isinstance(error, Killed | trainer.TrainingFailed):
             raise
         _, _, message = str(error).strip().splitlines()[-1].partition("UserError: ")
         raise UserError(message or str(error)) from None
@@ -134,7 +134,6 @@ def logged(path: Path) -> Iterator[None]:
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "iopath", "py.warnings")]
-    before = [(logger.level, logger.propagate) for logger in loggers]
     logging.captureWarnings(True)
     for logger in loggers:
         logger.addHandler(handler)
@@ -144,10 +143,8 @@ def logged(path: Path) -> Iterator[None]:
         yield
     finally:
         logging.captureWarnings(False)
-        for logger, (level, propagate) in zip(loggers, before, strict=True):
+        for logger in loggers:
             logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
         with suppress(OSError):  # see _LogFile
             handler.close()
 

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import shutil
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from pretrain.common.atomic import write_text
 from pretrain.common.errors import refuse
 from transfer import tasks
-from transfer.finetuning import finetune, trainer
+from transfer.finetuning import finetune
 from transfer.records.provenance import hardware
 from transfer.settings import datasets
 from transfer.settings.random_starts import RAND
@@ -31,19 +30,13 @@ SHORT = (f"SOLVER.MAX_ITER={ITERATIONS}", "SOLVER.STEPS=()", "SOLVER.CHECKPOINT_
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove preflight`."""
     finetune.add_task_arguments(parser)
     parser.add_argument("--output", required=True, metavar="DIR",
                         help=f"a folder of its own, for {PASSED}; the logs of one that failed stay there")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
-    try:
-        found = preflight(finetune.Request.of(args, weights=RAND.weights))
-    except trainer.TrainingFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return finetune.FAILED
+    found = preflight(finetune.Request.of(args, weights=RAND.weights))
     print(f"preflight of {found['task']} passed in {found['seconds']:.0f} s: {found['iterations']} iterations of "
           f"{found['images_per_batch']} images, {found['evaluated']} evaluated, a save; peak "
           f"{found['peak_memory_mb'] / 1024:.1f} GB")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -47,7 +48,10 @@ def start(
         work(*arguments)
         return
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns that it ends the others
-    with _passing_on() as received, _seeing(device):
+    # Processes that are started to work on CPUs see no GPU: on a machine with GPUs detectron2 would want one for each
+    # and let them talk by NCCL, which CPU tensors cannot.
+    hidden = {"cpu": {"CUDA_VISIBLE_DEVICES": ""}}.get(device, {})
+    with _passing_on() as received, mock.patch.dict(os.environ, hidden):
         try:
             launch(member, processes, dist_url="auto", args=(work, *arguments), timeout=timedelta(seconds=timeout))
         except (ProcessExitedException, ProcessRaisedException) as error:
@@ -61,22 +65,6 @@ def start(
                 raise Killed(f"one of {processes} processes was aborted, as NCCL does with one that {IN_VAIN} "
                              "(--collective-timeout): run the same command again to resume") from None
             raise _original(error) from None
-
-
-@contextmanager
-def _seeing(device: str) -> Iterator[None]:
-    """Inside, processes that are started to work on CPUs see no GPU: on a machine with GPUs
-    detectron2 would want one for each and let them talk by NCCL, which CPU tensors cannot."""
-    name, before = "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES")
-    if device == "cpu":
-        os.environ[name] = ""
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
-        elif device == "cpu":
-            del os.environ[name]
 
 
 def member(work: Callable[..., None], *arguments: object) -> None:
@@ -100,11 +88,9 @@ def _leave_group() -> None:
 def _original(error: Exception) -> Exception:
     """The error of a child, which comes as the text of its traceback, in its own type."""
     name, _, message = str(error).strip().splitlines()[-1].partition(": ")
-    for kind in (TrainingFailed, Killed, UserError):
+    for kind in (TrainingFailed, Killed, UserError, torch.cuda.OutOfMemoryError):
         if name.rpartition(".")[2] == kind.__name__:
             return kind(message)
-    if name.rpartition(".")[2] == torch.cuda.OutOfMemoryError.__name__:
-        return torch.cuda.OutOfMemoryError(message)
     return error
 
 

@@ -87,13 +87,7 @@ def check_training(output: Path, about: dict) -> None:
 
     It may have been evaluated on something else: see `finished`.
     """
-    problem = _another_training(output, about)
-    refuse((problem, f"{output} {problem}"))
-
-
-def _another_training(output: Path, about: dict) -> str | None:
-    if output.exists() and not output.is_dir():
-        return "is a file: expected a folder for --output"
+    refuse((output.exists() and not output.is_dir(), f"{output} is a file: expected a folder for --output"))
     try:
         # Older versions did not record which images batch norm sees.
         before = {"batch_norm_images": about["batch_norm_images"],
@@ -103,17 +97,15 @@ def _another_training(output: Path, about: dict) -> str | None:
         other = identity.on_other_processes(identity.differences(was, now), was, now)
     except FileNotFoundError:  # a run killed before it began
         there = sorted(path.name for path in [*output.glob("model_*.pth"), *output.glob(RESULT)])
-        if not there:
-            return None
-        return (f"holds {', '.join(there)} but no {REQUEST} and {CONFIG}, so it is not known which run they "
-                "are of: use another --output")
+        refuse((there, f"{output} holds {', '.join(there)} but no {REQUEST} and {CONFIG}, so it is not known which run "
+                       "they are of: use another --output"))
+        return
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return f"holds a run whose {REQUEST} or {CONFIG} is damaged ({why}): use another --output"
-    if not other:
-        return None
-    return (f"holds another run: {identity.in_words(other)}. Use the same options as before to resume it, "
-            f"{_keeping_batch_norm(other)}or another --output")
+        raise UserError(f"{output} holds a run whose {REQUEST} or {CONFIG} is damaged ({why}): use another "
+                        "--output") from None
+    refuse((other, f"{output} holds another run: {identity.in_words(other)}. Use the same options as before to resume "
+                   f"it, {_keeping_batch_norm(other)}or another --output"))
 
 
 def _keeping_batch_norm(other: dict[str, tuple]) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pretrain.common import stalls
-from pretrain.common.errors import refuse
+from pretrain.common.errors import UserError, refuse
 from pretrain.common.signals import Stop, never
 from transfer.conversion.proof import assert_loaded
 from transfer.data.dataset import Dataset
@@ -38,8 +38,10 @@ from transfer.settings.batch_scaling import images_at_once
 WRITE_PERIOD = 20  # iterations between two lines of it
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(UserError):
     """The loss is infinite or NaN: the run has no result."""
+
+    exit_code = 3
 
 
 class Clock(HookBase):

@@ -18,7 +18,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.data.loader_processes import check_shared_memory, deadline, start_worker
 from transfer.finetuning.mapper import UNUSABLE, Mapper
 
@@ -89,10 +89,9 @@ class MappedRecords(Dataset):
                 name, why = record["file_name"], str(error).strip().replace("\n", " ")
             logging.getLogger("detectron2").warning("left out %s: %s", name, why)
             self.unreadable.add(name)
-            if len(self.unreadable) > max(1, UNREADABLE_SHARE * len(self)):
-                raise UserError(f"{len(self.unreadable)} of {len(self)} training images cannot be read, among "
-                                f"them {name} ({why}): expected at most {UNREADABLE_SHARE:.0%}; replace them "
-                                "(log.txt names all)")
+            refuse((len(self.unreadable) > max(1, UNREADABLE_SHARE * len(self)),
+                    f"{len(self.unreadable)} of {len(self)} training images cannot be read, among them {name} ({why}): "
+                    f"expected at most {UNREADABLE_SHARE:.0%}; replace them (log.txt names all)"))
             index = int(chance.integers(len(self)))
 
 
@@ -129,8 +128,9 @@ def usable(cfg: CfgNode) -> tuple[Subset, list[bool], int]:
             places.append(place)
             wide.append(record["width"] > record["height"])
             largest = max(largest, bytes_of(record, cfg))
-    if not places:
-        raise UserError(f"none of the {len(packed)} training images has an object to learn from: expected at least one")
+    refuse((not places,
+            f"none of the {len(packed)} training images has an object to learn from: expected at least one, or a "
+            "larger --train-share"))
     records = Subset(packed, places)
     print_instances_class_histogram(records, MetadataCatalog.get(name).thing_classes)  # into the log
     return records, wide, largest

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pretrain.common.architectures import STANDARD
 from pretrain.common.atomic import sha256_file
 from pretrain.common.backbone_file import BackboneInfo
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.conversion.certificate import open_certificate
 from transfer.conversion.stage_maps import move_strides_to_1x1
 from transfer.reading.intake import read_checkpoint
@@ -47,9 +47,7 @@ def read_weights(weights: str, architecture: str = STANDARD, seed: int = 0, bran
     if path.is_dir():
         conversion, path = _certified(path)
     reading = read_checkpoint(path, branch, trust)
-    method = reading.info.method
-    if conversion:
-        method = conversion["method"]
+    method = conversion["method"] if conversion else reading.info.method
     return Weights(reading.state, reading.info, {
         "method": method, "epochs": reading.info.epochs, "branch": reading.info.branch,
         "architecture": reading.info.architecture, "standard": reading.info.architecture == STANDARD,
@@ -73,13 +71,12 @@ def random_weights(architecture: str, seed: int, last_gamma: float = 1.0) -> Wei
 def _certified(folder: Path) -> tuple[dict, Path]:
     certificate, file = folder / "conversion.json", folder / "backbone.safetensors"
     for path in (certificate, file):
-        if not path.is_file():
-            raise UserError(f"{folder} has no {path.name}: expected a folder that `clove convert` wrote, "
-                            "a checkpoint file, or random")
-    conversion = open_certificate(certificate)
-    if conversion["canonical_sha256"] != sha256_file(file):
-        raise UserError(f"{file} is not the file that {certificate} certifies (its SHA-256 is "
-                        f"{sha256_file(file)[:12]}...): convert the checkpoint again")
+        refuse((not path.is_file(), f"{folder} has no {path.name}: expected a folder that `clove convert` wrote, a "
+                                    "checkpoint file, or random"))
+    conversion, found = open_certificate(certificate), sha256_file(file)
+    refuse((conversion["canonical_sha256"] != found,
+            f"{file} is not the file that {certificate} certifies (its SHA-256 is {found[:12]}...): convert the "
+            "checkpoint again"))
     return conversion, file
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.watch.knn import centre_crop
 from pretrain.watch.probes import RetrievalProbe, retrieval_accuracy
 from transfer.data import pixel_labels
@@ -97,8 +97,7 @@ def measure(features: nn.Module, data: DenseData, protocol: Protocol, name: str,
                      "held_out_cross_entropy": {str(key): round(value, 5) for key, value in fitted.losses.items()}}
     for way, matrix in counts.items():
         ious = segmentation.class_iou(matrix)
-        if not ious:
-            raise UserError("no validation pixel has a label: expected at least one class to measure")
+        refuse((not ious, "no validation pixel has a label: expected at least one class to measure"))
         metrics[f"{way}_miou"] = percent(np.mean(list(ious.values())))
         details[f"{way}_class_iou"] = {data.classes[number]: percent(value) for number, value in ious.items()}
         if data.background:
@@ -124,12 +123,11 @@ def training_cells(features: nn.Module, data: DenseData, protocol: Protocol, nam
         kept.append((cells[drawn], shares[drawn].to(cells.device), torch.full((len(drawn),), number)))
     parts = [torch.cat(part) for part in zip(*kept, strict=True)]
     cells = Cells(parts[0], parts[1], parts[2].to(parts[0].device))
-    if len(cells.image.unique()) < 2:
-        raise UserError(f"labelled pixels in {len(cells.image.unique())} training images: expected at least 2")
-    if not (cells.features.std(0) + cells.features.mean(0)).isfinite().all():
-        raise UserError(f"{name}: expected finite features, found values up to "
-                        f"{cells.features.abs().max():.2g}: the batch-norm statistics do not fit the weights; with "
-                        "--batch-norm recalibrated they are measured anew")
+    images = len(cells.image.unique())
+    refuse((images < 2, f"labelled pixels in {images} training images: expected at least 2"))
+    refuse((not (cells.features.std(0) + cells.features.mean(0)).isfinite().all(),
+            f"{name}: expected finite features, found values up to {cells.features.abs().max():.2g}: the batch-norm "
+            "statistics do not fit the weights; with --batch-norm recalibrated they are measured anew"))
     return cells
 
 

@@ -9,25 +9,25 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
 from pretrain import kernels
 from pretrain.common.architectures import ARCHITECTURES, STANDARD
 from pretrain.common.atomic import check_writable, write_text
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from pretrain.data.pixels import SIXTEEN_BIT, SixteenBit
 from pretrain.distributed import present_device
 from pretrain.options.shared_options import Train
 from pretrain.watch.knn import NEIGHBOURS, TEMPERATURE
 from pretrain.watch.probes import RetrievalProbe
-from transfer.annotations.problems import raise_first
 from transfer.data import pixel_labels
-from transfer.probing import frozen_features, labelled_dataset
+from transfer.data.dataset import Dataset
+from transfer.probing import frozen_features
 from transfer.probing.measurement import (
     METRICS,
     RECALIBRATION_IMAGES,
@@ -42,9 +42,10 @@ from transfer.probing.measurement import (
 from transfer.records.provenance import code_version, hardware, peak_memory_mb, versions
 from transfer.settings import datasets, where
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
-from transfer.tasks import Where
+from transfer.tasks import TASKS, Where
 
 SCHEMA, KIND = 1, "probe"
+LABELLED = tuple(name for name, task in TASKS.items() if task.pixel_labels)
 RETRIEVAL_IMAGES = 64
 PIXELS = "pixel statistics"
 
@@ -65,12 +66,11 @@ class Request:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove probe`."""
     default = Protocol()
     parser.add_argument("--weights", required=True, metavar="DIR|FILE",
                         help="folder that `convert` wrote, any checkpoint file, or random")
     where.add_arguments(parser, images=False, train_share=False)
-    parser.add_argument("--task", required=True, choices=labelled_dataset.TASKS, help="whose data it is")
+    parser.add_argument("--task", required=True, choices=LABELLED, help="whose data it is")
     parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
     parser.add_argument("--layer", choices=list(frozen_features.LAYERS), default=default.layer,
                         help="stage whose map is probed, under detectron2's name (default: %(default)s)")
@@ -96,15 +96,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
     protocol = Protocol(layer=args.layer, side=args.side, images=args.images, cells=args.cells,
                         batch_norm=args.batch_norm, seed=args.seed)
     request = Request(weights=args.weights, data=where.of(args), task=args.task, protocol=protocol,
                       architecture=args.architecture, branch=args.branch, trust=args.trust, device=args.device,
                       sixteen_bit=args.sixteen_bit)
-    if args.output and Path(args.output).is_file():
-        raise UserError(f"expected a folder for --output, found the file {args.output}: name another one")
     if args.output:
+        refuse((Path(args.output).is_file(),
+                f"expected a folder for --output, found the file {args.output}: name another one"))
         check_writable(Path(args.output))
     result, examples = probe(request)
     print(table(result))
@@ -121,19 +120,19 @@ def run(args: argparse.Namespace) -> int:
 def table(result: dict) -> str:
     """The metrics of the backbone and of its baselines as lines of text."""
     rows = {result["method"]: result["metrics"], **result["baselines"]}
-    width = max(map(len, rows))
-    lines = {method: f"{method:<{width}}" for method in rows}
-    header = " " * width
+    columns = {"": list(rows)}
     for name in METRICS:
         values = [row[name] for row in rows.values()]
-        if not any(value is not None for value in values):
-            continue
-        title = name.replace("_", " ").replace("foreground", "fg").replace("background", "bg")
-        header += f"  {title}"
-        for method, value in zip(rows, values, strict=True):
-            cell = "-" if value is None else f"{value:.1f}"
-            lines[method] += f"  {cell:>{len(title)}}"
-    return "\n".join([header, *lines.values()])
+        if values.count(None) < len(values):
+            columns[name.replace("_", " ").replace("foreground", "fg").replace("background", "bg")] = values
+    return tabulate(columns, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-")
+
+
+def load_labels(dataset: Dataset, sixteen_bit: SixteenBit = "shift") -> pixel_labels.DenseData:
+    """The pixel labels of a dataset that `datasets.find` has found and checked."""
+    data = TASKS[dataset.task].pixel_labels(dataset)
+    data.train.images.sixteen_bit = data.val.images.sixteen_bit = sixteen_bit
+    return data
 
 
 def probe(request: Request) -> tuple[dict, Examples]:
@@ -142,17 +141,22 @@ def probe(request: Request) -> tuple[dict, Examples]:
     On a CPU the same request gives the same metrics, bit for bit, with the same number of threads. Raises `UserError`.
     """
     protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
-    raise_first(_problems(request))
+    clock, multiple = time.perf_counter(), pixel_labels.MULTIPLE
+    refuse(
+        (protocol.side < multiple or protocol.side % multiple,
+         f"--side {protocol.side}: expected a multiple of {multiple} pixels"),
+        (protocol.images < 2, f"--images {protocol.images}: expected at least 2"),
+        (protocol.cells < 2, f"--cells {protocol.cells}: expected at least 2"),
+        (protocol.seed < 0, f"--seed {protocol.seed}: expected at least 0"),
+        (request.task not in LABELLED, f"unknown task '{request.task}': expected one of {', '.join(LABELLED)}"))
     device = torch.device(present_device(request.device))
     chosen = kernels.choose(device, search=False)
     weights = frozen_features.read_weights(request.weights, request.architecture, protocol.seed, request.branch,
                                            request.trust)
     dataset = datasets.find(request.data, request.task)
-    data = labelled_dataset.load(dataset, request.sixteen_bit)
-    if len(data.train) < 2:
-        raise UserError(f"{len(data.train)} training image in {dataset.train.annotations}: expected at least 2, one of "
-                        "which chooses the regularisation of the linear classifier")
+    data = load_labels(dataset, request.sixteen_bit)
+    refuse((len(data.train) < 2, f"{len(data.train)} training image in {dataset.train.annotations}: expected at least "
+                                 "2, one of which chooses the regularisation of the linear classifier"))
     shared = pixel_labels.images_in_both(data)
     if shared:
         print(f"warning: {len(shared)} images are in train and in val ({shared[0]}): the metrics flatter every row",
@@ -203,15 +207,3 @@ def _measure_all(weights: frozen_features.Weights, data: pixel_labels.DenseData,
         measured[name] = measure(features, data, protocol, name, examples)
         measured[name].metrics["retrieval"] = percent(retrieval(features, views))
     return measured, examples
-
-
-def _problems(request: Request) -> Iterator[str]:
-    protocol, multiple = request.protocol, pixel_labels.MULTIPLE
-    if protocol.side < multiple or protocol.side % multiple:
-        yield f"--side {protocol.side}: expected a multiple of {multiple} pixels"
-    for name, value, least in (("images", protocol.images, 2), ("cells", protocol.cells, 2),
-                               ("seed", protocol.seed, 0)):
-        if value < least:
-            yield f"--{name} {value}: expected at least {least}"
-    if request.task not in labelled_dataset.TASKS:
-        yield f"unknown task '{request.task}': expected one of {', '.join(labelled_dataset.TASKS)}"

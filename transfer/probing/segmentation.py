@@ -5,7 +5,6 @@ The scores are upsampled to the pixels and the best class of each pixel is compa
 Legend: N cells, C channels, K classes, H W pixels, h w feature grid.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,4 +163,4 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 def evenly(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly spaced."""
-    return list(dict.fromkeys(itertools.chain(np.linspace(0, count - 1, min(count, most)).astype(int).tolist())))
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()

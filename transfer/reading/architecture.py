@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from pretrain.common.architectures import ARCHITECTURES
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.reading.naming import COUNTER
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -86,9 +86,8 @@ def checked(tensors: Mapping[str, torch.Tensor], architecture: str, prefix: str,
     fault = _wrong_names(tensors, expected, _TITLES[architecture])
     for name, shape in expected.items():
         fault = fault or _wrong_tensor(name, tensors[name], shape)
-    if fault is not None:
-        raise UserError(f"expected {len(expected)} tensors of {_TITLES[architecture]} under prefix "
-                        f"{prefix!r} of {path}, found {fault}")
+    refuse((fault, f"expected {len(expected)} tensors of {_TITLES[architecture]} under prefix {prefix!r} of {path}, "
+                   f"found {fault}"))
     stored = Counter(str(tensors[name].dtype).removeprefix("torch.") for name in expected)
     if set(stored) != {"float32"}:
         kinds = ", ".join(f"{count} tensors as {kind}" for kind, count in stored.items())

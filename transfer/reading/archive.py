@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from shlex import quote
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.reading.architecture import some
 
 PIECE = 1 << 20  # bytes read at once
@@ -45,8 +45,7 @@ def check(path: Path) -> None:
     except (zipfile.BadZipFile, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         problem = (f"{path} begins like a PyTorch file but is damaged or cut off "
                    f"({path.stat().st_size} bytes; {error}): download or copy it again")
-    if problem is not None:
-        raise UserError(problem)
+    refuse((problem, problem))
 
 
 def _another_zip(path: Path, names: list[str]) -> str | None:
@@ -65,24 +64,21 @@ def _another_zip(path: Path, names: list[str]) -> str | None:
             f"unpack it with `unzip {quote(str(path))}` and name the file in it")
 
 
-def packed(path: Path) -> str | None:
-    """What to say of a tar or a compressed file, with the command that unpacks it; else None."""
+def refuse_packed(path: Path) -> None:
+    """Raises for a tar or a compressed file, with the command that unpacks it."""
     with open(path, "rb") as file:
         head = file.read(512)
     if head[257:262] == b"ustar":
-        return _tar(path)
-    if head.startswith(b"\x1f\x8b") and _inner(path)[257:262] == b"ustar":
-        return (f"{path} is a tar packed with gzip: unpack it with `tar -xzf {quote(str(path))}` "
-                "and name the file in it")
+        raise UserError(_tar(path))
+    refuse((head.startswith(b"\x1f\x8b") and _inner(path)[257:262] == b"ustar",
+            f"{path} is a tar packed with gzip: unpack it with `tar -xzf {quote(str(path))}` and name the file in it"))
     out = Path(f"{path}.unpacked")
     if path.suffix in (".gz", ".bz2", ".xz", ".zst"):
         out = path.with_suffix("")
     for begin, name, command in _COMPRESSED:
-        if head.startswith(begin):
-            command = command.replace("FILE", quote(str(path))).replace("OUT", quote(str(out)))
-            return (f"{path} is packed with {name}: unpack it with `{command}` and name the file "
-                    "that this makes")
-    return None
+        command = command.replace("FILE", quote(str(path))).replace("OUT", quote(str(out)))
+        refuse((head.startswith(begin),
+                f"{path} is packed with {name}: unpack it with `{command}` and name the file that this makes"))
 
 
 def _tar(path: Path) -> str:

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from pretrain.common.atomic import atomic_path, make_folder, sha256_file
-from pretrain.common.errors import USER_ERROR, UserError
+from pretrain.common.errors import USER_ERROR, UserError, refuse
 
 METHODS = Path(__file__).resolve().parent / "methods.yaml"
 _CHUNK = 1 << 20  # bytes
@@ -82,9 +82,8 @@ def _opened(address: str) -> http.client.HTTPResponse:
 
 def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -> None:
     """Write the answer's body to `path` with a bar on stderr."""
-    if answer.headers.get_content_type() == "text/html":
-        raise UserError(f"expected a checkpoint from {method.address}, found a web page: open the "
-                        "address in a browser")
+    refuse((answer.headers.get_content_type() == "text/html",
+            f"expected a checkpoint from {method.address}, found a web page: open the address in a browser"))
     bar = tqdm.wrapattr(answer, "read", total=answer.length, desc=method.name, disable=None)
     with open(path, "wb") as file, bar as body:
         try:
@@ -92,9 +91,8 @@ def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -
             whole = not answer.length  # what is still to come
         except (TimeoutError, ConnectionError, http.client.HTTPException):
             whole = False
-    if not whole:
-        raise UserError(f"the download of {method.address} broke off after {path.stat().st_size} "
-                        "bytes: run the same command again")
+    refuse((not whole, f"the download of {method.address} broke off after {path.stat().st_size} bytes: run the same "
+                       "command again"))
 
 
 def _checked(path: Path, method: Published, what: str, todo: str) -> str:
@@ -104,14 +102,12 @@ def _checked(path: Path, method: Published, what: str, todo: str) -> str:
         sums["md5"] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     for kind, found in sums.items():
         expected = getattr(method, kind) or ""
-        if not found.startswith(expected.lower()):
-            raise UserError(f"expected the {kind.upper()} {expected} of {what}, found {found}: "
-                            f"{todo}")
+        refuse((not found.startswith(expected.lower()),
+                f"expected the {kind.upper()} {expected} of {what}, found {found}: {todo}"))
     return sums["sha256"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove fetch`."""
     parser.description = ("Downloads the published checkpoint of a method and verifies its "
                           "checksum, or prints the steps where only a browser gets it. Each has "
                           "its own licence, which is shown.")
@@ -123,15 +119,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
     rows = published()
     if args.list:
-        print(_table(rows))
+        lines = [(key, row.name, row.epochs or "-", "fetch" if row.address else "by hand", row.licence)
+                 for key, row in rows.items()]
+        print(tabulate(lines, ("METHOD", "name", "epochs", "how", "licence"), tablefmt="plain"))
         return 0
-    if args.method not in rows:
-        near = difflib.get_close_matches(args.method or "", rows, n=3, cutoff=0.4)
-        todo = f"did you mean {', '.join(near)}?" if near else "choose one"
-        raise UserError(f"expected a method of --list, found {args.method or 'none'}: {todo}")
+    near = difflib.get_close_matches(args.method or "", rows, n=3, cutoff=0.4)
+    todo = f"did you mean {', '.join(near)}?" if near else "choose one"
+    refuse((args.method not in rows, f"expected a method of --list, found {args.method or 'none'}: {todo}"))
     method, output = rows[args.method], Path(args.output)
     print(f"{args.method}: {method.name}, {method.epochs or 'unstated'} epochs; licence: "
           f"{method.licence}")
@@ -148,11 +144,3 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'wrote' if is_new else 'there already:'} {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
           f"sha256 {sha256}, {known}\nnext: clove inspect {path}")
     return 0
-
-
-def _table(rows: dict[str, Published]) -> str:
-    lines = []
-    for key, row in rows.items():
-        how = "fetch" if row.address else "by hand"
-        lines.append([key, row.name, row.epochs or "-", how, row.licence])
-    return tabulate(lines, ("METHOD", "name", "epochs", "how", "licence"), tablefmt="plain")

@@ -34,7 +34,6 @@ from transfer.reading.networks import Choice, LayoutError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove inspect`."""
     names = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     parser.description = ("Says what a checkpoint file is: layout, method, networks, pixel format, "
                           f"tensors. Known layouts: {names}, and our own {OWN_FAMILY}.")
@@ -44,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options say; returns the exit code."""
     path = Path(args.file)
     try:
         report = inspect(path, read_checkpoint(path, args.branch, args.trust, args.prefix))

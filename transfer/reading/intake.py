@@ -17,7 +17,7 @@ import torchvision
 
 from pretrain.common.atomic import sha256_file
 from pretrain.common.backbone_file import BackboneInfo, load_backbone
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.reading.architecture import OTHER_NETWORK, checked, kind_of_network
 from transfer.reading.config_beside import read_config_beside
 from transfer.reading.families import AUTHORS, MSRA_PIXELS, OWN_CHECKPOINT
@@ -29,10 +29,18 @@ from transfer.reading.network_choice import (
     choose,
     open_checkpoint,
 )
-from transfer.reading.networks import Address, Network, choices, listed, network_under, part_of, places
-from transfer.reading.pretrained_fpn import FPN_NORM, read_fpn
+from transfer.reading.networks import Network, choices, listed, network_under, part_of, places
 
 NOT_OF_THE_RESNET = "not of the ResNet"  # heads, queues, a classifier: why most tensors are not read
+# A pretrained FPN: detectron2's names (modeling/backbone/fpn.py) are ReSim's too; with its --fpn-bn the
+# convolution is child 0 of each layer and the batch norm child 1.
+_FPN_CONVOLUTION = re.compile(r"(?:backbone\.)?(fpn_(?:lateral|output)[2-5])(?:\.0)?\.(weight|bias)")
+_FPN_NORM = re.compile(r"fpn_\w+\.1\.")
+# Of the weights: output channels, input channels (those of the ResNet's stages), height, width.
+_FPN_SHAPES = {"fpn_lateral2": [256, 256, 1, 1], "fpn_output2": [256, 256, 3, 3],
+               "fpn_lateral3": [256, 512, 1, 1], "fpn_output3": [256, 256, 3, 3],
+               "fpn_lateral4": [256, 1024, 1, 1], "fpn_output4": [256, 256, 3, 3],
+               "fpn_lateral5": [256, 2048, 1, 1], "fpn_output5": [256, 256, 3, 3]}
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
     network = network_under(chosen.place, chosen.address.prefix)
     architecture = _architecture(chosen, network)
     state = checked(network.tensors, architecture, chosen.prefix_in_file, file.path)
-    fpn, fpn_names = read_fpn(chosen.place, chosen.address.prefix, file.path)
+    fpn, fpn_names = _read_fpn(chosen)
     left, groups = _left(chosen, {network.origins[name] for name in state} | fpn_names)
 
     sha256 = sha256_file(file.path)
@@ -122,15 +130,31 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
 def _architecture(chosen: Chosen, network: Network) -> str:
     """The network's architecture; `UserError`, with what it is, for one that cannot be converted."""
     title, architecture = kind_of_network(network.tensors)
-    if architecture is None:
-        found = f"a {title}"
-        if title == OTHER_NETWORK:
-            under = choices(places(chosen.place.tensors(chosen.address.prefix)))
-            found = f"{title} ({listed(under)})"
-        raise UserError("expected a ResNet-18, ResNet-34 or ResNet-50 under prefix "
-                        f"{chosen.prefix_in_file!r} of {chosen.file.path}, found {found}: other "
-                        "architectures cannot be converted")
+    found = f"a {title}"
+    if title == OTHER_NETWORK:
+        found = f"{title} ({listed(choices(places(chosen.place.tensors(chosen.address.prefix))))})"
+    refuse((architecture is None,
+            f"expected a ResNet-18, ResNet-34 or ResNet-50 under prefix {chosen.prefix_in_file!r} of "
+            f"{chosen.file.path}, found {found}: other architectures cannot be converted"))
     return architecture
+
+
+def _read_fpn(chosen: Chosen) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """The convolutions of a pretrained FPN beside the network: by detectron2's names (`fpn_lateral5.weight`), and the
+    names that they have in the place; both empty for methods that have none."""
+    tensors, names, prefix = {}, set(), chosen.address.prefix
+    for name, value in chosen.place.tensors(prefix).items():
+        match = _FPN_CONVOLUTION.fullmatch(name)
+        if match is None:
+            continue
+        layer, kind = match.groups()
+        shape = _FPN_SHAPES[layer] if kind == "weight" else [256]
+        refuse((list(value.shape) != shape or not value.isfinite().all(),
+                f"expected finite numbers of the shape {shape} in {chosen.place.names[prefix + name]} of "
+                f"{chosen.file.path}, found {list(value.shape)}: this is not the FPN of a trained ResNet-50"))
+        tensors[f"{layer}.{kind}"] = value.detach().to(torch.float32, copy=True).contiguous()
+        names.add(prefix + name)
+    return tensors, names
 
 
 def _identity(chosen: Chosen, network: Network, known: BackboneInfo) -> tuple[BackboneInfo, str]:
@@ -203,8 +227,9 @@ def _left(chosen: Chosen, used: set[str]) -> tuple[dict[str, str], dict[str, str
         for name, own_name in place.names.items():
             if where == here and name in used:
                 continue
-            other = _network_of(name, where, others)
-            if other is not None:
+            holders = [address for address in others if address.where == where and name.startswith(address.prefix)]
+            if holders:
+                other = holders[0]
                 why, group = others[other], place.in_file(other.prefix)
             elif where == here and own_name.startswith(own_prefix):
                 rest = own_name.removeprefix(own_prefix)
@@ -213,14 +238,6 @@ def _left(chosen: Chosen, used: set[str]) -> tuple[dict[str, str], dict[str, str
                 why, group = NOT_OF_THE_RESNET, part_of(own_name)
             left[before + own_name], groups[before + own_name] = why, before + group
     return left, groups
-
-
-def _network_of(name: str, where: str, networks: Mapping[Address, str]) -> Address | None:
-    """Which of these networks a tensor belongs to, if any."""
-    for address in networks:
-        if address.where == where and name.startswith(address.prefix):
-            return address
-    return None
 
 
 def _notes(chosen: Chosen, network: Network) -> list[str]:
@@ -246,5 +263,5 @@ def _notes(chosen: Chosen, network: Network) -> list[str]:
 
 def _fpn_note(fpn: Mapping[str, torch.Tensor], left: Mapping[str, str], prefix: str) -> str:
     said = f"A pretrained FPN is in the file: {len(fpn)} tensors of its convolutions read"
-    norms = [name for name in left if name.startswith(prefix) and FPN_NORM.search(name)]
+    norms = [name for name in left if name.startswith(prefix) and _FPN_NORM.search(name)]
     return f"{said}, {len(norms)} of its batch norm left (pretraining with --fpn-bn)." if norms else f"{said}."

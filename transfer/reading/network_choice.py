@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.common.backbone_file import AUTHOR, HEADER_KEY, BackboneInfo, read_header
-from pretrain.common.errors import UserError
+from pretrain.common.errors import refuse
 from transfer.reading.families import CLEAR_OF_OTHERS, FAMILIES, Family
 from transfer.reading.naming import prefixes, without_wrappers
 from transfer.reading.networks import (
@@ -40,7 +40,6 @@ class CheckpointFile:
         return str(Address(address.where, self.places[address.where].in_file(address.prefix)))
 
     def networks(self) -> list[Address]:
-        """Every ResNet in the file."""
         return [Address(where, prefix) for where, place in self.places.items()
                 for prefix in prefixes(place.values)]
 
@@ -62,7 +61,6 @@ class Chosen:
 
     @property
     def place(self) -> Place:
-        """The dictionary that the network lies in."""
         return self.file.places[self.address.where]
 
     @property
@@ -91,10 +89,9 @@ def open_checkpoint(path: Path, trust: bool) -> CheckpointFile:
     if isinstance(meta, Mapping) and HEADER_KEY in meta:
         header = meta[HEADER_KEY]
     elif content.get("__author__") == AUTHOR:
-        if HEADER_KEY not in content:
-            raise UserError(f"{path}: expected the pixel format and the stride of the network, "
-                            "found a file of an older version without them; convert the original "
-                            "checkpoint again")
+        refuse((HEADER_KEY not in content,
+                f"{path}: expected the pixel format and the stride of the network, found a file of an older version "
+                "without them; convert the original checkpoint again"))
         header = content[HEADER_KEY]
     info = None if header is None else read_header(header, path)
     return CheckpointFile(path, opened, places(content), info)
@@ -108,52 +105,59 @@ def choose(file: CheckpointFile, branch: str | None, prefix: str | None) -> Chos
     network there. Raises `LayoutError`, with the parts of the file, when it is not clear which
     network is meant; `UserError` when none of the file's networks can be converted.
     """
-    chosen = _by_layout(file, branch) if prefix is None else _by_prefix(file, branch, prefix)
-    if isinstance(chosen, str):
-        raise LayoutError(chosen, choices(file.places))
-    return chosen
+    return _by_layout(file, branch) if prefix is None else _by_prefix(file, branch, prefix)
 
 
-def _by_layout(file: CheckpointFile, branch: str | None) -> Chosen | str:
-    """The network of the asked branch, or of the one that the authors transfer; or the problem."""
+def _refuse(file: CheckpointFile, *problems: tuple[object, str]) -> None:
+    """As `refuse`, with the parts of the file."""
+    for wrong, message in problems:
+        if wrong:
+            raise LayoutError(message, choices(file.places))
+
+
+def _by_layout(file: CheckpointFile, branch: str | None) -> Chosen:
+    """The network of the asked branch, or of the one that the authors transfer."""
     family, networks, methods = _layout(file)
     if family is UNKNOWN:
-        return _unknown(file)
+        _refuse(file, (True, _unknown(file)))
     usual, found = next(iter(family.branches)), ", ".join(networks)
     wanted = branch or usual
-    if wanted in networks:
-        return Chosen(file, networks[wanted], wanted, family, networks, methods)
-    if branch is None:
-        return (f"expected the {usual}, which the authors of {family.name} transfer, in "
-                f"{file.path}, found only {found or 'other tensors'}: add --branch if that is the "
-                "one you mean")
-    return (f"expected one of the branches of {file.path} ({found}; {family.name}), "
-            f"found {branch!r}: choose one of these, or leave --branch out")
+    _refuse(
+        file,
+        (wanted not in networks and branch is None,
+         f"expected the {usual}, which the authors of {family.name} transfer, in {file.path}, found only "
+         f"{found or 'other tensors'}: add --branch if that is the one you mean"),
+        (wanted not in networks,
+         f"expected one of the branches of {file.path} ({found}; {family.name}), found {branch!r}: choose one of "
+         "these, or leave --branch out"))
+    return Chosen(file, networks[wanted], wanted, family, networks, methods)
 
 
-def _by_prefix(file: CheckpointFile, branch: str | None, prefix: str) -> Chosen | str:
-    """The network under "PREFIX" or "PLACE:PREFIX", with or without wrapper words; or the problem."""
+def _by_prefix(file: CheckpointFile, branch: str | None, prefix: str) -> Chosen:
+    """The network under "PREFIX" or "PLACE:PREFIX", with or without wrapper words."""
     asked, plain = list(file.places), without_wrappers(prefix)
     where, colon, rest = prefix.partition(":")
     if colon and where in file.places:
         asked, plain = [where], without_wrappers(rest)
     there = [where for where in asked if network_under(file.places[where], plain).tensors]
-    if not there:
-        return (f"expected a ResNet under the prefix {prefix!r} of {file.path}, found none; it "
-                f"holds {listed(choices(file.places))}: choose one of these prefixes")
-    if len(there) > 1:
-        options = " and ".join(f"--prefix {f'{where}:{prefix}'!r}" for where in there)
-        return (f"expected one network under the prefix {prefix!r} of {file.path}, found "
-                f"{len(there)}: choose between {options}")
+    options = " and ".join(f"--prefix {f'{where}:{prefix}'!r}" for where in there)
+    _refuse(
+        file,
+        (not there,
+         f"expected a ResNet under the prefix {prefix!r} of {file.path}, found none; it holds "
+         f"{listed(choices(file.places))}: choose one of these prefixes"),
+        (len(there) > 1,
+         f"expected one network under the prefix {prefix!r} of {file.path}, found {len(there)}: choose between "
+         f"{options}"))
     address = Address(there[0], plain)
     family, networks, methods = _layout(file)
     branches = [name for name, other in networks.items() if other == address]
     if not branches:
         branch = branch or "single"
         return Chosen(file, address, branch, UNKNOWN, {branch: address})
-    if branch and branch not in branches:
-        return (f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, found "
-                f"that it is the {branches[0]}: leave --branch or --prefix out")
+    _refuse(file, (branch and branch not in branches,
+                   f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, found that it is the "
+                   f"{branches[0]}: leave --branch or --prefix out"))
     return Chosen(file, address, branch or branches[0], family, networks, methods)
 
 
@@ -185,13 +189,13 @@ def _unknown(file: CheckpointFile) -> str:
     """
     parts = choices(file.places)
     networks = [part for part in parts if part.title]
-    if networks and not any(part.architecture for part in networks):
-        raise UserError(f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under "
-                        f"{networks[0].address!r} a {networks[0].title}: other architectures "
-                        "cannot be converted")
     how = "save the network as a state dict under torchvision's names (conv1.weight, ...)"
     if networks:
-        how = f"name the network with --prefix, for example --prefix {networks[0].address!r}"
+        first = networks[0]
+        refuse((not any(part.architecture for part in networks),
+                f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under {first.address!r} a "
+                f"{first.title}: other architectures cannot be converted"))
+        how = f"name the network with --prefix, for example --prefix {first.address!r}"
     holds = listed(parts)
     if not parts:
         keys = ", ".join(map(str, list(file.opened.content)[:6]))

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.reading.architecture import kind_of_network, some
-from transfer.reading.naming import COUNTER, dialect, prefixes, without_wrappers
+from transfer.reading.naming import COUNTER, dialect, prefixes, to_torchvision, without_wrappers
 
 _BEFORE_A_RESNET = re.compile(
     r"(|.*?\.)(?:conv1|bn1|layer[1-4]|fc|stem|res[2-5]|attnpool|embedder\.embedder)\.")
@@ -108,8 +108,10 @@ def places(content: Mapping[Any, Any], depth: int = 4) -> Places:
     """
     values, below = {}, {}
     for key, value in content.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            value = torch.tensor(value)
         if not isinstance(value, Mapping):
-            values[str(key)] = _as_tensor(value)
+            values[str(key)] = value
         elif depth and not str(key).startswith("optim"):
             for name, place in places(value, depth - 1).items():
                 if place.tensors():
@@ -123,15 +125,14 @@ def network_under(place: Place, prefix: str) -> Network:
     Raises `UserError` when two tensors have one name.
     """
     under = place.tensors(prefix)
-    title, translate = dialect(under)
+    title = dialect(under)
     tensors, origins = {}, {}
     for name, value in under.items():
-        own = translate(name)
+        own = to_torchvision(title, name)
         if own is None:
             continue
-        if own in tensors:
-            raise UserError(f"expected one tensor for {own}, found {origins[own]} and "
-                            f"{prefix}{name}: save the network alone")
+        refuse((own in tensors, f"expected one tensor for {own}, found {origins.get(own)} and {prefix}{name}: save the "
+                                "network alone"))
         tensors[own], origins[own] = value, prefix + name
     return Network(tensors, origins, title)
 
@@ -172,9 +173,3 @@ def _place(values: Mapping[str, Any]) -> Place:
             plain = name  # a network beside its wrapped copy, which keeps its words
         place.values[plain], place.names[plain] = value, name
     return place
-
-
-def _as_tensor(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        return torch.tensor(value)
-    return value

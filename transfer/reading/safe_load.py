@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
-from pretrain.common.errors import UserError
+from pretrain.common.errors import UserError, refuse
 from transfer.reading import archive, protocol2
 from transfer.reading.pickled_arrays import BUILT, read_arrays
 
@@ -54,10 +54,13 @@ def load(path: Path, trust: bool = False) -> Opened:
     plain values are built. Raises `UserError` when the file is missing, unreadable, not a
     dictionary, or holds another class.
     """
-    problem = _not_a_checkpoint(path)
-    if problem is not None:
-        raise UserError(problem)
-    kind = _kind_of(path)
+    refuse((path.is_dir(), f"expected a checkpoint file, found the folder {path}: name the file in it"),
+           (not path.exists(), f"{path}: not found; check the path"))
+    head = _first_bytes(path)
+    refuse((not head, f"{path} is empty (0 bytes): download or copy it again"))
+    if head[8:9] != b"{":
+        archive.refuse_packed(path)
+    kind = kind_of(path)
     if kind == ZIP:
         archive.check(path)
     if trust and kind != SAFETENSORS:
@@ -68,23 +71,10 @@ def load(path: Path, trust: bool = False) -> Opened:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(_why_unreadable(path, error, trust)) from None
-    if not isinstance(opened.content, dict):
-        raise UserError(f"expected a dictionary in {path}, found {type(opened.content).__name__}: "
-                        "save the network's state_dict with torch.save")
+    refuse((not isinstance(opened.content, dict),
+            f"expected a dictionary in {path}, found {type(opened.content).__name__}: save the network's state_dict "
+            "with torch.save"))
     return opened
-
-
-def _not_a_checkpoint(path: Path) -> str | None:
-    """What to say of a path that is missing, a folder, an empty file or a packed one."""
-    if path.is_dir():
-        return f"expected a checkpoint file, found the folder {path}: name the file in it"
-    try:
-        head = _first_bytes(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"{path}: not found; check the path"
-    if not head:
-        return f"{path} is empty (0 bytes): download or copy it again"
-    return None if head[8:9] == b"{" else archive.packed(path)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -92,7 +82,7 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(60)
 
 
-def _kind_of(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """What kind of file it is, by its first bytes; the name decides only where they say nothing."""
     head = _first_bytes(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":  # eight bytes of length, then JSON

@@ -99,7 +99,6 @@ def on_other_processes(found: Mapping[str, tuple[Any, Any]], before: Identity, n
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
-    """Differences in one line."""
     named = [f"{name} was {old}, is {new}" for name, (old, new) in found.items()]
     more = f" and {len(named) - most} more" if len(named) > most else ""
     return "; ".join(named[:most]) + more

@@ -4,7 +4,6 @@
 detectron2 finds that when it builds, in words of its own; here that costs a twentieth of a second and no memory.
 """
 
-import logging
 import warnings
 
 import numpy as np
@@ -16,7 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from pretrain.common.errors import UserError
-from transfer.detectron2_compat import apply
+from transfer.detectron2_compat import apply, quiet
 
 HEIGHT, WIDTH = 480, 640  # of an image like COCO's
 
@@ -31,12 +30,10 @@ def assert_buildable(cfg: CfgNode, source: str, training: bool = True) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
-    place, logger = "the network", logging.getLogger("detectron2")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # what it has to say it says to the log of the run
+    place = "the network"
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # What detectron2 has to say it says to the log of the run.
+        with torch.device("meta"), quiet(), warnings.catch_warnings(action="ignore"):
             model = build_model(cfg)
             if not training:
                 return
@@ -50,5 +47,3 @@ def assert_buildable(cfg: CfgNode, source: str, training: bool = True) -> None:
     except Exception as error:  # whatever detectron2, torch or a registry say to a value that means nothing
         why = " ".join(str(error).split()) or "no reason given"
         raise UserError(f"{source}: {place} cannot be built with this ({type(error).__name__}: {why[:200]})") from None
-    finally:
-        logger.setLevel(level)

@@ -119,7 +119,6 @@ class Request(Protocol):
 
     @classmethod
     def of(cls, args: argparse.Namespace, **more: object) -> Self:
-        """The options of the command line, and `more`."""
         return super().of(args, **{"data": where.of(args), **more})
 
 

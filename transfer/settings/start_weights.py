@@ -68,9 +68,8 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
             f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl in it; run `clove "
             f"convert FILE --output {folder}`, or give one of {', '.join(start.weights for start in RANDOM_STARTS)}"))
     conversion = read_certificate(folder)
-    init = Weights.init
-    if conversion.get("random_convolutions") is not None:
-        init = random_convolutions.INIT
+    redrawn = conversion.get("random_convolutions") is not None
+    init = random_convolutions.INIT if redrawn else Weights.init
     return Weights(conversion["method"], conversion["architecture"], conversion["pixel_format"], init,
                    conversion["epochs"], conversion["branch"], str(pkl),
                    conversion["targets"]["detectron2"]["sha256"], conversion.get("pretraining"), conversion)

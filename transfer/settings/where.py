@@ -26,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser, images: bool = True, train_sh
 
 
 def add_same_images(parser: argparse._ActionsContainer) -> None:
-    """--same-images."""
     parser.add_argument("--same-images", action="store_true",
                         help="let the images that are evaluated be training images: can a model learn its own data?")
 
@@ -39,7 +38,6 @@ def add_crowds_as_objects(parser: argparse._ActionsContainer) -> None:
 
 
 def of(args: argparse.Namespace) -> Where:
-    """What the options say."""
     given = {"image_folder": None, "train_share": 1.0, **vars(args)}
     return Where(given["data"], given["train_annotations"], given["val_annotations"], given["image_folder"],
                  given["train_share"], given["same_images"], given["crowds_as_objects"])

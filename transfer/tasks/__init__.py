@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from pretrain.common.errors import USER_ERROR, UserError
+from pretrain.common.errors import USER_ERROR, UserError, refuse
 from pretrain.common.own_files import modules_named_by
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
 
@@ -19,8 +19,7 @@ OWN_FILES: dict[str, Path] = {}  # of the tasks that other files define
 
 def get(name: str) -> Task:
     """The task of that name; raises `UserError` naming all that there are."""
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}': expected one of {', '.join(TASKS)}")
+    refuse((name not in TASKS, f"unknown task '{name}': expected one of {', '.join(TASKS)}"))
     return TASKS[name]
 
 
@@ -33,9 +32,9 @@ def _find_tasks() -> dict[str, Task]:
         if task is None:  # task.py
             continue
         for other in found.values():
-            if other.name == task.name or other.table.name == task.table.name:  # the tables are files of that name
-                raise UserError(f"{module.__file__}: task {task.name} with table {task.table.name} has the name or the "
-                                f"table of task {other.name}: rename it, or take the file out of {VARIABLE}")
+            refuse((other.name == task.name or other.table.name == task.table.name,  # tables are files of that name
+                    f"{module.__file__}: task {task.name} with table {task.table.name} has the name or the table of "
+                    f"task {other.name}: rename it, or take the file out of {VARIABLE}"))
         found[task.name] = task
         if module in own:
             OWN_FILES[task.name] = Path(module.__file__)

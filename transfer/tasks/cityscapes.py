@@ -1,23 +1,15 @@
 """Task cityscapes: Mask R-CNN R50-FPN on Cityscapes' eight things. Values of mmselfsup's and DetCo's files."""
 
-from __future__ import annotations
-
+import heapq
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrain.common.errors import refuse
 from transfer.data import cityscapes
 from transfer.data.dataset import SPLITS, Dataset, Split
-from transfer.data.excerpt import fullest
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-    from detectron2.evaluation import DatasetEvaluator
-
-    from transfer.data.pixel_labels import DenseData
 
 LAYOUT = (
     "DIR/leftImg8bit/{train,val}/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png and DIR/gtFine/{train,val}/CITY/"
@@ -54,9 +46,8 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     return partial(cityscapes.load, split.image_root, split.annotations), known
 
 
-def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
-    """cityscapesscripts."""
-    from transfer.evaluators.cityscapes import CityscapesEvaluator
+def evaluator(dataset: Dataset, cfg: Any) -> Any:
+    from transfer.evaluators.per_class import CityscapesEvaluator
 
     return CityscapesEvaluator(dataset.name("val"))
 
@@ -69,14 +60,14 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     for half, count in (("train", train), ("val", val)):
         split = dataset.half(half)
         listed = cityscapes.list_files(split.image_root, split.annotations)
-        for files in fullest(listed[:100], objects, count):
+        for files in heapq.nlargest(count, listed[:100], objects):
             for file, kind in zip(files, ("leftImg8bit", "gtFine", "gtFine", "gtFine"), strict=True):
                 link = folder / kind / half / Path(file).parent.name / Path(file).name
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path(file).absolute())
 
 
-def pixel_labels(dataset: Dataset) -> DenseData:
+def pixel_labels(dataset: Dataset) -> Any:
     """Cityscapes' own 19 training labels."""
     from transfer.data import pixel_labels
 

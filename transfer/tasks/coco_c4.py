@@ -10,7 +10,6 @@ from transfer.tasks.task import Schedule, Table, Task, Where
 
 
 def find(where: Where) -> Dataset:
-    """COCO's files."""
     return coco.find_for(TASK, where)
 
 

@@ -88,7 +88,7 @@ class Task:
     # process, as detectron2's do, NaN for what is undefined; GROUP/NAME are the metrics of a result:
     evaluator: Callable[[Dataset, CfgNode], DatasetEvaluator]
     # (dataset, new folder, images of train, of val): a few of its images as a dataset in the same layout, for a
-    # preflight; `excerpt.fullest` chooses them:
+    # preflight: those with most objects, by heapq.nlargest:
     excerpt: Callable[[Dataset, Path, int, int], None]
 
     # What of the config follows from the data, beside the number of classes: mask head, keypoints.

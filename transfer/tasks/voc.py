@@ -4,20 +4,14 @@ MoCo, PixPro, DenseCL, SetSim: 24k iterations, the mean of five trials. detectro
 the protocol of any of them.
 """
 
-from __future__ import annotations
-
+import heapq
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrain.common.errors import refuse
 from transfer.data.dataset import SPLITS, Dataset, Split
-from transfer.data.excerpt import fullest
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-    from detectron2.evaluation import DatasetEvaluator
 
 LAYOUT = (
     "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
@@ -55,9 +49,9 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     return partial(voc.load, root, half), {"dirname": str(root / year), "split": listed, "year": voc.YEAR}
 
 
-def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
+def evaluator(dataset: Dataset, cfg: Any) -> Any:
     """detectron2's own code, as in the literature."""
-    from transfer.evaluators.voc import VocEvaluator
+    from transfer.evaluators.per_class import VocEvaluator
 
     return VocEvaluator(dataset.name("val"))
 
@@ -71,7 +65,7 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
         records = {record["file_name"]: len(record["annotations"]) for record in voc.load(whole, half)}
         for year, listed in parts:
             mine = [path for path in records if Path(path).parent.parent.name == year]
-            chosen = fullest(mine, records.__getitem__, max(count // len(parts), 1))
+            chosen = heapq.nlargest(max(count // len(parts), 1), mine, records.__getitem__)
             lists = folder / year / "ImageSets" / "Main"
             lists.mkdir(parents=True, exist_ok=True)
             (lists / f"{listed}.txt").write_text("".join(f"{Path(path).stem}\n" for path in chosen), encoding="utf-8")

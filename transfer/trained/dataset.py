@@ -24,7 +24,6 @@ CLASSES = 20  # that are listed one by one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove dataset`."""
     parser.add_argument("data", metavar="DIR", type=Path, help="folder of the data")
     parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the first that can)")
     add_crowds_as_objects(parser)
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
     refuse((args.output.suffix.lower() != ".png", f"--output {args.output}: expected a file name that ends in .png"),
            (not args.data.is_dir(), f"{args.data} is not a folder: expected the data of a task"))
     detectron2_compat.apply()
@@ -93,7 +91,6 @@ def class_table(dataset: Dataset, names: dict[str, str]) -> str:
 
 
 def mirrored(names: tuple[str, ...]) -> str:
-    """Which keypoints change places when an image is mirrored."""
     pairs = [f"{left} and {right}" for left, right in keypoint_names.flip_pairs(names)]
     if keypoint_names.without_partner(names):
         return (f"{len(names)} keypoints; images are not mirrored: "

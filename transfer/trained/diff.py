@@ -46,7 +46,6 @@ class Differences:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove diff`."""
     for name in ("a", "b"):
         parser.add_argument(name, metavar=name.upper(), type=Path,
                             help="a run's folder, its result.json, or a file of results/runs")
@@ -72,9 +71,7 @@ def read(path: Path) -> Run:
         refuse((not config.is_file(),
                 f"{path} holds no run: expected config.yaml or result.json in it, as `clove "
                 "finetune` leaves them"))
-        about = {}
-        if request.is_file():
-            about = _parsed(request, json.loads)
+        about = _parsed(request, json.loads) if request.is_file() else {}
         return Run(_parsed(config, yaml.safe_load), _origin(about))
     refuse((not path.is_file(), f"{path}: no such file or folder: expected a run's folder, or a result"))
     content = _parsed(path, json.loads)
@@ -107,7 +104,6 @@ def config_differences(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
 
 
 def describe(found: Differences) -> str:
-    """The differences as a table."""
     parts = []
     if not found.config and not found.provenance:
         parts.append("no difference")

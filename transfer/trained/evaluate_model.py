@@ -36,7 +36,6 @@ from transfer.trained.model_file import Model, check_classes, first_names, load,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove evaluate`."""
     parser.add_argument("model", metavar="MODEL",
                         help="folder of a finished fine-tuning, or a detectron2 model file beside its config.yaml")
     parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
@@ -73,7 +72,6 @@ class EvaluationRequest:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
     found = evaluate_model(EvaluationRequest(
         args.model, args.task, where.of(args), args.output, args.keep_predictions, args.evaluator, args.device,
         args.num_gpus, args.method, args.sixteen_bit, args.trust))
@@ -187,7 +185,6 @@ def _about_stranger(read: Model, method: str | None, dataset: Dataset) -> dict[s
 
 
 def _work(job: Job, file: Path, trust: bool) -> None:
-    """What each process does."""
     with one_line_errors(job.cfg.DATALOADER.NUM_WORKERS), leaving():
         detectron2_compat.apply()
         clock = Clock()

@@ -1,6 +1,5 @@
 """A finished detector: its file, the config it was made with, and what its run recorded."""
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pretrain.common.errors import UserError, refuse
 from transfer.data.dataset import Dataset
 from transfer.finetuning import result
 from transfer.finetuning.checkpoints import FINAL
-from transfer.reading import archive
+from transfer.reading import safe_load
 from transfer.reading.architecture import faults
 from transfer.reading.naming import COUNTER
 
@@ -89,23 +88,10 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
     `UserError` when one is missing, foreign or of another shape. Without `trust` only tensors are
     read.
     """
-    refuse((file.suffix == ".pkl" and not trust,
-            f"{file} is a pickle, which can run any code: expected a .pth file, or --trust for one that "
-            "you know"))
-    try:
-        if file.suffix == ".pkl":
-            content = pickle.loads(file.read_bytes())
-        else:
-            archive.check(file)
-            content = torch.load(file, map_location="cpu", weights_only=not trust)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        why = str(error).partition("\n")[0] or type(error).__name__  # an empty file's EOFError says nothing
-        message = f"{file} cannot be read ({why}): expected a whole model file"
-        if isinstance(error, pickle.UnpicklingError):
-            message = (f"{file} holds more than tensors, or is not a model file ({why}); `python -m "
-                       "transfer evaluate --trust` reads it all the same, only for files you know")
-        raise UserError(message) from None
-    state = content.get("model", content) if isinstance(content, dict) else None
+    refuse((safe_load.kind_of(file) == safe_load.PICKLE and not trust,
+            f"{file} is a pickle, which can run any code: expected a .pth file, or --trust for one that you know"))
+    content = safe_load.load(file, trust).content
+    state = content.get("model", content)
     refuse((not isinstance(state, dict) or not state,
             f"{file} holds no model: expected a state dict, alone or under the key model"))
     in_file, own = {}, {}

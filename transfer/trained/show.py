@@ -32,7 +32,6 @@ SHOWN = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `clove detections`."""
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `finetune`")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data", metavar="DIR",
@@ -53,18 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
-    output, choice = Path(args.output), drawing.Choice()
-    if args.score is not None:
-        choice = drawing.Choice(args.score, fallback=False)
+    output = Path(args.output)
     refuse(
         (output.is_dir(),
          f"--output {output}: expected a file name that ends in .png, found a folder"),
         (output.suffix.lower() != ".png",
          f"--output {output}: expected a file name that ends in .png"),
         (args.images < 1, f"--images {args.images}: expected at least 1"),
-        (not 0 <= choice.score <= 1,
-         f"--score {choice.score:g}: expected 0 to 1, the model's confidence in its prediction"))
+        (args.score is not None and not 0 <= args.score <= 1,
+         f"--score {args.score}: expected 0 to 1, the model's confidence in its prediction"))
     detectron2_compat.apply()
     run_folder = Path(args.model)
     cfg, request = read_run(run_folder)
@@ -78,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         cfg.INPUT.SIXTEEN_BIT = args.sixteen_bit
     model = load_model(run_folder, cfg, args.device)
     shown = tqdm(records, desc="show", unit="image", disable=not sys.stderr.isatty())
-    drawing.write(drawing.draw_records(model, cfg, shown, meta, choice), output)
+    drawing.write(drawing.draw_predicted(drawing.predicted(model, cfg, shown), cfg, meta, args.score), output)
     print(f"wrote {output}: {', '.join(Path(record['file_name']).name for record in records)}")
     return 0
 

@@ -77,7 +77,7 @@ def test_read__what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None
     (tmp_path / "b.jpg").symlink_to("a.jpg")
     listed = list_images(tmp_path)
     for number in range(2):
-        with pytest.raises(UnreadableImage, match="^is not a regular file$"):
+        with pytest.raises(UnreadableImage, match="^cannot be read: not a regular file$"):
             listed.read(number)
 
 

@@ -295,7 +295,7 @@ def test_pack__links_to_nothing_and_names_that_webdataset_cannot_tell_apart(tmp_
 def test_pack__a_fifo_is_told(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     os.mkfifo(tmp_path / "photos" / "a.jpg")
-    with pytest.raises(UserError, match=r"photos/a\.jpg is not a regular file: bring it back or take it out"):
+    with pytest.raises(UserError, match=r"photos/a\.jpg cannot be read: not a regular file: bring it back or take it"):
         pack(tmp_path / "photos", tmp_path / "out")
 
 

@@ -1,11 +1,15 @@
 """Boxes, masks, keypoints and images agree: every kind of disagreement, in one object and in most of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
+from pretrain.common.errors import UserError
 from transfer.annotations import agreement
 
+FILE = Path("a.json")
 IMAGES = {1: {"width": 60, "height": 40}}
 SQUARE = [[10, 5, 30, 5, 30, 25, 10, 25]]  # x 10 to 30, y 5 to 25
 
@@ -32,17 +36,25 @@ def compared(*rows: dict, decode: bool = True, **words: object) -> agreement.Agr
     return agreement.compare(rows, IMAGES, decode, **words)
 
 
+def problem(found: agreement.Agreement) -> str:
+    with pytest.raises(UserError) as caught:
+        found.check(FILE)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("mask", [SQUARE, rle(filled(), True), rle(filled(), False)], ids=["polygon", "text", "list"])
 @pytest.mark.parametrize("decode", [True, False])
 def test_compare__all_agrees(mask: object, decode: bool) -> None:
     found = compared(annotation(segmentation=mask), decode=decode)
-    assert not list(found.problems()) and not found.notes() and found.objects == 1
+    found.check(FILE)
+    assert not found.notes() and found.objects == 1
 
 
 def test_compare__boxes_alone_and_a_crowd() -> None:
     crowd = annotation(2, iscrowd=1, bbox=[0, 0, 60, 40], segmentation=rle(filled(), False))
     found = compared(annotation(segmentation=[]), crowd)
-    assert not list(found.problems()) and not found.notes() and found.objects == 1
+    found.check(FILE)
+    assert not found.notes() and found.objects == 1
 
 
 @pytest.mark.parametrize(("values", "what"), [
@@ -55,7 +67,7 @@ def test_compare__boxes_alone_and_a_crowd() -> None:
 ])
 def test_notes__one_object_is_named_with_what_it_does(values: dict, what: str) -> None:
     found = compared(*(annotation(number) for number in range(1, 9)), annotation(9, **values))
-    assert not list(found.problems())
+    found.check(FILE)
     assert any(line.startswith(f"1 of 9 objects have {what}") for line in found.notes()), found.notes()
 
 
@@ -71,14 +83,15 @@ def test_notes__two_pixels_are_rounding() -> None:
     ({"segmentation": [[30, 5, 50, 5, 50, 25, 30, 25]]}, "3 of 3 objects have a box that is not the extent of its mask "
                                                          "(the first is annotation 1): expected boxes, masks"),
 ])
-def test_problems__most_objects_wrong_in_the_same_way(values: dict, text: str) -> None:
-    assert text in next(compared(*(annotation(number, **values) for number in (1, 2, 3))).problems())
+def test_check__most_objects_wrong_in_the_same_way(values: dict, text: str) -> None:
+    assert text in problem(compared(*(annotation(number, **values) for number in (1, 2, 3))))
 
 
-def test_problems__the_area_of_the_box_in_all_objects_is_only_said() -> None:
+def test_check__the_area_of_the_box_in_all_objects_is_only_said() -> None:
     """As many exports have it."""
     found = compared(*(annotation(number, segmentation=[[10, 5, 30, 5, 10, 25]]) for number in (1, 2, 3)))
-    assert not list(found.problems()) and "3 of 3 objects have an 'area' that is not" in found.notes()[0]
+    found.check(FILE)
+    assert "3 of 3 objects have an 'area' that is not" in found.notes()[0]
 
 
 @pytest.mark.parametrize(("mask", "text"), [
@@ -88,9 +101,9 @@ def test_problems__the_area_of_the_box_in_all_objects_is_only_said() -> None:
     ({"size": [40, 60], "counts": rle(np.ones((4, 6)), True)["counts"]}, "its run lengths add up to 24"),
     ({"size": [40, 60], "counts": rle(filled(), True)["counts"][:-1]}, "run lengths"),
 ])
-def test_problems__a_mask_that_cannot_be_read_is_named(mask: object, text: str) -> None:
-    line = next(compared(annotation(), annotation(7, segmentation=mask)).problems())
-    assert line.startswith("annotation 7 has a mask that cannot be read (") and text in line
+def test_check__a_mask_that_cannot_be_read_is_named(mask: object, text: str) -> None:
+    line = problem(compared(annotation(), annotation(7, segmentation=mask)))
+    assert line.startswith("a.json: annotation 7 has a mask that cannot be read (") and text in line
 
 
 def test_runs_of__is_what_pycocotools_reads() -> None:
@@ -109,12 +122,12 @@ def test_compare__keypoints() -> None:
     assert "1 of 2 objects have a labelled keypoint outside of its image (annotation 2)" in found.notes()[0]
     shares = [0.2, 0.3, 2, 0.4, 0.4, 2]
     found = compared(*(annotation(number, keypoints=shares) for number in (1, 2, 3)), keypoints=True)
-    assert "labelled keypoints in the first pixel" in next(found.problems())
-    assert "They look like shares of width and height" in next(found.problems())
+    assert "labelled keypoints in the first pixel" in problem(found)
+    assert "They look like shares of width and height" in problem(found)
 
 
-def test_problems__masks_without_a_pixel_are_not_taken_for_shares() -> None:
+def test_check__masks_without_a_pixel_are_not_taken_for_shares() -> None:
     empty = {"size": [40, 60], "counts": [2400]}
-    line = next(compared(*(annotation(number, segmentation=empty) for number in (1, 2, 3))).problems())
-    assert line.startswith("3 of 3 objects have a box that is not the extent of its mask")
+    line = problem(compared(*(annotation(number, segmentation=empty) for number in (1, 2, 3))))
+    assert line.startswith("a.json: 3 of 3 objects have a box that is not the extent of its mask")
     assert line.endswith("in pixels of the image")

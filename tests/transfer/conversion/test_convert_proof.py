@@ -18,9 +18,9 @@ from pretrain.common.errors import UserError
 from transfer.conversion.proof import assert_loaded, backbone_config, prove_detectron2
 from transfer.conversion.stage_maps import (
     STAGES,
-    detectron2_maps,
     reference_network,
     relative_differences,
+    stage_maps,
     torchvision_maps,
 )
 from transfer.conversion.writers import WRITERS, detectron2_name, read_detectron2
@@ -64,7 +64,7 @@ def test_converted_backbone__same_maps_inside_mask_rcnn(mask_rcnn, resnet50_weig
     assert assert_loaded(mask_rcnn, resnet50_weights) == 265
     batch = images(128, count=2, kind=torch.float32)
     expected = torchvision_maps(random_state("resnet50"), "resnet50", batch)
-    found = detectron2_maps(mask_rcnn.backbone.bottom_up, batch)
+    found = stage_maps(mask_rcnn.backbone.bottom_up, batch, STAGES)
     assert [tuple(found[stage].shape[1:]) for stage in STAGES] == [(64, 32, 32), (256, 32, 32), (512, 16, 16),
                                                                     (1024, 8, 8), (2048, 4, 4)]
     assert max(relative_differences(expected, found).values()) < BOUND
@@ -89,7 +89,7 @@ def test_converted_backbone__training_mode_is_given_back(mask_rcnn):
     bottom_up = mask_rcnn.backbone.bottom_up
     bottom_up.train()
     before = bottom_up.stem.conv1.norm.running_mean.clone()
-    detectron2_maps(bottom_up, images(32, kind=torch.float32))
+    stage_maps(bottom_up, images(32, kind=torch.float32), STAGES)
     assert bottom_up.training
     assert torch.equal(bottom_up.stem.conv1.norm.running_mean, before)
     bottom_up.eval()
@@ -293,7 +293,7 @@ def test_detectron2__does_not_load_a_tensor_of_another_shape(name, resnet50_weig
     names = list(read_detectron2(resnet50_weights))
     path = spoiled(resnet50_weights, tmp_path, exchange(name, names[names.index(name) - 1]))
     backbone = build_backbone(backbone_config("resnet50"))
-    with proof_module._quiet():
+    with proof_module.quiet():
         DetectionCheckpointer(backbone).load(str(path))
     with pytest.raises(UserError, match=rf"found 263 equal, 2 different \(.*{name}"):
         assert_loaded(backbone, path)

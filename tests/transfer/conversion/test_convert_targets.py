@@ -20,7 +20,6 @@ from transfer.conversion.convert import convert, describe
 from transfer.conversion.proof import PROOFS, assert_loaded, backbone_config
 from transfer.conversion.stage_maps import (
     STAGES,
-    detectron2_maps,
     fixed_images,
     relative_differences,
     stage_maps,
@@ -185,12 +184,12 @@ def test_msra__is_the_network_that_detectron2_itself_makes_of_the_source(msra):
     # detectron2 reads Caffe2's names with code of its own (checkpoint/c2_model_loading.py).
     source, folder, _ = msra
     theirs, ours = (build_backbone(backbone_config("resnet50", stride_in_1x1=True)) for _ in range(2))
-    with proof_module._quiet():
+    with proof_module.quiet():
         DetectionCheckpointer(theirs).load(str(source))
         DetectionCheckpointer(ours).load(str(folder / "detectron2.pkl"))
     assert assert_loaded(theirs, folder / "detectron2.pkl") == 265
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    maps = [detectron2_maps(network.bottom_up, images) for network in (theirs, ours)]
+    maps = [stage_maps(network.bottom_up, images, STAGES) for network in (theirs, ours)]
     assert all(torch.equal(maps[0][stage], maps[1][stage]) for stage in STAGES)
 
 
@@ -237,7 +236,7 @@ def test_fpn__weights_go_over_and_biases_do_not(resim):
     assert (certificate["consumed"], certificate["targets"]["detectron2"]["tensors"]) == (265, 270)
     backbone = build_backbone(fpn_config("BN"))
     random = {name: value.clone() for name, value in backbone.state_dict().items()}
-    with proof_module._quiet():
+    with proof_module.quiet():
         DetectionCheckpointer(backbone).load(str(folder / "detectron2.pkl"))
     loaded, source = backbone.state_dict(), dense_files.fpn()
     assert all(torch.equal(loaded[f"{name}.weight"], source[f"{name}.weight"]) for name in layers)
@@ -250,7 +249,7 @@ def test_fpn__weights_go_over_and_biases_do_not(resim):
 def test_fpn__a_changed_or_unloaded_one_is_noticed(resim):
     folder = resim[1]
     backbone = build_backbone(fpn_config("BN"))
-    with proof_module._quiet():
+    with proof_module.quiet():
         DetectionCheckpointer(backbone).load(str(folder / "detectron2.pkl"))
     with torch.no_grad():
         backbone.fpn_output4.weight[0, 0, 0, 0] += 1

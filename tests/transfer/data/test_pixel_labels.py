@@ -13,7 +13,7 @@ from pretrain.common.errors import UserError
 from transfer.data import pixel_labels
 from transfer.data.dataset import Dataset
 from transfer.data.pixel_labels import IGNORE
-from transfer.probing import labelled_dataset
+from transfer.probing import probe
 from transfer.settings import datasets
 
 
@@ -53,7 +53,7 @@ def test_coco__smallest_instance_on_top_and_crowds_only_where_nothing_covers(tmp
         {"category_id": 7, "segmentation": rectangle(4, 4, 12, 12)},  # small, inside the next, listed before it
         {"category_id": 3, "segmentation": rectangle(0, 0, 32, 32)},
         {"category_id": 7, "segmentation": crowd, "iscrowd": 1}])
-    data = labelled_dataset.load(datasets.find(folder, "coco"))
+    data = probe.load_labels(datasets.find(folder, "coco"))
     assert data.classes == ("background", "cat", "dog") and data.background
     expected = np.full((32, 64), IGNORE)
     expected[:, :32] = 1
@@ -79,16 +79,16 @@ def test_coco__what_a_training_leaves_out_is_left_out_or_named(tmp_path: Path) -
     path.write_text(json.dumps(values))
     expected = np.zeros((32, 64))
     expected[:, :32] = 1
-    assert (labelled_dataset.load(datasets.find(folder, "coco")).train.read(0) == expected).all()
+    assert (probe.load_labels(datasets.find(folder, "coco")).train.read(0) == expected).all()
     values["annotations"][1]["segmentation"] = {"size": [32, 64], "counts": "rubbish"}
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match="instances_train.json: annotation 2 has a mask that cannot be read"):
-        labelled_dataset.load(datasets.find(folder, "coco")).train.read(0)
+        probe.load_labels(datasets.find(folder, "coco")).train.read(0)
 
 
 def test_cityscapes__training_labels_as_its_own_table_says(street: Dataset) -> None:
     dataset = street
-    data = labelled_dataset.load(dataset)
+    data = probe.load_labels(dataset)
     assert len(data.classes) == 19 and data.classes[0] == "road" and data.classes[18] == "bicycle"
     assert not data.background
     path = next(dataset.val.annotations.glob("*/*_labelIds.png"))
@@ -103,7 +103,7 @@ def test_cityscapes__a_damaged_label_file_is_named(street: Dataset) -> None:
     path = next(street.train.annotations.glob("*/*_labelIds.png"))
     path.write_bytes(b"no image")
     with pytest.raises(UserError, match=f"{path.name} cannot be read as label numbers"):
-        labelled_dataset.load(street).train.read(0)
+        probe.load_labels(street).train.read(0)
 
 
 def test_cell_shares__against_a_loop_over_pixels() -> None:
@@ -130,7 +130,7 @@ def test_resized__multiples_of_32_and_no_longer_than_four_sides(size: tuple, exp
 
 def test_at__pixels_and_labels_keep_their_places(tmp_path: Path) -> None:
     folder = make_coco(tmp_path, [{"category_id": 7, "segmentation": rectangle(32, 0, 64, 32)}])
-    data = labelled_dataset.load(datasets.find(folder, "coco"))
+    data = probe.load_labels(datasets.find(folder, "coco"))
     half = np.zeros((32, 64, 3), np.uint8)
     half[:, 32:] = 255
     Image.fromarray(half).save(folder / "images" / "val1.png")
@@ -141,7 +141,7 @@ def test_at__pixels_and_labels_keep_their_places(tmp_path: Path) -> None:
 
 def test_at__an_image_of_another_size_is_named(tmp_path: Path) -> None:
     folder = make_coco(tmp_path, [{"category_id": 7, "segmentation": rectangle(0, 0, 8, 8)}])
-    data = labelled_dataset.load(datasets.find(folder, "coco"))
+    data = probe.load_labels(datasets.find(folder, "coco"))
     Image.new("RGB", (50, 50)).save(folder / "images" / "train2.png")
     with pytest.raises(UserError, match=r"train2.png is 50 x 50 pixels but its annotation is for 64 x 32"):
         data.train.at(1, 64)
@@ -149,7 +149,7 @@ def test_at__an_image_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_images_in_both__names_the_leak(tmp_path: Path) -> None:
     folder = make_coco(tmp_path, [{"category_id": 7, "segmentation": rectangle(0, 0, 8, 8)}])
-    assert pixel_labels.images_in_both(labelled_dataset.load(datasets.find(folder, "coco"))) == []
+    assert pixel_labels.images_in_both(probe.load_labels(datasets.find(folder, "coco"))) == []
     path = folder / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace("val2.png", "train1.png"))
-    assert pixel_labels.images_in_both(labelled_dataset.load(datasets.find(folder, "coco"))) == ["train1.png"]
+    assert pixel_labels.images_in_both(probe.load_labels(datasets.find(folder, "coco"))) == ["train1.png"]

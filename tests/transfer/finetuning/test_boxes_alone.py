@@ -12,7 +12,7 @@ from pretrain.common.errors import UserError
 from transfer.data.dataset import SPLITS
 from transfer.finetuning import evaluate
 from transfer.finetuning.finetune import finetune
-from transfer.probing import labelled_dataset
+from transfer.probing import probe
 from transfer.settings import datasets
 from transfer.tasks import Where
 from transfer.trained.evaluate_model import EvaluationRequest, evaluate_model
@@ -37,7 +37,7 @@ def test_finetune__boxes_alone(boxes: Where, thin_request: Callable, tmp_path: P
     request = replace(thin_request(tmp_path / "run"), data=replace(boxes, train_share=0.67), keep_predictions=True)
     result, said = finetune(request), capsys.readouterr().err
     assert said.count("has boxes and no masks") == 1
-    assert said.count("--train-share 0.67: 2 of 3 training images, 2 of them with objects") == 1
+    assert said.count("--train-share 0.67: 2 of 3 training images") == 1
     columns = evaluate.columns("coco", result["metrics"])
     assert {name for name, value in columns.items() if value is not None} == COLUMNS
     assert not any(name.startswith("segm/") for name in result["metrics"])
@@ -56,7 +56,7 @@ def test_finetune__boxes_alone(boxes: Where, thin_request: Callable, tmp_path: P
 
 def test_pixel_labels__boxes_are_none(boxes: Where) -> None:
     with pytest.raises(UserError, match="train_boxes.json has boxes and no masks: a probe needs the class"):
-        labelled_dataset.load(datasets.find(boxes, "coco"))
+        probe.load_labels(datasets.find(boxes, "coco"))
 
 
 def test_find__real_boxes(shared_data: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import heapq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +115,11 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """The images with most boxes, as links, and their lines of boxes.csv."""
-    from transfer.data.excerpt import fullest
-
     for half, count in (("train", train), ("val", val)):
         split, target = dataset.half(half), folder / half
         lines = rows(split.image_root)
         names = [path.name for path in sorted(split.image_root.glob("*.png"))]
-        kept = fullest(names, lambda name, lines=lines: sum(row["image"] == name for row in lines), count)
+        kept = heapq.nlargest(count, names, lambda name, lines=lines: sum(row["image"] == name for row in lines))
         target.mkdir(parents=True)
         for name in kept:
             (target / name).symlink_to((split.image_root / name).absolute())

@@ -99,12 +99,13 @@ def orange(image: np.ndarray) -> int:
     return int((np.abs(image[..., :3].astype(int) - (255, 160, 0)).max(-1) < 12).sum())
 
 
-def test_draw_records__skeletons_of_predictions_too(generated: Path) -> None:
+def test_draw_predicted__skeletons_of_predictions_too(generated: Path) -> None:
     dataset = datasets.find(generated / "keypoints", "keypoints")
     cfg = resolve(dataset, "2fc", "demo", THIN, architecture="resnet18")
     _, name = datasets.register(dataset)
     record = max(DatasetCatalog.get(name), key=lambda record: sum(map(len, record["annotations"])))
-    image = np.asarray(drawing.draw_records(Perfect(record), cfg, [record], MetadataCatalog.get(name)))
+    seen = drawing.predicted(Perfect(record), cfg, [record])
+    image = np.asarray(drawing.draw_predicted(seen, cfg, MetadataCatalog.get(name)))
     left, right = image[:, :drawing.WIDTH], image[:, drawing.WIDTH:]
     assert orange(left) > 100 and 0.5 < orange(right) / orange(left) < 2
 
@@ -200,15 +201,15 @@ def test_choose__by_number_name_and_id() -> None:
         show.choose(records, 1, ",")
 
 
-@pytest.mark.parametrize(("choice", "scores", "kept", "rule"), [
-    (drawing.Choice(), [0.9, 0.5, 0.2], 2, "predicted: 2 with a score from 0.5"),
-    (drawing.Choice(), [0.4, 0.1, 0.3, 0.2], 3, "predicted: no score from 0.5; the 3 best of 4"),
-    (drawing.Choice(), [], 0, "predicted: nothing"),
-    (drawing.Choice(0.8, fallback=False), [0.7], 0, "predicted: none of 1 with a score from 0.8"),
+@pytest.mark.parametrize(("score", "scores", "kept", "rule"), [
+    (None, [0.9, 0.5, 0.2], 2, "predicted: 2 with a score from 0.5"),
+    (None, [0.4, 0.1, 0.3, 0.2], 3, "predicted: no score from 0.5; the 3 best of 4"),
+    (None, [], 0, "predicted: nothing"),
+    (0.8, [0.7], 0, "predicted: none of 1 with a score from 0.8"),
 ])
-def test_choice__which_predictions_are_drawn(choice: drawing.Choice, scores: list, kept: int, rule: str) -> None:
+def test_choose__which_predictions_are_drawn(score: float | None, scores: list, kept: int, rule: str) -> None:
     instances = Instances((8, 8), pred_boxes=Boxes(torch.zeros(len(scores), 4)), scores=torch.tensor(scores))
-    shown, text = choice(instances)
+    shown, text = drawing.choose(instances, score)
     assert len(shown) == kept and text == rule
     assert shown.scores.tolist() == sorted(shown.scores.tolist(), reverse=True)
 

@@ -1,21 +1,70 @@
-"""Pascal VOC's average precision by detectron2's code, with the metrics of each class, which it throws away.
+"""The official evaluators of Cityscapes, LVIS and Pascal VOC, with the metrics of each class, which they throw away.
 
-The metrics of 2007's test set take the 11-point metric of that year, as those of MoCo, PixPro and DenseCL do: all are
-detectron2's `voc_eval` on voc_2007_test. Classes without an object to find are left out of the means instead of
+VOC is detectron2's `voc_eval` on voc_2007_test: the metrics of 2007's test set take the 11-point metric of that year,
+as those of MoCo, PixPro and DenseCL do. Classes without an object to find are left out of the means instead of
 counting as 0; the real test set has all twenty.
 """
 
+import math
 import tempfile
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.evaluation import CityscapesInstanceEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 from detectron2.utils import comm
 
 THRESHOLDS = range(50, 100, 5)  # percent of intersection over union
+
+
+class CityscapesEvaluator(CityscapesInstanceEvaluator):
+    """detectron2's Cityscapes evaluator that also keeps the metrics of each class, which it throws away."""
+
+    def evaluate(self) -> dict | None:
+        import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official
+
+        kept = {}
+        evaluate_all = official.evaluateImgLists
+
+        def evaluate_and_keep(*arguments: object) -> dict:
+            kept.update(evaluate_all(*arguments))
+            return kept
+
+        with mock.patch.object(official, "evaluateImgLists", evaluate_and_keep):
+            results = super().evaluate()
+        if results is not None:
+            for name, metrics in kept["averages"]["classes"].items():
+                results["segm"][f"AP-{name}"] = 100 * metrics["ap"]
+                results["segm"][f"AP50-{name}"] = 100 * metrics["ap50%"]
+        return results
+
+
+class LvisClassEvaluator(LVISEvaluator):
+    """detectron2's LVIS evaluator that also gives the AP of each class, which lvis leaves in its arrays."""
+
+    def evaluate(self) -> dict | None:
+        import lvis
+
+        kept = {}
+
+        class Keeping(lvis.LVISEval):
+            def __init__(self, truth: object, found: object, iou_type: str) -> None:
+                super().__init__(truth, found, iou_type)
+                kept[iou_type] = self
+
+        with mock.patch.object(lvis, "LVISEval", Keeping):
+            results = super().evaluate()
+        for group, evaluation in kept.items():
+            precision = evaluation.eval["precision"]  # (IoU, recall, class, size); -1: no such object
+            for number, identity in enumerate(evaluation.params.cat_ids):
+                of_class = precision[:, :, number, 0]
+                of_class = of_class[of_class > -1]
+                name = evaluation.lvis_gt.cats[identity]["name"]
+                results[group][f"AP-{name}"] = 100 * float(of_class.mean()) if of_class.size else math.nan
+        return results
 
 
 class VocEvaluator(PascalVOCDetectionEvaluator):
