@@ -8,14 +8,17 @@ in or out. What the training then leaves out (images without an object) it leave
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transfer.data.dataset import Reader, Records
 
 
-def number(images: int, share: float) -> int:
-    """How many of so many images are taken."""
-    return max(1, round(share * images))
+def problems(share: float) -> Iterator[str]:
+    """Whether `share` is none."""
+    if not 0 < share <= 1:  # written so that NaN fails too
+        yield f"--train-share {share:g}: expected a share of the training images, above 0 and at most 1"
 
 
 def choose(records: Records, image_root: Path, share: float) -> Records:
@@ -26,7 +29,8 @@ def choose(records: Records, image_root: Path, share: float) -> Records:
         # An annotation file may name images elsewhere, by their whole path, which is another one on another machine.
         inside = path.is_relative_to(image_root)
         names.append(path.relative_to(image_root).as_posix() if inside else path.name)
-    return [records[place] for place in sorted(order(names)[:number(len(names), share)])]
+    count = max(1, round(share * len(names)))
+    return [records[place] for place in sorted(order(names)[:count])]
 
 
 def read(all_records: Reader, image_root: Path, share: float) -> Records:
@@ -36,5 +40,17 @@ def read(all_records: Reader, image_root: Path, share: float) -> Records:
 
 def order(names: list[str]) -> list[int]:
     """Places of the names by their SHA-256, smallest first."""
-    hashes = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
-    return sorted(range(len(names)), key=lambda place: (hashes[place], names[place]))
+    return sorted(range(len(names)), key=lambda place: (_hash(names[place]), names[place]))
+
+
+def teaches(record: dict[str, Any]) -> bool:
+    """Whether a record has an object to learn from: one that is no crowd and, where there are keypoints, has one."""
+    for row in record["annotations"]:
+        points = row.get("keypoints")
+        if not row.get("iscrowd") and (points is None or any(points[2::3])):
+            return True
+    return False
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

@@ -28,10 +28,7 @@ def find(data: str | Path | Where, task: str) -> Dataset:
                 "how they are read; compare a few, as in predictions.png")
         dataset = replace(dataset, notes=(*dataset.notes, note))
     if where.train_share != 1:
-        taken = train_share.number(dataset.train.images, where.train_share)
-        note = f"--train-share {where.train_share:g}: {taken} of {dataset.train.images} training images"
-        dataset = replace(dataset, train=replace(dataset.train, images=taken), train_share=where.train_share,
-                          notes=(*dataset.notes, note))
+        dataset = _shared(dataset, where.train_share)
     return dataset
 
 
@@ -57,6 +54,23 @@ def _check_options(where: Where, task: tasks.Task) -> None:
     for option, path in files.items():
         refuse((path is not None and not path.is_file(),
                 f"{option} {path} is not a file: expected an annotation file"))
+
+
+def _shared(dataset: Dataset, share: float) -> Dataset:
+    """`dataset` with a share of its training images; raises when they hold nothing to learn from."""
+    from detectron2.data import MetadataCatalog
+
+    whole = replace(dataset, catalog=f"{dataset.catalog}_whole")  # detectron2's readers note it in the catalog
+    read, _ = tasks.get(dataset.task).load(whole, "train")
+    records = read()
+    MetadataCatalog.pop(whole.name("train"), None)
+    chosen = train_share.choose(records, dataset.train.image_root, share)
+    learned = sum(map(train_share.teaches, chosen))
+    refuse((not learned, f"--train-share {share:g}: none of the {len(chosen)} images that it takes from "
+                         f"{dataset.train.annotations} has an object to learn from: expected a larger share"))
+    note = f"--train-share {share:g}: {len(chosen)} of {len(records)} training images, {learned} of them with objects"
+    return replace(dataset, train=replace(dataset.train, images=len(chosen)), train_share=share,
+                   notes=(*dataset.notes, note))
 
 
 def describe(dataset: Dataset) -> dict:

@@ -52,6 +52,13 @@ def test_choose__a_name_outside_the_image_folder_counts_by_its_last_part() -> No
     assert taken[0] == taken[1] and len(taken[0]) == 60
 
 
+@pytest.mark.parametrize(("row", "teaches"), [
+    ({"bbox": [0, 0, 1, 1]}, True), ({"iscrowd": 0}, True), ({"iscrowd": 1}, False),
+    ({"iscrowd": 0, "keypoints": [0, 0, 0, 5, 5, 2]}, True), ({"iscrowd": 0, "keypoints": [0, 0, 0, 5, 5, 0]}, False)])
+def test_teaches__an_object_to_learn_from(row: dict, teaches: bool) -> None:
+    assert train_share.teaches({"annotations": [row]}) is teaches
+    assert not train_share.teaches({"annotations": []})
+
 
 @pytest.mark.parametrize("task", [*(name for name in tasks.TASKS if name != "lvis"),
                                   pytest.param("lvis", marks=needs_lvis)])

@@ -37,7 +37,7 @@ def test_finetune__boxes_alone(boxes: Where, thin_request: Callable, tmp_path: P
     request = replace(thin_request(tmp_path / "run"), data=replace(boxes, train_share=0.67), keep_predictions=True)
     result, said = finetune(request), capsys.readouterr().err
     assert said.count("has boxes and no masks") == 1
-    assert said.count("--train-share 0.67: 2 of 3 training images") == 1
+    assert said.count("--train-share 0.67: 2 of 3 training images, 2 of them with objects") == 1
     columns = evaluate.columns("coco", result["metrics"])
     assert {name for name, value in columns.items() if value is not None} == COLUMNS
     assert not any(name.startswith("segm/") for name in result["metrics"])

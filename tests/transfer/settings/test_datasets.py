@@ -262,11 +262,24 @@ def test_find__a_share_of_the_training_images(tmp_path: Path) -> None:
     found = datasets.find(Where(tmp_path, train_share=0.3), "coco")
     first = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:3]
     assert (found.train.images, found.val.images, found.train_share) == (3, 1, 0.3)
-    assert found.notes == ("--train-share 0.3: 3 of 10 training images",)
+    assert found.notes == ("--train-share 0.3: 3 of 10 training images, 3 of them with objects",)
     assert datasets.describe(found)["train_share"] == {"share": 0.3, "images": 3}
     assert "train_share" not in datasets.describe(datasets.find(tmp_path, "coco"))
     name, _ = datasets.register(found)
     assert {Path(record["file_name"]).name for record in DatasetCatalog.get(name)} == set(first)
+
+
+def test_find__a_share_without_an_object_is_refused(tmp_path: Path) -> None:
+    names = tuple(f"{number}.png" for number in range(10))
+    values = content(names)
+    first = min(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    row = values["annotations"][names.index(first)]
+    row.update(iscrowd=1, segmentation=RLE)
+    write(tmp_path, {"train.json": values, "val.json": content(("c.png",))})
+    with pytest.raises(UserError, match="--train-share 0.1: none of the 1 images that it takes from .* has an"):
+        datasets.find(Where(tmp_path, train_share=0.1), "coco")
+    assert datasets.find(Where(tmp_path, train_share=0.2), "coco").notes == (
+        "--train-share 0.2: 2 of 10 training images, 1 of them with objects",)
 
 
 def test_find__a_share_leaves_detectron2s_catalog_alone(coco: Path, tmp_path: Path) -> None:
