@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
          f"--output {output}: expected a file name that ends in .png"),
         (args.images < 1, f"--images {args.images}: expected at least 1"),
         (args.score is not None and not 0 <= args.score <= 1,
-         f"--score {args.score}: expected 0 to 1, the model's confidence in its prediction"))
+         f"--score {args.score or 0:g}: expected 0 to 1, the model's confidence in its prediction"))
     detectron2_compat.apply()
     run_folder = Path(args.model)
     cfg, request = read_run(run_folder)
