@@ -11,7 +11,6 @@ from pretrain.options.shared_options import Train
 GB = 2**30
 # Bytes of a trained weight: itself, its gradient, momentum, LARS's scaled gradient and the teacher's.
 BYTES_OF_A_WEIGHT = 5 * 4
-WEIGHTS = {"resnet18": 15e6, "resnet34": 25e6, "resnet50": 33.5e6}  # encoder and CLoVE's heads, rounded up
 OF_CUDA_GB = 1.5  # context, workspaces of cuDNN, fragments
 HEAD_CHANNELS = (4096, 4096, 256, 256, 768, 256, 256, 256)  # of maps that CLoVE's head keeps, default sizes
 
@@ -22,7 +21,7 @@ def gb(train: Train, images: int) -> float:
     own = ARCHITECTURES[train.architecture]
     views = [(train.global_views, train.global_size), (train.local_views, train.local_size)]
     kept = sum(number * kept_bytes(own, side, train.last_stage_stride, half) for number, side in views)
-    return images * kept / GB + WEIGHTS[train.architecture] * BYTES_OF_A_WEIGHT / GB + OF_CUDA_GB
+    return images * kept / GB + own.weights * BYTES_OF_A_WEIGHT / GB + OF_CUDA_GB
 
 
 def in_words(train: Train, images: int) -> str:

@@ -18,6 +18,7 @@ ALLOWED = {
     ("transfer/annotations/agreement.py", "keypoints"): KEY,
     ("transfer/annotations/coco_json.py", "keypoints"): KEY,
     ("transfer/annotations/plain_coco.py", "keypoints"): KEY,
+    ("transfer/data/train_share.py", "keypoints"): "a key of detectron2's records",
     ("transfer/data/coco_layout.py", "keypoints"): PART,
     ("transfer/finetuning/training_images.py", "keypoints"): "a key of detectron2's records",
     ("transfer/evaluators/fast_coco.py", "keypoints"): GROUP,

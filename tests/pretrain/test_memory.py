@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import memory
+from pretrain.common.architectures import ARCHITECTURES
 from pretrain.config import load_config
 from pretrain.distributed import Process
 from pretrain.trainer import Trainer
@@ -38,7 +39,7 @@ def test_kept__is_what_a_step_keeps(architecture: str, precision: str, stride: i
     said = (memory.gb(config.train, 3) - memory.gb(config.train, 1)) * memory.GB / 2
     assert said == pytest.approx(an_image, rel=0.05)
     static = sum(weight.numel() for weight in trainer.student.parameters())
-    assert memory.WEIGHTS[architecture] == pytest.approx(static, rel=0.05)
+    assert ARCHITECTURES[architecture].weights == pytest.approx(static, rel=0.05)
 
 
 def test_in_words__of_the_published_run() -> None:
