@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pretrain import agreement, distributed
 from pretrain.common.atomic import make_folder, write_text
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import UserError
 from pretrain.config import Config
 from pretrain.data import stamps
 from pretrain.data.batches import list_images, open_list
@@ -50,7 +50,8 @@ def run_images(
     own = agreement.facts(agreement.code_sha256(config.objective_name), _options(config))
     everyone = distributed.gather({**own, "place": place})
     problem = agreement.difference(everyone)
-    refuse((problem, problem))
+    if problem:
+        raise UserError(problem)
     leader = [other["place"] for other in everyone].index(place)
     found = _Found(socket.gethostname(), str(folder))
     if leader == process.rank:
@@ -72,7 +73,8 @@ def check_agreement(config: Config, images: ImageList) -> None:
     options and the same code."""
     own = agreement.facts(agreement.code_sha256(config.objective_name), _options(config), images.sha256)
     problem = agreement.difference(distributed.gather(own))
-    refuse((problem, problem))
+    if problem:
+        raise UserError(problem)
 
 
 def _options(config: Config) -> dict[str, object]:

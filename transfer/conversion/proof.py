@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -37,6 +37,9 @@ from transfer.detectron2_compat import quiet
 from transfer.reading.architecture import faults, set_architecture
 from transfer.reading.naming import COUNTER
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
 # From the stem, a stage or a layer of the FPN on, after any prefix; heads have none of these names.
 _TENSOR = re.compile(r"(?:^|\.)((?:stem|res[2-5]|fpn_(?:lateral|output)\d)\..+)")
 _AGAIN = "convert the checkpoint again"
@@ -46,7 +49,7 @@ _AGAIN = "convert the checkpoint again"
 Proof = dict[str, Any]
 
 
-def backbone_config(architecture: str, stride_in_1x1: bool = False) -> Any:
+def backbone_config(architecture: str, stride_in_1x1: bool = False) -> "CfgNode":
     """A detectron2 config with the FPN over this ResNet, as the fine-tuning has it but with plain BN."""
     from detectron2.config import get_cfg
 

@@ -74,7 +74,8 @@ def _checked(work: tuple[Row, bool]) -> tuple[Header, str]:
 
 def check_sixteen_bit(opened: Opened, sixteen_bit: str) -> None:
     """Raise when images that are evaluated cannot be read with this --sixteen-bit."""
-    refuse((sixteen_bit == "shift" and opened.refused_by_shift, opened.refused_by_shift))
+    if sixteen_bit == "shift" and opened.refused_by_shift:
+        raise UserError(opened.refused_by_shift)
 
 
 def missing(place: Path, names: Sequence[str]) -> list[str]:

@@ -45,7 +45,8 @@ def check(path: Path) -> None:
     except (zipfile.BadZipFile, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         problem = (f"{path} begins like a PyTorch file but is damaged or cut off "
                    f"({path.stat().st_size} bytes; {error}): download or copy it again")
-    refuse((problem, problem))
+    if problem:
+        raise UserError(problem)
 
 
 def _another_zip(path: Path, names: list[str]) -> str | None:

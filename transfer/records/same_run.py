@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from pretrain import agreement
-from pretrain.common.errors import UserError, refuse
+from pretrain.common.errors import UserError
 from pretrain.data import stamps
 from pretrain.data.images import ImageList
 from transfer.records import identity
@@ -38,7 +38,8 @@ class SameRun:
         except UserError as error:
             sizes, problem = "", str(error)
         problem = comm.all_gather(problem)[0]
-        refuse((problem, problem))
+        if problem:
+            raise UserError(problem)
         self.images = f"{images.sha256} {sizes}"
 
     def check(self) -> None:
@@ -46,4 +47,5 @@ class SameRun:
         options = identity.flatten(resolved_config.plain(self.cfg))
         options = {key: value for key, value in options.items() if key not in OWN}
         problem = agreement.difference(comm.all_gather(agreement.facts(self.code, options, self.images)))
-        refuse((problem, problem))
+        if problem:
+            raise UserError(problem)

@@ -190,14 +190,14 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
     known = flatten(cfg)
     for override in overrides:
         key, equals, value = override.partition("=")
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         refuse(
             (not equals or not key, f"--set {override}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500"),
             (key in FOLLOWS, f"--set {override}: {key} follows from task, data, weights and trial; leave it out"),
             (key == "MODEL.DEVICE", f"--set {override}: {key} has no effect here; leave it out and use --device"),
-            (key in UNREAD, f"--set {override}: {key} has no effect here; leave it out"),
-            (key not in known,
-             f"--set {override}: detectron2's config has no key {key}; the nearest is {', '.join(near)}"))
+            (key in UNREAD, f"--set {override}: {key} has no effect here; leave it out"))
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"--set {override}: detectron2's config has no key {key}; the nearest is {near}")
         if isinstance(known[key], float) and re.fullmatch(r"[+-]?\d+", value):
             value += ".0"  # a rate of 1 is no mistake
         try:

@@ -1,15 +1,23 @@
 """Task cityscapes: Mask R-CNN R50-FPN on Cityscapes' eight things. Values of mmselfsup's and DetCo's files."""
 
+from __future__ import annotations
+
 import heapq
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pretrain.common.errors import refuse
 from transfer.data import cityscapes
 from transfer.data.dataset import SPLITS, Dataset, Split
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
+
+    from transfer.data.pixel_labels import DenseData
 
 LAYOUT = (
     "DIR/leftImg8bit/{train,val}/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png and DIR/gtFine/{train,val}/CITY/"
@@ -39,14 +47,13 @@ def find(where: Where) -> Dataset:
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """Kept predictions have Cityscapes' label ids."""
-
     split = dataset.half(half)
     numbers = [label.id for label in cityscapes.instance_labels()]
     known = {"gt_dir": str(split.annotations), "category_ids": numbers}
     return partial(cityscapes.load, split.image_root, split.annotations), known
 
 
-def evaluator(dataset: Dataset, cfg: Any) -> Any:
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     from transfer.evaluators.per_class import CityscapesEvaluator
 
     return CityscapesEvaluator(dataset.name("val"))
@@ -67,7 +74,7 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
                 link.symlink_to(Path(file).absolute())
 
 
-def pixel_labels(dataset: Dataset) -> Any:
+def pixel_labels(dataset: Dataset) -> DenseData:
     """Cityscapes' own 19 training labels."""
     from transfer.data import pixel_labels
 

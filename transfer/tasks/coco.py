@@ -1,13 +1,21 @@
 """Task coco: Mask R-CNN R50-FPN on COCO, boxes and masks. PixPro's files, which CLoVE's repository copies."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transfer.annotations import plain_coco
 from transfer.data.dataset import Dataset
 from transfer.data.excerpt import fullest_of_file
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
+
+    from transfer.data.pixel_labels import DenseData
 
 COLUMNS = (Column("AP_bb", "bbox/AP"), Column("AP50_bb", "bbox/AP50"), Column("AP75_bb", "bbox/AP75"),
            Column("AP_mb", "segm/AP"), Column("AP50_mb", "segm/AP50"), Column("AP75_mb", "segm/AP75"))
@@ -31,9 +39,7 @@ def find_for(task: Task, where: Where) -> Dataset:
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """detectron2's own reader; kept predictions have the ids of the file."""
-
     from detectron2.data.datasets.coco import load_coco_json
-
 
     split = dataset.half(half)
     file, images = str(split.readable), str(split.image_root)
@@ -43,14 +49,14 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     return partial(load_coco_json, file, images, dataset.name(half)), known
 
 
-def configure(cfg: Any, dataset: Dataset) -> None:
+def configure(cfg: CfgNode, dataset: Dataset) -> None:
     """Faster R-CNN where there are no masks."""
     cfg.MODEL.MASK_ON = "masks" in dataset.parts
     if dataset.has_rle:
         cfg.INPUT.MASK_FORMAT = "bitmask"  # the polygon reader refuses run lengths; bitmaps read both
 
 
-def evaluator(dataset: Dataset, cfg: Any) -> Any:
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     """pycocotools, never detectron2's faster re-implementation."""
     from detectron2.evaluation import COCOEvaluator
 
@@ -60,14 +66,13 @@ def evaluator(dataset: Dataset, cfg: Any) -> Any:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Two new annotation files and links to the image folders."""
-
     for half, count in (("train", train), ("val", val)):
         split = dataset.half(half)
         fullest_of_file(split.readable, folder / "annotations" / f"{half}.json", count)
         (folder / f"{half}2017").symlink_to(split.image_root.absolute())
 
 
-def pixel_labels(dataset: Dataset) -> Any:
+def pixel_labels(dataset: Dataset) -> DenseData:
     """The class of the instance that covers a pixel, 0 for background."""
     from transfer.data import pixel_labels
 

@@ -4,12 +4,18 @@ MoCo's appendix A.2 says "keypoint version of Mask R-CNN, 2x"; the values are th
 keypoint_rcnn_R_50_FPN_2x_moco. No config of CLoVE, PixPro, SlotCon or SetSim was released: 2x is a reading.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from transfer.annotations import keypoint_names
 from transfer.data.dataset import Dataset
 from transfer.tasks import coco
 from transfer.tasks.task import Column, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
 
 
 def find(where: Where) -> Dataset:
@@ -19,9 +25,8 @@ def find(where: Where) -> Dataset:
     return coco_layout.find(where, TASK, keypoints=True)
 
 
-def configure(cfg: Any, dataset: Dataset) -> None:
+def configure(cfg: CfgNode, dataset: Dataset) -> None:
     """As many points as the data has, the tolerance of each, and no flips where a mirror has no partner for one."""
-
     names = dataset.keypoint_names
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(names)
     cfg.TEST.KEYPOINT_OKS_SIGMAS = keypoint_names.sigmas(names)
@@ -29,7 +34,7 @@ def configure(cfg: Any, dataset: Dataset) -> None:
         cfg.INPUT.RANDOM_FLIP = "none"
 
 
-def evaluator(dataset: Dataset, cfg: Any) -> Any:
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     """pycocotools, with the sigmas that the config holds."""
     from detectron2.evaluation import COCOEvaluator
 

@@ -3,15 +3,21 @@
 1x is the default, a reading: SoCo evaluates 90k, and CLoVE's README has SoCo's supervised row within noise.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pretrain.common.errors import refuse
 from transfer.data.dataset import SPLITS, Dataset
 from transfer.data.excerpt import fullest_of_file
 from transfer.tasks import coco
 from transfer.tasks.task import Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
 
 LAYOUT = (
     "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's train2017/ and val2017/ in "
@@ -60,7 +66,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     return partial(load_lvis_json, str(split.annotations), f"{split.image_root}/"), known
 
 
-def evaluator(dataset: Dataset, cfg: Any) -> Any:
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     from transfer.evaluators.per_class import LvisClassEvaluator
 
     return LvisClassEvaluator(dataset.name("val"), tasks=("bbox", "segm"))
@@ -68,7 +74,6 @@ def evaluator(dataset: Dataset, cfg: Any) -> Any:
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
     """Two new annotation files and one link to the images: their names hold train2017/ and val2017/."""
-
     for half, count in (("train", train), ("val", val)):
         fullest_of_file(dataset.half(half).annotations, folder / "annotations" / f"lvis_v1_{half}.json", count)
     (folder / "images").symlink_to(dataset.train.image_root.absolute())

@@ -4,14 +4,20 @@ MoCo, PixPro, DenseCL, SetSim: 24k iterations, the mean of five trials. detectro
 the protocol of any of them.
 """
 
+from __future__ import annotations
+
 import heapq
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pretrain.common.errors import refuse
 from transfer.data.dataset import SPLITS, Dataset, Split
 from transfer.tasks.task import Column, Reader, Schedule, Table, Task, Where
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
 
 LAYOUT = (
     "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
@@ -41,7 +47,6 @@ def find(where: Where) -> Dataset:
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     """The lists of this half; the evaluator reads the annotations of its first one again."""
-
     from transfer.data import voc
 
     root = dataset.half(half).annotations
@@ -49,7 +54,7 @@ def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
     return partial(voc.load, root, half), {"dirname": str(root / year), "split": listed, "year": voc.YEAR}
 
 
-def evaluator(dataset: Dataset, cfg: Any) -> Any:
+def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
     """detectron2's own code, as in the literature."""
     from transfer.evaluators.per_class import VocEvaluator
 
