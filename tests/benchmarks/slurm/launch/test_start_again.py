@@ -158,8 +158,9 @@ def test_stalled__when_slurm_ends_the_job_is_not_started_again(job):
 def test_preempted__between_two_starts_is_left_to_slurm(job, monkeypatch, start):
     """Until Slurm ends and requeues it; a script that ended before would end the job for good."""
     job.shown.write_text(ends_in(9999).replace("PreemptTime=None", "PreemptTime=2026-01-01T00:00:00"))
-    waits = ("import sys, time; from benchmarks.slurm import start_again; "
-             'time.sleep = lambda seconds: print("waits", seconds); sys.exit(start_again.main(sys.argv[1:]))')
+    waits = ("import sys, types; from benchmarks.slurm import start_again; "  # not time.sleep: subprocess waits with it
+             'start_again.time = types.SimpleNamespace(sleep=lambda seconds: print("waits", seconds)); '
+             "sys.exit(start_again.main(sys.argv[1:]))")
     monkeypatch.setattr(start_again, "SCRIPT", start_again.SCRIPT.replace("-m benchmarks.slurm.start_again",
                                                                           f"-c {shlex.quote(waits)}"))
     assert job(start)[1:] == ("waits 600.0\n", 1)
