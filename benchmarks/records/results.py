@@ -72,8 +72,8 @@ def _is_share(value: Any) -> bool:
 
 # Dotted names reach into mappings. Keys beyond these are welcome and kept.
 OPTIONAL = {"dataset.name", "dataset.label", "dataset.train_share", "training", "evaluation", "overrides", "kind",
-            "schedule", "solver", "fit", "processes", "images_at_once", "batch_norm_images", "eval_every",
-            "predictions", "weights.init", "weights.branch", "weights.fpn", "weights.pixel_format",
+            "schedule", "solver", "fit", "processes", "earlier_processes", "images_at_once", "batch_norm_images",
+            "eval_every", "predictions", "weights.init", "weights.branch", "weights.fpn", "weights.pixel_format",
             "weights.pkl_sha256", "weights.path_sha256", "weights.conversion", "weights.pretraining"}
 FIELDS: dict[str, Check] = {
     "schema": (f"{SCHEMA}", lambda v: is_whole(v) and v == SCHEMA),
@@ -113,6 +113,8 @@ FIELDS: dict[str, Check] = {
     "solver": TEXT_OR_NULL,
     "fit": ("accumulate, linear or null", lambda v: v in ("accumulate", "linear", None)),
     "processes": POSITIVE_OR_NULL,
+    "earlier_processes": ("a list of numbers from 1",
+                          lambda v: isinstance(v, list) and all(is_whole(number, 1) for number in v)),
     "images_at_once": POSITIVE,
     "batch_norm_images": POSITIVE_OR_NULL,
     "eval_every": POSITIVE_OR_NULL,

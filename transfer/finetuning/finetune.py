@@ -128,6 +128,7 @@ def finetune(request: Request) -> dict:
 def _train_and_write(request: Request, about: dict, cfg: CfgNode, dataset: Dataset) -> dict:
     """Train and evaluate in a folder that is locked for this process; returns the result."""
     output = Path(request.output)
+    about = {**about, "earlier_processes": result.earlier_processes(output, request.num_gpus)}
     result.set_aside(output, about)
     result.begin(output, about, cfg)
     val = dataset.val.annotations

@@ -72,6 +72,14 @@ def _named_when_damaged(output: Path) -> Iterator[None]:
                         "same command evaluates the finished model again") from None
 
 
+def earlier_processes(output: Path, now: int) -> list[int]:
+    """The other numbers of processes that trained parts of the interrupted run in a folder; empty: none, or no run."""
+    if not any(output.glob("model_*.pth")):
+        return []
+    before = json.loads((output / REQUEST).read_text(encoding="utf-8"))
+    return sorted({*before.get("earlier_processes", []), before.get("processes", now)} - {now})
+
+
 def begin(output: Path, about: dict, cfg: CfgNode) -> None:
     """Write what a folder is for, before anything runs: `about` without what stands in
     config.yaml and in the folder of the weights."""

@@ -274,6 +274,7 @@ def test_readme__documents_every_field() -> None:
 
 NEW_KEYS = {
     "kind": "evaluation", "schedule": "1x", "solver": "common", "fit": "accumulate", "processes": 2,
+    "earlier_processes": [4],
     "images_at_once": 4, "batch_norm_images": 4, "eval_every": 1000, "predictions": {"file": "p", "sha256": "ab" * 32},
     "weights__init": "converted checkpoint", "weights__branch": "teacher", "weights__fpn": False,
     "weights__pixel_format": {"channel_order": "BGR", "mean": [1, 2, 3], "std": [1, 1, 1], "stride_in_1x1": True},

@@ -109,9 +109,11 @@ def test_finetune__begun_by_two_processes_goes_on_with_one_that_takes_as_many_im
 ) -> None:
     """Batch norm then takes its statistics from as many images; of fewer it is refused, and the way is named."""
     monkeypatch.setattr(finetune, "start", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    for words in ({"num_gpus": 2}, {}, {"fit": "accumulate=2"}):
+    for words, earlier in (({"num_gpus": 2}, []), ({}, [2]), ({"fit": "accumulate=2"}, [2])):
         with pytest.raises(KeyboardInterrupt):  # it would start
             finetune.finetune(request(small_data, tmp_path, overrides=START, **words))
+        assert json.loads((tmp_path / "request.json").read_text())["earlier_processes"] == earlier
+        (tmp_path / "model_0000001.pth").touch()  # it was interrupted after some iterations
     hint = ("--fit accumulate=2 where its memory is large enough .batch norm took its statistics from 2 images at once "
             "and would now take them from 1.")
     for fit, text in (("accumulate=1", hint), ("linear=1", "fit was accumulate, is linear")):
