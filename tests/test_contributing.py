@@ -73,6 +73,7 @@ def cells(tmp_path: Path) -> Path:
     return tmp_path / "cells"
 
 
+@pytest.mark.slow
 def test_task__is_planned_with_an_option_of_its_own(cells: Path, tmp_path: Path) -> None:
     file = write_file("my_task.py", tmp_path)
     printed = run("-m", "benchmarks", "--methods", "rand", "--tasks", "cells", "--cells", cells, "--scale", "mini",
@@ -96,6 +97,7 @@ def test_column__is_a_view_of_what_is_stored(tmp_path: Path) -> None:
     assert run("-c", code, root=copy) == "AP AP50 AP_car\n"
 
 
+@pytest.mark.slow
 def test_option__reaches_command_line_config_and_identity(tmp_path: Path) -> None:
     copy = changed_copy(tmp_path, "transfer/settings/request.py", "transfer/settings/resolved_config.py")
     assert "--freeze-stages N" in run("-m", "transfer", "finetune", "--help", root=copy)
@@ -125,6 +127,7 @@ def test_objective__learns_and_is_exported(tmp_path: Path) -> None:
     assert "SimSiam" in run("-m", "transfer", "inspect", tmp_path / "out" / "backbone.safetensors")
 
 
+@pytest.mark.slow
 def test_layout__names_its_method(tmp_path: Path) -> None:
     copy = changed_copy(tmp_path, "transfer/reading/families.py")
     torch.save({"state_dict": prefixed("online.trunk.", resnet()) | layer("online.slots.0", 8, 8)}, tmp_path / "x.pth")

@@ -184,6 +184,7 @@ def test_train__nan_losses_in_a_row_are_counted_over_a_restart(photos, cli, tmp_
     assert "error: loss was not finite 3 times in a row up to step 3" in again.stderr
 
 
+@pytest.mark.slow
 def test_train__images_that_changed_under_their_names_are_noticed(make_photos, cli, tmp_path, monkeypatch):
     folder, output = make_photos(tmp_path / "photos", 9), tmp_path / "out"
     spoil(monkeypatch, lambda call: signal.raise_signal(signal.SIGUSR2) if call == 1 else False)
@@ -252,6 +253,7 @@ def test_train__a_signal_before_the_first_step(photos, cli, tmp_path, monkeypatc
     assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2, 3, 4, 5, 6, 6]
 
 
+@pytest.mark.slow
 def test_train__a_loader_process_that_dies_is_one_line(photos, run_pretrain, tmp_path):
     kill = "import multiprocessing; [os.kill(child.pid, 9) for child in multiprocessing.active_children()]"
     done = run_pretrain(photos, tmp_path, at_step=(1, kill), workers=1, device_batch=1, epochs=20)

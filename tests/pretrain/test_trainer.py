@@ -265,6 +265,7 @@ def without_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
+@pytest.mark.slow
 def test_step__two_micro_batches_of_four_equal_one_of_eight_without_batch_norm(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

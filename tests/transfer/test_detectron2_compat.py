@@ -124,6 +124,7 @@ def test_alias__needed_when_the_source_says_so(internal: bool, tmp_path: Path,
     assert detectron2_compat.needs_internal_alias() is internal
 
 
+@pytest.mark.slow
 def test_imports__need_no_model_zoo_and_no_pkg_resources() -> None:
     code = ("import sys; from transfer import detectron2_compat; from transfer.conversion import convert\n"
             "from transfer.finetuning import finetune; detectron2_compat.apply()\n"

@@ -57,6 +57,7 @@ pretrain.data.images.ImageList.read = hang
 """
 
 
+@pytest.mark.slow
 def test_train__loaders_that_fall_silent_end_the_run_in_one_line(photos, run_pretrain, tmp_path):
     """They hang in a read, ignore SIGTERM, and are gone with the run."""
     since = time.monotonic()

@@ -54,6 +54,7 @@ def test_with_workers__a_number_that_was_asked_for_stays(tiny: Callable[..., Con
     assert with_workers(config, Process(0, 1, GPU)) is config and Runtime().workers == "auto"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_train__auto_has_the_weights_of_the_training_process_alone(
     photos: Path, tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture,

@@ -178,6 +178,7 @@ def test_find__what_detectron2_can_read_is_accepted(change: Callable[[Path], Non
     assert len(DatasetCatalog.get(name)) == 2
 
 
+@pytest.mark.slow
 def test_load__a_process_that_has_not_imported_shapely_yet(small_data: Path) -> None:
     root = small_data / "cityscapes"
     code = ("import importlib.abc, sys, threading\n"

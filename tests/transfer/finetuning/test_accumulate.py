@@ -154,6 +154,7 @@ def test_step__of_a_detector_averages_the_gradients_of_its_pieces() -> None:
         torch.testing.assert_close(parameter, before.get_parameter(name) - 1e-3 * parameter.grad)
 
 
+@pytest.mark.slow
 def test_step__in_bfloat16_has_nearly_the_gradients_of_float32_and_keeps_weights_in_float32() -> None:
     model, batch = detector()
     seen = []
