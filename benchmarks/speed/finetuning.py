@@ -43,7 +43,8 @@ from transfer.settings.start_weights import read_weights
 T = TypeVar("T")
 PLAIN, OURS = "detectron2", "ours"
 EVALUATIONS = 4  # passes of each side
-PARTS = ("forward", "backward", "optimizer")  # of a step; writing the losses is in backward
+# Of a step, each timed alone: a change that gains in one may lose in another. Writing the losses is in backward.
+PARTS = ("forward", "backward", "optimizer")
 
 
 def clock() -> float:

@@ -1,4 +1,4 @@
-"""The page of `clove speed gpu`: a record as people read it."""
+"""The page of `clove speed gpu`, which stands beside its JSON file in results/speed: a record as people read it."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def page(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
     lines = [
         f"# {', '.join(described['gpus']) or described['cpu']}, {record['started'][:10]}", "",
-        f"`clove speed gpu --minutes {record['minutes']:g}`, measured once, on generated pictures; the file beside "
+        f"`clove speed gpu --minutes {record['minutes']:g}`, measured once, on generated images; the file beside "
         "this one has all values.", "",
         f"{described['cpu']}, {described['cores']} cores; Python {described['python']}, {versions}, CUDA "
         f"{record['cuda']}.", "",

@@ -90,7 +90,7 @@ def test_page__all_that_was_found_and_where() -> None:
     described = {"gpus": ["GPU 9"], "cpu": "CPU", "cores": 4, "python": "3.12", "versions": {"torch": "2", "x": None}}
     text = gpu_page.page({"machine": described, "started": "2026-01-02T03:04:05", "minutes": 8.0, "cuda": "12.8",
                           "cells": cells, "learns": learns})
-    assert text.startswith("# GPU 9, 2026-01-02\n\n`clove speed gpu --minutes 8`, measured once, on generated pictures")
+    assert text.startswith("# GPU 9, 2026-01-02\n\n`clove speed gpu --minutes 8`, measured once, on generated images")
     assert "CPU, 4 cores; Python 3.12, torch 2, CUDA 12.8." in text
     assert "| pretraining | 12 images/s | 11 to 13.5 | 9 | 2.2 GB |" in text
     assert "| fine-tuning | out of memory | | | |" in text
