@@ -23,7 +23,7 @@ from benchmarks.records.paper_tables import unknown_task
 from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
 from benchmarks.records.results import PROVES_NOTHING, each_file, parse_result
-from benchmarks.tables.differences import contrast_lines, with_differences
+from benchmarks.tables.differences import add_differences, contrast_lines
 from benchmarks.tables.probe_table import probe_table
 from benchmarks.tables.table_model import TableModel
 from benchmarks.tables.table_rows import Known, build_table, stands_in
@@ -101,7 +101,8 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
             tables.append(build_table(known))
     probes = [probe for probe in all_probes if include_demo or not probe["demo"]]
     hidden = runs.hidden + len(all_probes) - len(probes) + waiting
-    return Tables(with_differences(tables, against), problems, hidden, probes)
+    add_differences(tables, against)
+    return Tables(tables, problems, hidden, probes)
 
 
 def _without_place(comparisons: list[Comparison], groups: list[Group], hidden: set[str]

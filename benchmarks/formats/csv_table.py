@@ -37,7 +37,7 @@ def _made_of(row: Row, column: str) -> dict[str, object]:
     """Files of a row's trials, number of pretrainings with a value of the column, and the difference to another row."""
     found = {}
     if row.group:
-        found["files"] = ";".join(sorted(trial.file for trial in row.group.trials.values()))
+        found["files"] = ";".join(sorted(trial.file for trial in row.group.trials))
         if row.group.pretrained_here:
             found["pretrainings"] = len(row.group.by_unit(column))
     if row.differences:

@@ -7,12 +7,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmarks.formats import layout
-from benchmarks.tables.table_model import Row, TableModel
+from benchmarks.tables.table_model import TableModel
 
 FOLDERS = [Path(__file__).parent / "html", Path(__file__).parents[1] / "report" / "html"]
 TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, undefined=StrictUndefined,
                         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-HTML = layout.Look(lambda text: str(escape(text)), "<i>{}</i>", "<b>{}</b>", "<u>{}</u>")
+HTML = layout.Look(lambda text: str(escape(text)), "<i>{}</i>", "<b>{}</b>", "<u>{}</u>", "<b>{}</b>")
 
 
 def html_text(table: TableModel, more: Mapping[int, Markup] | None = None) -> str:
@@ -20,10 +20,7 @@ def html_text(table: TableModel, more: Mapping[int, Markup] | None = None) -> st
 
     `more`: what opens behind a row's source, by the row's `id()`.
     """
-    def cells(compared: list[str], row: Row) -> list[Markup]:
-        return [Markup(cell) for cell in layout.line(table, compared, row, HTML)]
-
-    return render("table.html", table=table, layout=layout, cells=cells, more=more or {}, id=id)
+    return render("table.html", table=table, layout=layout, look=HTML, more=more or {}, id=id)
 
 
 def render(name: str, **values: object) -> str:

@@ -18,9 +18,12 @@ def latex(table: TableModel) -> str:
     """The table as one LaTeX table a block, with its notes below."""
     parts = [LATEX_PREAMBLE]
     for number, block in enumerate(table.blocks):
-        sources = list(dict.fromkeys(row.source for row in block.rows))
-        title = f"{table.title}: {block.heading}" if block.heading else table.title
-        notes = [f"$^{{{index}}}$ {_text(source)}." for index, source in enumerate(sources, 1)]
+        title = table.title
+        if block.heading:
+            title += f": {block.heading}"
+        sources, notes = list(dict.fromkeys(row.source for row in block.rows)), []
+        for index, source in enumerate(sources, 1):
+            notes.append(f"$^{{{index}}}$ {_text(source)}.")
         remarks = [f"{LOOK_AGAIN} {remark}" for remark in block.remarks]
         for sentence in (block.note, *layout.notes_of(table, block), *remarks, *block.tests):
             if sentence:
@@ -37,19 +40,20 @@ def latex(table: TableModel) -> str:
 def _tabular(table: TableModel, block: Block, sources: list[str]) -> str:
     from tabulate import tabulate
 
-    titles = ["Method", "Epochs", *map(column_title, table.columns)]
-    compared = layout.compared_with(table, block)
-    for other in compared:
-        interval = "" if other == layout.PAPER else " [95\\,\\%]"
-        titles.append(f"{titles[2]} $-$ {_text(other)}{interval}")
+    titles = ["Method", "Epochs"]
+    for column in table.columns:
+        titles.append(column_title(column))
+    for other in layout.compared_with(table, block):
+        title = f"{titles[2]} $-$ {_text(other)}"
+        if other != layout.PAPER:
+            title += " [95\\,\\%]"
+        titles.append(title)
     lines = []
-    for row in layout.with_divider(block):
-        if row is None:
-            lines.append([LATEX.italic.format(layout.MEASURED_HERE), *[""] * (len(titles) - 1)])
-        else:
-            method, epochs, *cells, _ = layout.line(table, compared, row, LATEX)
-            cells = [re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", cell) for cell in cells]
-            lines.append([f"{method}$^{{{sources.index(row.source) + 1}}}$", epochs.replace("-", "--"), *cells])
+    for row, (method, epochs, *cells, _) in layout.lines(table, block, LATEX):
+        if row:
+            method += f"$^{{{sources.index(row.source) + 1}}}$"
+        cells = [re.sub(r" \$\\pm\$ ([\d.]+)", r"$_{\\pm \1}$", cell) for cell in cells]
+        lines.append([method, epochs.replace("-", "--"), *cells])
     text = tabulate(lines, headers=titles, tablefmt="latex_raw", disable_numparse=True,
                     colalign=["left", *["right"] * (len(titles) - 1)])
     for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
@@ -75,4 +79,4 @@ def _text(text: str) -> str:
     return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
 
 
-LATEX = layout.Look(_text, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}")
+LATEX = layout.Look(_text, "\\textit{{{}}}", "\\textbf{{{}}}", "\\underline{{{}}}", "\\textit{{{}}}")

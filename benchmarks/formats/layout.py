@@ -8,26 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.tables.ranking import BEST, LEADING, SECOND
-from benchmarks.tables.shown_text import epochs_text, signed
+from benchmarks.tables.shown_text import number_text, signed
 from benchmarks.tables.table_model import PRINTED, Block, Row, TableModel
 
 MEASURED_HERE = "measured here"
 PAPER = "paper"  # what a measured row is compared with, where it is printed too
+INTERVAL = "[95 %]"
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a format escapes text and marks it: italic, bold or underlined."""
+    """How a format escapes text and marks it: italic, bold, underlined, or a divider."""
 
     escape: Callable[[str], str]
     italic: str
     bold: str
     underline: str
-
-
-def column_names(table: TableModel) -> list[str]:
-    """The columns of metrics as they are read: AP bb for AP_bb."""
-    return [column.replace("_", " ") for column in table.columns]
+    divider: str
 
 
 def compared_with(table: TableModel, block: Block) -> list[str]:
@@ -40,50 +37,54 @@ def compared_with(table: TableModel, block: Block) -> list[str]:
     return found
 
 
-def difference_texts(table: TableModel, compared: list[str], row: Row) -> list[str]:
-    """A row's text in each column of `compared_with`; empty where it is compared with nothing."""
-    first, texts = table.columns[0], []
-    for other in compared:
-        if other == PAPER:
-            texts.append(signed(row.minus_paper(first)) if row.paper else "")
-        else:
-            texts.append(row.differences[first].text() if row.differences else "")
-    return texts
-
-
 def titles(table: TableModel, block: Block) -> list[str]:
     """The titles of all columns, as text."""
-    names = ["Method", "Epochs", *column_names(table)]
+    names = ["Method", "Epochs"]
+    for column in table.columns:
+        names.append(column.replace("_", " "))  # AP bb for AP_bb
     for other in compared_with(table, block):
-        interval = "" if other == PAPER else " [95 %]"
-        names.append(f"{names[2]} - {other}{interval}")
+        title = f"{names[2]} - {other}"
+        if other != PAPER:
+            title += f" {INTERVAL}"
+        names.append(title)
     return [*names, "Source"]
 
 
-def line(table: TableModel, compared: list[str], row: Row, look: Look) -> list[str]:
-    """The cells of a row under `titles`, escaped and marked; `compared`: `compared_with` of its block."""
-    cells = [shown_cell(row, column, look) for column in table.columns]
-    differences = map(look.escape, difference_texts(table, compared, row))
-    return [look.escape(row.method), epochs_text(row.epochs), *cells, *differences, look.escape(row.source)]
+def lines(table: TableModel, block: Block, look: Look) -> list[tuple[Row | None, list[str]]]:
+    """(row, its cells under `titles`, escaped and marked) of all rows, and (None, a divider) between printed and
+    measured ones. Printed rows stand first."""
+    first, others, found = table.columns[0], compared_with(table, block), []
+    for row in block.rows:
+        cells = [look.escape(row.method), number_text(row.epochs, "d")]
+        for column in table.columns:
+            cells.append(_shown_cell(row, column, look))
+        for other in others:
+            text = ""
+            if other == PAPER and row.paper:
+                text = signed(row.minus_paper(first))
+            elif other != PAPER and row.differences:
+                text = row.differences[first].text()
+            cells.append(look.escape(text))
+        found.append((row, [*cells, look.escape(row.source)]))
+    printed = [row.kind for row in block.rows].count(PRINTED)
+    if 0 < printed < len(found):
+        divider = [look.divider.format(MEASURED_HERE), *[""] * (len(found[0][1]) - 1)]
+        found.insert(printed, (None, divider))
+    return found
 
 
 def notes_of(table: TableModel, block: Block) -> list[str]:
     """The notes of the whole table: they stand under its first block."""
-    return table.notes if block is table.blocks[0] else []
+    if block is table.blocks[0]:
+        return table.notes
+    return []
 
 
-def with_divider(block: Block) -> list[Row | None]:
-    """The rows, with None between printed and measured ones. Printed rows stand first."""
-    rows: list[Row | None] = list(block.rows)
-    printed = [row.kind for row in block.rows].count(PRINTED)
-    if 0 < printed < len(rows):
-        rows.insert(printed, None)
-    return rows
-
-
-def shown_cell(row: Row, column: str, look: Look) -> str:
+def _shown_cell(row: Row, column: str, look: Look) -> str:
     """A metric, marked by its place and by where it comes from."""
     cell = row.cells[column]
     mark = {LEADING: look.underline, SECOND: look.underline, BEST: look.bold}.get(cell.place, "{}")
     text = mark.format(look.escape(cell.text))
-    return look.italic.format(text) if row.kind == PRINTED and cell.mean is not None else text
+    if row.kind == PRINTED and cell.mean is not None:
+        return look.italic.format(text)
+    return text

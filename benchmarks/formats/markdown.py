@@ -2,8 +2,8 @@
 
 import re
 
-from benchmarks.formats.layout import MEASURED_HERE, Look, compared_with, line, notes_of, titles, with_divider
-from benchmarks.tables.table_model import LOOK_AGAIN, Block, TableModel
+from benchmarks.formats.layout import Look, lines, notes_of, titles
+from benchmarks.tables.table_model import LOOK_AGAIN, TableModel
 
 
 def escape_markdown(text: str) -> str:
@@ -13,34 +13,25 @@ def escape_markdown(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-MARKDOWN = Look(escape_markdown, "*{}*", "**{}**", "<u>{}</u>")
+MARKDOWN = Look(escape_markdown, "*{}*", "**{}**", "<u>{}</u>", "**{}**")
 
 
 def markdown(table: TableModel) -> str:
     """The table with its notes as markdown."""
+    from tabulate import tabulate
+
     parts = [f"## {escape_markdown(table.title)}"]
     for block in table.blocks:
         if block.heading:
             parts.append(f"### {escape_markdown(block.heading)}")
         if block.note:
             parts.append(block.note)
-        parts.append(_grid(table, block))
+        names = [escape_markdown(title) for title in titles(table, block)]
+        cells = [line for _, line in lines(table, block, MARKDOWN)]
+        parts.append(tabulate(cells, headers=names, tablefmt="pipe", disable_numparse=True,
+                              colalign=["left", *["right"] * (len(names) - 2), "left"]))
         if block.remarks:
             parts.append("\n".join(f"- {LOOK_AGAIN} {escape_markdown(remark)}" for remark in block.remarks))
         for sentence in block.tests + notes_of(table, block):
             parts.append(escape_markdown(sentence))
     return "\n\n".join(parts) + "\n"
-
-
-def _grid(table: TableModel, block: Block) -> str:
-    from tabulate import tabulate
-
-    names = [escape_markdown(title) for title in titles(table, block)]
-    lines, compared = [], compared_with(table, block)
-    for row in with_divider(block):
-        if row is None:
-            lines.append([MARKDOWN.bold.format(MEASURED_HERE), *[""] * (len(names) - 1)])
-        else:
-            lines.append(line(table, compared, row, MARKDOWN))
-    alignment = ["left", *["right"] * (len(names) - 2), "left"]
-    return tabulate(lines, headers=names, tablefmt="pipe", disable_numparse=True, colalign=alignment)

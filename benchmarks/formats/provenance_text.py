@@ -3,18 +3,14 @@
 import json
 from pathlib import Path
 
-from benchmarks.tables.paired import place_text
-from benchmarks.tables.trial_groups import Place, Trial
+from benchmarks.tables.trial_groups import Trial
 from pretrain.common.plain_file import read_plain
 
 
-def trial_provenance(runs: Path, place: Place, trial: Trial, column: str | None = None) -> str:
-    """All that one evaluation is made of, as text; its file lies in `runs`. `column`: the value to
-    begin with."""
+def trial_provenance(runs: Path, trial: Trial, column: str) -> str:
+    """All that one evaluation is made of, as text, beginning with its value of `column`; its file lies in `runs`."""
     result = json.loads(read_plain(runs / trial.file))
-    title = f"  {place_text(place)}"
-    if column is not None:
-        title += f": {value_text(trial.columns[column])}"
+    title = f"  {trial.place.text()}: {value_text(trial.columns[column])}"
     return facts_text([title], {"file": f"{runs / trial.file}, digest {result['digest'][:12]}", **trial_facts(result)})
 
 

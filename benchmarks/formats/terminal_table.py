@@ -2,46 +2,42 @@
 
 import re
 import textwrap
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from benchmarks.formats.layout import Look, column_names, compared_with, line, notes_of
-from benchmarks.tables.table_model import LOOK_AGAIN, PRINTED, Block, Row, TableModel
+from benchmarks.formats.layout import INTERVAL, Look, lines, notes_of, titles
+from benchmarks.tables.table_model import LOOK_AGAIN, PRINTED, TableModel
 from benchmarks.tables.table_rows import HOW_PRINTED
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-PLAIN = Look(str, "{}", "{}", "{}")
-SECTIONS = {False: "measured", True: "printed in papers"}
+PLAIN = Look(str, "{}", "{}", "{}", "{}")
 
 
 def terminal(table: TableModel, width: int) -> str:
     """The table in lines of at most `width` letters, where one column fits into them."""
+    import pandas as pd
+
     parts = [table.title, "=" * min(len(table.title), width)]
     for block in table.blocks:
         if block.heading:
             parts += ["", *textwrap.wrap(block.heading, width)]
-        ordered = sorted(block.rows, key=lambda row: row.kind == PRINTED)
-        sources = list(dict.fromkeys(row.source for row in ordered))
-        for printed, title in SECTIONS.items():
-            rows = [row for row in ordered if (row.kind == PRINTED) == printed]
-            if rows:
-                text = _frame(table, block, rows, sources).to_string(line_width=width)
+        ordered = replace(block, rows=sorted(block.rows, key=lambda row: row.kind == PRINTED))
+        measured, metrics = sum(row.kind != PRINTED for row in block.rows), 2 + len(table.columns)
+        names = [title.removesuffix(f" {INTERVAL}") for title in titles(table, block)]
+        frame = pd.DataFrame([cells for row, cells in lines(table, ordered, PLAIN) if row], columns=names)
+        numbers, sources = pd.factorize(frame["Source"])
+        frame.index = [f"{row.name} [{number + 1}]" for row, number in zip(ordered.rows, numbers, strict=True)]
+        sections = {"measured": frame.iloc[:measured, 2:-1], "printed in papers": frame.iloc[measured:, 2:metrics]}
+        for title, section in sections.items():
+            if len(section):
+                text = section.to_string(line_width=width)
                 parts += ["", f"{title}:", re.sub(r"[ \\]+$", "", text, flags=re.MULTILINE)]
+        notes = []
+        for number, source in enumerate(sources, 1):
+            notes.append(f"[{number}] {source}")
+        notes.append(block.note)
+        for remark in block.remarks:
+            notes.append(f"{LOOK_AGAIN} {remark}")
         parts.append("")
-        notes = [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
-        notes += [block.note, *(f"{LOOK_AGAIN} {remark}" for remark in block.remarks), *block.tests]
-        for sentence in notes + [note for note in notes_of(table, block) if note != HOW_PRINTED]:
-            parts += textwrap.wrap(sentence, width, subsequent_indent="    ")
+        for sentence in (*notes, *block.tests, *notes_of(table, block)):
+            if sentence != HOW_PRINTED:
+                parts += textwrap.wrap(sentence, width, subsequent_indent="    ")
     return "\n".join(parts) + "\n"
-
-
-def _frame(table: TableModel, block: Block, rows: list[Row], sources: list[str]) -> "pd.DataFrame":
-    import pandas as pd
-
-    columns, compared = column_names(table), []
-    if rows[0].kind != PRINTED:
-        compared = compared_with(table, block)
-    columns += [f"{columns[0]} - {other}" for other in compared]
-    names = [f"{row.name} [{sources.index(row.source) + 1}]" for row in rows]
-    return pd.DataFrame([line(table, compared, row, PLAIN)[2:-1] for row in rows], names, columns)

@@ -82,7 +82,7 @@ def _answers(table: TableModel, block: Block, row: Row, metric: str, runs: Path)
         answers[PAPER] = "\n".join(of_both)
     if row.differences:
         found = row.differences[metric]
-        lines = [f"{title} - {found.against}: {found.text()}", *heading, *found.provenance()]
+        lines = [f"{title} - {found.against}: {found.text()}", *heading, *found.provenance(metric)]
         answers[found.against] = "\n".join(lines)
     return answers
 
@@ -101,8 +101,7 @@ def _table(asked: str, names: list[str]) -> str:
 def _made_of(row: Row, metric: str, runs: Path) -> list[str]:
     if row.group is None:
         return [f"  not measured here: {row.source}"]
-    trials = [trial_provenance(runs, place, trial, metric) for place, trial in row.group.trials.items()]
-    return [f"  {row.source}", *trials]
+    return [f"  {row.source}", *[trial_provenance(runs, trial, metric) for trial in row.group.trials]]
 
 
 def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +20,7 @@ class ReportedRow:
 
     method: str
     epochs: int | None
-    values: dict[str, Decimal]
+    values: dict[str, float]
     source: str
 
 
@@ -57,7 +56,7 @@ def printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dic
     """The values of a paper's row; empty when it has none."""
     for row in reported:
         if (row.method, row.epochs) == (method, epochs):
-            return {metric: float(value) for metric, value in row.values.items()}
+            return row.values
     return {}
 
 
@@ -65,7 +64,7 @@ def _read_file(path: Path) -> list[ReportedRow]:
     rows: dict[tuple[str, int | None], ReportedRow] = {}
 
     def add(entry: dict[str, str]) -> bool:
-        key, value = (entry["method"], epochs_of(entry)), Decimal(entry["value"])
+        key, value = (entry["method"], epochs_of(entry)), float(entry["value"])
         values = rows.setdefault(key, ReportedRow(*key, {}, entry["source"])).values
         good = entry["table"] == path.stem and 0 <= value <= 100 and entry["metric"] not in ("", *values)
         values[entry["metric"]] = value
@@ -95,7 +94,7 @@ def read_csv(path: Path, columns: list[str], add: Callable[[dict[str, str]], boo
     for entry in reader:
         try:
             good = add(entry)
-        except (ArithmeticError, TypeError, ValueError):
+        except (TypeError, ValueError):
             good = False
         refuse((not good,
                 f"expected {expected} in {path}, line {reader.line_num}, found "

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.formats.provenance_text import code_text, hardware_text, items_text, trial_facts, value_text
-from benchmarks.tables.paired import place_text
 from benchmarks.tables.table_model import Row, TableModel
 from pretrain.common.plain_file import read_plain
 
@@ -38,13 +37,13 @@ def measured(tables: list[TableModel], shown: list[TableModel], runs: Path) -> d
 def _row_facts(row: Row, column: str, runs: Path, most: int, seen: list[tuple]) -> dict:
     """What the trials of a row are made of; what the page counts of each goes into `seen`."""
     shared, trials = {}, []
-    for place, trial in row.group.trials.items():
+    for trial in row.group.trials:
         result = json.loads(read_plain(runs / trial.file))
         seen.append(_counted(result))
         own = trial_facts(result)
         shared = {name: text for name, text in (shared or own).items() if own.get(name) == text}
         if len(trials) < most:
-            trials.append({"place": place_text(place), "value": value_text(trial.columns[column]), "file": trial.file,
+            trials.append({"place": trial.place.text(), "value": value_text(trial.columns[column]), "file": trial.file,
                            "digest": result["digest"][:12], "facts": own})
     return {"shared": shared, "trials": trials, "more": len(row.group.trials) - len(trials)}
 

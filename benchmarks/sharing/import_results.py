@@ -9,7 +9,7 @@ from benchmarks.records.imported import Imported, from_metrics_json, write_impor
 from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import EPOCHS, TEXT, read_sealed
 from benchmarks.sharing.bundle import read_archive
-from benchmarks.tables.shown_text import percent
+from benchmarks.tables.shown_text import number_text
 from pretrain import PLACE
 from pretrain.common.errors import UserError, refuse
 from transfer.annotations import plain_coco
@@ -70,7 +70,7 @@ def _import_metrics(options: argparse.Namespace) -> None:
     row = Imported(task.name, options.method, options.epochs, metrics)
     identity = options.annotations and plain_coco.sha256(options.annotations, options.crowds_as_objects)
     path = write_imported(options.results / "imported", row, options.file, identity)
-    shown = [f"{column.name} {percent(metrics.get(column.metric))}" for column in task.columns]
+    shown = [f"{column.name} {number_text(metrics.get(column.metric))}" for column in task.columns]
     print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
 
 

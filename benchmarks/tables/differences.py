@@ -5,14 +5,13 @@ under the same setting, on the same data. Named pairs of rows, which a protocol 
 contrasts: `--contrast "CLoVE - Supervised"`, once for each. Standard library only.
 """
 
-from dataclasses import replace
+from collections import defaultdict
 
 from benchmarks.records.expected_values import RANDOM
 from benchmarks.statistics.t_tests import holm
 from benchmarks.tables.paired import Difference, paired
 from benchmarks.tables.shown_text import nearest
-from benchmarks.tables.table_model import Block, Row, TableModel
-from benchmarks.tables.table_rows import under_same_setting
+from benchmarks.tables.table_model import Row, TableModel
 from benchmarks.tables.trial_groups import Group
 from pretrain.common.errors import UserError, refuse
 
@@ -23,78 +22,66 @@ OF_PRETRAININGS = "pretrainings (pairs where neither row was pretrained here)"
 OF_PAIRS = "pairs"
 
 
-def with_differences(tables: list[TableModel], against: str | None = None) -> list[TableModel]:
-    """The tables with the differences of their measured rows to the row `against` (default: the
+def add_differences(tables: list[TableModel], against: str | None = None) -> None:
+    """Give the measured rows of the tables their differences to the row `against` (default: the
     random start), where there is one. UserError when it is named and nowhere."""
-    name = against or RANDOM
-    rows = [row for table in tables for row in _measured(table)]
-    if against and not any(is_called(row, name) for row in rows):
+    name, measured, found = against or RANDOM, [], False
+    for table in tables:
+        rows, called = [], 0
+        for block in table.blocks:
+            rows += block.comparable()
+        for row in rows:
+            called += row.is_called(name)
+        if 0 < called < len(rows):
+            _add_differences(table, rows, name)
+        measured += rows
+        found = found or called > 0
+    if against and not found:
         raise UserError(f"--against {against}: expected a measured row, found none of that name; "
-                        f"{nearest(against, [row.name for row in rows])}")
-    return [_with_differences(table, name) for table in tables]
+                        f"{nearest(against, [row.name for row in measured])}")
 
 
-def _with_differences(table: TableModel, name: str) -> TableModel:
-    called = {is_called(row, name) for row in _measured(table)}
-    if called != {True, False}:
-        return table
-    blocks = [replace(block, rows=[compared(row, block, name) for row in block.rows]) for block in table.blocks]
-    found = replace(table, blocks=blocks, against=name)
-    _correct(found)
-    doubts, units = {}, OF_PAIRS
-    for row in _measured(found):
-        if row.group.pretrained_here:
-            units = OF_PRETRAININGS
-        first = row.differences.get(table.columns[0])
-        if first and first.interval and first.doubt:
-            doubts[f"{first.doubt.capitalize()}."] = None
-    note = NOTE.format(column=table.columns[0].replace("_", " "), against=name, units=units)
-    return replace(found, notes=[*found.notes, " ".join([note, *doubts])])
-
-
-def _measured(table: TableModel) -> list[Row]:
-    return [row for block in table.blocks for row in block.comparable()]
-
-
-def is_called(row: Row, name: str) -> bool:
-    """Whether a row has this name, with or without its epochs."""
-    return name.casefold() in (row.method.casefold(), row.name.casefold())
-
-
-def compared(row: Row, block: Block, name: str) -> Row:
-    """The row of a block with its differences to the row of this name, one for each column; itself
-    where it is that."""
-    rows = block.comparable()
-    if row not in rows or is_called(row, name):
-        return row
-    others = under_same_setting(row.group, [other.group for other in rows if is_called(other, name)])
-    others = _most_alike(row.group, others)
-    if len(others) == 1:
-        return replace(row, differences={column: paired(row.group, others[0], column, name) for column in row.cells})
-    count = f"{len(others)} rows are" if others else "no row is"
-    none = Difference(name, (), (), f"{count} called {name} under the same setting")
-    return replace(row, differences=dict.fromkeys(row.cells, none))
-
-
-def _most_alike(group: Group, others: list[Group]) -> list[Group]:
-    """Those whose configuration differs from the group's in the fewest keys."""
-    distances = []
-    for other in others:
-        keys = other.config.keys() | group.config.keys()
-        distances.append(sum(other.config.get(key) != group.config.get(key) for key in keys))
-    return [other for other, distance in zip(others, distances, strict=True) if distance == min(distances)]
-
-
-def _correct(table: TableModel) -> None:
-    """Fill in Holm's p: a family is all differences of one column of the table, in all of its
-    blocks."""
+def _add_differences(table: TableModel, measured: list[Row], name: str) -> None:
+    """Differences of a table's measured rows, and a note on them. A family of Holm's correction is all
+    differences of one column of the table, in all of its blocks."""
+    for block in table.blocks:
+        others = [row for row in block.comparable() if row.is_called(name)]
+        for row in block.comparable():
+            if not row.is_called(name):
+                row.differences = compared(row, others, name)
+    table.against, doubts, units = name, {}, OF_PAIRS
     for column in table.columns:
-        compared_rows = [row.differences for row in _measured(table) if row.differences]
-        corrected = holm([differences[column].p for differences in compared_rows])
-        family = f"{column} - {table.against}: {len(corrected) - corrected.count(None)} in {table.name}"
-        for differences, p in zip(compared_rows, corrected, strict=True):
+        found = [row.differences[column] for row in measured if row.differences]
+        corrected = holm([one.p for one in found])
+        family = f"{column} - {name}: {len(corrected) - corrected.count(None)} in {table.name}"
+        for one, p in zip(found, corrected, strict=True):
             if p is not None:
-                differences[column] = replace(differences[column], p_holm=p, family=family)
+                one.p_holm, one.family = p, family
+            if one.interval and one.doubt and column == table.columns[0]:
+                doubts[f" {one.doubt.capitalize()}."] = None
+    if any(row.group.pretrained_here for row in measured):
+        units = OF_PRETRAININGS
+    note = NOTE.format(column=table.columns[0].replace("_", " "), against=name, units=units)
+    table.notes.append(note + "".join(doubts))
+
+
+def compared(row: Row, others: list[Row], name: str) -> dict[str, Difference]:
+    """A row's difference, by column, to the one of `others` under its setting, on its data; of several to the one
+    whose configuration differs in the fewest keys. `name`: what the others are called."""
+    by_distance: dict[int, list[Group]] = defaultdict(list)
+    for other in others:
+        if other.group.is_like(row.group):
+            config, distance = other.group.config, 0
+            for key in config.keys() | row.group.config.keys():
+                distance += config.get(key) != row.group.config.get(key)
+            by_distance[distance].append(other.group)
+    alike = by_distance[min(by_distance, default=0)]
+    if len(alike) == 1:
+        return {column: paired(row.group, alike[0], column, name) for column in row.cells}
+    count = "no row is"
+    if alike:
+        count = f"{len(alike)} rows are"
+    return dict.fromkeys(row.cells, Difference(name, f"{count} called {name} under the same setting"))
 
 
 def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
@@ -110,12 +97,12 @@ def contrast_lines(tables: list[TableModel], asked: list[str]) -> list[str]:
     corrected = holm([difference.p for _, difference in found])
     tests = len(corrected) - corrected.count(None)
     lines = []
-    for (title, difference), p in zip(found, corrected, strict=True):
-        line = f"{title}: {difference.text()}"
+    for (title, one), p in zip(found, corrected, strict=True):
+        line = f"{title}: {one.text()}"
         if p is not None:
-            line += f", p = {difference.p:.2g}, with Holm's correction for {tests}: {p:.2g}"
-        if difference.doubt:
-            line += f" ({difference.doubt})"
+            line += f", p = {one.p:.2g}, with Holm's correction for {tests}: {p:.2g}"
+        if one.doubt:
+            line += f" ({one.doubt})"
         lines.append(line)
     return lines
 
@@ -128,10 +115,9 @@ def _differences(tables: list[TableModel], contrast: str) -> list[tuple[str, Dif
     for table in tables:
         column = table.columns[0]
         for block in table.blocks:
-            rows = block.comparable()
-            others = [row for row in rows if is_called(row, other)]
-            for row in rows:
-                if others and row not in others and is_called(row, name):
-                    title = f"{contrast}, {column.replace('_', ' ')}, {block.heading or table.title}"
-                    found.append((title, compared(row, block, other).differences[column]))
+            title = f"{contrast}, {column.replace('_', ' ')}, {block.heading or table.title}"
+            others = [row for row in block.comparable() if row.is_called(other)]
+            for row in block.comparable():
+                if others and row.is_called(name) and not row.is_called(other):
+                    found.append((title, compared(row, others, other)[column]))
     return found

@@ -5,10 +5,9 @@ Metrics stand in one table only when data, protocol and architecture are the sam
 
 import hashlib
 from collections import defaultdict
-from itertools import product
 
 from benchmarks.records.results import canonical, ended
-from benchmarks.tables.shown_text import percent, row_name
+from benchmarks.tables.shown_text import number_text, row_name
 from benchmarks.tables.table_model import LOOK_AGAIN, MEASURED, Block, Cell, Row, TableModel
 from benchmarks.tables.trial_groups import dataset_name
 from transfer.settings.random_starts import PROBED_ZERO_GAMMA, RAND
@@ -28,7 +27,7 @@ def probe_table(probes: list[dict]) -> TableModel:
     """The table of all probes, a block for each dataset, protocol and architecture."""
     blocks = []
     for heading, members in probe_blocks(probes):
-        block = Block(heading, "", [])
+        block = Block(heading, "")
         rows = [_probe_row(probe, block) for probe in members]
         methods = {row.method for row in rows}
         for probe in members:
@@ -54,12 +53,12 @@ def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
         blocks[canonical(same)].append(probe)
     found = []
-    for members in sorted(blocks.values(), key=lambda members: _heading(members[0])):
+    for members in blocks.values():
         newest = {}
         for probe in sorted(members, key=ended):
             newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
         found.append((_heading(members[0]), sorted(newest.values(), key=_order)))
-    return found
+    return sorted(found, key=lambda block: block[0])
 
 
 def _order(probe: dict) -> tuple:
@@ -68,7 +67,9 @@ def _order(probe: dict) -> tuple:
 
 def probe_name(probe: dict) -> str:
     """The method as its row names it."""
-    return f"DEMO {probe['method']}" if probe["demo"] else probe["method"]
+    if probe["demo"]:
+        return f"DEMO {probe['method']}"
+    return probe["method"]
 
 
 def _heading(probe: dict) -> str:
@@ -81,7 +82,9 @@ def _heading(probe: dict) -> str:
             f", batch norm {protocol.get('batch_norm', '-')}, seed {probe['seed']}")
     if dataset_name(probe):
         text = f"{dataset_name(probe)}, {text}"
-    return f"Demo: {text}" if probe["demo"] else text
+    if probe["demo"]:
+        text = f"Demo: {text}"
+    return text
 
 
 def _probe_row(probe: dict, block: Block) -> Row:
@@ -102,15 +105,16 @@ def _probe_row(probe: dict, block: Block) -> Row:
 
 def _below(probe: dict) -> list[str]:
     """The columns in which a probe is below the better random network."""
-    if probe["method"] in RANDOM:
-        return []
-    found = {}
-    for (column, metric), name in product(COLUMNS.items(), RANDOM):
-        value, random = probe["metrics"].get(metric), probe["baselines"].get(name, {}).get(metric)
-        if None not in (value, random) and value < random:
-            found[column] = True
-    return list(found)
+    found = []
+    for column, metric in COLUMNS.items():
+        value, random = probe["metrics"].get(metric), []
+        for name in RANDOM:
+            random.append(probe["baselines"].get(name, {}).get(metric))
+        known = [one for one in random if one is not None]
+        if probe["method"] not in RANDOM and value is not None and known and value < max(known):
+            found.append(column)
+    return found
 
 
 def _cells(metrics: dict) -> dict[str, Cell]:
-    return {name: Cell(percent(metrics.get(metric)), mean=metrics.get(metric)) for name, metric in COLUMNS.items()}
+    return {name: Cell(number_text(metrics.get(metric)), metrics.get(metric)) for name, metric in COLUMNS.items()}

@@ -33,7 +33,14 @@ class Sample:
     pretrained_here: bool = False
 
 
-Test = tuple[int, float | None, str]  # the runner-up; p of the best row against it before correction, or why none
+@dataclass(frozen=True)
+class Test:
+    """The best row of a column against its runner-up, by their places: p before correction, or why there is none."""
+
+    best: int
+    runner_up: int
+    p: float | None
+    why_none: str
 
 
 def places(values: Sequence[float | None]) -> list[str]:
@@ -42,14 +49,12 @@ def places(values: Sequence[float | None]) -> list[str]:
 
     A column whose values are all equal has no places.
     """
-    rounded = [value if value is None else round(value, SAME_DIGITS) for value in values]
-    order = sorted(set(rounded) - {None}, reverse=True)
-    if len(order) < 2:
+    import pandas as pd
+
+    ranks = pd.Series(values, dtype=float).round(SAME_DIGITS).rank(method="min", ascending=False)
+    if ranks.nunique() < 2:
         return [""] * len(values)
-    place_of = {order[0]: BEST}
-    if rounded.count(order[0]) == 1:
-        place_of[order[1]] = SECOND
-    return [place_of.get(value, "") for value in rounded]
+    return ranks.map({1: BEST, 2: SECOND}).fillna("").tolist()
 
 
 def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
@@ -60,29 +65,32 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
     """
     found: dict[str, list[str]] = {}
     tests: dict[str, Test] = {}
+    over = OVER_TRIALS
     for column, rows in columns.items():
-        found[column] = places([fmean(row.values) if row.values else None for row in rows])
+        means: list[float | None] = []
+        for row in rows:
+            means.append(fmean(row.values or [float("nan")]))
+            if row.pretrained_here:
+                over = OVER_PRETRAININGS
+        found[column] = places(means)
         if SECOND in found[column]:
             tests[column] = _hardest(rows, found[column])
-    corrected = dict(zip(tests, holm([p for _, p, _ in tests.values()]), strict=True))
+    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     said: list[str] = []
     for column, rows in columns.items():
-        best = [number for number, place in enumerate(found[column]) if place == BEST]
         title, proven = column.replace("_", " "), False
         if column in tests:
-            runner_up, _, why_none = tests[column]
-            outcome, proven = _outcome(rows[best[0]], corrected[column], why_none)
-            said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
-        elif best:
-            said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
+            test = tests[column]
+            outcome, proven = _outcome(rows[test.best], corrected[column], test.why_none)
+            said.append(f"{title} {names[test.best]} over {names[test.runner_up]} {outcome}")
+        elif BEST in found[column]:
+            tied = [name for name, place in zip(names, found[column], strict=True) if place == BEST]
+            said.append(f"{title} {' and '.join(tied)} tie")
         if not proven:
-            found[column] = [LEADING if place == BEST else place for place in found[column]]
+            found[column] = [place.replace(BEST, LEADING) for place in found[column]]
     if not said:
         return found, ""
-    tested = sum(p is not None for p in corrected.values())
-    pretrained_here = any(row.pretrained_here for rows in columns.values() for row in rows)
-    over = OVER_PRETRAININGS if pretrained_here else OVER_TRIALS
-    how = f"Welch's t-test over {over}"
+    tested, how = len(tests) - list(corrected.values()).count(None), f"Welch's t-test over {over}"
     if tested > 1:
         how += f", Holm's correction for {tested} columns"
     return found, f"Best over runner-up ({how}, bold below {LEVEL}): {'; '.join(said)}."
@@ -91,10 +99,14 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
 def welch(one: Sample, other: Sample) -> tuple[float | None, str]:
     """(two-sided p of Welch's t-test, "") or (None, why there is none)."""
     for sample in (one, other):
+        if len(sample.values) < 2 and sample.pretrained_here:
+            return None, "not tested (one pretraining)"
         if len(sample.values) < 2:
-            return None, "not tested (one pretraining)" if sample.pretrained_here else "not tested (n=1)"
+            return None, "not tested (n=1)"
     p = welch_p(one.values, other.values)
-    return p, "not tested (trials without any spread)" if p is None else ""
+    if p is None:
+        return None, "not tested (trials without any spread)"
+    return p, ""
 
 
 def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
@@ -102,11 +114,11 @@ def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
 
     Of several runners-up that tie, one that can be tested, and of those the one with the largest p.
     """
-    best, tests = rows[column_places.index(BEST)], []
+    best, tests = column_places.index(BEST), []
     for number, place in enumerate(column_places):
         if place == SECOND:
-            tests.append((number, *welch(best, rows[number])))
-    return max(tests, key=lambda test: -1.0 if test[1] is None else test[1])
+            tests.append(Test(best, number, *welch(rows[best], rows[number])))
+    return max(tests, key=lambda test: (test.p is not None, test.p))
 
 
 def _outcome(best: Sample, corrected: float | None, why_none: str) -> tuple[str, bool]:

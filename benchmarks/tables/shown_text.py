@@ -2,30 +2,30 @@
 
 import difflib
 from collections.abc import Iterable
-from decimal import Decimal
 
 MISSING = "-"
 
 
-def percent(value: float | Decimal | None) -> str:
-    """A percentage, or that there is none."""
-    return MISSING if value is None else f"{value:.1f}"
+def number_text(value: float | None, form: str = ".1f") -> str:
+    """A number in this format, or that there is none."""
+    if value is None:
+        return MISSING
+    return format(value, form)
 
 
 def signed(value: float | None) -> str:
     """A difference of percentages with its sign; 0 has none."""
-    text = MISSING if value is None else f"{value:+.1f}"
-    return {"+0.0": "0.0", "-0.0": "0.0"}.get(text, text)
-
-
-def epochs_text(epochs: int | None) -> str:
-    """Epochs, or that there are none."""
-    return MISSING if epochs is None else str(epochs)
+    text = number_text(value, "+.1f")
+    if text in ("+0.0", "-0.0"):
+        return "0.0"
+    return text
 
 
 def row_name(method: str, epochs: int | None) -> str:
     """What a row is called: its method and epochs, if it has any."""
-    return method if epochs is None else f"{method} {epochs}"
+    if epochs is None:
+        return method
+    return f"{method} {epochs}"
 
 
 def nearest(asked: str, names: Iterable[str]) -> str:

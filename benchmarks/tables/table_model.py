@@ -13,19 +13,19 @@ LOOK_AGAIN = "(!)"
 PRINTED, MEASURED, IMPORTED = "printed", "measured", "imported"  # the kinds of rows
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """One metric as it is shown. `place` in its column: best, leading, second (see ranking) or none
     of them."""
 
     text: str
-    place: str = ""
     mean: float | None = None
     deviation: float | None = None
     n: int | None = None
+    place: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """One row; `group` has the trials behind a measured one, `paper` is its printed row: of the same
     method and epochs.
@@ -49,6 +49,10 @@ class Row:
         """What it is called: its method and epochs, if it has any."""
         return row_name(self.method, self.epochs)
 
+    def is_called(self, name: str) -> bool:
+        """Whether it has this name, with or without its epochs."""
+        return name.casefold() in (self.method.casefold(), self.name.casefold())
+
     def minus_paper(self, column: str) -> float | None:
         """The unrounded mean minus what the paper prints; None where one of them is missing."""
         printed = self.paper and self.paper.cells[column].mean
@@ -57,14 +61,14 @@ class Row:
         return self.cells[column].mean - printed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Block:
     """Rows that may be compared, under a heading (none: the table itself), with the lines that
     stand under them."""
 
     heading: str
     note: str
-    rows: list[Row]
+    rows: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
 
@@ -73,7 +77,7 @@ class Block:
         return [row for row in self.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
 
 
-@dataclass(frozen=True)
+@dataclass
 class TableModel:
     """A whole table. A block without heading is the paper's, with what was measured under its
     protocol.

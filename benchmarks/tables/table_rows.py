@@ -2,16 +2,15 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass
 
 from benchmarks.records.comparisons import Comparison
 from benchmarks.records.expected_values import RANDOM, Expectations, RowKey, below_random, outside
 from benchmarks.records.imported import Imported
-from benchmarks.records.paper_tables import column_names, main_columns, remarks
+from benchmarks.records.paper_tables import column_names, main_columns
 from benchmarks.records.reported import ReportedRow, printed
 from benchmarks.tables.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
-from benchmarks.tables.shown_text import epochs_text, percent
+from benchmarks.tables.shown_text import number_text
 from benchmarks.tables.table_model import (
     IMPORTED,
     LOOK_AGAIN,
@@ -29,7 +28,6 @@ from benchmarks.tables.trial_groups import (
     OWN_DATA,
     PAPER,
     Group,
-    data_hash,
     dataset_name,
     distinctions,
 )
@@ -75,54 +73,63 @@ def build_table(known: Known) -> TableModel:
     """The table of a task: its printed, measured and imported rows."""
     task, groups, blocks = known.task, known.groups, []
     by_block: dict[tuple, list[Group]] = defaultdict(list, {(PAPER, ""): []})
+    names, kinds = set(), set()
     for group in groups:
         by_block[group.block].append(group)
-    own_data = not known.reported and not known.imported and all(group.block[0] == OWN_DATA for group in groups)
+        kinds.add(group.block[0])
+        names.add(dataset_name(group.example) or "own data")
+    own_data = not known.reported and not known.imported and kinds <= {OWN_DATA}
     for (kind, heading), members in sorted(by_block.items(), key=lambda item: item[0]):
-        block = Block(heading, "" if own_data else BLOCK_NOTES[kind], [])  # which compare with printed rows
+        block = Block(heading, BLOCK_NOTES[kind])
+        if own_data:  # the notes compare with printed rows
+            block.note = ""
         if kind == PAPER:
             _add_printed(block, known)
         _add_measured(block, known, members)
         blocks.append(block)
-    imported = Block("Imported", IMPORTED_NOTE, [])
+    imported = Block("Imported", IMPORTED_NOTE)
     for row in known.imported:
         cells = {column.name: _cell(row.metrics.get(column.metric)) for column in task.columns}
         imported.rows.append(Row(IMPORTED, row.method, row.epochs, cells, row.source))
     blocks = [block for block in (*blocks, imported) if block.rows]
-    title, notes = task.table.title, _notes(known, blocks, own_data)
+    title = task.table.title
     if own_data:  # what the task is, on the datasets that were measured instead of the published one
-        names = {dataset_name(group.example) or "own data" for group in groups}
         title = f"{title.partition(' on ')[0]} on {', '.join(sorted(names))}"
-    return TableModel(task.table.name, title, column_names(task), task.table.in_poster, blocks, notes)
+    table = TableModel(task.table.name, title, column_names(task), task.table.in_poster, blocks, [])
+    _add_notes(table, known, own_data)
+    return table
 
 
-def _notes(known: Known, blocks: list[Block], own_data: bool) -> list[str]:
+def _add_notes(table: TableModel, known: Known, own_data: bool) -> None:
     """What stands under the whole table."""
-    table, rows = known.task.table, [row for block in blocks for row in block.rows]
-    first = column_names(known.task)[0].replace("_", " ")
-    of_measured = (
-        (HOW_MEASURED, True),
-        (KNOWN_NOISE, "COCO" in table.data and not own_data),
-        (PRETRAINED_HERE, any(group.pretrained_here for group in known.groups)),
-        (FROM_ELSEWHERE, any(group.from_elsewhere for group in known.groups)),
-        (MINUS_PAPER.format(first), any(row.paper for row in rows)),
-    )
-    notes = (
-        (table.note, not own_data),
-        ("".join(text for text, holds in of_measured if holds), known.groups),
-        (STALE_MEANS, any(STALE in row.source for row in rows if row.kind == MEASURED)),
-        (HOW_PRINTED, known.reported),
-    )
-    return [text for text, holds in notes if text and holds]
+    task, rows, groups = known.task.table, table.rows(), known.groups
+    measured = ""
+    if groups:
+        measured = HOW_MEASURED
+    if groups and "COCO" in task.data and not own_data:
+        measured += KNOWN_NOISE
+    if any(group.pretrained_here for group in groups):
+        measured += PRETRAINED_HERE
+    if any(group.from_elsewhere for group in groups):
+        measured += FROM_ELSEWHERE
+    if any(row.paper for row in rows):
+        measured += MINUS_PAPER.format(table.columns[0].replace("_", " "))
+    if task.note and not own_data:
+        table.notes.append(task.note)
+    if measured:
+        table.notes.append(measured)
+    if any(row.kind == MEASURED and STALE in row.source for row in rows):
+        table.notes.append(STALE_MEANS)
+    if known.reported:
+        table.notes.append(HOW_PRINTED)
 
 
 def _add_printed(block: Block, known: Known) -> None:
     """The papers' rows, and what is doubtful in them."""
     columns, random = column_names(known.task), printed(known.reported, RANDOM, None)
     for row in known.reported:
-        values = printed(known.reported, row.method, row.epochs)
-        name = f"{row.method} {epochs_text(row.epochs)} as printed"
-        mark = _mark(block, name, below_random(values, random, main_columns(known.task)))
+        name = f"{row.method} {number_text(row.epochs, 'd')} as printed"
+        mark = _mark(block, name, below_random(row.values, random, main_columns(known.task)))
         cells = {column: _cell(row.values.get(column)) for column in columns}
         block.rows.append(Row(PRINTED, row.method, row.epochs, cells, f"paper ({row.source}){mark}"))
     for column in columns:
@@ -131,15 +138,18 @@ def _add_printed(block: Block, known: Known) -> None:
 
 def _mark(block: Block, name: str, doubts: list[str]) -> str:
     """The mark of a doubtful row; its doubts become remarks under the block."""
-    block.remarks.extend(f"{name}: {doubt}" for doubt in doubts)
-    return f" {LOOK_AGAIN}" if doubts else ""
+    for doubt in doubts:
+        block.remarks.append(f"{name}: {doubt}")
+    if not doubts:
+        return ""
+    return f" {LOOK_AGAIN}"
 
 
 def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
     """The measured rows of a block, each with its differences to the printed ones, and what the
     tests say of them."""
     papers = {(row.method, row.epochs): row for row in block.rows}
-    several_data = len({data_hash(group.example) for group in groups}) > 1
+    several_data = len({group.data for group in groups}) > 1
     starts = [group for group in groups if group.example["method"] == RANDOM]
     current = (None, finetuning_sha256(known.task.name))  # rows of another code are stale
     for distinction, group in _in_order(known.reported, groups):
@@ -149,18 +159,23 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
             method = f"DEMO {method}"
         else:
             made, doubts = "measured", _doubts(known, group, starts)
-        source = f"{made}, {group.count()}; {_setting(group)}"
+        source = f"{made}, {group.count()}; {group.setting}"
         if distinction:
             source += f", {distinction}"
         if several_data and ANNOTATIONS not in distinction:
-            source += f", {ANNOTATIONS} {data_hash(group.example)}"
-        source += _mark(block, f"{method} {epochs_text(epochs)}, {source}", doubts)
-        if any(trial.code not in current for trial in group.trials.values()):
+            source += f", {ANNOTATIONS} {group.data}"
+        source += _mark(block, f"{method} {number_text(epochs, 'd')}, {source}", doubts)
+        if any(trial.code not in current for trial in group.trials):
             source += f" {STALE}"
-        cells = {column: _mean_cell(group, column) for column in column_names(known.task)}
+        cells = {}
+        for column in column_names(known.task):
+            mean, deviation, defined = group.cell(column)
+            cells[column] = _cell(mean, deviation, defined)
+            if 0 < defined < len(group.trials):
+                cells[column].text += f" (n={defined})"
         block.rows.append(Row(MEASURED, method, epochs, cells, source, group, papers.get((method, epochs)),
                               distinction=distinction))
-    block.tests.extend(_rank(block.comparable()))
+    _rank(block, several_data)
     for one in known.comparisons:
         if one.task == known.task.name and stands_in(one, groups):
             block.tests.append(one.text)
@@ -171,7 +186,7 @@ def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
     and nowhere else."""
     found = set()
     for group in groups:
-        found |= {trial.predictions for trial in group.trials.values()}
+        found |= {trial.predictions for trial in group.trials}
     return comparison.predictions <= found
 
 
@@ -181,90 +196,72 @@ def _in_order(reported: list[ReportedRow], groups: list[Group]) -> list[tuple[st
     methods = list(dict.fromkeys(row.method for row in reported))
     alike: dict[tuple, list[Group]] = defaultdict(list)
     for group in groups:
-        method, epochs = group.example["method"], group.example["epochs"]
-        place = methods.index(method) if method in methods else len(methods)
-        alike[place, method, epochs is not None, epochs, _setting(group)].append(group)
+        method, epochs, place = group.example["method"], group.example["epochs"], len(methods)
+        if method in methods:
+            place = methods.index(method)
+        alike[place, method, epochs is not None, epochs, group.setting].append(group)
     ordered = []
     for _, members in sorted(alike.items(), key=lambda item: item[0]):
         ordered += sorted(zip(distinctions(members), members, strict=True), key=lambda pair: pair[0])
     return ordered
 
 
-def _rank(measured: list[Row]) -> list[str]:
-    """Give the cells their places among the rows of the same setting and data; returns what the
-    tests said."""
+def _rank(block: Block, several_data: bool) -> None:
+    """Give the cells their places among the rows of the same setting and data, with what the tests
+    say."""
     alike: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in measured:
-        alike[_setting(row.group), data_hash(row.group.example)].append(row)
-    several_data = len({data for _, data in alike}) > 1
-    sentences = []
+    for row in block.comparable():
+        alike[row.group.setting, row.group.data].append(row)
     for (setting, data), rows in sorted(alike.items(), key=lambda item: item[0]):
         if len(rows) < 2:
             continue
-        counts = Counter(row.name for row in rows)
-        unique = [f"{row.name} ({row.distinction})" if counts[row.name] > 1 else row.name for row in rows]
-        samples = {column: [Sample(row.group.independent(column), row.group.pretrained_here) for row in rows]
-                   for column in rows[0].cells}
-        found, sentence = compare(samples, unique)
+        counts, names = Counter(row.name for row in rows), []
+        samples: dict[str, list[Sample]] = defaultdict(list)
+        for row in rows:
+            names.append(row.name)
+            if counts[row.name] > 1:
+                names[-1] += f" ({row.distinction})"
+            for column in row.cells:
+                samples[column].append(Sample(row.group.independent(column), row.group.pretrained_here))
+        found, sentence = compare(samples, names)
         for column, column_places in found.items():
             _set_places(rows, column, column_places)
         if several_data:
             setting += f", {ANNOTATIONS} {data}"
         if sentence:
-            sentences.append(f"{setting}: {sentence}")
-    return sentences
+            block.tests.append(f"{setting}: {sentence}")
 
 
 def _set_places(rows: list[Row], column: str, column_places: list[str]) -> None:
     for row, place in zip(rows, column_places, strict=True):
-        row.cells[column] = replace(row.cells[column], place=place)
-
-
-def under_same_setting(group: Group, others: list[Group]) -> list[Group]:
-    """The others of the same setting, data and architecture as `group`."""
-    def same(one: Group) -> tuple[str, ...]:
-        return _setting(one), data_hash(one.example), one.example["weights"]["architecture"]
-
-    return [other for other in others if same(other) == same(group)]
+        row.cells[column].place = place
 
 
 def _doubts(known: Known, group: Group, starts: list[Group]) -> list[str]:
     """What the literature and random initialisation (`starts`) under the same setting say against a row."""
     task, main, method = known.task, main_columns(known.task), group.example["method"]
-    values = _means(group, task)
-    found = []
+    values, found = _means(group, task), []
     if group.block[0] == PAPER:
         row = RowKey(task.table.name, method, group.example["epochs"], group.example["heads"])
         found = outside(known.expectations, row, values)
     if not method.startswith(RANDOM):
-        starts = under_same_setting(group, starts)
+        starts = [start for start in starts if start.is_like(group)]
         for start in starts:
             found += below_random(values, _means(start, task), main)
         if not starts and group.block[0] == PAPER:
             for text in below_random(values, printed(known.reported, RANDOM, None), main):
                 found.append(f"{text}, as the paper prints it")
-    if any(trial.code is None for trial in group.trials.values()):
+    if any(trial.code is None for trial in group.trials):
         found.append(CODE_UNKNOWN)
     return found
-
-
-def _setting(group: Group) -> str:
-    return ", ".join([f"{group.example['heads']} heads", *remarks(group.example), *group.departures])
 
 
 def _means(group: Group, task: Task) -> dict[str, float | None]:
     return {column: group.cell(column)[0] for column in column_names(task)}
 
 
-def _cell(value: Decimal | float | None) -> Cell:
-    return Cell(percent(value), mean=None if value is None else float(value))
-
-
-def _mean_cell(group: Group, column: str) -> Cell:
-    mean, deviation, defined = group.cell(column)
-    text = percent(mean)
+def _cell(mean: float | None, deviation: float | None = None, n: int | None = None) -> Cell:
+    text = number_text(mean)
     if deviation is not None:
         text += f" ± {deviation:.1f}"
-    if 0 < defined < len(group.trials):
-        text += f" (n={defined})"
-    return Cell(text, "", mean, deviation, defined or None)
+    return Cell(text, mean, deviation, n or None)

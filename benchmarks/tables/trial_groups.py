@@ -16,13 +16,21 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.records.paper_tables import WITHOUT_EFFECT, departures, on_standard_data, shown, train_share
+from benchmarks.records.paper_tables import (
+    WITHOUT_EFFECT,
+    departures,
+    on_standard_data,
+    remarks,
+    shown,
+    train_share,
+)
 from benchmarks.records.results import PROVES_NOTHING, RANDOM, canonical, ended, weights_sha256
 from transfer.records.identity import flatten
 from transfer.tasks import TASKS
 
 SAME_FIELDS = ("task", "method", "epochs", "demo", "scale", "iterations", "heads")
 HOW_FIELDS = ("solver", "fit", "batch_norm_images")  # not in every result
+BULKY = ("config", "details", "metrics")  # what no row shows of a result
 ANNOTATIONS = "annotations"
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
 Evaluated = tuple[datetime, str, str]  # when an evaluation ended, its file, the SHA-256 of the validation annotations
@@ -36,6 +44,13 @@ class Place(NamedTuple):
     trial: int
     seed: int
 
+    def text(self) -> str:
+        """Which fine-tuning it is, in words."""
+        text = f"trial {self.trial}, seed {self.seed}"
+        if self.pretraining is not None:
+            text += f" of pretraining {self.pretraining}"
+        return text
+
 
 Unit = Place | int | None  # what is independent in a row: a fine-tuning, or the seed of a pretraining
 
@@ -45,6 +60,7 @@ class Trial:
     """One evaluation of a group: when it ended, its file, its columns (percent), hashes of the
     weights it started from, of the code that made it and of its kept predictions."""
 
+    place: Place
     ended: datetime
     file: str
     columns: dict[str, float | None]
@@ -55,13 +71,16 @@ class Trial:
 
 @dataclass
 class Group:
-    """Trials that may be averaged. `example` is one of their results without its bulky parts."""
+    """Trials that may be averaged, in the order of their places. `example` is one of their results
+    without its bulky parts, `block` is (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading), `data` eight
+    digits that tell datasets apart."""
 
     example: dict
-    block: tuple  # (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading)
+    block: tuple
     config: dict[str, object]
-    departures: list[str]
-    trials: dict[Place, Trial] = field(default_factory=dict)  # in the order of their places
+    setting: str
+    data: str
+    trials: list[Trial] = field(default_factory=list)
 
     @property
     def pretrained_here(self) -> bool:
@@ -74,17 +93,24 @@ class Group:
         """Whether it starts from one checkpoint that was not pretrained here."""
         return not self.pretrained_here and self.example["weights"]["method"] not in RANDOM
 
-    def unit(self, place: Place) -> Unit:
+    def is_like(self, other: "Group") -> bool:
+        """Whether it is of the same setting, data and architecture."""
+        same_network = self.example["weights"]["architecture"] == other.example["weights"]["architecture"]
+        return same_network and (self.setting, self.data) == (other.setting, other.data)
+
+    def unit(self, trial: Trial) -> Unit:
         """What is independent: a pretraining made here, whose fine-tunings share a start. Otherwise each fine-tuning:
         a checkpoint from elsewhere has one pretraining by nature, and random weights are drawn anew by each trial."""
-        return place.pretraining if self.pretrained_here else place
+        if self.pretrained_here:
+            return trial.place.pretraining
+        return trial.place
 
     def by_unit(self, column: str) -> dict[Unit, list[float]]:
         """The column of the trials that have it, in percent, in the order of the trials."""
         found: dict[Unit, list[float]] = defaultdict(list)
-        for place, trial in self.trials.items():
+        for trial in self.trials:
             if trial.columns[column] is not None:
-                found[self.unit(place)].append(trial.columns[column])
+                found[self.unit(trial)].append(trial.columns[column])
         return found
 
     def values(self, column: str) -> list[float]:
@@ -101,20 +127,27 @@ class Group:
         Both over the independent values; of a single pretraining over its trials.
         """
         trials, values = self.values(column), self.independent(column)
+        if not trials:
+            return None, None, 0
         if len(values) == 1:
             values = trials
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        return statistics.fmean(values) if values else None, deviation, len(trials)
+        deviation = None
+        if len(values) > 1:
+            deviation = statistics.stdev(values)
+        return statistics.fmean(values), deviation, len(trials)
 
     def count(self) -> str:
         """How many trials it has and, pretrained here, what they are made of."""
-        if not self.pretrained_here:
-            return f"n={len(self.trials)}"
-        counts = Counter(place.pretraining for place in self.trials)
-        least, most = min(counts.values()), max(counts.values())
-        each = most if least == most else f"{least} to {most}"
-        return (f"n={len(self.trials)}: {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
-                f"fine-tuning{'s' * (most > 1)}")
+        text = f"n={len(self.trials)}"
+        if self.pretrained_here:
+            counts = Counter(trial.place.pretraining for trial in self.trials)
+            least, most = min(counts.values()), max(counts.values())
+            each = f"{least} to {most}"
+            if least == most:
+                each = f"{most}"
+            text += (f": {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
+                     f"fine-tuning{'s' * (most > 1)}")
+        return text
 
 
 def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], list[str]]:
@@ -123,30 +156,31 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     The results' tasks must be known.
     """
     groups: dict[str, Group] = {}
-    members: dict[str, list[tuple[Place, Trial]]] = defaultdict(list)
     trainings: dict[tuple, list[Evaluated]] = defaultdict(list)  # by row, label of the data, what was trained
     for path, result in results:
-        config = {key: value for key, value in flatten(result["config"]).items() if key not in WITHOUT_EFFECT}
+        config, data = flatten(result["config"]), _data_sha256(result)
+        for key in WITHOUT_EFFECT:
+            config.pop(key, None)
         alike = [result.get(name) for name in (*SAME_FIELDS, *HOW_FIELDS)]
-        alike += [result["weights"]["architecture"], _start(result), _data(result), config]
-        key = _sha256(alike)
-        if key not in groups:
-            example = {name: value for name, value in result.items() if name not in ("config", "details", "metrics")}
-            example["weights"] = {name: value for name, value in result["weights"].items() if name != "conversion"}
-            groups[key] = Group(example, _block(result), config, departures(result))
+        group = _sha256([*alike, result["weights"]["architecture"], _start(result), data, config])
+        if group not in groups:
+            example = {**result, "weights": {**result["weights"], "conversion": None}}
+            for name in BULKY:
+                example.pop(name, None)
+            setting = ", ".join([f"{result['heads']} heads", *remarks(result), *departures(result)])
+            groups[group] = Group(example, _block(result, data[:8]), config, setting, data[:8])
         pretraining = result["weights"].get("pretraining") or {}
         place = Place(pretraining.get("seed"), result["trial"], result["seed"])
-        trial = Trial(ended(result), path.name, shown(result), weights_sha256(result),
+        trial = Trial(place, ended(result), path.name, shown(result), weights_sha256(result),
                       result["code"].get("transfer_sha256"), (result.get("predictions") or {}).get("sha256"))
-        members[key].append((place, trial))
+        groups[group].trials.append(trial)
         label, training = result["dataset"].get("label"), (result.get("training") or {}).get("sha256")
         if label and training:
             evaluated = (trial.ended, trial.file, result["dataset"]["val"]["annotations_sha256"])
             trainings[result["method"], result["epochs"], label, training].append(evaluated)
     problems = _superseded(trainings)
-    for key, group in groups.items():
-        kept = [(place, trial) for place, trial in members[key] if trial.file not in problems]
-        group.trials = _one_of_each(_one_start_each(kept, problems), problems)
+    for group in groups.values():
+        group.trials = _counting(group.trials, problems)
     lines = [f"{file}: {reason}" for file, reason in problems.items()]
     return [group for group in groups.values() if group.trials], sorted(lines)
 
@@ -177,33 +211,29 @@ def _start(result: dict) -> list:
     return [pretraining["recipe_sha256"], pretraining["images_sha256"], result["weights"].get("branch")]
 
 
-def _one_start_each(members: list[tuple[Place, Trial]], problems: dict[str, str]) -> list[tuple[Place, Trial]]:
-    """The trials, earliest first, whose pretraining has one file of weights; the others go into `problems`.
+def _counting(trials: list[Trial], problems: dict[str, str]) -> list[Trial]:
+    """The trials of a row that count, of each place and each pretraining's weights the last; the others go into
+    `problems`.
 
-    The same recipe, images and seed made two files: both cannot be that pretraining. The file of
-    the trial that ended last counts.
+    The same recipe, images and seed made two files of weights: both cannot be that pretraining. The
+    file of the trial that ended last counts.
     """
-    members = sorted(members, key=lambda member: (member[1].ended, member[1].file))
-    newest = {place.pretraining: trial for place, trial in members}
-    kept = []
-    for place, trial in members:
-        other = newest[place.pretraining]
-        if trial.weights == other.weights:
-            kept.append((place, trial))
-        else:
+    newest: dict[int | None, Trial] = {}
+    last: dict[Place, Trial] = {}
+    for trial in sorted(trials, key=lambda trial: (trial.ended, trial.file), reverse=True):
+        if trial.file in problems:
+            continue
+        seed = trial.place.pretraining
+        other = newest.setdefault(seed, trial)
+        if trial.weights != other.weights:
             problems[trial.file] = (f"starts from weights {trial.weights[:8]}, {other.file} from {other.weights[:8]}, "
-                                    "and both name the same pretraining (recipe, images, seed "
-                                    f"{place.pretraining}): the one that ended later counts")
-    return kept
-
-
-def _one_of_each(members: list[tuple[Place, Trial]], problems: dict[str, str]) -> dict[Place, Trial]:
-    """The last trial of each place; those that it replaces go into `problems`."""
-    last = dict(members)
-    for place, trial in members:
-        if trial is not last[place]:
-            problems[trial.file] = f"the same trial ran again; {last[place].file} counts instead"
-    return dict(sorted(last.items()))
+                                    f"and both name the same pretraining (recipe, images, seed {seed}): the one that "
+                                    "ended later counts")
+        elif trial.place in last:
+            problems[trial.file] = f"the same trial ran again; {last[trial.place].file} counts instead"
+        else:
+            last[trial.place] = trial
+    return sorted(last.values(), key=lambda trial: trial.place)
 
 
 def distinctions(groups: list[Group]) -> list[str]:
@@ -211,30 +241,36 @@ def distinctions(groups: list[Group]) -> list[str]:
     a single group."""
     if len(groups) < 2:
         return [""] * len(groups)
-    settings = _differing([group.config for group in groups])
-    starts = {canonical(_start(group.example)) for group in groups}
-    data = {data_hash(group.example) for group in groups}
-    how = _differing([group.example for group in groups])
+    configs, examples = [group.config for group in groups], [group.example for group in groups]
+    settings = _differing(configs, sorted(set().union(*configs)))
+    how = _differing(examples, HOW_FIELDS)
+    starts = {canonical(_start(example)) for example in examples}
+    data = {group.data for group in groups}
     texts = []
     for group in groups:
-        parts = [f"{key} {group.config.get(key, 'not set')}" for key in settings[:3]]
+        parts = []
+        for key in settings[:3]:
+            parts.append(f"{key} {group.config.get(key, 'not set')}")
         if len(settings) > 3:
             parts.append(f"{len(settings) - 3} more settings differ")
-        for name in HOW_FIELDS:
-            if name in how:
-                parts.append(f"{name.replace('_', ' ')} {group.example.get(name)}")
+        for name in how:
+            parts.append(f"{name.replace('_', ' ')} {group.example.get(name)}")
         if len(starts) > 1:
             parts.append(_start_text(group))
         if len(data) > 1:
-            parts.append(f"{ANNOTATIONS} {data_hash(group.example)}")
+            parts.append(f"{ANNOTATIONS} {group.data}")
         texts.append(", ".join(parts))
     return texts
 
 
-def _differing(several: list[dict[str, object]]) -> list[str]:
-    """The keys that do not have the same value in all of these, sorted."""
-    keys = sorted(set().union(*several))
-    return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
+def _differing(several: list[dict[str, object]], keys: Iterable[str]) -> list[str]:
+    """The keys that do not have the same value in all of these."""
+    found = []
+    for key in keys:
+        values = [one.get(key) for one in several]
+        if values.count(values[0]) < len(values):
+            found.append(key)
+    return found
 
 
 def _start_text(group: Group) -> str:
@@ -242,41 +278,41 @@ def _start_text(group: Group) -> str:
     text = f"weights {(weights_sha256(group.example) or 'random')[:8]}"
     if group.pretrained_here:
         text = "recipe {recipe_sha256:.8} on images {images_sha256:.8}".format(**weights["pretraining"])
-    return text + (f" ({weights['branch']})" if weights.get("branch") else "")
+    if weights.get("branch"):
+        text += f" ({weights['branch']})"
+    return text
 
 
-def _block(result: dict) -> tuple[int, str]:
-    if result["demo"] or result["scale"] in PROVES_NOTHING:
-        return DEMO, f"Demo: {_describe(result)}"
-    if not on_standard_data(result):
-        return OWN_DATA, f"Own data: {_describe(result)}"
-    if departures(result):
+def _block(result: dict, annotations: str) -> tuple[int, str]:
+    """The block where a result may stand, and its heading."""
+    demo, data, name = result["demo"] or result["scale"] in PROVES_NOTHING, result["dataset"], dataset_name(result)
+    if on_standard_data(result) and not demo:
+        if not departures(result):
+            return PAPER, ""
         return OTHER_PROTOCOL, f"{TASKS[result['task']].table.data}, not under the paper's protocol"
-    return PAPER, ""
+    classes, share = len(data["classes"]), ""
+    if train_share(result) != 1.0:
+        share = f" (share {train_share(result):g})"
+    text = (f"{classes} class{'es' * (classes != 1)}, {data['train']['images']} training{share} and "
+            f"{data['val']['images']} evaluation images, annotations {annotations}")
+    if name:
+        text = f"{name}, {text}"
+    if demo:
+        return DEMO, f"Demo: {text}"
+    return OWN_DATA, f"Own data: {text}"
 
 
-def _data(result: dict) -> list:
+def _data_sha256(result: dict) -> str:
+    """Of what tells datasets apart: image counts, annotation files, share of the training images, classes."""
     data = result["dataset"]
-    found = [data[part][key] for part in ("train", "val") for key in ("images", "annotations_sha256")]
+    found = []
+    for part in (data["train"], data["val"]):
+        found += [part["images"], part["annotations_sha256"]]
     if train_share(result) != 1.0:
         found += [data["train_share"]["share"], data["train_share"]["images"]]
-    return found + data["classes"]
-
-
-def data_hash(result: dict) -> str:
-    """Eight digits that tell datasets apart: image counts, annotation files, share of the training
-    images, classes."""
-    return _sha256(_data(result))[:8]
+    return _sha256(found + data["classes"])
 
 
 def dataset_name(result: dict) -> str | None:
     """What a result's dataset is called, if anything."""
     return result["dataset"].get("label") or result["dataset"].get("name")
-
-
-def _describe(result: dict) -> str:
-    data, classes, label = result["dataset"], len(result["dataset"]["classes"]), dataset_name(result)
-    share = f" (share {train_share(result):g})" if train_share(result) != 1.0 else ""
-    text = (f"{classes} class{'es' * (classes != 1)}, {data['train']['images']} training{share} and "
-            f"{data['val']['images']} evaluation images, annotations {data_hash(result)}")
-    return f"{label}, {text}" if label else text

@@ -1,5 +1,7 @@
 """Paired differences by hand: which fine-tunings are a pair, and what is independent."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.tables.paired import Difference, paired
@@ -10,9 +12,9 @@ def row(values: dict[tuple[int | None, int], float | None], method: str = "CLoVE
     """A row with these values by (seed of the pretraining, trial); the seed of a trial is its number."""
     here = all(seed is not None for seed, _ in values)
     pretraining = {"objective": "clove", "seed": 0} if here else None
-    trials = {Place(seed, trial, trial): Trial("", f"{method} {seed} {trial}", {"AP": value}, None, None, None)
-              for (seed, trial), value in values.items()}
-    return Group({"weights": {"method": method, "pretraining": pretraining}}, (), {}, [], trials)
+    trials = [Trial(Place(seed, trial, trial), "", f"{method} {seed} {trial}", {"AP": value}, None, None, None)
+              for (seed, trial), value in values.items()]
+    return Group({"weights": {"method": method, "pretraining": pretraining}}, (), {}, "", "", trials)
 
 
 RANDOM = row({(None, 0): 8.0, (None, 1): 9.2, (None, 2): 11.8}, "Rand init")
@@ -68,10 +70,10 @@ def test_paired__one_pretraining_has_no_interval_however_many_fine_tunings() -> 
 
 def test_paired__only_trials_that_both_have_and_that_have_a_value() -> None:
     found = difference(row({(1, 1): 10.0, (2, 2): None, (7, 7): 20.0}))
-    assert found.values == (0.8,) and [pair.place.trial for pair in found.pairs] == [1]
+    assert found.values == (0.8,) and [one.place.trial for one, _ in found.pairs] == [1]
     assert difference(row({(7, 7): 20.0})).text() == "-"
     assert difference(row({(7, 7): 20.0})).doubt == "no fine-tuning of the same trial and seed in both rows"
-    other_seed = Group(RANDOM.example, (), {}, [], {Place(None, 0, 5): RANDOM.trials[Place(None, 0, 0)]})
+    other_seed = Group(RANDOM.example, (), {}, "", "", [replace(RANDOM.trials[0], place=Place(None, 0, 5))])
     assert difference(other_seed).values == ()
 
 

@@ -42,7 +42,7 @@ def test_cell__mean_and_deviation_are_over_the_pretrainings_means(grouped) -> No
     assert group.independent("AP_bb") == [41, 44, 47]
     assert group.cell("AP_bb") == (pytest.approx(44), pytest.approx(3), 6)
     assert group.count() == "n=6: 3 pretrainings x 2 fine-tunings"
-    assert list(group.trials)[:2] == [Place(1, 0, 0), Place(1, 1, 1)]
+    assert [trial.place for trial in group.trials[:2]] == [Place(1, 0, 0), Place(1, 1, 1)]
 
 
 def test_cell__a_pretraining_with_fewer_fine_tunings_counts_as_much_as_the_others(grouped) -> None:
@@ -107,7 +107,7 @@ def test_group__the_same_trial_of_two_pretrainings_is_no_repetition(grouped) -> 
 
 def test_group__trials_hold_the_columns_of_their_table(grouped, make_result) -> None:
     [group], _ = grouped({})
-    assert next(iter(group.trials.values())).columns == shown(make_result(values=[40.0] * 6))
+    assert group.trials[0].columns == shown(make_result(values=[40.0] * 6))
 
 
 def test_group__datasets_of_one_task_and_shares_of_one_stand_in_blocks_of_their_own(grouped) -> None:
