@@ -8,7 +8,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from benchmarks.formats.csv_table import csv_frame
@@ -16,13 +15,13 @@ from benchmarks.formats.latex_table import latex
 from benchmarks.formats.markdown import markdown
 from benchmarks.formats.terminal_table import terminal
 from benchmarks.formats.why import why
-from benchmarks.records.comparisons import Comparison, read_comparisons
+from benchmarks.records import comparisons, imported
 from benchmarks.records.expected_values import read_expected
-from benchmarks.records.imported import read_imported
+from benchmarks.records.imported import read_known
 from benchmarks.records.paper_tables import unknown_task
 from benchmarks.records.probe_results import read_probes
 from benchmarks.records.reported import read_reported
-from benchmarks.records.results import PROVES_NOTHING, each_file, parse_result
+from benchmarks.records.results import PROVES_NOTHING, current, each_file, problems_of
 from benchmarks.tables.differences import add_differences, contrast_lines
 from benchmarks.tables.probe_table import probe_table
 from benchmarks.tables.table_model import TableModel
@@ -37,25 +36,31 @@ DESCRIPTION = "Reported and measured results -> markdown, LaTeX, HTML and CSV."
 EXPECTED = PRINTED / "expected.csv"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tables:
     """All tables; one line per result file left out, and how many demo results are not shown.
 
-    `probes` are those of frozen backbones that are shown.
+    `probes` are those of frozen backbones that are shown; `hidden_predictions` hashes of the
+    predictions of results that are not.
     """
 
-    tables: list[TableModel]
-    problems: list[str]
-    hidden: int
+    tables: list[TableModel] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    hidden: int = 0
     probes: list[dict] = field(default_factory=list)
+    hidden_predictions: set[str] = field(default_factory=set)
 
     def shown(self) -> str:
         """The poster's tables and those with measured rows: plain text for a terminal, else markdown."""
-        form = markdown
-        if sys.stdout.isatty():
-            form = partial(terminal, width=shutil.get_terminal_size().columns)
-        tables = with_probes(self.tables, self.probes)
-        return "\n".join(form(table) for table in tables if table.in_poster or not table.is_printed())
+        texts = []
+        for table in with_probes(self.tables, self.probes):
+            if table.is_printed() and not table.in_poster:
+                continue
+            if sys.stdout.isatty():
+                texts.append(terminal(table, shutil.get_terminal_size().columns))
+            else:
+                texts.append(markdown(table))
+        return "\n".join(texts)
 
     def show(self) -> None:
         """Print them, how many demo results are not among them, and what was left out."""
@@ -67,7 +72,9 @@ class Tables:
             print(f"warning: left out {problem}", file=sys.stderr)
 
 
-def read_tables(results: Path, reported: Path, include_demo: bool = False, against: str | None = None) -> Tables:
+def read_tables(
+    results: Path, reported: Path, include_demo: bool = False, against: str | None = None
+) -> Tables:
     """All tables of `results` (holds runs/, which may be absent) and `reported` (the CSV files).
 
     `against`: the row that measured rows are compared with (default: the random start). UserError
@@ -82,75 +89,64 @@ def read_tables(results: Path, reported: Path, include_demo: bool = False, again
     for name in ("runs", "probes", "imported", "comparisons"):
         _check_is_folder(results / name)
     rows, problems = read_reported(reported)
-    runs = Runs(results / "runs", include_demo)
-    groups, replaced = group_results(runs)
-    imported, wrong_imported = read_imported(results / "imported")
-    comparisons, wrong_comparisons = read_comparisons(results / "comparisons")
-    nowhere, waiting = _without_place(comparisons, groups, runs.hidden_predictions)
-    all_probes, wrong_probes = read_probes(results / "probes")
-    problems += runs.problems + replaced + wrong_imported + wrong_comparisons + nowhere + wrong_probes
+    found = Tables(problems=problems)
+    groups, replaced = group_results(_shown_runs(results / "runs", include_demo, found))
+    theirs, wrong = read_known(results / "imported", imported.validate, "metrics", "import them again")
+    compared, wrong_compared = read_known(results / "comparisons", comparisons.validate, "outcome", "compare again")
+    found.problems += replaced + wrong + wrong_compared
+    _note_without_place(compared, groups, found)
 
-    expectations = read_expected(EXPECTED)
-    if groups and not imported and all(group.block[0] == OWN_DATA for group in groups):
+    expected = read_expected(EXPECTED)
+    if groups and not theirs and all(group.block[0] == OWN_DATA for group in groups):
         rows = {}  # no paper measured on such data: its rows say nothing beside ours
-    tables = []
     for name, task in TASKS.items():
         known = Known(task, rows.get(task.table.name, []), [group for group in groups if group.example["task"] == name],
-                      expectations, [row for row in imported if row.task == name], comparisons)
+                      expected, [row for row in theirs if row["task"] == name], compared)
         if known.reported or known.groups or known.imported:
-            tables.append(build_table(known))
-    probes = [probe for probe in all_probes if include_demo or not probe["demo"]]
-    hidden = runs.hidden + len(all_probes) - len(probes) + waiting
-    add_differences(tables, against)
-    return Tables(tables, problems, hidden, probes)
+            found.tables.append(build_table(known))
+    add_differences(found.tables, against)
+    probes, wrong = read_probes(results / "probes")
+    found.problems += wrong
+    for probe in probes:
+        if include_demo or not probe["demo"]:
+            found.probes.append(probe)
+        else:
+            found.hidden += 1
+    return found
 
 
-def _without_place(comparisons: list[Comparison], groups: list[Group], hidden: set[str]
-                   ) -> tuple[list[str], int]:
-    """(one line for each comparison that no block can show, how many only wait for demo results to
-    be shown).
+def _shown_runs(folder: Path, include_demo: bool, found: Tables) -> Iterator[tuple[Path, dict]]:
+    """Yield the results of a folder that are shown, read one by one; what is not shown is noted in `found`."""
+    for path, stored, reason in each_file(folder, problems_of):
+        if stored is None:
+            found.problems.append(f"{path.name}: {reason}")
+            continue
+        result = current(stored)
+        if result["task"] not in TASKS:
+            found.problems.append(f"{path.name}: {unknown_task(result['task'])}")
+        elif include_demo or not (result["demo"] or result["scale"] in PROVES_NOTHING):
+            yield path, result
+        else:
+            found.hidden += 1
+            if result.get("predictions"):
+                found.hidden_predictions.add(result["predictions"]["sha256"])
 
-    `hidden`: hashes of the predictions of results that are not shown.
-    """
+
+def _note_without_place(compared: list[dict], groups: list[Group], found: Tables) -> None:
+    """Note in `found` each comparison that no block can show, or that only waits for demo results to be shown."""
     blocks: dict[tuple, list[Group]] = defaultdict(list)
     for group in groups:
         blocks[group.example["task"], group.block].append(group)
-    lines, waiting = [], 0
-    for one in comparisons:
-        if any(one.task == task and stands_in(one, members) for (task, _), members in blocks.items()):
+    for one in compared:
+        name = comparisons.file_name(one)
+        if any(one["task"] == task and stands_in(one, members) for (task, _), members in blocks.items()):
             continue
-        if one.predictions & hidden:
-            waiting += 1
+        if found.hidden_predictions.intersection(one["predictions_sha256"]):
+            found.hidden += 1
         elif stands_in(one, groups):
-            lines.append(f"{one.file}: its two results stand in different blocks, which are not compared")
+            found.problems.append(f"{name}: its two results stand in different blocks, which are not compared")
         else:
-            lines.append(f"{one.file}: not both of its results are among those shown")
-    return lines, waiting
-
-
-@dataclass
-class Runs:
-    """The results of a folder that are shown, read one by one; what is not shown is noted on the
-    way."""
-
-    folder: Path
-    include_demo: bool
-    problems: list[str] = field(default_factory=list)
-    hidden: int = 0
-    hidden_predictions: set[str] = field(default_factory=set)
-
-    def __iter__(self) -> Iterator[tuple[Path, dict]]:
-        for path, result, reason in each_file(self.folder, parse_result):
-            if result is None:
-                self.problems.append(f"{path.name}: {reason}")
-            elif result["task"] not in TASKS:
-                self.problems.append(f"{path.name}: {unknown_task(result['task'])}")
-            elif self.include_demo or not (result["demo"] or result["scale"] in PROVES_NOTHING):
-                yield path, result
-            else:
-                self.hidden += 1
-                if result.get("predictions"):
-                    self.hidden_predictions.add(result["predictions"]["sha256"])
+            found.problems.append(f"{name}: not both of its results are among those shown")
 
 
 def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] = ()) -> None:
@@ -164,7 +160,7 @@ def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] 
     for ending, written in _formats().items():
         for table in tables:
             write_text(folder / f"{table.name}{ending}", written(table))
-    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(map(markdown, tables)))
+    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(markdown(table) for table in tables))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
 
 
@@ -183,7 +179,9 @@ def _formats() -> dict[str, Callable[[TableModel], str]]:
 
 def with_probes(tables: Sequence[TableModel], probes: Sequence[dict]) -> list[TableModel]:
     """The tables, and that of the probes where there are some."""
-    return [*tables, *([probe_table(list(probes))] if probes else [])]
+    if not probes:
+        return list(tables)
+    return [*tables, probe_table(list(probes))]
 
 
 def _check_is_folder(path: Path) -> None:
@@ -236,7 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
     contrasts = contrast_lines(found.tables, options.contrast)
     write_tables(found.tables, options.results / "tables", found.probes)
     found.show()
-    print("".join(f"{line}\n" for line in contrasts), end="")
+    for line in contrasts:
+        print(line)
     print(f"written: {options.results / 'tables'}")
     if options.figure:
         from benchmarks.formats.dot_plot import write_figure

@@ -1,7 +1,6 @@
 """Where one cell of a table comes from: `make_tables.py --why TABLE:ROW:COLUMN`."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.formats.layout import PAPER
@@ -15,14 +14,13 @@ from benchmarks.formats.provenance_text import (
     trial_provenance,
     value_text,
 )
-from benchmarks.records.probe_results import parse_probe
-from benchmarks.records.results import json_files
+from benchmarks.records.probe_results import validate
+from benchmarks.records.results import each_file
 from benchmarks.tables.probe_table import COLUMNS, TITLE, probe_blocks, probe_name
 from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.shown_text import nearest, row_name, signed
 from benchmarks.tables.table_model import Block, Row, TableModel
 from pretrain.common.errors import refuse
-from pretrain.common.plain_file import read_plain
 from transfer.tasks import TASKS
 
 
@@ -116,9 +114,9 @@ def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:
     refuse((column.casefold() not in metrics,
             f"--why: {PROBES} has no column {column}; it has {', '.join(COLUMNS)}"))
     files = {}
-    for path in json_files(folder):
-        with suppress(OSError, ValueError):  # a damaged file stands in no table
-            files[parse_probe(read_plain(path))["digest"]] = path
+    for path, probe, _ in each_file(folder, validate):
+        if probe:  # a damaged file stands in no table
+            files[probe["digest"]] = path
     found, names = [], []
     for heading, members in probe_blocks(probes):
         for probe in members:

@@ -5,77 +5,51 @@ that it names, with the tolerance that a single run may have; results/README.md 
 chosen.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from benchmarks.records.reported import epochs_of, read_csv
+from benchmarks.records.reported import read_csv
 from transfer.settings.random_starts import RAND
 
 COLUMNS = ["table", "method", "epochs", "heads", "metric", "value", "tolerance", "source"]
 RANDOM = RAND.row
+RowKey = tuple[str, str, int | None, str]  # table, method, epochs, heads of a row
 
 
-@dataclass(frozen=True)
-class Expected:
-    """One metric that a correct run should come near: percent, plus or minus `tolerance`."""
+def read_expected(path: Path) -> list[dict[str, Any]]:
+    """The expected values in the file at `path`: percent, plus or minus `tolerance`, for rows of a method; None as
+    epochs and "" as heads mean any. UserError for a line that is not what it should be."""
+    def is_good(entry: dict[str, Any]) -> bool:
+        return bool(entry["metric"] and entry["source"]) and entry["tolerance"] > 0
 
-    metric: str
-    value: float
-    tolerance: float
-    source: str
-
-
-class RowKey(NamedTuple):
-    """A row of a table, by what decides its values; of an expectation, None as epochs and "" as
-    heads mean any."""
-
-    table: str
-    method: str
-    epochs: int | None
-    heads: str
+    expected = "a column of a table with its value, tolerance and source"
+    return read_csv(path, COLUMNS, is_good, expected, ("value", "tolerance"))
 
 
-Expectations = Mapping[RowKey, list[Expected]]
-
-
-def read_expected(path: Path) -> Expectations:
-    """The expected values in the file at `path`; UserError for a line that is not what it should
-    be."""
-    found: dict[RowKey, list[Expected]] = defaultdict(list)
-
-    def add(entry: dict[str, str]) -> bool:
-        one = Expected(entry["metric"], float(entry["value"]), float(entry["tolerance"]), entry["source"])
-        found[RowKey(entry["table"], entry["method"], epochs_of(entry), entry["heads"])].append(one)
-        return bool(one.metric and one.source) and 0 <= one.value <= 100 and one.tolerance > 0
-
-    read_csv(path, COLUMNS, add, "a column of a table with its value, tolerance and source")
-    return found
-
-
-def outside(expectations: Expectations, row: RowKey, values: Mapping[str, float | None]) -> list[str]:
+def outside(expected: list[dict[str, Any]], row: RowKey, values: Mapping[str, float | None]) -> list[str]:
     """What is wrong with a row's `values` (percent by column) by the literature, one sentence each;
     empty: nothing.
 
     An expectation of what is not a column of the table, or no longer, says nothing.
     """
-    expected: list[Expected] = []
-    for epochs in {row.epochs, None}:
-        for heads in {row.heads, ""}:
-            expected += expectations.get(RowKey(row.table, row.method, epochs, heads), ())
+    table, method, epochs, heads = row
     found = []
-    for one in sorted(expected, key=lambda one: one.metric):
-        value = values.get(one.metric)
-        if value is not None and abs(value - one.value) > one.tolerance + 1e-9:
-            found.append(f"{one.metric.replace('_', ' ')} {value:.1f} is outside {one.value:.1f} ± {one.tolerance:.1f} "
-                         f"({one.source})")
+    for one in sorted(expected, key=itemgetter("metric")):
+        same_method = one["table"] == table and one["method"] == method
+        value, middle, tolerance = values.get(one["metric"]), one["value"], one["tolerance"]
+        if not same_method or one["epochs"] not in (None, epochs) or one["heads"] not in ("", heads):
+            continue
+        if value is not None and abs(value - middle) > tolerance + 1e-9:
+            name = one["metric"].replace("_", " ")
+            found.append(f"{name} {value:.1f} is outside {middle:.1f} ± {tolerance:.1f} ({one['source']})")
     return found
 
 
-def below_random(values: Mapping[str, float | None], random: Mapping[str, float | None], main: Iterable[str]
-                 ) -> list[str]:
+def below_random(
+    values: Mapping[str, float | None], random: Mapping[str, float | None], main: Iterable[str]
+) -> list[str]:
     """The columns among `main`, those that each kind of metric is judged by, in which a row is
     below random initialisation."""
     found = []

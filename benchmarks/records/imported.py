@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from benchmarks.records.results import (
     check_fields,
     each_file,
     metric_problems,
-    parse_sealed,
     write_sealed,
 )
 from pretrain import __version__
@@ -52,47 +50,40 @@ FIELDS: dict[str, Check] = {
 }
 
 
-@dataclass(frozen=True)
-class Imported:
-    """One imported row; all its metrics in percent, under GROUP/NAME."""
-
-    task: str
-    method: str
-    epochs: int | None
-    metrics: dict[str, float | None]
-    source: str = ""  # as the table says it; a row that is written has the file itself
-
-
 def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
     """All metrics of the last evaluation in a metrics.json of detectron2; UserError when it has
     none of `task`."""
     needed, groups = task.columns[0].metric, {column.group for column in task.columns}
-    entries = read_entries(path)
-    evaluations = [entry for entry in entries if needed in entry]
-    refuse((not evaluations,
+    entries, last = read_entries(path), None
+    for entry in entries:
+        if needed in entry:
+            last = entry
+    refuse((last is None,
             f"expected a line with {needed} in {path}, found none in {len(entries)} lines: is it the "
             f"metrics.json of a finished run of task {task.name}?"))
     metrics: dict[str, float | None] = {}
-    for name, value in evaluations[-1].items():
+    for name, value in last.items():
         group, slash, _ = name.partition("/")
-        if slash and group in groups:
-            undefined = isinstance(value, float) and math.isnan(value)  # as detectron2 writes it
-            refuse((not undefined and not is_number(value, 0, 100),
+        if not slash or group not in groups:
+            continue
+        metrics[name] = None
+        if not isinstance(value, float) or not math.isnan(value):  # NaN: not defined, as detectron2 writes it
+            refuse((not is_number(value, 0, 100),
                     f"{path}: expected a number from 0 to 100 as {name} of its last evaluation, found "
                     f"{json.dumps(value):.60}; is it the metrics.json that detectron2 wrote?"))
-            metrics[name] = None if undefined else float(value)
+            metrics[name] = float(value)
     return metrics
 
 
-def write_imported(folder: Path, row: Imported, file: Path, annotations_sha256: str | None = None) -> Path:
-    """Write the metrics of `row`, which were read from `file`, into `folder`.
+def write_imported(folder: Path, row: dict[str, Any], file: Path, annotations_sha256: str | None = None) -> Path:
+    """Write `row` (task, method, epochs, and metrics in percent under GROUP/NAME), which was read from `file`, into
+    `folder`.
 
     The same file, method and epochs give the same name. `annotations_sha256`: of what the
     metrics were computed with, if that is known (`plain_coco.sha256`). UserError when a metric is not a percentage.
     """
-    record: dict[str, Any] = {
-        "schema": SCHEMA, "kind": "imported", "task": row.task, "method": row.method, "epochs": row.epochs,
-        "metrics": row.metrics, "source": {"file": file.name, "sha256": sha256_file(file)},
+    record = row | {
+        "schema": SCHEMA, "kind": "imported", "source": {"file": file.name, "sha256": sha256_file(file)},
         "annotations_sha256": annotations_sha256,
         "imported": datetime.now(UTC).isoformat(timespec="seconds"), "tool_version": __version__}
     return write_sealed(folder, record, validate(record), file_name)
@@ -112,31 +103,32 @@ def task_of(record: dict) -> str:
     if "task" in record:
         return record["task"]
     task = by_table().get(record["table"])
-    return task.name if task else record["table"]
-
-
-def by_metric(record: dict, key: str) -> dict[str, Any]:
-    """What a record of any schema holds under `key`, by GROUP/NAME; ValueError for a column of no table."""
-    if record["schema"] != 1:
-        return record[key]
-    return {metric_of(record["table"], column): value for column, value in record[key].items()}
+    if task:
+        return task.name
+    return record["table"]
 
 
 def problems_of(record: Any, fields: dict[str, Check], key: str, check: Callable[[dict], list[str]]) -> list[str]:
     """What is wrong with a record of any schema, one sentence a field; `check` looks at its metrics under `key`."""
     problems = check_fields(record, {"schema": SCHEMAS, **fields})
-    if not problems:
-        problems = check_fields(record, {"table" if record["schema"] == 1 else "task": TEXT})
+    if problems:
+        return problems
+    named_by = {1: "table", SCHEMA: "task"}[record["schema"]]
     try:
-        return problems or check(by_metric(record, key))
+        return check_fields(record, {named_by: TEXT}) or check(in_todays_schema(record, key)[key])
     except ValueError as error:
         return [str(error)]
 
 
 def in_todays_schema(record: dict, key: str) -> dict:
-    """A valid record as today's; `key`: where its metrics are."""
-    rest = {name: value for name, value in record.items() if name != "table"}
-    return rest | {"schema": SCHEMA, "task": task_of(record), key: by_metric(record, key)}
+    """A record of any schema as today's; `key`: where its metrics are. ValueError for a column of no table."""
+    if record["schema"] == SCHEMA:
+        return record
+    found = record | {"schema": SCHEMA, "task": task_of(record), key: {}}
+    table = found.pop("table")
+    for column, value in record[key].items():
+        found[key][metric_of(table, column)] = value
+    return found
 
 
 def validate(record: Any) -> list[str]:
@@ -145,34 +137,19 @@ def validate(record: Any) -> list[str]:
     return problems_of(record, FIELDS, "metrics", metric_problems)
 
 
-def parse_imported(content: bytes) -> dict:
-    """The content of a file of imported metrics, as it is stored; ValueError says what is wrong
-    with it."""
-    return parse_sealed(content, validate)
-
-
-def read_imported(folder: Path) -> tuple[list[Imported], list[str]]:
-    """All good imported rows of `folder`, and one line for each file that is not or whose task is
-    not known."""
-    records, problems = read_known(folder, parse_imported, "import them again")
-    rows = []
-    for record in records:
-        source = f"imported from {record['source']['file']}, sha256 {record['source']['sha256'][:8]}"
-        metrics = by_metric(record, "metrics")
-        rows.append(Imported(task_of(record), record["method"], record["epochs"], metrics, source))
-    return rows, problems
-
-
-def read_known(folder: Path, parse: Callable[[bytes], dict], advice: str) -> tuple[list[dict], list[str]]:
-    """What `parse` makes of the files of `folder`, sorted by name, and a line for each other file:
-    damaged (it ends in `advice`), or of a task that is not known."""
+def read_known(
+    folder: Path, check: Callable[[Any], list[str]], key: str, advice: str
+) -> tuple[list[dict], list[str]]:
+    """The files of `folder` that `check` finds nothing wrong with, in today's schema and sorted by name, and a line for
+    each other file: damaged (it ends in `advice`), or of a task that is not known. `key`: where their metrics are."""
     records, problems = [], []
-    for path, record, reason in each_file(folder, parse):
+    for path, record, reason in each_file(folder, check):
         if record is None:
             problems.append(f"{path.name}: {reason}; {advice}")
         elif task_of(record) in TASKS:
-            records.append(record)
+            records.append(in_todays_schema(record, key))
+        elif "task" in record:
+            problems.append(f"{path.name}: {unknown_task(record['task'])}")
         else:
-            unknown = unknown_task if "task" in record else unknown_table
-            problems.append(f"{path.name}: {unknown(task_of(record))}")
+            problems.append(f"{path.name}: {unknown_table(record['table'])}")
     return records, problems

@@ -16,7 +16,6 @@ from benchmarks.records.results import (
     canonical,
     check_fields,
     json_problems,
-    parse_sealed,
     read_sealed,
     slug,
     write_sealed,
@@ -62,12 +61,7 @@ def file_name(probe: dict) -> str:
     return f"{slug(probe['method'])}__probe__{slug(probe['task'])}__{hashed}.json"
 
 
-def parse_probe(content: bytes) -> dict:
-    """A probe file's content; ValueError says what is wrong with it."""
-    return parse_sealed(content, validate)
-
-
 def read_probes(folder: Path) -> tuple[list[dict], list[str]]:
     """All good probes of `folder` (none when it is not there), and one line (file: reason) for each
     other file."""
-    return read_sealed(folder, parse_probe)
+    return read_sealed(folder, validate)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.records import comparisons, imported, probe_results, results
 from pretrain.common.atomic import write_text
@@ -11,22 +12,22 @@ from pretrain.common.atomic import write_text
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file. `parse` gives the content as it is stored, in any schema, or raises
-    ValueError saying what is wrong; `file_name` follows from the content; `current` is it in today's schema."""
+    """One kind of file. `check` says what is wrong with content of any schema; `file_name` follows from the content;
+    `current` is it in today's schema."""
 
     word: str
-    parse: Callable[[bytes], dict]
+    check: Callable[[Any], list[str]]
     file_name: Callable[[dict], str]
     current: Callable[[dict], dict]
 
 
 # Folder in results/, and in a bundle -> what lies in it.
 KINDS = {
-    "runs": Kind("result", results.parse_stored, results.file_name, results.current),
-    "probes": Kind("probe", probe_results.parse_probe, probe_results.file_name, dict),
-    "imported": Kind("imported", imported.parse_imported, imported.file_name,
+    "runs": Kind("result", results.problems_of, results.file_name, results.current),
+    "probes": Kind("probe", probe_results.validate, probe_results.file_name, dict),
+    "imported": Kind("imported", imported.validate, imported.file_name,
                      partial(imported.in_todays_schema, key="metrics")),
-    "comparisons": Kind("comparison", comparisons.parse_comparison, comparisons.file_name,
+    "comparisons": Kind("comparison", comparisons.validate, comparisons.file_name,
                         partial(imported.in_todays_schema, key="outcome"))}
 Records = dict[str, list[dict]]  # folder -> contents
 
@@ -45,7 +46,7 @@ def parse_members(members: dict[str, bytes]) -> Records:
         kind = name.partition("/")[0]
         if kind in KINDS:
             try:
-                records[kind].append(KINDS[kind].parse(content))
+                records[kind].append(results.parse_sealed(content, KINDS[kind].check))
             except ValueError as error:
                 raise ValueError(f"{name} is not a good {KINDS[kind].word} ({error})") from None
     # Of the same trial measured twice the later one counts, whatever it is called: it must be written last.

@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from benchmarks.records.paper_tables import by_table, column_names, unknown_table
 from pretrain.common.errors import UserError, refuse
@@ -30,18 +30,20 @@ def read_reported(folder: Path) -> tuple[dict[str, list[ReportedRow]], list[str]
 
     UserError for a file that is not what it should be.
     """
-    files = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     tables = by_table()
     reported: dict[str, list[ReportedRow]] = {}
     problems: list[str] = []
+    files = sorted(folder.glob("[!.]*.csv"))
     for path in files:
         rows = _read_file(path)
         if path.stem not in tables:
             problems.append(f"{path.name}: {unknown_table(path.stem)}")
             continue
         reported[path.stem] = rows
-        columns = column_names(tables[path.stem])
-        for name in dict.fromkeys(chain.from_iterable(row.values for row in rows)):
+        columns, unknown = column_names(tables[path.stem]), {}
+        for row in rows:
+            unknown |= row.values
+        for name in unknown:
             if name not in columns:
                 problems.append(f"{path.name}: its {name}, which is not a column of the table: expected "
                                 f"{', '.join(columns)}")
@@ -63,39 +65,44 @@ def printed(reported: list[ReportedRow], method: str, epochs: int | None) -> dic
 def _read_file(path: Path) -> list[ReportedRow]:
     rows: dict[tuple[str, int | None], ReportedRow] = {}
 
-    def add(entry: dict[str, str]) -> bool:
-        key, value = (entry["method"], epochs_of(entry)), float(entry["value"])
+    def add(entry: dict[str, Any]) -> bool:
+        key, metric = (entry["method"], entry["epochs"]), entry["metric"]
         values = rows.setdefault(key, ReportedRow(*key, {}, entry["source"])).values
-        good = entry["table"] == path.stem and 0 <= value <= 100 and entry["metric"] not in ("", *values)
-        values[entry["metric"]] = value
-        return good
+        is_new = metric not in ("", *values)
+        values[metric] = entry["value"]
+        return is_new and entry["table"] == path.stem
 
     read_csv(path, COLUMNS, add, f"a percentage of table {path.stem}, each column once a row,")
     return list(rows.values())
 
 
-def epochs_of(entry: dict[str, str]) -> int | None:
-    """The epochs of a line; ValueError for no number."""
-    return int(entry["epochs"]) if entry["epochs"] else None
-
-
-def read_csv(path: Path, columns: list[str], add: Callable[[dict[str, str]], bool], expected: str) -> None:
-    """Hand each line below the title to `add`, which says whether it is good. UserError for a file with other columns,
-    and for a line that is not as `expected`."""
+def read_csv(
+    path: Path, columns: list[str], is_good: Callable[[dict[str, Any]], bool], expected: str,
+    numbers: tuple[str, ...] = ("value",)
+) -> list[dict[str, Any]]:
+    """The lines below the title, with epochs and `numbers` as such; `value` is a percentage. UserError for a file with
+    other columns, and for a line that `is_good` says is not as `expected`."""
     try:
         text = read_plain(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"expected a CSV file in UTF-8 at {path}, found one that cannot be read ({error}); restore the "
                         "file") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader, entries = csv.DictReader(io.StringIO(text, newline="")), []
     refuse((reader.fieldnames != columns,
             f"expected the columns {','.join(columns)} in {path}, "
             f"found {','.join(reader.fieldnames or [])}; restore the file"))
     for entry in reader:
+        found = ",".join(map(str, entry.values()))
         try:
-            good = add(entry)
+            if entry["epochs"] == "":
+                entry["epochs"] = None
+            else:
+                entry["epochs"] = int(entry["epochs"])
+            for name in numbers:
+                entry[name] = float(entry[name])
+            good = 0 <= entry["value"] <= 100 and is_good(entry)
         except (TypeError, ValueError):
             good = False
-        refuse((not good,
-                f"expected {expected} in {path}, line {reader.line_num}, found "
-                f"{','.join(map(str, entry.values()))}; restore the file"))
+        refuse((not good, f"expected {expected} in {path}, line {reader.line_num}, found {found}; restore the file"))
+        entries.append(entry)
+    return entries

@@ -7,6 +7,7 @@ A result holds all metrics that the evaluator gave. Which of them a table shows 
 table, and no change of one makes a file invalid.
 """
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -58,10 +59,6 @@ PERCENT: Check = ("a number from 0 to 100 or null", lambda v: v is None or is_nu
 TRUTH: Check = ("true or false", lambda v: isinstance(v, bool))
 PRETRAINING_FIELDS: dict[str, Check] = {
     "objective": TEXT, "seed": ("an integer", is_whole), "recipe_sha256": SHA256, "images_sha256": SHA256}
-
-
-def _is_pretraining(value: Any) -> bool:
-    return value is None or check_fields(value, PRETRAINING_FIELDS) == []
 
 
 def _is_share(value: Any) -> bool:
@@ -128,7 +125,8 @@ FIELDS: dict[str, Check] = {
     "weights.pkl_sha256": SHA256_OR_NULL,
     "weights.path_sha256": SHA256_OR_NULL,
     "weights.conversion": MAPPING_OR_NULL,
-    "weights.pretraining": ("a mapping of objective, seed, recipe_sha256 and images_sha256, or null", _is_pretraining),
+    "weights.pretraining": ("a mapping of objective, seed, recipe_sha256 and images_sha256, or null",
+                            lambda v: v is None or check_fields(v, PRETRAINING_FIELDS) == []),
     "training": MAPPING_OR_NULL,
     "evaluation": MAPPING_OR_NULL,
     "config": MAPPING,
@@ -150,7 +148,8 @@ def canonical(value: Any) -> str:
 
 def digest(result: dict) -> str:
     """SHA-256 of a result's canonical JSON without its own `digest`."""
-    body = {key: value for key, value in result.items() if key != "digest"}
+    body = dict(result)
+    body.pop("digest", None)
     return hashlib.sha256(canonical(body).encode("ascii")).hexdigest()
 
 
@@ -162,7 +161,7 @@ def weights_sha256(result: dict) -> str | None:
 
 def validate(result: dict) -> list[str]:
     """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
-    return _problems(result) or json_problems(result)
+    return problems_of(result) or json_problems(result)
 
 
 def json_problems(record: dict) -> list[str]:
@@ -186,13 +185,21 @@ def current(result: dict) -> dict:
     return read_as_now(result)
 
 
-def _problems(stored: Any) -> list[str]:
-    """What is wrong with the fields of a stored result of any schema."""
+def problems_of(stored: Any) -> list[str]:
+    """What is wrong with the fields of a stored result of any schema, one sentence each."""
     try:
         result = current(stored)
     except ValueError as error:
         return [str(error)]
-    return check_fields(result, FIELDS, OPTIONAL) or metric_problems(result["metrics"]) or _weights_problems(result)
+    problems = check_fields(result, FIELDS, OPTIONAL) or metric_problems(result["metrics"])
+    if problems:
+        return problems
+    weights, method = result["weights"], result["method"]
+    if weights["method"] not in RANDOM and not is_sha256(weights_sha256(result)):
+        return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
+    if method in RANDOM and weights.get("pkl_sha256"):
+        return [f"method: expected another name than {method!r}, for the weights are those of a checkpoint"]
+    return []
 
 
 def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str] = ()) -> list[str]:
@@ -204,17 +211,18 @@ def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str
         return [f"expected a mapping, found {_short(record)}"]
     problems = []
     for name, (expected, holds) in fields.items():
-        above, _, key = name.rpartition(".")
+        *above, key = name.split(".")
         place: Any = record
-        for part in above.split(".") if above else ():
-            place = place.get(part) if isinstance(place, dict) else None
+        for part in above:
+            if isinstance(place, dict):
+                place = place.get(part)
         if not isinstance(place, dict):
-            if above not in fields:
-                problems.append(f"{name}: missing, expected {expected}")
-        elif key not in place:
-            if name not in optional:
-                problems.append(f"{name}: missing, expected {expected}")
-        elif not holds(place[key]):
+            is_missing = ".".join(above) not in fields
+        else:
+            is_missing = key not in place and name not in optional
+        if is_missing:
+            problems.append(f"{name}: missing, expected {expected}")
+        elif isinstance(place, dict) and key in place and not holds(place[key]):
             problems.append(f"{name}: expected {expected}, found {_short(place[key])}")
     return problems
 
@@ -264,13 +272,13 @@ def stored_text(record: dict) -> str:
     return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 
-def each_file(folder: Path, parse: Callable[[bytes], dict]) -> Iterator[tuple[Path, dict | None, str]]:
-    """Yield (path, what `parse` makes of it, "") for each good file of `folder`, (path, None, reason) for each other;
-    sorted by name."""
+def each_file(folder: Path, check: Callable[[Any], list[str]]) -> Iterator[tuple[Path, dict | None, str]]:
+    """Yield (path, its record, "") for each file of `folder` that `check` finds nothing wrong with, (path, None,
+    reason) for each other; sorted by name."""
     for path in json_files(folder):
         record, reason = None, ""
         try:
-            record = parse(read_plain(path))
+            record = parse_sealed(read_plain(path), check)
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
         except ValueError as error:
@@ -278,10 +286,11 @@ def each_file(folder: Path, parse: Callable[[bytes], dict]) -> Iterator[tuple[Pa
         yield path, record, reason
 
 
-def read_sealed(folder: Path, parse: Callable[[bytes], dict]) -> tuple[list[dict], list[str]]:
-    """What `parse` makes of the files of `folder`, sorted by name, and one line (file: reason) for each other file."""
+def read_sealed(folder: Path, check: Callable[[Any], list[str]]) -> tuple[list[dict], list[str]]:
+    """The records of `folder` that `check` finds nothing wrong with, sorted by name, and one line (file: reason) for
+    each other file."""
     records, problems = [], []
-    for path, record, reason in each_file(folder, parse):
+    for path, record, reason in each_file(folder, check):
         if record is None:
             problems.append(f"{path.name}: {reason}")
         else:
@@ -294,8 +303,9 @@ def json_files(folder: Path) -> list[Path]:
 
     A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or of others.
     """
-    names = sorted(os.listdir(folder)) if Path(folder).is_dir() else []
-    return [Path(folder) / name for name in names if name.endswith(".json") and not name.startswith(".")]
+    if not Path(folder).is_dir():
+        return []
+    return [Path(folder) / name for name in fnmatch.filter(sorted(os.listdir(folder)), "[!.]*.json")]
 
 
 def write_result(folder: Path, result: dict) -> Path:
@@ -305,38 +315,25 @@ def write_result(folder: Path, result: dict) -> Path:
     A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
     """
     problems = validate(result)
-    return write_sealed(folder, result if problems else current(result), problems, file_name)
+    if not problems:
+        result = current(result)
+    return write_sealed(folder, result, problems, file_name)
 
 
 def file_name(result: dict) -> str:
     """`<method>__<epochs>ep__<task>__trial<N>__<8 hex>.json`, safe on every file system ("noep": no epochs)."""
-    identity = canonical([result[key] for key in ("method", "epochs", "task", "trial")] + [result["stage"]["key"]])
-    epochs = "no" if result["epochs"] is None else result["epochs"]
-    return (f"{slug(result['method'])}__{epochs}ep__{slug(result['task'])}__trial{result['trial']}__"
+    method, epochs, task, trial = result["method"], result["epochs"], result["task"], result["trial"]
+    identity = canonical([method, epochs, task, trial, result["stage"]["key"]])
+    if epochs is None:
+        epochs = "no"
+    return (f"{slug(method)}__{epochs}ep__{slug(task)}__trial{trial}__"
             f"{hashlib.sha256(identity.encode('ascii')).hexdigest()[:8]}.json")
-
-
-def parse_result(content: bytes) -> dict:
-    """A result in today's schema, whatever its file has; `digest` is the file's. ValueError says why it is none."""
-    return current(parse_stored(content))
 
 
 def read_results(folder: Path) -> tuple[list[dict], list[str]]:
     """All good results of `folder`, sorted by file name, and one line (file: reason) for each file that is not."""
-    return read_sealed(folder, parse_result)
-
-
-def parse_stored(content: bytes) -> dict:
-    """A result file's content as it is stored, of any schema; ValueError says why it is not a result."""
-    return parse_sealed(content, _problems)
-
-
-def _weights_problems(result: dict) -> list[str]:
-    if result["weights"]["method"] not in RANDOM and not is_sha256(weights_sha256(result)):
-        return ["weights: expected pkl_sha256 or path_sha256 of 64 hexadecimal digits, found neither"]
-    if result["method"] in RANDOM and result["weights"].get("pkl_sha256"):
-        return [f"method: expected another name than {result['method']!r}, for the weights are those of a checkpoint"]
-    return []
+    records, problems = read_sealed(folder, problems_of)
+    return [current(record) for record in records], problems
 
 
 def slug(text: str) -> str:
@@ -346,4 +343,6 @@ def slug(text: str) -> str:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) > 60:
+        return f"{text[:57]}..."
+    return text

@@ -50,7 +50,7 @@ class Anonymiser:
             clean["config_sha256"] = results.digest(clean["config"])
         clean["digest"] = results.digest(clean)
         try:
-            return KINDS[kind].parse(canonical(clean).encode())
+            return results.parse_sealed(canonical(clean).encode(), KINDS[kind].check)
         except ValueError:
             return None
 

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _read(folder: Path) -> Records:
     records: Records = {}
     for name, kind in KINDS.items():
-        records[name], problems = read_sealed(folder / name, kind.parse)
+        records[name], problems = read_sealed(folder / name, kind.check)
         if problems:
             raise UserError(f"expected good {kind.word} files, found {len(problems)} with problems, first "
                             f"{problems[0]}; fix or remove them")

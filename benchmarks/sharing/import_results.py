@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from benchmarks.records import coco_results
-from benchmarks.records.imported import Imported, from_metrics_json, write_imported
+from benchmarks.records.imported import from_metrics_json, write_imported
 from benchmarks.records.record_kinds import KINDS, Records, parse_members, put
 from benchmarks.records.results import EPOCHS, TEXT, read_sealed
 from benchmarks.sharing.bundle import read_archive
@@ -67,7 +67,7 @@ def _import_metrics(options: argparse.Namespace) -> None:
         (not_found, f"--annotations {options.annotations}: file not found"))
     task = TASKS[options.task]
     metrics = _metrics(options.file, options.annotations, task, options.crowds_as_objects)
-    row = Imported(task.name, options.method, options.epochs, metrics)
+    row = {"task": task.name, "method": options.method, "epochs": options.epochs, "metrics": metrics}
     identity = options.annotations and plain_coco.sha256(options.annotations, options.crowds_as_objects)
     path = write_imported(options.results / "imported", row, options.file, identity)
     shown = [f"{column.name} {number_text(metrics.get(column.metric))}" for column in task.columns]
@@ -101,7 +101,7 @@ def _import_bundle(path: Path, folder: Path) -> None:
              f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported"))
     new: Records = {}
     for name, kind in KINDS.items():
-        here = {kind.file_name(record): _content(record) for record in read_sealed(folder / name, kind.parse)[0]}
+        here = {kind.file_name(record): _content(record) for record in read_sealed(folder / name, kind.check)[0]}
         new[name] = [record for record in records[name] if here.get(kind.file_name(record)) != _content(record)]
         files = list(map(kind.file_name, new[name]))
         taken = [file for file in files if (folder / name / file).exists()]

@@ -4,9 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks.records.comparisons import Comparison
-from benchmarks.records.expected_values import RANDOM, Expectations, RowKey, below_random, outside
-from benchmarks.records.imported import Imported
+from benchmarks.records.comparisons import sentence
+from benchmarks.records.expected_values import RANDOM, below_random, outside
 from benchmarks.records.paper_tables import column_names, main_columns
 from benchmarks.records.reported import ReportedRow, printed
 from benchmarks.tables.ranking import PRETRAININGS_FOR_BOLD, Sample, compare, places
@@ -64,9 +63,9 @@ class Known:
     task: Task
     reported: list[ReportedRow]
     groups: list[Group]
-    expectations: Expectations
-    imported: list[Imported]
-    comparisons: list[Comparison]
+    expected: list[dict]
+    imported: list[dict]
+    comparisons: list[dict]
 
 
 def build_table(known: Known) -> TableModel:
@@ -89,8 +88,9 @@ def build_table(known: Known) -> TableModel:
         blocks.append(block)
     imported = Block("Imported", IMPORTED_NOTE)
     for row in known.imported:
-        cells = {column.name: _cell(row.metrics.get(column.metric)) for column in task.columns}
-        imported.rows.append(Row(IMPORTED, row.method, row.epochs, cells, row.source))
+        cells = {column.name: _cell(row["metrics"].get(column.metric)) for column in task.columns}
+        source = f"imported from {row['source']['file']}, sha256 {row['source']['sha256'][:8]}"
+        imported.rows.append(Row(IMPORTED, row["method"], row["epochs"], cells, source))
     blocks = [block for block in (*blocks, imported) if block.rows]
     title = task.table.title
     if own_data:  # what the task is, on the datasets that were measured instead of the published one
@@ -177,17 +177,17 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
                               distinction=distinction))
     _rank(block, several_data)
     for one in known.comparisons:
-        if one.task == known.task.name and stands_in(one, groups):
-            block.tests.append(one.text)
+        if one["task"] == known.task.name and stands_in(one, groups):
+            block.tests.append(sentence(one))
 
 
-def stands_in(comparison: Comparison, groups: Iterable[Group]) -> bool:
+def stands_in(comparison: dict, groups: Iterable[Group]) -> bool:
     """Whether both results of a comparison are among these: under a block that has both it stands,
     and nowhere else."""
     found = set()
     for group in groups:
         found |= {trial.predictions for trial in group.trials}
-    return comparison.predictions <= found
+    return found.issuperset(comparison["predictions_sha256"])
 
 
 def _in_order(reported: list[ReportedRow], groups: list[Group]) -> list[tuple[str, Group]]:
@@ -242,8 +242,8 @@ def _doubts(known: Known, group: Group, starts: list[Group]) -> list[str]:
     task, main, method = known.task, main_columns(known.task), group.example["method"]
     values, found = _means(group, task), []
     if group.block[0] == PAPER:
-        row = RowKey(task.table.name, method, group.example["epochs"], group.example["heads"])
-        found = outside(known.expectations, row, values)
+        row = (task.table.name, method, group.example["epochs"], group.example["heads"])
+        found = outside(known.expected, row, values)
     if not method.startswith(RANDOM):
         starts = [start for start in starts if start.is_like(group)]
         for start in starts:

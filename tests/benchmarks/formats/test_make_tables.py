@@ -168,7 +168,8 @@ def test_tables__a_column_added_or_removed_leaves_every_stored_file_valid(make_r
     (tmp_path / "runs" / "old.json").write_text(json.dumps(old | {"digest": digest(old)}))
     source = tmp_path / "metrics.txt"
     source.write_text("{}")
-    row = imported.Imported("coco", "Theirs", 800, {"bbox/AP": 31.0, "bbox/AP50": 32.0, "segm/AP": 33.0})
+    row = {"task": "coco", "method": "Theirs", "epochs": 800,
+           "metrics": {"bbox/AP": 31.0, "bbox/AP50": 32.0, "segm/AP": 33.0}}
     imported.write_imported(tmp_path / "imported", row, source)
     outcome = {"difference": 1.0, "low": 0.5, "high": 1.5}
     record = {"schema": 2, "kind": "bootstrap", "task": "coco", "names": list(keys), "samples": 100, "seed": 0,
@@ -201,7 +202,7 @@ def test_tables__results_of_a_task_that_is_not_known_are_named_and_left_out(make
     source = tmp_path / "metrics.txt"
     source.write_text("{}")
     dots = replace(TASKS["coco"], name="dots")
-    row = imported.Imported(dots.name, "Theirs", 800, {"dots/F1": 31.0})
+    row = {"task": dots.name, "method": "Theirs", "epochs": 800, "metrics": {"dots/F1": 31.0}}
     imported.write_imported(tmp_path / "imported", row, source)
     shutil.copytree(REPORTED, tmp_path / "reported")
     (tmp_path / "reported" / "dots.csv").write_text(

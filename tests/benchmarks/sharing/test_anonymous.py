@@ -15,7 +15,7 @@ import pytest
 from benchmarks.formats import all_tables
 from benchmarks.records import comparisons, imported
 from benchmarks.records.record_kinds import KINDS
-from benchmarks.records.results import digest, write_result
+from benchmarks.records.results import digest, parse_sealed, write_result
 from benchmarks.sharing import anonymous, bundle, import_results
 from pretrain.common.errors import UserError
 from tests.benchmarks.probe_files import make_probe
@@ -49,7 +49,7 @@ def poisoned(kind: str, record: dict) -> dict:
             inside = inside[key]
         inside[place[-1]] = value
         try:
-            KINDS[kind].parse(json.dumps(other | {"digest": digest(other)}).encode())
+            parse_sealed(json.dumps(other | {"digest": digest(other)}).encode(), KINDS[kind].check)
         except ValueError:
             return
         record = other

@@ -170,7 +170,8 @@ def with_imported_and_comparison(results: Path) -> None:
     source = results / "janedoe_metrics.json"
     source.write_text("{}")
     figures = dict.fromkeys(["bbox/AP", "bbox/AP50", "segm/AP"], 31.25)
-    imported.write_imported(folder, imported.Imported("coco", "Theirs by janedoe", 800, figures), source)
+    row = {"task": "coco", "method": "Theirs by janedoe", "epochs": 800, "metrics": figures}
+    imported.write_imported(folder, row, source)
     record = {"schema": 1, "kind": "bootstrap", "table": "coco_detection_segmentation",
               "names": ["CLoVE 200", "janedoe's"], "predictions_sha256": ["1" * 64, "2" * 64],
               "annotations_sha256": "3" * 64, "samples": 100, "seed": 0, "made": "2026-01-01T00:00:00+00:00",

@@ -74,8 +74,8 @@ def test_imported__a_file_of_schema_1_is_read_like_todays(tmp_path: Path) -> Non
     (tmp_path / "imported").mkdir()
     (tmp_path / "imported" / "a.json").write_text(json.dumps(record | {"digest": digest(record)}))
     assert imported.file_name(record).startswith("coco-")
-    [row], problems = imported.read_imported(tmp_path / "imported")
-    assert problems == [] and row.task == "coco" and row.metrics == {
+    [row], problems = imported.read_known(tmp_path / "imported", imported.validate, "metrics", "")
+    assert problems == [] and row["task"] == "coco" and row["metrics"] == {
         "bbox/AP": 31.0, "bbox/AP50": 32, "bbox/AP75": 33, "segm/AP": 34, "segm/AP50": 35, "segm/AP75": None}
 
 
@@ -189,7 +189,7 @@ def test_import__names_and_epochs_are_checked(tmp_path: Path, words: list[str], 
 def test_imported__wrong_figures_are_not_written(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("")
     with pytest.raises(UserError, match="metrics.keypoints/AP: expected a number from 0 to 100 or null, found 400"):
-        row = imported.Imported("keypoints", "A", None, {"keypoints/AP": 400.0})
+        row = {"task": "keypoints", "method": "A", "epochs": None, "metrics": {"keypoints/AP": 400.0}}
         imported.write_imported(tmp_path / "imported", row, tmp_path / "x.json")
     assert not (tmp_path / "imported").exists()
 
