@@ -20,11 +20,12 @@ from transfer.finetuning.finetune import Request, finetune
 
 FIGURE = {"coco": "segm/AP50", "keypoints": "keypoints/AP50", "cityscapes": "segm/AP50"}
 FILES = {"coco": "instances", "keypoints": "person_keypoints"}
+ITERATIONS = {"coco": 160, "keypoints": 240, "cityscapes": 240}
 OVERLAP = 0.3  # largest IoU of an object in one image with an object in the other
-# The demo's scale with a ResNet-18: half a minute a run on one core.
+# The demo's scale with a ResNet-18: under two minutes a run of coco on one core without AVX-512.
 SMALL = (
-    "SOLVER.MAX_ITER=240", "SOLVER.STEPS=200,", "SOLVER.BASE_LR=0.02", "SOLVER.WARMUP_ITERS=10",
-    "SOLVER.CHECKPOINT_PERIOD=1000", "TEST.PRECISE_BN.NUM_ITER=5", "INPUT.RANDOM_FLIP=none",
+    "SOLVER.BASE_LR=0.02", "SOLVER.WARMUP_ITERS=10", "SOLVER.CHECKPOINT_PERIOD=1000",
+    "TEST.PRECISE_BN.NUM_ITER=5", "INPUT.RANDOM_FLIP=none",
 )
 
 
@@ -93,8 +94,10 @@ def _two_streets(source: Path, task: str, output: Path, swapped: bool) -> Path:
 
 def figure(task: str, data: Path, output: Path, *overrides: str) -> float:
     """AP50 in percent after one run."""
+    iterations = ITERATIONS[task]
+    schedule = (f"SOLVER.MAX_ITER={iterations}", f"SOLVER.STEPS={iterations * 5 // 6},")
     request = Request(task=task, weights="random", data=Where(data, same_images=True), output=output, scale="demo",
-                      architecture="resnet18", device="cpu", overrides=SMALL + overrides)
+                      architecture="resnet18", device="cpu", overrides=SMALL + schedule + overrides)
     return finetune(request)["metrics"][FIGURE[task]]
 
 
@@ -109,8 +112,10 @@ def losses(output: Path) -> list[float]:
 def test_finetune__overfits_two_images_with_their_labels_only(task: str, generated: Path, tmp_path: Path) -> None:
     data = two_images(generated, task, tmp_path / "data", swapped=False)
     wrong = two_images(generated, task, tmp_path / "wrong", swapped=True)
-    assert figure(task, data, tmp_path / "before", "SOLVER.MAX_ITER=0") < 5
-    assert figure(task, data, tmp_path / "after") > 50
-    assert figure(task, wrong, tmp_path / "null") < 5
+    before = figure(task, data, tmp_path / "before", "SOLVER.MAX_ITER=0")
+    after = figure(task, data, tmp_path / "after")
+    null = figure(task, wrong, tmp_path / "null")
+    print(f"AP50 before {before:.1f}, after {after:.1f}, with the other image's labels {null:.1f}")
+    assert before < 5 and after > 50 and null < 5
     # The null is one of labels, not of training: what it was given it did learn.
     assert losses(tmp_path / "null")[-1] < losses(tmp_path / "null")[0] / 2
