@@ -1,15 +1,14 @@
 """`clove run`, and ./run_all.sh with options: plan the stages, run what is not done, print tables and places."""
 
-import argparse
 import os
 import shutil
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 
+from benchmarks import clove
 from benchmarks.options import arguments
 from benchmarks.options.gpus import count_gpus
 from benchmarks.options.run_options import Options, parse
@@ -18,41 +17,34 @@ from benchmarks.stages.checked_inputs import find_inputs
 from benchmarks.stages.local_run import STANDS, LocalRun, minutes, set_aside
 from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan
-from benchmarks.stages.stage import Progress, Stage, finished, glance, left, locked
-from benchmarks.stages.standing_results import standing
+from benchmarks.stages.stage import Progress, Stage, by_name, glance, left, locked
+from benchmarks.stages.standing_results import left_to_do, standing
 from pretrain.common.errors import refuse, run_cli
 
-COMMANDS = {"report": "report.command", "bundle": "sharing.bundle", "import": "sharing.import_results",
-            "compare": "statistics.bootstrap", "status": "slurm.status", "cancel": "slurm.cancel",
-            "retry": "slurm.retry", "logs": "slurm.logs"}  # command -> module with its own parser
+build_parser = arguments.build_parser  # the options of a run
 FIGURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png")
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The options of a command of `COMMANDS`, or of a run."""
-    if command in COMMANDS:
-        return import_module(f"benchmarks.{COMMANDS[command]}").build_parser()
-    return arguments.build_parser()
-
-
 def main(given: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; returns the exit code."""
+    """Run what the command line asks for; returns the exit code. A command that stands before the options is one
+    of `clove`."""
     # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that
     # a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     words = list(sys.argv[1:] if given is None else given)
-    if words and words[0] in COMMANDS:
-        return import_module(f"benchmarks.{COMMANDS[words[0]]}").main(words[1:])
+    if words and not words[0].startswith("-"):
+        return clove.main(words)
     options = parse(words)
     plan = Plan(options, find_inputs(options))
     stages = plan.stages()
-    names = [stage.name for stage in stages]
+    names = by_name(stages)
     unknown = [name for name in options.rerun if name not in names]
     gpus = count_gpus(options)
     refuse(
         (unknown, f"--rerun {', '.join(unknown)}: no such stage; there are {', '.join(names)}"),
         (options.jobs > 1 and gpus,
-         f"--jobs {options.jobs} divides CPU cores, found {gpus} GPUs: add --gpus 0, or leave out --jobs"),
+         f"--jobs {options.jobs} divides CPU cores, found {gpus} GPUs: add --gpus 0, "
+         "or leave out --jobs"),
     )
     for line in options.said:
         print(line)
@@ -77,7 +69,7 @@ def run_on_cluster(plan: Plan, stages: list[Stage]) -> int:
     new = not options.output.exists()
     try:
         with locked(options.output):
-            _check_disk(options, stages, standing(stages, options))
+            _check_disk(options, stages)
             alive = job_graph.under_way(plan, stages)
             progress = Progress(options.output)
             for stage in stages:
@@ -108,21 +100,22 @@ def print_plan(options: Options, stages: list[Stage]) -> int:
             state = "to do" if rest is stage else "to evaluate"
             todo.append(rest)
         needs = ", ".join(stage.needs) or "nothing before it"
-        print(f"  {stage.name:<{width}} {state:<16} needs {needs}; {rest.cost}; {rest.disk_gb:g} GB")
+        print(f"  {stage.name:<{width}} {state:<16} needs {needs}; {rest.cost}; "
+              f"{rest.disk_gb:g} GB")
     print(f"  {'tables':<{width}} {'always':<16} needs all results; seconds")
-    print(f"GPUs: {count_gpus(options)}; disk for what is to do: {disk_needed(todo, options.jobs):.1f} GB, "
-          f"free {_free_gb(options.output):.1f} GB")
+    print(f"GPUs: {count_gpus(options)}; disk for what is to do: "
+          f"{disk_needed(todo, options.jobs):.1f} GB, free {_free_gb(options.output):.1f} GB")
     core_hours = sum(stage.core_hours for stage in todo)
     if core_hours >= 0.05 and not count_gpus(options):
-        print(f"CPU: about {core_hours:.1f} core-hours for what is to do, from what other cores took (estimate.py)")
+        print(f"CPU: about {core_hours:.1f} core-hours for what is to do, from what other cores "
+              "took (estimate.py)")
     return 0
 
 
 def run(options: Options, stages: list[Stage]) -> int:
     """Run what is not done; a failing stage stops what depends on it and nothing else."""
-    stands = standing(stages, options)
-    _check_disk(options, stages, stands)
-    done = LocalRun(options, stages, stands)
+    _check_disk(options, stages)
+    done = LocalRun(options, stages, standing(stages, options))
     done.run()
     print_summary(done)
     if not done.failures:
@@ -149,17 +142,16 @@ def print_summary(done: LocalRun) -> None:
 
 def disk_needed(stages: list[Stage], jobs: int = 1) -> float:
     """GB for stages of which so many run at once: what stays of all, and the most that goes away again."""
-    passing = sorted((stage.disk_gb - stage.kept_gb for stage in stages), reverse=True)
-    return sum(stage.kept_gb for stage in stages) + sum(passing[:jobs])
+    passing = sorted((stage.passing_gb for stage in stages), reverse=True)
+    return sum(stage.disk_gb for stage in stages) - sum(passing[jobs:])
 
 
-def _check_disk(options: Options, stages: list[Stage], stands: set[str]) -> None:
-    folders, hashes = finished(stages, options.output, glance)
-    todo = [left(stage, options.output, hashes) for stage in stages if stage.name not in stands | folders.keys()]
-    needed, free = disk_needed(todo, options.jobs), _free_gb(options.output)
+def _check_disk(options: Options, stages: list[Stage]) -> None:
+    needed = disk_needed(list(left_to_do(stages, options, glance).values()), options.jobs)
+    free = _free_gb(options.output)
     refuse((needed > free,
-            f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free space or "
-            "choose another --output"))
+            f"{options.output} needs about {needed:.1f} GB more, found {free:.1f} GB free: free "
+            "space or choose another --output"))
 
 
 def _free_gb(folder: Path) -> float:

@@ -1,7 +1,7 @@
 """`clove COMMAND ...`: everything that the suite does, as one command.
 
-`python -m pretrain`, `python -m transfer`, `python -m benchmarks` and `python benchmarks/make_tables.py` are the same
-commands by their packages.
+`python -m pretrain`, `python -m transfer`, `python -m benchmarks` and
+`python benchmarks/make_tables.py` are the same commands by their packages.
 """
 
 import difflib
@@ -57,18 +57,19 @@ GROUPS = {
         "diff": _of_transfer("diff"),
     },
     "Jobs on Slurm": {
-        "status": Command(SUITE, "the stages of a run: done, running, waiting, failed", ("status",)),
-        "logs": Command(SUITE, "what a stage has printed", ("logs",)),
-        "cancel": Command(SUITE, "ends a run's jobs", ("cancel",)),
-        "retry": Command(SUITE, "submits again what failed", ("retry",)),
+        "status": Command("benchmarks.slurm.status", "the stages of a run: done, running, waiting, failed"),
+        "logs": Command("benchmarks.slurm.logs", "what a stage has printed"),
+        "cancel": Command("benchmarks.slurm.cancel", "ends a run's jobs"),
+        "retry": Command("benchmarks.slurm.retry", "submits again what failed"),
     },
     "Results": {
         "tables": Command("benchmarks.formats.all_tables", "the papers' tables with your rows"),
         "why": Command("benchmarks.formats.all_tables", "where a cell of a table comes from", ("--why",)),
-        "report": Command(SUITE, "one HTML page of everything that was measured", ("report",)),
-        "compare": Command(SUITE, "two detectors, paired over the images (bootstrap)", ("compare",)),
-        "bundle": Command(SUITE, "results in one archive, anonymous if asked", ("bundle",)),
-        "import": Command(SUITE, "such an archive, or metrics made elsewhere, into the results", ("import",)),
+        "report": Command("benchmarks.report.command", "one HTML page of everything that was measured"),
+        "compare": Command("benchmarks.statistics.bootstrap", "two detectors, paired over the images (bootstrap)"),
+        "bundle": Command("benchmarks.sharing.bundle", "results in one archive, anonymous if asked"),
+        "import": Command("benchmarks.sharing.import_results",
+                          "such an archive, or metrics made elsewhere, into the results"),
     },
     "This machine": {
         "setup": Command("benchmarks.setup", "installs detectron2, which pip cannot: once"),
@@ -82,7 +83,8 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 def help_text() -> str:
     """All commands, in their groups."""
     lines = ["usage: clove COMMAND [options]", "",
-             "CLoVE pretraining, proved transfer to detectron2, and the tables of dense self-supervised learning."]
+             "CLoVE pretraining, proved transfer to detectron2, and the tables of dense "
+             "self-supervised learning."]
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:"]
         for name, command in commands.items():
@@ -101,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clove {__version__}")
         return 0
     refuse((name.startswith("-"),
-            f"{name}: expected a command before the options, such as `clove run {name}`; `clove --help` "
-            "lists all"))
+            f"{name}: expected a command before the options, such as `clove run {name}`; "
+            "`clove --help` lists all"))
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"`clove {near[0]}`" if near else f"one of {', '.join(COMMANDS)}"
@@ -117,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in MODULES:
             raise
-        raise UserError(f"clove {name} needs {package}, which is not installed: run `clove setup`, once") from None
+        raise UserError(f"clove {name} needs {package}, which is not installed: run `clove setup`, "
+                        "once") from None
 
 
 def start() -> None:

@@ -42,6 +42,6 @@ def whole_parser() -> argparse.ArgumentParser:
             importlib.import_module(f"transfer.{TRANSFER[name][0]}").add_arguments(own)
             continue
         module = importlib.import_module(command.module)
-        options = module.build_parser(name) if command.module == clove.SUITE else module.build_parser()
-        commands.add_parser(name, help=command.text, parents=[options], add_help=False, conflict_handler="resolve")
+        commands.add_parser(name, help=command.text, parents=[module.build_parser()], add_help=False,
+                            conflict_handler="resolve")
     return whole

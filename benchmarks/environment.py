@@ -40,7 +40,8 @@ WHEEL_OPTIONS = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--pyth
                  "--implementation", "cp", "--abi", "none", "--target"]
 # Of an interpreter on the PATH: its version, whether it can make a venv, where it is.
 QUESTION = ("import sys, importlib.util as util; "
-            "print(*sys.version_info[:3], int(util.find_spec('ensurepip') is not None), sys.executable)")
+            "print(*sys.version_info[:3], int(util.find_spec('ensurepip') is not None), "
+            "sys.executable)")
 
 
 class Stop(Exception):
@@ -60,8 +61,10 @@ def wanted(with_tests: bool) -> list[str]:
     import tomllib  # from Python 3.11
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    tests = project["optional-dependencies"]["test"] if with_tests else []
-    return project["dependencies"] + APART + tests
+    requirements = project["dependencies"] + APART
+    if with_tests:
+        requirements += project["optional-dependencies"]["test"]
+    return requirements
 
 
 def module(requirement: str) -> str:
@@ -179,9 +182,10 @@ def find_python(uv: str | None) -> tuple[str, list[int]]:
         if supported(version) and (able == "1" or uv):
             return path, version
         found.append(f"{name} {major}.{minor}.{micro}" + {"0": " without venv", "1": ""}[able])
-    raise Stop(f"expected Python 3.11, 3.12 or 3.13 with venv, found {', '.join(found) or 'no python3'}; "
-               "install it (Debian, Ubuntu: apt install python3-venv; where that is older than 3.11, as on 22.04: "
-               "python3.11-venv) and start again")
+    raise Stop("expected Python 3.11, 3.12 or 3.13 with venv, found "
+               f"{', '.join(found) or 'no python3'}; install it (Debian, Ubuntu: apt install "
+               "python3-venv; where that is older than 3.11, as on 22.04: python3.11-venv) and "
+               "start again")
 
 
 def run(title: str, command: list[str], root: Path, environ: dict[str, str]) -> None:
@@ -262,11 +266,12 @@ def make(root: Path) -> None:
     base, version = find_python(uv)
     free = shutil.disk_usage(str(root)).free / 1e9
     if free < GIGABYTES:
-        raise Stop(f"expected {GIGABYTES} GB free for the environment (6 GB when done), found {free:.1f} GB at {root}; "
-                   "free some space, or put the checkout on another disk, and start again")
+        raise Stop(f"expected {GIGABYTES} GB free for the environment (6 GB when done), found "
+                   f"{free:.1f} GB at {root}; free some space, or put the checkout on another "
+                   "disk, and start again")
     venv = root / ".venv"
-    say(f"Making the environment in {venv} with {base} and {Path(uv or 'pip').name}: about 6 GB of packages, some "
-        "minutes, once.")
+    say(f"Making the environment in {venv} with {base} and {Path(uv or 'pip').name}: about 6 GB of "
+        "packages, some minutes, once.")
     venv.mkdir(exist_ok=True)
     (venv / MARKER).write_text("Made by run_all.sh, which may delete it.\n", encoding="utf-8")
     (venv / "tmp").mkdir()
@@ -302,8 +307,8 @@ def find(root: Path, with_tests: bool, may_make: bool) -> Path:
     if found == "complete":
         return python
     if found == "foreign":
-        raise Stop(f"{venv} was not made by run_all.sh, so it is left alone; activate it if it has all packages, or "
-                   "move it away, and start again")
+        raise Stop(f"{venv} was not made by run_all.sh, so it is left alone; activate it if it has "
+                   "all packages, or move it away, and start again")
     if found != "absent":
         say(f"The environment in {venv} is made anew: {found}.")
         clear(venv)
@@ -314,9 +319,10 @@ def find(root: Path, with_tests: bool, may_make: bool) -> Path:
 def main(arguments: list[str]) -> int:
     with_tests = "--test" in arguments
     if arguments[:1] == ["probe"]:
-        version = list(sys.version_info[:3])
-        lacking = missing(wanted(with_tests)) if supported(version) else []
-        print(json.dumps({"version": version, "missing": lacking}))
+        answer = {"version": list(sys.version_info[:3]), "missing": []}
+        if supported(answer["version"]):
+            answer["missing"] = missing(wanted(with_tests))
+        print(json.dumps(answer))
         return 0
     if arguments[:1] == ["check"]:
         for requirement in wanted(with_tests=True):

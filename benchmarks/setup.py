@@ -20,9 +20,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `clove setup`: none."""
     return argparse.ArgumentParser(
         prog="clove setup",
-        description="Installs what pip does not install with the suite: detectron2, whose only wheel is tagged for "
-                    "Python 3.10, and cityscapesscripts and lvis, which ask for packages that do harm. Into this "
-                    f"Python: {sys.executable}. A detectron2 of your own stays.")
+        description="Installs what pip does not install with the suite: detectron2, whose only "
+                    "wheel is tagged for Python 3.10, and cityscapesscripts and lvis, which ask "
+                    f"for packages that do harm. Into this Python: {sys.executable}. A detectron2 "
+                    "of your own stays.")
 
 
 def main(given: Sequence[str] | None = None) -> int:

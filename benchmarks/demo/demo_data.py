@@ -30,9 +30,10 @@ def generate(output: Path, seed: int = 0, *, photos: int = 48, train: int = 24, 
     one, and for counts below 1.
     """
     output = Path(output).resolve()
+    refuse((seed < 0, f"expected a seed of 0 or more, found {seed}"))
     for name, count in {"photos": photos, "train": train, "val": val}.items():
-        refuse((count < 1, f"expected at least 1 for {name}, found {count}: there must be something to learn from"),
-               (seed < 0, f"expected a seed of 0 or more, found {seed}"))
+        refuse((count < 1, f"expected at least 1 for {name}, found {count}: there must be "
+                           "something to learn from"))
     _check_own(output)
     make_folder(output.parent)
     making = output.with_name(f".{output.name}.{os.getpid()}.part")
@@ -68,29 +69,36 @@ def _files(folder: Path) -> dict[str, str]:
 def _check_own(output: Path) -> None:
     """Refuse a place where something stands that an earlier call did not write."""
     refuse((output.exists() and not output.is_dir(),
-            f"expected a folder for the demo data, found a file at {output}: choose another --output"))
+            f"expected a folder for the demo data, found a file at {output}: choose another "
+            "--output"))
     if not output.exists() or not any(output.iterdir()):
         return
     try:
         own = json.loads((output / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"expected a new or empty folder, or one with earlier demo data, found other files in {output}: "
-            "choose another --output, or move them away"
+            "expected a new or empty folder, or one with earlier demo data, found other files in "
+            f"{output}: choose another --output, or move them away"
         ) from None
     for name, digest in _files(output).items():
         refuse((own.get(name) != digest,
-                f"expected only generated files in {output}, found {name}, which is new or changed: "
-                "move it away, or choose another --output"))
+                f"expected only generated files in {output}, found {name}, which is new or "
+                "changed: move it away, or choose another --output"))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo.demo_data", description="Make small demo data.")
-    parser.add_argument("--output", type=Path, required=True, help="folder; earlier demo data there is replaced")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
-    parser.add_argument("--photos", type=int, default=48, help="unlabelled images (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=24, help="training images of each set (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=8, help="validation images of each set (default: %(default)s)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo.demo_data",
+                                     description="Make small demo data.")
+    parser.add_argument("--output", type=Path, required=True,
+                        help="folder; earlier demo data there is replaced")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="the same seed gives the same bytes (default: %(default)s)")
+    parser.add_argument("--photos", type=int, default=48,
+                        help="unlabelled images (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=24,
+                        help="training images of each set (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=8,
+                        help="validation images of each set (default: %(default)s)")
     options = parser.parse_args(arguments)
     generate(options.output, options.seed, photos=options.photos, train=options.train, val=options.val)
     print(f"demo data written to {options.output}: {options.photos} photos, "

@@ -6,6 +6,7 @@ fine pixel in the middle of each pixel, so that it is exact: every pixel belongs
 seen at its centre.
 """
 
+import colorsys
 from collections.abc import Callable
 from functools import partial
 
@@ -151,17 +152,13 @@ def plain(colour: Colour) -> Texture:
     return lambda x, y: np.broadcast_to(np.asarray(colour, float), (*x.shape, 3))
 
 
-def _between(share: np.ndarray, first: Colour, second: Colour) -> np.ndarray:
-    share = np.asarray(share, float)[..., None]
-    return np.asarray(first, float) * (1 - share) + np.asarray(second, float) * share
-
-
 def _pattern(share: Callable, first: Colour, second: Colour, period: float, angle: float) -> Texture:
     """The share of the second colour follows from the places along `angle` (radians) and across, in periods."""
     def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         along = (x * np.cos(angle) + y * np.sin(angle)) / period
         across = (y * np.cos(angle) - x * np.sin(angle)) / period
-        return _between(share(along, across), first, second)
+        mixed = np.asarray(share(along, across), float)[..., None]
+        return np.asarray(first, float) * (1 - mixed) + np.asarray(second, float) * mixed
 
     return texture
 
@@ -198,11 +195,7 @@ def hue(
     rng: np.random.Generator, degrees: float, spread: float = 12, saturation: float = 0.7, value: float = 0.85
 ) -> Colour:
     """A colour near the given hue (0 red, 120 green, 240 blue), a little different each time."""
-    angle = (degrees + rng.uniform(-spread, spread)) % 360 / 60
+    turned = (degrees + rng.uniform(-spread, spread)) % 360 / 360
     saturation = float(np.clip(saturation + rng.uniform(-0.1, 0.1), 0, 1))
     value = float(np.clip(value + rng.uniform(-0.1, 0.1), 0, 1))
-    channels = []
-    for shift in (0, 4, 2):
-        ramp = float(np.clip(abs((angle + shift) % 6 - 3) - 1, 0, 1))
-        channels.append(255 * value * (1 - saturation + saturation * ramp))
-    return tuple(channels)
+    return dimmed(colorsys.hsv_to_rgb(turned, saturation, value), 255)

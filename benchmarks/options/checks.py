@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ def at_least(args: argparse.Namespace, least: dict[str, int]) -> None:
     """Raise `UserError` for the first option whose number lies below its `least`; None is no number."""
     for name, bound in least.items():
         value = getattr(args, name)
-        refuse((value is not None and value < bound, f"{option_of(name)} must be at least {bound}, found {value}"))
+        refuse((value is not None and value < bound, f"{option_of(name)} must be at least {bound}, "
+                                                     f"found {value}"))
 
 
 def option_of(name: str) -> str:
@@ -38,7 +40,7 @@ def all_text(values: Iterable[Any]) -> bool:
 
 def slug(name: str) -> str:
     """A name as a part of a stage's name."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in name)
+    return re.sub(r"[^\w.]", "_", name)
 
 
 def check_name(form: str, name: str, taken: Iterable[str]) -> None:
@@ -49,8 +51,8 @@ def check_name(form: str, name: str, taken: Iterable[str]) -> None:
     """
     option = form.partition(" ")[0]
     refuse((not name.isprintable() or name != name.strip(),
-            f"{option} {name!r}: expected a name that can be printed, without spaces around it, as in "
-            f"{form}"))
+            f"{option} {name!r}: expected a name that can be printed, without spaces around it, as "
+            f"in {form}"))
     for other in taken:
         refuse((slug(other).lower() == slug(name).lower(),
                 f"{option} {name}: the name {other} is taken; choose another one, as in {form}"))

@@ -99,24 +99,29 @@ def add_options(group: argparse._ActionsContainer) -> None:
                        help="default: the loader's workers and one more")
     group.add_argument("--mem-gb", type=int, metavar="N", help="memory of a node")
     group.add_argument("--time", metavar="T",
-                       help="limit of one start, as minutes, HH:MM:SS or D-HH; a longer run saves, is requeued and "
-                            "resumes")
+                       help="limit of one start, as minutes, HH:MM:SS or D-HH; a longer run saves, "
+                            "is requeued and resumes")
     group.add_argument("--signal-delay", type=int, default=120, metavar="S",
-                       help="seconds before the limit at which the run begins to save (default 120)")
+                       help="seconds before the limit at which the run begins to save (default "
+                            "120)")
     group.add_argument("--sbatch", action="append", default=[], metavar="NAME[=VALUE]",
-                       help="any other option of sbatch, such as constraint=a100 or exclusive; may be repeated")
+                       help="any other option of sbatch, such as constraint=a100 or exclusive; may "
+                            "be repeated")
     group.add_argument("--setup", action="append", default=[], metavar="LINE",
-                       help="a shell line before the job starts, such as 'module load cuda'; may be repeated")
+                       help="a shell line before the job starts, such as 'module load cuda'; may "
+                            "be repeated")
     group.add_argument("--retries", type=int, metavar="N",
-                       help="how often a job starts again what SIGKILL or too little memory ended in it (default "
-                            f"{RETRIES})")
-    group.add_argument("--max-jobs", type=int, metavar="N", help="jobs at once (default: as many as Slurm starts)")
+                       help="how often a job starts again what SIGKILL or too little memory ended "
+                            f"in it (default {RETRIES})")
+    group.add_argument("--max-jobs", type=int, metavar="N",
+                       help="jobs at once (default: as many as Slurm starts)")
     group.add_argument("--local-disk", metavar="DIR",
-                       help="copy each dataset to this folder of the node first, if it fits, such as /scratch or "
-                            "'$TMPDIR'; it stays there for later jobs")
+                       help="copy each dataset to this folder of the node first, if it fits, such "
+                            "as /scratch or '$TMPDIR'; it stays there for later jobs")
     group.add_argument("--cluster-file", type=Path, metavar="FILE",
-                       help="these options from a file; the command line overrides it (default: cluster.yaml, if it "
-                            "is in this folder; benchmarks/cluster.example.yaml is an example)")
+                       help="these options from a file; the command line overrides it (default: "
+                            "cluster.yaml, if it is in this folder; "
+                            "benchmarks/cluster.example.yaml is an example)")
 
 
 def read_options(args: argparse.Namespace) -> ClusterOptions:
@@ -126,7 +131,8 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
     for text in args.sbatch:
         name, sign, value = text.partition("=")
         refuse((not re.fullmatch(r"[a-z][a-z-]*", name),
-                f"--sbatch: expected NAME=VALUE or NAME with a long option of sbatch, found {text!r}"))
+                "--sbatch: expected NAME=VALUE or NAME with a long option of sbatch, found "
+                f"{text!r}"))
         sbatch[name] = value if sign else True
     limit = minutes(args.time) if args.time else None
     used = [option_of(name) for name in SLURM_ONLY if getattr(args, name)]
@@ -134,16 +140,18 @@ def read_options(args: argparse.Namespace) -> ClusterOptions:
         used.append("--nodes")
     refuse(
         (args.cluster == "local" and used,
-         f"{', '.join(used)} needs --cluster slurm, found --cluster local (GPUs of this machine: --gpus)"),
+         f"{', '.join(used)} needs --cluster slurm, found --cluster local (GPUs of this machine: "
+         "--gpus)"),
         (args.cluster == "slurm" and limit is None,
-         "--cluster slurm needs --time, the limit of one start of the job; a run that needs longer saves, is requeued "
-         "and resumes"),
+         "--cluster slurm needs --time, the limit of one start of the job; a run that needs longer "
+         "saves, is requeued and resumes"),
         (limit == 0, "--time must be at least 1, found 0"),
         (limit and args.signal_delay >= limit * 60,
-         f"--signal-delay must be shorter than --time, found {args.signal_delay} seconds and {limit} minutes"),
+         f"--signal-delay must be shorter than --time, found {args.signal_delay} seconds and "
+         f"{limit} minutes"),
         (args.gpus_per_node and args.tasks_per_node not in (None, args.gpus_per_node),
-         f"--tasks-per-node {args.tasks_per_node} with --gpus-per-node {args.gpus_per_node}: there is one process for "
-         "each GPU; leave out --tasks-per-node"),
+         f"--tasks-per-node {args.tasks_per_node} with --gpus-per-node {args.gpus_per_node}: there "
+         "is one process for each GPU; leave out --tasks-per-node"),
         ("dependency" in sbatch or "array" in sbatch,
          "--sbatch dependency and array are what the graph itself sets: leave them out"),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.options.checks import all_text, nearest, read_option_file
+from benchmarks.options.cluster import add_options
 from pretrain.common.errors import refuse
 
 DEFAULT = Path("cluster.yaml")
@@ -21,7 +22,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str], said: list[str]
     path = args.cluster_file or DEFAULT
     if args.cluster_file is None and not DEFAULT.is_file():
         return args
-    values = read(path, parser)
+    values = read(path)
     parser.set_defaults(**values)
     merged = parser.parse_args(arguments)
     if merged.cluster == "slurm":
@@ -32,21 +33,27 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str], said: list[str]
     return args
 
 
-def read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Defaults for `parser`'s cluster options, from the file at `path`. Raises `UserError`."""
+def read(path: Path) -> dict[str, Any]:
+    """Defaults for the cluster's options, from the file at `path`. Raises `UserError`."""
     refuse((not path.exists(),
             f"--cluster-file {path}: no such file; benchmarks/cluster.example.yaml is an example"))
-    [group] = [group for group in parser._action_groups if group.title == "cluster"]
-    known = {action.dest: action for action in group._group_actions}
+    alone = argparse.ArgumentParser(add_help=False)
+    add_options(alone)
+    known = {action.dest: action for action in alone._actions}
     del known["cluster_file"]
     values: dict[str, Any] = {}
     for key, value in read_option_file(path, "lines KEY: VALUE").items():
         name = key.replace("-", "_")
-        problem = f"{name} is given twice" if name in values else _problem(name, value, known)
-        refuse((problem, f"{path}: {problem}"))
+        problem = _problem(name, value, known)
+        refuse((name in values, f"{path}: {name} is given twice"), (problem, f"{path}: {problem}"))
         values[name] = value  # argparse makes numbers of it
-        if name == "sbatch":  # as the option takes it
-            values[name] = [option if text in ("", "true") else f"{option}={text}" for option, text in value.items()]
+    if "sbatch" in values:  # as the option takes it
+        given = []
+        for option, text in values["sbatch"].items():
+            if text not in ("", "true"):
+                option += f"={text}"
+            given.append(option)
+        values["sbatch"] = given
     return values
 
 
@@ -66,4 +73,6 @@ def _problem(name: str, value: Any, known: dict[str, argparse.Action]) -> str:
         expected, fits = f"one of {', '.join(action.choices)}", value in action.choices
     elif fits and action.type is int:
         expected, fits = "a whole number", value.isdecimal()
-    return "" if fits else f"{name}: expected {expected}, found {value!r}"
+    if fits:
+        return ""
+    return f"{name}: expected {expected}, found {value!r}"

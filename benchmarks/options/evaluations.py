@@ -39,13 +39,19 @@ class Evaluation:
     @property
     def place(self) -> str:
         """Of the names of stages: the task, and where they are not the usual ones its dataset and share."""
-        place = self.task + (self.data.part if self.data else "")
-        return place if self.share == 1 else f"{place}.share{self.share:g}"
+        place = self.task
+        if self.data is not None:
+            place += self.data.part
+        if self.share != 1:
+            place += f".share{self.share:g}"
+        return place
 
     @property
     def parents(self) -> tuple[str, ...]:
         """The stage that makes its data, where it is the demo's."""
-        return () if self.data else ("data",)
+        if self.data is not None:
+            return ()
+        return ("data",)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -57,8 +63,10 @@ class Evaluation:
     @property
     def numbers(self) -> dict[str, Any]:
         """What changes a result, whatever the method and trial."""
-        shared = {} if self.share == 1 else {"train_share": self.share}
-        return {"protocol": self.protocol.training, **shared}
+        numbers: dict[str, Any] = {"protocol": self.protocol.training}
+        if self.share != 1:
+            numbers["train_share"] = self.share
+        return numbers
 
 
 def read_shares(text: str) -> tuple[float, ...]:
@@ -70,8 +78,8 @@ def read_shares(text: str) -> tuple[float, ...]:
         except ValueError:
             share = 0.0
         refuse(
-            (not 0 < share <= 1, f"--train-share {text}: expected numbers above 0, at most 1, as in 0.1,0.25,1, found "
-                                 f"{part.strip()!r}"),
+            (not 0 < share <= 1, f"--train-share {text}: expected numbers above 0, at most 1, as "
+                                 f"in 0.1,0.25,1, found {part.strip()!r}"),
             (share in found, f"--train-share {text}: {part.strip()} is given twice"),
         )
         found.append(share)
@@ -89,9 +97,8 @@ def read_trials(text: str) -> int | Literal["paired"]:
 
 def protocol_of(resolved: dict[str, Any]) -> Protocol:
     """Of what `transfer.settings.resolved_config.protocol` gives."""
-    evaluation = {}
-    training = {name: value for name, value in resolved.items() if name != "config"}
-    config = identity.flatten(resolved["config"])
+    evaluation, training = {}, dict(resolved)
+    config = identity.flatten(training.pop("config"))
     for key, value in config.items():
         if key in identity.EVALUATION_KEYS:
             evaluation[key] = value

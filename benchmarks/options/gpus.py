@@ -15,20 +15,22 @@ def count_gpus(options: Options) -> int:
         return 0
     if options.gpus is not None:
         return options.gpus
-    return min(_visible_gpus(), 1) if options.demo else _visible_gpus()
+    visible = _visible_gpus()
+    return min(visible, 1) if options.demo else visible
 
 
 def _visible_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        numbers = visible.replace(" ", "").split(",")
-        return len(numbers) - numbers.count("") - numbers.count("-1")
-    program = shutil.which("nvidia-smi")
-    return _listed_gpus(program) if program else 0
+    if visible is None:
+        return _listed_gpus(shutil.which("nvidia-smi"))
+    numbers = visible.replace(" ", "").split(",")
+    return len(numbers) - numbers.count("") - numbers.count("-1")
 
 
 @cache
-def _listed_gpus(nvidia_smi: str) -> int:
+def _listed_gpus(nvidia_smi: str | None) -> int:
     """Asked once: an idle driver takes seconds to answer, and a plan asks for each stage."""
+    if nvidia_smi is None:
+        return 0
     listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False)
-    return len(re.findall(r"^GPU ", listed.stdout, re.MULTILINE)) if listed.returncode == 0 else 0
+    return len(re.findall(r"^GPU ", listed.stdout, re.MULTILINE))

@@ -30,17 +30,18 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str], said: list[str
         path = GRIDS / f"{named.benchmark}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
-        raise UserError(f"--benchmark {named.benchmark}: expected a YAML file or one of {known}, found none of that "
-                        "name")
+        raise UserError(f"--benchmark {named.benchmark}: expected a YAML file or one of {known}, "
+                        "found none of that name")
     values = _read(path, parser)
     given = parser.parse_args(rest)
     contradicting = [f"--{option}" for option in CONTRADICTIONS if getattr(given, option)]
     folders = dict.fromkeys(recipe.images for recipe in read_labels(values["pretrain"]).values() if recipe.images)
     inside = "".join(f", with {folder}/ in it" for folder in folders)
     refuse(
-        (contradicting, f"--benchmark {named.benchmark} itself says what is pretrained, on --photos: leave out "
-                        f"{', '.join(contradicting)}"),
-        (given.photos is None, f"--benchmark {named.benchmark} needs --photos DIR: a folder of images{inside}"),
+        (contradicting, f"--benchmark {named.benchmark} itself says what is pretrained, on "
+                        f"--photos: leave out {', '.join(contradicting)}"),
+        (given.photos is None, f"--benchmark {named.benchmark} needs --photos DIR: a folder of "
+                               f"images{inside}"),
     )
     if given.methods:  # some of its rows
         chosen = [method.strip() for method in given.methods.split(",")]
@@ -69,8 +70,8 @@ def _read(path: Path, parser: argparse.ArgumentParser) -> dict[str, list[str]]:
         action = parser._option_string_actions.get(f"--{option}")
         refuse(
             (action is None or action.nargs == 0 or option == "benchmark",
-             f"{path}: {option}: expected an option of ./run_all.sh that takes a value, without its dashes, such as "
-             "trials"),
+             f"{path}: {option}: expected an option of ./run_all.sh that takes a value, without "
+             "its dashes, such as trials"),
             (not all_text(values[option]),
              f"{path}: {option}: expected a value or a list of values, found {value!r}"))
     refuse(("pretrain" not in values,

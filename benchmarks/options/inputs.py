@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from benchmarks.options.checks import check_name, slug
@@ -60,8 +59,10 @@ class TaskData:
 
     def arguments(self) -> list[object]:
         """The options of transfer that name it."""
-        files = zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False)
-        return ["--data", self.folder, *chain.from_iterable(files), *self.reading]
+        found: list[object] = ["--data", self.folder]
+        for option, file in zip(("--train-annotations", "--val-annotations"), self.annotations, strict=False):
+            found += [option, file]
+        return [*found, *self.reading]
 
 
 def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kind] = (), part: str = "") -> Photos:
@@ -75,12 +76,13 @@ def find_photos(photos: Path | None, imagenet: Path | None, labels: Iterable[Kin
     root = photos or Path(named or "") / "train"
     refuse(
         (photos is None and not named,
-         f"pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as {IMAGENET_LAYOUT}, or --photos DIR "
-         "for any folder of images"),
+         "pretraining images: give --imagenet DIR (or IMAGENET_DIR) laid out as "
+         f"{IMAGENET_LAYOUT}, or --photos DIR for any folder of images"),
         (photos is None and not root.is_dir(),
          f"pretraining images: folder {root} not found, expected {IMAGENET_LAYOUT}"),
         (part and not (root / part).is_dir(),
-         f"pretraining images: images={part}: {root / part} is not a folder; expected a sub-folder of {root}"),
+         f"pretraining images: images={part}: {root / part} is not a folder; expected a sub-folder "
+         f"of {root}"),
     )
     return read_photos((root / part).absolute(), labels)
 
@@ -115,8 +117,8 @@ def read_folders(option: str, values: list[str]) -> tuple[DataFolder, ...]:
         label, _, place = value.partition("=")
         if not place or not label.strip() or Path(value).exists():  # a folder may have = in its name
             label, place = "", value
-        files = re.fullmatch(r"(.+?\.json),(.+?\.json),(.+)", place)
-        *annotations, folder = [Path(path).absolute() for path in (files.groups() if files else (place,))]
+        files = re.fullmatch(r"(?:(.+?\.json),(.+?\.json),)?(.*)", place, re.DOTALL)
+        *annotations, folder = [Path(path).absolute() for path in files.groups() if path is not None]
         usual = not label and all(other.part for other in found)
         label = label or folder.name or option
         check_name(f"--{option} LABEL=DIR", label, [other.label for other in found])
@@ -131,8 +133,8 @@ def task_folders(task: str, given: dict[str, tuple[DataFolder, ...]]) -> tuple[D
         if given.get(option):
             return given[option]
     last, root, options = known.folders[-1], os.environ.get("DETECTRON2_DATASETS"), " DIR or --".join(known.folders)
-    refuse((not root, f"task {task}: give --{options} DIR (or DETECTRON2_DATASETS, with {last}/ in it) laid out as "
-                      f"{known.layout}"))
+    refuse((not root, f"task {task}: give --{options} DIR (or DETECTRON2_DATASETS, with {last}/ in "
+                      f"it) laid out as {known.layout}"))
     return (DataFolder(last, Path(root).absolute() / last),)
 
 
@@ -144,7 +146,9 @@ def read_task(task: str, where: DataFolder, same_images: bool = False, crowds_as
     from transfer.settings import datasets  # imports what reads annotations: only when there are some
 
     crowds_as_objects = crowds_as_objects and get(task).named_files
-    reading = ["--same-images"] if same_images else []
+    reading = []
+    if same_images:
+        reading.append("--same-images")
     if crowds_as_objects:
         reading.append("--crowds-as-objects")
     place = Where(where.folder, *where.annotations, same_images=same_images, crowds_as_objects=crowds_as_objects)

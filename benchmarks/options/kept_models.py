@@ -5,6 +5,7 @@ cannot be evaluated or shown again (`clove evaluate`, `clove detections`), which
 """
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def tidy(folder: Path, keep: str) -> list[Path]:
     rivals = [folder]
     if keep == BEST:
         rivals = sorted(_trials(folder), key=lambda one: (_metric(one), one.name))[:-1]
-    gone = [path for rival in rivals for pattern in MODELS for path in sorted(rival.glob(pattern))]
+    gone: list[Path] = []
+    for rival, pattern in product(rivals, MODELS):
+        gone += sorted(rival.glob(pattern))
     for path in gone:
         path.unlink(missing_ok=True)  # another job may tidy at the same time
     return gone
@@ -64,4 +67,6 @@ def _metric(folder: Path) -> float | None:
         first = result["metrics"].get(tasks.get(result["task"]).columns[0].metric)
     except (OSError, ValueError, KeyError):
         return None
-    return -1.0 if first is None else float(first)
+    if first is None:
+        return -1.0
+    return float(first)

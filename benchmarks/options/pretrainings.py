@@ -8,7 +8,8 @@ from benchmarks.options.checks import slug
 from pretrain.common.errors import UserError, refuse
 from pretrain.config import Config, load_config
 
-FORM = "expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as --pretrain no_attention=mini,attention=none"
+FORM = ("expected LABEL=RECIPE or LABEL=RECIPE,KEY=VALUE,..., such as "
+        "--pretrain no_attention=mini,attention=none")
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,6 @@ class Pretraining:
     recipe: str
     config: Config
     images: str = ""
-
-    @property
-    def objective(self) -> str:
-        return self.config.objective_name
 
     @property
     def seed(self) -> int:
@@ -56,10 +53,11 @@ def read_labels(values: list[str]) -> dict[str, Recipe]:
         folder = PurePosixPath(images or "")
         outside = folder.is_absolute() or ".." in folder.parts or not folder.parts
         refuse(
-            (not label.strip() or not recipe.strip() or "," in recipe, f"--pretrain {text}: {FORM}"),
+            (not label.strip() or not recipe.strip() or "," in recipe, f"--pretrain {text}: "
+                                                                       f"{FORM}"),
             (label in found, f"--pretrain {label} is given twice: choose another label"),
-            (images is not None and outside, f"--pretrain {label}: images={images}: expected a sub-folder of --photos, "
-                                             "as in images=labelled"),
+            (images is not None and outside, f"--pretrain {label}: images={images}: expected a "
+                                             "sub-folder of --photos, as in images=labelled"),
         )
         found[label] = Recipe(recipe, changed, "/".join(folder.parts))
     return found
@@ -70,7 +68,8 @@ def read_seeds(text: str) -> int | tuple[int, ...]:
     numbers = tuple(int(number) for number in re.findall(r"\d+", text))
     refuse(
         (not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?", text),
-         f"--pretrain-seeds {text}: expected a number of pretrainings, or their seeds as in 1,2,3 or 3,"),
+         f"--pretrain-seeds {text}: expected a number of pretrainings, or their seeds as in 1,2,3 "
+         "or 3,"),
         (len(set(numbers)) < len(numbers), f"--pretrain-seeds {text}: a seed is given twice"),
         (numbers == (0,) and "," not in text, f"--pretrain-seeds must be at least 1, found {text}"),
     )

@@ -29,6 +29,7 @@ RANDOM = {start.method: start.weights for start in RANDOM_STARTS}
 # After a pretraining's label: a control with its batch norm and random convolutions.
 RANDOM_CONVOLUTIONS = ".random_convolutions"
 CLOVE = "clove"  # label of the pretraining where none is named
+OWN_TO_DEMO = ("epochs", "recipe", "photos", "imagenet", "scale", "checkpoint")  # and all data
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def parse(arguments: list[str]) -> Options:
     args = cluster_file.parse(parser, grid_file.expand(parser, arguments, said), said)
     at_least(args, {"gpus": 0, "jobs": 1, "eval_every": 0})
     cluster = read_options(args)
-    given = {option: getattr(args, f"data_{option}") for option in DATA_OPTIONS}
-    demo = _demo(args, given)
+    data = {option: read_folders(option, getattr(args, f"data_{option}")) for option in DATA_OPTIONS}
+    demo = _demo(args, data)
     tasks = () if args.tasks == "none" else _subset("--tasks", args.tasks, TASKS)
     pretrain_values, task_values = _assignments(args.assignments, tasks)
 
@@ -100,8 +101,9 @@ def parse(arguments: list[str]) -> Options:
     if not set(labels) & set(methods):
         recipes = {}
     elif not recipes:
-        epochs = {} if args.epochs is None else {"epochs": str(args.epochs)}
-        recipes = {CLOVE: Recipe(demo or _recipe(args, said), epochs)}
+        recipes[CLOVE] = Recipe(demo or _recipe(args, said), {})
+        if args.epochs is not None:
+            recipes[CLOVE].values["epochs"] = str(args.epochs)
     pretrainings = pretrainings_of(recipes, pretrain_values, read_seeds(args.pretrain_seeds or "1"))
 
     output, results = _places(args)
@@ -109,12 +111,13 @@ def parse(arguments: list[str]) -> Options:
     preflight = args.preflight
     if preflight is None:
         preflight = cluster.cluster == "slurm" and scale == "full"
-    architecture = pretrainings[0].config.train.architecture if pretrainings else args.architecture or STANDARD
+    architecture = args.architecture or STANDARD
+    if pretrainings:
+        architecture = pretrainings[0].config.train.architecture
     options = Options(
         demo=bool(demo), tasks=tasks, methods=methods, trials=read_trials(args.trials), scale=scale, heads=args.heads,
         checkpoints=checkpoints, photos=args.photos, imagenet=args.imagenet,
-        data={option: read_folders(option, folders) for option, folders in given.items()}, pretrainings=pretrainings,
-        train_shares=read_shares(args.train_share), same_images=args.same_images,
+        data=data, pretrainings=pretrainings, train_shares=read_shares(args.train_share), same_images=args.same_images,
         crowds_as_objects=args.crowds_as_objects, architecture=architecture, overrides=task_values,
         branch=args.branch, schedules=_by_task("--schedule", args.schedule, tasks),
         solvers=_by_task("--solver", args.solver, tasks), shared=request.shared_values(args),
@@ -135,33 +138,40 @@ def _wrong_methods(args: argparse.Namespace, options: Options, labels: tuple[str
     random_alone = set(methods) <= set(RANDOM)
     architectures = sorted({one.config.train.architecture for one in options.pretrainings})
     checks: list[Check] = [
-        (not methods, "nothing to do: expected --demo, --tiny, --benchmark NAME, --epochs N, --recipe NAME, --pretrain "
-                      "LABEL=RECIPE, --photos DIR or --checkpoint NAME=FILE; ./run_all.sh --help explains them"),
+        (not methods, "nothing to do: expected --demo, --tiny, --benchmark NAME, --epochs N, "
+                      "--recipe NAME, --pretrain LABEL=RECIPE, --photos DIR or --checkpoint "
+                      "NAME=FILE; ./run_all.sh --help explains them"),
         (args.pretrain and (args.epochs or args.recipe),
-         "--pretrain says what is pretrained: leave out --epochs and --recipe, or say them there, as in --pretrain "
-         "clove=mini,epochs=100"),
+         "--pretrain says what is pretrained: leave out --epochs and --recipe, or say them there, "
+         "as in --pretrain clove=mini,epochs=100"),
         (not options.tasks and random_alone,
-         "--tasks none leaves nothing to do: random weights are only fine-tuned; add a pretraining or a checkpoint"),
+         "--tasks none leaves nothing to do: random weights are only fine-tuned; add a pretraining "
+         "or a checkpoint"),
         (len(architectures) > 1,
-         f"the pretrainings have architectures {', '.join(architectures)}: random methods and preflights follow one; "
-         "pretrain the others in another run"),
+         f"the pretrainings have architectures {', '.join(architectures)}: random methods and "
+         "preflights follow one; pretrain the others in another run"),
         (args.probes and random_alone,
          "--probes: random weights stand in every probe as a baseline; add another method"),
     ]
-    for label in labels:
-        control = f"{label}{RANDOM_CONVOLUTIONS}"
+    for label, control in controls_of(labels).items():
         checks.append((control in methods and label not in methods,
                        f"--methods {control} takes the batch norm of {label}: add {label}"))
     checks.append((_pretrains(args) and not options.pretrainings,
-                   f"--methods {args.methods} leaves nothing to pretrain: add {', '.join(labels)}, or leave out "
-                   "--demo, --tiny, --epochs, --recipe, --pretrain and --photos"))
+                   f"--methods {args.methods} leaves nothing to pretrain: add {', '.join(labels)}, "
+                   "or leave out --demo, --tiny, --epochs, --recipe, --pretrain and --photos"))
     named = dict.fromkeys(options.checkpoints, "--checkpoint")
     if args.pretrain:
         named |= dict.fromkeys(labels, "--pretrain")
     for name, option in named.items():
         checks.append((name not in methods,
-                       f"{option} {name} is not among --methods {args.methods}: leave it out or add it"))
+                       f"{option} {name} is not among --methods {args.methods}: leave it out or "
+                       "add it"))
     return checks
+
+
+def controls_of(labels: Iterable[str]) -> dict[str, str]:
+    """The method that is the control of each pretraining, by label."""
+    return {label: f"{label}{RANDOM_CONVOLUTIONS}" for label in labels}
 
 
 def _without_effect(args: argparse.Namespace, options: Options, labels: tuple[str, ...]) -> list[Check]:
@@ -173,36 +183,44 @@ def _without_effect(args: argparse.Namespace, options: Options, labels: tuple[st
         pretrained.append("--pretrain-seeds")
     return [
         (pretrained and not options.pretrainings,
-         f"{', '.join(pretrained)} changes nothing here: {', '.join(labels)} is not among the methods"),
+         f"{', '.join(pretrained)} changes nothing here: {', '.join(labels)} is not among the "
+         "methods"),
         (options.trials == PAIRED and not options.pretrainings,
-         f"--trials {PAIRED} takes the seeds of the pretrainings, and none is among the methods: say --trials N"),
+         f"--trials {PAIRED} takes the seeds of the pretrainings, and none is among the methods: "
+         "say --trials N"),
         (args.architecture and options.pretrainings,
-         f"{architecture}: the recipe says what is pretrained, and the random methods follow it; use --set "
-         "pretrain.architecture=NAME"),
+         f"{architecture}: the recipe says what is pretrained, and the random methods follow it; "
+         "use --set pretrain.architecture=NAME"),
         (args.architecture and not set(options.methods) & set(RANDOM),
-         f"{architecture} changes nothing here: a checkpoint has its own; add a random method, as in --methods "
-         "rand,NAME"),
+         f"{architecture} changes nothing here: a checkpoint has its own; add a random method, as "
+         "in --methods rand,NAME"),
         (args.branch and not options.checkpoints,
          f"--branch {args.branch} changes nothing here: there is no --checkpoint"),
         (args.probes and not set(PROBED) & set(options.tasks),
-         f"--probes: no pixel labels for {', '.join(options.tasks)}; add {' or '.join(PROBED)} to --tasks"),
+         f"--probes: no pixel labels for {', '.join(options.tasks)}; add {' or '.join(PROBED)} to "
+         "--tasks"),
         (args.crowds_as_objects and not any(TASKS[name].named_files for name in options.tasks),
-         "--crowds-as-objects changes nothing here: no data of the tasks is in COCO's format; leave it out"),
+         "--crowds-as-objects changes nothing here: no data of the tasks is in COCO's format; "
+         "leave it out"),
         (slurm and args.gpus is not None,
          f"--gpus {args.gpus} is for this machine: with --cluster slurm say --gpus-per-node N"),
-        (slurm and args.jobs > 1, f"--jobs {args.jobs} is for this machine: with --cluster slurm say --max-jobs N"),
+        (slurm and args.jobs > 1, f"--jobs {args.jobs} is for this machine: with --cluster slurm "
+                                  "say --max-jobs N"),
     ]
 
 
-def _demo(args: argparse.Namespace, data: dict[str, list[str]]) -> str:
+def _demo(args: argparse.Namespace, data: dict[str, tuple[DataFolder, ...]]) -> str:
     """demo, tiny, or "" for a run on real data."""
-    demo = next((name for name in ("demo", "tiny") if getattr(args, name)), "")
-    options = {name: getattr(args, name) for name in ("epochs", "recipe", "photos", "imagenet", "scale", "checkpoint")}
-    given = [option for option, value in (options | data).items() if value]
+    demo = args.demo or args.tiny or ""
+    given = []
+    for option in (*OWN_TO_DEMO, *data):
+        if data.get(option) or getattr(args, option, None):
+            given.append(option)
     refuse(
-        (args.demo and args.tiny, "--demo and --tiny are two sizes of the same: leave out one of them"),
-        (demo and given, f"--{demo} brings its own images, recipe, scale, data and checkpoint: leave out "
-                         f"--{', --'.join(given)}"),
+        (args.demo and args.tiny, "--demo and --tiny are two sizes of the same: leave out one of "
+                                  "them"),
+        (demo and given, f"--{demo} brings its own images, recipe, scale, data and checkpoint: "
+                         f"leave out --{', --'.join(given)}"),
     )
     return demo
 
@@ -214,36 +232,37 @@ def _pretrains(args: argparse.Namespace) -> bool:
 def _methods(args: argparse.Namespace, labels: tuple[str, ...], checkpoints: dict[str, Path]) -> tuple[str, ...]:
     """The rows to be measured: labels of pretrainings, random methods, checkpoints."""
     if args.methods:
-        controls = [f"{label}{RANDOM_CONVOLUTIONS}" for label in labels]
-        return _subset("--methods", args.methods, (*labels, *controls, *RANDOM, *checkpoints))
-    return (*labels, RAND.method, *checkpoints) if _pretrains(args) else tuple(checkpoints)
+        known = (*labels, *controls_of(labels).values(), *RANDOM, *checkpoints)
+        return _subset("--methods", args.methods, known)
+    if _pretrains(args):
+        return (*labels, RAND.method, *checkpoints)
+    return tuple(checkpoints)
 
 
 def _recipe(args: argparse.Namespace, said: list[str]) -> str:
     """The recipe where --pretrain names none; what was chosen for the user goes into `said`."""
-    named = f"imagenet_{args.epochs}ep"
-    if args.recipe:
-        if args.epochs is not None:
-            said.append(f"recipe {args.recipe} with {args.epochs} epochs")
-        return args.recipe
-    if args.epochs is None and args.photos is not None:
+    if args.epochs is None:
+        if args.recipe or args.photos is None:
+            return args.recipe or "imagenet_200ep"
         said.append("recipe photos (name another one with --recipe)")
         return "photos"
+    named = f"imagenet_{args.epochs}ep"
+    if args.recipe:
+        said.append(f"recipe {args.recipe} with {args.epochs} epochs")
+        return args.recipe
     if named in recipe_names():
         return named
-    if args.epochs is not None:
-        said.append(f"there is no recipe with {args.epochs} epochs: imagenet_200ep with its epochs replaced")
+    said.append(f"there is no recipe with {args.epochs} epochs: imagenet_200ep with its epochs "
+                "replaced")
     return "imagenet_200ep"
 
 
 def _places(args: argparse.Namespace) -> tuple[Path, Path]:
     """The folders of the work and of the results; what would only show after the pretraining is reported now."""
-    output, results = (PLACE / "output").absolute(), (PLACE / "results").absolute()
+    output, results = PLACE / "output", PLACE / "results"
     if args.output is not None:
-        output = args.output.absolute()
-        results = output / "results"
-    if args.results is not None:
-        results = args.results.absolute()
+        output, results = args.output, args.output / "results"
+    output, results = output.absolute(), (args.results or results).absolute()
     read = urlparse(f"{output}/x")._replace(query="").geturl()
     above = next(parent for parent in (output, *output.parents) if parent.exists())
     refuse(
@@ -251,10 +270,11 @@ def _places(args: argparse.Namespace) -> tuple[Path, Path]:
          f"--output {str(args.output)!r}: expected a name that can be printed, choose another one"),
         # detectron2 takes every path for an address, and drops its query.
         (read != f"{output}/x",
-         f"--output {args.output}: detectron2, which takes paths for addresses, would look for {read}; choose one "
-         "without question marks, or semicolons before a #"),
+         f"--output {args.output}: detectron2, which takes paths for addresses, would look for "
+         f"{read}; choose one without question marks, or semicolons before a #"),
         (not above.is_dir(),
-         f"--output {args.output}: expected a folder or a new name in one, found that {above} is a file"),
+         f"--output {args.output}: expected a folder or a new name in one, found that {above} is a "
+         "file"),
     )
     return output, results
 
@@ -268,7 +288,8 @@ def _checkpoints(given: list[str], labels: tuple[str, ...]) -> dict[str, Path]:
         refuse(
             (not name or not file, f"--checkpoint {text}: expected NAME=FILE, such as --checkpoint "
                                    "mine=ckpt_epoch_200.pth"),
-            (name in labels, f"--checkpoint {name}: the name {name} is taken by a pretraining; choose another one"),
+            (name in labels, f"--checkpoint {name}: the name {name} is taken by a pretraining; "
+                             "choose another one"),
             (not Path(file).is_file(), f"--checkpoint {name}: no such file {file}"),
         )
         found[name] = Path(file).absolute()
@@ -277,10 +298,10 @@ def _checkpoints(given: list[str], labels: tuple[str, ...]) -> dict[str, Path]:
 
 def _check_labels(recipes: Iterable[str], checkpoints: Iterable[str]) -> None:
     """Labels of --pretrain, which no other row or its stages may have."""
-    labels = list(recipes)
-    controls = [f"{label}{RANDOM_CONVOLUTIONS}" for label in labels]
-    for place, label in enumerate(labels):
-        check_name("--pretrain LABEL=RECIPE", label, (*RANDOM, *RANDOM_ROWS, *checkpoints, *controls, *labels[:place]))
+    taken = [*RANDOM, *RANDOM_ROWS, *checkpoints, *controls_of(recipes).values()]
+    for label in recipes:
+        check_name("--pretrain LABEL=RECIPE", label, taken)
+        taken.append(label)
 
 
 def _subset(option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
@@ -290,7 +311,8 @@ def _subset(option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
     first = " ".join(unknown[:1])
     refuse(
         (not chosen, f"{option} is empty: expected some of {', '.join(known)}"),
-        (unknown, f"{option} {first}: expected some of {', '.join(known)}; the nearest is {nearest(first, known)}"),
+        (unknown, f"{option} {first}: expected some of {', '.join(known)}; the nearest is "
+                  f"{nearest(first, known)}"),
     )
     return tuple(name for name in known if name in chosen)
 
@@ -305,8 +327,8 @@ def _by_task(option: str, text: str | None, tasks: tuple[str, ...]) -> dict[str,
     for part in text.split(","):
         task, _, name = part.strip().partition("=")
         refuse((task not in tasks or not name,
-                f"{option} {text}: expected NAME, or TASK=NAME,... with tasks of {', '.join(tasks)}, found "
-                f"{part.strip()!r}"))
+                f"{option} {text}: expected NAME, or TASK=NAME,... with tasks of "
+                f"{', '.join(tasks)}, found {part.strip()!r}"))
         found[task] = name
     return found
 
@@ -322,7 +344,8 @@ def _assignments(texts: list[str], tasks: tuple[str, ...]) -> tuple[dict[str, st
             (not equals or not key,
              f"--set {text}: expected pretrain.KEY=VALUE, TASK.KEY=VALUE or transfer.KEY=VALUE"),
             (place not in known,
-             f"--set {text}: {place} is none of {', '.join(known)}; the nearest is {nearest(place, known)}"),
+             f"--set {text}: {place} is none of {', '.join(known)}; the nearest is "
+             f"{nearest(place, known)}"),
         )
         for one in tasks if place == "transfer" else (place,):
             values[one][key] = value

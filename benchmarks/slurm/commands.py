@@ -21,7 +21,10 @@ def environment() -> dict[str, str]:
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run one to its end. Raises `OSError` when it is not installed, `TimeoutExpired` after a
-    minute."""
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, errors="replace",
-                          timeout=60, check=False)
+    """Run one to its end. One that is not installed, or takes longer than a minute, has failed and
+    says so."""
+    try:
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, errors="replace",
+                              timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -8,27 +8,30 @@ one whose own has not passed then fails. The last job makes the tables, however 
 """
 
 import contextlib
+import json
 import shlex
 import shutil
-import subprocess
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from benchmarks.slurm import commands, jobs, launch, snapshot
+from benchmarks.slurm import jobs, launch, snapshot
 from benchmarks.slurm.jobs import TABLES, StageRecord, Submitted
 from benchmarks.slurm.launch import Resources
 from benchmarks.slurm.stage_job import StageJob, ancestors
 from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan, read_plan
-from benchmarks.stages.stage import Stage, finished
-from benchmarks.stages.standing_results import standing
+from benchmarks.stages.stage import Stage, by_name
+from benchmarks.stages.standing_results import left_to_do
 from pretrain.common.errors import UserError, refuse
 
 SMALL_CPUS, SMALL_GB = 2, 16  # conversion, tables
+OWN_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # of each machine
 LOADERS = 4  # of a process: detectron2's default, and what a pretraining that leaves it to the machine gets
 
 
@@ -76,11 +79,14 @@ def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> list[Unit]:
     at once. The demo's data come before all chains. Jobs of an earlier submission that still run
     are not counted.
     """
-    finetunings = [unit for unit in made if unit.kind == "finetune"]
-    before = [unit for unit in made if unit.kind == "preflight"]  # one array
-    for unit in before:
+    by_kind = defaultdict(list)
+    for unit in made:
+        by_kind[unit.kind].append(unit)
+    finetunings, before = by_kind["finetune"], by_kind["preflight"]
+    for unit in before:  # one array
         unit.limit = max_jobs
     chains: list[list[Unit]] = []
+    chained: list[Unit] = []
     for number, last in enumerate(finetunings):
         share, more = divmod(max_jobs, len(finetunings))
         last.limit = max(share + (number < more), 1)
@@ -90,15 +96,14 @@ def _limit(made: list[Unit], stages: list[Stage], max_jobs: int) -> list[Unit]:
         for unit in before:
             chain[0].wait_for(unit.stages)
         chains.append(chain)
-    chained = [unit for chain in chains for unit in chain]
+        chained += chain
     return [unit for unit in made if unit not in chained] + chained
 
 
 def _chain(last: Unit, made: list[Unit], stages: list[Stage]) -> list[Unit]:
     """The units that some fine-tunings build on, the fine-tunings, then the probes of the same
     backbone, one after the other."""
-    by_name = {stage.name: stage for stage in stages}
-    above = {one.name for one in ancestors(by_name[last.stages[0]], by_name)} - {"data"}
+    above = set(ancestors(last.stages[0], by_name(stages))) - {"data"}
     chain = [unit for unit in made if not above.isdisjoint(unit.stages)] + [last]
     for unit in made:
         if unit.kind == "probe" and above.issuperset(set(unit.parents) - {"data"}):
@@ -111,7 +116,11 @@ def check(plan: Plan) -> None:
     """What would only show when a job has waited for its nodes."""
     from pretrain.data.batches import images_at_once  # imports torch
 
-    launch.refuse_path(plan.options.output)
+    output = plan.options.output
+    refuse(
+        ("%" in str(output),
+         f"--output {output}: Slurm and submitit read % as a placeholder; choose a path without it"),
+        ("\\" in str(output), f"--output {output}: Slurm drops backslashes; choose a path without it"))
     for one in plan.options.pretrainings:
         train, device_batch = one.config.train, one.config.runtime.device_batch
         images_at_once(train.batch_size, device_batch, plan.options.cluster.processes)
@@ -124,27 +133,23 @@ def under_way(plan: Plan, stages: list[Stage]) -> dict[str, StageRecord]:
     of `plan`.
     """
     for record in jobs.find_lost(plan.options.output):
-        _complete(record)
+        # Its submission was stopped, perhaps before there was what it reads at its start.
+        folder = Path(record.folder)
+        code = json.loads((folder / jobs.RECORD).read_text(encoding="utf-8"))["code"]
+        task = StageJob(record.stage, folder, record.notes, Path(code))
+        launch.complete_submission(folder, record.job_id, task, read_plan(folder).options.cluster.minutes)
     alive = jobs.alive(jobs.every_record(plan.options.output))
-    wanted = {stage.name: stage.planned for stage in stages}
+    wanted = by_name(stages)
     for record in alive:
         name = record.stage
         refuse(
             ((record.notes / jobs.CANCELLED).is_file(),
              f"job {record.job_id} (stage {name}) was cancelled and has not ended: nothing was submitted, try "
              "again in a minute"),
-            (record.identity != wanted.get(name, record.identity),
+            (name in wanted and wanted[name].planned != record.identity,
              f"job {record.job_id} works on stage {name} with other values or inputs: wait for it, end it with "
              f"`clove cancel {name}`, or choose another --output"))
     return {record.stage: record for record in alive}
-
-
-def _complete(record: StageRecord) -> None:
-    """Give a job what it reads at its start: its submission was stopped, perhaps before that was there."""
-    folder = Path(record.folder)
-    [submitted] = [one for one in jobs.submissions(folder.parents[1]) if one.folder == record.folder]
-    task = StageJob(record.stage, folder, record.notes, Path(submitted.code))
-    launch.complete_submission(folder, record.job_id, task, read_plan(folder).options.cluster.minutes)
 
 
 def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
@@ -183,8 +188,7 @@ def submit(plan: Plan, only: set[str] | None = None) -> Submitted | None:
 
 def done_stages(plan: Plan, stages: list[Stage]) -> set[str]:
     """Names of those that need not run."""
-    _, done = finished(stages, plan.options.output)
-    return done.keys() | standing(stages, plan.options)
+    return by_name(stages).keys() - left_to_do(stages, plan.options).keys()
 
 
 def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
@@ -193,10 +197,14 @@ def submit_and_say(plan: Plan, only: set[str] | None = None) -> int:
     if submitted is None:
         _say_nothing_to_submit(plan)
         return 0
-    launch.warn_of_place(plan.options.output)
+    output = plan.options.output
+    for place in OWN_PLACES:
+        if output.resolve().is_relative_to(place):
+            print(f"warning: --output {output} is in {place}, which on most clusters is each machine's own: the nodes "
+                  "must see that folder, or the jobs end at once", file=sys.stderr)
     for record in submitted.records:
         print(f"job {record.job_id}: {record.stage}")
-    where = f"--output {shlex.quote(str(plan.options.output))}"
+    where = f"--output {shlex.quote(str(output))}"
     print(f"see them: clove status --watch {where}\n"
           f"end them: clove cancel {where}\n"
           f"read one: clove logs STAGE {where}")
@@ -239,20 +247,20 @@ def _submit(unit: Unit, plan: Plan, submitted: Submitted, ids: dict[str, str]) -
     """Submit a unit and write it down; adds its job ids to `ids`, {stage: job id}."""
     folder, code = Path(submitted.folder), Path(submitted.code)
     executor, environment = executor_of(unit, plan, folder, code, ids)
-    tasks = [StageJob(name, folder, folder / name, code) for name in unit.stages]
-    for task in tasks:
+    stages = by_name(plan.stages())
+    tasks, records = [], []
+    for name in unit.stages:
+        task = StageJob(name, folder, folder / name, code)
         task.folder.mkdir()
-    planned = {stage.name: stage.planned for stage in plan.stages()}
-    before = list(submitted.records)
-    records = [StageRecord(name, "", planned.get(name, ""), unit.parents or unit.after, str(folder), _key(unit, folder))
-               for name in unit.stages]
-    submitted.records = before + records
+        tasks.append(task)
+        planned = "" if name == TABLES else stages[name].planned
+        needs = unit.parents or unit.after
+        records.append(StageRecord(name, "", planned, needs, str(folder), _key(unit, folder)))
+    submitted.records += records
     submitted.write()
-    handed_over = launch.submit_jobs(executor, tasks, environment)
-    submitted.records = before + [
-        replace(record, job_id=job.job_id) for record, job in zip(records, handed_over, strict=True)]
+    for record, job in zip(records, launch.submit_jobs(executor, tasks, environment), strict=True):
+        record.job_id = ids[record.stage] = job.job_id
     submitted.write()
-    ids.update((record.stage, record.job_id) for record in submitted.records)
 
 
 def _key(unit: Unit, folder: Path) -> str:
@@ -289,9 +297,11 @@ def resources(kind: str, plan: Plan) -> Resources:
     gpus, cpus = options.gpus_per_node, options.cpus_per_task or LOADERS + 1
     one = replace(options, nodes=1, tasks_per_node=1, gpus_per_node=0)
     if kind == "pretrain":
-        workers = [one.config.runtime.workers for one in plan.options.pretrainings]
-        most = max(LOADERS if number == "auto" else number for number in workers)
-        cpus = options.cpus_per_task or most + 1
+        loaders = 0
+        for pretraining in plan.options.pretrainings:
+            workers = pretraining.config.runtime.workers
+            loaders = max(loaders, LOADERS if workers == "auto" else workers)
+        cpus = options.cpus_per_task or loaders + 1
         return Resources(options, cpus, cpus, gpus)
     if kind == "probe":
         return Resources(one, cpus, cpus, min(gpus, 1))
@@ -308,18 +318,16 @@ def _take_back(output: Path, submitted: Submitted, refused: bool) -> None:
 
     `refused`: by sbatch, in so many words.
     """
-    uncertain = False
-    if not all(record.job_id for record in submitted.records):
+    uncertain, known = False, submitted.records
+    if not jobs.is_complete(known):
         numbers = jobs.numbers_by_key()
-        submitted.records = jobs.with_numbers(submitted.records, numbers or {})
-        uncertain = numbers is None or (not refused and not all(record.job_id for record in submitted.records))
-    ids = [record.job_id for record in submitted.records if record.job_id]
-    if ids:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            commands.call("scancel", *ids)
-            until = time.monotonic() + 30  # one that has begun would write into the folder again
-            while not all(state.is_over for state in jobs.ask(ids).values()) and time.monotonic() < until:
-                time.sleep(0.5)
+        known = jobs.numbered(submitted.records, numbers or {})
+        uncertain = numbers is None or not (refused or jobs.is_complete(submitted.records))
+    if known:
+        jobs.end(known)
+        until = time.monotonic() + 30  # one that has begun would write into the folder again
+        while not all(state.is_over for state in jobs.ask_all(known).values()) and time.monotonic() < until:
+            time.sleep(0.5)
     if uncertain:
         submitted.write()
         return

@@ -13,8 +13,9 @@ import json
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Ending:
         write_text(folder / f"ended_{self.rank}.json", json.dumps(asdict(self)) + "\n")
 
 
-@dataclass(frozen=True)
+@dataclass
 class StageRecord:
     """One stage of a submission. `job_id`: "" until sbatch has answered. `identity`:
     `Stage.planned`. `needs`: the parents' names. `key`: the job's own mark, one for an array."""
@@ -151,13 +152,14 @@ def submissions(output: Path) -> list[Submitted]:
 
 def every_record(output: Path) -> list[StageRecord]:
     """The records of all submissions, the oldest first; without those whose job Slurm does not know."""
-    records = [record for submission in submissions(output) for record in submission.records]
-    if all(record.job_id for record in records):
-        return records
-    numbers = numbers_by_key()
-    if numbers is None:
-        return records
-    return [record for record in with_numbers(records, numbers) if record.job_id]
+    records: list[StageRecord] = []
+    for submission in submissions(output):
+        records += submission.records
+    if not is_complete(records):
+        numbers = numbers_by_key()
+        if numbers is not None:
+            return numbered(records, numbers)
+    return records
 
 
 def newest(output: Path) -> dict[str, StageRecord]:
@@ -165,19 +167,21 @@ def newest(output: Path) -> dict[str, StageRecord]:
     return {record.stage: record for record in every_record(output)}
 
 
-def with_numbers(records: list[StageRecord], numbers: dict[str, str]) -> list[StageRecord]:
-    """The records; one without a job gets the job that carries its key, if there is one."""
-    arrays: dict[str, list[str]] = {}
+def is_complete(records: list[StageRecord]) -> bool:
+    """Whether the job of each is known."""
+    return all(record.job_id for record in records)
+
+
+def numbered(records: list[StageRecord], numbers: dict[str, str]) -> list[StageRecord]:
+    """The records whose job is known; one without a job gets the job that carries its key, if there is one."""
+    arrays = defaultdict(list)
     for record in records:
-        arrays.setdefault(record.key, []).append(record.stage)
-    found = []
-    for record in records:
-        if not record.job_id and record.key in numbers:
-            stages, number = arrays[record.key], numbers[record.key]
-            index = f"_{stages.index(record.stage)}" if len(stages) > 1 else ""
-            record = replace(record, job_id=number + index)
-        found.append(record)
-    return found
+        arrays[record.key].append(record)
+    for key in arrays.keys() & numbers.keys():
+        for place, record in enumerate(arrays[key]):
+            index = f"_{place}" if len(arrays[key]) > 1 else ""
+            record.job_id = record.job_id or numbers[key] + index
+    return [record for record in records if record.job_id]
 
 
 def find_lost(output: Path) -> list[StageRecord]:
@@ -188,22 +192,23 @@ def find_lost(output: Path) -> list[StageRecord]:
     """
     found = []
     for submission in submissions(output):
-        lost = [record.stage for record in submission.records if not record.job_id]
-        if not lost:
+        if is_complete(submission.records):
             continue
+        lost = [record for record in submission.records if not record.job_id]
+        names = ", ".join(record.stage for record in lost)
         written = (Path(submission.folder) / RECORD).stat().st_mtime
         until = min(written, time.time()) + SBATCH_SECONDS  # another machine's clock may be ahead
-        print(f"a submission was stopped while it handed over {', '.join(lost)}: looking for its job", file=sys.stderr)
+        print(f"a submission was stopped while it handed over {names}: looking for its job", file=sys.stderr)
         while True:
             numbers = numbers_by_key()
             refuse((numbers is None, NOTHING_CHANGED))
-            records = with_numbers(submission.records, numbers)
-            if all(record.job_id for record in records) or time.time() > until:
+            records = numbered(submission.records, numbers)
+            if is_complete(submission.records) or time.time() > until:
                 break
             time.sleep(2)
-        submission.records = [record for record in records if record.job_id]
+        submission.records = records
         submission.write()
-        new = [record for record in submission.records if record.stage in lost]
+        new = numbered(lost, {})
         found += new
         print(f"found job {new[0].job_id}" if new else "Slurm knows no such job", file=sys.stderr)
     return found
@@ -253,10 +258,7 @@ def numbers_by_key() -> dict[str, str] | None:
 
 def _squeue(*options: str) -> list[list[str]] | None:
     """Lines of its answer, split at |; None when it gives none."""
-    try:
-        asked = commands.call("squeue", "--noheader", "--states=all", *options)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    asked = commands.call("squeue", "--noheader", "--states=all", *options)
     if asked.returncode and "Invalid job id" not in asked.stderr:
         return None
     return [line.strip().split("|") for line in asked.stdout.splitlines()]
@@ -265,6 +267,11 @@ def _squeue(*options: str) -> list[list[str]] | None:
 def ask_all(records: Iterable[StageRecord]) -> dict[str, State]:
     """squeue's answers for the jobs of these records, by job id."""
     return ask([record.job_id for record in records])
+
+
+def end(records: list[StageRecord]) -> subprocess.CompletedProcess[str]:
+    """Ask Slurm to end the jobs of these records."""
+    return commands.call("scancel", *[record.job_id for record in records])
 
 
 def alive(records: list[StageRecord]) -> list[StageRecord]:

@@ -34,8 +34,6 @@ from pretrain.common.stalls import ended_when_stalled
 from pretrain.config import Config
 from transfer.tasks import VARIABLE as TASK_FILES
 
-OWN_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # of each machine
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -133,25 +131,17 @@ def run_pretraining(
     from pretrain.__main__ import run  # with torch, which reads the environment when it starts
     from pretrain.train import Stopped, TrainingFailed
 
-    _rendezvous(job)
+    # Every process sees all GPUs of its node: LOCAL_RANK picks one. The port follows from the job's number, and lies
+    # below those that systems give to outgoing connections.
+    number = int(job.job_id.replace("_", ""))
+    os.environ["MASTER_PORT"] = str(10_000 + number % 20_000)
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     try:
         return Ending(0, str(run(config, data, output, signals.stop)))
     except Stopped as stopped:
         return Ending(stopped.exit_code, str(stopped), job.global_rank)
     except TrainingFailed as failed:
         return Ending(3, str(failed), job.global_rank)
-
-
-def _rendezvous(job: submitit.JobEnvironment) -> None:
-    """Sets what torch.distributed reads. Every process sees all GPUs of its node: LOCAL_RANK
-    picks one.
-
-    The port follows from the job id, and lies below those that systems give to outgoing
-    connections.
-    """
-    number = int(job.job_id.replace("_", ""))
-    os.environ["MASTER_PORT"] = str(10_000 + number % 20_000)
-    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def _sbatch(_: submitit.SlurmExecutor, file: Path) -> list[str]:
@@ -174,29 +164,18 @@ def submission_text(executor: submitit.SlurmExecutor, array: int = 1) -> str:
     return shown._make_submission_file_text(shown._submitit_command_str, "")
 
 
-def refuse_path(output: Path) -> None:
-    """`UserError` for a path with a letter that Slurm changes."""
-    refuse(
-        ("%" in str(output),
-         f"--output {output}: Slurm and submitit read % as a placeholder; choose a path without it"),
-        ("\\" in str(output), f"--output {output}: Slurm drops backslashes; choose a path without it"))
-
-
-def warn_of_place(output: Path) -> None:
-    """Say it when the nodes may not see the output folder, before a job fails for that reason."""
-    for place in OWN_PLACES:
-        if output.resolve().is_relative_to(place):
-            print(f"warning: --output {output} is in {place}, which on most clusters is each machine's own: the nodes "
-                  "must see that folder, or the jobs end at once", file=sys.stderr)
-
-
-def _environment(code: Path, cpus: int) -> dict[str, str]:
-    others = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place != str(ROOT)]
-    environment = {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1",
-                   "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
-    own_tasks = [os.path.abspath(place) for place in os.environ.get(TASK_FILES, "").split(os.pathsep) if place]
-    if own_tasks:  # a job may start in another folder, or without the environment
-        environment[TASK_FILES] = os.pathsep.join(own_tasks)
+def _environment(code: Path, threads: int) -> dict[str, str]:
+    """Of a job, which may start in another folder, or without the present environment."""
+    paths = [str(code)]
+    for place in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        if place not in ("", str(ROOT)):
+            paths.append(place)
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1",
+                   "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    own_tasks = os.environ.get(TASK_FILES)
+    if own_tasks:
+        places = [os.path.abspath(place) for place in own_tasks.split(os.pathsep) if place]
+        environment[TASK_FILES] = os.pathsep.join(places)
     return environment
 
 
@@ -228,9 +207,8 @@ def submit_jobs(
 ) -> list[submitit.Job]:
     """Submit, several as an array, with no trace of a job that we may run in ourselves.
     `UserError` with what sbatch says, `NoAnswer` when Slurm may have the job all the same."""
-    kept = commands.environment()
-    access = {name: kept[name] for name in commands.ACCESS if name in kept}
-    others = os.environ.keys() - kept.keys()
+    others = os.environ.keys() - commands.environment().keys()
+    access = {name: os.environ[name] for name in commands.ACCESS if name in os.environ}
     quiet = contextlib.redirect_stderr(io.StringIO())  # submitit prints what the error says too
     try:
         with clean_env(others), environment_variables(**environment, **access), quiet, executor.batch():

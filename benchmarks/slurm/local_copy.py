@@ -71,7 +71,11 @@ def _copy(source: Path, disk: Path) -> Path:
     digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     target = disk / f"{source.name}-{digest[:16]}"
     if target.is_dir():
-        if all(_size(target / name) == about.st_size for _, name, about in files):
+        whole = True
+        for _, name, about in files:
+            copied = target / name
+            whole = whole and copied.is_file() and copied.stat().st_size == about.st_size
+        if whole:
             return target
         print(f"{target} has lost files, perhaps to a clean-up of the disk: copied again", flush=True)
         shutil.rmtree(target, ignore_errors=True)
@@ -96,14 +100,6 @@ def _copy(source: Path, disk: Path) -> Path:
     part.rename(target)
     print(f"copied in {time.monotonic() - started:.0f} s", flush=True)
     return target
-
-
-def _size(path: Path) -> int:
-    """In bytes; -1 where there is no such file."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 def holds_images(source: Path) -> bool:

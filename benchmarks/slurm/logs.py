@@ -15,7 +15,7 @@ from benchmarks.slurm import jobs
 from benchmarks.slurm.jobs import NO_ANSWER
 from benchmarks.slurm.status import add_output
 from benchmarks.stages.saved_plan import UnreadablePlan, plan_of
-from benchmarks.stages.stage import finished, glance, stage_folders
+from benchmarks.stages.stage import by_name, finished, glance, stage_folders
 from pretrain.common.errors import UserError, refuse
 
 EVERY = 1.0  # seconds
@@ -59,9 +59,9 @@ def local_log(output: Path, name: str) -> Path:
         if name in folders and (folders[name] / LOG).is_file():
             return folders[name] / LOG
         raise UserError(f"found no {LOG} of a stage {name} in {output}; {error}") from None
-    by_name = {stage.name: stage for stage in stages}
-    refuse((name not in by_name, f"{name}: no such stage; there are {', '.join(by_name)}"))
-    stage = by_name[name]
+    known = by_name(stages)
+    refuse((name not in known, f"{name}: no such stage; there are {', '.join(known)}"))
+    stage = known[name]
     _, hashes = finished(stages, output, glance)
     refuse((not hashes.keys() >= set(stage.parents),
             f"stage {name} has not begun: it needs {', '.join(stage.parents)}"))

@@ -7,24 +7,18 @@ from benchmarks.slurm.job_graph import Unit
 from benchmarks.slurm.jobs import TABLES
 from benchmarks.slurm.launch import Resources
 from benchmarks.stages.saved_plan import Plan
-from benchmarks.stages.stage import Stage, finished, left
-from benchmarks.stages.standing_results import standing
+from benchmarks.stages.standing_results import left_to_do
 
 
 def print_graph(plan: Plan) -> None:
     """Stages, what each waits for and asks for; the files for sbatch; GPU-hours and disk of what
     is to do."""
     options, stages = plan.options, plan.stages()
-    _, hashes = finished(stages, options.output)
-    done = hashes.keys() | standing(stages, options)
-    todo: dict[str, Stage] = {}
-    for stage in stages:
-        if stage.name not in done:
-            todo[stage.name] = left(stage, options.output, hashes)
+    todo = left_to_do(stages, options)
     made = job_graph.units(stages, list(todo), options.max_jobs)
     made.append(Unit(TABLES, [TABLES], "small", after=tuple(todo)))
-    print(f"graph: {len(stages) + 1} stages, {len(done)} done, {len(made)} submissions; work in {options.output}, "
-          f"results in {options.results}")
+    print(f"graph: {len(stages) + 1} stages, {len(stages) - len(todo)} done, {len(made)} submissions; work in "
+          f"{options.output}, results in {options.results}")
     width = max(len(name) for unit in made for name in (unit.name, *unit.stages))
     for unit in made:
         print(f"  {unit.name:<{width}} {_described(unit, job_graph.resources(unit.kind, plan))}")

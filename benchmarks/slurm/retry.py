@@ -12,7 +12,7 @@ from benchmarks.slurm import job_graph
 from benchmarks.slurm.status import NO_LOG, add_output, snapshot
 from benchmarks.stages.checked_inputs import find_inputs
 from benchmarks.stages.saved_plan import Plan, plan_of
-from benchmarks.stages.stage import locked
+from benchmarks.stages.stage import by_name, locked
 from pretrain.common.errors import refuse
 
 
@@ -32,20 +32,15 @@ def main(arguments: list[str]) -> int:
     refuse((bool(args.stages) == args.failed,
             "retry: expected --failed or the names of stages; `clove status` shows them"))
     saved = plan_of(args.output.absolute())
-    options, names = saved.options, [stage.name for stage in saved.stages()]
+    options, names = saved.options, by_name(saved.stages())
     refuse((options.cluster.cluster != "slurm",
             f"{args.output} was a run on this machine: run the same ./run_all.sh command again to resume it"))
     for name in args.stages:
         refuse((name not in names, f"{name}: no such stage; there are {', '.join(names)}"))
-    _warn_of_output(saved)
+    for row in snapshot(saved):
+        if NO_LOG in row.detail:  # the next job may not write into the output folder either
+            print(f"warning: {row.stage}: {row.detail}", file=sys.stderr)
+            break
     plan = Plan(options, find_inputs(options))
     with locked(options.output):
         return job_graph.submit_and_say(plan, set(args.stages) or None)
-
-
-def _warn_of_output(plan: Plan) -> None:
-    """Say it when a job wrote nothing at all into the output folder: the next one may not either."""
-    for row in snapshot(plan):
-        if NO_LOG in row.detail:
-            print(f"warning: {row.stage}: {row.detail}", file=sys.stderr)
-            return

@@ -20,7 +20,15 @@ from benchmarks.stages.child_processes import start_command
 from benchmarks.stages.error_line import error_line
 from benchmarks.stages.print_tables import print_tables
 from benchmarks.stages.saved_plan import Plan, read_plan
-from benchmarks.stages.stage import Stage, StageFailed, finish_stage, finished, read_stamp, run_stage
+from benchmarks.stages.stage import (
+    Stage,
+    StageFailed,
+    by_name,
+    finish_stage,
+    finished,
+    read_stamp,
+    run_stage,
+)
 from pretrain.common.errors import KILLED, UserError, refuse
 from pretrain.common.signals import COME_BACK
 
@@ -57,7 +65,7 @@ class StageJob(launch.Job):
             jobs.note_start(self.folder, job.job_id, socket.gethostname())
         if self.name == jobs.TABLES:
             return self._tables(plan)
-        stages = {stage.name: stage for stage in plan.stages()}
+        stages = by_name(plan.stages())
         stage = stages[self.name]
         output = plan.options.output
         parents, hashes = _parents(stage, stages, output, jobs.newest(output))
@@ -157,13 +165,12 @@ def with_local_data(
     return replace(stage, command=command)
 
 
-def ancestors(stage: Stage, stages: dict[str, Stage]) -> list[Stage]:
-    """All that `stage` builds on, in the order of `stages`."""
-    names = set(stage.parents)
-    for name in reversed(stages):  # parents come before their children
-        if name in names:
-            names.update(stages[name].parents)
-    return [one for name, one in stages.items() if name in names]
+def ancestors(name: str, stages: dict[str, Stage]) -> dict[str, Stage]:
+    """All that stage `name` builds on, in the order of `stages`."""
+    found: dict[str, Stage] = {}
+    for parent in stages[name].parents:
+        found |= ancestors(parent, stages) | {parent: stages[parent]}
+    return found
 
 
 def _parents(
@@ -172,9 +179,11 @@ def _parents(
     """Folders and output hashes of what it needs; waits a little for a slow file system.
     `UserError` when one failed or has no result."""
     deadline = time.monotonic() + PATIENCE
-    needed = [*ancestors(stage, stages), *(stages[name] for name in stage.gates)]
+    needed = ancestors(stage.name, stages)
+    for name in stage.gates:
+        needed[name] = stages[name]
     while True:
-        folders, hashes = finished(needed, output)
+        folders, hashes = finished(needed.values(), output)
         absent = [name for name in stage.needs if name not in hashes]
         if not absent:
             return folders, hashes

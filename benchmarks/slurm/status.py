@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
@@ -20,7 +20,7 @@ from benchmarks.slurm.jobs import GONE, NO_ANSWER, TABLES, StageRecord, State
 from benchmarks.stages import progress
 from benchmarks.stages.error_line import error_line
 from benchmarks.stages.saved_plan import Plan, UnreadablePlan, plan_of
-from benchmarks.stages.stage import FAILED, STAMP, Stage, finished, glance, stage_folders
+from benchmarks.stages.stage import FAILED, STAMP, finished, glance, stage_folders
 from benchmarks.stages.standing_results import standing
 from pretrain import PLACE
 from pretrain.common.lock import is_locked
@@ -41,18 +41,18 @@ MEANINGS = {
 }  # of Slurm's states
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
     """One stage: `state` is done, to do, one of ALIVE, failed, stopped, cancelled or lost;
     `detail` says why."""
 
     stage: str
     state: str
+    detail: str = ""
     job_id: str = ""
     steps: str = ""
     seconds_left: float | None = None
     metric: str = ""
-    detail: str = ""
 
 
 def look(plan: Plan, states: dict[str, State]) -> list[Row]:
@@ -66,81 +66,79 @@ def look(plan: Plan, states: dict[str, State]) -> list[Row]:
     local = is_locked(output)
     for stage in stages:
         record, folder = records.get(stage.name), folders.get(stage.name)
-        answer = _answer(record, states)
+        is_over = record is None or _answer(record, states).is_over
         if folder is None and hashes.keys() >= set(stage.parents):
             folder = stage.folder(output, stage.key(hashes))
         if stage.name in folders:
-            state, detail = "done", ""
-        elif stage.name in stands and answer.is_over:
-            state, detail = "done", "its result stands"
-        elif record is not None and not (local and answer.is_over):
+            row = Row(stage.name, "done")
+        elif stage.name in stands and is_over:
+            row = Row(stage.name, "done", "its result stands")
+        elif record is not None and not (local and is_over):
             bad_parents = [name for name in stage.needs if rows[name].state not in (*ALIVE, "done", "to do")]
-            state, detail = _of_job(record, answer, bad_parents, folder)
+            row = Row(stage.name, *_of_job(record, states, bad_parents, folder))
         else:
-            state, detail = _of_local(folder, local)
-            local = local and state != "running"  # one at a time
-        rows[stage.name] = _with_progress(Row(stage.name, state, detail=detail), stage, folder, record)
+            row = Row(stage.name, *_of_local(folder, local))
+            local = local and row.state != "running"  # one at a time
+        if record is not None:
+            row.job_id = record.job_id
+        known = progress.read(stage, folder)
+        row.steps, row.metric = known.steps, known.metric
+        if row.state in ("running", "running?"):
+            row.seconds_left = known.seconds_left
+        rows[stage.name] = row
     if TABLES in records:
-        rows[TABLES] = _of_tables(records[TABLES], states)
+        rows[TABLES] = Row(TABLES, *_of_job(records[TABLES], states, [], None), records[TABLES].job_id)
     return list(rows.values())
 
 
 def look_without_plan(output: Path, states: dict[str, State]) -> list[Row]:
     """As `look`, from the folders of stages and the records of jobs alone: stages that have begun
     or have a job."""
-    records, local = jobs.newest(output), is_locked(output)
+    local = is_locked(output)
     rows: dict[str, Row] = {}
     for name, folder in sorted(stage_folders(output).items()):
-        state, detail = ("done", "") if (folder / STAMP).is_file() else _of_local(folder, local)
-        rows[name] = Row(name, state, detail=detail)
-    for name, record in records.items():
-        if name == TABLES:
-            rows[name] = _of_tables(record, states)
-        elif name not in rows or rows[name].state != "done":
-            state, detail = _of_job(record, _answer(record, states), [], None)
-            rows[name] = Row(name, state, record.job_id, detail=detail)
+        rows[name] = Row(name, "done")
+        if not (folder / STAMP).is_file():
+            rows[name] = Row(name, *_of_local(folder, local))
+    for name, record in jobs.newest(output).items():
+        if name not in rows or rows[name].state != "done":
+            rows[name] = Row(name, *_of_job(record, states, [], None), record.job_id)
     return list(rows.values())
 
 
-def _answer(record: StageRecord | None, states: dict[str, State]) -> State:
-    """What squeue says of a stage's job; a stage without one has none that runs."""
-    if record is None:
-        return State(GONE)
+def _answer(record: StageRecord, states: dict[str, State]) -> State:
+    """What squeue says of a stage's job."""
     return states.get(record.job_id, State(NO_ANSWER))
 
 
-def _with_progress(row: Row, stage: Stage, folder: Path | None, record: StageRecord | None) -> Row:
-    """The row with its job and what the files in the stage's folder say."""
-    if record is not None:
-        row = replace(row, job_id=record.job_id)
-    if folder is None:
-        return row
-    known = progress.read(stage, folder)
-    if known.total and known.done:
-        row = replace(row, steps=f"{known.done}/{known.total}")
-    if row.state in ("running", "running?"):
-        row = replace(row, seconds_left=known.seconds_left)
-    return replace(row, metric=known.metric)
-
-
-def _of_job(record: StageRecord, state: State, bad_parents: list[str], folder: Path | None) -> tuple[str, str]:
+def _of_job(
+    record: StageRecord, states: dict[str, State], bad_parents: list[str], folder: Path | None
+) -> tuple[str, str]:
     """State and detail of a stage that has no result yet, from its last job."""
+    if (record.notes / jobs.TABLES_DONE).is_file():
+        return "done", ""
+    state = _answer(record, states)
     started, cancelled = (record.notes / jobs.STARTED).is_file(), (record.notes / jobs.CANCELLED).is_file()
     if not state.is_over and state.word != NO_ANSWER:
         return _waiting_or_running(record, state, started)
+    not_run = ""
+    if bad_parents:
+        not_run = f"needs {', '.join(bad_parents)}"
+    never_ran = cancelled or (bool(bad_parents) and not started)
     endings = record.endings()
-    not_run = f"needs {', '.join(bad_parents)}" if bad_parents else ""
-    never_started = bool(not_run) and not started
+    failed = bool(endings) and endings[0].exit_code not in SAVED
     if state.word == NO_ANSWER:
-        if cancelled or never_started:
+        if never_ran:
             return "cancelled", not_run
-        if endings and endings[0].exit_code not in SAVED:
+        if failed:
             return "failed", record.why(endings[0])
         return ("running?" if started else "waiting?"), f"Slurm does not answer; {_last_sign(folder)}"
     if endings:
-        state_of_ending = "stopped" if endings[0].exit_code in SAVED else "failed"
-        return ("cancelled" if cancelled else state_of_ending), record.why(endings[0])
-    if cancelled or never_started or (state.word == "CANCELLED" and not started):
+        word = "failed" if failed else "stopped"
+        if cancelled:
+            word = "cancelled"
+        return word, record.why(endings[0])
+    if never_ran or (state.word == "CANCELLED" and not started):
         return "cancelled", not_run
     return _without_message(record, state, started)
 
@@ -184,22 +182,19 @@ def _of_local(folder: Path | None, locked: bool) -> tuple[str, str]:
     try:
         return "failed", json.loads((folder / FAILED).read_text(encoding="utf-8"))["message"]
     except (FileNotFoundError, ValueError):
-        return ("running", "") if locked else ("stopped", "run the same command again to resume")
-
-
-def _of_tables(record: StageRecord, states: dict[str, State]) -> Row:
-    if (record.notes / jobs.TABLES_DONE).is_file():
-        return Row(TABLES, "done", record.job_id)
-    state, detail = _of_job(record, _answer(record, states), [], None)
-    return Row(TABLES, state, record.job_id, detail=detail)
+        if locked:
+            return "running", ""
+        return "stopped", "run the same command again to resume"
 
 
 def _last_sign(folder: Path | None) -> str:
     """When a file of a stage was last written."""
-    files = list(folder.glob("*")) if folder is not None else []
-    if not files:
+    newest = 0.0
+    if folder is not None:
+        for path in folder.glob("*"):
+            newest = max(newest, path.stat().st_mtime)
+    if not newest:
         return "it has no files yet"
-    newest = max(path.stat().st_mtime for path in files)
     return f"its last file is {_duration(max(time.time() - newest, 0))} old"
 
 
@@ -217,8 +212,10 @@ def verdict(rows: list[Row]) -> tuple[int, str]:
         return GOING, line
     if len(parts) == 1:
         return ALL_DONE, f"all {len(rows)} stages done"
-    broken = [f" ({row.stage}: {row.detail})" for row in rows if row.state in ("failed", "lost")]
-    line += "".join(broken[:1])
+    for row in rows:
+        if row.state in ("failed", "lost"):
+            line += f" ({row.stage}: {row.detail})"
+            break
     if any(row.job_id for row in rows):
         line += "; `clove retry --failed` resumes"
     return INCOMPLETE, f"error: {line}"
@@ -228,7 +225,7 @@ def table(rows: list[Row]) -> str:
     """The rows for a terminal."""
     lines = []
     for row in rows:
-        left = "" if row.seconds_left is None else _duration(row.seconds_left)
+        left = _duration(row.seconds_left)
         lines.append([row.stage, row.state, row.job_id, row.steps, left, row.metric, row.detail[:SHOWN]])
     return tabulate(lines, headers=["stage", "state", "job", "progress", "time left", "last metric", ""],
                     disable_numparse=True)
@@ -266,8 +263,9 @@ def watch(output: Path, again: bool, sleep: Callable[[float], None]) -> int:
             code, line = verdict(rows)
             if code == ALL_DONE:
                 code, line = INCOMPLETE, f"{line} of those that have begun; whether there are others is in the plan"
-        clear = "\x1b[H\x1b[2J" if again and sys.stdout.isatty() else ""
-        print(f"{clear}{table(rows)}\n{line}", flush=True)
+        if again and sys.stdout.isatty():
+            print("\x1b[H\x1b[2J", end="")
+        print(f"{table(rows)}\n{line}", flush=True)
         if not again or code != GOING:
             return code
         sleep(EVERY)
@@ -279,7 +277,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
                         help="the --output of ./run_all.sh (default: its default)")
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
     hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 60:
         return f"{seconds:.0f} s"

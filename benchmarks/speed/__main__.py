@@ -12,9 +12,10 @@ MODULES = {"loader": "loader", "step": "step", "loss": "loss", "eval": "evaluati
 
 def build_parser() -> argparse.ArgumentParser:
     """What is measured; each has options of its own."""
-    parser = argparse.ArgumentParser(prog="clove speed",
-                                     description="Our speed beside a plain reference, in one process.")
-    parser.add_argument("part", choices=list(MODULES), help="`clove speed PART --help` explains one")
+    parser = argparse.ArgumentParser(
+        prog="clove speed", description="Our speed beside a plain reference, in one process.")
+    parser.add_argument("part", choices=list(MODULES),
+                        help="`clove speed PART --help` explains one")
     parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 

@@ -23,45 +23,32 @@ READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu)
 
 @dataclass
 class Count:
-    """operations: dispatched and computing. views: the others. waits: host synchronisations on a
-    GPU; a constant that is made on the host inside the step counts too, since its copy waits."""
+    """operations: dispatched and computing. waits: host synchronisations on a GPU; a constant that
+    is made on the host inside the step counts too, since its copy waits."""
 
     operations: int = 0
-    views: int = 0
     waits: int = 0
-
-
-class _Dispatched(TorchDispatchMode):
-    def __init__(self, count: Count) -> None:
-        super().__init__()
-        self.count = count
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        name = func.overloadpacket.__name__
-        if func.namespace == "aten":
-            if func.is_view or name in FREE:
-                self.count.views += 1
-            else:
-                self.count.operations += 1
-            by_mask = name in ("index", "index_put", "index_put_") and any(
-                index is not None and index.dtype == torch.bool for index in args[1])
-            self.count.waits += name in WAITS or by_mask
-        return func(*args, **(kwargs or {}))
-
-
-class _Called(TorchFunctionMode):
-    def __init__(self, count: Count) -> None:
-        super().__init__()
-        self.count = count
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.count.waits += func in READS
-        return func(*args, **(kwargs or {}))
 
 
 def count(function: Callable[[], object]) -> Count:
     """Run `function` once on the CPU and count."""
     found = Count()
-    with _Called(found), _Dispatched(found):
+
+    class Dispatched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            name = func.overloadpacket.__name__
+            if func.namespace == "aten":
+                found.operations += not func.is_view and name not in FREE
+                found.waits += name in WAITS
+            if name in ("index", "index_put", "index_put_"):
+                found.waits += torch.bool in [index.dtype for index in args[1] if index is not None]
+            return func(*args, **(kwargs or {}))
+
+    class Called(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            found.waits += func in READS
+            return func(*args, **(kwargs or {}))
+
+    with Called(), Dispatched():
         function()
     return found

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import io
 import statistics
-import sys
 import time
 
 import numpy as np
@@ -31,15 +30,17 @@ def detections(images: int, iou_type: str, classes: int = 80, seed: int = 0) -> 
     for image in range(images):
         objects = [(_box(rng), int(rng.integers(classes)) + 1) for _ in range(1 + rng.poisson(OBJECTS - 1))]
         for box, category in objects:
-            rows.append({"id": len(rows) + 1, "image_id": image, "category_id": category, "area": box[2] * box[3],
-                         "iscrowd": int(rng.random() < 0.02), "bbox": box, **_mask(box, iou_type)})
+            area = float(box[2] * box[3])
+            rows.append({"id": len(rows) + 1, "image_id": image, "category_id": category, "area": area,
+                         "iscrowd": int(rng.random() < 0.02), "bbox": box.tolist(), **_shape(box, iou_type)})
         for _ in range(DETECTIONS):
-            box, category = objects[rng.integers(len(objects))] if rng.random() < 0.5 else (
-                _box(rng), int(rng.integers(classes)) + 1)
-            moved = [float(np.clip(value + rng.normal(0, 0.1) * box[2 + place % 2], 0 if place < 2 else 2, 600))
-                     for place, value in enumerate(box)]
+            if rng.random() < 0.5:
+                box, category = objects[rng.integers(len(objects))]
+            else:
+                box, category = _box(rng), int(rng.integers(classes)) + 1
+            moved = np.clip(box + rng.normal(0, 0.1, 4) * box[[2, 3, 2, 3]], (0, 0, 2, 2), 600)
             found.append({"image_id": image, "category_id": category, "score": round(float(rng.random()), 3),
-                          **({"bbox": moved} if iou_type == "bbox" else _mask(moved, iou_type))})
+                          **_shape(moved, iou_type)})
     truth = COCO()
     truth.dataset = {"images": [{"id": image, "width": WIDTH, "height": HEIGHT} for image in range(images)],
                      "annotations": rows, "categories": [{"id": c + 1, "name": str(c)} for c in range(classes)]}
@@ -48,14 +49,16 @@ def detections(images: int, iou_type: str, classes: int = 80, seed: int = 0) -> 
         return truth, truth.loadRes(found)
 
 
-def _box(rng: np.random.Generator) -> list[float]:
+def _box(rng: np.random.Generator) -> np.ndarray:
+    """x, y, width, height in pixels."""
     width, height = np.exp(rng.uniform(np.log(8), np.log(300), 2))
-    return [float(rng.uniform(0, WIDTH - width)), float(rng.uniform(0, HEIGHT - height)), float(width), float(height)]
+    return np.array([rng.uniform(0, WIDTH - width), rng.uniform(0, HEIGHT - height), width, height])
 
 
-def _mask(box: list[float], iou_type: str) -> dict:
+def _shape(box: np.ndarray, iou_type: str) -> dict:
+    """COCO's field of a box, or of the mask of the ellipse in it."""
     if iou_type == "bbox":
-        return {}
+        return {"bbox": box.tolist()}
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     x, y = box[0] + box[2] * (1 + np.cos(angles)) / 2, box[1] + box[3] * (1 + np.sin(angles)) / 2
     runs = mask_util.merge(mask_util.frPyObjects([np.stack([x, y], 1).ravel().tolist()], HEIGHT, WIDTH))
@@ -80,14 +83,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("clove speed eval", description=__doc__)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=3, help="timed evaluations of each side, alternated")
+    parser.add_argument("--rounds", type=int, default=3,
+                        help="timed evaluations of each side, alternated")
     options = parser.parse_args(argv)
     if min(options.images, options.classes, options.rounds) < 1:
         raise UserError("expected --images, --classes and --rounds of at least 1, found less")
     fast_coco.require()
     machine = hardware()
-    print(f"{machine['cpu']}, {machine['cores']} cores; {options.images} images, {options.images * DETECTIONS} "
-          f"detections, {options.classes} classes")
+    print(f"{machine['cpu']}, {machine['cores']} cores; {options.images} images, "
+          f"{options.images * DETECTIONS} detections, {options.classes} classes")
     for iou_type, word in (("bbox", "boxes"), ("segm", "masks")):
         truth, found = detections(options.images, iou_type, options.classes)
         ratios, plain_seconds, fast_seconds = [], [], []
@@ -95,14 +99,13 @@ def main(argv: list[str] | None = None) -> int:
             plain, expected = timed(COCOeval, truth, found, iou_type)
             fast, metrics = timed(fast_coco.CheckedCOCOeval, truth, found, iou_type)
             if np.abs(expected - metrics).max() > fast_coco.TOLERANCE:
-                raise UserError(f"hotcoco differs from pycocotools on {word}: {metrics}, expected {expected}")
+                raise UserError(f"hotcoco differs from pycocotools on {word}: {metrics}, expected "
+                                f"{expected}")
             plain_seconds.append(plain)
             fast_seconds.append(fast)
             ratios.append(plain / fast)
-        print(f"{word}: pycocotools {statistics.median(plain_seconds):.2f} s, hotcoco (with handing the data over) "
-              f"{statistics.median(fast_seconds):.2f} s: {statistics.median(ratios):.1f} times; all metrics agree")
+        print(f"{word}: pycocotools {statistics.median(plain_seconds):.2f} s, hotcoco (with "
+              f"handing the data over) {statistics.median(fast_seconds):.2f} s: "
+              f"{statistics.median(ratios):.1f} times; all metrics agree")
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

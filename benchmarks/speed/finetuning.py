@@ -6,11 +6,12 @@ choices; they alternate in one process, so that what other programs do to the ma
 
 import argparse
 import statistics
-import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from itertools import islice
 
 import torch
 from detectron2.config import CfgNode
@@ -40,11 +41,11 @@ from transfer.settings.random_starts import RAND
 from transfer.settings.request import Request, add_protocol_arguments
 from transfer.settings.start_weights import read_weights
 
-T = TypeVar("T")
 PLAIN, OURS = "detectron2", "ours"
 EVALUATIONS = 4  # passes of each side
 # Of a step, each timed alone: a change that gains in one may lose in another. Writing the losses is in backward.
 PARTS = ("forward", "backward", "optimizer")
+Seconds = dict[str, list[float]]  # of each side, in turn
 
 
 def clock() -> float:
@@ -92,6 +93,15 @@ class Side:
         return loss
 
 
+def prepared(request: Request, architecture: str, device: str) -> tuple[CfgNode, str]:
+    """The config of a fine-tuning as a run has it, and the name of its validation set, both sets registered."""
+    detectron2_compat.apply()
+    dataset = datasets.find(request.data, request.task)
+    cfg = resolved_config.resolve(dataset, request, read_weights(request.weights, architecture), device)
+    kernels.choose(torch.device(device), search=False)  # as a run does; what was measured before may have searched
+    return cfg, datasets.register(dataset)[1]
+
+
 def sides(cfg: CfgNode) -> dict[str, Side]:
     """Both trainers, with equal weights and the hooks that belong to a step."""
     model, same = build_model(cfg), build_model(cfg)
@@ -111,20 +121,23 @@ def loaders(cfg: CfgNode) -> dict[str, Iterator[list[dict]]]:
             OURS: iter(train_loader(cfg, 0, cfg.SEED))}
 
 
-def in_turn(sides: dict[str, T], number: int) -> list[tuple[str, T]]:
+def in_turn(number: int) -> tuple[str, str]:
     """Both sides, each the first one every other time: what the first leaves in the caches helps the second."""
-    return list(sides.items())[::1 if number % 2 else -1]
+    return (PLAIN, OURS) if number % 2 else (OURS, PLAIN)
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
-    """Seconds that `work` takes, and what it returns."""
+def timed(work: Callable[[], object], seconds: list[float]) -> object:
+    """What `work` returns; the time that it takes goes into `seconds`."""
     started = clock()
     result = work()
-    return clock() - started, result
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds.append(clock() - started)
+    return result
 
 
-def measure(cfg: CfgNode, name: str, iterations: int, evaluated: int) -> dict[str, dict[str, list[float]]]:
-    """{part: {side: seconds of each iteration}}; the first iteration of each side is not counted.
+def measure(cfg: CfgNode, name: str, iterations: int, evaluated: int) -> dict[str, Seconds]:
+    """{part: {side: seconds of each time}}; the first time of each is not counted.
 
     `name` is the registered validation set, of which `evaluated` images go through the models.
     """
@@ -132,38 +145,27 @@ def measure(cfg: CfgNode, name: str, iterations: int, evaluated: int) -> dict[st
     cfg.defrost()
     cfg.SOLVER.MAX_ITER = max(cfg.SOLVER.MAX_ITER, iterations + 1)  # the schedule of a scale can be shorter
     both, batches = sides(cfg), loaders(cfg)
-    loaded: dict[str, list[float]] = {PLAIN: [], OURS: []}
+    loading, evaluating = defaultdict(list), defaultdict(list)
     for number in range(iterations + 1):
-        drawn = {}
         for side, loader in batches.items():
-            seconds, drawn[side] = timed(lambda loader=loader: next(loader))
-            if number:
-                loaded[side].append(seconds)
-        for _, side in in_turn(both, number):
-            side.step(number, drawn[OURS], timed=number > 0)
-    found = {"loader": loaded}
+            batch = timed(partial(next, loader), loading[side])  # ours at last: both sides take it
+        for side in in_turn(number):
+            both[side].step(number, batch, timed=number > 0)
+    records = list(islice(DatasetCatalog.get(name), evaluated))
+    mappers = {PLAIN: DatasetMapper(cfg, is_train=False), OURS: Mapper(cfg, is_train=False)}
+    for number in range(EVALUATIONS + 1):
+        for side in in_turn(number):
+            loader = build_detection_test_loader(dataset=records, mapper=mappers[side], num_workers=0)
+            timed(partial(inference_on_dataset, both[side].trainer.model, loader, None), evaluating[side])
+    for seconds in (*loading.values(), *evaluating.values()):
+        del seconds[0]
+    found = {"loader": loading}
     for part in (*PARTS, "step"):
         found[part] = {name: side.seconds[part] for name, side in both.items()}
-    found["evaluation"] = inference(cfg, name, both, evaluated)
-    return found
+    return found | {"evaluation": evaluating}
 
 
-def inference(cfg: CfgNode, name: str, both: dict[str, Side], images: int) -> dict[str, list[float]]:
-    """Seconds of a pass over the first `images` validation images, reading them included."""
-    records = [DatasetCatalog.get(name)[place] for place in range(min(images, len(DatasetCatalog.get(name))))]
-    mappers = {PLAIN: DatasetMapper(cfg, is_train=False), OURS: Mapper(cfg, is_train=False)}
-    seconds: dict[str, list[float]] = {PLAIN: [], OURS: []}
-    for turn in range(EVALUATIONS + 1):  # the first is not counted
-        for side, mapper in in_turn(mappers, turn):
-            loader = build_detection_test_loader(dataset=records, mapper=mapper, num_workers=0)
-            took, _ = timed(lambda side=side, loader=loader: inference_on_dataset(
-                both[side].trainer.model, loader, None))
-            if turn:
-                seconds[side].append(took)
-    return seconds
-
-
-def table(found: dict[str, dict[str, list[float]]]) -> str:
+def table(found: dict[str, Seconds]) -> str:
     """Medians of both sides in seconds, and the median of the paired ratios."""
     lines = [f"{'seconds of':12}{PLAIN:>12}{OURS:>10}{'ratio':>8}  (smallest to largest)"]
     for part, of in found.items():
@@ -179,7 +181,8 @@ def parser() -> argparse.ArgumentParser:
     add_protocol_arguments(made)
     where.add_arguments(made)
     made.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD)
-    made.add_argument("--iterations", type=int, default=8, metavar="N", help="timed of each side (default: 8)")
+    made.add_argument("--iterations", type=int, default=8, metavar="N",
+                      help="timed of each side (default: 8)")
     made.add_argument("--evaluated", type=int, default=8, metavar="N",
                       help="validation images that are evaluated (default: 8)")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -193,21 +196,15 @@ def main(argv: list[str] | None = None) -> int:
     refuse((min(args.iterations, args.evaluated, args.threads) < 1,
             "expected --iterations, --evaluated and --threads of at least 1, found less"))
     torch.set_num_threads(args.threads)
-    detectron2_compat.apply()
     request = Request.of(args, weights=RAND.weights, output="")
-    dataset = datasets.find(request.data, request.task)
-    weights = read_weights(request.weights, args.architecture)
-    cfg = resolved_config.resolve(dataset, request, weights, present_device(args.device))
-    kernels.choose(torch.device(cfg.MODEL.DEVICE), search=False)  # as a run does, for both sides
-    name = datasets.register(dataset)[1]
+    cfg, name = prepared(request, args.architecture, present_device(args.device))
     machine = hardware()
-    print(f"{machine['cpu']}, {args.threads} of {machine['cores']} cores, {cfg.MODEL.DEVICE}, torch "
-          f"{torch.__version__}; {args.task}, scale {args.scale}, {args.architecture}, {cfg.SOLVER.IMS_PER_BATCH} "
-          f"images a step, {args.iterations} steps alternated, {args.evaluated} images evaluated", flush=True)
+    print(f"{machine['cpu']}, {args.threads} of {machine['cores']} cores, {cfg.MODEL.DEVICE}, "
+          f"torch {torch.__version__}; {args.task}, scale {args.scale}, {args.architecture}, "
+          f"{cfg.SOLVER.IMS_PER_BATCH} images a step, {args.iterations} steps alternated, "
+          f"{args.evaluated} images evaluated", flush=True)
     print(table(measure(cfg, name, args.iterations, args.evaluated)))
-    print("both sides take the same batches; at --fit accumulate=N, detectron2's side still takes each batch at once")
+    print("both sides take the same batches; at --fit accumulate=N, detectron2's side still takes "
+          "each batch at once")
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,7 @@ Twelve cells, each a rate and the peak of the GPU's memory: pretraining (images/
 recipe) at two batches in bf16 and fp32 with views that are there already, then through the loader,
 with colours in it and on the GPU; fine-tuning (iterations/s of the published protocols, images that
 are there already) of three tasks at 2 and 4 images. At last a short pretraining and a short
-fine-tuning that must learn. All pictures are generated: real photographs take longer to load.
+fine-tuning that must learn. All images are generated: real photographs take longer to load.
 Writes a JSON file and a page. What does not fit into the minutes is left out, and named.
 """
 
@@ -12,13 +12,13 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,19 @@ FOLDER = PLACE / "results" / "speed"
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. `make()` is a context that gives a step of `images` images."""
+    """One measurement. `make()` is a context that gives a step, which does `work` of the unit."""
 
     name: str
     unit: str  # images/s or it/s
-    images: int
+    work: int  # images, or 1 iteration
     make: Callable[[], Any]
 
 
 def measured(cell: Cell, device: torch.device, seconds: float) -> dict[str, Any]:
     """Rate, peak memory (GB) and number of timed steps of a cell, timed for about `seconds`; or the `problem`."""
     record: dict[str, Any] = {"name": cell.name, "unit": cell.unit}
-    if device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         gc.collect()  # of the cell before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -59,9 +60,8 @@ def measured(cell: Cell, device: torch.device, seconds: float) -> dict[str, Any]
         if not is_out_of_memory(error):
             raise
         return record | {"problem": "out of memory"}
-    work = cell.images if cell.unit == "images/s" else 1
-    rates = sorted(work / one for one in taken)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    rates = sorted(cell.work / one for one in taken)
+    memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
     return record | {"rate": statistics.median(rates), "smallest": rates[0], "largest": rates[-1],
                      "steps": len(rates), "peak_memory_gb": memory}
 
@@ -72,18 +72,14 @@ def _timed(step: Step, device: torch.device, seconds: float) -> list[float]:
         step()
     taken: list[float] = []
     end = time.perf_counter() + seconds
+    wait = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
     while len(taken) < LEAST or (len(taken) < MOST and time.perf_counter() < end):
-        _wait(device)
+        wait()
         started = time.perf_counter()
         step()
-        _wait(device)
+        wait()
         taken.append(time.perf_counter() - started)
     return taken
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure(
@@ -98,11 +94,11 @@ def measure(
     found: dict[str, list[dict]] = {"cells": [], "learns": []}
     for number, cell in enumerate(cells):
         share = (end - time.monotonic()) / (len(cells) - number + 2 * len(learn))
-        if share < 1:
-            found["cells"].append({"name": cell.name, "unit": cell.unit, "problem": "left out: no time"})
-        else:
-            found["cells"].append(measured(cell, device, min(share / 2, SECONDS)))
-        print(gpu_page.line(found["cells"][-1]), flush=True)
+        record = {"name": cell.name, "unit": cell.unit, "problem": "left out: no time"}
+        if share >= 1:
+            record = measured(cell, device, min(share / 2, SECONDS))
+        found["cells"].append(record)
+        print(gpu_page.line(record), flush=True)
         save(found)
     for name, work in learn.items():
         record = {"name": name, "problem": "left out: no time"}
@@ -114,52 +110,46 @@ def measure(
 
 
 def cells_of(data: Path, device: torch.device, sizes: gpu_cells.Sizes) -> list[Cell]:
-    """The twelve cells; generated pictures lie below `data`."""
+    """The twelve cells; generated images lie below `data`."""
     made = []
-    for precision in ("bf16", "fp32"):
-        for images in sizes.batches:
-            made.append(Cell(f"pretraining, {precision}, {images} images at once", "images/s", images,
-                             lambda images=images, precision=precision:
-                             gpu_cells.pretraining(device, sizes, images, precision)))
+    for precision, images in product(("bf16", "fp32"), sizes.batches):
+        make = partial(gpu_cells.pretraining, device, sizes, images, precision)
+        made.append(Cell(f"pretraining, {precision}, {images} images at once", "images/s", images, make))
+    images = sizes.batches[-1]
     for place in ("loader", "device"):
-        images = sizes.batches[-1]
-        made.append(Cell(f"pretraining, bf16, {images} images at once, through the loader, colours on the {place}",
-                         "images/s", images, lambda place=place, images=images:
-                         gpu_cells.loading(device, sizes, images, place, data / "photos")))
-    for task in gpu_cells.TASKS:
-        for images in (2, 4):
-            made.append(Cell(f"fine-tuning, {task}, fp32, {images} images at once", "it/s", images,
-                             lambda task=task, images=images: gpu_cells.finetuning(device, sizes, task, images, data)))
+        make = partial(gpu_cells.loading, device, sizes, images, place, data / "photos")
+        name = f"pretraining, bf16, {images} images at once, through the loader, colours on the {place}"
+        made.append(Cell(name, "images/s", images, make))
+    for task, images in product(gpu_cells.TASKS, (2, 4)):
+        make = partial(gpu_cells.finetuning, device, sizes, task, images, data)
+        made.append(Cell(f"fine-tuning, {task}, fp32, {images} images at once", "it/s", 1, make))
     return made
-
-
-@contextmanager
-def generated(photos: int) -> Iterator[Path]:
-    """A folder of generated pictures in all layouts, removed afterwards."""
-    from benchmarks.demo import demo_data
-
-    with tempfile.TemporaryDirectory() as folder:
-        demo_data.generate(Path(folder) / "data", photos=photos, train=8, val=2)
-        yield Path(folder) / "data"
 
 
 def run(device: torch.device, output: Path, minutes: float, sizes: gpu_cells.Sizes) -> tuple[Path, Path]:
     """Measure everything and write it as it comes; returns the JSON file and the page."""
+    from benchmarks.demo import demo_data  # with shapely and pycocotools
+
     started = datetime.now(UTC).isoformat(timespec="seconds")
     about = {"benchmark": "gpu", "started": started, "minutes": minutes, "device": device.type,
              "machine": machine.describe(), "cuda": torch.version.cuda}
     named = "-".join(about["machine"]["gpus"][:1] or ["cpu"]).lower().replace(" ", "-")
     make_folder(output)
-    file, page = (output / f"gpu-{named}-{started[:10]}.{ending}" for ending in ("json", "md"))
+    file, page = output / f"gpu-{named}-{started[:10]}.json", output / f"gpu-{named}-{started[:10]}.md"
 
     def save(found: dict[str, list[dict]]) -> None:
         write_text(file, json.dumps(about | found, indent=1) + "\n")
         write_text(page, gpu_page.page(about | found))
 
-    with generated(sizes.photos) as data:
-        learn = {"pretraining": lambda: gpu_cells.pretraining_learns(device, data, data.parent / "pretraining"),
-                 "fine-tuning": lambda: gpu_cells.finetuning_learns(device, data, data.parent / "fine-tuning")}
-        measure(cells_of(data, device, sizes), learn if sizes.learn else {}, device, minutes, save)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        data = place / "data"
+        demo_data.generate(data, photos=sizes.photos, train=8, val=2)
+        learn = {}
+        if sizes.learn:
+            learn["pretraining"] = partial(gpu_cells.pretraining_learns, device, data, place / "pretraining")
+            learn["fine-tuning"] = partial(gpu_cells.finetuning_learns, device, data, place / "fine-tuning")
+        measure(cells_of(data, device, sizes), learn, device, minutes, save)
     return file, page
 
 
@@ -167,7 +157,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("clove speed gpu", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--minutes", type=float, default=8.0, help="for all of it, about (default: %(default)g)")
+    made.add_argument("--minutes", type=float, default=8.0,
+                      help="for all of it, about (default: %(default)g)")
     made.add_argument("--output", type=Path, default=FOLDER, metavar="DIR",
                       help="folder of the two files (default: results/speed)")
     return made
@@ -177,12 +168,9 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
     args = parser().parse_args(argv)
     refuse((args.minutes <= 0, f"--minutes {args.minutes:g}: expected a number above 0"),
-           (not torch.cuda.is_available(), "speed gpu: expected a GPU that torch can use, found none; run it on a "
-                                           "machine with one, or look at `nvidia-smi` and the CUDA version of torch"))
+           (not torch.cuda.is_available(), "speed gpu: expected a GPU that torch can use, found "
+                                           "none; run it on a machine with one, or look at "
+                                           "`nvidia-smi` and the CUDA version of torch"))
     for path in run(torch.device("cuda", 0), args.output, args.minutes, gpu_cells.FULL):
         print(f"wrote {path}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,20 +10,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.step import made_batch
-from pretrain import kernels
+from benchmarks.speed.step import STEPS, made_batch, our_side
 from pretrain.common.architectures import STANDARD, ArchitectureName
 from pretrain.config import Config, load_config
 from pretrain.data.batches import list_images, make_loader
 from pretrain.data.workers import with_workers
 from pretrain.distributed import Process
 from pretrain.train import train
-from pretrain.trainer import Trainer
 from transfer import tasks
 
 Step = Callable[[], object]
 TASKS = tuple(name for name, task in tasks.TASKS.items() if task.table.in_poster)
-STEPS, PER_EPOCH = 100_000, 1000  # of the schedule that the measured steps are the first of
 BATCHES = 8  # different ones that a fine-tuning's steps take in turn
 
 
@@ -54,11 +51,11 @@ def settings(device: torch.device, sizes: Sizes, images: int, **values: object) 
 def pretraining(device: torch.device, sizes: Sizes, images: int, precision: str) -> Iterator[Step]:
     """Steps on one batch that lies in pinned memory, as a loader gives it."""
     config = settings(device, sizes, images, precision=precision)
-    trainer, batch = Trainer(config, Process(0, 1, device), STEPS, PER_EPOCH), made_batch(config)
+    (_, step), batch = our_side(config), made_batch(config)
     if device.type == "cuda":
         batch = batch.pin_memory()
     numbers = itertools.count()
-    yield lambda: trainer.step(next(numbers), [batch])
+    yield lambda: step(next(numbers), batch)
 
 
 @contextmanager
@@ -66,9 +63,9 @@ def loading(device: torch.device, sizes: Sizes, images: int, colour_on: str, pho
     """Steps that wait for the loader, with its processes as a run would have them."""
     process = Process(0, 1, device)
     config = with_workers(settings(device, sizes, images, precision="bf16", colour_on=colour_on), process)
-    trainer = Trainer(config, process, STEPS, PER_EPOCH)
+    _, step = our_side(config)
     loader, numbers = make_loader(list_images(photos), config, range(STEPS), process), itertools.count()
-    yield lambda: trainer.step(next(numbers), [next(loader)])
+    yield lambda: step(next(numbers), next(loader))
 
 
 @contextmanager
@@ -77,21 +74,15 @@ def finetuning(device: torch.device, sizes: Sizes, task: str, images: int, data:
     from detectron2.modeling import build_model
     from detectron2.utils.events import EventStorage
 
-    from transfer import detectron2_compat
+    from benchmarks.speed.finetuning import prepared
     from transfer.finetuning.trainer import trainer_of
     from transfer.finetuning.training_images import train_loader
-    from transfer.settings import datasets, resolved_config
     from transfer.settings.random_starts import RAND
     from transfer.settings.request import Request
-    from transfer.settings.start_weights import read_weights
 
-    detectron2_compat.apply()
-    kernels.choose(device, search=False)  # as a run does; a pretraining that was measured before searched
     request = Request(task=task, scale=sizes.scale, weights=RAND.weights, data=data / task, output="",
                       overrides=(f"SOLVER.IMS_PER_BATCH={images}", *sizes.overrides))
-    dataset = datasets.find(request.data, task)
-    datasets.register(dataset)
-    cfg = resolved_config.resolve(dataset, request, read_weights(request.weights, sizes.architecture), device.type)
+    cfg, _ = prepared(request, sizes.architecture, device.type)
     batches = list(itertools.islice(train_loader(cfg, 0, 0), BATCHES))
     trainer = trainer_of(cfg, build_model(cfg).train())
     trainer._data_loader_iter_obj = itertools.cycle(batches)

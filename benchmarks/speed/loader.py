@@ -57,9 +57,7 @@ def make_photo(rng: np.random.Generator) -> bytes:
         return picture / picture.std()
 
     light = clouds(1.2)
-    channels = []
-    for _ in range(3):
-        channels.append(128 + rng.normal() * 15 + 45 * light + 22 * clouds(1.6))
+    channels = [128 + rng.normal() * 15 + 45 * light + 22 * clouds(1.6) for _ in range(3)]
     file = io.BytesIO()
     Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8)).save(file, "jpeg", quality=90)
     return file.getvalue()
@@ -156,9 +154,12 @@ def summary(speeds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="clove speed loader", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder of images (default: made photographs)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each of the two parts (default 30)")
-    parser.add_argument("--output", type=Path, help="a JSON file to write the results to (default: none)")
+    parser.add_argument("--photos", type=Path,
+                        help="a folder of images (default: made photographs)")
+    parser.add_argument("--seconds", type=float, default=30.0,
+                        help="for each of the two parts (default 30)")
+    parser.add_argument("--output", type=Path,
+                        help="a JSON file to write the results to (default: none)")
     args = parser.parse_args(argv)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # OpenCV has one already, see pretrain.data.augment
@@ -188,10 +189,11 @@ def text(record: dict[str, Any]) -> str:
     described, photos = record["machine"], record["photographs"]
     lines = [f"{described['cpu']}, {described['cores']} cores, Python {described['python']}, "
              + ", ".join(f"{name} {version or 'absent'}" for name, version in described["versions"].items()),
-             f"{photos['count']} photographs of {photos['mean_kilobytes']} kB on average, 2 views of 224 and 6 of 96 "
-             f"pixels; our JPEG decoder: {record['jpeg_decoder']}"]
+             f"{photos['count']} photographs of {photos['mean_kilobytes']} kB on average, 2 views "
+             f"of 224 and 6 of 96 pixels; our JPEG decoder: {record['jpeg_decoder']}"]
     for part, sides in record["parts"].items():
         lines.append(f"{part}, median of {record['turns'][part]} turns:")
         for side, found in sides.items():
-            lines.append(f"  {side:<15} {found['images_per_second']:7.1f} images/s   {found['ratio']:5.2f} x")
+            lines.append(f"  {side:<15} {found['images_per_second']:7.1f} images/s   "
+                         f"{found['ratio']:5.2f} x")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from itertools import chain
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.speed.counting import count
 from benchmarks.speed.reference_step import pair_loss
+from benchmarks.speed.step import made_batch
 from pretrain.common.errors import UserError
 from pretrain.config import load_config
 from pretrain.loss import clove_loss
@@ -34,26 +34,21 @@ def sides(images: int, local_views: int, channels: int, seed: int = 0) -> tuple[
         cells = F.normalize(torch.randn(views, images, side, side, channels, generator=rng), dim=-1)
         return cells.permute(0, 1, 4, 2, 3)
 
-    def boxes(views: int, low: float, high: float) -> Tensor:
-        size = low + (high - low) * torch.rand(views, images, 2, generator=rng)
-        corner = torch.rand(views, images, 2, generator=rng) * (1 - size)
-        return torch.cat([corner, corner + size], -1)
-
     student = [maps(GLOBAL_VIEWS, GLOBAL_SIDE).requires_grad_(), maps(local_views, LOCAL_SIDE).requires_grad_()]
-    teacher, all_boxes = maps(GLOBAL_VIEWS, GLOBAL_SIDE), [boxes(GLOBAL_VIEWS, 0.5, 1.0), boxes(local_views, 0.3, 0.5)]
-    sizes = torch.tensor([[500.0, 375.0]]).expand(images, 2)
-    options = load_config(None, {"variant": "released"}).objective
+    teacher = maps(GLOBAL_VIEWS, GLOBAL_SIDE)
+    config = load_config(None, {"variant": "released", "batch_size": images, "local_views": local_views})
+    batch = made_batch(config, seed)
 
     def loop() -> Tensor:
         losses = []
-        for i, (view, view_boxes) in enumerate(zip(chain(*student), chain(*all_boxes), strict=True)):
+        for i, (view, view_boxes) in enumerate(zip(chain(*student), chain(*batch.boxes), strict=True)):
             for j, other in enumerate(teacher):
                 if i != j:
-                    losses.append(pair_loss(view, other, view_boxes, all_boxes[0][j])[0])
+                    losses.append(pair_loss(view, other, view_boxes, batch.boxes[0][j])[0])
         return sum(losses) / len(losses)
 
     def joined() -> Tensor:
-        return clove_loss(student, teacher, all_boxes, sizes, options, False)[0]
+        return clove_loss(student, teacher, batch.boxes, batch.sizes, config.objective, False)[0]
 
     def with_gradient(loss: Callable[[], Tensor]) -> tuple[float, list[Tensor]]:
         value = loss()
@@ -68,11 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=32, help="images")
     parser.add_argument("--local-views", type=int, default=6)
     parser.add_argument("--channels", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=20, help="timed calls of each side, alternated")
+    parser.add_argument("--steps", type=int, default=20,
+                        help="timed calls of each side, alternated")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(argv)
     if min(vars(options).values()) < 1:
-        raise UserError("expected --batch, --local-views, --channels, --steps and --threads of at least 1, found less")
+        raise UserError("expected --batch, --local-views, --channels, --steps and --threads of at "
+                        "least 1, found less")
     torch.set_num_threads(options.threads)
     loop, joined = sides(options.batch, options.local_views, options.channels)
     seconds: dict[str, list[float]] = {"loop": [], "joined": []}
@@ -83,14 +80,14 @@ def main(argv: list[str] | None = None) -> int:
             if number:
                 seconds[name].append(time.perf_counter() - started)
     machine = hardware()
-    print(f"{machine['cpu']}, {options.threads} of {machine['cores']} cores, torch {torch.__version__}; "
-          f"{options.batch} images, {GLOBAL_VIEWS} + {options.local_views} views, forward and backward")
+    print(f"{machine['cpu']}, {options.threads} of {machine['cores']} cores, torch "
+          f"{torch.__version__}; {options.batch} images, {GLOBAL_VIEWS} + {options.local_views} "
+          "views, forward and backward")
     for name, side in (("loop", loop), ("joined", joined)):
-        print(f"{name:8}{1000 * statistics.median(seconds[name]):9.2f} ms{count(side).operations:7} operations")
+        print(f"{name:8}{1000 * statistics.median(seconds[name]):9.2f} "
+              f"ms{count(side).operations:7} operations")
     ratios = [plain / ours for plain, ours in zip(seconds["loop"], seconds["joined"], strict=True)]
-    print(f"joined: {statistics.median(ratios):.2f} times the loop (median; {min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"joined: {statistics.median(ratios):.2f} times the loop (median; {min(ratios):.2f} to "
+          f"{max(ratios):.2f})")
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

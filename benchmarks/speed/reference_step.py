@@ -92,15 +92,10 @@ def pair_loss(student: Tensor, teacher: Tensor, student_boxes: Tensor, teacher_b
 
 
 class ReferenceStep:
-    """One process's training, fp32. `student`, `teacher`: state dicts of ours to start from."""
+    """One process's training, fp32."""
 
-    def __init__(
-        self, architecture: str, hidden: int, dim: int, heads: int, student: dict[str, Tensor],
-        teacher: dict[str, Tensor], weight_decay: float, momentum: float,
-    ) -> None:
-        self.networks = Networks(architecture, hidden, dim, heads).train()
-        self.networks.student.load_state_dict(student)
-        self.networks.teacher.load_state_dict(teacher)
+    def __init__(self, networks: Networks, weight_decay: float, momentum: float) -> None:
+        self.networks = networks.train()
         self.weight_decay = weight_decay
         self.optimizer = torch.optim.SGD(self.networks.student.parameters(), lr=0.0, momentum=momentum, foreach=False)
 
@@ -130,25 +125,17 @@ class ReferenceStep:
         self.optimizer.zero_grad()
         loss.backward()
         value = loss.item()
-        if value != value:
-            return value
-        self._follow(teacher_momentum)
-        self._adapt()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        if value == value:
+            self._update(lr, teacher_momentum)
         return value
 
     @torch.no_grad()
-    def _follow(self, momentum: float) -> None:
+    def _update(self, lr: float, momentum: float) -> None:
         for name in ("encoder", "projector"):
             own, other = self.networks.teacher[name].parameters(), self.networks.student[name].parameters()
             for mine, theirs in zip(own, other, strict=True):
                 mine.data = mine.data * momentum + theirs.data * (1.0 - momentum)
-
-    @torch.no_grad()
-    def _adapt(self) -> None:
-        """LARS: gradients of matrices and kernels get weight decay and the length TRUST * |w|."""
+        # LARS: gradients of matrices and kernels get weight decay and the length TRUST * |w|.
         for weight in self.networks.student.parameters():
             if weight.dim() <= 1:
                 continue
@@ -157,3 +144,6 @@ class ReferenceStep:
             weight_norm, grad_norm = weight.norm(), grad.norm()
             if weight_norm > 0 and grad_norm > 0:
                 grad.mul_(TRUST * weight_norm / (grad_norm + EPS))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()

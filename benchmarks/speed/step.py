@@ -7,6 +7,7 @@ same threads. The peak memory of each is that of a process of its own.
 import argparse
 import functools
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.options.checks import option_of
 from benchmarks.speed.counting import count
-from benchmarks.speed.reference_step import ReferenceStep
+from benchmarks.speed.reference_step import Networks, ReferenceStep
 from pretrain import ROOT
 from pretrain.common.architectures import ARCHITECTURES, SMALLEST, STANDARD
 from pretrain.common.errors import UserError
@@ -59,8 +61,6 @@ def made_batch(config: Config, seed: int = 0) -> Batch:
              (train.local_views, train.local_size, train.local_scale))
     views, boxes, images = [], [], train.batch_size
     for count_, side, scale in sides:
-        if count_ == 0:
-            continue
         cells = torch.rand(count_ * images, 3, 8, 8, generator=rng) * 255
         views.append(torch.nn.functional.interpolate(cells, size=side, mode="bilinear").round().to(torch.uint8)
                      .unflatten(0, (count_, images)))
@@ -76,7 +76,7 @@ def made_batch(config: Config, seed: int = 0) -> Batch:
 
 def our_side(config: Config) -> tuple[Trainer, Callable[[int, Batch], float]]:
     """A fresh trainer, and its step as (number, batch) -> loss."""
-    trainer = Trainer(config, Process(0, 1, torch.device("cpu")), STEPS, PER_EPOCH)
+    trainer = Trainer(config, Process(0, 1, torch.device(config.runtime.device)), STEPS, PER_EPOCH)
     return trainer, lambda number, batch: trainer.step(number, [batch])["loss"]
 
 
@@ -84,18 +84,19 @@ def reference_side(trainer: Trainer) -> tuple[ReferenceStep, Callable[[int, Batc
     """The reference from the weights and schedules of `trainer`, and its step as (number, batch)
     -> loss. It does not keep `trainer` alive."""
     train, own = trainer.train, trainer.config.objective
-    reference = ReferenceStep(train.architecture, own.projector_hidden, own.projector_dim, own.heads,
-                              trainer.student.state_dict(), trainer.objective.follower.state_dict(), train.weight_decay,
-                              train.sgd_momentum)
+    networks = Networks(train.architecture, own.projector_hidden, own.projector_dim, own.heads)
+    networks.student.load_state_dict(trainer.student.state_dict())
+    networks.teacher.load_state_dict(trainer.objective.follower.state_dict())
+    reference = ReferenceStep(networks, train.weight_decay, train.sgd_momentum)
     rates = [(trainer.lr(number), trainer.objective.momentum(number)) for number in range(PER_EPOCH)]
     return reference, lambda number, batch: reference.step(batch.views, batch.boxes, *rates[number])
 
 
 def build(side: str, options: argparse.Namespace) -> Callable[[int, Batch], float]:
     """The step of one side; of ours and of the reference the initial weights are the same."""
-    if side == "reference":
-        return reference_side(our_side(settings(options))[0])[1]
-    return our_side(settings(options, side))[1]
+    if side != "reference":
+        return our_side(settings(options, side))[1]
+    return reference_side(our_side(settings(options))[0])[1]
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
@@ -106,20 +107,21 @@ def measure(options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for number in range(options.steps + 1):
         for side, step in sides.items():
-            started = time.perf_counter(), time.process_time()
+            started, processor = time.perf_counter(), time.process_time()
             step(number, batch)
             if number:
-                seconds[side].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+                taken = time.perf_counter() - started, time.process_time() - processor
+                seconds[side].append(taken)
     return seconds
 
 
 def peak_memory(options: argparse.Namespace, side: str) -> float:
     """Resident-set peak in GB of a process that does two steps of one side and nothing else."""
-    words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in
-             ("architecture", "batch", "local_views", "global_size", "local_size", "hidden", "threads")]
-    done = subprocess.run([sys.executable, "-P", "-m", "benchmarks.speed.step", "--peak-of", side, *words],
-                          env=os.environ | ALLOCATOR | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-                          check=False)
+    command = [sys.executable, "-P", "-m", "benchmarks.speed", "step", "--peak-of", side]
+    for name in ("architecture", "batch", "local_views", "global_size", "local_size", "hidden", "threads"):
+        command.append(f"{option_of(name)}={getattr(options, name)}")
+    environment = os.environ | ALLOCATOR | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"the process that measures the memory of {side} failed: "
                         f"{' '.join(done.stderr.split())[-300:] or 'it was killed, the memory may be too small'}; "
@@ -127,25 +129,21 @@ def peak_memory(options: argparse.Namespace, side: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def own_peak() -> float:
-    """Resident-set peak of this process in GB. Not from getrusage: there a child starts with its
-    parent's peak."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2 ** 20
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("clove speed step", description=__doc__)
     made.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD)
     made.add_argument("--batch", type=int, default=8, help="images")
-    made.add_argument("--local-views", "--views", type=int, default=6, help="beside two global ones")
+    made.add_argument("--local-views", "--views", type=int, default=6,
+                      help="beside two global ones")
     made.add_argument("--global-size", type=int, default=224)
     made.add_argument("--local-size", type=int, default=96)
-    made.add_argument("--hidden", type=int, default=4096, help="channels of the projector's hidden layer")
+    made.add_argument("--hidden", type=int, default=4096,
+                      help="channels of the projector's hidden layer")
     made.add_argument("--steps", type=int, default=3, help="timed steps of each side")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
-    made.add_argument("--small", action="store_true", help="ResNet-18, 4 images, 128 and 64 pixels: half a minute")
+    made.add_argument("--small", action="store_true",
+                      help="ResNet-18, 4 images, 128 and 64 pixels: half a minute")
     made.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
     return made
 
@@ -156,26 +154,29 @@ def main(argv: list[str] | None = None) -> int:
     if options.small:
         options.architecture, options.batch, options.global_size, options.local_size = SMALLEST, 4, 128, 64
     if options.batch < 2 or not 0 < options.steps < PER_EPOCH or options.global_size < 128:
-        raise UserError(f"expected at least --batch 2, --steps 1 to {PER_EPOCH - 1} and at least --global-size 128 "
-                        f"(the loss wants ten teacher cells), found {options.batch}, {options.steps} and "
-                        f"{options.global_size}")
+        raise UserError(f"expected at least --batch 2, --steps 1 to {PER_EPOCH - 1} and at least "
+                        "--global-size 128 (the loss wants ten teacher cells), found "
+                        f"{options.batch}, {options.steps} and {options.global_size}")
     torch.set_num_threads(options.threads)
-    if options.peak_of:
-        step, batch = build(options.peak_of, options), made_batch(settings(options))
-        for number in range(2):
-            step(number, batch)
-        print(own_peak())
+    if not options.peak_of:
+        report(options)
         return 0
-    report(options)
+    step, batch = build(options.peak_of, options), made_batch(settings(options))
+    for number in range(2):
+        step(number, batch)
+    # Not from getrusage: there a child starts with its parent's peak.
+    [peak] = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    print(int(peak) / 2 ** 20)
     return 0
 
 
 def report(options: argparse.Namespace) -> None:
     """Print the table and the ratios."""
     machine = hardware()
-    print(f"{machine['cpu']}, {options.threads} of {machine['cores']} cores, torch {torch.__version__}; "
-          f"{options.architecture}, {options.batch} images, 2 x {options.global_size} + {options.local_views} x "
-          f"{options.local_size}, {options.steps} steps alternated", flush=True)
+    print(f"{machine['cpu']}, {options.threads} of {machine['cores']} cores, torch "
+          f"{torch.__version__}; {options.architecture}, {options.batch} images, 2 x "
+          f"{options.global_size} + {options.local_views} x {options.local_size}, "
+          f"{options.steps} steps alternated", flush=True)
     seconds = measure(options)
     few = argparse.Namespace(**vars(options) | {"batch": 2, "global_size": 128, "local_size": 32, "hidden": 64})
     batch = made_batch(settings(few))
@@ -188,14 +189,14 @@ def report(options: argparse.Namespace) -> None:
         print(f"{side:12}{took:10.3f}{options.batch / took:10.2f}{peak_memory(options, side):9.2f}"
               f"{found.operations:12}{found.waits:12}", flush=True)
     for side in list(seconds)[1:]:
-        clock, processor = ([plain[which] / ours[which] for plain, ours in
-                             zip(seconds["reference"], seconds[side], strict=True)] for which in (0, 1))
+        clock, processor = [], []
+        for plain, ours in zip(seconds["reference"], seconds[side], strict=True):
+            clock.append(plain[0] / ours[0])
+            processor.append(plain[1] / ours[1])
         print(f"{side}: {statistics.median(clock):.2f} times the reference (median; {min(clock):.2f} to "
-              f"{max(clock):.2f}); by processor time {statistics.median(processor):.2f}, which other programs on the "
-              "machine disturb less")
+              f"{max(clock):.2f}); by processor time {statistics.median(processor):.2f}, which other "
+              "programs on the machine disturb less")
     if "bf16" not in seconds:
-        print("bf16: not measured, this CPU emulates it (no AVX-512): a step takes many times as long as in fp32")
+        print("bf16: not measured, this CPU emulates it (no AVX-512): a step takes many times as "
+              "long as in fp32")
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,44 +15,43 @@ TAIL = 65536  # bytes at a file's end that are read
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps or iterations; seconds left, as the last steps took; the last metric in words."""
+    """Steps or iterations that are done, as "15/40"; seconds left, as the last steps took; the last metric in words."""
 
-    done: int = 0
-    total: int = 0
+    steps: str = ""
     seconds_left: float | None = None
     metric: str = ""
 
 
-def read(stage: Stage, folder: Path) -> Progress:
+def read(stage: Stage, folder: Path | None) -> Progress:
     """Progress of `stage` in its `folder`; an empty one for stages without steps."""
+    if folder is None or stage.kind not in ("pretrain", "finetune"):
+        return Progress()
     if stage.kind == "pretrain":
         return _pretraining(stage, folder)
-    if stage.kind == "finetune":
-        return _finished(stage, folder) or _finetuning(stage, folder)
-    return Progress()
+    try:
+        result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        column = tasks.get(stage.task).columns[0]
+        metric = _metric(column.name, result["metrics"].get(column.metric))
+        return Progress(f"{stage.steps}/{stage.steps}", 0.0, metric)
+    except (OSError, ValueError, KeyError):  # not finished
+        return _finetuning(stage, folder)
 
 
 def _pretraining(stage: Stage, folder: Path) -> Progress:
-    lines = [line for line in read_entries(folder / "metrics.jsonl", TAIL) if "loss" in line]
-    if not lines:
-        return Progress(0, stage.steps)
-    last, speed = lines[-1], lines[-1].get("images_per_second")
-    left = (stage.steps - last["step"]) * stage.batch / speed if speed else None
+    last = None
+    for line in read_entries(folder / "metrics.jsonl", TAIL):
+        if "loss" in line:
+            last = line
+    if last is None:
+        return Progress()
+    done, speed, left = last["step"], last.get("images_per_second"), None
+    if speed:
+        left = (stage.steps - done) * stage.batch / speed
     metric = _metric("loss", last["loss"], ".3g")
     for name in objectives.get(stage.numbers["objective"]).shown[:1]:
         if last.get(name) is not None:
             metric += f", {name} {last[name]:.3g}"
-    return Progress(last["step"], stage.steps, left, metric)
-
-
-def _finished(stage: Stage, folder: Path) -> Progress | None:
-    """Of a fine-tuning with a result."""
-    try:
-        result = read_as_now(json.loads((folder / "result.json").read_text(encoding="utf-8")))
-        column = tasks.get(stage.task).columns[0]
-        return Progress(stage.steps, stage.steps, 0.0, _metric(column.name, result["metrics"].get(column.metric)))
-    except (OSError, ValueError, KeyError):
-        return None
+    return Progress(f"{done}/{stage.steps}", left, metric)
 
 
 def _finetuning(stage: Stage, folder: Path) -> Progress:
@@ -64,10 +63,11 @@ def _finetuning(stage: Stage, folder: Path) -> Progress:
         if name:
             early = ", " + _metric(name.removeprefix("early/"), line[name])
     if last is None:
-        return Progress(0, stage.steps)
-    done = last["iteration"] + 1
-    left = (stage.steps - done) * last["time"] if "time" in last else None
-    return Progress(done, stage.steps, left, _metric("loss", last["total_loss"], ".3g") + early)
+        return Progress()
+    done, left = last["iteration"] + 1, None
+    if "time" in last:
+        left = (stage.steps - done) * last["time"]
+    return Progress(f"{done}/{stage.steps}", left, _metric("loss", last["total_loss"], ".3g") + early)
 
 
 def _metric(name: str, value: float | None, form: str = ".1f") -> str:

@@ -34,17 +34,14 @@ def publish(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:
     """Put a finished evaluation into results/runs."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     result["epochs"] = result["weights"]["epochs"]
-    relative_places(result["config"], folder)
-    origin.sign(result, stage, key)
-    return results.write_result(origin.results / "runs", result)
-
-
-def relative_places(config: dict[str, Any], folder: Path) -> None:
-    """Let a config name its folder, and weights beside it, from where the run lies: results are shared."""
+    # The config names its folder, and weights beside it, from where the run lies: results are shared.
+    config = result["config"]
     config["OUTPUT_DIR"] = folder.name
     weights = Path(config.get("MODEL", {}).get("WEIGHTS", ""))
     if weights.is_relative_to(folder.parent):
         config["MODEL"]["WEIGHTS"] = weights.relative_to(folder.parent).as_posix()
+    origin.sign(result, stage, key)
+    return results.write_result(origin.results / "runs", result)
 
 
 def publish_probe(folder: Path, key: str, stage: Stage, origin: Origin) -> Path:

@@ -55,7 +55,7 @@ class Stage:
     finish: Callable[[Path, str], None] | None = None
     cost: str = ""
     disk_gb: float = 0.0  # while it runs
-    stays_gb: float | None = None  # afterwards; None: as much
+    passing_gb: float = 0.0  # of these, what goes away at its end
     gates: tuple[str, ...] = ()
     evaluation: dict[str, str] = field(default_factory=dict)
     array: str = ""
@@ -74,12 +74,9 @@ class Stage:
 
     def result_key(self, key: str) -> str:
         """Identity of what was trained under `key` and evaluated as this stage says."""
-        return _sha256([key, self.evaluation]) if self.evaluation else key
-
-    @property
-    def kept_gb(self) -> float:
-        """Disk space afterwards."""
-        return self.disk_gb if self.stays_gb is None else self.stays_gb
+        if not self.evaluation:
+            return key
+        return _sha256([key, self.evaluation])
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -98,26 +95,26 @@ class StageFailed(Exception):
     """A stage's command ended with another code than 0; below 0 it is a signal's number."""
 
     def __init__(self, stage: Stage, code: int, folder: Path) -> None:
-        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        reason = f"exit code {code}"
+        if code < 0:
+            reason = f"signal {-code}"
         self.what = f"stage {stage.name} failed ({reason})"
         super().__init__(f"{self.what}; its files are in {folder}")
         self.code, self.folder = max(code, 1), folder
         self.killed = code in (-signal.SIGKILL, KILLED)
 
 
+def by_name(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """The stages by their names, in their order."""
+    return {stage.name: stage for stage in stages}
+
+
 def plan_keys(stages: list[Stage]) -> None:
     """Set `planned` of each: the identity of its result as it is known before anything has run."""
-    trained = planned_trainings(stages)
-    for stage in stages:
-        stage.planned = stage.result_key(trained[stage.name])
-
-
-def planned_trainings(stages: list[Stage]) -> dict[str, str]:
-    """The same without what is evaluated, by name: of a fine-tuning that of its training."""
-    trained: dict[str, str] = {}
+    trained: dict[str, str] = {}  # by name, without what is evaluated
     for stage in stages:
         trained[stage.name] = stage.key(trained)
-    return trained
+        stage.planned = stage.result_key(trained[stage.name])
 
 
 def stage_folders(output: Path) -> dict[str, Path]:
@@ -134,15 +131,19 @@ def hash_product(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files of a folder."""
     if path.is_file():
         return sha256_file(path)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    lines = [f"{file.relative_to(path).as_posix()} {sha256_file(file)}" for file in files]
+    lines = []
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            lines.append(f"{file.relative_to(path).as_posix()} {sha256_file(file)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_stamp(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     """The stamp of a finished stage whose product is still what it was, else None."""
     stamp = glance(stage, folder, key)
-    return stamp if stamp and hash_product(folder / stage.product) == stamp["output_sha256"] else None
+    if stamp and hash_product(folder / stage.product) == stamp["output_sha256"]:
+        return stamp
+    return None
 
 
 def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
@@ -155,19 +156,22 @@ def glance(stage: Stage, folder: Path, key: str) -> dict[str, Any] | None:
     return stamp if same and (folder / stage.product).exists() else None
 
 
+Reader = Callable[[Stage, Path, str], dict[str, Any] | None]  # `read_stamp` or `glance`
+
+
 class Progress:
     """What is known of stages, parents first: folders and output hashes of those that are done, by name."""
 
-    def __init__(
-        self, output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
-    ) -> None:
+    def __init__(self, output: Path, read: Reader = read_stamp) -> None:
         self.output, self.read = output, read
         self.hashes: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
 
     def key(self, stage: Stage) -> str | None:
         """The stage's key, None as long as a parent is not done."""
-        return stage.key(self.hashes) if set(stage.parents) <= self.hashes.keys() else None
+        if not self.hashes.keys() >= set(stage.parents):
+            return None
+        return stage.key(self.hashes)
 
     def look(self, stage: Stage) -> dict[str, Any] | None:
         """The stamp of a finished stage; None when it has to run."""
@@ -183,7 +187,7 @@ class Progress:
 
 
 def finished(
-    stages: Iterable[Stage], output: Path, read: Callable[[Stage, Path, str], dict[str, Any] | None] = read_stamp
+    stages: Iterable[Stage], output: Path, read: Reader = read_stamp
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Folders and output hashes of the stages that are done, by name; parents must come before their children."""
     progress = Progress(output, read)
@@ -202,7 +206,7 @@ def left(stage: Stage, output: Path, hashes: dict[str, str]) -> Stage:
         return stage
     if not (stage.folder(output, stage.key(hashes)) / MODEL).is_file():
         return stage
-    return replace(stage, cost="an evaluation", gpu_hours={}, core_hours=0.0, disk_gb=0.1, stays_gb=None)
+    return replace(stage, cost="an evaluation", gpu_hours={}, core_hours=0.0, disk_gb=0.1, passing_gb=0.0)
 
 
 def run_stage(

@@ -1,12 +1,9 @@
 """Stages that need not run because results stand for them: committed ones count where backbones and work are gone."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
 from benchmarks.options.run_options import Options
 from benchmarks.records.probe_results import read_probes
 from benchmarks.records.results import read_results
-from benchmarks.stages.stage import Progress, Stage, glance
+from benchmarks.stages.stage import Progress, Reader, Stage, finished, glance, left, read_stamp
 
 WITH_RESULT = ("finetune", "probe")  # kinds of stages
 
@@ -18,12 +15,21 @@ def standing(stages: list[Stage], options: Options) -> set[str]:
     Not one that --rerun names, nor one that builds on such; nor one whose work was begun anew in
     `options.output`.
     """
-    again = _with_children(stages, options.rerun)
-    known = _planned_keys(options.results)
-    found = {stage.name for stage in stages
-             if stage.kind in WITH_RESULT and stage.name not in again and stage.planned in known}
-    found -= _begun(stages, found, options.output)
-    inner = {name for stage in stages for name in stage.needs}
+    runs, _ = read_results(options.results / "runs")
+    probes, _ = read_probes(options.results / "probes")
+    # Those of older versions do not say what they were planned as, and do not count.
+    planned = {record["stage"].get("planned") for record in (*runs, *probes)}
+    again, found, inner = set(options.rerun), set(), set()
+    progress = Progress(options.output, glance)
+    for stage in stages:  # parents come before their children
+        inner |= set(stage.needs)
+        if not again.isdisjoint(stage.parents):
+            again.add(stage.name)
+        key = progress.key(stage)
+        # A folder without a stamp: somebody wants it again.
+        begun = not progress.look(stage) and key and stage.folder(options.output, key).is_dir()
+        if stage.kind in WITH_RESULT and stage.planned in planned and stage.name not in again and not begun:
+            found.add(stage.name)
     needed: set[str] = set()
     for stage in reversed(stages):
         stands = stage.name in found
@@ -36,27 +42,12 @@ def standing(stages: list[Stage], options: Options) -> set[str]:
     return found
 
 
-def _with_children(stages: list[Stage], names: Iterable[str]) -> set[str]:
-    found = set(names)
+def left_to_do(stages: list[Stage], options: Options, read: Reader = read_stamp) -> dict[str, Stage]:
+    """The stages that are neither done nor stand, by name; of a training that only lacks its evaluation, that."""
+    folders, hashes = finished(stages, options.output, read)
+    over = folders.keys() | standing(stages, options)
+    found: dict[str, Stage] = {}
     for stage in stages:
-        if found & set(stage.parents):
-            found.add(stage.name)
+        if stage.name not in over:
+            found[stage.name] = left(stage, options.output, hashes)
     return found
-
-
-def _begun(stages: list[Stage], names: set[str], output: Path) -> set[str]:
-    """Those of `names` that have a folder without a stamp: somebody wants them again."""
-    progress, found = Progress(output, glance), set()
-    for stage in stages:
-        key = progress.key(stage)
-        if not progress.look(stage) and key and stage.name in names and stage.folder(output, key).is_dir():
-            found.add(stage.name)
-    return found
-
-
-def _planned_keys(results: Path) -> set[str]:
-    """What the good files of a results folder were planned as; those of older versions do not say
-    and do not count."""
-    runs, _ = read_results(results / "runs")
-    probes, _ = read_probes(results / "probes")
-    return {record["stage"]["planned"] for record in (*runs, *probes) if "planned" in record["stage"]}

@@ -42,7 +42,9 @@ class Start:
     def row(self) -> str:
         """Its name in the tables."""
         shown = DISPLAY.get(self.method, self.method)
-        return f"{shown} (random convolutions)" if self.control else shown
+        if self.control:
+            shown += " (random convolutions)"
+        return shown
 
     @property
     def converted(self) -> str:
@@ -99,16 +101,21 @@ def rounds(options: Options) -> list[tuple[Start, tuple[int, ...]]]:
     """
     if options.trials != PAIRED:
         return [(start, tuple(range(options.trials))) for start in starts(options)]
-    seeds = dict.fromkeys(one.seed for one in options.pretrainings)
-    return [(start, (seed,)) for seed, start in product(seeds, starts(options))
-            if start.pretraining is None or start.pretraining.seed == seed]
+    found = []
+    for seed in dict.fromkeys(one.seed for one in options.pretrainings):
+        for start in starts(options):
+            if start.pretraining is None or start.pretraining.seed == seed:
+                found.append((start, (seed,)))
+    return found
 
 
 def evaluations(options: Options, inputs: Inputs, trials: tuple[int, ...]) -> list[Evaluation]:
     """What each row is measured on."""
-    on_all = [one for task in options.tasks for one in inputs.evaluations(task)]
-    return [replace(one, share=share, trial=trial)
-            for one, share, trial in product(on_all, options.train_shares, trials)]
+    found = []
+    for task in options.tasks:
+        for one, share, trial in product(inputs.evaluations(task), options.train_shares, trials):
+            found.append(replace(one, share=share, trial=trial))
+    return found
 
 
 def _python(module: str, *arguments: object) -> list[str]:
@@ -250,15 +257,17 @@ def _finetune(options: Options, start: Start, evaluation: Evaluation) -> Stage:
         kept_models.tidy(folder, options.keep)
 
     origin = _origin(options, start, evaluation)
-    model_gb = estimate.disk_gb(estimate.MODEL_GB, _largest(options, start))
+    largest = _largest(options, start)
+    disk_gb = passing_gb = estimate.disk_gb(estimate.FINETUNE_GB, largest)
+    if options.keep != kept_models.NONE:
+        passing_gb -= estimate.disk_gb(estimate.MODEL_GB, largest)
     cost = estimate.finetuning(evaluation.task, protocol, options.architecture, images)
     stage = Stage(
         f"finetune-{start.name}-{evaluation.place}-{evaluation.trial}", numbers, command, product="result.json",
         inputs=inputs, evaluation=evaluated, finish=finish,
         parents=(*evaluation.parents, *_when(not start.random, start.converted)),
         gates=tuple(_when(options.preflight, f"preflight-{replace(evaluation, share=1.0).place}")),
-        cost=cost.words, disk_gb=estimate.disk_gb(estimate.FINETUNE_GB, _largest(options, start)),
-        stays_gb=0.0 if options.keep == kept_models.NONE else model_gb,
+        cost=cost.words, disk_gb=disk_gb, passing_gb=passing_gb,
         kind="finetune", array=f"finetune-{start.name}", task=evaluation.task, core_hours=cost.core_hours,
         gpu_hours=cost.gpu_hours, steps=protocol.iterations, batch=protocol.batch)
     return stage

@@ -156,7 +156,7 @@ def test_run__too_little_disk_is_told_before_anything_runs(options):
     stage.disk_gb = 1e6
     passing = [writer("one"), writer("two")]
     for each, peak in zip(passing, (1.5, 4.0), strict=True):
-        each.disk_gb, each.stays_gb = peak, 0.25
+        each.disk_gb, each.passing_gb = peak, peak - 0.25
     assert command.disk_needed([*passing, writer("three")]) == 0.5 + 3.75 and command.disk_needed([]) == 0
     assert command.disk_needed(passing, jobs=2) == 0.5 + 3.75 + 1.25
     with pytest.raises(UserError, match="needs about 1000000.0 GB more, found"):

@@ -16,7 +16,7 @@ import pytest
 import submitit
 
 from benchmarks.options.run_options import parse
-from benchmarks.slurm import cancel, commands, job_graph, jobs, launch, retry, status
+from benchmarks.slurm import cancel, commands, job_graph, jobs, retry, status
 from benchmarks.slurm.stage_job import StageJob
 from pretrain.common.errors import UserError
 from tests.benchmarks.slurm.graph.conftest import ON_SLURM, planned
@@ -86,7 +86,7 @@ def fake(tmp_path, monkeypatch) -> Slurm:
         (place / name).write_text(text)
     monkeypatch.setenv("PATH", str(place), prepend=os.pathsep)
     monkeypatch.setattr(jobs, "SBATCH_SECONDS", 0.0)
-    monkeypatch.setattr(launch, "OWN_PLACES", ())
+    monkeypatch.setattr(job_graph, "OWN_PLACES", ())
     return Slurm(place)
 
 
@@ -226,17 +226,17 @@ def test_cancel__ends_superseded_jobs_too(fake, graph, capsys):
 
 @pytest.mark.parametrize(("event", "problem"), [("refuses", "scancel: error: no"), ("hangs", "timed out")])
 def test_cancel__that_did_not_reach_slurm_says_so_and_leaves_no_note(fake, graph, monkeypatch, event, problem):
-    plan, call = graph(), commands.call
+    plan, run = graph(), subprocess.run
     job_graph.submit(plan)
     (fake.place / "scancel").write_text("#!/bin/sh\necho 'scancel: error: no' >&2; exit 1\n")
 
-    def hanging(name: str, *options: str) -> subprocess.CompletedProcess:
-        if name == "scancel":
-            raise subprocess.TimeoutExpired(name, 60)
-        return call(name, *options)
+    def hanging(command: tuple[str, ...], **how: object) -> subprocess.CompletedProcess:
+        if command[0] == "scancel":
+            raise subprocess.TimeoutExpired("scancel", 60)
+        return run(command, **how)
 
     if event == "hangs":
-        monkeypatch.setattr(commands, "call", hanging)
+        monkeypatch.setattr(commands.subprocess, "run", hanging)
     with pytest.raises(UserError, match=f"^scancel: .*{problem}.*; try again in a minute$"):
         cancel.main(["--output", str(plan.options.output)])
     assert not list(plan.options.output.glob(f"jobs/*/*/{jobs.CANCELLED}"))
@@ -244,7 +244,7 @@ def test_cancel__that_did_not_reach_slurm_says_so_and_leaves_no_note(fake, graph
 
 def test_output_of_this_machine_alone__is_said_when_it_is_submitted(fake, graph, tmp_path, monkeypatch, capsys):
     plan = graph()
-    monkeypatch.setattr(launch, "OWN_PLACES", ("/dev/shm", str(tmp_path)))
+    monkeypatch.setattr(job_graph, "OWN_PLACES", ("/dev/shm", str(tmp_path)))
     assert job_graph.submit_and_say(plan) == job_graph.submit_and_say(plan) == 0
     assert capsys.readouterr().err == (
         f"warning: --output {plan.options.output} is in {tmp_path}, which on most clusters is each machine's own: the "
