@@ -26,8 +26,8 @@ FIGURES = ("views.png", "curves.png", "show.png", "predictions.png", "probe.png"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; returns the exit code. A command that stands before the options is one
-    of `clove`."""
+    """Run what the command line asks for; returns the exit code. A command that stands before the
+    options is one of `clove`."""
     # detectron2, which checks every --set, still compiles parts with torch.jit.script; nothing that
     # a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
@@ -141,7 +141,8 @@ def print_summary(done: LocalRun) -> None:
 
 
 def disk_needed(stages: list[Stage], jobs: int = 1) -> float:
-    """GB for stages of which so many run at once: what stays of all, and the most that goes away again."""
+    """GB for stages of which so many run at once: what stays of all, and the most that goes away
+    again."""
     passing = sorted((stage.passing_gb for stage in stages), reverse=True)
     return sum(stage.disk_gb for stage in stages) - sum(passing[jobs:])
 

@@ -1,9 +1,10 @@
 """The Python environment that run_all.sh works in: an active one that is complete, or the checkout's own .venv.
 
-Standard library only and syntax of Python 3.8: any Python 3 must get far enough here to say that it is too old.
-A .venv of ours is a venv, what pip or uv puts into it, and a stamp that is written last: without the stamp it is
-removed and made again, because pip reports a half-written package as installed. Messages go to stderr, the chosen
-Python to stdout. docs/install.md has the same commands for doing it by hand.
+Standard library only and syntax of Python 3.8: any Python 3 must get far enough here to say that
+it is too old. A .venv of ours is a venv, what pip or uv puts into it, and a stamp that is written
+last: without the stamp it is removed and made again, because pip reports a half-written package
+as installed. Messages go to stderr, the chosen Python to stdout. docs/install.md has the same
+commands for doing it by hand.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
         [--against ROW] [--contrast "ROW - OTHER ROW"] [--figure FILE]
 
 Reads results/reported/*.csv (what papers print), results/runs/*.json (what was measured here) and
-results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same input gives the same
-bytes. Works from any folder. --figure needs matplotlib too.
+results/probes/*.json (frozen backbones), writes results/tables/ and prints the tables. The same
+input gives the same bytes. Works from any folder. --figure needs matplotlib too.
 """
 
 import sys
