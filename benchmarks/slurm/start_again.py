@@ -12,7 +12,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -154,10 +153,7 @@ def _number() -> str:
 
 def _shown() -> dict[str, str]:
     """What Slurm says of this job, by its names; {} when it does not answer."""
-    try:
-        shown = commands.call("scontrol", "--oneliner", "show", "job", _number())
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
+    shown = commands.call("scontrol", "--oneliner", "show", "job", _number())
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
 
 
@@ -173,14 +169,10 @@ def _requeue(notes: Path, what: str) -> None:
     """Give the job back to Slurm, which ends it for that."""
     why = ""
     for _ in range(REQUEUE_TRIES):
-        try:
-            asked = commands.call("scontrol", "requeue", _number())
-        except (OSError, subprocess.TimeoutExpired) as error:
-            why = str(error)
-        else:
-            if not asked.returncode:
-                return
-            why = asked.stderr
+        asked = commands.call("scontrol", "requeue", _number())
+        if not asked.returncode:
+            return
+        why = asked.stderr
         time.sleep(REQUEUE_PAUSE)
     message = f"{what}, and the job could not be requeued ({' '.join(why.split())}): `clove retry --failed` resumes"
     Ending(KILLED, message).write(notes)
