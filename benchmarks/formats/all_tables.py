@@ -51,7 +51,8 @@ class Tables:
     hidden_predictions: set[str] = field(default_factory=set)
 
     def shown(self) -> str:
-        """The poster's tables and those with measured rows: plain text for a terminal, else markdown."""
+        """The poster's tables and those with measured rows: plain text for a terminal, else
+        markdown."""
         texts = []
         for table in with_probes(self.tables, self.probes):
             if table.is_printed() and not table.in_poster:
@@ -116,7 +117,8 @@ def read_tables(
 
 
 def _shown_runs(folder: Path, include_demo: bool, found: Tables) -> Iterator[tuple[Path, dict]]:
-    """Yield the results of a folder that are shown, read one by one; what is not shown is noted in `found`."""
+    """Yield the results of a folder that are shown, read one by one; what is not shown is noted in
+    `found`."""
     for path, stored, reason in each_file(folder, problems_of):
         if stored is None:
             found.problems.append(f"{path.name}: {reason}")
@@ -133,7 +135,8 @@ def _shown_runs(folder: Path, include_demo: bool, found: Tables) -> Iterator[tup
 
 
 def _note_without_place(compared: list[dict], groups: list[Group], found: Tables) -> None:
-    """Note in `found` each comparison that no block can show, or that only waits for demo results to be shown."""
+    """Note in `found` each comparison that no block can show, or that only waits for demo results
+    to be shown."""
     blocks: dict[tuple, list[Group]] = defaultdict(list)
     for group in groups:
         blocks[group.example["task"], group.block].append(group)
@@ -157,24 +160,19 @@ def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] 
     """
     _check_is_folder(folder)
     tables = with_probes(tables, probes)
-    for ending, written in _formats().items():
-        for table in tables:
-            write_text(folder / f"{table.name}{ending}", written(table))
-    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(markdown(table) for table in tables))
-    write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
-
-
-def _formats() -> dict[str, Callable[[TableModel], str]]:
-    """What writes a table, by the ending of its file; HTML where jinja2 is installed."""
-    formats = {".md": markdown, ".tex": latex}
+    formats: dict[str, Callable[[TableModel], str]] = {".md": markdown, ".tex": latex}
     try:
         from benchmarks.formats.html_table import html_text
+        formats[".html"] = html_text
     except ModuleNotFoundError as error:
         if error.name not in ("jinja2", "markupsafe"):
             raise
         print("no .html files: they need jinja2, which is not installed")
-        return formats
-    return {**formats, ".html": html_text}
+    for ending, written in formats.items():
+        for table in tables:
+            write_text(folder / f"{table.name}{ending}", written(table))
+    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(markdown(table) for table in tables))
+    write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
 
 
 def with_probes(tables: Sequence[TableModel], probes: Sequence[dict]) -> list[TableModel]:

@@ -34,7 +34,8 @@ def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
 
 
 def _made_of(row: Row, column: str) -> dict[str, object]:
-    """Files of a row's trials, number of pretrainings with a value of the column, and the difference to another row."""
+    """Files of a row's trials, number of pretrainings with a value of the column, and the
+    difference to another row."""
     found = {}
     if row.group:
         found["files"] = ";".join(sorted(trial.file for trial in row.group.trials))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.records.expected_values import RANDOM
 from benchmarks.statistics.t_tests import margin
-from benchmarks.tables.table_model import IMPORTED, MEASURED, PRINTED, Block, Row, TableModel
+from benchmarks.tables.table_model import IMPORTED, MEASURED, PRINTED, Row, TableModel, each_block
 
 # Label of a line -> what the method's name begins with.
 LINES = {"random initialisation": RANDOM, "supervised": "supervised"}
@@ -47,16 +47,16 @@ class Panel:
 def panels(tables: list[TableModel]) -> list[Panel]:
     """A panel for each block that has measured rows, in the order of the tables."""
     found = []
-    for table in tables:
-        for block in table.blocks:
-            if any(row.kind == MEASURED and row.cells[table.columns[0]].mean is not None for row in block.rows):
-                found.append(_panel(table, block))
+    for table, block in each_block(tables):
+        rows = block.with_value(table.columns[0])
+        if any(row.kind == MEASURED for row in rows):
+            title, column = block.heading or table.title, table.columns[0].replace("_", " ")
+            lines = _lines(rows, table.columns[0])
+            found.append(Panel(title, column, table.against, _dots(rows, table.columns[0]), lines))
     return found
 
 
-def _panel(table: TableModel, block: Block) -> Panel:
-    column = table.columns[0]
-    rows = [row for row in block.rows if row.cells[column].mean is not None]
+def _dots(rows: list[Row], column: str) -> list[Dot]:
     measured = Counter(row.name for row in rows if row.kind == MEASURED)
     dots: list[Dot] = []
     place = -1.0
@@ -75,7 +75,7 @@ def _panel(table: TableModel, block: Block) -> Panel:
         mean = row.cells[column].mean
         dots.append(Dot("\n".join(lines), place, mean, half, singles, row.kind == MEASURED, difference))
         place += more
-    return Panel(block.heading or table.title, column.replace("_", " "), table.against, dots, _lines(rows, column))
+    return dots
 
 
 def _lines(rows: list[Row], column: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -77,7 +78,7 @@ def saved(figure: Figure, ending: str) -> bytes:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    dots = panel.dots
+    dots, table = panel.dots, pd.DataFrame(panel.dots)
     low, high = limits(dots)
     for dot in dots:
         look = {"color": BLUE} if dot.measured else {"color": BLACK, "markerfacecolor": "none"}
@@ -90,15 +91,20 @@ def _draw(axes: Axes, panel: Panel) -> None:
         colour, style = LOOKS[label]
         axes.axvline(value, color=colour, linestyle=style, linewidth=1, zorder=0)
     axes.set(xlim=(low, high), ylim=(dots[-1].place + 0.6, -0.6))
-    axes.set_yticks([dot.place for dot in dots], labels=[dot.name for dot in dots])
+    axes.set_yticks(table["place"], labels=table["name"])
     axes.set_xlabel(f"{panel.column} (percent)")
     axes.set_title("\n".join(textwrap.wrap(panel.title, TITLE_LETTERS)), loc="left", fontsize=9.5, fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
-    if any(dot.difference for dot in dots):
-        _differences(axes, dots, panel.against)
+    if any(table["difference"]):  # right of the panel, under what they are
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(table["place"], labels=table["difference"])
+        right.tick_params(length=0, pad=8)  # an arrow may stand before it
+        right.spines["right"].set_visible(False)
+        axes.annotate(f"minus {panel.against} [95 %]", (1, 1), (8, 4), xycoords="axes fraction", ha="left",
+                      va="bottom", textcoords="offset points", fontsize=8, color=GREY)
 
 
 def _interval(axes: Axes, dot: Dot, limits: tuple[float, float]) -> None:
@@ -110,26 +116,20 @@ def _interval(axes: Axes, dot: Dot, limits: tuple[float, float]) -> None:
         axes.plot(shown, dot.place, "|" if shown == end else arrow, **look)
 
 
-def _differences(axes: Axes, dots: list[Dot], against: str) -> None:
-    """The paired differences right of the panel, under what they are."""
-    right = axes.secondary_yaxis("right")
-    right.set_yticks([dot.place for dot in dots], labels=[dot.difference for dot in dots])
-    right.tick_params(length=0, pad=8)  # an arrow may stand before it
-    right.spines["right"].set_visible(False)
-    axes.annotate(f"minus {against} [95 %]", (1, 1), (8, 4), xycoords="axes fraction", textcoords="offset points",
-                  ha="left", va="bottom", fontsize=8, color=GREY)
-
-
 def _legend(panels: list[Panel]) -> list[Line2D]:
     """What the marks mean, of those that are drawn."""
-    dots = [dot for panel in panels for dot in panel.dots]
+    dots, lines = [], {}
+    for panel in panels:
+        dots += panel.dots
+        lines |= panel.lines
+    table = pd.DataFrame(dots)
     handles = [Line2D([], [], color=BLUE, marker="o", linewidth=2, label="mean, 95 % interval (t)")]
-    if any(len(dot.singles) > 1 for dot in dots):
+    if any(table["singles"].str.len() > 1):
         handles.append(Line2D([], [], color=GREY, marker="o", markersize=3, linestyle="", label="one fine-tuning"))
-    if not all(dot.measured for dot in dots):
+    if not all(table["measured"]):
         handles.append(Line2D([], [], color=BLACK, marker="o", markerfacecolor="none", linestyle="",
                               label="not measured here"))
     for label, (colour, style) in LOOKS.items():
-        if any(label in panel.lines for panel in panels):
+        if label in lines:
             handles.append(Line2D([], [], color=colour, linestyle=style, label=label))
     return handles

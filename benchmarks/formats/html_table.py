@@ -16,7 +16,8 @@ HTML = layout.Look(lambda text: str(escape(text)), "<i>{}</i>", "<b>{}</b>", "<u
 
 
 def html_text(table: TableModel, more: Mapping[int, Markup] | None = None) -> str:
-    """The table as a section: classes `printed`, `measured`, `imported` on rows, no style of its own.
+    """The table as a section: classes `printed`, `measured`, `imported` on rows, no style of its
+    own.
 
     `more`: what opens behind a row's source, by the row's `id()`.
     """

@@ -51,13 +51,18 @@ def titles(table: TableModel, block: Block) -> list[str]:
 
 
 def lines(table: TableModel, block: Block, look: Look) -> list[tuple[Row | None, list[str]]]:
-    """(row, its cells under `titles`, escaped and marked) of all rows, and (None, a divider) between printed and
-    measured ones. Printed rows stand first."""
+    """(row, its cells under `titles`, escaped and marked) of all rows, and (None, a divider)
+    between printed and measured ones. Printed rows stand first."""
     first, others, found = table.columns[0], compared_with(table, block), []
+    marks = {LEADING: look.underline, SECOND: look.underline, BEST: look.bold}
     for row in block.rows:
         cells = [look.escape(row.method), number_text(row.epochs, "d")]
         for column in table.columns:
-            cells.append(_shown_cell(row, column, look))
+            cell = row.cells[column]
+            text = marks.get(cell.place, "{}").format(look.escape(cell.text))
+            if row.kind == PRINTED and cell.mean is not None:
+                text = look.italic.format(text)
+            cells.append(text)
         for other in others:
             text = ""
             if other == PAPER and row.paper:
@@ -78,13 +83,3 @@ def notes_of(table: TableModel, block: Block) -> list[str]:
     if block is table.blocks[0]:
         return table.notes
     return []
-
-
-def _shown_cell(row: Row, column: str, look: Look) -> str:
-    """A metric, marked by its place and by where it comes from."""
-    cell = row.cells[column]
-    mark = {LEADING: look.underline, SECOND: look.underline, BEST: look.bold}.get(cell.place, "{}")
-    text = mark.format(look.escape(cell.text))
-    if row.kind == PRINTED and cell.mean is not None:
-        return look.italic.format(text)
-    return text

@@ -1,18 +1,5 @@
 """What one evaluation is made of, in words: for --why and the report."""
 
-import json
-from pathlib import Path
-
-from benchmarks.tables.trial_groups import Trial
-from pretrain.common.plain_file import read_plain
-
-
-def trial_provenance(runs: Path, trial: Trial, column: str) -> str:
-    """All that one evaluation is made of, as text, beginning with its value of `column`; its file lies in `runs`."""
-    result = json.loads(read_plain(runs / trial.file))
-    title = f"  {trial.place.text()}: {value_text(trial.columns[column])}"
-    return facts_text([title], {"file": f"{runs / trial.file}, digest {result['digest'][:12]}", **trial_facts(result)})
-
 
 def trial_facts(result: dict) -> dict[str, str]:
     """{name: text} of all that one evaluation is made of."""

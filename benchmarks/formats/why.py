@@ -1,5 +1,6 @@
 """Where one cell of a table comes from: `make_tables.py --why TABLE:ROW:COLUMN`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from benchmarks.formats.provenance_text import (
     hash_text,
     items_text,
     pretraining_line,
-    trial_provenance,
+    trial_facts,
     value_text,
 )
 from benchmarks.records.probe_results import validate
@@ -21,6 +22,7 @@ from benchmarks.tables.probe_table import NAME as PROBES
 from benchmarks.tables.shown_text import nearest, row_name, signed
 from benchmarks.tables.table_model import Block, Row, TableModel
 from pretrain.common.errors import refuse
+from pretrain.common.plain_file import read_plain
 from transfer.tasks import TASKS
 
 
@@ -88,7 +90,9 @@ def _answers(table: TableModel, block: Block, row: Row, metric: str, runs: Path)
 def _table(asked: str, names: list[str]) -> str:
     if asked in TASKS:
         asked = TASKS[asked].table.name
-    fitting = [asked] if asked in names else [name for name in names if asked and asked in name]
+    fitting = [name for name in names if asked and asked in name]
+    if asked in names:
+        fitting = [asked]
     no_probes = f" ({PROBES}: no probe is shown)" * (asked != "" and asked in PROBES)
     refuse((len(fitting) != 1,
             f"--why: expected one table, found {len(fitting)} for {asked!r}{no_probes}; name one of "
@@ -99,7 +103,13 @@ def _table(asked: str, names: list[str]) -> str:
 def _made_of(row: Row, metric: str, runs: Path) -> list[str]:
     if row.group is None:
         return [f"  not measured here: {row.source}"]
-    return [f"  {row.source}", *[trial_provenance(runs, trial, metric) for trial in row.group.trials]]
+    texts = [f"  {row.source}"]
+    for trial in row.group.trials:
+        result = json.loads(read_plain(runs / trial.file))
+        facts = {"file": f"{runs / trial.file}, digest {result['digest'][:12]}", **trial_facts(result)}
+        title = f"  {trial.place.text()}: {value_text(trial.columns[metric])}"
+        texts.append(facts_text([title], facts))
+    return texts
 
 
 def _why_probe(row: str, column: str, probes: list[dict], folder: Path) -> str:

@@ -19,8 +19,9 @@ RowKey = tuple[str, str, int | None, str]  # table, method, epochs, heads of a r
 
 
 def read_expected(path: Path) -> list[dict[str, Any]]:
-    """The expected values in the file at `path`: percent, plus or minus `tolerance`, for rows of a method; None as
-    epochs and "" as heads mean any. UserError for a line that is not what it should be."""
+    """The expected values in the file at `path`: percent, plus or minus `tolerance`, for rows of a
+    method; None as epochs and "" as heads mean any. UserError for a line that is not what it should
+    be."""
     def is_good(entry: dict[str, Any]) -> bool:
         return bool(entry["metric"] and entry["source"]) and entry["tolerance"] > 0
 

@@ -76,11 +76,12 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
 
 
 def write_imported(folder: Path, row: dict[str, Any], file: Path, annotations_sha256: str | None = None) -> Path:
-    """Write `row` (task, method, epochs, and metrics in percent under GROUP/NAME), which was read from `file`, into
-    `folder`.
+    """Write `row` (task, method, epochs, and metrics in percent under GROUP/NAME), which was read
+    from `file`, into `folder`.
 
-    The same file, method and epochs give the same name. `annotations_sha256`: of what the
-    metrics were computed with, if that is known (`plain_coco.sha256`). UserError when a metric is not a percentage.
+    The same file, method and epochs give the same name. `annotations_sha256`: of what the metrics
+    were computed with, if that is known (`plain_coco.sha256`). UserError when a metric is not a
+    percentage.
     """
     record = row | {
         "schema": SCHEMA, "kind": "imported", "source": {"file": file.name, "sha256": sha256_file(file)},
@@ -98,8 +99,8 @@ def file_name(record: dict) -> str:
 
 
 def task_of(record: dict) -> str:
-    """The task of imported metrics or of a comparison; one of schema 1 names its table: the table's name again where no
-    task here has it."""
+    """The task of imported metrics or of a comparison; one of schema 1 names its table: the table's
+    name again where no task here has it."""
     if "task" in record:
         return record["task"]
     task = by_table().get(record["table"])
@@ -109,7 +110,8 @@ def task_of(record: dict) -> str:
 
 
 def problems_of(record: Any, fields: dict[str, Check], key: str, check: Callable[[dict], list[str]]) -> list[str]:
-    """What is wrong with a record of any schema, one sentence a field; `check` looks at its metrics under `key`."""
+    """What is wrong with a record of any schema, one sentence a field; `check` looks at its metrics
+    under `key`."""
     problems = check_fields(record, {"schema": SCHEMAS, **fields})
     if problems:
         return problems
@@ -121,7 +123,8 @@ def problems_of(record: Any, fields: dict[str, Check], key: str, check: Callable
 
 
 def in_todays_schema(record: dict, key: str) -> dict:
-    """A record of any schema as today's; `key`: where its metrics are. ValueError for a column of no table."""
+    """A record of any schema as today's; `key`: where its metrics are. ValueError for a column of
+    no table."""
     if record["schema"] == SCHEMA:
         return record
     found = record | {"schema": SCHEMA, "task": task_of(record), key: {}}
@@ -140,8 +143,9 @@ def validate(record: Any) -> list[str]:
 def read_known(
     folder: Path, check: Callable[[Any], list[str]], key: str, advice: str
 ) -> tuple[list[dict], list[str]]:
-    """The files of `folder` that `check` finds nothing wrong with, in today's schema and sorted by name, and a line for
-    each other file: damaged (it ends in `advice`), or of a task that is not known. `key`: where their metrics are."""
+    """The files of `folder` that `check` finds nothing wrong with, in today's schema and sorted by
+    name, and a line for each other file: damaged (it ends in `advice`), or of a task that is not
+    known. `key`: where their metrics are."""
     records, problems = [], []
     for path, record, reason in each_file(folder, check):
         if record is None:

@@ -12,10 +12,11 @@ from pretrain.common.atomic import write_text
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file. `check` says what is wrong with content of any schema; `file_name` follows from the content;
-    `current` is it in today's schema."""
+    """One kind of file. `check` says what is wrong with content of any schema; `file_name` follows
+    from the content; `current` is it in today's schema."""
 
     word: str
+    plural: str
     check: Callable[[Any], list[str]]
     file_name: Callable[[dict], str]
     current: Callable[[dict], dict]
@@ -23,11 +24,11 @@ class Kind:
 
 # Folder in results/, and in a bundle -> what lies in it.
 KINDS = {
-    "runs": Kind("result", results.problems_of, results.file_name, results.current),
-    "probes": Kind("probe", probe_results.validate, probe_results.file_name, dict),
-    "imported": Kind("imported", imported.validate, imported.file_name,
+    "runs": Kind("result", "results", results.problems_of, results.file_name, results.current),
+    "probes": Kind("probe", "probes", probe_results.validate, probe_results.file_name, dict),
+    "imported": Kind("imported", "imported", imported.validate, imported.file_name,
                      partial(imported.in_todays_schema, key="metrics")),
-    "comparisons": Kind("comparison", comparisons.validate, comparisons.file_name,
+    "comparisons": Kind("comparison", "comparisons", comparisons.validate, comparisons.file_name,
                         partial(imported.in_todays_schema, key="outcome"))}
 Records = dict[str, list[dict]]  # folder -> contents
 

@@ -80,8 +80,9 @@ def read_csv(
     path: Path, columns: list[str], is_good: Callable[[dict[str, Any]], bool], expected: str,
     numbers: tuple[str, ...] = ("value",)
 ) -> list[dict[str, Any]]:
-    """The lines below the title, with epochs and `numbers` as such; `value` is a percentage. UserError for a file with
-    other columns, and for a line that `is_good` says is not as `expected`."""
+    """The lines below the title, with epochs and `numbers` as such; `value` is a percentage.
+    UserError for a file with other columns, and for a line that `is_good` says is not as
+    `expected`."""
     try:
         text = read_plain(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

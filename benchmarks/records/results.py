@@ -1,10 +1,11 @@
 """Result files: one JSON per finished evaluation, whole, checked, and noticed when changed by hand.
 
-Standard library only. results/README.md documents the schema; `validate` is its other half. Each file carries
-`digest`, the SHA-256 of its own canonical JSON without that key, so that a number changed by hand is found.
+Standard library only. results/README.md documents the schema; `validate` is its other half. Each
+file carries `digest`, the SHA-256 of its own canonical JSON without that key, so that a number
+changed by hand is found.
 
-A result holds all metrics that the evaluator gave. Which of them a table shows is the task's: nothing here knows a
-table, and no change of one makes a file invalid.
+A result holds all metrics that the evaluator gave. Which of them a table shows is the task's:
+nothing here knows a table, and no change of one makes a file invalid.
 """
 
 import fnmatch
@@ -142,7 +143,8 @@ FIELDS: dict[str, Check] = {
 
 
 def canonical(value: Any) -> str:
-    """JSON text that is the same for equal values: sorted keys, no spaces, ASCII. ValueError on NaN and infinity."""
+    """JSON text that is the same for equal values: sorted keys, no spaces, ASCII. ValueError on NaN
+    and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -154,13 +156,15 @@ def digest(result: dict) -> str:
 
 
 def weights_sha256(result: dict) -> str | None:
-    """Hash of the weights that a result started from; None for random ones, which each trial draws anew."""
+    """Hash of the weights that a result started from; None for random ones, which each trial draws
+    anew."""
     weights = result["weights"]
     return weights.get("pkl_sha256") or weights.get("path_sha256")
 
 
 def validate(result: dict) -> list[str]:
-    """What is wrong with a result, one sentence per field (expected, found); empty: nothing. Ignores `digest`."""
+    """What is wrong with a result, one sentence per field (expected, found); empty: nothing.
+    Ignores `digest`."""
     return problems_of(result) or json_problems(result)
 
 
@@ -228,7 +232,8 @@ def check_fields(record: Any, fields: dict[str, Check], optional: Collection[str
 
 
 def metric_problems(metrics: dict[Any, Any]) -> list[str]:
-    """What is wrong with metrics, one sentence each: each is a percentage or null under GROUP/NAME."""
+    """What is wrong with metrics, one sentence each: each is a percentage or null under
+    GROUP/NAME."""
     problems = []
     for name, value in metrics.items():
         group, _, metric = str(name).partition("/")
@@ -240,7 +245,8 @@ def metric_problems(metrics: dict[Any, Any]) -> list[str]:
 
 
 def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
-    """A file's JSON that `check` finds nothing wrong with and whose digest fits; ValueError says what is wrong."""
+    """A file's JSON that `check` finds nothing wrong with and whose digest fits; ValueError says
+    what is wrong."""
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -255,7 +261,8 @@ def parse_sealed(content: bytes, check: Callable[[Any], list[str]]) -> dict:
 
 
 def write_sealed(folder: Path, record: dict, problems: list[str], name_of: Callable[[dict], str]) -> Path:
-    """Write a record with its digest into `folder`, whole or not at all, under the name that its content gives it.
+    """Write a record with its digest into `folder`, whole or not at all, under the name that its
+    content gives it.
 
     UserError when there are `problems`; nothing is written then.
     """
@@ -273,8 +280,8 @@ def stored_text(record: dict) -> str:
 
 
 def each_file(folder: Path, check: Callable[[Any], list[str]]) -> Iterator[tuple[Path, dict | None, str]]:
-    """Yield (path, its record, "") for each file of `folder` that `check` finds nothing wrong with, (path, None,
-    reason) for each other; sorted by name."""
+    """Yield (path, its record, "") for each file of `folder` that `check` finds nothing wrong with,
+    (path, None, reason) for each other; sorted by name."""
     for path in json_files(folder):
         record, reason = None, ""
         try:
@@ -287,8 +294,8 @@ def each_file(folder: Path, check: Callable[[Any], list[str]]) -> Iterator[tuple
 
 
 def read_sealed(folder: Path, check: Callable[[Any], list[str]]) -> tuple[list[dict], list[str]]:
-    """The records of `folder` that `check` finds nothing wrong with, sorted by name, and one line (file: reason) for
-    each other file."""
+    """The records of `folder` that `check` finds nothing wrong with, sorted by name, and one line
+    (file: reason) for each other file."""
     records, problems = [], []
     for path, record, reason in each_file(folder, check):
         if record is None:
@@ -301,7 +308,8 @@ def read_sealed(folder: Path, check: Callable[[Any], list[str]]) -> tuple[list[d
 def json_files(folder: Path) -> list[Path]:
     """The records in `folder`, sorted by name.
 
-    A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or of others.
+    A folder that does not exist holds nothing. Hidden files are writes in progress, of this job or
+    of others.
     """
     if not Path(folder).is_dir():
         return []
@@ -311,8 +319,9 @@ def json_files(folder: Path) -> list[Path]:
 def write_result(folder: Path, result: dict) -> Path:
     """Write a result into `folder` under the name that its content gives it, whole or not at all.
 
-    The same method, epochs, task, trial and stage key give the same name: a stage that runs again replaces its file.
-    A result of schema 1 is written as today's. UserError when the result is not valid; nothing is written then.
+    The same method, epochs, task, trial and stage key give the same name: a stage that runs again
+    replaces its file. A result of schema 1 is written as today's. UserError when the result is not
+    valid; nothing is written then.
     """
     problems = validate(result)
     if not problems:
@@ -321,7 +330,8 @@ def write_result(folder: Path, result: dict) -> Path:
 
 
 def file_name(result: dict) -> str:
-    """`<method>__<epochs>ep__<task>__trial<N>__<8 hex>.json`, safe on every file system ("noep": no epochs)."""
+    """`<method>__<epochs>ep__<task>__trial<N>__<8 hex>.json`, safe on every file system ("noep": no
+    epochs)."""
     method, epochs, task, trial = result["method"], result["epochs"], result["task"], result["trial"]
     identity = canonical([method, epochs, task, trial, result["stage"]["key"]])
     if epochs is None:
@@ -331,7 +341,8 @@ def file_name(result: dict) -> str:
 
 
 def read_results(folder: Path) -> tuple[list[dict], list[str]]:
-    """All good results of `folder`, sorted by file name, and one line (file: reason) for each file that is not."""
+    """All good results of `folder`, sorted by file name, and one line (file: reason) for each file
+    that is not."""
     records, problems = read_sealed(folder, problems_of)
     return [current(record) for record in records], problems
 

@@ -16,8 +16,8 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
 
 def looks(groups: Iterable[str], order: Sequence[str]) -> dict[str, dict]:
-    """How the curves of each group of runs are drawn in all charts of a section; `order`: all groups of the page, so
-    that one has the same look everywhere."""
+    """How the curves of each group of runs are drawn in all charts of a section; `order`: all
+    groups of the page, so that one has the same look everywhere."""
     found = {}
     for group, count in Counter(groups).items():
         number = order.index(group)
@@ -56,7 +56,8 @@ def scale(values: Sequence[float], start: float, end: float) -> Scale:
 
 @dataclass
 class Chart:
-    """Curves of one quantity over steps: each a run with its label, its group and its points in values."""
+    """Curves of one quantity over steps: each a run with its label, its group and its points in
+    values."""
 
     title: str
     across: str
@@ -78,6 +79,6 @@ def thinned(points: Points) -> Points:
         return points
     found = []
     for start in range(0, len(points), size):
-        several = points[start:start + size]
-        found.append((fmean(x for x, _ in several), fmean(y for _, y in several)))
+        xs, ys = zip(*points[start:start + size], strict=True)
+        found.append((fmean(xs), fmean(ys)))
     return found

@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def page(output: Path, results: Path, include_demo: bool = False, path: Path | None = None) -> str:
-    """The HTML of the whole report. `output` holds the stages' folders and may be absent; `path`: where the page will
-    lie, for its links (default: beside the tables)."""
+    """The HTML of the whole report. `output` holds the stages' folders and may be absent; `path`:
+    where the page will lie, for its links (default: beside the tables)."""
     found = read_tables(results, PRINTED / "reported", include_demo)
     problems = list(found.problems)
     shown = [table for table in found.tables if not table.is_printed()]
@@ -79,8 +79,9 @@ def page(output: Path, results: Path, include_demo: bool = False, path: Path | N
 
 
 def links(page: Path, roots: list[Path]) -> Callable[[Path], str]:
-    """What makes the address of a file for the page, with / at the end of a folder's; "" where it or the page lies
-    outside of `roots`: a relative path from elsewhere would name folders that are nobody's business."""
+    """What makes the address of a file for the page, with / at the end of a folder's; "" where it
+    or the page lies outside of `roots`: a relative path from elsewhere would name folders that are
+    nobody's business."""
     folder = page.absolute().parent
 
     def link(path: Path) -> str:

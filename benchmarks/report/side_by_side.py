@@ -6,7 +6,7 @@ sure of themselves can be compared. A detection is a hit if its box covers an ob
 with an IoU of 0.5 or more; each object is hit once.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from benchmarks.report.stages import StageFolder, read_json
 from pretrain.common.fields import is_number, is_whole
@@ -21,7 +21,8 @@ MOST_IMAGES, MOST_MODELS = 3, 4  # of a dataset; of an image
 
 
 def comparisons(stages: list[StageFolder], problems: list[str]) -> list[dict]:
-    """The images that models of one dataset have in common, each with its columns, the random starts first."""
+    """The images that models of one dataset have in common, each with its columns, the random
+    starts first."""
     found: dict[tuple, dict[str, dict]] = defaultdict(dict)  # dataset and image -> what was fine-tuned -> its example
     for stage in stages:
         if not stage.has(NAME):
@@ -35,15 +36,17 @@ def comparisons(stages: list[StageFolder], problems: list[str]) -> list[dict]:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             problems.append(f"{NAME} of {stage.name}: {type(error).__name__}: {reason}")
-    shown: list[dict] = []
+    shown, counts = [], Counter()
     for (_, dataset, file), models in found.items():
-        if len(models) < 2 or sum(one["dataset"] == dataset for one in shown) == MOST_IMAGES:
+        if len(models) < 2 or counts[dataset] == MOST_IMAGES:
             continue
+        counts[dataset] += 1
         first = next(iter(models.values()))
-        pictures = [_column(TRUTH, [_box(box, TRUTH) for box in first["truth"]], TRUTH)]
+        pictures = [_column(TRUTH, _boxes(first["truth"], TRUTH), TRUTH)]
         names = sorted(models, key=lambda name: (not name.startswith(RAND.method), name))  # random first
         for name in names[:MOST_MODELS]:
-            pictures.append(_column(name, judged(models[name]["truth"], models[name]["predicted"]), HIT, FALSE, MISS))
+            boxes = judged(models[name]["truth"], models[name]["predicted"])
+            pictures.append(_column(name, boxes, HIT, FALSE, MISS))
         shown.append({**first, "dataset": dataset, "file": file, "pictures": pictures})
     return shown
 
@@ -59,28 +62,32 @@ def _column(title: str, boxes: list[dict], *kinds: str) -> dict:
 
 def checked(image: dict) -> dict:
     """The example itself; ValueError for one that cannot be drawn."""
-    boxes = [*image["truth"], *image["predicted"]]
-    numbers = all(is_number(value, -1e6, 1e6) for box in boxes for value in box["box"])
-    if not (numbers and is_whole(image["width"], 1) and is_whole(image["height"], 1)
-            and all(len(box["box"]) == 4 and isinstance(box["class"], str) for box in boxes)
-            and all(is_number(box["score"], 0, 1) for box in image["predicted"])
-            and isinstance(image["pixels"], str) and image["pixels"].startswith("data:image/")
-            and isinstance(image["file"], str)):
+    good = (is_whole(image["width"], 1) and is_whole(image["height"], 1) and isinstance(image["file"], str)
+            and isinstance(image["pixels"], str) and image["pixels"].startswith("data:image/"))
+    for box in image["truth"] + image["predicted"]:
+        good = good and len(box["box"]) == 4 and isinstance(box["class"], str)
+        good = good and all(is_number(value, -1e6, 1e6) for value in box["box"])
+    for box in image["predicted"]:
+        good = good and is_number(box["score"], 0, 1)
+    if not good:
         raise ValueError("expected boxes of four numbers with their class, found something else")
     return image
 
 
 def judged(truth: list[dict], predicted: list[dict]) -> list[dict]:
-    """The surest detections, as many as there are objects, and the objects that none of them found."""
+    """The surest detections, as many as there are objects, and the objects that none of them
+    found."""
     surest = sorted(predicted, key=lambda one: -one["score"])[:len(truth)]
     missed, boxes = list(truth), []
     for detection in surest:
         fitting = [one for one in missed
                    if one["class"] == detection["class"] and overlap(one["box"], detection["box"]) >= OVERLAP]
+        kind = FALSE
         if fitting:
+            kind = HIT
             missed.remove(max(fitting, key=lambda one: overlap(one["box"], detection["box"])))
-        boxes.append(_box(detection, HIT if fitting else FALSE))
-    return boxes + [_box(one, MISS) for one in missed]
+        boxes += _boxes([detection], kind)
+    return boxes + _boxes(missed, MISS)
 
 
 def overlap(one: list[float], other: list[float]) -> float:
@@ -89,12 +96,16 @@ def overlap(one: list[float], other: list[float]) -> float:
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:
         return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return width * height / (sum(areas) - width * height)
+    both = (one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1])
+    return width * height / (both - width * height)
 
 
-def _box(entry: dict, kind: str) -> dict:
-    """A box in pixels of the image, with what it is and what is written beside it."""
-    x0, y0, x1, y1 = entry["box"]
-    score = f" {100 * entry['score']:.0f} %" if "score" in entry else ""
-    return {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "kind": kind, "text": entry["class"] + score}
+def _boxes(entries: list[dict], kind: str) -> list[dict]:
+    """Boxes in pixels of the image, with what they are and what is written beside them."""
+    found = []
+    for entry in entries:
+        (x0, y0, x1, y1), text = entry["box"], entry["class"]
+        if "score" in entry:
+            text += f" {100 * entry['score']:.0f} %"
+        found.append({"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "kind": kind, "text": text})
+    return found

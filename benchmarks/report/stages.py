@@ -5,8 +5,8 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,12 @@ class StageFolder:
 
     @property
     def parts(self) -> tuple[str, str]:
-        """(what it starts from or makes, without the seed; on which data), such as ("clove", "coco.nuclei")."""
+        """(what it starts from or makes, without the seed; on which data), such as ("clove",
+        "coco.nuclei")."""
         found = re.fullmatch(r"finetune-(.+)-([^-]+)-\d+", self.name)
-        name, place = found.groups() if found else (self.name.partition("-")[2] or self.name, "")
+        name, place = self.name.partition("-")[2] or self.name, ""
+        if found:
+            name, place = found.groups()
         return re.sub(r"\.seed\d+", "", name), place
 
     def has(self, *names: str) -> bool:
@@ -59,8 +62,9 @@ def stage_folders(output: Path) -> list[StageFolder]:
     for path in output.glob("*/stage.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # a stage that is just being written has nothing yet
             stamp = read_json(path)
-            stamps.append((str(stamp["ended"]), str(stamp["name"]), path.parent))
-    return [StageFolder(name, folder) for _, name, folder in sorted(stamps)]
+            stage = StageFolder(str(stamp["name"]), path.parent)
+            stamps.append((str(stamp["ended"]), stage.name, path.parent, stage))
+    return [stage for *_, stage in sorted(stamps)]
 
 
 def read_json(path: Path) -> dict:
@@ -72,82 +76,82 @@ def read_json(path: Path) -> dict:
 
 
 def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
-    """The curves of all pretrainings, one over the other: losses of each objective, the probes of all."""
+    """The curves of all pretrainings, one over the other: losses of each objective, the probes of
+    all."""
     found = [stage for stage in stages if stage.has("metrics.jsonl", "run.json")]
     charts: dict[str, Chart] = {}
     for stage in found[-MOST_RUNS:]:
-        curves = _guarded(stage, problems, lambda stage: (
-            read_json(stage.folder / "run.json").get("objective"),
-            read_curves(stage.folder / "metrics.jsonl", "step", PRETRAINING)))
-        objective, curves = curves or ("", {})
-        for key, points in curves.items():
-            title = f"{PRETRAINING[key]} of {objective}" if key == "loss" else PRETRAINING[key]
-            chart = charts.setdefault(title, Chart(title, "optimizer step"))
-            chart.curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
-    order = sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss"))
-    return _section("", order, found, stages)
-
-
-def _section(title: str, charts: list[Chart], found: list[StageFolder], stages: list[StageFolder]) -> list[dict]:
-    """Charts that share a legend, if there are some; `more`: runs that are not drawn."""
-    drawn, pretrained_first = found[-MOST_RUNS:], sorted(stages, key=lambda stage: stage.name.startswith("finetune-"))
-    order = list(dict.fromkeys(stage.parts[0] for stage in pretrained_first))
-    look_of = looks([stage.parts[0] for stage in drawn], order)
-    return [{"title": title, "charts": charts, "looks": look_of, "more": len(found) - len(drawn)}] if charts else []
+        with _noting(stage, problems):
+            objective = read_json(stage.folder / "run.json").get("objective")
+            for key, points in read_curves(stage.folder / "metrics.jsonl", "step", PRETRAINING).items():
+                title = PRETRAINING[key]
+                if key == "loss":
+                    title += f" of {objective}"
+                chart = charts.setdefault(title, Chart(title, "optimizer step"))
+                chart.curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
+    return _sections("", sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss")), found, stages)
 
 
 def finetunings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
-    """For each dataset the losses of its fine-tunings, and their metrics on the way where some were taken."""
+    """For each dataset the losses of its fine-tunings, and their metrics on the way where some were
+    taken."""
     members: dict[tuple[str, str], list[StageFolder]] = defaultdict(list)
     for stage in stages:
         if stage.has("metrics.json", "request.json"):
-            request = _guarded(stage, problems, lambda stage: read_json(stage.folder / "request.json"))
-            if request is not None:
-                task = str(request.get("task"))
+            with _noting(stage, problems):
+                task = str(read_json(stage.folder / "request.json").get("task"))
                 members[task, stage.parts[1] or task].append(stage)
     sections = []
     for (task, place), found in sorted(members.items()):
-        names = {"total_loss": "training loss"}
-        for column in TASKS[task].columns if task in TASKS else ():
-            if column.name in main_columns(TASKS[task]):
-                names[f"early/{column.metric}"] = f"{column.name.replace('_', ' ')} on the way (percent)"
-        charts = {key: Chart(title, "iteration") for key, title in names.items()}
+        charts = {"total_loss": Chart("training loss", "iteration")}
+        if task in TASKS:
+            for column in TASKS[task].columns:
+                if column.name in main_columns(TASKS[task]):
+                    title = f"{column.name.replace('_', ' ')} on the way (percent)"
+                    charts[f"early/{column.metric}"] = Chart(title, "iteration")
         for stage in found[-MOST_RUNS:]:
-            curves = _guarded(stage, problems, lambda stage, names=names: read_curves(
-                stage.folder / "metrics.json", "iteration", names))
-            for key, points in (curves or {}).items():
-                charts[key].curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
-        sections += _section(place, [chart for chart in charts.values() if chart.curves], found, stages)
+            with _noting(stage, problems):
+                for key, points in read_curves(stage.folder / "metrics.json", "iteration", charts).items():
+                    charts[key].curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
+        sections += _sections(place, [chart for chart in charts.values() if chart.curves], found, stages)
     return sections
 
 
-def read_curves(path: Path, across: str, keys: dict[str, str]) -> dict[str, Points]:
+def _sections(title: str, charts: list[Chart], found: list[StageFolder], stages: list[StageFolder]) -> list[dict]:
+    """Charts that share a legend, if there are some; `more`: runs that are not drawn."""
+    if not charts:
+        return []
+    pretrained_first = sorted(stages, key=lambda stage: stage.name.startswith("finetune-"))
+    order = list(dict.fromkeys(stage.parts[0] for stage in pretrained_first))
+    look_of = looks([stage.parts[0] for stage in found[-MOST_RUNS:]], order)
+    return [{"title": title, "charts": charts, "looks": look_of, "more": max(len(found) - MOST_RUNS, 0)}]
+
+
+def read_curves(path: Path, across: str, keys: Iterable[str]) -> dict[str, Points]:
     """The points of each of `keys` that a log has, over its counter `across`."""
-    found: dict[str, Points] = {key: [] for key in keys}
+    found: dict[str, Points] = defaultdict(list)
     for entry in each_entry(path):
-        if is_number(entry.get(across), 0):
-            for key, points in found.items():
-                if is_number(entry.get(key), -1e30, 1e30):
-                    points.append((float(entry[across]), float(entry[key])))
-    return {key: thinned(points) for key, points in found.items() if points}
+        for key in keys:
+            if is_number(entry.get(across), 0) and is_number(entry.get(key), -1e30, 1e30):
+                found[key].append((float(entry[across]), float(entry[key])))
+    return {key: thinned(found[key]) for key in keys if key in found}
 
 
 def figures(stages: list[StageFolder], problems: list[str]) -> list[dict]:
-    """The figures of the stages: the first of each group whole, as a data address, while there is room; the others by
-    name."""
+    """The figures of the stages: the first of each group whole, as a data address, while there is
+    room; the others by name."""
     found, seen, size = [], set(), 0
     for stage in stages:
         for file, caption in FIGURES.items():
             if not stage.has(file):
                 continue
             path, data = stage.folder / file, ""
-            if (stage.parts, file) not in seen and size < MOST_BYTES:
-                seen.add((stage.parts, file))
-                data = _guarded(stage, problems, lambda _, path=path: embedded(path), file)
-                if data is None:
-                    continue
-                size += len(data)
-            found.append({"caption": f"{stage.name}: {caption}", "path": path, "data": data})
+            with _noting(stage, problems, file):
+                if (stage.parts, file) not in seen and size < MOST_BYTES:
+                    seen.add((stage.parts, file))
+                    data = embedded(path)
+                    size += len(data)
+                found.append({"caption": f"{stage.name}: {caption}", "path": path, "data": data})
     return found
 
 
@@ -164,13 +168,13 @@ def embedded(path: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _guarded(stage: StageFolder, problems: list[str], read: Callable, file: str = "the curves") -> object:
-    """What `read` makes of the stage; None, and a line in `problems`, where a file cannot be read."""
+@contextmanager
+def _noting(stage: StageFolder, problems: list[str], file: str = "the curves") -> Iterator[None]:
+    """Where a file of the stage cannot be read inside, a line in `problems` says why."""
     try:
-        return read(stage)
+        yield
     except (OSError, ValueError, SyntaxError, RecursionError) as error:  # SyntaxError: of PIL
         reason = str(error).replace(f"{stage.folder}/", "")
         if isinstance(error, OSError) and error.strerror:
             reason = f"{Path(error.filename or '').name}: {error.strerror}"
         problems.append(f"{file} of {stage.name}: {type(error).__name__}: {reason}")
-        return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from benchmarks.formats.dot_panels import Dot, Panel, limits, panels
 from benchmarks.report.charts import Scale
 from benchmarks.tables.ranking import BEST
-from benchmarks.tables.table_model import MEASURED, TableModel
+from benchmarks.tables.table_model import MEASURED, TableModel, each_block
 
 MOST_ROWS = 1000  # measured rows of all tables of the page
 MOST_DOTS, MOST_PLOTS = 60, 30  # of a plot; of the page
@@ -43,19 +43,18 @@ class Plot:
 def lines(tables: list[TableModel]) -> list[dict]:
     """What each block with measured rows says: its highest measured row beside the random start."""
     found = []
-    for table in tables:
+    for table, block in each_block(tables):
         first = table.columns[0]
-        for block in table.blocks:
-            rows = [row for row in block.rows if row.kind == MEASURED and row.cells[first].mean is not None]
-            if not rows:
-                continue
-            highest, difference = max(rows, key=lambda row: row.cells[first].mean), ""
-            if highest.differences and highest.differences[first].values:
-                difference = f"{highest.differences[first].text()} to {table.against}"
-            cell = highest.cells[first]
-            found.append({"data": block.heading or table.title, "column": first.replace("_", " "),
-                          "highest": highest.name, "value": cell.text, "source": highest.source,
-                          "proven": cell.place == BEST, "difference": difference, "rows": len(rows)})
+        rows = [row for row in block.with_value(first) if row.kind == MEASURED]
+        if not rows:
+            continue
+        highest, difference = max(rows, key=lambda row: row.cells[first].mean), ""
+        if highest.differences and highest.differences[first].values:
+            difference = f"{highest.differences[first].text()} to {table.against}"
+        cell = highest.cells[first]
+        found.append({"data": block.heading or table.title, "column": first.replace("_", " "),
+                      "highest": highest.name, "value": cell.text, "source": highest.source,
+                      "proven": cell.place == BEST, "difference": difference, "rows": len(rows)})
     return found
 
 
@@ -75,21 +74,18 @@ def shortened(tables: list[TableModel]) -> list[TableModel]:
     """The tables with MOST_ROWS measured rows at most; a note says where the others are."""
     left, found = MOST_ROWS, []
     for table in tables:
-        blocks, hidden = [], 0
+        short = replace(table, blocks=[], notes=list(table.notes))
         for block in table.blocks:
-            rows = []
-            for row in block.rows:
-                left -= row.kind == MEASURED
-                if row.kind != MEASURED or left >= 0:
-                    rows.append(row)
-            hidden += len(block.rows) - len(rows)
+            measured = sum(row.kind == MEASURED for row in block.rows)
+            rows = block.rows[:len(block.rows) - measured + left]  # printed ones stand first
+            left = max(left - measured, 0)
             if len(rows) < len(block.rows):
                 block = replace(block, rows=rows, remarks=block.remarks[:MOST_ROWS])
             if rows:
-                blocks.append(block)
-        notes = table.notes
+                short.blocks.append(block)
+        hidden = len(table.rows()) - len(short.rows())
         if hidden:
-            notes = [*notes, f"{hidden} more measured rows stand in {table.name}.html and tables.csv."]
-        if blocks:
-            found.append(replace(table, blocks=blocks, notes=notes))
+            short.notes.append(f"{hidden} more measured rows stand in {table.name}.html and tables.csv.")
+        if short.blocks:
+            found.append(short)
     return found

@@ -27,6 +27,7 @@ from transfer.tasks import TASKS
 _FILE = Path(__file__).with_name("public_names.yaml")
 _PUBLIC: dict[str, list[str]] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
 PUBLIC_TASKS = tuple(_PUBLIC["tasks"])
+PUBLIC_METRICS = {column.metric for task in PUBLIC_TASKS for column in TASKS[task].columns}
 CONFIG_KEYS, CONFIG_TEXTS = frozenset(_PUBLIC["config_keys"]), frozenset(_PUBLIC["config_texts"])
 GPU_PARTS = re.compile(r"NVIDIA|Tesla|GeForce|Quadro|RTX|GTX|TITAN|Ti|SUPER|Ada|Generation|PCIe|PCIE|SXM\d?|NVL|"
                        r"HBM\de?|\d{1,3}GB|[ABHLPTV]\d{1,3}|\d{4}")
@@ -58,18 +59,15 @@ class Anonymiser:
         """The entries of `values` that are listed and have their shape."""
         kept = {}
         for key, value in values.items():
-            rule = listed.get(key)
-            if rule is None or (isinstance(rule, dict) and not isinstance(value, dict | None)):
-                self.left_out += 1
-            elif value is None:
-                kept[key] = None
-            elif isinstance(rule, dict):
-                kept[key] = self.mapping(value, rule)
-            else:
+            rule, clean = listed.get(key), None
+            if isinstance(rule, dict) and isinstance(value, dict):
+                clean = self.mapping(value, rule)
+            elif callable(rule) and value is not None:
                 clean = rule(self, value)
-                self.left_out += clean is None
-                if clean is not None:
-                    kept[key] = clean
+            if clean is not None or (rule is not None and value is None):
+                kept[key] = clean
+            else:
+                self.left_out += 1
         return kept
 
     def letter(self, what: str, value: Any) -> str:
@@ -148,21 +146,29 @@ def classes(_: Anonymiser, value: list) -> list[str]:
 def metrics(own: Anonymiser, value: dict) -> dict:
     """The metrics that evaluators and tables of this project name; those of a class only where a
     table shows them."""
-    shown = {column.metric for task in PUBLIC_TASKS for column in TASKS[task].columns}
-    listed = {name: number for name in value if METRIC.fullmatch(name) or name in shown}
+    listed = {}
+    for name in value:
+        if METRIC.fullmatch(name) or name in PUBLIC_METRICS:
+            listed[name] = number
     return own.mapping(value, listed)
 
 
 def outcome(own: Anonymiser, value: dict) -> dict:
     """What a comparison found of each metric."""
     found = dict.fromkeys(("first", "second", "difference", "low", "high", "better"), number)
-    return own.mapping(value, {name: found for name in value if METRIC.fullmatch(name)})
+    listed = {}
+    for name in value:
+        if METRIC.fullmatch(name):
+            listed[name] = found
+    return own.mapping(value, listed)
 
 
 def gpus(own: Anonymiser, value: Any) -> list[str]:
     """GPUs whose names are a maker's."""
     kept = []
-    for name in value if isinstance(value, list) else []:
+    if not isinstance(value, list):
+        return kept
+    for name in value:
         if isinstance(name, str) and all(GPU_PARTS.fullmatch(part) for part in re.split("[ -]", name)):
             kept.append(name)
         else:
@@ -172,14 +178,18 @@ def gpus(own: Anonymiser, value: Any) -> list[str]:
 
 def hardware(own: Anonymiser, value: Any) -> dict:
     """Cores and GPUs."""
-    kept = own.mapping(value if isinstance(value, dict) else {}, {"cores": number, "gpus": gpus})
+    kept = {}
+    if isinstance(value, dict):
+        kept = own.mapping(value, {"cores": number, "gpus": gpus})
     return kept | {"gpus": kept.get("gpus") or []}
 
 
 def pixels(own: Anonymiser, value: dict) -> dict | None:
     """A pixel format, whole or not at all: a result's check wants all four keys."""
     kept = own.mapping(value, PIXELS)
-    return kept if kept.keys() == PIXELS.keys() else None
+    if kept.keys() != PIXELS.keys():
+        return None
+    return kept
 
 
 def setting(own: Anonymiser, value: Any) -> Any:

@@ -61,8 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     members = collect(records, manifest)
     with atomic_path(options.file) as sibling:
         sibling.write_bytes(archive(members))
-    counts = [f"{len(several)} {'results' if kind == 'runs' else kind}" for kind, several in records.items()
-              if kind == "runs" or several]
+    counts = []
+    for kind, several in records.items():
+        if kind == "runs" or several:
+            counts.append(f"{len(several)} {KINDS[kind].plural}")
     print(f"wrote {options.file}: {', '.join(counts)}, {len(members)} files")
     return 0
 
@@ -84,9 +86,13 @@ def _anonymous(records: Records) -> tuple[Records, dict[str, Any]]:
     own, missing = Anonymiser(), 0
     kept: Records = {}
     for kind, several in records.items():
-        cleaned = [own.record(kind, record) for record in _by_digest(several)]
-        kept[kind] = [record for record in cleaned if record is not None]
-        missing += cleaned.count(None)
+        kept[kind] = []
+        for record in _by_digest(several):
+            clean = own.record(kind, record)
+            if clean is None:
+                missing += 1
+            else:
+                kept[kind].append(clean)
     refuse((not any(kept.values()),
             f"expected a result of {', '.join(PUBLIC_TASKS)} to bundle anonymously, found none; a bundle "
             "with other tasks needs their names, so make it without --anonymous"))
@@ -119,16 +125,15 @@ def collect(records: Records, manifest: dict[str, Any]) -> dict[str, bytes]:
         if not manifest["anonymous"] or path.stem in PUBLIC_TABLES:
             members[f"reported/{path.name}"] = path.read_bytes()
     members |= _tables(members)
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
-    members[MANIFEST] = _json({"tool_version": __version__, "sha256": hashes, **manifest})
+    members[MANIFEST] = _json({"tool_version": __version__, "sha256": _hashes(members), **manifest})
     return members
 
 
 def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
     """The tables that an import of these members elsewhere will show: made from such an import, so
     nothing else is."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for kind, several in parse_members(members).items():
             for record in several:
                 put(folder, kind, record)
@@ -138,8 +143,11 @@ def _tables(members: dict[str, bytes]) -> dict[str, bytes]:
                 (folder / path).write_bytes(content)
         found = read_tables(folder, folder / "reported")
         write_tables(found.tables, folder / "tables", found.probes)
-        files = [folder / "tables" / name for name in TABLES]
-        return {f"tables/{file.name}": file.read_bytes() for file in files if file.is_file()}
+        tables = {}
+        for name in TABLES:
+            if (folder / "tables" / name).is_file():
+                tables[f"tables/{name}"] = (folder / "tables" / name).read_bytes()
+        return tables
 
 
 def archive(members: dict[str, bytes]) -> bytes:
@@ -171,12 +179,16 @@ def read_archive(path: Path) -> dict[str, bytes]:
     except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a bundle of this suite ({error}): expected a file that `clove "
                         "bundle` wrote") from None
-    found = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    found = _hashes(members)
     if found != hashes:
         changed = sorted(name for name in found.keys() | hashes.keys() if found.get(name) != hashes.get(name))
         raise UserError(f"{path}: {len(changed)} of {len(hashes)} files do not fit the manifest, first {changed[0]}: "
                         "the bundle was changed or damaged; ask for it again")
     return members
+
+
+def _hashes(members: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
 
 
 def _json(value: Any) -> bytes:

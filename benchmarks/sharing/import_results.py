@@ -16,7 +16,7 @@ from transfer.annotations import plain_coco
 from transfer.settings.where import add_crowds_as_objects
 from transfer.tasks import TASKS, Task
 
-WORDS = {"runs": "results"}  # of a folder's records, where they have another name
+MADE_ANEW = ("digest", "imported", "made", "tool_version", "anonymous")  # differ between two imports of one file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,13 +101,19 @@ def _import_bundle(path: Path, folder: Path) -> None:
              f"{path} holds no results: expected {', '.join(KINDS)} in it; nothing was imported"))
     new: Records = {}
     for name, kind in KINDS.items():
-        here = {kind.file_name(record): _content(record) for record in read_sealed(folder / name, kind.check)[0]}
-        new[name] = [record for record in records[name] if here.get(kind.file_name(record)) != _content(record)]
-        files = list(map(kind.file_name, new[name]))
-        taken = [file for file in files if (folder / name / file).exists()]
-        refuse((taken, f"{len(taken)} {WORDS.get(name, name)} of {path} are here already with other content, "
-                        f"first {', '.join(taken[:1])}: move yours away, or import into another folder with "
-                        "--results DIR; nothing was imported"))
+        here, new[name], taken = {}, [], []
+        for record in read_sealed(folder / name, kind.check)[0]:
+            here[kind.file_name(record)] = _content(record)
+        for record in records[name]:
+            file = kind.file_name(record)
+            if here.get(file) == _content(record):
+                continue
+            new[name].append(record)
+            if (folder / name / file).exists():
+                taken.append(file)
+        refuse((taken, f"{len(taken)} {kind.plural} of {path} are here already with other content, "
+                       f"first {', '.join(taken[:1])}: move yours away, or import into another folder with "
+                       "--results DIR; nothing was imported"))
     written: list[Path] = []
     try:
         for name, several in new.items():
@@ -117,12 +123,16 @@ def _import_bundle(path: Path, folder: Path) -> None:
         for file in written:
             file.unlink(missing_ok=True)
         raise
-    counts = [f"{len(new[name])} of {len(records[name])} {WORDS.get(name, name)}" for name in KINDS
-              if name == "runs" or records[name]]
+    counts = []
+    for name, kind in KINDS.items():
+        if name == "runs" or records[name]:
+            counts.append(f"{len(new[name])} of {len(records[name])} {kind.plural}")
     print(f"imported {', '.join(counts)} into {folder} ({len(records['runs']) - len(new['runs'])} results were there)")
 
 
 def _content(record: dict) -> dict:
-    """A record without when and by whom it was made, which differ between two imports of the same file."""
-    return {key: value for key, value in record.items()
-            if key not in ("digest", "imported", "made", "tool_version", "anonymous")}
+    """A record without when and by whom it was made."""
+    content = dict(record)
+    for key in MADE_ANEW:
+        content.pop(key, None)
+    return content

@@ -2,10 +2,11 @@
 
   clove compare RUN_A RUN_B --annotations FILE
 
-Both models' predictions (kept by `--keep-predictions`) are matched to the ground truth once, by pycocotools. Each
-sample then draws the images anew, with replacement, the same for both models, and AP is accumulated as pycocotools
-does. It says how far the evaluation images decide the difference of these two models, not how far another fine-tuning
-(about 0.3 AP) or another pretraining would: those are other models, which a row's mean and deviation are made of.
+Both models' predictions (kept by `--keep-predictions`) are matched to the ground truth once, by
+pycocotools. Each sample then draws the images anew, with replacement, the same for both models, and
+AP is accumulated as pycocotools does. It says how far the evaluation images decide the difference
+of these two models, not how far another fine-tuning (about 0.3 AP) or another pretraining would:
+those are other models, which a row's mean and deviation are made of.
 """
 
 import argparse
@@ -179,9 +180,9 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
         metric = f"{iou_type}/AP"
         first = matched(annotations, one["predictions"], iou_type, one["crowds_as_objects"])
         second = matched(annotations, other["predictions"], iou_type, other["crowds_as_objects"])
-        images = len(first[0].objects)
-        first_ap, second_ap = (float(average_precision(each, np.ones((1, images)))[0]) for each in (first, second))
-        drawn = []
+        images, drawn = len(first[0].objects), []
+        once = np.ones((1, images))  # every image, as it is
+        first_ap, second_ap = float(average_precision(first, once)[0]), float(average_precision(second, once)[0])
         with tqdm(total=number, desc=metric, unit="sample") as bar:
             for weights in samples(images, number, seed):
                 drawn.append(average_precision(first, weights) - average_precision(second, weights))
@@ -198,24 +199,25 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
 def _read(path: Path, annotations: Path) -> dict:
     """Kept predictions with their hash, the name of their row and whether crowds were objects to
     them. UserError for anything else."""
-    file = path / NAME if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = path / NAME
     try:
         content = json.loads(gzip.decompress(read_plain(file, LARGEST)))
-        found = {key: content[key] for key in ("task", "annotations_sha256", "predictions")}
+        task, annotations_sha256, predictions = content["task"], content["annotations_sha256"], content["predictions"]
     except FileNotFoundError:
         raise UserError(f"{file}: file not found; run the fine-tuning or evaluation with --keep-predictions") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: expected kept predictions, found none ({error}); evaluate again with "
                         "--keep-predictions") from None
-    hashes = [plain_coco.sha256(annotations, crowds_as_objects) for crowds_as_objects in (False, True)]
+    hashes = [plain_coco.sha256(annotations, False), plain_coco.sha256(annotations, True)]  # crowds as objects?
     refuse(
-        (found["task"] not in list(tasks()),
-         f"{file}: expected one of the tasks {', '.join(tasks())}, found {found['task']}"),
-        (found["annotations_sha256"] not in hashes,
+        (task not in list(tasks()), f"{file}: expected one of the tasks {', '.join(tasks())}, found {task}"),
+        (annotations_sha256 not in hashes,
          f"{file}: expected predictions for annotations {hashes[0][:12]}, found some for "
-         f"{str(found['annotations_sha256'])[:12]}; pass the validation annotations of that run"))
-    crowds_as_objects = found["annotations_sha256"] == hashes[1]
-    return found | {"sha256": sha256_file(file), "name": _name(file), "crowds_as_objects": crowds_as_objects}
+         f"{str(annotations_sha256)[:12]}; pass the validation annotations of that run"))
+    return {"task": task, "annotations_sha256": annotations_sha256, "predictions": predictions,
+            "crowds_as_objects": annotations_sha256 == hashes[1], "sha256": sha256_file(file), "name": _name(file)}
 
 
 def _name(file: Path) -> str:

@@ -1,7 +1,8 @@
 """The t-tests and Holm's correction in plain Python: the same results give the same tables whatever is installed.
 
-The tail of Student's t distribution is a regularised incomplete beta function, here by its continued
-fraction (Abramowitz and Stegun 26.5.8) with Lentz's method (1976, as modified by Thompson and Barnett, 1986).
+The tail of Student's t distribution is a regularised incomplete beta function, here by its
+continued fraction (Abramowitz and Stegun 26.5.8) with Lentz's method (1976, as modified by Thompson
+and Barnett, 1986).
 """
 
 import math
@@ -51,9 +52,9 @@ def one_sample_p(values: Sequence[float]) -> float | None:
 def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Two-sided p for equal means of two groups of unequal variances.
 
-    B. L. Welch, "The generalization of 'Student's' problem when several different population variances are involved",
-    Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite. None where the test is not defined: fewer than
-    two values in a group, or no spread in either.
+    B. L. Welch, "The generalization of 'Student's' problem when several different population
+    variances are involved", Biometrika 34 (1947); degrees of freedom by Welch and Satterthwaite.
+    None where the test is not defined: fewer than two values in a group, or no spread in either.
     """
     if min(len(one), len(other)) < 2:
         return None
@@ -68,10 +69,12 @@ def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The corrected p of each: below a level, the test holds at that level for the whole family. None is no test.
+    """The corrected p of each: below a level, the test holds at that level for the whole family.
+    None is no test.
 
-    The smallest is multiplied by their number, the next by one less, and so on; none is below one before it. S. Holm,
-    "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    The smallest is multiplied by their number, the next by one less, and so on; none is below one
+    before it. S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6 (1979).
     """
     corrected: list[float | None] = [None] * len(p_values)
     tests = sorted((p, place) for place, p in enumerate(p_values) if p is not None)

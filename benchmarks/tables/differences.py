@@ -1,8 +1,8 @@
 """The differences of a table: each measured row minus another one of its block, and what is corrected for their number.
 
 The other row is detectron2's random start, or the one that `make_tables.py --against ROW` names:
-under the same setting, on the same data. Named pairs of rows, which a protocol fixed in advance, are
-contrasts: `--contrast "CLoVE - Supervised"`, once for each. Standard library only.
+under the same setting, on the same data. Named pairs of rows, which a protocol fixed in advance,
+are contrasts: `--contrast "CLoVE - Supervised"`, once for each. Standard library only.
 """
 
 from collections import defaultdict
@@ -42,8 +42,8 @@ def add_differences(tables: list[TableModel], against: str | None = None) -> Non
 
 
 def _add_differences(table: TableModel, measured: list[Row], name: str) -> None:
-    """Differences of a table's measured rows, and a note on them. A family of Holm's correction is all
-    differences of one column of the table, in all of its blocks."""
+    """Differences of a table's measured rows, and a note on them. A family of Holm's correction is
+    all differences of one column of the table, in all of its blocks."""
     for block in table.blocks:
         others = [row for row in block.comparable() if row.is_called(name)]
         for row in block.comparable():
@@ -66,8 +66,9 @@ def _add_differences(table: TableModel, measured: list[Row], name: str) -> None:
 
 
 def compared(row: Row, others: list[Row], name: str) -> dict[str, Difference]:
-    """A row's difference, by column, to the one of `others` under its setting, on its data; of several to the one
-    whose configuration differs in the fewest keys. `name`: what the others are called."""
+    """A row's difference, by column, to the one of `others` under its setting, on its data; of
+    several to the one whose configuration differs in the fewest keys. `name`: what the others are
+    called."""
     by_distance: dict[int, list[Group]] = defaultdict(list)
     for other in others:
         if other.group.is_like(row.group):

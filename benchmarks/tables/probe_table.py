@@ -52,17 +52,16 @@ def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
         same = [probe["task"], probe["protocol"], probe["weights"]["architecture"], data["classes"],
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
         blocks[canonical(same)].append(probe)
+    def order(probe: dict) -> tuple:
+        return probe["method"], probe["epochs"] is not None, probe["epochs"], ended(probe)
+
     found = []
     for members in blocks.values():
         newest = {}
         for probe in sorted(members, key=ended):
             newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
-        found.append((_heading(members[0]), sorted(newest.values(), key=_order)))
+        found.append((_heading(members[0]), sorted(newest.values(), key=order)))
     return sorted(found, key=lambda block: block[0])
-
-
-def _order(probe: dict) -> tuple:
-    return probe["method"], probe["epochs"] is not None, probe["epochs"], ended(probe)
 
 
 def probe_name(probe: dict) -> str:
@@ -88,7 +87,8 @@ def _heading(probe: dict) -> str:
 
 
 def _probe_row(probe: dict, block: Block) -> Row:
-    """The row of a probe's own backbone; what is below the random networks becomes a remark of the block."""
+    """The row of a probe's own backbone; what is below the random networks becomes a remark of the
+    block."""
     weights, below = probe["weights"], _below(probe)
     source = "probe, random weights"
     if weights["file_sha256"]:

@@ -33,14 +33,7 @@ class Sample:
     pretrained_here: bool = False
 
 
-@dataclass(frozen=True)
-class Test:
-    """The best row of a column against its runner-up, by their places: p before correction, or why there is none."""
-
-    best: int
-    runner_up: int
-    p: float | None
-    why_none: str
+Test = tuple[int, float | None, str]  # the runner-up; p of the best row against it before correction, or why none
 
 
 def places(values: Sequence[float | None]) -> list[str]:
@@ -60,8 +53,8 @@ def places(values: Sequence[float | None]) -> list[str]:
 def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
     """(places of each column, one sentence on the tests) of measured rows that may be compared.
 
-    `columns[column][row]` is what the row has there; `names[row]` says what the row is called. The p
-    values of the columns are corrected for their number, by Holm.
+    `columns[column][row]` is what the row has there; `names[row]` says what the row is called. The
+    p values of the columns are corrected for their number, by Holm.
     """
     found: dict[str, list[str]] = {}
     tests: dict[str, Test] = {}
@@ -75,17 +68,22 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
         found[column] = places(means)
         if SECOND in found[column]:
             tests[column] = _hardest(rows, found[column])
-    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    corrected = dict(zip(tests, holm([p for _, p, _ in tests.values()]), strict=True))
     said: list[str] = []
     for column, rows in columns.items():
         title, proven = column.replace("_", " "), False
+        best = [number for number, place in enumerate(found[column]) if place == BEST]
         if column in tests:
-            test = tests[column]
-            outcome, proven = _outcome(rows[test.best], corrected[column], test.why_none)
-            said.append(f"{title} {names[test.best]} over {names[test.runner_up]} {outcome}")
-        elif BEST in found[column]:
-            tied = [name for name, place in zip(names, found[column], strict=True) if place == BEST]
-            said.append(f"{title} {' and '.join(tied)} tie")
+            runner_up, _, outcome = tests[column]
+            p, row = corrected[column], rows[best[0]]
+            if p is not None:
+                few = row.pretrained_here and len(row.values) < PRETRAININGS_FOR_BOLD
+                outcome, proven = f"p = {p:.2g}", p < LEVEL and not few
+                if p < LEVEL and few:
+                    outcome += f", not bold with {len(row.values)} pretrainings"
+            said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
+        elif best:
+            said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
         if not proven:
             found[column] = [place.replace(BEST, LEADING) for place in found[column]]
     if not said:
@@ -114,17 +112,8 @@ def _hardest(rows: Sequence[Sample], column_places: Sequence[str]) -> Test:
 
     Of several runners-up that tie, one that can be tested, and of those the one with the largest p.
     """
-    best, tests = column_places.index(BEST), []
+    best, tests = rows[column_places.index(BEST)], []
     for number, place in enumerate(column_places):
         if place == SECOND:
-            tests.append(Test(best, number, *welch(rows[best], rows[number])))
-    return max(tests, key=lambda test: (test.p is not None, test.p))
-
-
-def _outcome(best: Sample, corrected: float | None, why_none: str) -> tuple[str, bool]:
-    """(outcome in words, whether the best is proven)."""
-    if corrected is None:
-        return why_none, False
-    if corrected < LEVEL and best.pretrained_here and len(best.values) < PRETRAININGS_FOR_BOLD:
-        return f"p = {corrected:.2g}, not bold with {len(best.values)} pretrainings", False
-    return f"p = {corrected:.2g}", corrected < LEVEL
+            tests.append((number, *welch(best, rows[number])))
+    return max(tests, key=lambda test: (test[1] is not None, test[1]))

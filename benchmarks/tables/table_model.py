@@ -3,6 +3,7 @@
 Printed and measured rows never look alike: `Row.kind` decides the look, and every format knows it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.tables.paired import Difference
@@ -27,8 +28,8 @@ class Cell:
 
 @dataclass
 class Row:
-    """One row; `group` has the trials behind a measured one, `paper` is its printed row: of the same
-    method and epochs.
+    """One row; `group` has the trials behind a measured one, `paper` is its printed row: of the
+    same method and epochs.
 
     `differences`: of a measured row to another one, by column; empty where there is none.
     `distinction`: what distinguishes it from others of its name.
@@ -72,6 +73,10 @@ class Block:
     remarks: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
 
+    def with_value(self, column: str) -> list[Row]:
+        """The rows that have a value in a column."""
+        return [row for row in self.rows if row.cells[column].mean is not None]
+
     def comparable(self) -> list[Row]:
         """The measured rows that may be compared: demos prove nothing."""
         return [row for row in self.rows if row.kind == MEASURED and row.group.block[0] != DEMO]
@@ -100,3 +105,10 @@ class TableModel:
     def is_printed(self) -> bool:
         """Whether all of its rows are printed ones."""
         return all(row.kind == PRINTED for row in self.rows())
+
+
+def each_block(tables: list[TableModel]) -> Iterator[tuple[TableModel, Block]]:
+    """Yield (table, block) of all blocks of all tables."""
+    for table in tables:
+        for block in table.blocks:
+            yield table, block

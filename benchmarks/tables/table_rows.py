@@ -57,8 +57,8 @@ STALE_MEANS = f"{STALE}: the fine-tuning's code or configs have changed since; r
 
 @dataclass(frozen=True)
 class Known:
-    """All that there is of one task. `comparisons` (of any task) stand under the block that has both of their
-    results."""
+    """All that there is of one task. `comparisons` (of any task) stand under the block that has
+    both of their results."""
 
     task: Task
     reported: list[ReportedRow]
@@ -101,27 +101,24 @@ def build_table(known: Known) -> TableModel:
 
 
 def _add_notes(table: TableModel, known: Known, own_data: bool) -> None:
-    """What stands under the whole table."""
-    task, rows, groups = known.task.table, table.rows(), known.groups
-    measured = ""
-    if groups:
-        measured = HOW_MEASURED
-    if groups and "COCO" in task.data and not own_data:
-        measured += KNOWN_NOISE
-    if any(group.pretrained_here for group in groups):
-        measured += PRETRAINED_HERE
-    if any(group.from_elsewhere for group in groups):
-        measured += FROM_ELSEWHERE
-    if any(row.paper for row in rows):
-        measured += MINUS_PAPER.format(table.columns[0].replace("_", " "))
-    if task.note and not own_data:
-        table.notes.append(task.note)
-    if measured:
-        table.notes.append(measured)
-    if any(row.kind == MEASURED and STALE in row.source for row in rows):
-        table.notes.append(STALE_MEANS)
-    if known.reported:
-        table.notes.append(HOW_PRINTED)
+    """What stands under the whole table: notes that hold. One that begins with a blank goes on from
+    the one before."""
+    rows, groups = table.rows(), known.groups
+    holds = {
+        known.task.table.note: not own_data,
+        HOW_MEASURED: groups,
+        KNOWN_NOISE: groups and "COCO" in known.task.table.data and not own_data,
+        PRETRAINED_HERE: any(group.pretrained_here for group in groups),
+        FROM_ELSEWHERE: any(group.from_elsewhere for group in groups),
+        MINUS_PAPER.format(table.columns[0].replace("_", " ")): any(row.paper for row in rows),
+        STALE_MEANS: any(row.kind == MEASURED and STALE in row.source for row in rows),
+        HOW_PRINTED: known.reported,
+    }
+    for text, is_so in holds.items():
+        if is_so and text.startswith(" "):
+            table.notes[-1] += text
+        elif is_so and text:
+            table.notes.append(text)
 
 
 def _add_printed(block: Block, known: Known) -> None:
@@ -238,7 +235,8 @@ def _set_places(rows: list[Row], column: str, column_places: list[str]) -> None:
 
 
 def _doubts(known: Known, group: Group, starts: list[Group]) -> list[str]:
-    """What the literature and random initialisation (`starts`) under the same setting say against a row."""
+    """What the literature and random initialisation (`starts`) under the same setting say against a
+    row."""
     task, main, method = known.task, main_columns(known.task), group.example["method"]
     values, found = _means(group, task), []
     if group.block[0] == PAPER:

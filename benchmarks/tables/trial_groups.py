@@ -72,8 +72,8 @@ class Trial:
 @dataclass
 class Group:
     """Trials that may be averaged, in the order of their places. `example` is one of their results
-    without its bulky parts, `block` is (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading), `data` eight
-    digits that tell datasets apart."""
+    without its bulky parts, `block` is (PAPER | OTHER_PROTOCOL | OWN_DATA | DEMO, heading), `data`
+    eight digits that tell datasets apart."""
 
     example: dict
     block: tuple
@@ -99,8 +99,9 @@ class Group:
         return same_network and (self.setting, self.data) == (other.setting, other.data)
 
     def unit(self, trial: Trial) -> Unit:
-        """What is independent: a pretraining made here, whose fine-tunings share a start. Otherwise each fine-tuning:
-        a checkpoint from elsewhere has one pretraining by nature, and random weights are drawn anew by each trial."""
+        """What is independent: a pretraining made here, whose fine-tunings share a start. Otherwise
+        each fine-tuning: a checkpoint from elsewhere has one pretraining by nature, and random
+        weights are drawn anew by each trial."""
         if self.pretrained_here:
             return trial.place.pretraining
         return trial.place
@@ -190,8 +191,8 @@ def _sha256(value: object) -> str:
 
 
 def _superseded(trainings: dict[tuple, list[Evaluated]]) -> dict[str, str]:
-    """{file: why it does not count} of the evaluations whose training was evaluated later on other annotations
-    of the same label: a validation file that was fixed."""
+    """{file: why it does not count} of the evaluations whose training was evaluated later on other
+    annotations of the same label: a validation file that was fixed."""
     lines = {}
     for (_, _, label, _), evaluated in trainings.items():
         _, newest_file, newest = max(evaluated)
@@ -212,8 +213,8 @@ def _start(result: dict) -> list:
 
 
 def _counting(trials: list[Trial], problems: dict[str, str]) -> list[Trial]:
-    """The trials of a row that count, of each place and each pretraining's weights the last; the others go into
-    `problems`.
+    """The trials of a row that count, of each place and each pretraining's weights the last; the
+    others go into `problems`.
 
     The same recipe, images and seed made two files of weights: both cannot be that pretraining. The
     file of the trial that ended last counts.
@@ -303,7 +304,8 @@ def _block(result: dict, annotations: str) -> tuple[int, str]:
 
 
 def _data_sha256(result: dict) -> str:
-    """Of what tells datasets apart: image counts, annotation files, share of the training images, classes."""
+    """Of what tells datasets apart: image counts, annotation files, share of the training images,
+    classes."""
     data = result["dataset"]
     found = []
     for part in (data["train"], data["val"]):
