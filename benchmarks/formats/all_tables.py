@@ -92,8 +92,10 @@ def read_tables(
     rows, problems = read_reported(reported)
     found = Tables(problems=problems)
     groups, replaced = group_results(_shown_runs(results / "runs", include_demo, found))
-    theirs, wrong = read_known(results / "imported", imported.validate, "metrics", "import them again")
-    compared, wrong_compared = read_known(results / "comparisons", comparisons.validate, "outcome", "compare again")
+    theirs, wrong = read_known(
+        results / "imported", imported.validate, "metrics", "import them again")
+    compared, wrong_compared = read_known(
+        results / "comparisons", comparisons.validate, "outcome", "compare again")
     found.problems += replaced + wrong + wrong_compared
     _note_without_place(compared, groups, found)
 
@@ -171,7 +173,8 @@ def write_tables(tables: list[TableModel], folder: Path, probes: Sequence[dict] 
     for ending, written in formats.items():
         for table in tables:
             write_text(folder / f"{table.name}{ending}", written(table))
-    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(markdown(table) for table in tables))
+    texts = [markdown(table) for table in tables]
+    write_text(folder / "tables.md", "# Tables\n\n" + "\n".join(texts))
     write_text(folder / "tables.csv", csv_frame(tables).to_csv(index=False))
 
 
@@ -204,8 +207,10 @@ def build_parser() -> argparse.ArgumentParser:
                              "corrected for all of them")
     parser.add_argument("--figure", type=Path, metavar="FILE",
                         help="draw each method's mean with its 95 %% interval into FILE.svg and FILE.png")
-    parser.add_argument("--include-demo", action="store_true", help="show demo results too, in blocks of their own")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when a result file had to be left out")
+    parser.add_argument("--include-demo", action="store_true",
+                        help="show demo results too, in blocks of their own")
+    parser.add_argument("--strict", action="store_true",
+                        help="exit with 1 when a result file had to be left out")
     parser.add_argument("--why", metavar="TABLE:ROW:COLUMN",
                         help="print where a cell comes from, such as \"keypoints:CLoVE 200:AP_kp\"; writes nothing")
     return parser

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from benchmarks.tables.table_model import Row, TableModel
+from benchmarks.tables.paired import Difference
+from benchmarks.tables.table_model import TableModel, each_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,32 +20,28 @@ def csv_frame(tables: list[TableModel]) -> "pd.DataFrame":
     import pandas as pd
 
     lines = []
-    for table in tables:
-        for block in table.blocks:
-            for row in block.rows:
-                for name, cell in row.cells.items():
-                    line = {"table": table.name, "block": block.heading, "kind": row.kind, "method": row.method,
-                            "epochs": row.epochs, "metric": name, "value": cell.mean, "deviation": cell.deviation,
-                            "n": cell.n, "source": row.source, "minus_paper": row.minus_paper(name)}
-                    lines.append(line | _made_of(row, name))
+    for table, block in each_block(tables):
+        for row in block.rows:
+            made_of = {"table": table.name, "block": block.heading, "kind": row.kind, "method": row.method,
+                       "epochs": row.epochs, "source": row.source}
+            if row.group:
+                made_of["files"] = ";".join(sorted(trial.file for trial in row.group.trials))
+            for name, cell in row.cells.items():
+                line = made_of | {"metric": name, "value": cell.mean, "deviation": cell.deviation, "n": cell.n,
+                                  "minus_paper": row.minus_paper(name)}
+                if row.group and row.group.pretrained_here:
+                    line["pretrainings"] = len(row.group.by_unit(name))
+                if row.differences:
+                    line |= _difference(row.differences[name])
+                lines.append(line)
     frame = pd.DataFrame(lines, columns=COLUMNS).astype(dict.fromkeys(WHOLE, "Int64"))
     for name in ("method", "source"):  # from users: a spreadsheet computes what begins so
         frame[name] = frame[name].str.replace(r"\A(?=[=+\-@\t\r])", "'", regex=True)
     return frame
 
 
-def _made_of(row: Row, column: str) -> dict[str, object]:
-    """Files of a row's trials, number of pretrainings with a value of the column, and the
-    difference to another row."""
-    found = {}
-    if row.group:
-        found["files"] = ";".join(sorted(trial.file for trial in row.group.trials))
-        if row.group.pretrained_here:
-            found["pretrainings"] = len(row.group.by_unit(column))
-    if row.differences:
-        one = row.differences[column]
-        low, high = one.interval or (None, None)
-        values = (one.against, one.mean, low, high, len(one.values), len(one.pairs), one.p, one.p_holm, one.family,
-                  one.doubt)
-        found |= dict(zip(DIFFERENCE_COLUMNS, values, strict=True))
-    return found
+def _difference(one: Difference) -> dict[str, object]:
+    low, high = one.interval or (None, None)
+    values = (one.against, one.mean, low, high, len(one.values), len(one.pairs), one.p, one.p_holm, one.family,
+              one.doubt)
+    return dict(zip(DIFFERENCE_COLUMNS, values, strict=True))

@@ -7,7 +7,7 @@ import re
 
 from benchmarks.formats import layout
 from benchmarks.formats.latex_text import escape_latex
-from benchmarks.tables.table_model import LOOK_AGAIN, Block, TableModel
+from benchmarks.tables.table_model import Block, TableModel
 
 LATEX_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
 # Wider than the text only where names are long: then it shrinks.
@@ -18,14 +18,11 @@ def latex(table: TableModel) -> str:
     """The table as one LaTeX table a block, with its notes below."""
     parts = [LATEX_PREAMBLE]
     for number, block in enumerate(table.blocks):
-        title = table.title
-        if block.heading:
-            title += f": {block.heading}"
+        title = f"{table.title}: {block.heading}" if block.heading else table.title
         sources, notes = list(dict.fromkeys(row.source for row in block.rows)), []
         for index, source in enumerate(sources, 1):
             notes.append(f"$^{{{index}}}$ {_text(source)}.")
-        remarks = [f"{LOOK_AGAIN} {remark}" for remark in block.remarks]
-        for sentence in (block.note, *layout.notes_of(table, block), *remarks, *block.tests):
+        for sentence in (block.note, *layout.notes_of(table, block), *block.remarks, *block.tests):
             if sentence:
                 notes.append(f"{_text(sentence.removesuffix('.'))}.")
         parts.append("\n".join([

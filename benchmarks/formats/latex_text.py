@@ -29,7 +29,8 @@ _MATH = {
     "ℓ": r"\ell"}
 _TEXT = {
     **_ASCII, **{letter: f"${name}$" for letter, name in _MATH.items()},
-    **dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True)),  # Greek letters that look like Latin ones
+    # Greek letters that look like Latin ones.
+    **dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True)),
     "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}",
     "Ł": r"\L{}", "ı": r"\i{}", "ȷ": r"\j{}", "§": r"\S{}", "¶": r"\P{}", "†": r"\dag{}", "‡": r"\ddag{}",
     "©": r"\copyright{}", "®": r"\textregistered{}", "™": r"$^{\mathrm{TM}}$", "£": r"\pounds{}", "…": r"\ldots{}",
@@ -66,7 +67,8 @@ def _letter(letter: str) -> str:
         if small not in string.ascii_letters + string.digits:
             return ""
         return f"${sign}{{{small}}}$"
-    if kind in ("<font>", "<wide>", "<fraction>", "<compat>"):  # styled letters, wide ones, fractions, ligatures
+    # Styled letters, wide ones, fractions, ligatures.
+    if kind in ("<font>", "<wide>", "<fraction>", "<compat>"):
         parts = [_letter(chr(int(code, 16))) for code in codes]
         if not all(parts):
             return ""

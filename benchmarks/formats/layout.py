@@ -80,6 +80,4 @@ def lines(table: TableModel, block: Block, look: Look) -> list[tuple[Row | None,
 
 def notes_of(table: TableModel, block: Block) -> list[str]:
     """The notes of the whole table: they stand under its first block."""
-    if block is table.blocks[0]:
-        return table.notes
-    return []
+    return table.notes if block is table.blocks[0] else []

@@ -3,7 +3,7 @@
 import re
 
 from benchmarks.formats.layout import Look, lines, notes_of, titles
-from benchmarks.tables.table_model import LOOK_AGAIN, TableModel
+from benchmarks.tables.table_model import TableModel
 
 
 def escape_markdown(text: str) -> str:
@@ -31,7 +31,7 @@ def markdown(table: TableModel) -> str:
         parts.append(tabulate(cells, headers=names, tablefmt="pipe", disable_numparse=True,
                               colalign=["left", *["right"] * (len(names) - 2), "left"]))
         if block.remarks:
-            parts.append("\n".join(f"- {LOOK_AGAIN} {escape_markdown(remark)}" for remark in block.remarks))
+            parts.append("\n".join(f"- {escape_markdown(remark)}" for remark in block.remarks))
         for sentence in block.tests + notes_of(table, block):
             parts.append(escape_markdown(sentence))
     return "\n\n".join(parts) + "\n"

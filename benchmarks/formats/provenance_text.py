@@ -13,7 +13,8 @@ def trial_facts(result: dict) -> dict[str, str]:
         "data": data_text(result["dataset"]),
         "protocol": f"{result['heads']} heads, scale {result['scale']}, {result['iterations']} iterations, config "
                     f"{result['config_sha256'][:12]}"}
-    for name in ("training", "evaluation"):  # hashes of what was trained and of what it was evaluated on
+    # Hashes of what was trained and of what it was evaluated on.
+    for name in ("training", "evaluation"):
         identity = result.get(name) or {}
         if identity.get("sha256"):
             facts[name] = f"identity {identity['sha256'][:12]}"

@@ -5,7 +5,7 @@ import textwrap
 from dataclasses import replace
 
 from benchmarks.formats.layout import INTERVAL, Look, lines, notes_of, titles
-from benchmarks.tables.table_model import LOOK_AGAIN, PRINTED, TableModel
+from benchmarks.tables.table_model import PRINTED, TableModel
 from benchmarks.tables.table_rows import HOW_PRINTED
 
 PLAIN = Look(str, "{}", "{}", "{}", "{}")
@@ -33,11 +33,8 @@ def terminal(table: TableModel, width: int) -> str:
         notes = []
         for number, source in enumerate(sources, 1):
             notes.append(f"[{number}] {source}")
-        notes.append(block.note)
-        for remark in block.remarks:
-            notes.append(f"{LOOK_AGAIN} {remark}")
         parts.append("")
-        for sentence in (*notes, *block.tests, *notes_of(table, block)):
+        for sentence in (*notes, block.note, *block.remarks, *block.tests, *notes_of(table, block)):
             if sentence != HOW_PRINTED:
                 parts += textwrap.wrap(sentence, width, subsequent_indent="    ")
     return "\n".join(parts) + "\n"

@@ -46,7 +46,8 @@ def why(question: str, tables: list[TableModel], results: Path, probes: Sequence
     if name == PROBES:
         return _why_probe(asked, column, list(probes), results / "probes")
     table = tables[names.index(name)]
-    column, minus, other = column.partition(" - ")  # "AP bb - Rand init", the title of the differences
+    # "AP bb - Rand init", the title of the differences.
+    column, minus, other = column.partition(" - ")
     metric = column.replace(" ", "_")
     refuse((metric not in table.columns,
             f"--why {question}: {name} has no column {column}; it has {', '.join(table.columns)}"))

@@ -68,11 +68,11 @@ def evaluate(
                 evaluation.evaluate()
                 evaluation.accumulate()
                 evaluation.summarize()
-                sizes = [f"AP{size[0]}" for size in evaluation.params.areaRngLbl[1:]]  # APs, APm, APl; first is all
+                # APs, APm, APl; first is all.
+                sizes = [f"AP{size[0]}" for size in evaluation.params.areaRngLbl[1:]]
                 for name, value in zip(["AP", "AP50", "AP75", *sizes], evaluation.stats, strict=False):
-                    metrics[f"{iou_type}/{name}"] = None
-                    if value >= 0:  # -1: not defined
-                        metrics[f"{iou_type}/{name}"] = 100 * float(value)
+                    # -1: not defined.
+                    metrics[f"{iou_type}/{name}"] = 100 * float(value) if value >= 0 else None
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
             raise UserError(f"{path} does not fit {annotations} ({type(error).__name__}: {error}): expected detections "
                             "of its images, each with image_id, category_id, score and bbox, segmentation or "

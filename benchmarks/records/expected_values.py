@@ -29,7 +29,9 @@ def read_expected(path: Path) -> list[dict[str, Any]]:
     return read_csv(path, COLUMNS, is_good, expected, ("value", "tolerance"))
 
 
-def outside(expected: list[dict[str, Any]], row: RowKey, values: Mapping[str, float | None]) -> list[str]:
+def outside(
+    expected: list[dict[str, Any]], row: RowKey, values: Mapping[str, float | None]
+) -> list[str]:
     """What is wrong with a row's `values` (percent by column) by the literature, one sentence each;
     empty: nothing.
 

@@ -67,7 +67,8 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
         if not slash or group not in groups:
             continue
         metrics[name] = None
-        if not isinstance(value, float) or not math.isnan(value):  # NaN: not defined, as detectron2 writes it
+        # NaN: not defined, as detectron2 writes it.
+        if not isinstance(value, float) or not math.isnan(value):
             refuse((not is_number(value, 0, 100),
                     f"{path}: expected a number from 0 to 100 as {name} of its last evaluation, found "
                     f"{json.dumps(value):.60}; is it the metrics.json that detectron2 wrote?"))
@@ -75,7 +76,9 @@ def from_metrics_json(path: Path, task: Task) -> dict[str, float | None]:
     return metrics
 
 
-def write_imported(folder: Path, row: dict[str, Any], file: Path, annotations_sha256: str | None = None) -> Path:
+def write_imported(
+    folder: Path, row: dict[str, Any], file: Path, annotations_sha256: str | None = None
+) -> Path:
     """Write `row` (task, method, epochs, and metrics in percent under GROUP/NAME), which was read
     from `file`, into `folder`.
 
@@ -104,9 +107,7 @@ def task_of(record: dict) -> str:
     if "task" in record:
         return record["task"]
     task = by_table().get(record["table"])
-    if task:
-        return task.name
-    return record["table"]
+    return task.name if task else record["table"]
 
 
 def problems_of(record: Any, fields: dict[str, Check], key: str, check: Callable[[dict], list[str]]) -> list[str]:

@@ -13,7 +13,8 @@ from transfer.tasks import TASKS, VARIABLE, Task
 
 LEARNING_RATE_PER_IMAGE = 0.02 / 16
 LARGEST = 1e100  # batch and learning rate
-EVALUATION, UNKNOWN_INIT = "evaluation", "not known"  # what transfer's evaluation of somebody's model file records
+# What transfer's evaluation of somebody's model file records.
+EVALUATION, UNKNOWN_INIT = "evaluation", "not known"
 # Configuration that differs between trials, machines and folders without changing what is measured. Data and starting
 # weights are compared by their hashes instead of their places.
 WITHOUT_EFFECT = {"SEED", "VERSION", "OUTPUT_DIR", "CUDNN_BENCHMARK", "VIS_PERIOD", "DATALOADER.NUM_WORKERS",

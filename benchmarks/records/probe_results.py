@@ -27,10 +27,10 @@ _SHARED = ("method", "epochs", "demo", "stage", "stage.name", "stage.key", "task
            "started", "ended")
 OPTIONAL = ("dataset.name", "dataset.label", "weights.pretraining")
 MAPPING = RUN_FIELDS["weights"]
-FIELDS = {name: RUN_FIELDS[name] for name in _SHARED} | {
+FIELDS = {name: RUN_FIELDS[name] for name in (*_SHARED, *OPTIONAL)} | {
     "schema": ("1", lambda v: v == 1 and not TRUTH[1](v)), "kind": ("probe", lambda v: v == "probe"),
     "metrics": MAPPING, "baselines": MAPPING, "protocol": MAPPING, "details": MAPPING,
-    "weights.file_sha256": SHA256_OR_NULL, **{name: RUN_FIELDS[name] for name in OPTIONAL}}
+    "weights.file_sha256": SHA256_OR_NULL}
 
 
 def validate(probe: Any) -> list[str]:

@@ -95,10 +95,7 @@ def read_csv(
     for entry in reader:
         found = ",".join(map(str, entry.values()))
         try:
-            if entry["epochs"] == "":
-                entry["epochs"] = None
-            else:
-                entry["epochs"] = int(entry["epochs"])
+            entry["epochs"] = int(entry["epochs"]) if entry["epochs"] else None
             for name in numbers:
                 entry[name] = float(entry[name])
             good = 0 <= entry["value"] <= 100 and is_good(entry)

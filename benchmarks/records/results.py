@@ -354,6 +354,4 @@ def slug(text: str) -> str:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    if len(text) > 60:
-        return f"{text[:57]}..."
-    return text
+    return text if len(text) <= 60 else f"{text[:57]}..."

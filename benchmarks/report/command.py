@@ -63,12 +63,10 @@ def page(output: Path, results: Path, include_demo: bool = False, path: Path | N
     for row, facts in made["rows"].items():
         more[row] = Markup(render("facts.html", facts=facts, link=link, runs=results / "runs"))
     values = {
-        "tables": [Markup(html_text(table, more)) for table in tables],
-        "probes": [Markup(html_text(table)) for table in with_probes([], found.probes)],
+        "tables": tables, "probes": with_probes([], found.probes), "html_text": html_text, "more": more,
         "lines": summary.lines(tables), "plots": summary.plots(tables),
         "pretrainings": stages.pretrainings(finished, problems), "finetunings": stages.finetunings(finished, problems),
         "comparisons": side_by_side.comparisons(finished, problems), "figures": stages.figures(finished, problems),
-        "doubts": sum(len(block.remarks) for table in tables for block in table.blocks),
     }
     text = "\n".join(problems)
     for place in (results.absolute(), results, output.absolute(), output):  # of this machine

@@ -23,7 +23,8 @@ MOST_IMAGES, MOST_MODELS = 3, 4  # of a dataset; of an image
 def comparisons(stages: list[StageFolder], problems: list[str]) -> list[dict]:
     """The images that models of one dataset have in common, each with its columns, the random
     starts first."""
-    found: dict[tuple, dict[str, dict]] = defaultdict(dict)  # dataset and image -> what was fine-tuned -> its example
+    # Dataset and image -> what was fine-tuned -> its example.
+    found: dict[tuple, dict[str, dict]] = defaultdict(dict)
     for stage in stages:
         if not stage.has(NAME):
             continue
@@ -43,7 +44,8 @@ def comparisons(stages: list[StageFolder], problems: list[str]) -> list[dict]:
         counts[dataset] += 1
         first = next(iter(models.values()))
         pictures = [_column(TRUTH, _boxes(first["truth"], TRUTH), TRUTH)]
-        names = sorted(models, key=lambda name: (not name.startswith(RAND.method), name))  # random first
+        # Random first.
+        names = sorted(models, key=lambda name: (not name.startswith(RAND.method), name))
         for name in names[:MOST_MODELS]:
             boxes = judged(models[name]["truth"], models[name]["predicted"])
             pictures.append(_column(name, boxes, HIT, FALSE, MISS))

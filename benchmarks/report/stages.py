@@ -60,7 +60,8 @@ def stage_folders(output: Path) -> list[StageFolder]:
     """Every finished stage in `output`, in the order in which they ended."""
     stamps = []
     for path in output.glob("*/stage.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a stage that is just being written has nothing yet
+        # A stage that is just being written has nothing yet.
+        with suppress(OSError, ValueError, KeyError, TypeError):
             stamp = read_json(path)
             stage = StageFolder(str(stamp["name"]), path.parent)
             stamps.append((str(stamp["ended"]), stage.name, path.parent, stage))
@@ -89,7 +90,8 @@ def pretrainings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
                     title += f" of {objective}"
                 chart = charts.setdefault(title, Chart(title, "optimizer step"))
                 chart.curves.append({"label": stage.name, "group": stage.parts[0], "points": points})
-    return _sections("", sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss")), found, stages)
+    losses_first = sorted(charts.values(), key=lambda chart: not chart.title.startswith("loss"))
+    return _sections("", losses_first, found, stages)
 
 
 def finetunings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
@@ -117,7 +119,9 @@ def finetunings(stages: list[StageFolder], problems: list[str]) -> list[dict]:
     return sections
 
 
-def _sections(title: str, charts: list[Chart], found: list[StageFolder], stages: list[StageFolder]) -> list[dict]:
+def _sections(
+    title: str, charts: list[Chart], found: list[StageFolder], stages: list[StageFolder]
+) -> list[dict]:
     """Charts that share a legend, if there are some; `more`: runs that are not drawn."""
     if not charts:
         return []

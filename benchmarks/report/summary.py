@@ -31,14 +31,6 @@ class Plot:
         """Where a row stands."""
         return round(TOP + ROW * dot.place + ROW / 2, 1)
 
-    def ends(self, dot: Dot) -> tuple[float, float]:
-        """The ends of a row's interval in pixels, inside the axis."""
-        return self.x(max(dot.mean - dot.half, self.x.low)), self.x(min(dot.mean + dot.half, self.x.high))
-
-    def cut(self, dot: Dot) -> tuple[bool, bool]:
-        """Whether the interval goes on beyond the axis, left and right."""
-        return dot.mean - dot.half < self.x.low, dot.mean + dot.half > self.x.high
-
 
 def lines(tables: list[TableModel]) -> list[dict]:
     """What each block with measured rows says: its highest measured row beside the random start."""

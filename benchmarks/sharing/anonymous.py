@@ -232,7 +232,8 @@ def overrides(own: Anonymiser, value: list[str]) -> list[str]:
     kept = []
     for text in value:
         key, _, given = (part.strip() for part in text.partition("="))
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):  # a text without quotes
+        # A text without quotes.
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             given = ast.literal_eval(given)
         if key in CONFIG_KEYS:
             kept.append(f"{key}={setting(own, given)}")

@@ -14,9 +14,10 @@ from pretrain import PLACE
 from pretrain.common.errors import UserError, refuse
 from transfer.annotations import plain_coco
 from transfer.settings.where import add_crowds_as_objects
-from transfer.tasks import TASKS, Task
+from transfer.tasks import TASKS
 
-MADE_ANEW = ("digest", "imported", "made", "tool_version", "anonymous")  # differ between two imports of one file
+# Differ between two imports of one file.
+MADE_ANEW = ("digest", "imported", "made", "tool_version", "anonymous")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,36 +59,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _import_metrics(options: argparse.Namespace) -> None:
     """Metrics made elsewhere become one file, and a row of its own."""
-    not_found = options.annotations is not None and not options.annotations.is_file()
-    refuse(
-        (not options.method or not options.task, f"{options.file} is not a bundle: metrics made elsewhere need "
-                                                 f"--method NAME and --task {'|'.join(TASKS)}"),
-        (not TEXT[1](options.method), f"--method {options.method!r}: expected {TEXT[0]}"),
-        (not EPOCHS[1](options.epochs), f"--epochs {options.epochs}: expected an integer from 0"),
-        (not_found, f"--annotations {options.annotations}: file not found"))
-    task = TASKS[options.task]
-    metrics = _metrics(options.file, options.annotations, task, options.crowds_as_objects)
-    row = {"task": task.name, "method": options.method, "epochs": options.epochs, "metrics": metrics}
-    identity = options.annotations and plain_coco.sha256(options.annotations, options.crowds_as_objects)
-    path = write_imported(options.results / "imported", row, options.file, identity)
-    shown = [f"{column.name} {number_text(metrics.get(column.metric))}" for column in task.columns]
-    print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
-
-
-def _metrics(
-    path: Path, annotations: Path | None, task: Task, crowds_as_objects: bool
-) -> dict[str, float | None]:
+    file, annotations, task = options.file, options.annotations, TASKS.get(options.task)
     try:
-        is_list = isinstance(json.loads(path.read_bytes()), list)
+        is_list = isinstance(json.loads(file.read_bytes()), list)
     except (ValueError, RecursionError):  # a metrics.json is one object a line
         is_list = False
-    if not is_list:
-        refuse((annotations is not None,
-                f"--annotations goes with a COCO result file: expected a JSON list, found none in {path}"))
-        return from_metrics_json(path, task)
-    refuse((annotations is None,
-            f"{path} is a COCO result file: pass the ground truth with --annotations FILE"))
-    return coco_results.evaluate(path, annotations, task, crowds_as_objects)
+    refuse(
+        (not options.method or not task, f"{file} is not a bundle: metrics made elsewhere need --method NAME and "
+                                         f"--task {'|'.join(TASKS)}"),
+        (not TEXT[1](options.method), f"--method {options.method!r}: expected {TEXT[0]}"),
+        (not EPOCHS[1](options.epochs), f"--epochs {options.epochs}: expected an integer from 0"),
+        (annotations is not None and not annotations.is_file(), f"--annotations {annotations}: file not found"),
+        (annotations is not None and not is_list,
+         f"--annotations goes with a COCO result file: expected a JSON list, found none in {file}"),
+        (annotations is None and is_list,
+         f"{file} is a COCO result file: pass the ground truth with --annotations FILE"))
+    if is_list:
+        metrics = coco_results.evaluate(file, annotations, task, options.crowds_as_objects)
+    else:
+        metrics = from_metrics_json(file, task)
+    row = {"task": task.name, "method": options.method, "epochs": options.epochs, "metrics": metrics}
+    identity = annotations and plain_coco.sha256(annotations, options.crowds_as_objects)
+    path = write_imported(options.results / "imported", row, file, identity)
+    shown = [f"{column.name} {number_text(metrics.get(column.metric))}" for column in task.columns]
+    print(f"{options.method}: {', '.join(shown)}\nwrote {path}; its row is marked as imported")
 
 
 def _import_bundle(path: Path, folder: Path) -> None:

@@ -80,7 +80,8 @@ def matched(
                 image += [number] * len(row["dtScores"][:most])
         if not hits:
             continue
-        order = np.argsort(-np.asarray(scores), kind="mergesort")  # pycocotools' order, ties included
+        # In pycocotools' order, ties included.
+        order = np.argsort(-np.asarray(scores), kind="mergesort")
         counts = ~np.concatenate(ignored, axis=1)[:, order]
         hit = np.concatenate(hits, axis=1)[:, order] & counts
         found.append(Detections(np.asarray(image, dtype=int)[order], hit, counts, objects))
@@ -161,7 +162,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -> dict[str, dict[str, float]]:
+def compare(
+    one: dict, other: dict, annotations: Path, number: int, seed: int
+) -> dict[str, dict[str, float]]:
     """{metric: difference, its 95 % interval, and the share of samples in which the first is
     better}, in percent.
 
@@ -199,18 +202,18 @@ def compare(one: dict, other: dict, annotations: Path, number: int, seed: int) -
 def _read(path: Path, annotations: Path) -> dict:
     """Kept predictions with their hash, the name of their row and whether crowds were objects to
     them. UserError for anything else."""
-    file = path
-    if path.is_dir():
-        file = path / NAME
+    file = path / NAME if path.is_dir() else path
     try:
         content = json.loads(gzip.decompress(read_plain(file, LARGEST)))
-        task, annotations_sha256, predictions = content["task"], content["annotations_sha256"], content["predictions"]
+        task, predictions = content["task"], content["predictions"]
+        annotations_sha256 = content["annotations_sha256"]
     except FileNotFoundError:
         raise UserError(f"{file}: file not found; run the fine-tuning or evaluation with --keep-predictions") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: expected kept predictions, found none ({error}); evaluate again with "
                         "--keep-predictions") from None
-    hashes = [plain_coco.sha256(annotations, False), plain_coco.sha256(annotations, True)]  # crowds as objects?
+    # Without and with crowds as objects.
+    hashes = [plain_coco.sha256(annotations, False), plain_coco.sha256(annotations, True)]
     refuse(
         (task not in list(tasks()), f"{file}: expected one of the tasks {', '.join(tasks())}, found {task}"),
         (annotations_sha256 not in hashes,

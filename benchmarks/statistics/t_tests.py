@@ -94,7 +94,8 @@ def _incomplete_beta(ratio: float, a: float) -> float:
     log_x, log_y = -math.log1p(ratio), -math.log1p(1.0 / ratio)
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * log_x + b * log_y)
     x, y = 1.0 / (1.0 + ratio), ratio / (1.0 + ratio)
-    if x < (a + 1.0) / (a + b + 2.0):  # where the fraction converges fast; the mirrored one does elsewhere
+    # Where the fraction converges fast; the mirrored one does elsewhere.
+    if x < (a + 1.0) / (a + b + 2.0):
         return front * _fraction(x, a, b) / a
     return 1.0 - front * _fraction(y, b, a) / b
 

@@ -25,18 +25,16 @@ OF_PAIRS = "pairs"
 def add_differences(tables: list[TableModel], against: str | None = None) -> None:
     """Give the measured rows of the tables their differences to the row `against` (default: the
     random start), where there is one. UserError when it is named and nowhere."""
-    name, measured, found = against or RANDOM, [], False
+    name, measured = against or RANDOM, []
     for table in tables:
-        rows, called = [], 0
+        rows = []
         for block in table.blocks:
             rows += block.comparable()
-        for row in rows:
-            called += row.is_called(name)
-        if 0 < called < len(rows):
+        called = [row.is_called(name) for row in rows]
+        if True in called and False in called:
             _add_differences(table, rows, name)
         measured += rows
-        found = found or called > 0
-    if against and not found:
+    if against and not any(row.is_called(name) for row in measured):
         raise UserError(f"--against {against}: expected a measured row, found none of that name; "
                         f"{nearest(against, [row.name for row in measured])}")
 
@@ -79,9 +77,7 @@ def compared(row: Row, others: list[Row], name: str) -> dict[str, Difference]:
     alike = by_distance[min(by_distance, default=0)]
     if len(alike) == 1:
         return {column: paired(row.group, alike[0], column, name) for column in row.cells}
-    count = "no row is"
-    if alike:
-        count = f"{len(alike)} rows are"
+    count = f"{len(alike)} rows are" if alike else "no row is"
     return dict.fromkeys(row.cells, Difference(name, f"{count} called {name} under the same setting"))
 
 

@@ -40,17 +40,13 @@ class Difference:
     @property
     def mean(self) -> float | None:
         """The mean of the independent values; None without a pair."""
-        if not self.values:
-            return None
-        return fmean(self.values)
+        return fmean(self.values) if self.values else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The two ends of the 95 % interval; None where it is not defined, which `doubt` says."""
         half = margin(self.values)
-        if not half:
-            return None
-        return self.mean - half, self.mean + half
+        return (self.mean - half, self.mean + half) if half else None
 
     def text(self) -> str:
         """As it is shown: "+3.3 [-10.8, +17.5] n=3"; "-" for what is not defined."""
@@ -96,7 +92,8 @@ def paired(row: Group, other: Group, column: str, against: str) -> Difference:
         by_unit[unit].append(round(one.columns[column] - two.columns[column], SAME_DIGITS))
         units_of[partner].add(unit)
     values = tuple(round(fmean(several), SAME_DIGITS) for several in by_unit.values())
-    shared = sum(len(units) > 1 for units in units_of.values())  # partners that stand in several of the values
+    # Partners that stand in several of the values.
+    shared = sum(len(units) > 1 for units in units_of.values())
     what = "pair"
     if row.pretrained_here or other.pretrained_here:
         what = "pretraining"

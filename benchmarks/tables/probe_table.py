@@ -35,7 +35,8 @@ def probe_table(probes: list[dict]) -> TableModel:
                 if name not in methods:
                     rows.append(Row(MEASURED, name, None, _cells(metrics), "baseline"))
         for row in rows:
-            if row not in block.rows:  # runs that agree make one row; those that do not are both seen
+            # Runs that agree make one row; those that do not are both seen.
+            if row not in block.rows:
                 block.rows.append(row)
         blocks.append(block)
     return TableModel(NAME, TITLE, tuple(COLUMNS), False, blocks, [NOTE])
@@ -52,23 +53,20 @@ def probe_blocks(probes: list[dict]) -> list[tuple[str, list[dict]]]:
         same = [probe["task"], probe["protocol"], probe["weights"]["architecture"], data["classes"],
                 data["train"]["annotations_sha256"], data["val"]["annotations_sha256"], probe["demo"]]
         blocks[canonical(same)].append(probe)
-    def order(probe: dict) -> tuple:
-        return probe["method"], probe["epochs"] is not None, probe["epochs"], ended(probe)
-
     found = []
     for members in blocks.values():
         newest = {}
         for probe in sorted(members, key=ended):
             newest[probe["method"], probe["epochs"], probe["weights"]["file_sha256"]] = probe
-        found.append((_heading(members[0]), sorted(newest.values(), key=order)))
+        in_order = sorted(newest.values(), key=lambda probe: (
+            probe["method"], probe["epochs"] is not None, probe["epochs"], ended(probe)))
+        found.append((_heading(members[0]), in_order))
     return sorted(found, key=lambda block: block[0])
 
 
 def probe_name(probe: dict) -> str:
     """The method as its row names it."""
-    if probe["demo"]:
-        return f"DEMO {probe['method']}"
-    return probe["method"]
+    return f"DEMO {probe['method']}" if probe["demo"] else probe["method"]
 
 
 def _heading(probe: dict) -> str:
@@ -81,9 +79,7 @@ def _heading(probe: dict) -> str:
             f", batch norm {protocol.get('batch_norm', '-')}, seed {probe['seed']}")
     if dataset_name(probe):
         text = f"{dataset_name(probe)}, {text}"
-    if probe["demo"]:
-        text = f"Demo: {text}"
-    return text
+    return f"Demo: {text}" if probe["demo"] else text
 
 
 def _probe_row(probe: dict, block: Block) -> Row:
@@ -98,7 +94,8 @@ def _probe_row(probe: dict, block: Block) -> Row:
         source += f", pretraining {pretraining['seed']} of recipe {pretraining['recipe_sha256'][:8]}"
     name = probe_name(probe)
     if below:
-        block.remarks.append(f"{row_name(name, probe['epochs'])}, {source}: below random init: {', '.join(below)}")
+        title = row_name(name, probe["epochs"])
+        block.remarks.append(f"{LOOK_AGAIN} {title}, {source}: below random init: {', '.join(below)}")
         source += f" {LOOK_AGAIN}"
     return Row(MEASURED, name, probe["epochs"], _cells(probe["metrics"]), source)
 

@@ -33,7 +33,8 @@ class Sample:
     pretrained_here: bool = False
 
 
-Test = tuple[int, float | None, str]  # the runner-up; p of the best row against it before correction, or why none
+# The runner-up; p of the best row against it before correction, or why none.
+Test = tuple[int, float | None, str]
 
 
 def places(values: Sequence[float | None]) -> list[str]:
@@ -50,7 +51,9 @@ def places(values: Sequence[float | None]) -> list[str]:
     return ranks.map({1: BEST, 2: SECOND}).fillna("").tolist()
 
 
-def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tuple[dict[str, list[str]], str]:
+def compare(
+    columns: Mapping[str, Sequence[Sample]], names: Sequence[str]
+) -> tuple[dict[str, list[str]], str]:
     """(places of each column, one sentence on the tests) of measured rows that may be compared.
 
     `columns[column][row]` is what the row has there; `names[row]` says what the row is called. The
@@ -72,18 +75,19 @@ def compare(columns: Mapping[str, Sequence[Sample]], names: Sequence[str]) -> tu
     said: list[str] = []
     for column, rows in columns.items():
         title, proven = column.replace("_", " "), False
-        best = [number for number, place in enumerate(found[column]) if place == BEST]
         if column in tests:
             runner_up, _, outcome = tests[column]
-            p, row = corrected[column], rows[best[0]]
+            best, p = found[column].index(BEST), corrected[column]
+            row = rows[best]
             if p is not None:
                 few = row.pretrained_here and len(row.values) < PRETRAININGS_FOR_BOLD
                 outcome, proven = f"p = {p:.2g}", p < LEVEL and not few
                 if p < LEVEL and few:
                     outcome += f", not bold with {len(row.values)} pretrainings"
-            said.append(f"{title} {names[best[0]]} over {names[runner_up]} {outcome}")
-        elif best:
-            said.append(f"{title} {' and '.join(names[number] for number in best)} tie")
+            said.append(f"{title} {names[best]} over {names[runner_up]} {outcome}")
+        elif BEST in found[column]:
+            tied = [name for name, place in zip(names, found[column], strict=True) if place == BEST]
+            said.append(f"{title} {' and '.join(tied)} tie")
         if not proven:
             found[column] = [place.replace(BEST, LEADING) for place in found[column]]
     if not said:

@@ -8,24 +8,18 @@ MISSING = "-"
 
 def number_text(value: float | None, form: str = ".1f") -> str:
     """A number in this format, or that there is none."""
-    if value is None:
-        return MISSING
-    return format(value, form)
+    return MISSING if value is None else format(value, form)
 
 
 def signed(value: float | None) -> str:
     """A difference of percentages with its sign; 0 has none."""
     text = number_text(value, "+.1f")
-    if text in ("+0.0", "-0.0"):
-        return "0.0"
-    return text
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def row_name(method: str, epochs: int | None) -> str:
     """What a row is called: its method and epochs, if it has any."""
-    if epochs is None:
-        return method
-    return f"{method} {epochs}"
+    return method if epochs is None else f"{method} {epochs}"
 
 
 def nearest(asked: str, names: Iterable[str]) -> str:

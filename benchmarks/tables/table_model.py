@@ -65,7 +65,7 @@ class Row:
 @dataclass
 class Block:
     """Rows that may be compared, under a heading (none: the table itself), with the lines that
-    stand under them."""
+    stand under them. `remarks` begin with LOOK_AGAIN."""
 
     heading: str
     note: str

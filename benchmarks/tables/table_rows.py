@@ -93,7 +93,8 @@ def build_table(known: Known) -> TableModel:
         imported.rows.append(Row(IMPORTED, row["method"], row["epochs"], cells, source))
     blocks = [block for block in (*blocks, imported) if block.rows]
     title = task.table.title
-    if own_data:  # what the task is, on the datasets that were measured instead of the published one
+    # What the task is, on the datasets that were measured instead of the published one.
+    if own_data:
         title = f"{title.partition(' on ')[0]} on {', '.join(sorted(names))}"
     table = TableModel(task.table.name, title, column_names(task), task.table.in_poster, blocks, [])
     _add_notes(table, known, own_data)
@@ -136,10 +137,8 @@ def _add_printed(block: Block, known: Known) -> None:
 def _mark(block: Block, name: str, doubts: list[str]) -> str:
     """The mark of a doubtful row; its doubts become remarks under the block."""
     for doubt in doubts:
-        block.remarks.append(f"{name}: {doubt}")
-    if not doubts:
-        return ""
-    return f" {LOOK_AGAIN}"
+        block.remarks.append(f"{LOOK_AGAIN} {name}: {doubt}")
+    return f" {LOOK_AGAIN}" if doubts else ""
 
 
 def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
@@ -170,8 +169,8 @@ def _add_measured(block: Block, known: Known, groups: list[Group]) -> None:
             cells[column] = _cell(mean, deviation, defined)
             if 0 < defined < len(group.trials):
                 cells[column].text += f" (n={defined})"
-        block.rows.append(Row(MEASURED, method, epochs, cells, source, group, papers.get((method, epochs)),
-                              distinction=distinction))
+        paper = papers.get((method, epochs))
+        block.rows.append(Row(MEASURED, method, epochs, cells, source, group, paper, distinction=distinction))
     _rank(block, several_data)
     for one in known.comparisons:
         if one["task"] == known.task.name and stands_in(one, groups):

@@ -33,7 +33,8 @@ HOW_FIELDS = ("solver", "fit", "batch_norm_images")  # not in every result
 BULKY = ("config", "details", "metrics")  # what no row shows of a result
 ANNOTATIONS = "annotations"
 PAPER, OTHER_PROTOCOL, OWN_DATA, DEMO = range(4)  # the blocks, in the order they appear
-Evaluated = tuple[datetime, str, str]  # when an evaluation ended, its file, the SHA-256 of the validation annotations
+# When an evaluation ended, its file, the SHA-256 of the validation annotations.
+Evaluated = tuple[datetime, str, str]
 
 
 class Place(NamedTuple):
@@ -52,7 +53,8 @@ class Place(NamedTuple):
         return text
 
 
-Unit = Place | int | None  # what is independent in a row: a fine-tuning, or the seed of a pretraining
+# What is independent in a row: a fine-tuning, or the seed of a pretraining.
+Unit = Place | int | None
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,7 @@ class Group:
         """What is independent: a pretraining made here, whose fine-tunings share a start. Otherwise
         each fine-tuning: a checkpoint from elsewhere has one pretraining by nature, and random
         weights are drawn anew by each trial."""
-        if self.pretrained_here:
-            return trial.place.pretraining
-        return trial.place
+        return trial.place.pretraining if self.pretrained_here else trial.place
 
     def by_unit(self, column: str) -> dict[Unit, list[float]]:
         """The column of the trials that have it, in percent, in the order of the trials."""
@@ -132,9 +132,7 @@ class Group:
             return None, None, 0
         if len(values) == 1:
             values = trials
-        deviation = None
-        if len(values) > 1:
-            deviation = statistics.stdev(values)
+        deviation = statistics.stdev(values) if len(values) > 1 else None
         return statistics.fmean(values), deviation, len(trials)
 
     def count(self) -> str:
@@ -143,9 +141,7 @@ class Group:
         if self.pretrained_here:
             counts = Counter(trial.place.pretraining for trial in self.trials)
             least, most = min(counts.values()), max(counts.values())
-            each = f"{least} to {most}"
-            if least == most:
-                each = f"{most}"
+            each = most if least == most else f"{least} to {most}"
             text += (f": {len(counts)} pretraining{'s' * (len(counts) > 1)} x {each} "
                      f"fine-tuning{'s' * (most > 1)}")
         return text
@@ -157,7 +153,8 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     The results' tasks must be known.
     """
     groups: dict[str, Group] = {}
-    trainings: dict[tuple, list[Evaluated]] = defaultdict(list)  # by row, label of the data, what was trained
+    # By row, label of the data, what was trained.
+    trainings: dict[tuple, list[Evaluated]] = defaultdict(list)
     for path, result in results:
         config, data = flatten(result["config"]), _data_sha256(result)
         for key in WITHOUT_EFFECT:
@@ -182,8 +179,7 @@ def group_results(results: Iterable[tuple[Path, dict]]) -> tuple[list[Group], li
     problems = _superseded(trainings)
     for group in groups.values():
         group.trials = _counting(group.trials, problems)
-    lines = [f"{file}: {reason}" for file, reason in problems.items()]
-    return [group for group in groups.values() if group.trials], sorted(lines)
+    return [group for group in groups.values() if group.trials], sorted(problems.values())
 
 
 def _sha256(value: object) -> str:
@@ -191,15 +187,15 @@ def _sha256(value: object) -> str:
 
 
 def _superseded(trainings: dict[tuple, list[Evaluated]]) -> dict[str, str]:
-    """{file: why it does not count} of the evaluations whose training was evaluated later on other
+    """{file: a line that says why it does not count} of the evaluations whose training was evaluated later on other
     annotations of the same label: a validation file that was fixed."""
     lines = {}
     for (_, _, label, _), evaluated in trainings.items():
         _, newest_file, newest = max(evaluated)
         for _, file, annotations in evaluated:
             if annotations != newest:
-                lines[file] = (f"evaluated on {label} as it was (annotations {annotations[:8]}); {newest_file} is the "
-                               f"same training on {newest[:8]} and counts instead")
+                lines[file] = (f"{file}: evaluated on {label} as it was (annotations {annotations[:8]}); "
+                               f"{newest_file} is the same training on {newest[:8]} and counts instead")
     return lines
 
 
@@ -227,11 +223,12 @@ def _counting(trials: list[Trial], problems: dict[str, str]) -> list[Trial]:
         seed = trial.place.pretraining
         other = newest.setdefault(seed, trial)
         if trial.weights != other.weights:
-            problems[trial.file] = (f"starts from weights {trial.weights[:8]}, {other.file} from {other.weights[:8]}, "
-                                    f"and both name the same pretraining (recipe, images, seed {seed}): the one that "
-                                    "ended later counts")
+            problems[trial.file] = (
+                f"{trial.file}: starts from weights {trial.weights[:8]}, {other.file} from {other.weights[:8]}, and "
+                f"both name the same pretraining (recipe, images, seed {seed}): the one that ended later counts")
         elif trial.place in last:
-            problems[trial.file] = f"the same trial ran again; {last[trial.place].file} counts instead"
+            problems[trial.file] = (f"{trial.file}: the same trial ran again; {last[trial.place].file} counts "
+                                    "instead")
         else:
             last[trial.place] = trial
     return sorted(last.values(), key=lambda trial: trial.place)
