@@ -7,6 +7,7 @@ averaged first. Standard library only.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean, stdev
@@ -31,7 +32,7 @@ class Difference:
 
     against: str
     doubt: str
-    pairs: list[Pair] | tuple[()] = ()
+    pairs: Sequence[Pair] = ()
     values: tuple[float, ...] = ()
     p: float | None = None
     p_holm: float | None = None

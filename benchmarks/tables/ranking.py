@@ -43,12 +43,18 @@ def places(values: Sequence[float | None]) -> list[str]:
 
     A column whose values are all equal has no places.
     """
-    import pandas as pd
-
-    ranks = pd.Series(values, dtype=float).round(SAME_DIGITS).rank(method="min", ascending=False)
-    if ranks.nunique() < 2:
-        return [""] * len(values)
-    return ranks.map({1: BEST, 2: SECOND}).fillna("").tolist()
+    found = [""] * len(values)
+    rounded = [round(value, SAME_DIGITS) for value in values if value is not None]
+    order = sorted(set(rounded), reverse=True)
+    if len(order) < 2:
+        return found
+    second = order[1] if rounded.count(order[0]) == 1 else None
+    for number, value in enumerate(values):
+        if value is not None and round(value, SAME_DIGITS) == order[0]:
+            found[number] = BEST
+        elif value is not None and round(value, SAME_DIGITS) == second:
+            found[number] = SECOND
+    return found
 
 
 def compare(
@@ -65,7 +71,7 @@ def compare(
     for column, rows in columns.items():
         means: list[float | None] = []
         for row in rows:
-            means.append(fmean(row.values or [float("nan")]))
+            means.append(fmean(row.values) if row.values else None)
             if row.pretrained_here:
                 over = OVER_PRETRAININGS
         found[column] = places(means)

@@ -106,7 +106,7 @@ def _add_notes(table: TableModel, known: Known, own_data: bool) -> None:
     the one before."""
     rows, groups = table.rows(), known.groups
     holds = {
-        known.task.table.note: not own_data,
+        known.task.table.note.lstrip(): not own_data,
         HOW_MEASURED: groups,
         KNOWN_NOISE: groups and "COCO" in known.task.table.data and not own_data,
         PRETRAINED_HERE: any(group.pretrained_here for group in groups),
