@@ -23,7 +23,7 @@ RESTING = 2.0  # seconds since the last change of a file: coarser clocks of disk
 
 
 def remember(paths: Iterable[Path], facts: object, check: Callable[[], dict]) -> dict:
-    """What `check` returns (JSON) for the files `paths` and the further `facts` that it depends on, or a note of it."""
+    """What `check` returns (JSON, and paths) for the files `paths` and the further `facts` that it depends on, or a note of it."""
     started, newest = time.time(), 0.0
     total = hashlib.sha256(f"{_code_version()} {json.dumps(facts)}".encode())
     for path in paths:
@@ -40,13 +40,13 @@ def remember(paths: Iterable[Path], facts: object, check: Callable[[], dict]) ->
     found = check()
     if newest + RESTING < started:
         with contextlib.suppress(OSError):  # no place for a note: the check is made again
-            write_text(note, json.dumps(found))
+            write_text(note, json.dumps(found, default=str))
     return found
 
 
 @cache
 def _code_version() -> str:
     """Of the checks, and of what decodes images."""
-    checks = [path for room in ("annotations", "data") for path in (ROOT / "transfer" / room).glob("*.py")]
+    checks = [*ROOT.glob("transfer/annotations/*.py"), *ROOT.glob("transfer/data/*.py")]
     sources = sorted([*checks, ROOT / "pretrain" / "data" / "pixels.py"])
     return " ".join([PIL.__version__, JPEG_DECODER, *map(sha256_file, sources)])

@@ -81,16 +81,9 @@ def read(path: Path, keypoints: bool = False, evaluated: bool = True, crowds_as_
 
 
 def noted(path: Path, facts: list, check: Callable[[], CocoFile]) -> CocoFile:
-    """What `check` finds in the file at `path`, or what it found when the file and `facts` were as they are."""
-    return _of_note(path, remember([path], facts, lambda: _as_note(check())))
-
-
-def _as_note(file: CocoFile) -> dict:
-    return {**vars(file), "path": None, "plain": file.plain and str(file.plain)}
-
-
-def _of_note(path: Path, found: dict) -> CocoFile:
-    """The file of `_as_note`, from JSON, which has lists where a `CocoFile` has tuples."""
+    """What `check` finds in the file at `path`, or found when the file and `facts` were as they are."""
+    found = remember([path], facts, lambda: vars(check()))
+    # A note is JSON: lists where a `CocoFile` has tuples, text where it has a path.
     return CocoFile(**{
         **found, "path": path, "plain": found["plain"] and Path(found["plain"]),
         "images": [(name, tuple(size)) for name, size in found["images"]],

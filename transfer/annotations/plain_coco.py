@@ -8,7 +8,9 @@ of its file under OWN_ID, for messages and for predictions.
 import contextlib
 import hashlib
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
 
 OWN_ID = "id_in_its_file"
+WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 REFERENCES = {"images": "image_id", "categories": "category_id"}  # of annotations
 
 
@@ -30,29 +33,34 @@ def make_plain(content: dict, crowds_as_objects: bool = False) -> list[str]:
 
     crowds_as_objects: read what is marked as a crowd as a single object.
     """
-    changed = []
+    rows, changed, flat, crowds = content["annotations"], [], False, 0
+    for row in itertools.chain(content["images"], content["categories"], rows):
+        if not isinstance(row, dict):
+            return []  # the checks name it
     if _whole_ids(content):
         changed.append("ids that are text or floats are read as whole numbers")
-    if _count_from_one(content["annotations"]):
+    if _count_from_one(rows):
         changed.append("annotation ids count from 0 and are read as counting from 1")
-    rows = [row for row in content["annotations"] if isinstance(row, dict)]
-    flat = [row for row in rows if _is_flat(row.get("segmentation"))]
-    for row in flat:
-        row["segmentation"] = [row["segmentation"]]
+    for row in rows:
+        mask = row.get("segmentation")
+        if isinstance(mask, list) and mask and isinstance(mask[0], int | float):
+            row["segmentation"], flat = [mask], True
+        if crowds_as_objects and row.get("iscrowd") == 1:
+            row["iscrowd"] = 0
+            crowds += 1
     if flat:
         changed.append("polygons that are not in a list are read as lists of one")
-    crowds = [row for row in rows if row.get("iscrowd") == 1]
-    if crowds and crowds_as_objects:
-        for row in crowds:
-            row["iscrowd"] = 0
-        changed.append(f"{len(crowds)} of {len(rows)} annotations are crowds and are read as single objects")
+    if crowds:
+        changed.append(f"{crowds} of {len(rows)} annotations are crowds and are read as single objects")
     return changed
 
 
 def sha256(path: Path, crowds_as_objects: bool) -> str:
     """What identifies the annotations in the file at `path`: its SHA-256, another one if its crowds are objects."""
     found = sha256_file(path)
-    return hashlib.sha256(f"{found} crowds as objects".encode()).hexdigest() if crowds_as_objects else found
+    if crowds_as_objects:
+        return hashlib.sha256(f"{found} crowds as objects".encode()).hexdigest()
+    return found
 
 
 def own_id(row: dict) -> object:
@@ -92,9 +100,9 @@ def read_truth(path: Path, predictions: list[dict], crowds_as_objects: bool = Fa
     truth.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
+    predictions = [{**row} for row in predictions]
     for name, key in REFERENCES.items():
-        numbers = {id_text(own_id(row)): row["id"] for row in content[name]}
-        predictions = [{**row, key: numbers.get(id_text(row[key]), row[key])} for row in predictions]
+        _renumber(predictions, key, {id_text(own_id(row)): row["id"] for row in content[name]})
     return truth, predictions
 
 
@@ -122,42 +130,42 @@ def _whole_ids(content: dict) -> bool:
     changed = False
     for name in ("images", "categories", "annotations"):
         numbers = _numbers(content[name])
-        for row in content[name]:
-            changed |= _set(row, "id", numbers)
+        changed |= _renumber(content[name], "id", numbers)
         if name in REFERENCES:
-            for row in content["annotations"]:
-                changed |= _set(row, REFERENCES[name], numbers)
+            changed |= _renumber(content["annotations"], REFERENCES[name], numbers)
     return changed
 
 
-def _numbers(rows: list) -> dict[str, int]:
+def _numbers(rows: list[dict]) -> dict[str, int]:
     """A number for each id of a list, as text: the one that it is, or counted from 1 where one is no number.
 
     None at all where an entry has nothing that can be an id: the checks name it.
     """
-    own = [id_text(row.get("id")) if isinstance(row, dict) else None for row in rows]
+    own = [id_text(row.get("id")) for row in rows]
     if None in own:
         return {}
-    if all(text.removeprefix("-").isdecimal() and str(int(text)) == text for text in own):
+    if all(WHOLE.fullmatch(text) for text in own):
         return {text: int(text) for text in own}
     return {text: number for number, text in enumerate(dict.fromkeys(own), start=1)}
 
 
-def _set(row: object, key: str, numbers: dict[str, int]) -> bool:
-    """Replace the id under `key` by its number; returns whether it was another."""
-    own = row.get(key) if isinstance(row, dict) else None
-    number = numbers.get(id_text(own))
-    if number is None or (type(own) is int and own == number):
-        return False
-    if key == "id":
-        row[OWN_ID] = own
-    row[key] = number
-    return True
+def _renumber(rows: list[dict], key: str, numbers: dict[str, int]) -> bool:
+    """Replace the ids under `key` by their numbers; returns whether one was another."""
+    changed = False
+    for row in rows:
+        own = row.get(key)
+        number = numbers.get(id_text(own), own)
+        if number is own or (type(own) is int and number == own):
+            continue
+        if key == "id":
+            row[OWN_ID] = own
+        row[key], changed = number, True
+    return changed
 
 
-def _count_from_one(rows: list) -> bool:
+def _count_from_one(rows: list[dict]) -> bool:
     """Let whole ids count from 1 if one of them is 0."""
-    numbers = [row.get("id") for row in rows if isinstance(row, dict)]
+    numbers = [row.get("id") for row in rows]
     if 0 not in numbers or not all(type(number) is int for number in numbers):
         return False
     less = min(numbers) - 1
@@ -165,7 +173,3 @@ def _count_from_one(rows: list) -> bool:
         row.setdefault(OWN_ID, row["id"])
         row["id"] -= less
     return True
-
-
-def _is_flat(mask: object) -> bool:
-    return isinstance(mask, list) and bool(mask) and all(isinstance(number, int | float) for number in mask)

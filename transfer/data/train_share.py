@@ -8,17 +8,10 @@ in or out. What the training then leaves out (images without an object) it leave
 """
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transfer.data.dataset import Reader, Records
-
-
-def problems(share: float) -> Iterator[str]:
-    """Whether `share` is none."""
-    if not 0 < share <= 1:  # written so that NaN fails too
-        yield f"--train-share {share:g}: expected a share of the training images, above 0 and at most 1"
 
 
 def choose(records: Records, image_root: Path, share: float) -> Records:

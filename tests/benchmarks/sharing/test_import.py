@@ -129,7 +129,7 @@ def test_import__seventeen_keypoints_of_an_animal_have_not_the_tolerances_of_a_p
             "categories": [{"id": 1, "name": kind, "keypoints": list(names)}]}))
         similar[kind] = coco_results.evaluate(
             tmp_path / "found.json", tmp_path / "truth.json", TASKS["keypoints"])["keypoints/AP"]
-    sigmas = {"person": np.array(keypoint_names.COCO_SIGMAS), "animal": np.full(17, 0.05)}
+    sigmas = {"person": np.array(keypoint_names.sigmas(COCO_PERSON)), "animal": np.full(17, 0.05)}
     for kind, ap in similar.items():
         oks = np.exp(-36 / (2 * 2500 * (2 * sigmas[kind]) ** 2)).mean()  # the area is 50 squared
         assert ap == pytest.approx(100 * np.mean(oks >= np.arange(0.5, 1, 0.05)))
