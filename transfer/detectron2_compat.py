@@ -99,28 +99,19 @@ def alias_internal_cityscapes() -> None:
         sys.modules[INTERNAL + name.removeprefix("cityscapesscripts")] = importlib.import_module(name)
 
 
-class _OldNumpy:
-    """numpy as one module sees it, with what newer ones removed (in1d, float); numpy itself is
-    left alone."""
-
-    float = float
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(np, name)
-
-    @staticmethod
-    def in1d(values: np.ndarray, wanted: list[int]) -> np.ndarray:
-        """Flat boolean array: which of `values` are in `wanted`."""
-        return np.isin(np.ravel(values), wanted)
+def _numpy_with(**old: object) -> types.SimpleNamespace:
+    """numpy as one module sees it, with what newer ones removed; numpy itself is left alone."""
+    return types.SimpleNamespace(**{**vars(np), **old})
 
 
-class _CityscapesNumpy(_OldNumpy):
-    """The numpy of Cityscapes' evaluation, whose cumulative sum of nothing is a zero."""
+def _in1d(values: np.ndarray, wanted: list[int]) -> np.ndarray:
+    """Flat boolean array: which of `values` are in `wanted`."""
+    return np.isin(np.ravel(values), wanted)
 
-    @staticmethod
-    def cumsum(values: np.ndarray) -> np.ndarray:
-        """`numpy.cumsum`; (1,) zero for no values: no detection counts, so none is true."""
-        return np.cumsum(values) if len(values) else np.zeros(1)
+
+def _cumsum(values: np.ndarray) -> np.ndarray:
+    """`numpy.cumsum`; (1,) zero for no values: no detection counts, so none is true."""
+    return np.cumsum(values) if len(values) else np.zeros(1)
 
 
 def _write_json(content: dict, path: str) -> None:
@@ -143,7 +134,7 @@ def repair_cityscapes_evaluation() -> None:
     """
     module = importlib.import_module(CITYSCAPES_EVAL)
     module.args.quiet = True
-    module.np = _CityscapesNumpy()
+    module.np = _numpy_with(in1d=_in1d, cumsum=_cumsum)
     module.writeDict2JSON = _write_json
 
 
@@ -159,4 +150,4 @@ def import_lvis() -> None:
         logging.root.removeHandler(handler)
     logging.getLogger(module.__package__).setLevel(logging.ERROR)
     if not hasattr(np, "float"):
-        module.np = _OldNumpy()
+        module.np = _numpy_with(float=float)

@@ -46,11 +46,17 @@ class Agreement:
 
     def check(self, path: Path) -> None:
         """Raise where the file cannot be used: a mask that cannot be read, or most objects wrong in the same way."""
+        likely = ""
+        if 2 * self.shares > self.objects:
+            likely = ". They look like shares of width and height, from 0 to 1: multiply them"
+        elif 2 * self.transposed > self.objects:
+            likely = (". The run lengths look row-major: COCO's go down the columns (np.asfortranarray "
+                      "before encoding)")
         refuse((self.broken, f"{path}: {self.broken}"))
         for what, ids in self.wrong.items():
             refuse((what != HARMLESS and 2 * len(ids) > self.objects,
                     f"{path}: {len(ids)} of {self.objects} objects have {what} (the first is annotation {ids[0]}): "
-                    f"expected boxes, masks and keypoints in pixels of the image{self._likely()}"))
+                    f"expected boxes, masks and keypoints in pixels of the image{likely}"))
 
     def notes(self) -> list[str]:
         """One line for each thing that is wrong with a few objects."""
@@ -59,13 +65,6 @@ class Agreement:
             named = ", ".join(map(str, ids[:NAMED])) + (", ..." if len(ids) > NAMED else "")
             lines.append(f"{len(ids)} of {self.objects} objects have {what} (annotation {named}): {EFFECTS[what]}")
         return lines
-
-    def _likely(self) -> str:
-        if 2 * self.shares > self.objects:
-            return ". They look like shares of width and height, from 0 to 1: multiply them"
-        if 2 * self.transposed > self.objects:
-            return ". The run lengths look row-major: COCO's go down the columns (np.asfortranarray before encoding)"
-        return ""
 
 
 def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoints: bool = False) -> Agreement:
@@ -186,8 +185,5 @@ def runs_of(text: str) -> list[int]:
 def _fits_transposed(rle: dict, box: list[float]) -> bool:
     """Whether the run lengths, read row by row instead of column by column, have `box` as their extent."""
     height, width = rle["size"]
-    pixels = run_lengths.decode(rle).ravel(order="F").reshape(height, width)
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    if not len(rows):
-        return False
-    return _alike((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), box)
+    y, x, h, w = run_lengths.toBbox({"size": [width, height], "counts": rle["counts"]})
+    return _alike((x, y, x + w, y + h), box)

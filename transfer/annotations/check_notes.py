@@ -23,7 +23,10 @@ RESTING = 2.0  # seconds since the last change of a file: coarser clocks of disk
 
 
 def remember(paths: Iterable[Path], facts: object, check: Callable[[], dict]) -> dict:
-    """What `check` returns (JSON, and paths) for the files `paths` and the further `facts` that it depends on, or a note of it."""
+    """What `check` returns (JSON, and paths) for the files `paths`, or a note of it.
+
+    `facts`: what else it depends on.
+    """
     started, newest = time.time(), 0.0
     total = hashlib.sha256(f"{_code_version()} {json.dumps(facts)}".encode())
     for path in paths:

@@ -1,7 +1,7 @@
 """One COCO annotation file: read and checked.
 
 What detectron2 and pycocotools would meet as a KeyError deep in the training is found here, before anything runs.
-A function ...problems yields what is wrong, the first thing first, see `problems.py`.
+A function ...problems yields what is wrong, the first thing first; `raise_first` raises it.
 Boxes are (x, y, width, height) in pixels of the image.
 """
 
@@ -18,7 +18,6 @@ from pretrain.common.fields import is_number, is_whole
 from transfer.annotations import agreement, plain_coco
 from transfer.annotations.check_notes import remember
 from transfer.annotations.plain_coco import own_id
-from transfer.annotations.problems import raise_first
 
 # Boxes of real files stick out by rounding; more than this many pixels is another box format or another image.
 OUTSIDE_PIXELS = 2.0
@@ -56,7 +55,7 @@ class CocoFile:
     """What a checked annotation file holds."""
 
     path: Path
-    images: list[tuple[str, tuple[int, int]]]  # file name, (width, height)
+    images: dict[str, list[int]]  # file name -> [width, height]
     categories: list[tuple[int, str]]  # (id, name), sorted by id
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoint numbers, from 1
@@ -86,7 +85,6 @@ def noted(path: Path, facts: list, check: Callable[[], CocoFile]) -> CocoFile:
     # A note is JSON: lists where a `CocoFile` has tuples, text where it has a path.
     return CocoFile(**{
         **found, "path": path, "plain": found["plain"] and Path(found["plain"]),
-        "images": [(name, tuple(size)) for name, size in found["images"]],
         "categories": [tuple(category) for category in found["categories"]],
         "keypoint_names": tuple(found["keypoint_names"]), "skeleton": tuple(map(tuple, found["skeleton"])),
         "notes": tuple(found["notes"])})
@@ -96,7 +94,7 @@ def _read(path: Path, keypoints: bool, evaluated: bool, crowds_as_objects: bool)
     content = load(path)
     changed = plain_coco.make_plain(content, crowds_as_objects)
     raise_first(_problems(content, keypoints, evaluated), path)
-    objects = agreement.compare(content["annotations"], _by_id(content["images"]), evaluated, keypoints)
+    objects = agreement.compare(content["annotations"], by_id(content["images"]), evaluated, keypoints)
     objects.check(path)
     notes = [f"{path}: {line}" for line in changed] + [f"warning: {path}: {line}" for line in objects.notes()]
     file = replace(of_content(path, content), notes=tuple(notes), crowds_as_objects=crowds_as_objects)
@@ -114,7 +112,7 @@ def _read(path: Path, keypoints: bool, evaluated: bool, crowds_as_objects: bool)
 
 def of_content(path: Path, content: dict) -> CocoFile:
     """What the checked `content` of the file at `path` says of images and categories."""
-    images = [(image["file_name"], (image["width"], image["height"])) for image in content["images"]]
+    images = {image["file_name"]: [image["width"], image["height"]] for image in content["images"]}
     categories = sorted((category["id"], category["name"]) for category in content["categories"])
     return CocoFile(path, images, categories)
 
@@ -132,6 +130,16 @@ def load(path: Path, kind: str = "COCO") -> dict:
         refuse((not isinstance(content.get(name), list) or not content[name],
                 f"{path}: '{name}' is missing or empty: {expected}, found {', '.join(content) or 'none'}"))
     return content
+
+
+def raise_first(problems: Iterator[str], place: Path | None = None) -> None:
+    """Raise `UserError` for the first of `problems`, of the file or folder `place`, if there is one.
+
+    The iterator is not continued: what it does after a problem may assume that there was none.
+    """
+    problem = next(problems, None)
+    if problem is not None:
+        raise UserError(problem if place is None else f"{place}: {problem}")
 
 
 def table_problems(content: dict, table: Table) -> Iterator[str]:
@@ -170,7 +178,7 @@ def repeated(content: dict, name: str, key: str) -> Iterator[str]:
 
 def annotation_problems(content: dict, evaluated: bool = True) -> Iterator[str]:
     """Images that nobody can open, annotations whose image or category is not there, boxes outside their image."""
-    images, categories = _by_id(content["images"]), _by_id(content["categories"])
+    images, categories = by_id(content["images"]), by_id(content["categories"])
     for image in content["images"]:
         if image["width"] * image["height"] > LARGEST:
             yield (f"image {image['file_name']} has {image['width']} x {image['height']} pixels: expected at most "
@@ -192,7 +200,7 @@ def annotation_problems(content: dict, evaluated: bool = True) -> Iterator[str]:
                    f"{image['height']} pixels): expected [x, y, width, height], not corner coordinates")
 
 
-def _by_id(rows: list[dict]) -> dict[int, dict]:
+def by_id(rows: list[dict]) -> dict[int, dict]:
     return {row["id"]: row for row in rows}
 
 
@@ -228,7 +236,7 @@ def _mask_problems(content: dict, objects: list[dict], evaluated: bool) -> Itera
         yield (f"{len(objects) - len(without)} objects have a mask and {len(without)} have none (the first is "
                f"annotation {without[0]}): expected 'segmentation' in each, for boxes and masks, or in none, for boxes "
                "alone")
-    images = _by_id(content["images"])
+    images = by_id(content["images"])
     for row in used:
         image = images[row["image_id"]]
         problem = _mask_problem(row.get("segmentation"), [image["height"], image["width"]], evaluated)

@@ -11,10 +11,7 @@ from pathlib import Path
 from pretrain.common.errors import UserError, refuse
 from transfer import detectron2_compat
 from transfer.annotations import agreement, coco_json
-from transfer.annotations.coco_json import AREA, BOX, PIXELS, TEXT, WHOLE, CocoFile, Field, Table
-from transfer.annotations.problems import raise_first
-
-FREQUENCIES = ("r", "c", "f")
+from transfer.annotations.coco_json import AREA, BOX, PIXELS, TEXT, WHOLE, CocoFile, Field, Table, by_id, raise_first
 
 
 def _are_polygons(value: object) -> bool:
@@ -25,7 +22,7 @@ def _are_polygons(value: object) -> bool:
 
 LIST: Field = ("a list", lambda value: isinstance(value, list))
 POLYGONS: Field = ("polygons of at least three points: LVIS has no run lengths", _are_polygons)
-FREQUENCY: Field = ("one of r, c, f (rare, common, frequent)", lambda value: value in FREQUENCIES)
+FREQUENCY: Field = ("one of r, c, f (rare, common, frequent)", lambda value: value in ("r", "c", "f"))
 LVIS: Table = {
     "images": {"id": WHOLE, "coco_url": TEXT, "width": PIXELS, "height": PIXELS, "neg_category_ids": LIST,
                "not_exhaustive_category_ids": LIST},
@@ -58,14 +55,13 @@ def _read(path: Path, evaluated: bool) -> CocoFile:
     for image in content["images"]:
         # The path below the image folder, as detectron2 takes it from the address.
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
-    numbers = sorted(category["id"] for category in content["categories"])
-    refuse((numbers != list(range(1, len(numbers) + 1)),
-            f"{path}: the ids of the {len(numbers)} categories are not 1 to {len(numbers)}: expected LVIS's own, which "
-            "detectron2 counts on"))
+    number = len(content["categories"])
+    refuse((by_id(content["categories"]).keys() != set(range(1, number + 1)),
+            f"{path}: the ids of the {number} categories are not 1 to {number}: expected LVIS's own, which detectron2 "
+            "counts on"))
     raise_first(coco_json.repeated(content, "images", "file_name"), path)
     raise_first(coco_json.annotation_problems(content), path)
-    images = {image["id"]: image for image in content["images"]}
-    objects = agreement.compare(content["annotations"], images, evaluated)
+    objects = agreement.compare(content["annotations"], by_id(content["images"]), evaluated)
     objects.check(path)
     notes = tuple(f"warning: {path}: {line}" for line in objects.notes())
     return replace(coco_json.of_content(path, content), notes=notes)

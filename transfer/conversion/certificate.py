@@ -117,18 +117,16 @@ def batch_norm_summary(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     channels (a variance below float16's smallest number was stored as 0). `zero_weights`: layers
     whose weights are all 0.
     """
-    means, variances, untouched = [], [], []
-    zero_weights = [name.removesuffix(".weight") for name, value in state.items()
-                    if name.endswith(".weight") and value.ndim == 1 and not value.any()]
-    for name, mean in state.items():
-        layer = name.removesuffix(".running_mean")
-        if layer == name:
-            continue
-        variance = state[f"{layer}.running_var"]
-        if (mean == 0).all() and (variance == 1).all():
-            untouched.append(layer)
-        means.append(mean)
-        variances.append(variance)
+    means, variances, untouched, zero_weights = [], [], [], []
+    for name, value in state.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and value.ndim == 1 and not value.any():
+            zero_weights.append(layer)
+        if kind == "running_mean":
+            means.append(value)
+            variances.append(state[f"{layer}.running_var"])
+            if (value == 0).all() and (variances[-1] == 1).all():
+                untouched.append(layer)
     mean, variance = torch.cat(means), torch.cat(variances)
     return {"layers": len(means), "untouched": untouched,
             "running_mean": {"min": float(mean.min()), "max": float(mean.max())},
@@ -139,17 +137,17 @@ def batch_norm_summary(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 def batch_norm_warnings(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of the certificate should know about these statistics; empty when they look trained."""
-    untouched, zero, found = len(summary["untouched"]), summary["zero_variances"], []
-    silent = len(summary["zero_weights"])
-    if untouched:
-        found.append(f"{untouched} of {summary['layers']} batch-norm layers have all means 0 and "
-                     "all variances 1, as a new network has: was this checkpoint trained, and are "
-                     "its statistics saved?")
-    if zero:
-        found.append(f"{zero} channels have a variance of 0: stored in float16?")
-    if silent:
-        found.append(f"{silent} batch-norm layers have weights of 0 alone: the maps prove nothing of "
-                     "the convolutions before them, only the comparison of the tensors does")
+    found = []
+    if summary["untouched"]:
+        found.append(f"{len(summary['untouched'])} of {summary['layers']} batch-norm layers have all "
+                     "means 0 and all variances 1, as a new network has: was this checkpoint trained, "
+                     "and are its statistics saved?")
+    if summary["zero_variances"]:
+        found.append(f"{summary['zero_variances']} channels have a variance of 0: stored in float16?")
+    if summary["zero_weights"]:
+        found.append(f"{len(summary['zero_weights'])} batch-norm layers have weights of 0 alone: the "
+                     "maps prove nothing of the convolutions before them, only the comparison of the "
+                     "tensors does")
     return found
 
 

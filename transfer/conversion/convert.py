@@ -90,8 +90,12 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
         state = state | reading.fpn
     canonical_sha256 = save_backbone(output / CANONICAL, state, info)
     # What is written starts from the canonical file as it is read again, not from the checkpoint.
-    state, fpn = split_fpn(load_backbone(output / CANONICAL)[0])
-    written = {target: _write(target, output, state, info, fpn) for target in dict.fromkeys(asked.targets)}
+    state, fpn, written = {}, {}, {}
+    for name, value in load_backbone(output / CANONICAL)[0].items():
+        part = fpn if name.startswith(FPN_PREFIX) else state
+        part[name] = value
+    for target in dict.fromkeys(asked.targets):
+        written[target] = _write(target, output, state, info, fpn)
     transferred = sorted(without_biases(fpn))
     return write_certificate(output, {
         "schema": SCHEMA,
@@ -111,6 +115,7 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
 def _about_the_network(reading: Reading, info: BackboneInfo, state: State) -> dict[str, Any]:
     """The certificate's entries that say what was read and written, whatever the targets are."""
     expected, statistics = expected_shapes(info.architecture), batch_norm_summary(state)
+    moved = ", stride moved from conv2 to conv1 in layers 2 to 4" if _strides_in_1x1(info) else ""
     return {
         "source": info.source_name,
         "source_sha256": info.source_sha256,
@@ -126,7 +131,7 @@ def _about_the_network(reading: Reading, info: BackboneInfo, state: State) -> di
         "pixel_format": pixel_format(info),
         "architecture": info.architecture,
         "standard": info.architecture == STANDARD,
-        "reference": _reference(info),
+        "reference": f"torchvision's {info.architecture}{moved}",
         "consumed": len(state),
         "expected": len(expected),
         "missing": sorted(expected.keys() - state.keys()),
@@ -145,12 +150,6 @@ def _notes(reading: Reading, info: BackboneInfo, method: str | None) -> list[str
         notes.append("No method is proved, the file's name stands for it: "
                      f"{one_of(reading.candidates)}.")
     return notes
-
-
-def split_fpn(tensors: State) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The ResNet's tensors and the pretrained FPN's of a canonical file."""
-    fpn = {name: value for name, value in tensors.items() if name.startswith(FPN_PREFIX)}
-    return {name: value for name, value in tensors.items() if name not in fpn}, fpn
 
 
 def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
@@ -174,7 +173,9 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
                      "(detectron2's FPN normalises instead, and has none)")
     elif dropped:
         lines.append(f"pretrained FPN: its {dropped} tensors left out; --fpn takes it over")
+    files = []
     for target, written in c["targets"].items():
+        files.append(written["file"])
         differences = written["largest_difference"]
         lines.append(f"{target}: {written['tensors']} tensors equal bit for bit; "
                      f"loader: {written['loader']}")
@@ -183,12 +184,15 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
             lines.append(f"  largest difference to {c['reference']}, in standard deviations of each "
                          f"map: {shown}")
         lines.append(f"  {written['usage']}")
-    lines += [f"note: {note}" for note in c["notes"]] + [f"warning: {text}" for text in c["warnings"]]
+    for note in c["notes"]:
+        lines.append(f"note: {note}")
+    for text in c["warnings"]:
+        lines.append(f"warning: {text}")
     if not c["standard"]:
         lines.append("note: not a ResNet-50: the transfer is not the published protocol, and its "
                      "rows say so")
-    files = [CANONICAL, *(written["file"] for written in c["targets"].values()), CERTIFICATE]
-    lines.append("wrote " + ", ".join(str(Path(output) / name) for name in files))
+    files = [f"{Path(output) / name}" for name in (CANONICAL, *files, CERTIFICATE)]
+    lines.append(f"wrote {', '.join(files)}")
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
 
 
@@ -256,11 +260,6 @@ def _write(target: str, output: Path, state: State, info: BackboneInfo, fpn: Sta
         path.unlink(missing_ok=True)
         raise
     return {"file": path.name, "sha256": sha256_file(path), "usage": usage(target, info), **proof}
-
-
-def _reference(info: BackboneInfo) -> str:
-    moved = ", stride moved from conv2 to conv1 in layers 2 to 4" if _strides_in_1x1(info) else ""
-    return f"torchvision's {info.architecture}{moved}"
 
 
 def _groups(names: Sequence[str], most: int = 4) -> str:

@@ -92,8 +92,16 @@ def _check_numbers(row: tuple[Files, tuple[int, int]], decode: bool) -> None:
     (_, instance_file, label_file, _), size = row
     instances = _numbers(Path(instance_file), SIXTEEN_BITS, "16 bits", size, decode)
     labels = _numbers(Path(label_file), EIGHT_BITS, "8 bits", size, decode)
-    if decode:
-        _compare_numbers(instances, labels, instance_file, label_file)
+    if not decode:
+        return
+    of_instances = np.where(instances >= 1000, instances // 1000, instances)
+    wrong = instances[~np.isin(of_instances, list(_label_numbers().values()))]
+    if wrong.size:
+        raise UserError(f"{instance_file}: pixels have the number {wrong.min()}: expected a label of Cityscapes, or "
+                        "1000 times a label and the number of the object")
+    refuse((2 * np.count_nonzero(of_instances == labels) < labels.size,
+            f"{instance_file}: most pixels have other labels than in {label_file}: expected Cityscapes' label ids in "
+            "both (not training ids)"))
 
 
 def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, int], decode: bool) -> np.ndarray:
@@ -111,16 +119,3 @@ def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, in
          f"{path} is {found[0]} x {found[1]} pixels but the polygons beside it say {size[0]} x {size[1]}: expected one "
          "size"))
     return numbers
-
-
-def _compare_numbers(instances: np.ndarray, labels: np.ndarray, instance_file: str, label_file: str) -> None:
-    known = _label_numbers().values()
-    for number in np.flatnonzero(np.bincount(instances.ravel())).tolist():
-        label = number // 1000 if number >= 1000 else number
-        refuse((label not in known,
-                f"{instance_file}: pixels have the number {number}: expected a label of Cityscapes, or 1000 times a "
-                "label and the number of the object"))
-    of_instances = np.where(instances >= 1000, instances // 1000, instances)
-    refuse((2 * np.count_nonzero(of_instances == labels) < labels.size,
-            f"{instance_file}: most pixels have other labels than in {label_file}: expected Cityscapes' label ids in "
-            "both (not training ids)"))

@@ -64,8 +64,8 @@ def images_in_both(splits: tuple[Split, Split], files: tuple[coco_json.CocoFile,
                    same_images: bool) -> list[str]:
     """A note on the images that are trained on and evaluated; all of them raise, unless `same_images` allows it."""
     train, val = files
-    trained = {splits[0].image_root / name for name, _ in train.images}
-    evaluated = {splits[1].image_root / name for name, _ in val.images}
+    trained = {splits[0].image_root / name for name in train.images}
+    evaluated = {splits[1].image_root / name for name in val.images}
     of_name = {path.name: path for path in trained}
     both = []
     for path in sorted(evaluated):
@@ -115,10 +115,10 @@ def _annotation_files(folder: Path, half: str) -> list[Path]:
     for path in sorted([*folder.glob("annotations/*.json"), *folder.glob("*.json")]):
         if half in path.name.lower() and not (half == "val" and "trainval" in path.name.lower()):
             named.append(path)
-    if named:
-        return named
-    return [path for own in _half_folders(folder, half)
-            for path in sorted([*own.glob("*.json"), *own.glob("annotations/*.json")])]
+    if not named:
+        for own in _half_folders(folder, half):
+            named += sorted([*own.glob("*.json"), *own.glob("annotations/*.json")])
+    return named
 
 
 def _half_folders(folder: Path, half: str) -> list[Path]:

@@ -14,7 +14,6 @@ from pretrain.common.atomic import make_folder, write_text
 from pretrain.common.errors import refuse
 from transfer.annotations import coco_json
 from transfer.annotations.plain_coco import id_text
-from transfer.annotations.problems import raise_first
 from transfer.data.train_share import order
 
 ID: coco_json.Field = ("a whole number or a text", id_text)  # as annotation tools export them
@@ -30,17 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    places = [args.output / "train.json", args.output / "val.json"]
+    train, val = args.output / "train.json", args.output / "val.json"
     refuse(
         (not args.file.is_file(),
          f"{args.file} is not a file: expected annotations of the training images, in COCO's format"),
-        (args.file.resolve() in [place.resolve() for place in places],
+        (args.file.resolve() in (train.resolve(), val.resolve()),
          f"--output {args.output}: {args.file} itself would be replaced there: choose another folder"),
         (not 0 <= args.share <= 1,  # written so that NaN fails too
          f"--share {args.share:g}: expected a share of the images, from 0 to 1"))
     parts = split(args.file, args.share)
     make_folder(args.output)
-    for place, part in zip(places, parts, strict=True):
+    for place, part in zip((train, val), parts, strict=True):
         write_text(place, json.dumps(part))
         print(f"{place}: {len(part['images'])} images, {len(part['annotations'])} objects")
     return 0
@@ -52,17 +51,17 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
     Raises `UserError` when the file is not one of COCO's format, or nothing is left on one side.
     """
     content = coco_json.load(file)
-    raise_first(coco_json.table_problems(content, READ), file)
-    raise_first(coco_json.repeated(content, "images", "file_name"), file)  # else one image could be on both sides
+    coco_json.raise_first(coco_json.table_problems(content, READ), file)
+    # Else one image could be on both sides.
+    coco_json.raise_first(coco_json.repeated(content, "images", "file_name"), file)
     images = len(content["images"])
     refuse((not 0 < round(share * images) < images,
             f"{file}: --share {share:g} of {images} images holds out {round(share * images)}: expected at least one, "
             "and one that is kept"))
     names = [image["file_name"] for image in content["images"]]
-    held = set()
-    for place in order(names)[-round(share * len(names)):]:
-        held.add(id_text(content["images"][place]["id"]))
-    kept_part, held_part = ({**content, "images": [], "annotations": []} for _ in range(2))
+    held = {id_text(content["images"][place]["id"]) for place in order(names)[-round(share * images):]}
+    kept_part = {**content, "images": [], "annotations": []}
+    held_part = {**content, "images": [], "annotations": []}
     for name, key in (("images", "id"), ("annotations", "image_id")):
         for row in content[name]:
             part = held_part if id_text(row[key]) in held else kept_part

@@ -1,5 +1,6 @@
 """The images of a dataset: whether they are there, can be opened and have the size that the annotations say."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ DECODED = 50  # images at least
 DECODED_SHARE = 100  # one of so many
 WAITING = 8  # threads at least: on a network disk most of the time is waiting
 
-Row = tuple[Path, tuple[int, int] | None]  # an image and its (width, height), None for any
+Row = tuple[Path, Sequence[int] | None]  # an image and its (width, height), None for any
 
 
 def check_images(half: str, rows: Iterable[Row]) -> Opened:
@@ -31,16 +32,16 @@ def check_images(half: str, rows: Iterable[Row]) -> Opened:
     were are not opened again, see `check_notes`.
     """
     rows = list(rows)
-    facts = [half, [size for _, size in rows]]
-    return Opened(**remember([path for path, _ in rows], facts, lambda: asdict(open_images(half, rows))))
+    paths, sizes = zip(*rows, strict=True)
+    return Opened(**remember(paths, [half, sizes], lambda: asdict(open_images(half, rows))))
 
 
 def open_images(half: str, rows: list[Row]) -> Opened:
     """`check_images` without its note."""
     apart = 1 if half == "val" else max(1, min(DECODED_SHARE, len(rows) // DECODED))
-    decoded = [number % apart == 0 for number in range(len(rows))]
+    check = functools.partial(_checked, apart=apart)
     turned_unseen, refused = 0, ""
-    for header, dark in in_threads(_checked, zip(rows, decoded, strict=True), f"{half}: checking images", len(rows)):
+    for header, dark in in_threads(check, enumerate(rows), f"{half}: checking images", len(rows)):
         width, height = header.size
         turned_unseen += header.orientation in (2, 3, 4) or (header.orientation >= 5 and width == height)
         if half == "val" and not refused:
@@ -57,11 +58,14 @@ def in_threads(check: Callable, rows: Iterable, title: str, number: int) -> Iter
             bar.update()
 
 
-def _checked(work: tuple[Row, bool]) -> tuple[Header, str]:
-    """(header, why `--sixteen-bit shift` refuses it) of an image that can be read; raises for another one."""
-    (path, size), decoded = work
+def _checked(work: tuple[int, Row], apart: int) -> tuple[Header, str]:
+    """(header, why `--sixteen-bit shift` refuses it) of an image that can be read; raises for another one.
+
+    One image in `apart` is decoded.
+    """
+    number, (path, size) = work
     header = check_image(path, size)
-    if not decoded:
+    if number % apart:
         return header, ""
     try:
         read_pixels(path)
@@ -98,14 +102,14 @@ def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Op
 
     Raises with the count and the first names of those missing.
     """
-    names = [name for name, _ in file.images]
+    names = list(file.images)
     absent = {place: missing(place, names) for place in places}
     best = min(absent, key=lambda place: len(absent[place]))
     refuse_missing(file.path, best, absent[best], names)
-    return best, check_images(half, [(best / name, size) for name, size in file.images])
+    return best, check_images(half, [(best / name, size) for name, size in file.images.items()])
 
 
-def check_image(path: Path, size: tuple[int, int] | None) -> Header:
+def check_image(path: Path, size: Sequence[int] | None) -> Header:
     """The header of the image there; raises unless it can be opened and is of `size` (width, height; None for any)."""
     try:
         header = read_header(path)

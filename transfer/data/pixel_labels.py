@@ -8,6 +8,7 @@ Legend: H W image, S stride of a feature map in pixels, h = H / S and w = W / S 
 
 import contextlib
 import io
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +91,6 @@ def of_streets(dataset: Dataset) -> DenseData:
     return DenseData(_cityscapes(dataset.train), _cityscapes(dataset.val), classes, background=False)
 
 
-def paint(shape: tuple[int, int], instances: list[tuple[int, np.ndarray]], crowds: list[np.ndarray]) -> np.ndarray:
-    """(H, W) int16: class numbers of `instances` (class, (H, W) mask), smallest on top; 0 elsewhere; `crowds` ignored.
-    """
-    labels = np.zeros(shape, np.int16)
-    for mask in crowds:
-        labels[mask.astype(bool)] = IGNORE
-    for number, mask in sorted(instances, key=lambda pair: -int(pair[1].sum())):
-        labels[mask.astype(bool)] = number
-    return labels
-
-
 def cell_shares(labels: np.ndarray, stride: int, classes: int) -> np.ndarray:
     """(h*w, K) float32: the share of each class among the labelled pixels of each cell of a feature map; rows of zeros
     for cells without any. `labels` is (H, W) with sides that are multiples of `stride`."""
@@ -125,17 +115,15 @@ def _coco(split: Split) -> Labelled:
     categories = sorted(file.cats)  # class 0 is the background
 
     def read(number: int) -> np.ndarray:
-        record = records[number]
-        instances, crowds = [], []
+        record, layers = records[number], []
         for row in file.imgToAnns[record["id"]]:
-            if not row.get("segmentation"):
-                continue
-            mask = _mask(file, row, split.annotations)
-            if row["iscrowd"]:
-                crowds.append(mask)
-            else:
-                instances.append((1 + categories.index(row["category_id"]), mask))
-        return paint((record["height"], record["width"]), instances, crowds)
+            if row.get("segmentation"):
+                mask = _mask(file, row, split.annotations).astype(bool)
+                layers.append((not row["iscrowd"], -mask.sum(), row["category_id"], mask))
+        labels = np.zeros((record["height"], record["width"]), np.int16)
+        for is_object, _, category, mask in sorted(layers, key=operator.itemgetter(0, 1)):  # the smallest on top
+            labels[mask] = 1 + categories.index(category) if is_object else IGNORE
+        return labels
 
     return Labelled(ImageList(split.image_root, [record["file_name"] for record in records]), read)
 
@@ -155,14 +143,13 @@ def _mask(file: COCO, row: dict, path: Path) -> np.ndarray:
 
 
 def _cityscapes(split: Split) -> Labelled:
-    from cityscapesscripts.helpers.labels import labels
+    from cityscapesscripts.helpers.labels import trainId2label
 
     from transfer.data.cityscapes import list_files
 
     table = np.full(256, IGNORE, np.int16)
-    for label in labels:
-        if 0 <= label.trainId < TRAINED:
-            table[label.id] = label.trainId
+    for number in range(TRAINED):
+        table[trainId2label[number].id] = number
     names, label_files = [], []
     for image, _, label_ids, _ in list_files(split.image_root, split.annotations):
         names.append(Path(image).relative_to(split.image_root).as_posix())

@@ -33,7 +33,10 @@ def read(all_records: Reader, image_root: Path, share: float) -> Records:
 
 def order(names: list[str]) -> list[int]:
     """Places of the names by their SHA-256, smallest first."""
-    return sorted(range(len(names)), key=lambda place: (_hash(names[place]), names[place]))
+    def rank(place: int) -> tuple[bytes, str]:
+        return hashlib.sha256(names[place].encode("utf-8", "surrogateescape")).digest(), names[place]
+
+    return sorted(range(len(names)), key=rank)
 
 
 def teaches(record: dict[str, Any]) -> bool:
@@ -43,7 +46,3 @@ def teaches(record: dict[str, Any]) -> bool:
         if not row.get("iscrowd") and (points is None or any(points[2::3])):
             return True
     return False
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

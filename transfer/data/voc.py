@@ -59,16 +59,16 @@ def load(root: Path, split: str) -> list[dict]:
             tree = ElementTree.parse(annotation).getroot()
         except ElementTree.ParseError as error:
             raise UserError(f"{annotation} is not XML ({error}): expected a Pascal VOC annotation") from None
-        _check_tree(tree, annotation, evaluated=split == "val")
+        width, height = _number(tree, "size/width"), _number(tree, "size/height")
+        refuse((not (width > 0 and height > 0),  # written so that NaN fails too
+                f"{annotation}: size is {width:g} x {height:g}: expected width and height in pixels"))
         rows = []
-        for element in tree.iter("object"):
-            x0, y0, x1, y1 = _box(element)
-            rows.append({"category_id": CLASS_NAMES.index(_label(element)), "bbox": [x0 - 1, y0 - 1, x1, y1],
-                         "bbox_mode": BoxMode.XYXY_ABS})
-            if split == "train" or _number(element, "difficult") == 0:
-                counted += 1
-        records.append({"file_name": str(image), "image_id": image.stem, "width": int(_number(tree, "size/width")),
-                        "height": int(_number(tree, "size/height")), "annotations": rows})
+        for number, element in enumerate(tree.iter("object")):
+            where = f"{annotation}: object {number}"
+            rows.append(_read_object(element, where, (width, height), evaluated=split == "val"))
+            counted += split == "train" or _number(element, "difficult") == 0
+        records.append({"file_name": str(image), "image_id": image.stem, "width": int(width), "height": int(height),
+                        "annotations": rows})
     refuse((not counted, f"{root}: no object to find in {len(records)} {split} images (none at all, or all of val "
                          "'difficult'): expected at least one"))
     return records
@@ -79,10 +79,9 @@ def check(root: Path, split: str) -> tuple[list[tuple[Path, tuple[int, int]]], s
 
     Annotations that were checked before and are as they were are not read again, see `check_notes`.
     """
-    files = list_images(root, split)
-    found = remember([annotation for _, annotation in files], ["VOC", split], lambda: {
+    images, annotations = zip(*list_images(root, split), strict=True)
+    found = remember(annotations, ["VOC", split], lambda: {
         "sizes": [(record["width"], record["height"]) for record in load(root, split)], "digest": digest(root, split)})
-    images = [image for image, _ in files]
     return list(zip(images, map(tuple, found["sizes"]), strict=True)), found["digest"]
 
 
@@ -94,36 +93,29 @@ def digest(root: Path, split: str) -> str:
     return total.hexdigest()
 
 
-def _check_tree(tree: ElementTree.Element, path: Path, evaluated: bool) -> None:
-    """`evaluated`: whether detectron2's evaluation reads the annotation too."""
-    width, height = _number(tree, "size/width"), _number(tree, "size/height")
-    refuse((not (width > 0 and height > 0),  # written so that NaN fails too
-            f"{path}: size is {width:g} x {height:g}: expected width and height in pixels"))
-    for number, element in enumerate(tree.iter("object")):
-        where, label, box = f"{path}: object {number}", _label(element), _box(element)
-        x0, y0, x1, y1 = box
-        inside = (1 - OUTSIDE_PIXELS <= x0 <= x1 <= width + OUTSIDE_PIXELS
-                  and 1 - OUTSIDE_PIXELS <= y0 <= y1 <= height + OUTSIDE_PIXELS)
-        flags = [_number(element, "truncated"), _number(element, "difficult")]
-        whole = all(value.is_integer() for value in [*flags, *box])
-        refuse(
-            (label not in CLASS_NAMES,
-             f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})"),
-            (not inside,
-             f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} pixels: "
-             "expected numbers for xmin, ymin, xmax, ymax inside it, counted from 1"),
-            (evaluated and (not whole or element.find("pose") is None),
-             f"{where}: expected whole numbers in the box, in 'truncated' and 'difficult', and a 'pose', as the "
-             f"evaluation reads them; found {flags}, box {box}, pose {element.findtext('pose')}"))
+def _read_object(element: ElementTree.Element, where: str, size: tuple[float, float], evaluated: bool) -> dict:
+    """One object in detectron2's form, of an image of `size` (width, height); `where` names it.
 
-
-def _label(element: ElementTree.Element) -> str:
-    return element.findtext("name", "").strip()
-
-
-def _box(element: ElementTree.Element) -> list[float]:
-    """[xmin, ymin, xmax, ymax] in pixels, as the file has them."""
-    return [_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    `evaluated`: whether detectron2's evaluation reads it too.
+    """
+    (width, height), label = size, element.findtext("name", "").strip()
+    box = [_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    x0, y0, x1, y1 = box
+    inside = (1 - OUTSIDE_PIXELS <= x0 <= x1 <= width + OUTSIDE_PIXELS
+              and 1 - OUTSIDE_PIXELS <= y0 <= y1 <= height + OUTSIDE_PIXELS)
+    flags = [_number(element, "truncated"), _number(element, "difficult")]
+    whole = all(value.is_integer() for value in [*flags, *box])
+    refuse(
+        (label not in CLASS_NAMES,
+         f"{where} is a '{label}', none of Pascal VOC's 20 classes ({', '.join(CLASS_NAMES)})"),
+        (not inside,
+         f"{where} has the box {x0:g}, {y0:g}, {x1:g}, {y1:g} in an image of {width:g} x {height:g} pixels: "
+         "expected numbers for xmin, ymin, xmax, ymax inside it, counted from 1"),
+        (evaluated and (not whole or element.find("pose") is None),
+         f"{where}: expected whole numbers in the box, in 'truncated' and 'difficult', and a 'pose', as the "
+         f"evaluation reads them; found {flags}, box {box}, pose {element.findtext('pose')}"))
+    return {"category_id": CLASS_NAMES.index(label), "bbox": [x0 - 1, y0 - 1, x1, y1],
+            "bbox_mode": BoxMode.XYXY_ABS}
 
 
 def _number(element: ElementTree.Element, name: str) -> float:

@@ -100,7 +100,7 @@ class CheckedCOCOeval(COCOeval):
         fast = hotcoco.COCOeval(truth, truth.load_res(results), self.params.iouType)
         fast.params.imgIds, fast.params.maxDets = sorted(images), list(self.params.maxDets)
         if self.params.iouType == "keypoints":
-            fast.params.kpt_oks_sigmas = [float(value) for value in self.params.kpt_oks_sigmas]
+            fast.params.kpt_oks_sigmas = np.array(self.params.kpt_oks_sigmas).tolist()
         fast.evaluate()
         fast.accumulate()
         return {name: np.asarray(fast.eval[name]) for name in ("precision", "recall", "scores")}

@@ -88,8 +88,9 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
                     Path(folder, f"{name}.txt").write_text("\n".join(lines[number]), encoding="utf-8")
                     aps[number] = [self._average_precision(folder, name, threshold / 100) for threshold in THRESHOLDS]
         metrics = {"AP": np.nanmean(aps), "AP50": np.nanmean(aps[:, 0]), "AP75": np.nanmean(aps[:, 5])}
-        metrics |= {f"AP-{name}": row.mean() for name, row in zip(self._class_names, aps, strict=True)}
-        metrics |= {f"AP50-{name}": row[0] for name, row in zip(self._class_names, aps, strict=True)}
+        for kind, values in (("AP", aps.mean(1)), ("AP50", aps[:, 0])):
+            for name, value in zip(self._class_names, values, strict=True):
+                metrics[f"{kind}-{name}"] = value
         return {"bbox": {name: float(value) for name, value in metrics.items()}}
 
     def _present(self) -> set[str]:

@@ -5,7 +5,7 @@ Legend: N cells or images, C channels, H W pixels, h w feature grid.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,13 @@ class Measured:
 def recalibrate(features: FrozenBackbone, train: Labelled, protocol: Protocol, name: str) -> None:
     """Batch-norm statistics of centre crops of training images; without labels."""
     chosen = segmentation.evenly(len(train), min(RECALIBRATION_IMAGES, protocol.images))
-    batches = [chosen[start:start + RECALIBRATION_BATCH] for start in range(0, len(chosen), RECALIBRATION_BATCH)]
+    batches = torch.tensor(chosen).split(RECALIBRATION_BATCH)
     device = features.mean.device
 
     def crops() -> Iterator[Tensor]:
         for batch in _bar(batches, f"{name}: batch norm", "batch"):
             images = []
-            for number in batch:
+            for number in batch.tolist():
                 pixels, _ = train.at(number, protocol.side)
                 images.append(centre_crop(Image.fromarray(pixels), protocol.side))
             yield torch.from_numpy(np.stack(images)).to(device)
@@ -175,5 +175,5 @@ def percent(value: float | None) -> float | None:
     return None if value is None else round(100 * float(value), 4)
 
 
-def _bar(items: list, title: str, unit: str) -> tqdm:
+def _bar(items: Sequence, title: str, unit: str) -> tqdm:
     return tqdm(items, desc=title, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 15, dynamic_ncols=True)

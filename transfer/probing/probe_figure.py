@@ -1,5 +1,6 @@
 """The figure of a probe: validation images, their labels, and what the linear classifiers make of them."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -49,13 +50,16 @@ def draw(examples: Examples, path: str | Path) -> None:
 def palette(examples: Examples) -> dict[int, np.ndarray]:
     """{class: (3,) 0 to 1} for the classes of the examples, largest first so that those get the most distinct colours;
     none for the background."""
-    shown = [labels for _, labels in examples.images] + [one for maps in examples.predictions.values() for one in maps]
-    numbers, counts = np.unique(np.concatenate([one.ravel() for one in shown]), return_counts=True)
-    order = [int(number) for number in numbers[np.argsort(-counts, kind="stable")]
-             if number != IGNORE and (number or not examples.data.background)]
+    shown = [labels for _, labels in examples.images]
+    for maps in examples.predictions.values():
+        shown += maps
+    numbers, counts = np.unique(np.concatenate(shown, axis=None), return_counts=True)
+    order = numbers[np.argsort(-counts, kind="stable")]
+    order = order[order >= examples.data.background]  # neither IGNORE, which is below 0, nor the background
     table = matplotlib.colormaps["tab20"].colors
-    table = [*table[::2], *table[1::2]]  # the strong colours first; then the pale ones, then again
-    return {number: np.array(table[place % len(table)]) for place, number in enumerate(order)}
+    # The strong colours first; then the pale ones, then again.
+    colours = itertools.cycle(np.array([*table[::2], *table[1::2]]))
+    return dict(zip(order.tolist(), colours, strict=False))
 
 
 def coloured(grey: np.ndarray, classes: np.ndarray, colours: dict[int, np.ndarray]) -> np.ndarray:
@@ -71,14 +75,12 @@ def coloured(grey: np.ndarray, classes: np.ndarray, colours: dict[int, np.ndarra
 
 def _legend(axes: matplotlib.axes.Axes, maps: list[np.ndarray], classes: tuple[str, ...],
             colours: dict[int, np.ndarray]) -> None:
-    shares: dict[int, float] = {}
-    for one in maps:
-        numbers, counts = np.unique(one, return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            if number in colours:
-                shares[number] = max(shares.get(number, 0), count / one.size)
-    in_truth = set(np.unique(maps[0]).tolist())
-    named = sorted((number for number, share in shares.items() if share >= VISIBLE),
-                   key=lambda number: (number not in in_truth, -shares[number]))[:NAMED]
-    axes.legend(handles=[Patch(color=colours[number], label=shorten(classes[number], 16)) for number in named],
+    ranks = []
+    for number, colour in colours.items():
+        shares = [(one == number).mean() for one in maps]
+        if max(shares) >= VISIBLE:
+            patch = Patch(color=colour, label=shorten(classes[number], 16))
+            ranks.append((shares[0] == 0, -max(shares), number, patch))  # those of the labels first
+    ranks.sort()
+    axes.legend(handles=[patch for *_, patch in ranks[:NAMED]],
                 loc="lower left", fontsize=7, framealpha=0.85, ncols=2, handlelength=1, columnspacing=0.8)

@@ -126,7 +126,9 @@ def _wrong_names(tensors: Mapping[str, torch.Tensor], expected: Collection[str],
     if len(missing) > 2 and all("running" in name for name in missing):
         return (f"{found}; missing: {some(missing)}: its norms have no statistics, it is a network "
                 "with group norm or a file of the parameters alone")
-    return f"{found}; missing: {some(missing)}: use the whole file" if missing else None
+    if missing:
+        return f"{found}; missing: {some(missing)}: use the whole file"
+    return None
 
 
 def _wrong_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> str | None:
@@ -141,9 +143,12 @@ def _wrong_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> st
                 "unquantized, dense and with its numbers")
     value = tensor.float()
     # Extremes show NaN and infinity in a tenth of the time of isfinite().
-    if not torch.stack(value.aminmax()).isfinite().all():
+    least, most = value.aminmax()
+    if not (least.isfinite() and most.isfinite()):
         return f"NaN or infinity in {name}: the training diverged; use an earlier checkpoint"
-    if name.endswith("running_var") and _degenerate(tensor):
+    # In float16 a dead channel's variance underflows to 0, which epsilon allows.
+    underflow = tensor.dtype == torch.float16 and most > 0
+    if name.endswith("running_var") and (least < 0 or (least == 0 and not underflow)):
         return (f"zero or negative variances in {name}: these are not the statistics of a "
                 "training; use another checkpoint")
     # Whatever stands before a convolution of zeros, its maps are the same: they would prove
@@ -152,9 +157,3 @@ def _wrong_tensor(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> st
         return (f"nothing but zeros in {name}: its maps could not prove the conversion; use a "
                 "checkpoint of a trained network")
     return None
-
-
-def _degenerate(variance: torch.Tensor) -> bool:
-    """Not positive. In float16 a dead channel's variance underflows to 0, which epsilon allows."""
-    underflow = variance.dtype == torch.float16 and variance.max() > 0
-    return bool(variance.min() < 0 or (variance.min() == 0 and not underflow))

@@ -13,7 +13,7 @@ file that differs is refused or has its candidates listed, not guessed.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,9 +61,14 @@ class Family:
         """Whether the part of a file below the place `base` is of this layout."""
         if base not in found or not set(self.keys) <= content.keys():
             return False
-        return (all(_begins(found, base, mark) for mark in self.marks)
-                and self._only_known_names(found[base]) and self._has_shapes(found[base])
-                and self.accepts(content, found[base]))
+        for mark in self.marks:
+            if not _begins(found, base, mark):
+                return False
+        tensors = found[base].tensors()
+        for name, shape in self.shapes.items():
+            if name not in tensors or tuple(tensors[name].shape) != shape:
+                return False
+        return self._only_known_names(tensors) and self.accepts(content, found[base])
 
     def networks(self, found: Places, base: str) -> dict[str, Address]:
         """The address of each branch that is there: some published files leave one out."""
@@ -74,19 +79,14 @@ class Family:
                     there[branch] = _below(base, row)
         return there
 
-    def _has_shapes(self, place: Place) -> bool:
-        tensors = place.tensors()
-        return all(name in tensors and tuple(tensors[name].shape) == shape
-                   for name, shape in self.shapes.items())
-
-    def _only_known_names(self, place: Place) -> bool:
+    def _only_known_names(self, names: Iterable[str]) -> bool:
         """Whether every tensor is of the ResNets or has a name that `only` allows."""
         if not self.only:
             return True
         rows = [re.escape(row) for rows in self.branches.values() for row in rows if ":" not in row]
         of_resnets = rf"(?:{'|'.join(rows)})(?:conv1|bn1|layer[1-4]|[014567])[.]"
         known = re.compile(f"{of_resnets}|{self.only}")
-        return all(known.match(name) for name in place.tensors())
+        return all(known.match(name) for name in names)
 
 
 def _below(base: str, row: str) -> Address:

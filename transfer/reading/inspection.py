@@ -57,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             print(parts_text(choices), end="")
         return USER_ERROR
-    print(json.dumps(report, indent=1) if args.json else text(report))
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print(text(report))
     return 0
 
 

@@ -117,7 +117,11 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
         notes.append(note)
         info = replace(info, **fields)
     if fpn:
-        notes.append(_fpn_note(fpn, left, chosen.prefix_in_file))
+        note = f"A pretrained FPN is in the file: {len(fpn)} tensors of its convolutions read"
+        norms = [name for name in left if name.startswith(chosen.prefix_in_file) and _FPN_NORM.search(name)]
+        if norms:
+            note += f", {len(norms)} of its batch norm left (pretraining with --fpn-bn)"
+        notes.append(f"{note}.")
     candidates = (chosen.methods or chosen.family.candidates) if method_from == "file name" else ()
     branches = {name: file.in_file(address) for name, address in chosen.networks.items()}
     return Reading(
@@ -181,8 +185,9 @@ def _identity(chosen: Chosen, network: Network, known: BackboneInfo) -> tuple[Ba
     info = replace(known, epochs=epoch, **pixels)
     if len(chosen.methods) == 1:
         return replace(info, method=chosen.methods[0]), "layout"
-    if _is_torchvisions(info):
-        return replace(info, method="Supervised"), "sum"
+    for weights in torchvision.models.get_model_weights(info.architecture):
+        if weights.url.endswith(f"-{info.source_sha256[:8]}.pth"):  # its sum's first digits
+            return replace(info, method="Supervised"), "sum"
     return info, "file name"
 
 
@@ -206,13 +211,6 @@ def _finished_run(path: Path, branch: str) -> BackboneInfo | None:
     if path.absolute() != last:
         return None
     return replace(header, branch=branch)
-
-
-def _is_torchvisions(info: BackboneInfo) -> bool:
-    """Whether torchvision publishes this very file: its addresses end with the sum's first digits."""
-    end = f"-{info.source_sha256[:8]}.pth"
-    published = torchvision.models.get_model_weights(info.architecture)
-    return any(weights.url.endswith(end) for weights in published)
 
 
 def _left(chosen: Chosen, used: set[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -259,9 +257,3 @@ def _notes(chosen: Chosen, network: Network) -> list[str]:
         known = f", as converters of {AUTHORS[author]} do" if author in AUTHORS else ""
         notes.append(f"The file says __author__ {author!r}{known}.")
     return notes
-
-
-def _fpn_note(fpn: Mapping[str, torch.Tensor], left: Mapping[str, str], prefix: str) -> str:
-    said = f"A pretrained FPN is in the file: {len(fpn)} tensors of its convolutions read"
-    norms = [name for name in left if name.startswith(prefix) and _FPN_NORM.search(name)]
-    return f"{said}, {len(norms)} of its batch norm left (pretraining with --fpn-bn)." if norms else f"{said}."

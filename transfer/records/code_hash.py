@@ -42,19 +42,13 @@ def finetuning_sha256(task: str | None = None) -> str:
 
 def _add(total: "hashlib._Hash", path: Path, only_functions: bool) -> None:
     source = path.read_text(encoding="utf-8")
-    if only_functions:
-        source = _functions(source)
-    total.update(f"{path.name}\n{_code(source)}\n".encode())
-
-
-def _code(source: str) -> str:
-    lines = map(str.rstrip, source.splitlines())
-    return "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
-
-
-def _functions(source: str) -> str:
-    """Of a task's file: its facts reach a result through its config, or are columns and texts."""
-    found = [ast.get_source_segment(source, node) for node in ast.parse(source).body
-             if isinstance(node, ast.FunctionDef | ast.ClassDef)
-             and node.name not in ("excerpt", "pixel_labels")]
-    return "\n".join(found)
+    if only_functions:  # a task's facts reach a result through its config, or are columns and texts
+        found = [ast.get_source_segment(source, node) for node in ast.parse(source).body
+                 if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                 and node.name not in ("excerpt", "pixel_labels")]
+        source = "\n".join(found)
+    lines = []
+    for line in source.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            lines.append(line.rstrip())
+    total.update((path.name + "\n" + "\n".join(lines) + "\n").encode())

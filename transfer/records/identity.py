@@ -88,7 +88,7 @@ def on_other_processes(found: Mapping[str, tuple[Any, Any]], before: Identity, n
     statistics, and a batch that --fit accumulate takes at once is not accumulated.
     """
     same_images = before.get("batch_norm_images") == now.get("batch_norm_images")
-    whole = all(one.get("SOLVER.IMAGES_AT_ONCE") is None for one in (before, now))
+    whole = before.get("SOLVER.IMAGES_AT_ONCE") is None and now.get("SOLVER.IMAGES_AT_ONCE") is None
     left = {}
     for name, values in found.items():
         norm = name in NORM_KEYS and NORM_KEYS[0] in found and set(values) == {"SyncBN", "BN"}

@@ -14,8 +14,6 @@ from transfer.records import identity
 from transfer.records.code_hash import finetuning_sha256
 from transfer.settings import resolved_config
 
-OWN = ("DATALOADER.NUM_WORKERS",)  # may differ from process to process
-
 
 class SameRun:
     """What this process compares with the others; made once, before the first step.
@@ -45,7 +43,7 @@ class SameRun:
     def check(self) -> None:
         """Raise `UserError` on every process unless all have the same code, config and images."""
         options = identity.flatten(resolved_config.plain(self.cfg))
-        options = {key: value for key, value in options.items() if key not in OWN}
+        options.pop("DATALOADER.NUM_WORKERS")  # may differ from process to process
         problem = agreement.difference(comm.all_gather(agreement.facts(self.code, options, self.images)))
         if problem:
             raise UserError(problem)

@@ -17,18 +17,13 @@ def fitted(request: Request, device: str) -> Request:
     """`request`; where it says nothing of how the batch fits and is of one GPU at full scale, it accumulates as with
     the schedule NAME_1gpu: COCO's whole batch wants 44 GB."""
     alone = device == "cuda" and request.num_gpus == 1 and request.scale == "full"
-    _, said = chosen(request.schedule, request.fit)
+    schedule, said = chosen(request.schedule, request.fit)
     by_hand = any(override.partition("=")[0] == BATCH for override in request.overrides)
     if not alone or said is not None or by_hand:
         return request
-    return replace(request, fit=f"accumulate={published_batch(request) // PRESET_PARTS}")
-
-
-def published_batch(request: Request) -> int:
-    """Images of a step of the published protocol."""
     heads = request.heads or tasks.get(request.task).default_heads
-    cfg = resolved_config.layers(request.task, heads, request.scale, chosen(request.schedule, None)[0], request.solver)
-    return cfg.SOLVER.IMS_PER_BATCH
+    published = resolved_config.layers(request.task, heads, request.scale, schedule, request.solver)
+    return replace(request, fit=f"accumulate={published.SOLVER.IMS_PER_BATCH // PRESET_PARTS}")
 
 
 def cost(cfg: CfgNode, request: Request) -> list[str]:

@@ -68,7 +68,11 @@ def run(args: argparse.Namespace) -> int:
         where = Where(Path(args.data), same_images=True, crowds_as_objects=args.crowds_as_objects)
         records, meta = _annotated(where, request)
     else:
-        records, meta = _photographs(args.photos), _names(cfg, request)
+        names, records, meta = list(walk_images(args.photos)), [], _names(cfg, request)
+        refuse((not names,
+                f"no images in {args.photos}: expected a folder of photographs, nested or flat"))
+        for name in names:
+            records.append({"file_name": str(Path(args.photos, name)), "image_id": name})
     records = choose(records, args.images, args.only)
     if args.sixteen_bit:
         cfg.INPUT.SIXTEEN_BIT = args.sixteen_bit
@@ -134,12 +138,6 @@ def _annotated(where: Where, request: dict) -> tuple[list[dict], Metadata]:
     model_file.check_classes(request["dataset"]["classes"], dataset)
     _, name = datasets.register(dataset)
     return list(DatasetCatalog.get(name)), MetadataCatalog.get(name)
-
-
-def _photographs(photos: str) -> list[dict]:
-    names = list(walk_images(photos))
-    refuse((not names, f"no images in {photos}: expected a folder of photographs, nested or flat"))
-    return [{"file_name": str(Path(photos, name)), "image_id": name} for name in names]
 
 
 def _names(cfg: CfgNode, request: dict) -> Metadata:
