@@ -34,9 +34,7 @@ def apply() -> None:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     if importlib.util.find_spec("cityscapesscripts") is None:
         return
-    stand_in_for_pyquaternion()
-    if needs_internal_alias():
-        alias_internal_cityscapes()
+    alias_internal_cityscapes()
     repair_cityscapes_evaluation()
 
 
@@ -51,42 +49,13 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-class _NoQuaternion:
-    def __init__(self, *_: object, **__: object) -> None:
-        raise ImportError("Cityscapes' 3D boxes need pyquaternion: pip install pyquaternion")
-
-
-def stand_in_for_pyquaternion() -> None:
-    """Let cityscapesscripts be imported without pyquaternion, which only its 3D boxes use.
-
-    cityscapesscripts must be installed without its dependencies: one of them is the obsolete
-    `typing` distribution, which shadows the standard module. Its evaluation of instances imports
-    the 3D boxes on the way.
-    """
-    if "pyquaternion" not in sys.modules and importlib.util.find_spec("pyquaternion") is None:
-        module = types.ModuleType("pyquaternion")
-        module.Quaternion = _NoQuaternion
-        sys.modules["pyquaternion"] = module
-
-
-def needs_internal_alias() -> bool:
-    """Whether the installed detectron2 imports Cityscapes by a module path that exists inside
-    Meta only.
-
-    Upstream commits from 2024-12-19 on do (facebookresearch/detectron2 issue 5436). The source is
-    read, not run: the import stands inside functions and would fail only after the training.
-    """
-    spec = importlib.util.find_spec("detectron2")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    sources = (folder / "data/datasets/cityscapes.py", folder / "evaluation/cityscapes_evaluation.py")
-    return any(INTERNAL in path.read_text(encoding="utf-8") for path in sources if path.is_file())
-
-
 def alias_internal_cityscapes() -> None:
     """Make `deeplearning.projects.cityscapesApi.cityscapesscripts...` name the public
-    cityscapesscripts modules."""
+    cityscapesscripts modules.
+
+    Upstream commits of detectron2 from 2024-12-19 on import Cityscapes by that path, which exists
+    inside Meta only (facebookresearch/detectron2 issue 5436), and only after the training.
+    """
     if INTERNAL in sys.modules:
         return
     parts = INTERNAL.split(".")

@@ -25,9 +25,9 @@ def evaluation() -> ModuleType:
 
 
 def test_apply__twice_is_as_once(evaluation: ModuleType) -> None:
-    first = (evaluation.writeDict2JSON, sys.modules.get("pyquaternion"), evaluation.args.quiet)
+    first = (evaluation.writeDict2JSON, sys.modules.get(detectron2_compat.INTERNAL), evaluation.args.quiet)
     detectron2_compat.apply()
-    assert (evaluation.writeDict2JSON, sys.modules.get("pyquaternion"), evaluation.args.quiet) == first
+    assert (evaluation.writeDict2JSON, sys.modules.get(detectron2_compat.INTERNAL), evaluation.args.quiet) == first
     assert evaluation.args.quiet
 
 
@@ -72,27 +72,10 @@ def test_repair__a_class_whose_detections_all_lie_on_ignored_regions_has_the_ap_
     assert (evaluation.evaluateMatches(matches, arguments) == expected).all()
 
 
-def test_pyquaternion__stand_in_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pyquaternion", raising=False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    detectron2_compat.stand_in_for_pyquaternion()
-    module = sys.modules["pyquaternion"]
-    monkeypatch.delitem(sys.modules, "pyquaternion")
-    with pytest.raises(ImportError, match="pip install pyquaternion"):
-        module.Quaternion(1, 0, 0, 0)
-
-
-def test_pyquaternion__the_real_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pyquaternion", raising=False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    detectron2_compat.stand_in_for_pyquaternion()
-    assert "pyquaternion" not in sys.modules
-
-
 def test_alias__internal_path_is_the_public_module() -> None:
     # In a process of its own: the alias would stay in this one.
     code = (
-        "from transfer import detectron2_compat as c; c.apply(); c.alias_internal_cityscapes()\n"
+        "from transfer import detectron2_compat as c; c.apply()\n"
         "import deeplearning.projects.cityscapesApi.cityscapesscripts.evaluation."
         "evalInstanceLevelSemanticLabeling as internal\n"
         "from deeplearning.projects.cityscapesApi.cityscapesscripts.helpers.labels import name2label\n"
@@ -103,20 +86,6 @@ def test_alias__internal_path_is_the_public_module() -> None:
     shown = subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(root)}, capture_output=True,
                            text=True, check=True)
     assert shown.stdout.split() == ["True", "26"]
-
-
-@pytest.mark.parametrize("internal", [True, False])
-def test_alias__needed_when_the_source_says_so(internal: bool, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "detectron2"
-    (package / "evaluation").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    prefix = detectron2_compat.INTERNAL if internal else "cityscapesscripts"
-    (package / "evaluation/cityscapes_evaluation.py").write_text(f"from {prefix}.helpers.labels import labels\n")
-    spec = importlib.util.spec_from_file_location("detectron2", package / "__init__.py",
-                                                  submodule_search_locations=[str(package)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    assert detectron2_compat.needs_internal_alias() is internal
 
 
 @pytest.mark.slow

@@ -282,6 +282,7 @@ def _keypoint_problems(content: dict, used: list[dict]) -> Iterator[str]:
                       lambda points: are_numbers(points) and len(points) == 3 * len(names)),
         "num_keypoints": ("the number of labelled keypoints", is_whole),
     }
+    learned = 0
     for row in used:
         problem = _field_problem(row, fields)
         if problem:
@@ -290,7 +291,8 @@ def _keypoint_problems(content: dict, used: list[dict]) -> Iterator[str]:
         if labelled != row["num_keypoints"]:
             yield (f"annotation {own_id(row)} has num_keypoints {row['num_keypoints']}: expected {labelled}, the "
                    "number of its keypoints with a visibility above 0")
-    if not any(row["num_keypoints"] > 0 and not row["iscrowd"] for row in used):
+        learned += labelled > 0 and not row["iscrowd"]
+    if not learned:
         yield f"none of {len(used)} objects has a labelled keypoint: expected at least one"
 
 

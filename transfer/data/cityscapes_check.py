@@ -32,10 +32,13 @@ def check_files(half: str, files: list[Files]) -> Opened:
 
 
 def _check(half: str, files: list[Files]) -> Opened:
-    sizes = [check_polygons(Path(polygons)) for *_, polygons in files]
-    opened = open_images(half, [(Path(image), size) for (image, *_), size in zip(files, sizes, strict=True)])
+    rows, images = [], []
+    for group in files:
+        size = check_polygons(Path(group[-1]))
+        rows.append((group, size))
+        images.append((Path(group[0]), size))
+    opened = open_images(half, images)
     check = functools.partial(_check_numbers, decode=half == "val")
-    rows = zip(files, sizes, strict=True)
     for _ in in_threads(check, rows, f"{half}: checking annotations", len(files)):
         pass
     return opened

@@ -82,11 +82,17 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
         parse_rec.cache_clear()  # it knows files by name, for the whole life of the process
         aps = np.full((len(self._class_names), len(THRESHOLDS)), np.nan)
         present = self._present()
-        with tempfile.TemporaryDirectory(prefix="voc_") as folder:
+        with tempfile.TemporaryDirectory(prefix="voc_") as folder, warnings.catch_warnings():
+            # A loud empty mean of numpy where a class has no detection: its AP is 0.
+            warnings.simplefilter("ignore", RuntimeWarning)
             for number, name in enumerate(self._class_names):
-                if name in present:
-                    Path(folder, f"{name}.txt").write_text("\n".join(lines[number]), encoding="utf-8")
-                    aps[number] = [self._average_precision(folder, name, threshold / 100) for threshold in THRESHOLDS]
+                if name not in present:
+                    continue
+                Path(folder, f"{name}.txt").write_text("\n".join(lines[number]), encoding="utf-8")
+                for place, threshold in enumerate(THRESHOLDS):
+                    *_, ap = voc_eval(f"{folder}/{{}}.txt", self._anno_file_template, self._image_set_path, name,
+                                      ovthresh=threshold / 100, use_07_metric=self._is_2007)
+                    aps[number, place] = 100 * ap
         metrics = {"AP": np.nanmean(aps), "AP50": np.nanmean(aps[:, 0]), "AP75": np.nanmean(aps[:, 5])}
         for kind, values in (("AP", aps.mean(1)), ("AP50", aps[:, 0])):
             for name, value in zip(self._class_names, values, strict=True):
@@ -101,11 +107,3 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
                 if not one["difficult"]:
                     present.add(one["name"])
         return present
-
-    def _average_precision(self, folder: str, name: str, threshold: float) -> float:
-        with warnings.catch_warnings():
-            # A loud empty mean of numpy where a class has no detection: its AP is 0.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            _, _, ap = voc_eval(f"{folder}/{{}}.txt", self._anno_file_template, self._image_set_path, name,
-                                ovthresh=threshold, use_07_metric=self._is_2007)
-        return 100 * ap

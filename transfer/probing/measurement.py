@@ -120,9 +120,9 @@ def training_cells(features: nn.Module, data: DenseData, protocol: Protocol, nam
         known = shares.sum(1).nonzero().flatten().numpy()
         drawn = np.sort(np.random.default_rng([protocol.seed, number]).permutation(known)[:each])
         cells, _ = _cells(features, pixels)
-        kept.append((cells[drawn], shares[drawn].to(cells.device), torch.full((len(drawn),), number)))
-    parts = [torch.cat(part) for part in zip(*kept, strict=True)]
-    cells = Cells(parts[0], parts[1], parts[2].to(parts[0].device))
+        image = torch.full((len(drawn),), number, device=cells.device)
+        kept.append((cells[drawn], shares[drawn].to(cells.device), image))
+    cells = Cells(*[torch.cat(part) for part in zip(*kept, strict=True)])
     images = len(cells.image.unique())
     refuse((images < 2, f"labelled pixels in {images} training images: expected at least 2"))
     refuse((not (cells.features.std(0) + cells.features.mean(0)).isfinite().all(),

@@ -5,6 +5,7 @@ meaning where somebody sets them by hand: nnSyncBN is torch's SyncBatchNorm, nai
 each process the same weight.
 """
 
+import operator
 from collections.abc import Mapping
 
 from detectron2.config import CfgNode
@@ -23,8 +24,7 @@ def fit_to_machine(cfg: CfgNode, processes: int) -> None:
 
 def is_joined(cfg: CfgNode) -> bool:
     """Whether a layer of `cfg` is `transfer.finetuning.batch_norm`'s."""
-    found = flatten(cfg)
-    return any(found[key] == JOINED for key in NORM_KEYS)
+    return JOINED in operator.itemgetter(*NORM_KEYS)(flatten(cfg))
 
 
 def fit_to_evaluation(cfg: CfgNode) -> None:

@@ -4,9 +4,9 @@
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.common.errors import UserError, refuse
@@ -67,34 +67,37 @@ def find(where: Where, task: str | None) -> Dataset:
 
 def describe(dataset: Dataset, half: str, records: list[dict]) -> str:
     """Counts, places and sizes of the images of a half."""
-    split = dataset.half(half)
-    objects = sum(len(record["annotations"]) for record in records)
-    empty = sum(not record["annotations"] for record in records)
-    widths, heights = (sorted(record[side] for record in records) for side in ("width", "height"))
-    sizes = f"{widths[0]} x {heights[0]} to {widths[-1]} x {heights[-1]} pixels"
-    return (f"{half}: {len(records)} images ({sizes}; {empty} without an object), {objects} objects\n"
+    split, rows = dataset.half(half), []
+    for record in records:
+        rows.append((record["width"], record["height"], len(record["annotations"])))
+    (width, height, _), (widest, highest, _) = np.min(rows, 0), np.max(rows, 0)
+    objects = np.array(rows)[:, 2]
+    return (f"{half}: {len(records)} images ({width} x {height} to {widest} x {highest} pixels; "
+            f"{(objects == 0).sum()} without an object), {objects.sum()} objects\n"
             f"  annotations {split.annotations} (SHA-256 {split.annotations_sha256[:12]})\n"
             f"  images {split.image_root}")
 
 
 def class_table(dataset: Dataset, names: dict[str, str]) -> str:
     """The objects of each class in both halves, the most frequent classes first."""
-    counts = {half: Counter(row["category_id"] for record in DatasetCatalog.get(name) for row in record["annotations"])
-              for half, name in names.items()}
-    order = sorted(range(len(dataset.classes)), key=lambda place: -counts["train"][place])
+    counts = np.zeros((len(dataset.classes), len(names)), int)
+    for half, name in enumerate(names.values()):
+        for record in DatasetCatalog.get(name):
+            for row in record["annotations"]:
+                counts[row["category_id"], half] += 1
     lines = [f"{len(dataset.classes)} classes (objects in {', '.join(names)}):"]
-    for place in order[:CLASSES]:
-        lines.append(f"  {dataset.classes[place]}: {', '.join(str(counts[half][place]) for half in names)}")
-    if len(order) > CLASSES:
-        lines.append(f"  and {len(order) - CLASSES} more")
+    for place in np.argsort(-counts[:, 0], kind="stable")[:CLASSES]:
+        lines.append(f"  {dataset.classes[place]}: {', '.join(map(str, counts[place]))}")
+    if len(counts) > CLASSES:
+        lines.append(f"  and {len(counts) - CLASSES} more")
     return "\n".join(lines)
 
 
 def mirrored(names: tuple[str, ...]) -> str:
+    alone = keypoint_names.without_partner(names)
+    if alone:
+        return f"{len(names)} keypoints; images are not mirrored: {', '.join(alone)} without a partner"
     pairs = [f"{left} and {right}" for left, right in keypoint_names.flip_pairs(names)]
-    if keypoint_names.without_partner(names):
-        return (f"{len(names)} keypoints; images are not mirrored: "
-                f"{', '.join(keypoint_names.without_partner(names))} without a partner")
     return f"{len(names)} keypoints; in a mirrored image change places: {', '.join(pairs) or 'none'}"
 
 
