@@ -21,25 +21,28 @@ examples:
   clove evaluate runs/clove-coco --task coco --data DIR --output runs/clove-coco-again
   clove diff runs/clove-coco runs/random-coco
 """
-# {command: (module of this package, what goes in and comes out, what it does)}. Each module has `add_arguments`, the
-# options of the command, and `run`, which does what they say and returns the exit code.
+# {command: (module of this package, what goes in and comes out, what it does)}. Each module has
+# `add_arguments`, the options of the command, and `run`, which does what they say and returns the
+# exit code.
 COMMANDS = {
     "convert": (
         "conversion.convert_command",
         "checkpoint file -> weights of detectron2, torchvision, timm or mmdet; proved",
-        "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file for each "
-        "target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the certificate "
-        "conversion.json. Every tensor must be there, and the target's feature maps must equal torchvision's."),
+        "Reads a checkpoint (ResNet-50, or -34 and -18) and writes backbone.safetensors, a file "
+        "for each target (detectron2.pkl, torchvision.pth, timm.safetensors, mmdet.pth) and the "
+        "certificate conversion.json. Every tensor must be there, and the target's feature maps "
+        "must equal torchvision's."),
     "inspect": ("reading.inspection", "what a checkpoint file is", None),
     "fetch": (
         "reading.fetch", "a method's published checkpoint, or how to get it", None),
     "dataset": ("trained.dataset", "what the suite sees in a folder of data, with a figure",
-                "Reads and checks a dataset as a fine-tuning does; reports counts, classes, sizes and problems."),
+                "Reads and checks a dataset as a fine-tuning does; reports counts, classes, sizes "
+                "and problems."),
     "preflight": (
         "finetuning.preflight",
         "tries a fine-tuning in a minute or two",
-        "Reads and checks the whole dataset, then fine-tunes random weights on a few of its images, as "
-        "finetune does."),
+        "Reads and checks the whole dataset, then fine-tunes random weights on a few of its "
+        "images, as finetune does."),
     "finetune": (
         "finetuning.finetune", "weights and a dataset -> a detector and its metrics", None),
     "evaluate": ("trained.evaluate_model", "the metrics of a finished detector", None),
@@ -47,11 +50,12 @@ COMMANDS = {
         "trained.diff", "what differs between two fine-tunings; exit code 0: nothing, 1: something", None),
     "hold-out": (
         "data.hold_out", "training annotations in two files: kept, and held out",
-        "Splits an annotation file of training images in COCO's format, so that nothing need be chosen by "
-        "the validation images."),
+        "Splits an annotation file of training images in COCO's format, so that nothing need be "
+        "chosen by the validation images."),
     "probe": (
         "probing.probe", "frozen backbone -> k-NN and linear segmentation, in minutes",
-        "Measures a frozen backbone on labelled images, beside two random networks and the pixels alone."),
+        "Measures a frozen backbone on labelled images, beside two random networks and the pixels "
+        "alone."),
     "detections": (
         "trained.show", "a figure of what a detector finds",
         "Draws what a finished run detects, on its data or on any photographs."),
@@ -68,8 +72,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clove", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Converts a pretrained ResNet checkpoint to detectron2, proves that it is the same "
-                    "network there, and fine-tunes it.")
+        description="Converts a pretrained ResNet checkpoint to detectron2, proves that it is the "
+                    "same network there, and fine-tunes it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, text, description) in COMMANDS.items():
         own = commands.add_parser(name, help=text, description=description)

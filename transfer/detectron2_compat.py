@@ -30,7 +30,8 @@ _LABELS = "cityscapesscripts.helpers.labels"
 def apply() -> None:
     """Put every work-around in place. Without cityscapesscripts those of Cityscapes are left
     out."""
-    # detectron2 asks torch whether it is being traced, and torch warns that the question is ambiguous.
+    # detectron2 asks torch whether it is being traced, and torch warns that the question is
+    # ambiguous.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     if importlib.util.find_spec("cityscapesscripts") is None:
         return

@@ -1,8 +1,9 @@
 """Whether boxes, masks, keypoints and images of one annotation file agree with each other.
 
-Annotation tools write boxes as shares of the image, masks of another image, run lengths row by row. Nothing fails then:
-ground truth evaluated against itself does not reach 100 AP, and the training learns the wrong place.
-Boxes are (x, y, width, height), extents (x0, y0, x1, y1), both in pixels of the image; so are keypoints.
+Annotation tools write boxes as shares of the image, masks of another image, run lengths row by row.
+Nothing fails then: ground truth evaluated against itself does not reach 100 AP, and the training
+learns the wrong place. Boxes are (x, y, width, height), extents (x0, y0, x1, y1), both in pixels of
+the image; so are keypoints.
 """
 
 import math
@@ -23,10 +24,12 @@ NAMED = 3
 
 # What can be wrong, and what it does to AP. The order is that of the checks.
 EFFECTS = {
-    "a box below one pixel": "it is left out of the training, and nobody can find it: AP cannot reach 100",
+    "a box below one pixel": "it is left out of the training, and nobody can find it: AP cannot "
+                             "reach 100",
     "a mask outside of its image": "what lies outside is cut off, in training and evaluation",
     "a box that is not the extent of its mask": "box AP and mask AP are of different places",
-    "an 'area' that is not that of its mask": "it counts as small, medium or large by the wrong size; AP is the same",
+    "an 'area' that is not that of its mask": "it counts as small, medium or large by the wrong "
+                                              "size; AP is the same",
     "a labelled keypoint outside of its image": "it is learned and evaluated there",
     "all of several labelled keypoints in the first pixel": "they are learned and evaluated there",
 }
@@ -36,7 +39,8 @@ HARMLESS = NOT_ITS_AREA  # even in all objects: many tools write the area of the
 
 @dataclass
 class Agreement:
-    """Of the objects that are not crowds: how many there are, and the ids of those that disagree, by what is wrong."""
+    """Of the objects that are not crowds: how many there are, and the ids of those that disagree,
+    by what is wrong."""
 
     objects: int = 0
     wrong: dict[str, list] = field(default_factory=dict)
@@ -45,30 +49,34 @@ class Agreement:
     broken: str | None = None  # the first mask that cannot be read at all
 
     def check(self, path: Path) -> None:
-        """Raise where the file cannot be used: a mask that cannot be read, or most objects wrong in the same way."""
+        """Raise where the file cannot be used: a mask that cannot be read, or most objects wrong in
+        the same way."""
         likely = ""
         if 2 * self.shares > self.objects:
             likely = ". They look like shares of width and height, from 0 to 1: multiply them"
         elif 2 * self.transposed > self.objects:
-            likely = (". The run lengths look row-major: COCO's go down the columns (np.asfortranarray "
-                      "before encoding)")
+            likely = (". The run lengths look row-major: COCO's go down the columns "
+                      "(np.asfortranarray before encoding)")
         refuse((self.broken, f"{path}: {self.broken}"))
         for what, ids in self.wrong.items():
             refuse((what != HARMLESS and 2 * len(ids) > self.objects,
-                    f"{path}: {len(ids)} of {self.objects} objects have {what} (the first is annotation {ids[0]}): "
-                    f"expected boxes, masks and keypoints in pixels of the image{likely}"))
+                    f"{path}: {len(ids)} of {self.objects} objects have {what} (the first is "
+                    f"annotation {ids[0]}): expected boxes, masks and keypoints in pixels of the "
+                    f"image{likely}"))
 
     def notes(self) -> list[str]:
         """One line for each thing that is wrong with a few objects."""
         lines = []
         for what, ids in self.wrong.items():
             named = ", ".join(map(str, ids[:NAMED])) + (", ..." if len(ids) > NAMED else "")
-            lines.append(f"{len(ids)} of {self.objects} objects have {what} (annotation {named}): {EFFECTS[what]}")
+            lines.append(f"{len(ids)} of {self.objects} objects have {what} (annotation {named}): "
+                         f"{EFFECTS[what]}")
         return lines
 
 
 def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoints: bool = False) -> Agreement:
-    """Compare the annotations `rows` with their own parts and with `images` (by id: width and height).
+    """Compare the annotations `rows` with their own parts and with `images` (by id: width and
+    height).
 
     decode: fill every mask, as the evaluator does; else only the extents of polygons are computed.
     """
@@ -96,7 +104,8 @@ def compare(rows: Iterable[dict], images: dict[int, dict], decode: bool, keypoin
 
 
 def _stays_closed(mask: object) -> bool:
-    """Whether a training never reads this mask of a crowd: of these detectron2 opens run lengths that are lists."""
+    """Whether a training never reads this mask of a crowd: of these detectron2 opens run lengths
+    that are lists."""
     if isinstance(mask, dict):
         return isinstance(mask.get("counts"), str)
     return not mask or (isinstance(mask, list) and all(isinstance(part, list) for part in mask))
@@ -129,7 +138,8 @@ def _alike(extent: tuple[float, float, float, float], box: list[float]) -> bool:
 
 @dataclass(frozen=True)
 class Mask:
-    """One object's mask: its extent, its area in pixels if it was filled, its compressed run lengths if it has some."""
+    """One object's mask: its extent, its area in pixels if it was filled, its compressed run
+    lengths if it has some."""
 
     extent: tuple[float, float, float, float]
     area: float | None = None
@@ -137,7 +147,8 @@ class Mask:
 
 
 def read_mask(mask: list | dict | None, image: dict, decode: bool) -> Mask | None:
-    """Raises `ValueError`, `TypeError`, `LookupError` or `OverflowError` for one that the evaluator could not read."""
+    """Raises `ValueError`, `TypeError`, `LookupError` or `OverflowError` for one that the evaluator
+    could not read."""
     height, width = image["height"], image["width"]
     if not mask:
         return None
@@ -162,8 +173,9 @@ def read_mask(mask: list | dict | None, image: dict, decode: bool) -> Mask | Non
 
 
 def runs_of(text: str) -> list[int]:
-    """The runs in COCO's compressed text: five bits and a flag a letter, from the third on differences to the run
-    before the last (pycocotools' maskApi.c, which reads any text without a check)."""
+    """The runs in COCO's compressed text: five bits and a flag a letter, from the third on
+    differences to the run before the last (pycocotools' maskApi.c, which reads any text without a
+    check)."""
     runs: list[int] = []
     value, shift = 0, 0
     for letter in text:
@@ -178,12 +190,14 @@ def runs_of(text: str) -> list[int]:
             value |= -1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value, shift = 0, 0
-    refuse((shift or min(runs, default=0) < 0, "compressed run lengths that are cut off or negative"))
+    refuse((shift or min(runs, default=0) < 0, "compressed run lengths that are cut off or "
+                                               "negative"))
     return runs
 
 
 def _fits_transposed(rle: dict, box: list[float]) -> bool:
-    """Whether the run lengths, read row by row instead of column by column, have `box` as their extent."""
+    """Whether the run lengths, read row by row instead of column by column, have `box` as their
+    extent."""
     height, width = rle["size"]
     y, x, h, w = run_lengths.toBbox({"size": [width, height], "counts": rle["counts"]})
     return _alike((x, y, x + w, y + h), box)

@@ -1,7 +1,8 @@
 """Notes of what was checked, in the user's cache: a check of files that are as they were is not made again.
 
-A note belongs to the names, sizes and times of all its files and to the code of the checks. The times are those of the
-last change to the content and to the file itself, which no program can set back. A failed check leaves no note.
+A note belongs to the names, sizes and times of all its files and to the code of the checks. The
+times are those of the last change to the content and to the file itself, which no program can set
+back. A failed check leaves no note.
 """
 
 import contextlib

@@ -56,7 +56,8 @@ def without_partner(names: tuple[str, ...]) -> list[str]:
 
 
 def _sides(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """("left" or "right", the rest) of each name, by its first or last word; ("", name) for neither.
+    """("left" or "right", the rest) of each name, by its first or last word; ("", name) for
+    neither.
 
     In one word, as in lefteye or lknee, the side only counts where the other one is there too: a
     cleft is on no side.

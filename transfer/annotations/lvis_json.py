@@ -1,8 +1,8 @@
 """One LVIS v1 annotation file: read and checked.
 
-LVIS looks like COCO with three differences that matter here: an image is named by the end of its `coco_url`
-(train2017/NAME or val2017/NAME, whichever split of LVIS it is in); each image says which classes were looked for and
-not found, and which were not marked to the last; there are no crowds.
+LVIS looks like COCO with three differences that matter here: an image is named by the end of its
+`coco_url` (train2017/NAME or val2017/NAME, whichever split of LVIS it is in); each image says which
+classes were looked for and not found, and which were not marked to the last; there are no crowds.
 """
 
 from dataclasses import replace
@@ -37,14 +37,17 @@ def require() -> None:
     try:
         detectron2_compat.import_lvis()
     except ImportError:
-        raise UserError("task lvis needs the package lvis, which is not installed: run `pip install --no-deps lvis` "
-                        "(with its dependencies it would replace opencv-python-headless)") from None
+        raise UserError("task lvis needs the package lvis, which is not installed: run `pip "
+                        "install --no-deps lvis` (with its dependencies it would replace "
+                        "opencv-python-headless)") from None
 
 
 def read(path: Path, evaluated: bool = True) -> CocoFile:
-    """Read and check the annotation file at `path`; raises `UserError` naming the first thing that is wrong.
+    """Read and check the annotation file at `path`; raises `UserError` naming the first thing that
+    is wrong.
 
-    `evaluated`: False for a file that is only trained on. What was checked is noted, as of COCO's files.
+    `evaluated`: False for a file that is only trained on. What was checked is noted, as of COCO's
+    files.
     """
     return coco_json.noted(path, ["LVIS", str(path), evaluated], lambda: _read(path, evaluated))
 
@@ -57,8 +60,8 @@ def _read(path: Path, evaluated: bool) -> CocoFile:
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     number = len(content["categories"])
     refuse((by_id(content["categories"]).keys() != set(range(1, number + 1)),
-            f"{path}: the ids of the {number} categories are not 1 to {number}: expected LVIS's own, which detectron2 "
-            "counts on"))
+            f"{path}: the ids of the {number} categories are not 1 to {number}: expected LVIS's "
+            "own, which detectron2 counts on"))
     raise_first(coco_json.repeated(content, "images", "file_name"), path)
     raise_first(coco_json.annotation_problems(content), path)
     objects = agreement.compare(content["annotations"], by_id(content["images"]), evaluated)

@@ -1,8 +1,9 @@
 """COCO files as annotation tools export them, made plain: what detectron2 and pycocotools can read.
 
-Ids from 0 (Label Studio, Roboflow), as text (VIA) or as floats; polygons that are not in a list (VIA); brush masks as
-crowds (CVAT). An annotation of the id 0 counts as not found in pycocotools' evaluation. What gets another id keeps that
-of its file under OWN_ID, for messages and for predictions.
+Ids from 0 (Label Studio, Roboflow), as text (VIA) or as floats; polygons that are not in a list
+(VIA); brush masks as crowds (CVAT). An annotation of the id 0 counts as not found in pycocotools'
+evaluation. What gets another id keeps that of its file under OWN_ID, for messages and for
+predictions.
 """
 
 import contextlib
@@ -51,12 +52,14 @@ def make_plain(content: dict, crowds_as_objects: bool = False) -> list[str]:
     if flat:
         changed.append("polygons that are not in a list are read as lists of one")
     if crowds:
-        changed.append(f"{crowds} of {len(rows)} annotations are crowds and are read as single objects")
+        changed.append(f"{crowds} of {len(rows)} annotations are crowds and are read as single "
+                       "objects")
     return changed
 
 
 def sha256(path: Path, crowds_as_objects: bool) -> str:
-    """What identifies the annotations in the file at `path`: its SHA-256, another one if its crowds are objects."""
+    """What identifies the annotations in the file at `path`: its SHA-256, another one if its crowds
+    are objects."""
     found = sha256_file(path)
     if crowds_as_objects:
         return hashlib.sha256(f"{found} crowds as objects".encode()).hexdigest()
@@ -69,8 +72,8 @@ def own_id(row: dict) -> object:
 
 
 def own_ids(plain: Path) -> dict[str, object]:
-    """What kept predictions need of a file that `write_plain` wrote: `image_ids`, {id: id in the file that was read},
-    and `category_ids`, the latter in the order of the classes."""
+    """What kept predictions need of a file that `write_plain` wrote: `image_ids`, {id: id in the
+    file that was read}, and `category_ids`, the latter in the order of the classes."""
     content = json.loads(plain.read_text(encoding="utf-8"))
     categories = sorted(content["categories"], key=lambda row: row["id"])
     return {"image_ids": {row["id"]: own_id(row) for row in content["images"]},
@@ -84,14 +87,14 @@ def write_plain(path: Path, content: dict) -> Path:
     try:
         write_text(plain, text)
     except OSError as error:
-        raise UserError(f"{plain} cannot be written ({error.strerror}): expected a folder for a copy of {path} with "
-                        "plain ids; name one in XDG_CACHE_HOME") from None
+        raise UserError(f"{plain} cannot be written ({error.strerror}): expected a folder for a "
+                        f"copy of {path} with plain ids; name one in XDG_CACHE_HOME") from None
     return plain
 
 
 def read_truth(path: Path, predictions: list[dict], crowds_as_objects: bool = False) -> "tuple[COCO, list[dict]]":
-    """The ground truth of the annotation file `path`, made plain, and `predictions` (COCO's result format, the ids of
-    the file) with its ids: what pycocotools evaluates."""
+    """The ground truth of the annotation file `path`, made plain, and `predictions` (COCO's result
+    format, the ids of the file) with its ids: what pycocotools evaluates."""
     from pycocotools.coco import COCO
 
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +140,8 @@ def _whole_ids(content: dict) -> bool:
 
 
 def _numbers(rows: list[dict]) -> dict[str, int]:
-    """A number for each id of a list, as text: the one that it is, or counted from 1 where one is no number.
+    """A number for each id of a list, as text: the one that it is, or counted from 1 where one is
+    no number.
 
     None at all where an entry has nothing that can be an id: the checks name it.
     """

@@ -1,4 +1,7 @@
-"""Where the suite keeps what it can make again: its folder in the user's cache. Standard library only."""
+"""Where the suite keeps what it can make again: its folder in the user's cache.
+
+Standard library only.
+"""
 
 import os
 from pathlib import Path

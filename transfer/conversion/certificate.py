@@ -5,18 +5,17 @@ file that was written. Both find accidents and edits, not a forger: who can writ
 also compute a new digest. Its keys:
 
 schema. source, source_sha256: the original checkpoint; input, input_sha256: the file that was read
-this time; canonical_sha256: of backbone.safetensors.
-family, method, branch, address ("PLACE:PREFIX" of the network in the input), epochs (null: not known).
-architecture, standard: whether a ResNet-50, as in the published protocols.
-pretraining: which one of this project made it (null: of elsewhere), and random_convolutions: their
-seed, where a control drew them at random (else null); older certificates have neither.
-consumed, expected (numbers of tensors), missing, left_over (names). shapes: torchvision's name ->
-"64x3x7x7". batch_norm: see `batch_norm_summary`.
-pixel_format: channel_order, mean and std of 0..255 values in that order, stride_in_1x1.
-fpn: transferred, dropped: names of a pretrained FPN's tensors; all are dropped without --fpn.
-reference: the network that the maps were compared with. tolerance. targets: name -> file, sha256,
-loader, tensors, largest_difference, usage.
-warnings. notes: what the reader of the checkpoint had to say. versions. digest: SHA-256 of the rest.
+this time; canonical_sha256: of backbone.safetensors. family, method, branch, address
+("PLACE:PREFIX" of the network in the input), epochs (null: not known). architecture, standard:
+whether a ResNet-50, as in the published protocols. pretraining: which one of this project made it
+(null: of elsewhere), and random_convolutions: their seed, where a control drew them at random (else
+null); older certificates have neither. consumed, expected (numbers of tensors), missing, left_over
+(names). shapes: torchvision's name -> "64x3x7x7". batch_norm: see `batch_norm_summary`.
+pixel_format: channel_order, mean and std of 0..255 values in that order, stride_in_1x1. fpn:
+transferred, dropped: names of a pretrained FPN's tensors; all are dropped without --fpn. reference:
+the network that the maps were compared with. tolerance. targets: name -> file, sha256, loader,
+tensors, largest_difference, usage. warnings. notes: what the reader of the checkpoint had to say.
+versions. digest: SHA-256 of the rest.
 """
 
 import hashlib
@@ -50,7 +49,8 @@ def digest(certificate: Mapping[str, Any]) -> str:
 
 
 def write_certificate(folder: Path, content: Mapping[str, Any]) -> Certificate:
-    """Seal `content` with its digest and write it, whole or not at all; returns what a reader will find."""
+    """Seal `content` with its digest and write it, whole or not at all; returns what a reader will
+    find."""
     plain = json.loads(json.dumps(content))
     sealed = {**plain, "digest": digest(plain)}
     write_text(folder / CERTIFICATE, json.dumps(sealed, indent=1, sort_keys=True) + "\n")
@@ -66,19 +66,21 @@ def read_certificate(folder: str | Path, target: str = "detectron2") -> Certific
     """
     path, file = Path(folder) / CERTIFICATE, Path(folder) / WRITERS[target].file
     refuse((not path.is_file() or not file.is_file(),
-            f"{folder} is not a converted checkpoint: expected {path.name} and {file.name} in it; run `clove convert "
-            f"FILE --to {target} --output {folder}`"))
+            f"{folder} is not a converted checkpoint: expected {path.name} and {file.name} in it; "
+            f"run `clove convert FILE --to {target} --output {folder}`"))
     content = open_certificate(path)
     certified, found = content["targets"].get(target, {}), sha256_file(file)
     differences, again = certified.get("largest_difference"), f"convert the checkpoint again with --to {target}"
     shown = isinstance(differences, dict) and len(differences) > 0
     refuse(
-        (not certified, f"expected {path} to certify {file.name}, found {', '.join(content['targets']) or 'no file'}: "
-                        f"{again}"),
+        (not certified, f"expected {path} to certify {file.name}, found "
+                        f"{', '.join(content['targets']) or 'no file'}: {again}"),
         (found != certified.get("sha256"),
-         f"expected {path} to certify {file}, found that its SHA-256 is another one, {found[:12]}...: {again}"),
+         f"expected {path} to certify {file}, found that its SHA-256 is another one, "
+         f"{found[:12]}...: {again}"),
         (target == "detectron2" and not (shown and all(is_number(one, 0, TOLERANCE) for one in differences.values())),
-         f"expected {path} to show maps within {TOLERANCE:.0e} standard deviations, found {differences}: {again}"))
+         f"expected {path} to show maps within {TOLERANCE:.0e} standard deviations, found "
+         f"{differences}: {again}"))
     if target == "detectron2":
         read_detectron2(file)  # arrays alone: detectron2 itself would run whatever code a pickle holds
     return content
@@ -98,20 +100,22 @@ def open_certificate(path: Path) -> Certificate:
             f"{path}: expected a certificate, found another JSON file; {again}"))
     refuse(
         (content["schema"] != SCHEMA,
-         f"{path}: expected a certificate of schema {SCHEMA}, found schema {content['schema']}, of another version of "
-         f"this program; {again}"),
+         f"{path}: expected a certificate of schema {SCHEMA}, found schema {content['schema']}, of "
+         f"another version of this program; {again}"),
         (content.get("digest") != digest(content),
-         f"{path}: expected what the conversion wrote, found that it was edited after the conversion (its digest does "
-         f"not fit its content); {again}"))
+         f"{path}: expected what the conversion wrote, found that it was edited after the "
+         f"conversion (its digest does not fit its content); {again}"))
     number = len(expected_shapes(content["architecture"]))
     refuse((not content["consumed"] == content["expected"] == number or content["missing"],
-            f"{path}: expected all {number} tensors of a {content['architecture']}, found {content['consumed']} of "
-            f"{content['expected']} consumed and {len(content['missing'])} missing; {again}"))
+            f"{path}: expected all {number} tensors of a {content['architecture']}, found "
+            f"{content['consumed']} of {content['expected']} consumed and "
+            f"{len(content['missing'])} missing; {again}"))
     return content
 
 
 def batch_norm_summary(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The ranges of batch norm's statistics over the whole network, and which layers look untouched.
+    """The ranges of batch norm's statistics over the whole network, and which layers look
+    untouched.
 
     Untouched is what a new layer has: all means 0 and all variances 1. `zero_variances` counts
     channels (a variance below float16's smallest number was stored as 0). `zero_weights`: layers
@@ -136,18 +140,20 @@ def batch_norm_summary(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def batch_norm_warnings(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader of the certificate should know about these statistics; empty when they look trained."""
+    """What a reader of the certificate should know about these statistics; empty when they look
+    trained."""
     found = []
     if summary["untouched"]:
-        found.append(f"{len(summary['untouched'])} of {summary['layers']} batch-norm layers have all "
-                     "means 0 and all variances 1, as a new network has: was this checkpoint trained, "
-                     "and are its statistics saved?")
+        found.append(f"{len(summary['untouched'])} of {summary['layers']} batch-norm layers have "
+                     "all means 0 and all variances 1, as a new network has: was this checkpoint "
+                     "trained, and are its statistics saved?")
     if summary["zero_variances"]:
-        found.append(f"{summary['zero_variances']} channels have a variance of 0: stored in float16?")
+        found.append(f"{summary['zero_variances']} channels have a variance of 0: stored in "
+                     "float16?")
     if summary["zero_weights"]:
-        found.append(f"{len(summary['zero_weights'])} batch-norm layers have weights of 0 alone: the "
-                     "maps prove nothing of the convolutions before them, only the comparison of the "
-                     "tensors does")
+        found.append(f"{len(summary['zero_weights'])} batch-norm layers have weights of 0 alone: "
+                     "the maps prove nothing of the convolutions before them, only the comparison "
+                     "of the tensors does")
     return found
 
 

@@ -65,7 +65,8 @@ class Options:
 
 def convert(source: str | Path, output: str | Path, method: str | None = None, **options: Any
             ) -> Certificate:
-    """Write `source` into the folder `output`: backbone.safetensors, each target's file, conversion.json.
+    """Write `source` into the folder `output`: backbone.safetensors, each target's file,
+    conversion.json.
 
     `options`: see `Options`. conversion.json, returned as a dictionary, is written last: a folder
     without it is not a finished conversion, and a file that fails its proof does not stay. What an
@@ -159,8 +160,9 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
     if c["input_sha256"] != c["source_sha256"]:
         origin = f" (from {c['source']}, {c['source_sha256'][:12]}...)"
     epochs = "epochs not stored" if c["epochs"] is None else f"{c['epochs']} epochs"
-    lines = [f"{c['input']}{origin}: {c['family']} layout, {ARCHITECTURES[c['architecture']].title}, "
-             f"{c['branch']}, {epochs}; method {c['method']}",
+    lines = [f"{c['input']}{origin}: {c['family']} layout, "
+             f"{ARCHITECTURES[c['architecture']].title}, {c['branch']}, {epochs}; method "
+             f"{c['method']}",
              f"{c['consumed']} of {c['expected']} tensors converted, none missing; "
              f"{len(c['left_over'])} left over{_groups(c['left_over'])}",
              f"batch norm: {statistics['layers']} layers, variances "
@@ -181,8 +183,8 @@ def describe(certificate: Mapping[str, Any], output: str | Path) -> str:
                      f"loader: {written['loader']}")
         if differences:
             shown = ", ".join(f"{stage} {differences[stage]:.1e}" for stage in STAGES)
-            lines.append(f"  largest difference to {c['reference']}, in standard deviations of each "
-                         f"map: {shown}")
+            lines.append(f"  largest difference to {c['reference']}, in standard deviations of "
+                         f"each map: {shown}")
         lines.append(f"  {written['usage']}")
     for note in c["notes"]:
         lines.append(f"note: {note}")
@@ -200,14 +202,16 @@ def _check_options(asked: Options) -> None:
     unknown = [target for target in asked.targets or [""] if target not in WRITERS]
     refuse(
         (unknown,
-         f"expected --to to name some of {', '.join(WRITERS)}, found {', '.join(map(repr, unknown))}"),
+         f"expected --to to name some of {', '.join(WRITERS)}, found "
+         f"{', '.join(map(repr, unknown))}"),
         ("detectron2" in asked.targets and optional("detectron2") is None,
-         "detectron2's file is proved by detectron2, which is not installed: run `clove setup`, or leave it out with "
-         "--to torchvision,timm,mmdet"),
+         "detectron2's file is proved by detectron2, which is not installed: run `clove setup`, "
+         "or leave it out with --to torchvision,timm,mmdet"),
         (asked.fpn and "detectron2" not in asked.targets,
          "--fpn takes a pretrained FPN over to detectron2: add --to detectron2, or leave --fpn out"),
         (asked.fpn and asked.random_convolutions is not None,
-         "--random-convolutions keeps no pretrained convolution, and an FPN is made of them: leave out --fpn"))
+         "--random-convolutions keeps no pretrained convolution, and an FPN is made of them: "
+         "leave out --fpn"))
 
 
 def _check_fit(reading: Reading, source: Path, asked: Options) -> None:
@@ -216,11 +220,12 @@ def _check_fit(reading: Reading, source: Path, asked: Options) -> None:
     unable = [target for target in asked.targets if target not in able]
     refuse(
         (asked.fpn and not reading.fpn,
-         f"--fpn: expected a pretrained FPN in {source}, found none in this {reading.family} file: leave --fpn out"),
+         f"--fpn: expected a pretrained FPN in {source}, found none in this {reading.family} file: "
+         "leave --fpn out"),
         (unable and _strides_in_1x1(reading.info),
          f"{source} strides in its 1x1 convolutions, as MSRA's networks do, and the ResNet-50 of "
-         f"{' and '.join(unable)} in its 3x3 ones: there it would be another network; expected --to "
-         f"{' or '.join(able)}"))
+         f"{' and '.join(unable)} in its 3x3 ones: there it would be another network; expected "
+         f"--to {' or '.join(able)}"))
 
 
 def _strides_in_1x1(info: BackboneInfo) -> bool:
@@ -228,14 +233,16 @@ def _strides_in_1x1(info: BackboneInfo) -> bool:
 
 
 def _prepare_output(source: Path, output: Path, targets: Sequence[str]) -> None:
-    """Make the folder, and take away what an earlier conversion left there, the certificate first."""
+    """Make the folder, and take away what an earlier conversion left there, the certificate first.
+    """
     where = str(output.absolute())
     refuse(
         (any("\ud800" <= letter <= "\udfff" for letter in where),  # bytes of a name that are no UTF-8
          f"safetensors opens only paths that are UTF-8, found {where!r}: choose another --output"),
         # detectron2 takes every path for an address: what it would drop from one must not be in it.
         ("detectron2" in targets and urlparse(where)._replace(query="").geturl() != where,
-         f"detectron2 cannot read a path with a question mark or a line break ({where}): choose another --output"))
+         f"detectron2 cannot read a path with a question mark or a line break ({where}): choose "
+         "another --output"))
     make_folder(output)
     files = [CERTIFICATE, CANONICAL, *(writer.file for writer in WRITERS.values())]
     present = [output / name for name in files if (output / name).exists()]

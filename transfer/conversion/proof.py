@@ -50,7 +50,8 @@ Proof = dict[str, Any]
 
 
 def backbone_config(architecture: str, stride_in_1x1: bool = False) -> "CfgNode":
-    """A detectron2 config with the FPN over this ResNet, as the fine-tuning has it but with plain BN."""
+    """A detectron2 config with the FPN over this ResNet, as the fine-tuning has it but with plain
+    BN."""
     from detectron2.config import get_cfg
 
     config, stages = get_cfg(), ["res2", "res3", "res4", "res5"]
@@ -89,7 +90,8 @@ def assert_loaded(model: nn.Module, pkl_path: str | Path) -> int:
 
 
 def prove_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -> Proof:
-    """Load a converted file with detectron2 and compare it with torchvision's network of the weights `state`.
+    """Load a converted file with detectron2 and compare it with torchvision's network of the
+    weights `state`.
 
     Raises `UserError` when a tensor of the file or of detectron2's network differs from `state` in
     a bit, or a map by over `TOLERANCE` of its standard deviation.
@@ -112,14 +114,16 @@ def prove_detectron2(path: Path, state: State, info: BackboneInfo, fpn: State) -
 
 
 def prove_torchvision(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Proof:
-    """Load with torch.load and torchvision's own network, where only the classifier may be missing."""
+    """Load with torch.load and torchvision's own network, where only the classifier may be missing.
+    """
     network = torchvision.models.get_model(info.architecture, weights=None)
     incompatible = network.load_state_dict(torch.load(path, weights_only=True), strict=False)
     unloaded = set(incompatible.missing_keys) - {"fc.weight", "fc.bias"}
     refuse((unloaded or incompatible.unexpected_keys,
-            f"expected torchvision's {info.architecture} to miss only fc in {path}, found {len(unloaded)} missing and "
-            f"{len(incompatible.unexpected_keys)} unexpected: {_AGAIN}"))
-    return {"loader": f"torchvision {torchvision.__version__}, load_state_dict(strict=False): only fc missing",
+            f"expected torchvision's {info.architecture} to miss only fc in {path}, found "
+            f"{len(unloaded)} missing and {len(incompatible.unexpected_keys)} unexpected: {_AGAIN}"))
+    return {"loader": f"torchvision {torchvision.__version__}, load_state_dict(strict=False): only "
+                      "fc missing",
             **_prove_network(network, path, state, info)}
 
 
@@ -129,7 +133,8 @@ def prove_timm(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Pro
         return _prove_read(safetensors.torch.load_file(path), path, state, "timm")
     with quiet():
         network = timm.create_model(info.architecture, num_classes=0, checkpoint_path=str(path))
-    return {"loader": f"timm {timm.__version__}, create_model(num_classes=0, checkpoint_path=...), strict",
+    return {"loader": f"timm {timm.__version__}, create_model(num_classes=0, checkpoint_path=...), "
+                      "strict",
             **_prove_network(network, path, state, info)}
 
 
@@ -144,7 +149,8 @@ def prove_mmdet(path: Path, state: State, info: BackboneInfo, _fpn: State) -> Pr
     blank = {name: torch.zeros_like(value) for name, value in state.items()}
     network = reference_network(blank, info.architecture, info.stride_in_1x1)
     runner.load_checkpoint(network, str(path), map_location="cpu", strict=False, logger="silent")
-    return {"loader": f"mmengine {metadata.version('mmengine')}, load_checkpoint, into torchvision's network",
+    return {"loader": f"mmengine {metadata.version('mmengine')}, load_checkpoint, into "
+                      "torchvision's network",
             **_prove_network(network, path, state, info)}
 
 
@@ -153,7 +159,8 @@ PROOFS: dict[str, Callable[[Path, State, BackboneInfo, State], Proof]] = {
 
 
 def optional(module: str) -> Any:
-    """A module that not everybody has, or None where it is missing or its installation is broken."""
+    """A module that not everybody has, or None where it is missing or its installation is broken.
+    """
     try:
         return importlib.import_module(module)
     except Exception:  # an old package on a new interpreter raises anything
@@ -161,7 +168,8 @@ def optional(module: str) -> Any:
 
 
 def _prove_network(network: nn.Module, path: Path, state: State, info: BackboneInfo) -> Proof:
-    """The rest of a proof for a loaded network with torchvision's names: its tensors, then its maps."""
+    """The rest of a proof for a loaded network with torchvision's names: its tensors, then its
+    maps."""
     loaded = {name: value for name, value in network.state_dict().items()
               if not name.startswith("fc.") and not name.endswith(COUNTER)}
     _require_equal(state, loaded, f"tensors of the source to be loaded from {path}", _AGAIN)
@@ -171,7 +179,8 @@ def _prove_network(network: nn.Module, path: Path, state: State, info: BackboneI
 
 def _prove_read(found: Mapping[str, torch.Tensor], path: Path, state: State, absent: str) -> Proof:
     _require_equal(state, found, f"tensors of the source to equal those in {path}", _AGAIN)
-    return {"loader": f"none: {absent} cannot be imported here; names, shapes and values were read back",
+    return {"loader": f"none: {absent} cannot be imported here; names, shapes and values were read "
+                      "back",
             "tensors": len(found), "largest_difference": None}
 
 
@@ -180,8 +189,9 @@ def _map_differences(state: State, info: BackboneInfo, found: Mapping[str, torch
     expected = torchvision_maps(state, info.architecture, fixed_images(), info.stride_in_1x1)
     differences = relative_differences(expected, found)
     wrong = [f"{stage} {value:.1e}" for stage, value in differences.items() if not value <= TOLERANCE]
-    refuse((wrong, f"expected the maps of {path} within {TOLERANCE:.0e} standard deviations of torchvision's, found "
-                   f"{', '.join(wrong)}: the file is not a conversion of this checkpoint"))
+    refuse((wrong, f"expected the maps of {path} within {TOLERANCE:.0e} standard deviations of "
+                   f"torchvision's, found {', '.join(wrong)}: the file is not a conversion of this "
+                   "checkpoint"))
     return differences
 
 
@@ -193,7 +203,8 @@ def _require_equal(expected: State, found: Mapping[str, torch.Tensor | np.ndarra
     wrong = faults({"missing in the file": expected.keys() - both,
                     "unknown to the model": found.keys() - both,
                     "different": different})
-    refuse((wrong, f"expected all {len(expected)} {what}, found {len(both) - len(different)} equal, {wrong}: {advice}"))
+    refuse((wrong, f"expected all {len(expected)} {what}, found {len(both) - len(different)} "
+                   f"equal, {wrong}: {advice}"))
 
 
 def _same(tensor: torch.Tensor, other: torch.Tensor | np.ndarray) -> bool:

@@ -16,10 +16,11 @@ def method_of(method: str) -> str:
 def redraw(state: dict[str, torch.Tensor], architecture: str, seed: int) -> dict[str, torch.Tensor]:
     """A ResNet's tensors (torchvision names) with every convolution drawn at random.
 
-    As `torch.manual_seed(seed)` and torchvision's constructor give it; gammas, betas and statistics of
-    batch norm stay. Raises `UserError` for a seed that torch does not take.
+    As `torch.manual_seed(seed)` and torchvision's constructor give it; gammas, betas and statistics
+    of batch norm stay. Raises `UserError` for a seed that torch does not take.
     """
-    refuse((not 0 <= seed < 2**63, f"--random-convolutions {seed}: expected a seed from 0 to 2**63 - 1"))
+    refuse((not 0 <= seed < 2**63, f"--random-convolutions {seed}: expected a seed from 0 to 2**63 "
+                                   "- 1"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = torchvision.models.get_model(architecture, weights=None)

@@ -32,7 +32,8 @@ def reference_network(state: Mapping[str, torch.Tensor], architecture: str, stri
 
 
 def move_strides_to_1x1(network: nn.Module) -> None:
-    """Move the stride of the first bottleneck of layers 2 to 4 from its 3x3 to its first 1x1 convolution.
+    """Move the stride of the first bottleneck of layers 2 to 4 from its 3x3 to its first 1x1
+    convolution.
 
     That is the network of MSRA's Caffe weights (detectron2 modeling/backbone/resnet.py,
     BottleneckBlock). ResNet-18 and -34 have no bottleneck; for them it changes nothing, as in
@@ -74,9 +75,11 @@ def relative_differences(expected: Mapping[str, torch.Tensor], found: Mapping[st
 
 def stage_maps(network: nn.Module, images: torch.Tensor, modules: Sequence[str] = TORCHVISION_STAGES
                ) -> dict[str, torch.Tensor]:
-    """The outputs of five modules of a ResNet, one a stage, in evaluation mode; the mode is put back.
+    """The outputs of five modules of a ResNet, one a stage, in evaluation mode; the mode is put
+    back.
 
-    torchvision's names are timm's too; detectron2's ResNet (the `bottom_up` of an FPN) calls them `STAGES`.
+    torchvision's names are timm's too; detectron2's ResNet (the `bottom_up` of an FPN) calls them
+    `STAGES`.
     """
     maps: dict[str, torch.Tensor] = {}
 

@@ -35,7 +35,8 @@ _TORCHVISION_NAME = re.compile(r"(?:layer([1-4])\.(\d+)\.)?(conv\d|bn\d|downsamp
 
 @dataclass(frozen=True)
 class Writer:
-    """A target: its file in the output folder, who writes it, and one line that says how to load it (see `usage`).
+    """A target: its file in the output folder, who writes it, and one line that says how to load it
+    (see `usage`).
 
     `strides_in_1x1`: whether the target's ResNet can stride in the first 1x1 convolution, as MSRA's
     networks do.
@@ -81,7 +82,10 @@ def pixel_format(info: BackboneInfo) -> dict[str, Any]:
 
 
 def read_detectron2(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a detectron2.pkl. Only numpy arrays and plain values are built: nothing can run."""
+    """The tensors of a detectron2.pkl.
+
+    Only numpy arrays and plain values are built: nothing can run.
+    """
     try:
         return {name: np.asarray(value) for name, value in read_arrays(path)["model"].items()}
     except (PermissionError, MemoryError):

@@ -1,8 +1,8 @@
 """Cityscapes by folder: its files listed and checked, its instances in detectron2's form.
 
-The reading of one image's annotation is detectron2's own (polygons, later ones in front of earlier ones, group
-regions as crowd), without its worker pool: a pool of at least four processes is no help on two cores and forks
-after CUDA has started.
+The reading of one image's annotation is detectron2's own (polygons, later ones in front of earlier
+ones, group regions as crowd), without its worker pool: a pool of at least four processes is no help
+on two cores and forks after CUDA has started.
 """
 
 import functools
@@ -21,7 +21,8 @@ SUFFIXES = ("gtFine_instanceIds.png", "gtFine_labelIds.png", "gtFine_polygons.js
 
 @functools.cache
 def instance_labels() -> tuple:
-    """Cityscapes' labels that have instances and are evaluated, in the order of its evaluation: eight."""
+    """Cityscapes' labels that have instances and are evaluated, in the order of its evaluation:
+    eight."""
     try:
         from cityscapesscripts.helpers.labels import labels
     except ImportError:
@@ -40,18 +41,19 @@ def list_files(image_root: Path, annotation_root: Path) -> list[tuple[str, str, 
         stem = annotation_root / image.parent.name / image.name.removesuffix(IMAGE_SUFFIX)
         annotations = [f"{stem}{suffix}" for suffix in SUFFIXES]
         refuse((not NAME.fullmatch(image.name),
-                f"{image_root}: {image} is not named as Cityscapes names images: expected CITY_SEQUENCE_FRAME_"
-                f"{IMAGE_SUFFIX} with no further underscore"))
+                f"{image_root}: {image} is not named as Cityscapes names images: expected "
+                f"CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX} with no further underscore"))
         for path in annotations:
             refuse((not Path(path).is_file(),
-                    f"{image_root}: {path} is missing, the annotation of {image}: expected instanceIds, labelIds and "
-                    "polygons for every image"))
+                    f"{image_root}: {path} is missing, the annotation of {image}: expected "
+                    "instanceIds, labelIds and polygons for every image"))
         files.append((str(image), *annotations))
     refuse((not files, f"{image_root}: no image: expected CITY/CITY_SEQUENCE_FRAME_{IMAGE_SUFFIX}"))
     listed = {instances for _, instances, *_ in files}
     for path in sorted(annotation_root.glob(f"*/*{SUFFIXES[0]}")):
         refuse((str(path) not in listed,
-                f"{image_root}: annotation {path} has no image there: the evaluation goes over every annotation"))
+                f"{image_root}: annotation {path} has no image there: the evaluation goes over "
+                "every annotation"))
     return files
 
 
@@ -65,9 +67,10 @@ def digest(annotation_root: Path) -> str:
 
 
 def load(image_root: Path, annotation_root: Path) -> list[dict]:
-    """All images of a split in detectron2's form: XYXY boxes and polygons in pixels, classes 0 to 7."""
-    # Before the threads: shapely's modules import each other, and a thread that imports them while another one does
-    # finds them half made.
+    """All images of a split in detectron2's form: XYXY boxes and polygons in pixels, classes 0 to
+    7."""
+    # Before the threads: shapely's modules import each other, and a thread that imports them while
+    # another one does finds them half made.
     import detectron2.data.datasets.cityscapes  # noqa: F401
     import shapely.errors
     import shapely.geometry  # noqa: F401
@@ -90,5 +93,5 @@ def _read(files: tuple[str, str, str, str]) -> dict:
     try:
         return _cityscapes_files_to_dict(files, from_json=True, to_polygons=True)
     except (KeyError, TypeError, ValueError, NotImplementedError, ShapelyError) as error:
-        raise UserError(f"{files[3]} cannot be read by detectron2 ({type(error).__name__}: {error}): replace it or "
-                        "take the image out") from None
+        raise UserError(f"{files[3]} cannot be read by detectron2 ({type(error).__name__}: "
+                        f"{error}): replace it or take the image out") from None

@@ -23,9 +23,11 @@ GROUP = "group"  # ends the label of a region with several objects
 
 
 def check_files(half: str, files: list[Files]) -> Opened:
-    """Check images and annotations of a half; raises `UserError` naming the first file that cannot be used.
+    """Check images and annotations of a half; raises `UserError` naming the first file that cannot
+    be used.
 
-    Of what is evaluated ("val") everything is decoded; of the rest the headers, the polygons and a share of the images.
+    Of what is evaluated ("val") everything is decoded; of the rest the headers, the polygons and a
+    share of the images.
     """
     paths = [Path(path) for group in files for path in group]
     return Opened(**remember(paths, [half, "Cityscapes"], lambda: asdict(_check(half, files))))
@@ -45,7 +47,8 @@ def _check(half: str, files: list[Files]) -> Opened:
 
 
 def check_polygons(path: Path) -> tuple[int, int]:
-    """Check the polygons of one image, which detectron2 trains on; returns (width, height) in pixels."""
+    """Check the polygons of one image, which detectron2 trains on; returns (width, height) in
+    pixels."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -64,11 +67,11 @@ def check_polygons(path: Path) -> tuple[int, int]:
         label = row["label"]
         number = numbers.get(label, numbers.get(label.removesuffix(GROUP)))
         refuse(
-            (number is None, f"{path}: object {place} is labelled '{label}': expected one of Cityscapes' labels, or "
-                             f"one with '{GROUP}'"),
+            (number is None, f"{path}: object {place} is labelled '{label}': expected one of "
+                             f"Cityscapes' labels, or one with '{GROUP}'"),
             (number is not None and number >= 0 and not _is_polygon(row.get("polygon")),
-             f"{path}: object {place} ({label}) has the polygon {str(row.get('polygon'))[:40]}: expected at least "
-             "three points [x, y]"))
+             f"{path}: object {place} ({label}) has the polygon {str(row.get('polygon'))[:40]}: "
+             "expected at least three points [x, y]"))
     return content["imgWidth"], content["imgHeight"]
 
 
@@ -100,11 +103,11 @@ def _check_numbers(row: tuple[Files, tuple[int, int]], decode: bool) -> None:
     of_instances = np.where(instances >= 1000, instances // 1000, instances)
     wrong = instances[~np.isin(of_instances, list(_label_numbers().values()))]
     if wrong.size:
-        raise UserError(f"{instance_file}: pixels have the number {wrong.min()}: expected a label of Cityscapes, or "
-                        "1000 times a label and the number of the object")
+        raise UserError(f"{instance_file}: pixels have the number {wrong.min()}: expected a label "
+                        "of Cityscapes, or 1000 times a label and the number of the object")
     refuse((2 * np.count_nonzero(of_instances == labels) < labels.size,
-            f"{instance_file}: most pixels have other labels than in {label_file}: expected Cityscapes' label ids in "
-            "both (not training ids)"))
+            f"{instance_file}: most pixels have other labels than in {label_file}: expected "
+            "Cityscapes' label ids in both (not training ids)"))
 
 
 def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, int], decode: bool) -> np.ndarray:
@@ -117,8 +120,9 @@ def _numbers(path: Path, modes: tuple[str, ...], depth: str, size: tuple[int, in
         raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
     refuse(
         (mode not in modes,
-         f"{path} has pixels of the kind {mode}: expected one channel of {depth}, as Cityscapes' own files have"),
+         f"{path} has pixels of the kind {mode}: expected one channel of {depth}, as Cityscapes' "
+         "own files have"),
         (found != size,
-         f"{path} is {found[0]} x {found[1]} pixels but the polygons beside it say {size[0]} x {size[1]}: expected one "
-         "size"))
+         f"{path} is {found[0]} x {found[1]} pixels but the polygons beside it say {size[0]} x "
+         f"{size[1]}: expected one size"))
     return numbers

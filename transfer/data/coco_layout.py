@@ -1,9 +1,10 @@
 """COCO's folder layout: which annotation files are meant and where their images lie.
 
-COCO's own (train2017/, val2017/, annotations/PREFIX_*2017.json), also as images/ beside annotations/*train*.json and
-*val*.json, and as tools export it: train/_annotations.coco.json among the images (Roboflow), train/labels.json beside
-train/data/ (FiftyOne), images/Train/ beside annotations/instances_Train.json (CVAT), train/annotations/ beside
-train/img/ (Supervisely). The classes come from the annotation file; so does what every object has.
+COCO's own (train2017/, val2017/, annotations/PREFIX_*2017.json), also as images/ beside
+annotations/*train*.json and *val*.json, and as tools export it: train/_annotations.coco.json among
+the images (Roboflow), train/labels.json beside train/data/ (FiftyOne), images/Train/ beside
+annotations/instances_Train.json (CVAT), train/annotations/ beside train/img/ (Supervisely). The
+classes come from the annotation file; so does what every object has.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
         parts = ("boxes", "keypoints")
         alone = keypoint_names.without_partner(train.keypoint_names)
         if alone:
-            notes.append(f"warning: {train.path}: keypoints {', '.join(alone)} have no partner on the other side by "
-                         "their names: images are not flipped in training")
+            notes.append(f"warning: {train.path}: keypoints {', '.join(alone)} have no partner on "
+                         "the other side by their names: images are not flipped in training")
     elif train.has_masks:
         parts = ("boxes", "masks")
     else:
         empty = ", ".join(column.name for column in task.columns if column.group == "segm")
-        notes.append(f"{train.path} has boxes and no masks: Faster R-CNN by the same protocol, no mask head; {empty} "
-                     "stay empty")
+        notes.append(f"{train.path} has boxes and no masks: Faster R-CNN by the same protocol, no "
+                     f"mask head; {empty} stay empty")
     classes = tuple(name for _, name in train.categories)
     splits = split(train, "train", _places(images, "train")), split(val, "val", _places(images, "val"))
     notes += images_in_both(splits, (train, val), where.same_images)
@@ -62,7 +63,8 @@ def find(where: Where, task: Task, keypoints: bool = False) -> Dataset:
 
 def images_in_both(splits: tuple[Split, Split], files: tuple[coco_json.CocoFile, coco_json.CocoFile],
                    same_images: bool) -> list[str]:
-    """A note on the images that are trained on and evaluated; all of them raise, unless `same_images` allows it."""
+    """A note on the images that are trained on and evaluated; all of them raise, unless
+    `same_images` allows it."""
     train, val = files
     trained = {splits[0].image_root / name for name in train.images}
     evaluated = {splits[1].image_root / name for name in val.images}
@@ -73,16 +75,17 @@ def images_in_both(splits: tuple[Split, Split], files: tuple[coco_json.CocoFile,
         if path in trained or (other is not None and filecmp.cmp(path, other, shallow=False)):  # or a copy of one
             both.append(path.name)
     refuse((len(both) == len(evaluated) and not same_images,
-            f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other images, or metrics "
-            "show how well a model remembers; --same-images allows it"))
+            f"{val.path}: all of its {len(both)} images are in {train.path} too: expected other "
+            "images, or metrics show how well a model remembers; --same-images allows it"))
     if not both:
         return []
-    return [f"warning: {len(both)} of the {len(evaluated)} images that are evaluated are training images "
-            f"({', '.join(both[:3])}): metrics show how well a model remembers them"]
+    return [f"warning: {len(both)} of the {len(evaluated)} images that are evaluated are training "
+            f"images ({', '.join(both[:3])}): metrics show how well a model remembers them"]
 
 
 def split(file: coco_json.CocoFile, half: str, places: list[Path]) -> Split:
-    """The `half` ("train" or "val") that `file` lists, its images in the first of `places` that has all of them."""
+    """The `half` ("train" or "val") that `file` lists, its images in the first of `places` that has
+    all of them."""
     root, opened = first_whole(places, half, file)
     return Split(len(file.images), file.path, root, plain_coco.sha256(file.path, file.crowds_as_objects), opened,
                  file.plain)
@@ -104,8 +107,8 @@ def _annotation_file(folder: Path, task: Task, prefix: str, half: str) -> Path:
     candidates = mine or others or usual
     found = ", ".join(str(path.relative_to(folder)) for path in candidates) or "none"
     refuse((len(candidates) != 1,
-            f"{folder}: expected one annotation file for {half}, as in {task.layout}; found {found}; keep the one that "
-            f"is meant, or name it with --{half}-annotations"))
+            f"{folder}: expected one annotation file for {half}, as in {task.layout}; found "
+            f"{found}; keep the one that is meant, or name it with --{half}-annotations"))
     return candidates[0]
 
 

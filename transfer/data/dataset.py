@@ -1,4 +1,7 @@
-"""What is known of a dataset that was found and checked, and where one was looked for. Standard library only."""
+"""What is known of a dataset that was found and checked, and where one was looked for.
+
+Standard library only.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +30,8 @@ Reader = Callable[[], Records]
 
 @dataclass(frozen=True)
 class Opened:
-    """What the images that were opened are like, where it depends on more than the files whether that is right."""
+    """What the images that were opened are like, where it depends on more than the files whether
+    that is right."""
 
     images: int = 0
     turned_unseen: int = 0  # turned or mirrored by EXIF so that their size stays as it is
@@ -73,7 +77,10 @@ class Dataset:
         return self.name("train"), self.name("val")
 
     def name(self, half: str) -> str:
-        """The name of `half` ("train" or "val") in detectron2's catalog. Tasks that share a folder share it."""
+        """The name of `half` ("train" or "val") in detectron2's catalog.
+
+        Tasks that share a folder share it.
+        """
         return f"{self.catalog or self.task}_{half}"
 
     def half(self, half: str) -> Split:

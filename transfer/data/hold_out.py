@@ -2,8 +2,9 @@
 
   clove hold-out DATA/annotations/instances_train.json --share 0.25 --output HELD
 
-writes HELD/train.json and HELD/val.json, which `--train-annotations` and `--val-annotations` take. The images held out
-are those whose names have the largest SHA-256, so that the split is the same on every machine. Standard library only.
+writes HELD/train.json and HELD/val.json, which `--train-annotations` and `--val-annotations` take.
+The images held out are those whose names have the largest SHA-256, so that the split is the same on
+every machine. Standard library only.
 """
 
 import argparse
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         (not args.file.is_file(),
          f"{args.file} is not a file: expected annotations of the training images, in COCO's format"),
         (args.file.resolve() in (train.resolve(), val.resolve()),
-         f"--output {args.output}: {args.file} itself would be replaced there: choose another folder"),
+         f"--output {args.output}: {args.file} itself would be replaced there: choose another "
+         "folder"),
         (not 0 <= args.share <= 1,  # written so that NaN fails too
          f"--share {args.share:g}: expected a share of the images, from 0 to 1"))
     parts = split(args.file, args.share)
@@ -46,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def split(file: Path, share: float) -> tuple[dict, dict]:
-    """Two contents of annotation files: the images that are kept, and the `share` of them that is held out.
+    """Two contents of annotation files: the images that are kept, and the `share` of them that is
+    held out.
 
     Raises `UserError` when the file is not one of COCO's format, or nothing is left on one side.
     """
@@ -56,8 +59,8 @@ def split(file: Path, share: float) -> tuple[dict, dict]:
     coco_json.raise_first(coco_json.repeated(content, "images", "file_name"), file)
     images = len(content["images"])
     refuse((not 0 < round(share * images) < images,
-            f"{file}: --share {share:g} of {images} images holds out {round(share * images)}: expected at least one, "
-            "and one that is kept"))
+            f"{file}: --share {share:g} of {images} images holds out {round(share * images)}: "
+            "expected at least one, and one that is kept"))
     names = [image["file_name"] for image in content["images"]]
     held = {id_text(content["images"][place]["id"]) for place in order(names)[-round(share * images):]}
     kept_part = {**content, "images": [], "annotations": []}

@@ -26,10 +26,11 @@ Row = tuple[Path, Sequence[int] | None]  # an image and its (width, height), Non
 
 
 def check_images(half: str, rows: Iterable[Row]) -> Opened:
-    """Open images: the headers of all, and decoded all that are evaluated ("val"), a share of the others.
+    """Open images: the headers of all, and decoded all that are evaluated ("val"), a share of the
+    others.
 
-    Raises for the first that cannot be read or is of another size. Images that were checked before and are as they
-    were are not opened again, see `check_notes`.
+    Raises for the first that cannot be read or is of another size. Images that were checked before
+    and are as they were are not opened again, see `check_notes`.
     """
     rows = list(rows)
     paths, sizes = zip(*rows, strict=True)
@@ -59,7 +60,8 @@ def in_threads(check: Callable, rows: Iterable, title: str, number: int) -> Iter
 
 
 def _checked(work: tuple[int, Row], apart: int) -> tuple[Header, str]:
-    """(header, why `--sixteen-bit shift` refuses it) of an image that can be read; raises for another one.
+    """(header, why `--sixteen-bit shift` refuses it) of an image that can be read; raises for
+    another one.
 
     One image in `apart` is decoded.
     """
@@ -71,7 +73,8 @@ def _checked(work: tuple[int, Row], apart: int) -> tuple[Header, str]:
         read_pixels(path)
     except UnreadableImage as error:
         if not header.sixteen_bits:
-            raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
+            raise UserError(f"{path} cannot be read as an image ({error}): replace it or take it "
+                            "out") from None
         return header, f"{path}: {error}"
     return header, ""
 
@@ -93,12 +96,13 @@ def missing(place: Path, names: Sequence[str]) -> list[str]:
 
 def refuse_missing(file: Path, place: Path, absent: list[str], names: Sequence[str]) -> None:
     """Raise when some of the `names` that `file` lists are `absent` from `place`."""
-    refuse((absent, f"{file}: {len(absent)} of the {len(names)} files that it lists are not in {place}: "
-                    f"{', '.join(absent[:3])}"))
+    refuse((absent, f"{file}: {len(absent)} of the {len(names)} files that it lists are not in "
+                    f"{place}: {', '.join(absent[:3])}"))
 
 
 def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Opened]:
-    """The first place that holds all images of `file` with the sizes that it gives, and what `check_images` says.
+    """The first place that holds all images of `file` with the sizes that it gives, and what
+    `check_images` says.
 
     Raises with the count and the first names of those missing.
     """
@@ -110,7 +114,8 @@ def first_whole(places: list[Path], half: str, file: CocoFile) -> tuple[Path, Op
 
 
 def check_image(path: Path, size: Sequence[int] | None) -> Header:
-    """The header of the image there; raises unless it can be opened and is of `size` (width, height; None for any)."""
+    """The header of the image there; raises unless it can be opened and is of `size` (width,
+    height; None for any)."""
     try:
         header = read_header(path)
     except (OSError, SyntaxError, DecompressionBombError) as error:
@@ -119,6 +124,6 @@ def check_image(path: Path, size: Sequence[int] | None) -> Header:
     expected = tuple(size or header.size)
     turned = " (as its EXIF orientation shows it)" if header.orientation >= 5 and width != height else ""
     refuse((header.size != expected,
-            f"{path} is {width} x {height} pixels{turned} but the annotations say {expected[0]} x {expected[1]}: "
-            "expected the images that were annotated, at their size"))
+            f"{path} is {width} x {height} pixels{turned} but the annotations say {expected[0]} x "
+            f"{expected[1]}: expected the images that were annotated, at their size"))
     return header

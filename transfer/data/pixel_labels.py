@@ -1,8 +1,8 @@
 """Semantic labels of the images of a dataset, made from what its annotations say of each pixel.
 
-COCO's format: the class of the instance that covers a pixel, the smallest instance on top, 0 (background) where there
-is none, and no label inside crowd regions that no instance covers. Cityscapes: its own 19 training labels (trainId),
-no label for the rest; it has no background class.
+COCO's format: the class of the instance that covers a pixel, the smallest instance on top, 0
+(background) where there is none, and no label inside crowd regions that no instance covers.
+Cityscapes: its own 19 training labels (trainId), no label for the rest; it has no background class.
 Legend: H W image, S stride of a feature map in pixels, h = H / S and w = W / S its grid, K classes.
 """
 
@@ -32,7 +32,8 @@ LONGEST = 4  # a longer side beyond this many shorter sides is squeezed: memory 
 
 @dataclass(frozen=True)
 class Labelled:
-    """The images of one split with their labels: `read(i)` gives (H, W) int16 class numbers or `IGNORE`."""
+    """The images of one split with their labels: `read(i)` gives (H, W) int16 class numbers or
+    `IGNORE`."""
 
     images: ImageList
     read: Callable[[int], np.ndarray]
@@ -41,9 +42,11 @@ class Labelled:
         return len(self.images)
 
     def at(self, number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 RGB and labels (H, W) of image `number`, the shorter side resized to about `side`.
+        """Image (H, W, 3) uint8 RGB and labels (H, W) of image `number`, the shorter side resized
+        to about `side`.
 
-        Both sides are multiples of 32. Pixels bilinear with antialiasing, labels nearest. Raises `UserError`.
+        Both sides are multiples of 32. Pixels bilinear with antialiasing, labels nearest. Raises
+        `UserError`.
         """
         place = self.images.folder / self.images[number]
         try:
@@ -52,8 +55,9 @@ class Labelled:
             raise UserError(f"{place}: {error}; replace it or take it out") from None
         labels = self.read(number)
         refuse((labels.shape != pixels.shape[:2],
-                f"{place} is {pixels.shape[1]} x {pixels.shape[0]} pixels but its annotation is for "
-                f"{labels.shape[1]} x {labels.shape[0]}: expected the images that were annotated"))
+                f"{place} is {pixels.shape[1]} x {pixels.shape[0]} pixels but its annotation is "
+                f"for {labels.shape[1]} x {labels.shape[0]}: expected the images that were "
+                "annotated"))
         size = resized(pixels.shape[1], pixels.shape[0], side)
         image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
         numbers = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
@@ -62,7 +66,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class DenseData:
-    """Both splits of a dataset, and its classes; `background` says whether class 0 is what no object covers."""
+    """Both splits of a dataset, and its classes; `background` says whether class 0 is what no
+    object covers."""
 
     train: Labelled
     val: Labelled
@@ -80,7 +85,8 @@ def resized(width: int, height: int, side: int) -> tuple[int, int]:
 def of_instances(dataset: Dataset) -> DenseData:
     """COCO's format; raises for a dataset without masks."""
     refuse(("masks" not in dataset.parts,
-            f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every pixel"))
+            f"{dataset.train.annotations} has boxes and no masks: a probe needs the class of every "
+            "pixel"))
     return DenseData(_coco(dataset.train), _coco(dataset.val), ("background", *dataset.classes), background=True)
 
 
@@ -92,8 +98,9 @@ def of_streets(dataset: Dataset) -> DenseData:
 
 
 def cell_shares(labels: np.ndarray, stride: int, classes: int) -> np.ndarray:
-    """(h*w, K) float32: the share of each class among the labelled pixels of each cell of a feature map; rows of zeros
-    for cells without any. `labels` is (H, W) with sides that are multiples of `stride`."""
+    """(h*w, K) float32: the share of each class among the labelled pixels of each cell of a feature
+    map; rows of zeros for cells without any. `labels` is (H, W) with sides that are multiples of
+    `stride`."""
     height, width = labels.shape[0] // stride, labels.shape[1] // stride
     cells = np.arange(height * width).reshape(height, width).repeat(stride, 0).repeat(stride, 1)
     known = labels != IGNORE
@@ -129,7 +136,10 @@ def _coco(split: Split) -> Labelled:
 
 
 def _mask(file: COCO, row: dict, path: Path) -> np.ndarray:
-    """(H, W) 0 or 1. As in detectron2's training, parts of a polygon with fewer than three points count for nothing."""
+    """(H, W) 0 or 1.
+
+    As in detectron2's training, parts of a polygon with fewer than three points count for nothing.
+    """
     mask, image = row["segmentation"], file.imgs[row["image_id"]]
     if isinstance(mask, list):
         mask = [part for part in mask if len(part) >= 6 and len(part) % 2 == 0]

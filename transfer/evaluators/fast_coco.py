@@ -1,6 +1,7 @@
 """hotcoco (optional) in the place of pycocotools: it computes, and is checked against pycocotools on every use.
 
-pycocotools stays the default and the judge: on a sample of the images all summary metrics of both must agree.
+pycocotools stays the default and the judge: on a sample of the images all summary metrics of both
+must agree.
 """
 
 import contextlib
@@ -34,19 +35,22 @@ def require() -> ModuleType:
 
 
 def chosen(name: str, task: str, official: str) -> str:
-    """Whose code computes the metrics of `task` with --evaluator `name`: the `official` one's, but for pycocotools.
+    """Whose code computes the metrics of `task` with --evaluator `name`: the `official` one's, but
+    for pycocotools.
 
     Raises `UserError` when `name` cannot stand in for the official one, or is not there.
     """
     if name == "hotcoco":
         refuse((official != "pycocotools",
-                f"--evaluator hotcoco: the metrics of {task} come from {official} alone; leave it out"))
+                f"--evaluator hotcoco: the metrics of {task} come from {official} alone; leave it "
+                "out"))
         require()
     return name if official == "pycocotools" else official
 
 
 class CheckedCOCOeval(COCOeval):
-    """pycocotools' class with hotcoco's matching and accumulation; `UserError` where the two differ on the sample."""
+    """pycocotools' class with hotcoco's matching and accumulation; `UserError` where the two differ
+    on the sample."""
 
     def evaluate(self) -> None:
         """Nothing yet: hotcoco does both in `accumulate`."""
@@ -57,7 +61,8 @@ class CheckedCOCOeval(COCOeval):
         self.eval = self._fast(list(self.params.imgIds)) | {"params": self.params}
 
     def check(self) -> None:
-        """Compare every summary metric on the sample of the images; `UserError` for the first that differs."""
+        """Compare every summary metric on the sample of the images; `UserError` for the first that
+        differs."""
         images = np.array(sorted(self.params.imgIds))
         places = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
         sample = images[places].tolist()
@@ -71,8 +76,9 @@ class CheckedCOCOeval(COCOeval):
         names = KEYPOINTS if self.params.iouType == "keypoints" else BOXES
         for name, expected, found in zip(names, plain.stats, fast.stats, strict=True):
             refuse((not abs(expected - found) <= TOLERANCE,
-                    f"hotcoco differs from pycocotools on {len(sample)} images: {self.params.iouType} {name} is "
-                    f"{float(found)!r}, expected {float(expected)!r}; evaluate with --evaluator pycocotools"))
+                    f"hotcoco differs from pycocotools on {len(sample)} images: "
+                    f"{self.params.iouType} {name} is {float(found)!r}, expected "
+                    f"{float(expected)!r}; evaluate with --evaluator pycocotools"))
 
     def _on(self, images: list[int]) -> COCOeval:
         """pycocotools' own evaluation on `images`."""

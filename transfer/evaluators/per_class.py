@@ -1,8 +1,8 @@
 """The official evaluators of Cityscapes, LVIS and Pascal VOC, with the metrics of each class, which they throw away.
 
-VOC is detectron2's `voc_eval` on voc_2007_test: the metrics of 2007's test set take the 11-point metric of that year,
-as those of MoCo, PixPro and DenseCL do. Classes without an object to find are left out of the means instead of
-counting as 0; the real test set has all twenty.
+VOC is detectron2's `voc_eval` on voc_2007_test: the metrics of 2007's test set take the 11-point
+metric of that year, as those of MoCo, PixPro and DenseCL do. Classes without an object to find are
+left out of the means instead of counting as 0; the real test set has all twenty.
 """
 
 import math
@@ -21,7 +21,8 @@ THRESHOLDS = range(50, 100, 5)  # percent of intersection over union
 
 
 class CityscapesEvaluator(CityscapesInstanceEvaluator):
-    """detectron2's Cityscapes evaluator that also keeps the metrics of each class, which it throws away."""
+    """detectron2's Cityscapes evaluator that also keeps the metrics of each class, which it throws
+    away."""
 
     def evaluate(self) -> dict | None:
         import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as official
@@ -43,7 +44,8 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
 
 
 class LvisClassEvaluator(LVISEvaluator):
-    """detectron2's LVIS evaluator that also gives the AP of each class, which lvis leaves in its arrays."""
+    """detectron2's LVIS evaluator that also gives the AP of each class, which lvis leaves in its
+    arrays."""
 
     def evaluate(self) -> dict | None:
         import lvis
@@ -68,7 +70,8 @@ class LvisClassEvaluator(LVISEvaluator):
 
 
 class VocEvaluator(PascalVOCDetectionEvaluator):
-    """detectron2's VOC evaluator that also returns AP-CLASS and AP50-CLASS, NaN for classes without objects."""
+    """detectron2's VOC evaluator that also returns AP-CLASS and AP50-CLASS, NaN for classes without
+    objects."""
 
     def evaluate(self) -> dict | None:
         """{"bbox": metrics in percent} on the first process."""

@@ -1,11 +1,13 @@
 """Predictions of a model kept in one file, whatever the task, so that metrics can be computed again from it.
 
-predictions.json.gz: {"schema", "task", "annotations_sha256" of the validation set, "image_ids" of all its images (also
-those without a detection), "categories": [{"id", "name"}], "predictions"}; the last is a list in COCO's result format
-(image_id, category_id, score, bbox as XYWH in pixels of the image; segmentation as run lengths, keypoints). For COCO's
-tasks and LVIS the ids are those of the annotation file, as they stand in it. Cityscapes' and VOC's images are named by
-detectron2's ids, a Cityscapes category has its label id; its masks are kept as run lengths too and not as the text and
-PNG files that the official evaluation reads, which are made anew from the model for each evaluation.
+predictions.json.gz: {"schema", "task", "annotations_sha256" of the validation set, "image_ids" of
+all its images (also those without a detection), "categories": [{"id", "name"}], "predictions"}; the
+last is a list in COCO's result format (image_id, category_id, score, bbox as XYWH in pixels of the
+image; segmentation as run lengths, keypoints). For COCO's tasks and LVIS the ids are those of the
+annotation file, as they stand in it. Cityscapes' and VOC's images are named by detectron2's ids, a
+Cityscapes category has its label id; its masks are kept as run lengths too and not as the text and
+PNG files that the official evaluation reads, which are made anew from the model for each
+evaluation.
 """
 
 import copy
@@ -28,8 +30,8 @@ SCHEMA = 1
 
 
 class Keeper(DatasetEvaluator):
-    """Stands before an evaluator and writes what the model predicted for the validation half of `dataset`, which is
-    registered; has no metrics."""
+    """Stands before an evaluator and writes what the model predicted for the validation half of
+    `dataset`, which is registered; has no metrics."""
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
         self.path, self.task, self.dataset_name = path, dataset.task, dataset.name("val")
@@ -40,7 +42,8 @@ class Keeper(DatasetEvaluator):
         self.rows = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Note the instances of a batch, of a copy: detectron2 moves the keypoints it is given by half a pixel."""
+        """Note the instances of a batch, of a copy: detectron2 moves the keypoints it is given by
+        half a pixel."""
         for record, output in zip(inputs, outputs, strict=True):
             self.rows += instances_to_coco_json(copy.deepcopy(output["instances"].to("cpu")), record["image_id"])
 

@@ -27,7 +27,8 @@ LAYERS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # a stage under detectr
 
 @dataclass(frozen=True)
 class Weights:
-    """A backbone to probe: torchvision names, what it is, and what probe.json says of its origin."""
+    """A backbone to probe: torchvision names, what it is, and what probe.json says of its origin.
+    """
 
     state: dict[str, Tensor]
     info: BackboneInfo
@@ -36,10 +37,11 @@ class Weights:
 
 def read_weights(weights: str, architecture: str = STANDARD, seed: int = 0, branch: str | None = None,
                  trust: bool = False) -> Weights:
-    """`weights`: a folder that `convert` wrote, a backbone.safetensors or any checkpoint file, or "random".
+    """`weights`: a folder that `convert` wrote, a backbone.safetensors or any checkpoint file, or
+    "random".
 
-    `architecture` and `seed` are of random weights. Raises `UserError` as `read_checkpoint`, and when a folder is not
-    a whole conversion.
+    `architecture` and `seed` are of random weights. Raises `UserError` as `read_checkpoint`, and
+    when a folder is not a whole conversion.
     """
     if weights == RAND.weights:
         return random_weights(architecture, seed)
@@ -55,8 +57,9 @@ def read_weights(weights: str, architecture: str = STANDARD, seed: int = 0, bran
 
 
 def random_weights(architecture: str, seed: int, last_gamma: float = 1.0) -> Weights:
-    """torchvision's initialisation (He normal, fan out; as detectron2's), with the last batch-norm weight of each
-    residual block set to `last_gamma`: 1 is detectron2's start, 0 that of most pretrainings."""
+    """torchvision's initialisation (He normal, fan out; as detectron2's), with the last batch-norm
+    weight of each residual block set to `last_gamma`: 1 is detectron2's start, 0 that of most
+    pretrainings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = torchvision.models.get_model(architecture, weights=None, zero_init_residual=last_gamma == 0)
@@ -71,17 +74,18 @@ def random_weights(architecture: str, seed: int, last_gamma: float = 1.0) -> Wei
 def _certified(folder: Path) -> tuple[dict, Path]:
     certificate, file = folder / "conversion.json", folder / "backbone.safetensors"
     for path in (certificate, file):
-        refuse((not path.is_file(), f"{folder} has no {path.name}: expected a folder that `clove convert` wrote, a "
-                                    "checkpoint file, or random"))
+        refuse((not path.is_file(), f"{folder} has no {path.name}: expected a folder that `clove "
+                                    "convert` wrote, a checkpoint file, or random"))
     conversion, found = open_certificate(certificate), sha256_file(file)
     refuse((conversion["canonical_sha256"] != found,
-            f"{file} is not the file that {certificate} certifies (its SHA-256 is {found[:12]}...): convert the "
-            "checkpoint again"))
+            f"{file} is not the file that {certificate} certifies (its SHA-256 is "
+            f"{found[:12]}...): convert the checkpoint again"))
     return conversion, file
 
 
 class FrozenBackbone(nn.Module):
-    """A ResNet up to `layer`, in evaluation mode: (N, 3, H, W) uint8 RGB -> (N, C, h, w) float32."""
+    """A ResNet up to `layer`, in evaluation mode: (N, 3, H, W) uint8 RGB -> (N, C, h, w) float32.
+    """
 
     def __init__(self, weights: Weights, layer: str) -> None:
         super().__init__()
@@ -103,14 +107,16 @@ class FrozenBackbone(nn.Module):
         return self.body((pixels - self.mean) / self.std)
 
     def recalibrate(self, batches: Iterable[Tensor], number: int) -> None:
-        """Replace batch norm's statistics by those of the whole population of `number` batches of uint8 images."""
+        """Replace batch norm's statistics by those of the whole population of `number` batches of
+        uint8 images."""
         self.body.train()
         update_bn_stats(self, batches, number)
         self.eval()
 
 
 class PixelStatistics(nn.Module):
-    """What the pixels of a cell say without a network: mean and standard deviation of each colour, C = 6."""
+    """What the pixels of a cell say without a network: mean and standard deviation of each colour,
+    C = 6."""
 
     def __init__(self, layer: str) -> None:
         super().__init__()

@@ -31,7 +31,10 @@ METRICS = ("knn_miou", "linear_miou", "knn_foreground_miou", "linear_foreground_
 
 @dataclass(frozen=True)
 class Protocol:
-    """What decides the metrics beside weights and data. Metrics of different protocols are not comparable."""
+    """What decides the metrics beside weights and data.
+
+    Metrics of different protocols are not comparable.
+    """
 
     layer: str = "res5"
     side: int = 320  # pixels of the shorter side of an image
@@ -70,8 +73,9 @@ def recalibrate(features: FrozenBackbone, train: Labelled, protocol: Protocol, n
 @torch.no_grad()
 def measure(features: nn.Module, data: DenseData, protocol: Protocol, name: str,
             examples: "Examples | None" = None) -> Measured:
-    """All metrics but retrieval of one source of features: a module with `stride` that maps (N, 3, H, W) uint8 to
-    (N, C, h, w). Raises `UserError` where nothing is labelled or the features are not finite."""
+    """All metrics but retrieval of one source of features: a module with `stride` that maps (N, 3,
+    H, W) uint8 to (N, C, h, w). Raises `UserError` where nothing is labelled or the features are
+    not finite."""
     fitted = segmentation.fit(training_cells(features, data, protocol, name), protocol.seed)
     classes = len(data.classes)
     counts = {way: np.zeros((classes, classes), np.int64) for way in ("knn", "linear")}
@@ -110,7 +114,8 @@ def measure(features: nn.Module, data: DenseData, protocol: Protocol, name: str,
 
 
 def training_cells(features: nn.Module, data: DenseData, protocol: Protocol, name: str) -> Cells:
-    """Labelled cells of the training images, at most `protocol.cells` in all and the same number from each image."""
+    """Labelled cells of the training images, at most `protocol.cells` in all and the same number
+    from each image."""
     chosen = segmentation.evenly(len(data.train), protocol.images)
     each = max(1, protocol.cells // len(chosen))
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -126,14 +131,16 @@ def training_cells(features: nn.Module, data: DenseData, protocol: Protocol, nam
     images = len(cells.image.unique())
     refuse((images < 2, f"labelled pixels in {images} training images: expected at least 2"))
     refuse((not (cells.features.std(0) + cells.features.mean(0)).isfinite().all(),
-            f"{name}: expected finite features, found values up to {cells.features.abs().max():.2g}: the batch-norm "
-            "statistics do not fit the weights; with --batch-norm recalibrated they are measured anew"))
+            f"{name}: expected finite features, found values up to "
+            f"{cells.features.abs().max():.2g}: the batch-norm statistics do not fit the weights; "
+            "with --batch-norm recalibrated they are measured anew"))
     return cells
 
 
 @torch.no_grad()
 def retrieval(features: nn.Module, views: RetrievalProbe) -> float | None:
-    """Matched-location retrieval of the maps of two global views, 0 to 1, as pretrain/watch/probes.py has it."""
+    """Matched-location retrieval of the maps of two global views, 0 to 1, as
+    pretrain/watch/probes.py has it."""
     if not len(views.views):
         return None
     maps = []
@@ -146,7 +153,8 @@ def retrieval(features: nn.Module, views: RetrievalProbe) -> float | None:
 
 
 class Examples:
-    """Keeps some validation images that hold objects, and what the linear classifiers predicted, for probe.png."""
+    """Keeps some validation images that hold objects, and what the linear classifiers predicted,
+    for probe.png."""
 
     def __init__(self, data: DenseData, protocol: Protocol, most: int = 4) -> None:
         self.data, self.numbers, self.images = data, [], []

@@ -1,8 +1,8 @@
 """Quick evaluation of a frozen backbone: k-NN and linear segmentation, matched-location retrieval -> probe.json.
 
-Minutes instead of GPU-days. The same is measured on two random networks of the same architecture and on the pixels
-alone, in the same run: a metric says something only beside these. Training images teach, validation images are only
-measured.
+Minutes instead of GPU-days. The same is measured on two random networks of the same architecture
+and on the pixels alone, in the same run: a metric says something only beside these. Training images
+teach, validation images are only measured.
 """
 
 import argparse
@@ -71,9 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder that `convert` wrote, any checkpoint file, or random")
     where.add_arguments(parser, images=False, train_share=False)
     parser.add_argument("--task", required=True, choices=LABELLED, help="whose data it is")
-    parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: only print)")
+    parser.add_argument("--output", metavar="DIR", help="for probe.json and probe.png (default: "
+                                                        "only print)")
     parser.add_argument("--layer", choices=list(frozen_features.LAYERS), default=default.layer,
-                        help="stage whose map is probed, under detectron2's name (default: %(default)s)")
+                        help="stage whose map is probed, under detectron2's name (default: "
+                             "%(default)s)")
     parser.add_argument("--side", type=int, default=default.side, metavar="PIXELS",
                         help="shorter side of the images, a multiple of 32 (default: %(default)s)")
     parser.add_argument("--images", type=int, default=default.images, metavar="N",
@@ -81,17 +83,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, default=default.cells, metavar="N",
                         help="cells to learn from, at most (default: %(default)s)")
     parser.add_argument("--batch-norm", choices=("recalibrated", "stored"), default=default.batch_norm,
-                        help="statistics of batch norm: of these training images, or those of the file (random "
-                             "networks have none of their own and are always recalibrated; default: %(default)s)")
+                        help="statistics of batch norm: of these training images, or those of the "
+                             "file (random networks have none of their own and are always "
+                             "recalibrated; default: %(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N",
                         help="draws the cells and the random networks (default: %(default)s)")
     parser.add_argument("--architecture", choices=tuple(ARCHITECTURES), default=STANDARD,
                         help="of random weights (default: %(default)s)")
     parser.add_argument("--branch", choices=("student", "teacher"), help="which network, where the file holds both")
-    parser.add_argument("--trust", action="store_true", help="let the file run its own code; only for files you know")
+    parser.add_argument("--trust", action="store_true", help="let the file run its own code; only "
+                                                             "for files you know")
     parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT, default="shift",
-                        help="how 16-bit images become 8-bit ones: by their high byte (refused where no value is above "
-                             "4095), or by each image's own range (default: %(default)s)")
+                        help="how 16-bit images become 8-bit ones: by their high byte (refused "
+                             "where no value is above 4095), or by each image's own range "
+                             "(default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
 
@@ -138,7 +143,7 @@ def load_labels(dataset: Dataset, sixteen_bit: SixteenBit = "shift") -> pixel_la
 def probe(request: Request) -> tuple[dict, Examples]:
     """Measure a backbone and its baselines; returns probe.json's content and what its figure shows.
 
-    On a CPU the same request gives the same metrics, bit for bit, with the same number of threads. Raises `UserError`.
+    On a CPU the same request gives the same metrics, bit for bit, with the same number of threads.
     """
     protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
     clock, multiple = time.perf_counter(), pixel_labels.MULTIPLE
@@ -148,19 +153,21 @@ def probe(request: Request) -> tuple[dict, Examples]:
         (protocol.images < 2, f"--images {protocol.images}: expected at least 2"),
         (protocol.cells < 2, f"--cells {protocol.cells}: expected at least 2"),
         (protocol.seed < 0, f"--seed {protocol.seed}: expected at least 0"),
-        (request.task not in LABELLED, f"unknown task '{request.task}': expected one of {', '.join(LABELLED)}"))
+        (request.task not in LABELLED,
+         f"unknown task '{request.task}': expected one of {', '.join(LABELLED)}"))
     device = torch.device(present_device(request.device))
     chosen = kernels.choose(device, search=False)
     weights = frozen_features.read_weights(request.weights, request.architecture, protocol.seed, request.branch,
                                            request.trust)
     dataset = datasets.find(request.data, request.task)
     data = load_labels(dataset, request.sixteen_bit)
-    refuse((len(data.train) < 2, f"{len(data.train)} training image in {dataset.train.annotations}: expected at least "
-                                 "2, one of which chooses the regularisation of the linear classifier"))
+    refuse((len(data.train) < 2,
+            f"{len(data.train)} training image in {dataset.train.annotations}: expected at least 2, "
+            "one of which chooses the regularisation of the linear classifier"))
     shared = pixel_labels.images_in_both(data)
     if shared:
-        print(f"warning: {len(shared)} images are in train and in val ({shared[0]}): the metrics flatter every row",
-              file=sys.stderr)
+        print(f"warning: {len(shared)} images are in train and in val ({shared[0]}): the metrics "
+              "flatter every row", file=sys.stderr)
     measured, examples = _measure_all(weights, data, protocol, device)
     own, settings = weights.record["method"], asdict(protocol)
     if request.sixteen_bit != "shift":  # earlier records have no such key
@@ -170,7 +177,8 @@ def probe(request: Request) -> tuple[dict, Examples]:
         "metrics": measured[own].metrics,
         "baselines": {name: one.metrics for name, one in measured.items() if name != own},
         "details": {name: one.details for name, one in measured.items()},
-        "protocol": {**settings, "resolution": "pixels of the resized image, class scores upsampled bilinearly",
+        "protocol": {**settings,
+                     "resolution": "pixels of the resized image, class scores upsampled bilinearly",
                      "neighbours": NEIGHBOURS, "temperature": TEMPERATURE,
                      "stride": frozen_features.LAYERS[protocol.layer],
                      "recalibration_images": RECALIBRATION_IMAGES, "retrieval_images": RETRIEVAL_IMAGES},
@@ -188,7 +196,8 @@ def probe(request: Request) -> tuple[dict, Examples]:
 
 def _measure_all(weights: frozen_features.Weights, data: pixel_labels.DenseData, protocol: Protocol,
                  device: torch.device) -> tuple[dict[str, Measured], Examples]:
-    """The backbone and its baselines by name: random networks of its architecture, and the pixels alone."""
+    """The backbone and its baselines by name: random networks of its architecture, and the pixels
+    alone."""
     architecture, seed = weights.info.architecture, protocol.seed
     sources: dict[str, frozen_features.Weights | None] = {weights.record["method"]: weights}
     sources.setdefault(RAND.row, frozen_features.random_weights(architecture, seed))

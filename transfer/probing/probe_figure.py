@@ -22,7 +22,8 @@ VISIBLE = 0.005  # share of an image below which a predicted class is not named
 
 
 def draw(examples: Examples, path: str | Path) -> None:
-    """Write a PNG: a row for each image, with image, labels, and the prediction of each source of features."""
+    """Write a PNG: a row for each image, with image, labels, and the prediction of each source of
+    features."""
     names = list(examples.predictions)
     rows, columns = len(examples.images), 2 + len(names)
     if not rows:
@@ -48,8 +49,8 @@ def draw(examples: Examples, path: str | Path) -> None:
 
 
 def palette(examples: Examples) -> dict[int, np.ndarray]:
-    """{class: (3,) 0 to 1} for the classes of the examples, largest first so that those get the most distinct colours;
-    none for the background."""
+    """{class: (3,) 0 to 1} for the classes of the examples, largest first so that those get the
+    most distinct colours; none for the background."""
     shown = [labels for _, labels in examples.images]
     for maps in examples.predictions.values():
         shown += maps
@@ -63,8 +64,8 @@ def palette(examples: Examples) -> dict[int, np.ndarray]:
 
 
 def coloured(grey: np.ndarray, classes: np.ndarray, colours: dict[int, np.ndarray]) -> np.ndarray:
-    """(H, W, 3): classes in their colours over a grey image (H, W, 3); classes without a colour stay grey, pixels
-    without a label become white."""
+    """(H, W, 3): classes in their colours over a grey image (H, W, 3); classes without a colour
+    stay grey, pixels without a label become white."""
     shown = grey.copy()
     shown[classes == IGNORE] = 1
     for number, colour in colours.items():

@@ -1,8 +1,8 @@
 """Segmentation from frozen features, two ways: by the nearest training cells, and by a linear classifier.
 
-Both learn from cells whose label is the share of each class among their pixels, and give class scores for each cell.
-The scores are upsampled to the pixels and the best class of each pixel is compared with its label.
-Legend: N cells, C channels, K classes, H W pixels, h w feature grid.
+Both learn from cells whose label is the share of each class among their pixels, and give class
+scores for each cell. The scores are upsampled to the pixels and the best class of each pixel is
+compared with its label. Legend: N cells, C channels, K classes, H W pixels, h w feature grid.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from torch import Tensor
 from pretrain.watch.knn import NEIGHBOURS, TEMPERATURE
 from transfer.data.pixel_labels import IGNORE
 
-# Weights of |W|^2 / 2 beside the mean cross-entropy, strongest first: each fit starts where the one before ended.
+# Weights of |W|^2 / 2 beside the mean cross-entropy, strongest first: each fit starts where the one
+# before ended.
 REGULARISATION = (10.0, 1.0, 0.1, 0.01, 0.001)
 ITERATIONS = 60  # of L-BFGS for each fit, at most
 HELD_OUT = 0.2  # of the training images, to choose the regularisation
@@ -25,7 +26,8 @@ AT_ONCE = 4096  # cells whose neighbours are looked for together
 
 @dataclass(frozen=True)
 class Cells:
-    """Training cells: `features` (N, C), `shares` (N, K) which sum to 1, `image` (N,) the number of their image."""
+    """Training cells: `features` (N, C), `shares` (N, K) which sum to 1, `image` (N,) the number of
+    their image."""
 
     features: Tensor
     shares: Tensor
@@ -34,9 +36,11 @@ class Cells:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was learnt from training cells: the two moments of each channel, the bank of the k-NN, the linear weights.
+    """What was learnt from training cells: the two moments of each channel, the bank of the k-NN,
+    the linear weights.
 
-    `chosen` is the regularisation, `losses` the cross-entropy on held-out training images for each one tried.
+    `chosen` is the regularisation, `losses` the cross-entropy on held-out training images for each
+    one tried.
     """
 
     mean: Tensor
@@ -53,7 +57,8 @@ class Fitted:
         return (features - self.mean) / self.deviation
 
     def knn(self, features: Tensor) -> Tensor:
-        """(N, K) scores of raw features: the weighted mean of the neighbours' shares; each row sums to 1."""
+        """(N, K) scores of raw features: the weighted mean of the neighbours' shares; each row sums
+        to 1."""
         return knn_scores(self.bank, self.shares, F.normalize(self.standardise(features), dim=1))
 
     def linear(self, features: Tensor) -> Tensor:
@@ -62,7 +67,10 @@ class Fitted:
 
 
 def fit(cells: Cells, seed: int) -> Fitted:
-    """Learn from training cells alone. The held-out images are drawn by `seed`; the final fit uses all of them."""
+    """Learn from training cells alone.
+
+    The held-out images are drawn by `seed`; the final fit uses all of them.
+    """
     mean, deviation = cells.features.mean(0), cells.features.std(0, correction=0)
     deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, 1.0)  # dead channels stay near 0
     features = (cells.features - mean) / deviation
@@ -89,10 +97,11 @@ def _held_out_losses(features: Tensor, cells: Cells, seed: int) -> dict[float, f
 
 def logistic(features: Tensor, shares: Tensor, strength: float, weight: Tensor | None = None,
              bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(K, C) weights and (K,) biases of a multinomial logistic regression on soft labels, by L-BFGS.
+    """(K, C) weights and (K,) biases of a multinomial logistic regression on soft labels, by
+    L-BFGS.
 
-    Minimises the mean cross-entropy with `shares` (N, K) plus strength / 2 * |weight|^2 (the bias is free), from zeros
-    or from the values given. Deterministic.
+    Minimises the mean cross-entropy with `shares` (N, K) plus strength / 2 * |weight|^2 (the bias
+    is free), from zeros or from the values given. Deterministic.
     """
     if weight is None:
         weight, bias = features.new_zeros(shares.shape[1], features.shape[1]), features.new_zeros(shares.shape[1])
@@ -112,7 +121,8 @@ def logistic(features: Tensor, shares: Tensor, strength: float, weight: Tensor |
 
 
 def knn_scores(bank: Tensor, shares: Tensor, queries: Tensor) -> Tensor:
-    """(Q, K): mean of the shares (N, K) of the nearest bank vectors (N, C), weighted by exp(cosine / temperature).
+    """(Q, K): mean of the shares (N, K) of the nearest bank vectors (N, C), weighted by exp(cosine
+    / temperature).
 
     bank and queries (Q, C) have unit length.
     """
@@ -125,9 +135,11 @@ def knn_scores(bank: Tensor, shares: Tensor, queries: Tensor) -> Tensor:
 
 
 def upsampled_classes(scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """(H, W) class numbers: the best class of each pixel after bilinear upsampling of (h*w, K) scores."""
-    # A pixel's scores are weighted means of its cells', with the same weights for all classes: a class that is below
-    # one and the same other class in every cell wins nowhere. Most of many classes need no upsampling.
+    """(H, W) class numbers: the best class of each pixel after bilinear upsampling of (h*w, K)
+    scores."""
+    # A pixel's scores are weighted means of its cells', with the same weights for all classes: a
+    # class that is below one and the same other class in every cell wins nowhere. Most of many
+    # classes need no upsampling.
     rivals = scores.argmax(1).unique()
     below = (scores.unsqueeze(2) < scores[:, rivals].unsqueeze(1)).all(0).any(1)
     kept = (~below).nonzero().flatten()
@@ -144,9 +156,11 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 
 def class_iou(counts: np.ndarray) -> dict[int, float]:
-    """{class: intersection over union, 0 to 1} of the classes that the labels hold; pixels of all images together.
+    """{class: intersection over union, 0 to 1} of the classes that the labels hold; pixels of all
+    images together.
 
-    A class that is only predicted has no entry: its pixels lower the classes that they were taken from.
+    A class that is only predicted has no entry: its pixels lower the classes that they were taken
+    from.
     """
     right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     return {int(number): float(right[number] / (true[number] + predicted[number] - right[number]))
@@ -154,7 +168,8 @@ def class_iou(counts: np.ndarray) -> dict[int, float]:
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve (ties count half), 0 to 1; None when one of the two sides is empty."""
+    """Area under the ROC curve (ties count half), 0 to 1; None when one of the two sides is empty.
+    """
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others:
         return None

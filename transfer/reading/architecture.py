@@ -26,15 +26,18 @@ OTHER_NETWORK = "another network"
 # shapes. openai/CLIP, clip/model.py, and open_clip, modified_resnet.py; timm's resnet50d and its
 # like have conv1.0, conv1.3.
 _RELATIVES = (
-    (r"attnpool\.", "modified ResNet of CLIP (attention pool, stem of three convolutions, pooling before strides)"),
-    (r"(conv[23]|bn[23])\.", "ResNet with a stem of three convolutions, as the modified ones of CLIP and open_clip"),
+    (r"attnpool\.", "modified ResNet of CLIP (attention pool, stem of three convolutions, pooling "
+                    "before strides)"),
+    (r"(conv[23]|bn[23])\.", "ResNet with a stem of three convolutions, as the modified ones of "
+                             "CLIP and open_clip"),
     (r"conv1\.\d", "ResNet with a deep stem of several convolutions, as timm's resnet50d"),
 )
 
 
 @lru_cache
 def expected_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a torchvision ResNet, without classifier and counters (265 for ResNet-50)."""
+    """Name and shape of every tensor of a torchvision ResNet, without classifier and counters (265
+    for ResNet-50)."""
     with torch.device("meta"):
         network = torchvision.models.get_model(architecture, weights=None)
     return _shapes(network.state_dict())
@@ -48,7 +51,8 @@ def set_architecture(config: Any, architecture: str) -> None:
 
 
 def kind_of_network(tensors: Mapping[str, torch.Tensor]) -> tuple[str, str | None]:
-    """The title of the nearest known network, and its architecture where it is one that can be converted.
+    """The title of the nearest known network, and its architecture where it is one that can be
+    converted.
 
     The nearest by names and shapes together, so that a damaged one is still called by its name.
     """
@@ -86,8 +90,8 @@ def checked(tensors: Mapping[str, torch.Tensor], architecture: str, prefix: str,
     fault = _wrong_names(tensors, expected, _TITLES[architecture])
     for name, shape in expected.items():
         fault = fault or _wrong_tensor(name, tensors[name], shape)
-    refuse((fault, f"expected {len(expected)} tensors of {_TITLES[architecture]} under prefix {prefix!r} of {path}, "
-                   f"found {fault}"))
+    refuse((fault, f"expected {len(expected)} tensors of {_TITLES[architecture]} under prefix "
+                   f"{prefix!r} of {path}, found {fault}"))
     stored = Counter(str(tensors[name].dtype).removeprefix("torch.") for name in expected)
     if set(stored) != {"float32"}:
         kinds = ", ".join(f"{count} tensors as {kind}" for kind, count in stored.items())

@@ -40,8 +40,8 @@ def check(path: Path) -> None:
                         while content.read(PIECE):
                             pass
     except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in another way
-        problem = (f"{path} is a zip file that cannot be read ({error}): unpack it, or save it again "
-                   "with torch.save")
+        problem = (f"{path} is a zip file that cannot be read ({error}): unpack it, or save it "
+                   "again with torch.save")
     except (zipfile.BadZipFile, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         problem = (f"{path} begins like a PyTorch file but is damaged or cut off "
                    f"({path.stat().st_size} bytes; {error}): download or copy it again")
@@ -57,8 +57,8 @@ def _another_zip(path: Path, names: list[str]) -> str | None:
                 "alone")
     if names and all(name.endswith(".npy") for name in names):
         return (f"{path} is an archive of numpy arrays ({names[0].removesuffix('.npy')}, ...; "
-                f"{len(names)} in all): torch.save({{name: torch.from_numpy(array) for name, array in "
-                f"numpy.load({str(path)!r}).items()}}, FILE) makes it a state dict")
+                f"{len(names)} in all): torch.save({{name: torch.from_numpy(array) for name, array "
+                f"in numpy.load({str(path)!r}).items()}}, FILE) makes it a state dict")
     if any(name.endswith("data.pkl") for name in names):
         return None
     return (f"{path} is a zip file, but none that torch.save wrote ({some(names, 3) or 'empty'}): "
@@ -72,14 +72,16 @@ def refuse_packed(path: Path) -> None:
     if head[257:262] == b"ustar":
         raise UserError(_tar(path))
     refuse((head.startswith(b"\x1f\x8b") and _inner(path)[257:262] == b"ustar",
-            f"{path} is a tar packed with gzip: unpack it with `tar -xzf {quote(str(path))}` and name the file in it"))
+            f"{path} is a tar packed with gzip: unpack it with `tar -xzf {quote(str(path))}` and "
+            "name the file in it"))
     out = Path(f"{path}.unpacked")
     if path.suffix in (".gz", ".bz2", ".xz", ".zst"):
         out = path.with_suffix("")
     for begin, name, command in _COMPRESSED:
         command = command.replace("FILE", quote(str(path))).replace("OUT", quote(str(out)))
         refuse((head.startswith(begin),
-                f"{path} is packed with {name}: unpack it with `{command}` and name the file that this makes"))
+                f"{path} is packed with {name}: unpack it with `{command}` and name the file that "
+                "this makes"))
 
 
 def _tar(path: Path) -> str:

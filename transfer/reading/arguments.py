@@ -12,4 +12,5 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
                         help="which network, where the file holds both (default: the one that the "
                              "authors transfer)")
     parser.add_argument("--trust", action="store_true",
-                        help="let the file run its own code while it is read; only for files you know")
+                        help="let the file run its own code while it is read; only for files you "
+                             "know")

@@ -25,8 +25,8 @@ _LOOKALIKES = ("Tensors alone do not tell a {title} from relatives with the same
                "Face's config.json beside the file would say.")
 
 
-# What a config says: the architecture, why it is not torchvision's network of that name, a note, and
-# fields of `BackboneInfo`.
+# What a config says: the architecture, why it is not torchvision's network of that name, a note,
+# and fields of `BackboneInfo`.
 _Config = tuple[str, str, str, dict[str, Any]]
 
 
@@ -44,8 +44,9 @@ def read_config_beside(path: Path, architecture: str) -> tuple[str, dict[str, An
         network, other, note, fields = _hugging_face(content, _json(path.parent / PREPROCESSOR))
     else:
         return _LOOKALIKES.format(title=ARCHITECTURES[architecture].title), {}
-    refuse((other, f"expected a ResNet-18, ResNet-34 or ResNet-50 in {path}, found in {CONFIG} beside it that it is "
-                   f"{other}: another network with the same tensors, which cannot be converted"))
+    refuse((other, f"expected a ResNet-18, ResNet-34 or ResNet-50 in {path}, found in {CONFIG} "
+                   f"beside it that it is {other}: another network with the same tensors, which "
+                   "cannot be converted"))
     if network != architecture:
         return f"{CONFIG} beside the file is of a {network} and this is a {architecture}: it was not used.", {}
     return note, fields

@@ -26,7 +26,8 @@ CLEAR_OF_OTHERS = ("", "state_dict", "model")
 
 @dataclass(frozen=True)
 class Family:
-    """One published checkpoint layout. Names are without wrapper words: `encoder.` for `module.encoder.`.
+    """One published checkpoint layout. Names are without wrapper words: `encoder.` for
+    `module.encoder.`.
 
     `branches`: where each network may lie, the one that the method's authors transfer first;
     "PREFIX" in the dictionary that holds everything, or "KEY:PREFIX" below it.
@@ -149,7 +150,8 @@ FAMILIES = (
            candidates=("PixPro", "another method in PixPro's code")),
     # hologerry/SoCo, contrast/models/SoCo_FPN.py, SoCo_FPN_Star.py and SoCo_C4.py.
     Family("SoCo", _ENCODERS, ("neck.lateral_convs.", "head.", "encoder.layer1."), method="SoCo",
-           note="Its FPN and box head are in the file and are not read: the ResNet is transferred alone."),
+           note="Its FPN and box head are in the file and are not read: the ResNet is transferred "
+                "alone."),
     Family("SoCo C4", _ENCODERS,
            ("queue", "predictor.linear1.", "projector.linear1.", "encoder.layer1."),
            candidates=("SoCo C4", "another method in PixPro's code")),
@@ -195,7 +197,8 @@ FAMILIES = (
     # without weights.
     Family("VICRegL", {"single": ("backbone.",)}, ("backbone.", "maps_projector.", "classifier."),
            only=r"(?:maps_projector|projector|classifier)\.", method="VICRegL",
-           note="It was pretrained with a deviation of 0.228 for red, and is transferred with the usual 0.229."),
+           note="It was pretrained with a deviation of 0.228 for red, and is transferred with the "
+                "usual 0.229."),
     Family("VICReg", {"single": ("backbone.",)},
            ("backbone.", "projector.0.bias", "projector.6.weight"),
            only=r"projector\.(?:[0134]\.|6\.weight)", method="VICReg",
@@ -309,8 +312,8 @@ FAMILIES = (
     Family("student and teacher",
            {"teacher": ("teacher:backbone.",), "student": ("student:backbone.",)},
            ("teacher:backbone.", "student:backbone."), candidates=("DINO", _OTHER),
-           note="Which of the two networks this method's authors transfer is not known: the teacher is read, as in "
-               "DINO; --branch student takes the other."),
+           note="Which of the two networks this method's authors transfer is not known: the "
+                "teacher is read, as in DINO; --branch student takes the other."),
     Family("backbone and heads", {"single": ("backbone.",)},
            ("backbone.",), only=_HEADS + r"|bn\.|backbone\.fc\.",
            candidates=("VICReg", "Barlow Twins", "SimCLR", _OTHER), known_network=False),

@@ -83,7 +83,8 @@ def _opened(address: str) -> http.client.HTTPResponse:
 def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -> None:
     """Write the answer's body to `path` with a bar on stderr."""
     refuse((answer.headers.get_content_type() == "text/html",
-            f"expected a checkpoint from {method.address}, found a web page: open the address in a browser"))
+            f"expected a checkpoint from {method.address}, found a web page: open the address in a "
+            "browser"))
     bar = tqdm.wrapattr(answer, "read", total=answer.length, desc=method.name, disable=None)
     with open(path, "wb") as file, bar as body:
         try:
@@ -91,8 +92,8 @@ def _download(answer: http.client.HTTPResponse, method: Published, path: Path) -
             whole = not answer.length  # what is still to come
         except (TimeoutError, ConnectionError, http.client.HTTPException):
             whole = False
-    refuse((not whole, f"the download of {method.address} broke off after {path.stat().st_size} bytes: run the same "
-                       "command again"))
+    refuse((not whole, f"the download of {method.address} broke off after {path.stat().st_size} "
+                       "bytes: run the same command again"))
 
 
 def _checked(path: Path, method: Published, what: str, todo: str) -> str:
@@ -127,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     near = difflib.get_close_matches(args.method or "", rows, n=3, cutoff=0.4)
     todo = f"did you mean {', '.join(near)}?" if near else "choose one"
-    refuse((args.method not in rows, f"expected a method of --list, found {args.method or 'none'}: {todo}"))
+    refuse((args.method not in rows, f"expected a method of --list, found {args.method or 'none'}: "
+                                     f"{todo}"))
     method, output = rows[args.method], Path(args.output)
     print(f"{args.method}: {method.name}, {method.epochs or 'unstated'} epochs; licence: "
           f"{method.licence}")

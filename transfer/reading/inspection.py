@@ -30,7 +30,7 @@ from transfer.reading.arguments import add_reading_arguments
 from transfer.reading.families import FAMILIES
 from transfer.reading.intake import NOT_OF_THE_RESNET, Reading, one_of, read_checkpoint
 from transfer.reading.network_choice import OWN_FAMILY
-from transfer.reading.networks import Choice, LayoutError
+from transfer.reading.networks import Choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = inspect(path, read_checkpoint(path, args.branch, args.trust, args.prefix))
     except UserError as error:
-        choices = error.choices if isinstance(error, LayoutError) else []
+        choices = getattr(error, "choices", [])  # those of a `LayoutError`
         if args.json:
             parts = [{"address": part.address, "tensors": part.tensors, "network": part.title or None}
                      for part in choices]

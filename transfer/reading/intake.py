@@ -32,8 +32,8 @@ from transfer.reading.network_choice import (
 from transfer.reading.networks import Network, choices, listed, network_under, part_of, places
 
 NOT_OF_THE_RESNET = "not of the ResNet"  # heads, queues, a classifier: why most tensors are not read
-# A pretrained FPN: detectron2's names (modeling/backbone/fpn.py) are ReSim's too; with its --fpn-bn the
-# convolution is child 0 of each layer and the batch norm child 1.
+# A pretrained FPN: detectron2's names (modeling/backbone/fpn.py) are ReSim's too; with its --fpn-bn
+# the convolution is child 0 of each layer and the batch norm child 1.
 _FPN_CONVOLUTION = re.compile(r"(?:backbone\.)?(fpn_(?:lateral|output)[2-5])(?:\.0)?\.(weight|bias)")
 _FPN_NORM = re.compile(r"fpn_\w+\.1\.")
 # Of the weights: output channels, input channels (those of the ResNet's stages), height, width.
@@ -132,20 +132,22 @@ def read_checkpoint(path: str | Path, branch: str | None = None, trust: bool = F
 
 
 def _architecture(chosen: Chosen, network: Network) -> str:
-    """The network's architecture; `UserError`, with what it is, for one that cannot be converted."""
+    """The network's architecture; `UserError`, with what it is, for one that cannot be converted.
+    """
     title, architecture = kind_of_network(network.tensors)
     found = f"a {title}"
     if title == OTHER_NETWORK:
         found = f"{title} ({listed(choices(places(chosen.place.tensors(chosen.address.prefix))))})"
     refuse((architecture is None,
-            f"expected a ResNet-18, ResNet-34 or ResNet-50 under prefix {chosen.prefix_in_file!r} of "
-            f"{chosen.file.path}, found {found}: other architectures cannot be converted"))
+            f"expected a ResNet-18, ResNet-34 or ResNet-50 under prefix {chosen.prefix_in_file!r} "
+            f"of {chosen.file.path}, found {found}: other architectures cannot be converted"))
     return architecture
 
 
 def _read_fpn(chosen: Chosen) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """The convolutions of a pretrained FPN beside the network: by detectron2's names (`fpn_lateral5.weight`), and the
-    names that they have in the place; both empty for methods that have none."""
+    """The convolutions of a pretrained FPN beside the network: by detectron2's names
+    (`fpn_lateral5.weight`), and the names that they have in the place; both empty for methods that
+    have none."""
     tensors, names, prefix = {}, set(), chosen.address.prefix
     for name, value in chosen.place.tensors(prefix).items():
         match = _FPN_CONVOLUTION.fullmatch(name)
@@ -154,8 +156,9 @@ def _read_fpn(chosen: Chosen) -> tuple[dict[str, torch.Tensor], set[str]]:
         layer, kind = match.groups()
         shape = _FPN_SHAPES[layer] if kind == "weight" else [256]
         refuse((list(value.shape) != shape or not value.isfinite().all(),
-                f"expected finite numbers of the shape {shape} in {chosen.place.names[prefix + name]} of "
-                f"{chosen.file.path}, found {list(value.shape)}: this is not the FPN of a trained ResNet-50"))
+                f"expected finite numbers of the shape {shape} in "
+                f"{chosen.place.names[prefix + name]} of {chosen.file.path}, found "
+                f"{list(value.shape)}: this is not the FPN of a trained ResNet-50"))
         tensors[f"{layer}.{kind}"] = value.detach().to(torch.float32, copy=True).contiguous()
         names.add(prefix + name)
     return tensors, names
@@ -192,7 +195,10 @@ def _identity(chosen: Chosen, network: Network, known: BackboneInfo) -> tuple[Ba
 
 
 def _counts_finished(chosen: Chosen) -> bool:
-    """Whether the stored epoch is the number of finished ones. Lightning counts from 0 or 1 by version."""
+    """Whether the stored epoch is the number of finished ones.
+
+    Lightning counts from 0 or 1 by version.
+    """
     return chosen.family.epochs and "pytorch-lightning_version" not in chosen.file.opened.content
 
 

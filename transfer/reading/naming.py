@@ -31,7 +31,8 @@ def without_wrappers(name: str) -> str:
 
 
 def _name(stage: str | None, block: str | None, part: str, norm: str | None, kind: str) -> str:
-    """From detectron2's parts of a name: res`stage`.`block`.`part`.norm.`kind`, without stage and block of the stem."""
+    """From detectron2's parts of a name: res`stage`.`block`.`part`.norm.`kind`, without stage and
+    block of the stem."""
     layer = f"layer{int(stage) - 1}.{block}." if stage else ""
     if part == "shortcut":
         part = f"downsample.{1 if norm else 0}"
@@ -41,7 +42,8 @@ def _name(stage: str | None, block: str | None, part: str, norm: str | None, kin
 
 
 def _from_caffe2(stage: str | None, block: str | None, branch: str | None, norm: str | None, kind: str) -> str | None:
-    """A convolution's own bias (`conv1_b`) belongs to no layer of the network, which has batch norm there."""
+    """A convolution's own bias (`conv1_b`) belongs to no layer of the network, which has batch norm
+    there."""
     kind = (_CAFFE2_KINDS if norm else {"w": "weight"}).get(kind)
     return kind and _name(stage, block, _CAFFE2_PARTS[branch], norm, kind)
 
@@ -53,9 +55,9 @@ def _from_hugging_face(*parts: str | None) -> str:
 
 
 TORCHVISION, CAFFE2 = "torchvision", "Caffe2"
-# Of each dialect: how some name of a network begins; the pattern of its first tensor with what stands
-# before it, and a second tensor that must be beside it; the pattern of the ResNet's names, and what
-# makes torchvision's of its groups (None: not of the ResNet).
+# Of each dialect: how some name of a network begins; the pattern of its first tensor with what
+# stands before it, and a second tensor that must be beside it; the pattern of the ResNet's names,
+# and what makes torchvision's of its groups (None: not of the ResNet).
 _DIALECTS = {
     # The ResNet's own children, and those of its relatives with another stem or head, which make it
     # another network.
@@ -80,8 +82,8 @@ _DIALECTS = {
 
 
 def dialect(names: Collection[str]) -> str:
-    """The dialect of a network's names. Those that fit none are taken as torchvision's, so that what is missing can be
-    said."""
+    """The dialect of a network's names. Those that fit none are taken as torchvision's, so that
+    what is missing can be said."""
     for title, (mark, *_) in _DIALECTS.items():
         if any(re.match(mark, name) for name in names):
             return title
@@ -89,7 +91,8 @@ def dialect(names: Collection[str]) -> str:
 
 
 def to_torchvision(title: str, name: str) -> str | None:
-    """torchvision's name of a tensor that has `name` in the dialect `title`; None: not of the ResNet."""
+    """torchvision's name of a tensor that has `name` in the dialect `title`; None: not of the
+    ResNet."""
     *_, pattern, build = _DIALECTS[title]
     match = re.fullmatch(pattern, name)
     return build(*match.groups()) if match else None

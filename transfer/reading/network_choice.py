@@ -82,7 +82,8 @@ class Chosen:
 
 
 def open_checkpoint(path: Path, trust: bool) -> CheckpointFile:
-    """Open a file and find its dictionaries of tensors and our own header; `UserError` as `load`."""
+    """Open a file and find its dictionaries of tensors and our own header; `UserError` as `load`.
+    """
     opened = load(path, trust)
     content, header = opened.content, opened.metadata.get("backbone")
     meta = content.get("meta")
@@ -90,8 +91,8 @@ def open_checkpoint(path: Path, trust: bool) -> CheckpointFile:
         header = meta[HEADER_KEY]
     elif content.get("__author__") == AUTHOR:
         refuse((HEADER_KEY not in content,
-                f"{path}: expected the pixel format and the stride of the network, found a file of an older version "
-                "without them; convert the original checkpoint again"))
+                f"{path}: expected the pixel format and the stride of the network, found a file of "
+                "an older version without them; convert the original checkpoint again"))
         header = content[HEADER_KEY]
     info = None if header is None else read_header(header, path)
     return CheckpointFile(path, opened, places(content), info)
@@ -125,11 +126,11 @@ def _by_layout(file: CheckpointFile, branch: str | None) -> Chosen:
     _refuse(
         file,
         (wanted not in networks and branch is None,
-         f"expected the {usual}, which the authors of {family.name} transfer, in {file.path}, found only "
-         f"{found or 'other tensors'}: add --branch if that is the one you mean"),
+         f"expected the {usual}, which the authors of {family.name} transfer, in {file.path}, "
+         f"found only {found or 'other tensors'}: add --branch if that is the one you mean"),
         (wanted not in networks,
-         f"expected one of the branches of {file.path} ({found}; {family.name}), found {branch!r}: choose one of "
-         "these, or leave --branch out"))
+         f"expected one of the branches of {file.path} ({found}; {family.name}), found {branch!r}: "
+         "choose one of these, or leave --branch out"))
     return Chosen(file, networks[wanted], wanted, family, networks, methods)
 
 
@@ -147,8 +148,8 @@ def _by_prefix(file: CheckpointFile, branch: str | None, prefix: str) -> Chosen:
          f"expected a ResNet under the prefix {prefix!r} of {file.path}, found none; it holds "
          f"{listed(choices(file.places))}: choose one of these prefixes"),
         (len(there) > 1,
-         f"expected one network under the prefix {prefix!r} of {file.path}, found {len(there)}: choose between "
-         f"{options}"))
+         f"expected one network under the prefix {prefix!r} of {file.path}, found {len(there)}: "
+         f"choose between {options}"))
     address = Address(there[0], plain)
     family, networks, methods = _layout(file)
     branches = [name for name, other in networks.items() if other == address]
@@ -156,13 +157,14 @@ def _by_prefix(file: CheckpointFile, branch: str | None, prefix: str) -> Chosen:
         branch = branch or "single"
         return Chosen(file, address, branch, UNKNOWN, {branch: address})
     _refuse(file, (branch and branch not in branches,
-                   f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, found that it is the "
-                   f"{branches[0]}: leave --branch or --prefix out"))
+                   f"expected --prefix {prefix!r} to be the {branch} of a {family.name} file, "
+                   f"found that it is the {branches[0]}: leave --branch or --prefix out"))
     return Chosen(file, address, branch or branches[0], family, networks, methods)
 
 
 def _layout(file: CheckpointFile) -> tuple[Family, dict[str, Address], tuple[str, ...]]:
-    """The first layout that fits, its networks, and each method that a layout fitting there proves."""
+    """The first layout that fits, its networks, and each method that a layout fitting there proves.
+    """
     if file.header is not None and file.opened.container == SAFETENSORS:
         own = Family(OWN_FAMILY, {file.header.branch: ("",)}, ())
         return own, own.networks(file.places, ""), ()
@@ -193,8 +195,8 @@ def _unknown(file: CheckpointFile) -> str:
     if networks:
         first = networks[0]
         refuse((not any(part.architecture for part in networks),
-                f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under {first.address!r} a "
-                f"{first.title}: other architectures cannot be converted"))
+                f"expected a ResNet-18, ResNet-34 or ResNet-50 in {file.path}, found under "
+                f"{first.address!r} a {first.title}: other architectures cannot be converted"))
         how = f"name the network with --prefix, for example --prefix {first.address!r}"
     holds = listed(parts)
     if not parts:

@@ -131,8 +131,8 @@ def network_under(place: Place, prefix: str) -> Network:
         own = to_torchvision(title, name)
         if own is None:
             continue
-        refuse((own in tensors, f"expected one tensor for {own}, found {origins.get(own)} and {prefix}{name}: save the "
-                                "network alone"))
+        refuse((own in tensors, f"expected one tensor for {own}, found {origins.get(own)} and "
+                                f"{prefix}{name}: save the network alone"))
         tensors[own], origins[own] = value, prefix + name
     return Network(tensors, origins, title)
 

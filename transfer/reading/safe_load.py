@@ -54,7 +54,8 @@ def load(path: Path, trust: bool = False) -> Opened:
     plain values are built. Raises `UserError` when the file is missing, unreadable, not a
     dictionary, or holds another class.
     """
-    refuse((path.is_dir(), f"expected a checkpoint file, found the folder {path}: name the file in it"),
+    refuse((path.is_dir(), f"expected a checkpoint file, found the folder {path}: name the file in "
+                           "it"),
            (not path.exists(), f"{path}: not found; check the path"))
     head = _first_bytes(path)
     refuse((not head, f"{path} is empty (0 bytes): download or copy it again"))
@@ -72,8 +73,8 @@ def load(path: Path, trust: bool = False) -> Opened:
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(_why_unreadable(path, error, trust)) from None
     refuse((not isinstance(opened.content, dict),
-            f"expected a dictionary in {path}, found {type(opened.content).__name__}: save the network's state_dict "
-            "with torch.save"))
+            f"expected a dictionary in {path}, found {type(opened.content).__name__}: save the "
+            "network's state_dict with torch.save"))
     return opened
 
 

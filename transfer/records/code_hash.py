@@ -9,13 +9,15 @@ from pretrain import ROOT
 from transfer.tasks import OWN_FILES
 
 FOLDER = Path(__file__).resolve().parents[1]
-# What of the pretraining a fine-tuning computes with: image files as pixels, batch norm over processes.
+# What of the pretraining a fine-tuning computes with: image files as pixels, batch norm over
+# processes.
 SHARED = (ROOT / "pretrain" / "data" / "pixels.py", ROOT / "pretrain" / "batch_norm.py")
 # Folders of this package that cannot change a fine-tuning's metrics, and why. All the others are in
 # the hash.
 LEFT_OUT = {
     "reading": "what a checkpoint file is: its hash is part of every result",
-    "conversion": "what the starting weights are: their hash and certificate are part of every result",
+    "conversion": "what the starting weights are: their hash and certificate are part of every "
+                  "result",
     "probing": "the probes have a table of their own",
     "records": "what a result says of where it comes from",
 }
@@ -24,7 +26,8 @@ TASKS = "tasks"  # of its files only the functions and classes count
 
 @cache
 def finetuning_sha256(task: str | None = None) -> str:
-    """SHA-256 over the fine-tuning's sources and configs, without blank lines and lines that are only a comment.
+    """SHA-256 over the fine-tuning's sources and configs, without blank lines and lines that are
+    only a comment.
 
     A `task` that is defined in a file of its own, outside of this package, adds that file.
     """

@@ -38,7 +38,8 @@ def split_dataset(described: Mapping[str, Any]) -> tuple[dict, dict]:
 
 
 def training(about: Mapping[str, Any]) -> Identity:
-    """What was trained: request, starting weights, training data and classes, the config's other keys.
+    """What was trained: request, starting weights, training data and classes, the config's other
+    keys.
 
     `about`: a result, or those of its entries that are known before: REQUEST, weights, dataset,
     evaluator, config.
@@ -50,7 +51,8 @@ def training(about: Mapping[str, Any]) -> Identity:
 
 
 def evaluation(about: Mapping[str, Any]) -> Identity:
-    """What a model was evaluated on: validation annotations, evaluator, and the config's keys for it.
+    """What a model was evaluated on: validation annotations, evaluator, and the config's keys for
+    it.
 
     See `training` for `about`.
     """
@@ -61,7 +63,8 @@ def evaluation(about: Mapping[str, Any]) -> Identity:
 
 
 def records(about: Mapping[str, Any]) -> dict[str, dict]:
-    """The entries `training` and `evaluation` of a result: each identity's hash, and what a person looks for."""
+    """The entries `training` and `evaluation` of a result: each identity's hash, and what a person
+    looks for."""
     weights, dataset = about["weights"], about["dataset"]
     return {
         "training": {"sha256": sha256(training(about)),
@@ -82,10 +85,11 @@ def differences(before: Identity, now: Identity) -> dict[str, tuple[Any, Any]]:
 
 
 def on_other_processes(found: Mapping[str, tuple[Any, Any]], before: Identity, now: Identity) -> dict:
-    """Of `found`, the differences of two identities, those that are more than another number of processes.
+    """Of `found`, the differences of two identities, those that are more than another number of
+    processes.
 
-    The images of batch norm decide: from as many, BN of one process and SyncBN of several take the same
-    statistics, and a batch that --fit accumulate takes at once is not accumulated.
+    The images of batch norm decide: from as many, BN of one process and SyncBN of several take the
+    same statistics, and a batch that --fit accumulate takes at once is not accumulated.
     """
     same_images = before.get("batch_norm_images") == now.get("batch_norm_images")
     whole = before.get("SOLVER.IMAGES_AT_ONCE") is None and now.get("SOLVER.IMAGES_AT_ONCE") is None

@@ -1,7 +1,8 @@
 """Whether detectron2 can make a network, an optimizer and training images of a config: asked before anything runs.
 
-`--set` may give a value of the right type that means nothing (a feature map that does not exist, an unknown warm-up).
-detectron2 finds that when it builds, in words of its own; here that costs a twentieth of a second and no memory.
+`--set` may give a value of the right type that means nothing (a feature map that does not exist, an
+unknown warm-up). detectron2 finds that when it builds, in words of its own; here that costs a
+twentieth of a second and no memory.
 """
 
 import warnings
@@ -21,10 +22,11 @@ HEIGHT, WIDTH = 480, 640  # of an image like COCO's
 
 
 def assert_buildable(cfg: CfgNode, source: str, training: bool = True) -> None:
-    """Build everything that `cfg` describes, without memory for its weights, and cut one black image as in training.
+    """Build everything that `cfg` describes, without memory for its weights, and cut one black
+    image as in training.
 
-    `source`: where its values are from, named in the error. Without `training` only the network. Raises `UserError`
-    with detectron2's reason.
+    `source`: where its values are from, named in the error. Without `training` only the network.
+    Raises `UserError` with detectron2's reason.
     """
     apply()
     cfg = cfg.clone()
@@ -46,4 +48,5 @@ def assert_buildable(cfg: CfgNode, source: str, training: bool = True) -> None:
         AugmentationList([*crop, *build_augmentation(cfg, True)])(AugInput(np.zeros((HEIGHT, WIDTH, 3), np.uint8)))
     except Exception as error:  # whatever detectron2, torch or a registry say to a value that means nothing
         why = " ".join(str(error).split()) or "no reason given"
-        raise UserError(f"{source}: {place} cannot be built with this ({type(error).__name__}: {why[:200]})") from None
+        raise UserError(f"{source}: {place} cannot be built with this ({type(error).__name__}: "
+                        f"{why[:200]})") from None

@@ -1,8 +1,9 @@
 """The region heads of the C4 tasks: res5 on every region, with one more norm layer after it.
 
-detectron2's Res5ROIHeads leaves res5's output as it is. Self-supervised backbones are compared with a further norm
-layer of the backbone's kind behind it (MoCo, PixPro, DenseCL, SetSim call theirs Res5ROIHeadsExtraNorm): without it
-the box predictor meets features of another scale for each method.
+detectron2's Res5ROIHeads leaves res5's output as it is. Self-supervised backbones are compared with
+a further norm layer of the backbone's kind behind it (MoCo, PixPro, DenseCL, SetSim call theirs
+Res5ROIHeadsExtraNorm): without it the box predictor meets features of another scale for each
+method.
 """
 
 import torch
@@ -16,7 +17,8 @@ from torch import nn
 
 @ROI_HEADS_REGISTRY.register()
 class NormedRes5ROIHeads(Res5ROIHeads):
-    """Res5ROIHeads with a norm layer of type MODEL.RESNETS.NORM after res5, and for every depth of the backbone."""
+    """Res5ROIHeads with a norm layer of type MODEL.RESNETS.NORM after res5, and for every depth of
+    the backbone."""
 
     @configurable
     def __init__(self, *, res5_norm: nn.Module, **arguments: object) -> None:
@@ -33,7 +35,8 @@ class NormedRes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
-        """(res5, its output channels): the last stage of a ResNet of this depth; detectron2's own is ResNet-50's."""
+        """(res5, its output channels): the last stage of a ResNet of this depth; detectron2's own
+        is ResNet-50's."""
         resnets = cfg.MODEL.RESNETS
         options = {"norm": resnets.NORM}
         if resnets.DEPTH >= 50:  # bottlenecks

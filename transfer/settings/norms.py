@@ -1,8 +1,8 @@
 """Batch norm in a detectron2 config: which kind so many processes have.
 
-SyncBN is the fine-tuning's own layer, `transfer.finetuning.batch_norm`, on GPUs and CPUs. The others keep their
-meaning where somebody sets them by hand: nnSyncBN is torch's SyncBatchNorm, naiveSyncBN detectron2's own, which gives
-each process the same weight.
+SyncBN is the fine-tuning's own layer, `transfer.finetuning.batch_norm`, on GPUs and CPUs. The
+others keep their meaning where somebody sets them by hand: nnSyncBN is torch's SyncBatchNorm,
+naiveSyncBN detectron2's own, which gives each process the same weight.
 """
 
 import operator

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 class RandomStart:
     """Random weights of a backbone, and what they are called.
 
-    `row`: in the tables and results. `weights`: as `--weights` of a fine-tuning. `method`: as `--methods` of the suite.
-    `msra_pixels`: fed as MSRA's networks are; `zero_gamma`: the last batch-norm gamma of each block is 0, else 1.
+    `row`: in the tables and results. `weights`: as `--weights` of a fine-tuning. `method`: as
+    `--methods` of the suite. `msra_pixels`: fed as MSRA's networks are; `zero_gamma`: the last
+    batch-norm gamma of each block is 0, else 1.
     """
 
     row: str

@@ -1,7 +1,8 @@
 """What is asked for: how a task is fine-tuned (`Protocol`), and with it from what, on which data and where (`Request`).
 
-Standard library only. A new option of the protocol is a field and a shared argument here, and what it does to
-detectron2's config in `resolved_config.py`; preflight, result and suite pass it on without knowing it.
+Standard library only. A new option of the protocol is a field and a shared argument here, and what
+it does to detectron2's config in `resolved_config.py`; preflight, result and suite pass it on
+without knowing it.
 """
 
 import argparse
@@ -51,7 +52,7 @@ class Protocol:
                 for override in value:
                     words += ["--set", override]
             elif value != one.default:
-                words += [f"--{one.name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+                words += [f"--{one.name.replace('_', '-')}", str(value)]
         return words
 
 
@@ -59,38 +60,42 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `Protocol.of` reads."""
     parser.add_argument("--task", required=True, choices=tuple(TASKS))
     parser.add_argument("--scale", default="full", choices=SCALES,
-                        help="full is the published protocol (default); the others are small and prove nothing")
+                        help="full is the published protocol (default); the others are small and "
+                             "prove nothing")
     heads = takers(lambda task: [task.default_heads])
-    parser.add_argument("--heads", choices=HEADS, help=f"head family (default: {heads}; {C4} is the backbone's last "
-                                                       "stage and no choice)")
+    parser.add_argument("--heads", choices=HEADS, help=f"head family (default: {heads}; {C4} is "
+                                                       "the backbone's last stage and no choice)")
     schedules = takers(lambda task: [task.default_schedule])
     parser.add_argument("--schedule", metavar="NAME",
                         help=f"length (default: {schedules}); NAME_1gpu adds --fit accumulate=N "
-                             "and NAME_1gpu_linear --fit linear=N, for one GPU, with a quarter of the batch as N")
+                             "and NAME_1gpu_linear --fit linear=N, for one GPU, with a quarter of "
+                             "the batch as N")
     parser.add_argument("--solver", choices=SOLVERS,
-                        help=f"{COMMON} to all methods (default), or a method's own, noted in the result; "
-                             f"{takers(lambda task: task.solvers)}")
+                        help=f"{COMMON} to all methods (default), or a method's own, noted in the "
+                             f"result; {takers(lambda task: task.solvers)}")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="a value of detectron2's config, last word; may be repeated")
     parser.add_argument("--sixteen-bit", action="append", dest="overrides", type="INPUT.SIXTEEN_BIT={}".format,
                         metavar="shift|range",
-                        help="how 16-bit images become 8-bit ones: by their high byte (shift, the default; refused "
-                             "where no value is above 4095), or each image's own range becomes 0 to 255; the same as "
-                             "--set INPUT.SIXTEEN_BIT=range")
+                        help="how 16-bit images become 8-bit ones: by their high byte (shift, the "
+                             "default; refused where no value is above 4095), or each image's own "
+                             "range becomes 0 to 255; the same as --set INPUT.SIXTEEN_BIT=range")
     parser.add_argument("--precision", action="append", dest="overrides", type="SOLVER.AMP.PRECISION={}".format,
-                        metavar="bf16", help="forward passes of the training in bfloat16 where torch's autocast allows "
-                                             "it, about half the memory of a GPU; not the published protocol; the same "
-                                             "as --set SOLVER.AMP.PRECISION=bf16 (default: fp32)")
+                        metavar="bf16", help="forward passes of the training in bfloat16 where "
+                                             "torch's autocast allows it, about half the memory "
+                                             "of a GPU; not the published protocol; the same as "
+                                             "--set SOLVER.AMP.PRECISION=bf16 (default: fp32)")
     add_shared_arguments(parser)
 
 
 def add_shared_arguments(parser: argparse._ActionsContainer) -> None:
     """The options that one fine-tuning and the whole suite take alike, for all tasks."""
     parser.add_argument("--fit", metavar="KIND=N",
-                        help="N images at once in the fine-tuning, over all processes. accumulate=N: gradients of the "
-                             "whole batch, batch norm of N images. linear=N: batches of N, the rate smaller and the "
-                             "schedule longer by the linear rule (default: the whole batch at once; on one GPU at full "
-                             "scale accumulate=N with a quarter of it)")
+                        help="N images at once in the fine-tuning, over all processes. "
+                             "accumulate=N: gradients of the whole batch, batch norm of N images. "
+                             "linear=N: batches of N, the rate smaller and the schedule longer by "
+                             "the linear rule (default: the whole batch at once; on one GPU at "
+                             "full scale accumulate=N with a quarter of it)")
 
 
 def shared_values(args: argparse.Namespace) -> dict[str, object]:
@@ -102,7 +107,10 @@ def shared_values(args: argparse.Namespace) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Protocol):
-    """One fine-tuning. `weights` is a folder that `clove convert` wrote, or a name of `RANDOM_STARTS`."""
+    """One fine-tuning.
+
+    `weights` is a folder that `clove convert` wrote, or a name of `RANDOM_STARTS`.
+    """
 
     weights: str
     data: str | Path | Where

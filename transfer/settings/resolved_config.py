@@ -1,6 +1,7 @@
 """The resolved detectron2 config of one fine-tuning: base, task, schedule, solver, heads, scale, data, `--set`.
 
-The order is fixed and every layer is a file or an argument, so that two runs differ only where their options differ.
+The order is fixed and every layer is a file or an argument, so that two runs differ only where
+their options differ.
 """
 
 import difflib
@@ -38,7 +39,8 @@ from transfer.tasks import Task, get
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASE = "_BASE_"  # key of a config: the file that it is laid over
-# What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be another task.
+# What task, data, weights and --trial decide: set by hand it would fail when all is trained, or be
+# another task.
 FOLLOWS = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON",
            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
            "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH", "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME",
@@ -69,8 +71,9 @@ NAMES = {"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
 def layers(task: str, heads: str, scale: str, schedule: str | None = None, solver: str | None = None) -> CfgNode:
     """The protocol's config from its files alone: no data, no weights, no machine.
 
-    `schedule` and `solver`: None for the task's default and for COMMON. The small scales have a length and a solver
-    of their own: with them another one than None (COMMON for the solver) is refused, as is whatever the task has not.
+    `schedule` and `solver`: None for the task's default and for COMMON. The small scales have a
+    length and a solver of their own: with them another one than None (COMMON for the solver) is
+    refused, as is whatever the task has not.
     """
     own = get(task)
     _check_choices(own, heads, scale, schedule, solver)
@@ -92,17 +95,18 @@ def layers(task: str, heads: str, scale: str, schedule: str | None = None, solve
 
 def _check_choices(task: Task, heads: str, scale: str, schedule: str | None, solver: str | None) -> None:
     refuse((C4 in task.heads and heads != C4,
-            f"--heads {heads}: task {task.name} has a C4 backbone, whose head is res5 itself; there is no head family "
-            "to choose, leave the option out"))
+            f"--heads {heads}: task {task.name} has a C4 backbone, whose head is res5 itself; "
+            "there is no head family to choose, leave the option out"))
     for option, value, allowed in (("--heads", heads, task.heads), ("--scale", scale, SCALES),
                                    ("--schedule", schedule, task.schedules),
                                    ("--solver", solver, (COMMON, *task.solvers))):
         refuse((value is not None and value not in allowed,
-                f"unknown {option} '{value}' for task {task.name}: expected one of {', '.join(allowed)}"))
+                f"unknown {option} '{value}' for task {task.name}: expected one of "
+                f"{', '.join(allowed)}"))
     for option, value in (("--schedule", schedule), ("--solver", solver)):
         refuse((scale != "full" and value not in (None, COMMON),
-                f"{option} {value}: scale {scale} has a length and a solver of its own; leave out one of {option} and "
-                "--scale"))
+                f"{option} {value}: scale {scale} has a length and a solver of its own; leave out "
+                f"one of {option} and --scale"))
 
 
 def _task_values(task: Task) -> list[dict]:
@@ -118,7 +122,8 @@ def _read(path: Path) -> dict:
 
 
 def names(protocol: Protocol) -> dict[str, str | None]:
-    """What a result records of `protocol`: its choices by their names, those that it leaves open as they are taken."""
+    """What a result records of `protocol`: its choices by their names, those that it leaves open as
+    they are taken."""
     task = get(protocol.task)
     schedule, fit = chosen(protocol.schedule, protocol.fit)
     if schedule is None and protocol.scale == "full":  # a small scale has a length of its own
@@ -130,8 +135,8 @@ def names(protocol: Protocol) -> dict[str, str | None]:
 def resolve(dataset: Dataset, request: Request, start: Weights, device: str) -> CfgNode:
     """The frozen config of one run on `device`, from the weights `start`.
 
-    KEY=VALUE of `request` are applied last, but for what follows from the machine (device, places, batch norm of one
-    process).
+    KEY=VALUE of `request` are applied last, but for what follows from the machine (device, places,
+    batch norm of one process).
     """
     cfg, fit = _of_files(request)
     set_architecture(cfg, start.architecture)
@@ -156,7 +161,8 @@ def resolve(dataset: Dataset, request: Request, start: Weights, device: str) -> 
 
 
 def protocol(asked: Protocol, num_gpus: int = 1) -> dict[str, object]:
-    """What `asked` resolves to, as nested plain values: its `names` and its config without data, weights and machine.
+    """What `asked` resolves to, as nested plain values: its `names` and its config without data,
+    weights and machine.
 
     Raises what `resolve` would raise for it and for so many processes.
     """
@@ -182,7 +188,8 @@ def _finish(cfg: CfgNode, protocol: Protocol, fit: Fit | None, num_gpus: int) ->
 
 
 def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
-    # Keys of ours, which the mapper and the trainer read; always there, they would change all configs.
+    # Keys of ours, which the mapper and the trainer read; always there, they would change all
+    # configs.
     if any(override.startswith("INPUT.SIXTEEN_BIT=") for override in overrides):
         cfg.INPUT.SIXTEEN_BIT = "shift"
     if any(override.startswith("SOLVER.AMP.PRECISION=") for override in overrides):
@@ -191,20 +198,24 @@ def _override(cfg: CfgNode, overrides: tuple[str, ...]) -> None:
     for override in overrides:
         key, equals, value = override.partition("=")
         refuse(
-            (not equals or not key, f"--set {override}: expected KEY=VALUE, such as SOLVER.MAX_ITER=500"),
-            (key in FOLLOWS, f"--set {override}: {key} follows from task, data, weights and trial; leave it out"),
-            (key == "MODEL.DEVICE", f"--set {override}: {key} has no effect here; leave it out and use --device"),
+            (not equals or not key, f"--set {override}: expected KEY=VALUE, such as "
+                                    "SOLVER.MAX_ITER=500"),
+            (key in FOLLOWS, f"--set {override}: {key} follows from task, data, weights and trial; "
+                             "leave it out"),
+            (key == "MODEL.DEVICE", f"--set {override}: {key} has no effect here; leave it out and "
+                                    "use --device"),
             (key in UNREAD, f"--set {override}: {key} has no effect here; leave it out"))
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise UserError(f"--set {override}: detectron2's config has no key {key}; the nearest is {near}")
+            raise UserError(f"--set {override}: detectron2's config has no key {key}; the nearest "
+                            f"is {near}")
         if isinstance(known[key], float) and re.fullmatch(r"[+-]?\d+", value):
             value += ".0"  # a rate of 1 is no mistake
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, SyntaxError, AssertionError) as error:
-            raise UserError(f"--set {override}: {key} is {known[key]!r} by default ({error}): expected a value of that "
-                            "type") from None
+            raise UserError(f"--set {override}: {key} is {known[key]!r} by default ({error}): "
+                            "expected a value of that type") from None
     _check_values(flatten(cfg))
 
 
@@ -214,12 +225,13 @@ def _check_values(values: dict[str, object]) -> None:
         names = sorted(dict(known) if isinstance(known, Registry) else known)
         # "": a part that this network does not have
         refuse((values.get(key) and values[key] not in names,
-                f"{key} {values.get(key)!r} is unknown: expected one of {', '.join(map(repr, names))}"))
+                f"{key} {values.get(key)!r} is unknown: expected one of "
+                f"{', '.join(map(repr, names))}"))
     for key, least in LEAST.items():
         refuse((values[key] < least, f"{key} must be at least {least}, found {values[key]}"))
     steps, last = tuple(values["SOLVER.STEPS"]), values["SOLVER.MAX_ITER"]
-    refuse((last in steps, f"SOLVER.STEPS {steps} must lie before SOLVER.MAX_ITER {last}: set both, such as "
-                           f"--set SOLVER.STEPS={last * 2 // 3},"))
+    refuse((last in steps, f"SOLVER.STEPS {steps} must lie before SOLVER.MAX_ITER {last}: set "
+                           f"both, such as --set SOLVER.STEPS={last * 2 // 3},"))
 
 
 def plain(cfg: CfgNode) -> dict:

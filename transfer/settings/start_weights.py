@@ -1,10 +1,10 @@
 """Where a fine-tuning starts: a converted checkpoint with its certificate, or one of the random initialisations.
 
-Each says which pixels it wants. Random weights come three ways, because the literature's random rows differ from the
-self-supervised ones in more than the weights, and because the last batch-norm gamma of a residual block moves AP.
-detectron2's own ResNet draws He normal (fan out) convolutions and leaves every gamma at 1: the line that would set the
-last one of a block to 0 is commented out in its modeling/backbone/resnet.py. Its heads are initialised the same way
-for all methods.
+Each says which pixels it wants. Random weights come three ways, because the literature's random
+rows differ from the self-supervised ones in more than the weights, and because the last batch-norm
+gamma of a residual block moves AP. detectron2's own ResNet draws He normal (fan out) convolutions
+and leaves every gamma at 1: the line that would set the last one of a block to 0 is commented out
+in its modeling/backbone/resnet.py. Its heads are initialised the same way for all methods.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from transfer.conversion.writers import pixel_format
 from transfer.reading import families
 from transfer.settings.random_starts import RANDOM_STARTS
 
-# RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo, SlotCon, SetSim); BGR: MSRA's Caffe weights, and
-# the random rows of configs that inherit their base (DenseCL, ORL).
+# RGB: self-supervised methods and torchvision (PixPro, DenseCL, MoCo, SlotCon, SetSim); BGR: MSRA's
+# Caffe weights, and the random rows of configs that inherit their base (DenseCL, ORL).
 RGB_PIXELS = pixel_format(BackboneInfo("", STANDARD))
 MSRA_PIXELS = pixel_format(BackboneInfo("", STANDARD, **families.MSRA_PIXELS))
 DETECTRON2_INIT = "detectron2: He normal (fan out), every batch-norm gamma 1"
@@ -55,8 +55,8 @@ class Weights:
 
 
 def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
-    """The starting weights: a name of `RANDOM_STARTS` (of that architecture), or a converted folder, checked against
-    its certificate."""
+    """The starting weights: a name of `RANDOM_STARTS` (of that architecture), or a converted
+    folder, checked against its certificate."""
     for start in RANDOM_STARTS:
         if weights == start.weights:
             pixels = MSRA_PIXELS if start.msra_pixels else RGB_PIXELS
@@ -65,8 +65,9 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
     folder = Path(weights)
     pkl = folder / "detectron2.pkl"
     refuse((not (folder / CERTIFICATE).is_file() or not pkl.is_file(),
-            f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl in it; run `clove "
-            f"convert FILE --output {folder}`, or give one of {', '.join(start.weights for start in RANDOM_STARTS)}"))
+            f"{folder} is not a converted checkpoint: expected conversion.json and detectron2.pkl "
+            f"in it; run `clove convert FILE --output {folder}`, or give one of "
+            f"{', '.join(start.weights for start in RANDOM_STARTS)}"))
     conversion = read_certificate(folder)
     redrawn = conversion.get("random_convolutions") is not None
     init = random_convolutions.INIT if redrawn else Weights.init
@@ -76,11 +77,11 @@ def read_weights(weights: str, architecture: str = STANDARD) -> Weights:
 
 
 def zero_last_gammas(model: nn.Module) -> int:
-    """Set the gamma of the last batch norm of every residual block of a detectron2 model to 0; returns how many."""
+    """Set the gamma of the last batch norm of every residual block of a detectron2 model to 0;
+    returns how many."""
     number = 0
     for block in model.modules():
         if isinstance(block, BottleneckBlock | BasicBlock):
-            last = block.conv3 if isinstance(block, BottleneckBlock) else block.conv2
-            nn.init.zeros_(last.norm.weight)
+            nn.init.zeros_(getattr(block, "conv3", block.conv2).norm.weight)
             number += 1
     return number

@@ -1,6 +1,7 @@
 """The tasks: every file of this folder that defines TASK, and further files that CLOVE_TASKS names.
 
-A task of your own is one such file: `CLOVE_TASKS=my_task.py ./run_all.sh ...` (several: joined by os.pathsep).
+A task of your own is one such file: `CLOVE_TASKS=my_task.py ./run_all.sh ...` (several: joined by
+os.pathsep).
 """
 
 import importlib
@@ -33,8 +34,9 @@ def _find_tasks() -> dict[str, Task]:
             continue
         for other in found.values():
             refuse((other.name == task.name or other.table.name == task.table.name,  # tables are files of that name
-                    f"{module.__file__}: task {task.name} with table {task.table.name} has the name or the table of "
-                    f"task {other.name}: rename it, or take the file out of {VARIABLE}"))
+                    f"{module.__file__}: task {task.name} with table {task.table.name} has the "
+                    f"name or the table of task {other.name}: rename it, or take the file out of "
+                    f"{VARIABLE}"))
         found[task.name] = task
         if module in own:
             OWN_FILES[task.name] = Path(module.__file__)

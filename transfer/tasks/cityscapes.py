@@ -1,4 +1,7 @@
-"""Task cityscapes: Mask R-CNN R50-FPN on Cityscapes' eight things. Values of mmselfsup's and DetCo's files."""
+"""Task cityscapes: Mask R-CNN R50-FPN on Cityscapes' eight things.
+
+Values of mmselfsup's and DetCo's files.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ LAYOUT = (
 
 
 def find(where: Where) -> Dataset:
-    """Both halves, every annotation file there; cityscapesscripts, which the other tasks do not need, is there too."""
+    """Both halves, every annotation file there; cityscapesscripts, which the other tasks do not
+    need, is there too."""
     from transfer.data import cityscapes_check
 
     folder = where.folder

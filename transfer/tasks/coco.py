@@ -1,4 +1,7 @@
-"""Task coco: Mask R-CNN R50-FPN on COCO, boxes and masks. PixPro's files, which CLoVE's repository copies."""
+"""Task coco: Mask R-CNN R50-FPN on COCO, boxes and masks.
+
+PixPro's files, which CLoVE's repository copies.
+"""
 
 from __future__ import annotations
 
@@ -81,12 +84,14 @@ def pixel_labels(dataset: Dataset) -> DenseData:
 
 TASK = Task(
     name="coco", place=0, title="boxes and masks on COCO",
-    table=Table("coco_detection_segmentation", "Object detection and segmentation on COCO (R50-FPN)",
+    table=Table("coco_detection_segmentation", "Object detection and segmentation on COCO "
+                                               "(R50-FPN)",
                 data="COCO train2017 / val2017", classes=80, train_images=117_000, val_images=5000, batch=16,
                 in_poster=True,
-                note="Two head families are in use. The paper's Supervised row equals the published figures of 2fc "
-                     "heads; in its Rand init row the box figure is that of 4conv1fc heads and the mask figure that "
-                     "of 2fc heads. Every measured row names its heads."),
+                note="Two head families are in use. The paper's Supervised row equals the "
+                     "published figures of 2fc heads; in its Rand init row the box figure is that "
+                     "of 4conv1fc heads and the mask figure that of 2fc heads. Every measured row "
+                     "names its heads."),
     columns=COLUMNS, folders=("coco",), layout=LAYOUT.format(prefix="instances"),
     config="coco.yaml", heads=("4conv1fc", "2fc"),
     schedules={"1x": Schedule(90_000, (60_000, 80_000)),  # PixPro, SlotCon, DenseCL, SoCo, CLoVE's repository

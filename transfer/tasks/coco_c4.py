@@ -1,7 +1,7 @@
 """Task coco-c4: Mask R-CNN R50-C4 on COCO, the backbone's res5 as the head. MoCo's, PixPro's and SoCo's table.
 
-1x is the default, a reading: the Supervised (38.2 / 33.3) and Rand rows of the C4 table in CLoVE's README equal MoCo's
-and SoCo's 1x rows digit for digit.
+1x is the default, a reading: the Supervised (38.2 / 33.3) and Rand rows of the C4 table in CLoVE's
+README equal MoCo's and SoCo's 1x rows digit for digit.
 """
 
 from transfer.data.dataset import Dataset
@@ -15,7 +15,8 @@ def find(where: Where) -> Dataset:
 
 TASK = Task(
     name="coco-c4", place=3, title="boxes and masks on COCO with a C4 backbone",
-    table=Table("coco_detection_segmentation_c4", "Object detection and segmentation on COCO (R50-C4)",
+    table=Table("coco_detection_segmentation_c4", "Object detection and segmentation on COCO "
+                                                  "(R50-C4)",
                 data="COCO train2017 / val2017", classes=80, train_images=117_000, val_images=5000, batch=16),
     columns=coco.COLUMNS, folders=("coco",), layout=coco.TASK.layout,
     config="coco-c4.yaml", heads=("c4",),

@@ -1,7 +1,8 @@
 """Task keypoints: Keypoint R-CNN R50-FPN on COCO's persons.
 
-MoCo's appendix A.2 says "keypoint version of Mask R-CNN, 2x"; the values are those of mmselfsup's and DetCo's
-keypoint_rcnn_R_50_FPN_2x_moco. No config of CLoVE, PixPro, SlotCon or SetSim was released: 2x is a reading.
+MoCo's appendix A.2 says "keypoint version of Mask R-CNN, 2x"; the values are those of mmselfsup's
+and DetCo's keypoint_rcnn_R_50_FPN_2x_moco. No config of CLoVE, PixPro, SlotCon or SetSim was
+released: 2x is a reading.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def find(where: Where) -> Dataset:
 
 
 def configure(cfg: CfgNode, dataset: Dataset) -> None:
-    """As many points as the data has, the tolerance of each, and no flips where a mirror has no partner for one."""
+    """As many points as the data has, the tolerance of each, and no flips where a mirror has no
+    partner for one."""
     names = dataset.keypoint_names
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(names)
     cfg.TEST.KEYPOINT_OKS_SIGMAS = keypoint_names.sigmas(names)

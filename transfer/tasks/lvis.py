@@ -1,6 +1,7 @@
 """Task lvis: Mask R-CNN R50-FPN on LVIS v1.
 
-1x is the default, a reading: SoCo evaluates 90k, and CLoVE's README has SoCo's supervised row within noise.
+1x is the default, a reading: SoCo evaluates 90k, and CLoVE's README has SoCo's supervised row
+within noise.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from detectron2.evaluation import DatasetEvaluator
 
 LAYOUT = (
-    "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's train2017/ and val2017/ in "
-    "DIR/, DIR/images/ or DIR/../coco/"
+    "DIR/lvis_v1_train.json and DIR/lvis_v1_val.json (or in DIR/annotations/) with COCO's "
+    "train2017/ and val2017/ in DIR/, DIR/images/ or DIR/../coco/"
 )
 
 
@@ -41,7 +42,8 @@ def find(where: Where) -> Dataset:
             paths[half] = folder / name
             if not paths[half].is_file():
                 paths[half] = folder / "annotations" / name
-        refuse((not paths[half].is_file(), f"no {name} in {folder}: expected for task {TASK.name} {LAYOUT}"))
+        refuse((not paths[half].is_file(), f"no {name} in {folder}: expected for task {TASK.name} "
+                                           f"{LAYOUT}"))
     train, val = lvis_json.read(paths["train"], evaluated=False), lvis_json.read(paths["val"])
     coco_json.raise_unless_alike(train, val)
     images = where.images or folder
@@ -54,7 +56,8 @@ def find(where: Where) -> Dataset:
 
 
 def load(dataset: Dataset, half: str) -> tuple[Reader, dict[str, Any]]:
-    """detectron2's own reader, which takes 1 from the ids of the file; kept predictions have those of the file."""
+    """detectron2's own reader, which takes 1 from the ids of the file; kept predictions have those
+    of the file."""
     from transfer.annotations import lvis_json
 
     lvis_json.require()
@@ -73,7 +76,8 @@ def evaluator(dataset: Dataset, cfg: CfgNode) -> DatasetEvaluator:
 
 
 def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
-    """Two new annotation files and one link to the images: their names hold train2017/ and val2017/."""
+    """Two new annotation files and one link to the images: their names hold train2017/ and
+    val2017/."""
     for half, count in (("train", train), ("val", val)):
         fullest_of_file(dataset.half(half).annotations, folder / "annotations" / f"lvis_v1_{half}.json", count)
     (folder / "images").symlink_to(dataset.train.image_root.absolute())
@@ -81,7 +85,8 @@ def excerpt(dataset: Dataset, folder: Path, train: int, val: int) -> None:
 
 TASK = Task(
     name="lvis", place=4, title="boxes and masks on LVIS v1",
-    table=Table("lvis_detection_segmentation", "Object detection and segmentation on LVIS (R50-FPN)",
+    table=Table("lvis_detection_segmentation", "Object detection and segmentation on LVIS "
+                                               "(R50-FPN)",
                 data="LVIS v1 train / val", classes=1203, train_images=99_000, val_images=19_809, batch=16),
     columns=coco.COLUMNS, folders=("lvis",), layout=LAYOUT,
     config="lvis.yaml", heads=("4conv1fc", "2fc"),

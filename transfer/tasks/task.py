@@ -1,7 +1,8 @@
 """What the field calls a task: data of one shape, a protocol to fine-tune on it, an evaluator, a table.
 
-Standard library alone: benchmarks reads these facts where no detectron2 is installed. What needs more (how the data is
-found, which evaluator runs) is a function that imports what it needs when it is called.
+Standard library alone: benchmarks reads these facts where no detectron2 is installed. What needs
+more (how the data is found, which evaluator runs) is a function that imports what it needs when it
+is called.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: `metric` is the key in a result, GROUP/NAME of what the evaluator gives."""
+    """A column of the table: `metric` is the key in a result, GROUP/NAME of what the evaluator
+    gives."""
 
     name: str
     metric: str
 
     @property
     def group(self) -> str:
-        """The evaluator's group, such as bbox: pycocotools' IoU type where that is the evaluator."""
+        """The evaluator's group, such as bbox: pycocotools' IoU type where that is the evaluator.
+        """
         return self.metric.partition("/")[0]
 
 
@@ -64,7 +67,8 @@ class Schedule:
 class Task:
     """Everything that the suite knows of one task. Tuples and mappings have the default first.
 
-    `half` is "train" or "val". What a function finds wrong with the data it raises as a `UserError` of one line.
+    `half` is "train" or "val". What a function finds wrong with the data it raises as a `UserError`
+    of one line.
     """
 
     name: str
@@ -81,14 +85,16 @@ class Task:
 
     # The data, found and checked:
     find: Callable[[Where], Dataset]
-    # One half of it: what reads detectron2's records, and metadata for detectron2's catalog, such as its evaluator
-    # wants. category_ids in it, one for each class, are the ids of kept predictions (default: detectron2's own).
+    # One half of it: what reads detectron2's records, and metadata for detectron2's catalog, such
+    # as its evaluator wants. category_ids in it, one for each class, are the ids of kept
+    # predictions (default: detectron2's own).
     load: Callable[[Dataset, str], tuple[Reader, dict[str, Any]]]
-    # The evaluator of its validation half, which is registered. It returns {group: {name: percent}} on the first
-    # process, as detectron2's do, NaN for what is undefined; GROUP/NAME are the metrics of a result:
+    # The evaluator of its validation half, which is registered. It returns {group: {name: percent}}
+    # on the first process, as detectron2's do, NaN for what is undefined; GROUP/NAME are the
+    # metrics of a result:
     evaluator: Callable[[Dataset, CfgNode], DatasetEvaluator]
-    # (dataset, new folder, images of train, of val): a few of its images as a dataset in the same layout, for a
-    # preflight: those with most objects, by heapq.nlargest:
+    # (dataset, new folder, images of train, of val): a few of its images as a dataset in the same
+    # layout, for a preflight: those with most objects, by heapq.nlargest:
     excerpt: Callable[[Dataset, Path, int, int], None]
 
     # What of the config follows from the data, beside the number of classes: mask head, keypoints.

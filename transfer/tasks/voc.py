@@ -1,7 +1,7 @@
 """Task voc: Faster R-CNN R50-C4 on Pascal VOC, 2007 + 2012 trainval -> 2007 test.
 
-MoCo, PixPro, DenseCL, SetSim: 24k iterations, the mean of five trials. detectron2's own file has 18k (12k, 16k): not
-the protocol of any of them.
+MoCo, PixPro, DenseCL, SetSim: 24k iterations, the mean of five trials. detectron2's own file has
+18k (12k, 16k): not the protocol of any of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from detectron2.evaluation import DatasetEvaluator
 
 LAYOUT = (
-    "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml and the lists "
-    "ImageSets/Main/trainval.txt, in VOC2007 test.txt too"
+    "DIR/VOC2007/ and DIR/VOC2012/ (VOCdevkit's), each with JPEGImages/ID.jpg, Annotations/ID.xml "
+    "and the lists ImageSets/Main/trainval.txt, in VOC2007 test.txt too"
 )
 
 
@@ -33,15 +33,17 @@ def find(where: Where) -> Dataset:
     folder = where.folder
     places = [place for place in (folder, folder / "VOCdevkit", folder / TASK.name) if (place / "VOC2007").is_dir()]
     refuse((not places,
-            f"{folder} is not laid out as Pascal VOC: {folder / 'VOC2007'} is missing; expected {LAYOUT}"))
+            f"{folder} is not laid out as Pascal VOC: {folder / 'VOC2007'} is missing; expected "
+            f"{LAYOUT}"))
     root, splits, images = places[0], {}, {}
     for half in SPLITS:
         rows, digest = voc.check(root, half)
         splits[half] = Split(len(rows), root, root, digest, check_images(half, rows))
         images[half] = {path for path, _ in rows}
     refuse((images["val"] <= images["train"] and not where.same_images,
-            f"{root}: all {len(images['val'])} images of VOC2007's test are training images too: expected other "
-            "images, or metrics show how well a model remembers; --same-images allows it"))
+            f"{root}: all {len(images['val'])} images of VOC2007's test are training images too: "
+            "expected other images, or metrics show how well a model remembers; --same-images "
+            "allows it"))
     return Dataset(TASK.name, splits["train"], splits["val"], tuple(voc.CLASS_NAMES), ("boxes",))
 
 
@@ -83,7 +85,8 @@ TASK = Task(
     name="voc", place=5, title="boxes on Pascal VOC",
     table=Table("voc_detection", "Object detection on Pascal VOC (R50-C4)",
                 data="VOC 2007+2012 trainval / 2007 test", classes=20, train_images=16_551, val_images=4952, batch=16,
-                note="The literature prints the mean of five trials; average precision by the 11 points of VOC 2007."),
+                note="The literature prints the mean of five trials; average precision by the 11 "
+                     "points of VOC 2007."),
     columns=(Column("AP", "bbox/AP"), Column("AP50", "bbox/AP50"), Column("AP75", "bbox/AP75")), folders=("voc",),
     layout=LAYOUT,
     config="voc.yaml", heads=("c4",), schedules={"24k": Schedule(24_000, (18_000, 22_000))},

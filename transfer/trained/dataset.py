@@ -25,19 +25,22 @@ CLASSES = 20  # that are listed one by one
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DIR", type=Path, help="folder of the data")
-    parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the first that can)")
+    parser.add_argument("--task", choices=TASKS, help="read it as this task does (default: the "
+                                                      "first that can)")
     add_crowds_as_objects(parser)
     parser.add_argument("--output", type=Path, default=Path("dataset.png"), metavar="FILE.png",
                         help="figure of annotated images (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    refuse((args.output.suffix.lower() != ".png", f"--output {args.output}: expected a file name that ends in .png"),
+    refuse((args.output.suffix.lower() != ".png", f"--output {args.output}: expected a file name "
+                                                  "that ends in .png"),
            (not args.data.is_dir(), f"{args.data} is not a folder: expected the data of a task"))
     detectron2_compat.apply()
     dataset = find(Where(args.data, same_images=True, crowds_as_objects=args.crowds_as_objects), args.task)
     names = dict(zip(SPLITS, datasets.register(dataset), strict=True))
-    print(f"task {dataset.task}: {TASKS[dataset.task].title}; objects have {', '.join(dataset.parts)}")
+    print(f"task {dataset.task}: {TASKS[dataset.task].title}; objects have "
+          f"{', '.join(dataset.parts)}")
     for half, name in names.items():
         print(describe(dataset, half, DatasetCatalog.get(name)))
     print(class_table(dataset, names))
@@ -48,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     of_val = spread(DatasetCatalog.get(names["val"]), SHOWN // 2)
     chosen = [*spread(DatasetCatalog.get(names["train"]), SHOWN - len(of_val)), *of_val]
     drawing.write(drawing.draw_truth(chosen, MetadataCatalog.get(names["val"]), COLUMNS), args.output)
-    print(f"wrote {args.output}: {len(chosen)} images of {' and '.join(SPLITS)} with their annotations")
+    print(f"wrote {args.output}: {len(chosen)} images of {' and '.join(SPLITS)} with their "
+          "annotations")
     return 0
 
 
@@ -61,8 +65,8 @@ def find(where: Where, task: str | None) -> Dataset:
             return datasets.find(where, name)
         except UserError:
             continue
-    raise UserError(f"{where.folder}: expected the data of one of the tasks {', '.join(TASKS)}, found none that can "
-                    "read it; --task TASK prints why that one cannot")
+    raise UserError(f"{where.folder}: expected the data of one of the tasks {', '.join(TASKS)}, "
+                    "found none that can read it; --task TASK prints why that one cannot")
 
 
 def describe(dataset: Dataset, half: str, records: list[dict]) -> str:

@@ -73,11 +73,12 @@ def read(path: Path) -> Run:
                 "finetune` leaves them"))
         about = _parsed(request, json.loads) if request.is_file() else {}
         return Run(_parsed(config, yaml.safe_load), _origin(about))
-    refuse((not path.is_file(), f"{path}: no such file or folder: expected a run's folder, or a result"))
+    refuse((not path.is_file(), f"{path}: no such file or folder: expected a run's folder, or a "
+                                "result"))
     content = _parsed(path, json.loads)
     refuse((not isinstance(content, dict) or not isinstance(content.get("config"), dict),
-            f"{path} is not a result: it has no config; expected result.json of a fine-tuning, or a "
-            "file of results/runs"))
+            f"{path} is not a result: it has no config; expected result.json of a fine-tuning, or "
+            "a file of results/runs"))
     return Run(content["config"], _origin(content))
 
 
@@ -122,8 +123,8 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): expected the file of a "
-                        "fine-tuning") from None
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): expected the "
+                        "file of a fine-tuning") from None
 
 
 def _origin(about: dict) -> dict[str, Any]:

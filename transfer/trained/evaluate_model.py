@@ -37,7 +37,8 @@ from transfer.trained.model_file import Model, check_classes, first_names, load,
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL",
-                        help="folder of a finished fine-tuning, or a detectron2 model file beside its config.yaml")
+                        help="folder of a finished fine-tuning, or a detectron2 model file beside "
+                             "its config.yaml")
     parser.add_argument("--task", required=True, choices=tuple(tasks.TASKS))
     where.add_arguments(parser, train_share=False)
     parser.add_argument("--output", required=True, metavar="DIR", help="for result.json and predictions.png")
@@ -49,9 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME",
                         help="row in the tables of a model that no run of ours made")
     parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT,
-                        help="reading of 16-bit images by a model that no run of ours made (default: shift)")
+                        help="reading of 16-bit images by a model that no run of ours made "
+                             "(default: shift)")
     parser.add_argument("--trust", action="store_true",
-                        help="let the model file run its own code while it is read; only for files you know")
+                        help="let the model file run its own code while it is read; only for "
+                             "files you know")
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,16 @@ def evaluate_model(request: EvaluationRequest) -> dict:
     read = read_model(Path(request.model), request.task)
     refuse(
         (request.method and read.found,
-         f"--method {request.method}: {request.model} is a run that records its method; leave it out"),
+         f"--method {request.method}: {request.model} is a run that records its method; leave it "
+         "out"),
         (request.sixteen_bit and read.found,
-         f"--sixteen-bit {request.sixteen_bit}: {request.model} is a run whose config says how it reads "
-         "its images; leave it out"),
+         f"--sixteen-bit {request.sixteen_bit}: {request.model} is a run whose config says how it "
+         "reads its images; leave it out"),
         (output.resolve() == read.file.parent.resolve(),
          f"{output} is where the model lies: expected another folder for --output"),
         ((output / result.REQUEST).is_file(),
-         f"{output} holds a fine-tuning: expected another folder for --output, so that its result stays"))
+         f"{output} holds a fine-tuning: expected another folder for --output, so that its result "
+         "stays"))
     check_writable(output)
     if request.sixteen_bit:
         read.cfg.INPUT.SIXTEEN_BIT = request.sixteen_bit

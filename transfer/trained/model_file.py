@@ -46,8 +46,8 @@ def read_model(path: Path, task: str) -> Model:
                 f"{config.name} beside it")
     refuse(
         (path.is_dir() and not (found and file.is_file()),
-         f"{path} is not a finished run: expected {result.RESULT} and {FINAL} in it; run its command "
-         "again to finish it, or name a model file"),
+         f"{path} is not a finished run: expected {result.RESULT} and {FINAL} in it; run its "
+         "command again to finish it, or name a model file"),
         (not file.is_file(), f"{expected}; found no {file}"),
         (not config.is_file(), f"{expected}; found no {config.name}"),
         (trained_on != task, f"--task {task}: {path} was fine-tuned on {trained_on}"))
@@ -89,7 +89,8 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
     read.
     """
     refuse((safe_load.kind_of(file) == safe_load.PICKLE and not trust,
-            f"{file} is a pickle, which can run any code: expected a .pth file, or --trust for one that you know"))
+            f"{file} is a pickle, which can run any code: expected a .pth file, or --trust for one "
+            "that you know"))
     content = safe_load.load(file, trust).content
     state = content.get("model", content)
     refuse((not isinstance(state, dict) or not state,
@@ -104,6 +105,6 @@ def load(model: nn.Module, file: Path, trust: bool) -> None:
     both = own.keys() & in_file.keys()
     wrong = faults({"missing in the file": own.keys() - both, "unknown to the model": in_file.keys() - both,
                     "of another shape": {name for name in both if own[name].shape != in_file[name].shape}})
-    refuse((wrong, f"expected the {len(own)} tensors of the model that {result.CONFIG} describes in {file}, "
-                   f"found {wrong}"))
+    refuse((wrong, f"expected the {len(own)} tensors of the model that {result.CONFIG} describes "
+                   f"in {file}, found {wrong}"))
     model.load_state_dict(in_file, strict=False)

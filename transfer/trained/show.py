@@ -35,17 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a finished `finetune`")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data", metavar="DIR",
-                       help="annotated images: their validation set, ground truth left, predictions right")
+                       help="annotated images: their validation set, ground truth left, "
+                            "predictions right")
     where.add_argument("--photos", metavar="DIR", help="any folder of images: predictions alone")
     add_crowds_as_objects(parser)
     parser.add_argument("--output", required=True, metavar="FILE.png")
     parser.add_argument("--images", type=int, default=SHOWN, metavar="N",
-                        help="number: the first with objects, or the first photographs (default: %(default)s)")
+                        help="number: the first with objects, or the first photographs (default: "
+                             "%(default)s)")
     parser.add_argument("--only", metavar="A,B",
                         help="these images instead: file names, or ids of the annotation file")
     parser.add_argument("--score", type=float, metavar="T",
-                        help=f"draw predictions with this score or more, 0 to 1 (default: {drawing.SCORE}, and the "
-                             f"best {drawing.FALLBACK} where none reaches it)")
+                        help="draw predictions with this score or more, 0 to 1 (default: "
+                             f"{drawing.SCORE}, and the best {drawing.FALLBACK} where none reaches "
+                             "it)")
     parser.add_argument("--sixteen-bit", choices=SIXTEEN_BIT,
                         help="how 16-bit images are read (default: as the run's config says)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
@@ -127,8 +130,8 @@ def choose(records: list[dict], number: int, only: str | None) -> list[dict]:
         for name in (path.name, str(path), path.stem, str(record.get("image_id"))):
             named.setdefault(name, record)
     for name in [part.strip() for part in only.split(",") if part.strip()] or [only]:
-        refuse((name not in named, f"--only {name}: none of the {len(records)} images has this name or id; "
-                                   f"there are {some}"))
+        refuse((name not in named, f"--only {name}: none of the {len(records)} images has this "
+                                   f"name or id; there are {some}"))
         chosen.append(named[name])
     return chosen
 
