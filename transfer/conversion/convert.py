@@ -34,7 +34,7 @@ from transfer.conversion.proof import PROOFS, assert_loaded, optional
 from transfer.conversion.random_convolutions import method_of, redraw
 from transfer.conversion.stage_maps import STAGES
 from transfer.conversion.writers import WRITERS, State, pixel_format, usage, without_biases
-from transfer.reading.architecture import expected_shapes
+from transfer.reading.architecture import expected_shapes, first_names
 from transfer.reading.intake import Reading, one_of, read_checkpoint
 
 __all__ = ["CANONICAL", "assert_loaded", "convert", "describe"]  # the fine-tuning checks what it loaded
@@ -93,8 +93,10 @@ def convert(source: str | Path, output: str | Path, method: str | None = None, *
     # What is written starts from the canonical file as it is read again, not from the checkpoint.
     state, fpn, written = {}, {}, {}
     for name, value in load_backbone(output / CANONICAL)[0].items():
-        part = fpn if name.startswith(FPN_PREFIX) else state
-        part[name] = value
+        if name.startswith(FPN_PREFIX):
+            fpn[name] = value
+        else:
+            state[name] = value
     for target in dict.fromkeys(asked.targets):
         written[target] = _write(target, output, state, info, fpn)
     transferred = sorted(without_biases(fpn))
@@ -272,10 +274,8 @@ def _write(target: str, output: Path, state: State, info: BackboneInfo, fpn: Sta
 def _groups(names: Sequence[str], most: int = 4) -> str:
     """` (module.projector 18, ...)`: names counted by their first two parts."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names).most_common()
-    shown = [f"{group} {count}" for group, count in counts[:most]]
-    if len(counts) > most:
-        shown.append("...")
-    return f" ({', '.join(shown)}), named in {CERTIFICATE}" if shown else ""
+    shown = first_names([f"{group} {count}" for group, count in counts], most)
+    return f" ({shown}), named in {CERTIFICATE}" if shown else ""
 
 
 def _range(ends: Mapping[str, float]) -> str:

@@ -84,7 +84,11 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
                 lines[number] += found
         parse_rec.cache_clear()  # it knows files by name, for the whole life of the process
         aps = np.full((len(self._class_names), len(THRESHOLDS)), np.nan)
-        present = self._present()
+        present = set()  # classes with at least one object to find
+        for name in Path(self._image_set_path).read_text(encoding="utf-8").split():
+            for one in parse_rec(self._anno_file_template.format(name)):
+                if not one["difficult"]:
+                    present.add(one["name"])
         with tempfile.TemporaryDirectory(prefix="voc_") as folder, warnings.catch_warnings():
             # A loud empty mean of numpy where a class has no detection: its AP is 0.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -101,12 +105,3 @@ class VocEvaluator(PascalVOCDetectionEvaluator):
             for name, value in zip(self._class_names, values, strict=True):
                 metrics[f"{kind}-{name}"] = value
         return {"bbox": {name: float(value) for name, value in metrics.items()}}
-
-    def _present(self) -> set[str]:
-        """The classes with at least one object to find."""
-        present = set()
-        for name in Path(self._image_set_path).read_text(encoding="utf-8").split():
-            for one in parse_rec(self._anno_file_template.format(name)):
-                if not one["difficult"]:
-                    present.add(one["name"])
-        return present

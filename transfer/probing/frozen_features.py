@@ -47,7 +47,14 @@ def read_weights(weights: str, architecture: str = STANDARD, seed: int = 0, bran
         return random_weights(architecture, seed)
     path, conversion = Path(weights), None
     if path.is_dir():
-        conversion, path = _certified(path)
+        certificate, path = path / "conversion.json", path / "backbone.safetensors"
+        for file in (certificate, path):
+            refuse((not file.is_file(), f"{path.parent} has no {file.name}: expected a folder that `clove "
+                                        "convert` wrote, a checkpoint file, or random"))
+        conversion, found = open_certificate(certificate), sha256_file(path)
+        refuse((conversion["canonical_sha256"] != found,
+                f"{path} is not the file that {certificate} certifies (its SHA-256 is "
+                f"{found[:12]}...): convert the checkpoint again"))
     reading = read_checkpoint(path, branch, trust)
     method = conversion["method"] if conversion else reading.info.method
     return Weights(reading.state, reading.info, {
@@ -69,18 +76,6 @@ def random_weights(architecture: str, seed: int, last_gamma: float = 1.0) -> Wei
     return Weights(state, info, {
         "method": RAND.row, "epochs": None, "branch": None, "architecture": architecture,
         "standard": architecture == STANDARD, "file_sha256": None, "source_sha256": None, "conversion": None})
-
-
-def _certified(folder: Path) -> tuple[dict, Path]:
-    certificate, file = folder / "conversion.json", folder / "backbone.safetensors"
-    for path in (certificate, file):
-        refuse((not path.is_file(), f"{folder} has no {path.name}: expected a folder that `clove "
-                                    "convert` wrote, a checkpoint file, or random"))
-    conversion, found = open_certificate(certificate), sha256_file(file)
-    refuse((conversion["canonical_sha256"] != found,
-            f"{file} is not the file that {certificate} certifies (its SHA-256 is "
-            f"{found[:12]}...): convert the checkpoint again"))
-    return conversion, file
 
 
 class FrozenBackbone(nn.Module):

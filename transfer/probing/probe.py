@@ -143,7 +143,7 @@ def load_labels(dataset: Dataset, sixteen_bit: SixteenBit = "shift") -> pixel_la
 def probe(request: Request) -> tuple[dict, Examples]:
     """Measure a backbone and its baselines; returns probe.json's content and what its figure shows.
 
-    On a CPU the same request gives the same metrics, bit for bit, with the same number of threads.
+    Bit for bit the same on a CPU with the same number of threads. Raises `UserError`.
     """
     protocol, started = request.protocol, datetime.now(UTC).isoformat(timespec="seconds")
     clock, multiple = time.perf_counter(), pixel_labels.MULTIPLE
@@ -172,7 +172,7 @@ def probe(request: Request) -> tuple[dict, Examples]:
     own, settings = weights.record["method"], asdict(protocol)
     if request.sixteen_bit != "shift":  # earlier records have no such key
         settings["sixteen_bit"] = request.sixteen_bit
-    result = {
+    return {
         "schema": SCHEMA, "kind": KIND, "task": request.task, "method": own, "epochs": weights.record["epochs"],
         "metrics": measured[own].metrics,
         "baselines": {name: one.metrics for name, one in measured.items() if name != own},
@@ -190,8 +190,7 @@ def probe(request: Request) -> tuple[dict, Examples]:
         "versions": versions(), "hardware": hardware(), "code": code_version(),
         "wall_seconds": round(time.perf_counter() - clock, 1), "peak_memory_mb": peak_memory_mb("cpu"),
         "started": started, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return result, examples
+    }, examples
 
 
 def _measure_all(weights: frozen_features.Weights, data: pixel_labels.DenseData, protocol: Protocol,

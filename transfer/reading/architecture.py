@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -106,15 +106,17 @@ def some(names: Collection[str], most: int = 5) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, with "..." behind them where there are more."""
+    return ", ".join([*names[:most], "..."] if len(names) > most else names)
+
+
 def faults(names_of: Mapping[str, Collection[str]]) -> str:
     """How many names have which fault, with the first of each: "2 missing in the file (a, b)"."""
     found = []
     for fault, names in names_of.items():
-        shown = sorted(names)[:3]
-        if len(names) > 3:
-            shown.append("...")
         if names:
-            found.append(f"{len(names)} {fault} ({', '.join(shown)})")
+            found.append(f"{len(names)} {fault} ({first_names(sorted(names), 3)})")
     return ", ".join(found)
 
 

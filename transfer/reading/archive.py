@@ -70,7 +70,14 @@ def refuse_packed(path: Path) -> None:
     with open(path, "rb") as file:
         head = file.read(512)
     if head[257:262] == b"ustar":
-        raise UserError(_tar(path))
+        try:
+            with tarfile.open(path, "r:") as archive:
+                names = archive.getnames()
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise UserError(f"{path} is a tar that is cut off ({path.stat().st_size} bytes; {error}): "
+                            "download or copy it again") from None
+        raise UserError(f"{path} is a tar ({some(names, 3) or 'empty'}): unpack it with "
+                        f"`tar -xf {quote(str(path))}` and name the file in it")
     refuse((head.startswith(b"\x1f\x8b") and _inner(path)[257:262] == b"ustar",
             f"{path} is a tar packed with gzip: unpack it with `tar -xzf {quote(str(path))}` and "
             "name the file in it"))
@@ -82,17 +89,6 @@ def refuse_packed(path: Path) -> None:
         refuse((head.startswith(begin),
                 f"{path} is packed with {name}: unpack it with `{command}` and name the file that "
                 "this makes"))
-
-
-def _tar(path: Path) -> str:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            names = archive.getnames()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        return (f"{path} is a tar that is cut off ({path.stat().st_size} bytes; {error}): download "
-                "or copy it again")
-    return (f"{path} is a tar ({some(names, 3) or 'empty'}): unpack it with "
-            f"`tar -xf {quote(str(path))}` and name the file in it")
 
 
 def _inner(path: Path) -> bytes:

@@ -106,18 +106,8 @@ def choose(file: CheckpointFile, branch: str | None, prefix: str | None) -> Chos
     network there. Raises `LayoutError`, with the parts of the file, when it is not clear which
     network is meant; `UserError` when none of the file's networks can be converted.
     """
-    return _by_layout(file, branch) if prefix is None else _by_prefix(file, branch, prefix)
-
-
-def _refuse(file: CheckpointFile, *problems: tuple[object, str]) -> None:
-    """As `refuse`, with the parts of the file."""
-    for wrong, message in problems:
-        if wrong:
-            raise LayoutError(message, choices(file.places))
-
-
-def _by_layout(file: CheckpointFile, branch: str | None) -> Chosen:
-    """The network of the asked branch, or of the one that the authors transfer."""
+    if prefix is not None:
+        return _by_prefix(file, branch, prefix)
     family, networks, methods = _layout(file)
     if family is UNKNOWN:
         _refuse(file, (True, _unknown(file)))
@@ -132,6 +122,13 @@ def _by_layout(file: CheckpointFile, branch: str | None) -> Chosen:
          f"expected one of the branches of {file.path} ({found}; {family.name}), found {branch!r}: "
          "choose one of these, or leave --branch out"))
     return Chosen(file, networks[wanted], wanted, family, networks, methods)
+
+
+def _refuse(file: CheckpointFile, *problems: tuple[object, str]) -> None:
+    """As `refuse`, with the parts of the file."""
+    for wrong, message in problems:
+        if wrong:
+            raise LayoutError(message, choices(file.places))
 
 
 def _by_prefix(file: CheckpointFile, branch: str | None, prefix: str) -> Chosen:

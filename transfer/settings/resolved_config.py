@@ -78,7 +78,12 @@ def layers(task: str, heads: str, scale: str, schedule: str | None = None, solve
     own = get(task)
     _check_choices(own, heads, scale, schedule, solver)
     length = own.schedules[schedule or own.default_schedule]
-    parts = [*_task_values(own), {"SOLVER": {"MAX_ITER": length.iterations, "STEPS": list(length.steps)}}]
+    if isinstance(own.config, str):
+        parts = [_read(CONFIGS / own.config)]  # an absolute path stays what it is
+    else:
+        over = {key: value for key, value in own.config.items() if key != BASE}
+        parts = [_read(CONFIGS / own.config[BASE]), over]
+    parts.append({"SOLVER": {"MAX_ITER": length.iterations, "STEPS": list(length.steps)}})
     if solver in own.solvers:
         parts.append(own.solvers[solver])
     if heads != C4:
@@ -107,14 +112,6 @@ def _check_choices(task: Task, heads: str, scale: str, schedule: str | None, sol
         refuse((scale != "full" and value not in (None, COMMON),
                 f"{option} {value}: scale {scale} has a length and a solver of its own; leave out "
                 f"one of {option} and --scale"))
-
-
-def _task_values(task: Task) -> list[dict]:
-    """What the task's config says, each over the ones before it."""
-    if isinstance(task.config, str):
-        return [_read(CONFIGS / task.config)]  # an absolute path stays what it is
-    own = {key: value for key, value in task.config.items() if key != BASE}
-    return [_read(CONFIGS / task.config[BASE]), own]
 
 
 def _read(path: Path) -> dict:

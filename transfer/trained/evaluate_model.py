@@ -28,11 +28,12 @@ from transfer.finetuning import evaluate, mapper, result
 from transfer.finetuning.one_process import MEASURED, Job, logged, measure, one_line_errors
 from transfer.finetuning.processes import choose_device, leaving, start
 from transfer.finetuning.trainer import Clock
+from transfer.reading.architecture import first_names
 from transfer.records import identity
 from transfer.settings import datasets, norms, resolved_config, where
 from transfer.settings.buildable import assert_buildable
 from transfer.tasks import Where
-from transfer.trained.model_file import Model, check_classes, first_names, load, read_model
+from transfer.trained.model_file import Model, check_classes, load, read_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from transfer.data.dataset import Dataset
 from transfer.finetuning import result
 from transfer.finetuning.checkpoints import FINAL
 from transfer.reading import safe_load
-from transfer.reading.architecture import faults
+from transfer.reading.architecture import faults, first_names
 from transfer.reading.naming import COUNTER
 
 # Not in every file, and without effect: what the model computes from its config, and a counter.
@@ -75,11 +75,6 @@ def check_classes(trained_on: Sequence[str], dataset: Dataset) -> None:
     refuse((list(trained_on) != list(dataset.classes),
             f"the data has the classes {first_names(dataset.classes)}, the model was trained for "
             f"{first_names(trained_on)}: expected the same, in the same order"))
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first five names, for a message."""
-    return ", ".join([*names[:5], "..."] if len(names) > 5 else names)
 
 
 def load(model: nn.Module, file: Path, trust: bool) -> None:

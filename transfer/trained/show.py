@@ -23,6 +23,7 @@ from pretrain.distributed import present_device
 from transfer import detectron2_compat
 from transfer.finetuning import drawing
 from transfer.finetuning.checkpoints import FINAL
+from transfer.reading.architecture import first_names
 from transfer.settings import datasets, norms
 from transfer.settings.where import add_crowds_as_objects
 from transfer.tasks import Where
@@ -69,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     cfg, request = read_run(run_folder)
     if args.data:
         where = Where(Path(args.data), same_images=True, crowds_as_objects=args.crowds_as_objects)
-        records, meta = _annotated(where, request)
+        dataset = datasets.find(where, request["task"])
+        model_file.check_classes(request["dataset"]["classes"], dataset)
+        _, name = datasets.register(dataset)
+        records, meta = list(DatasetCatalog.get(name)), MetadataCatalog.get(name)
     else:
         names, records, meta = list(walk_images(args.photos)), [], _names(cfg, request)
         refuse((not names,
@@ -124,7 +128,7 @@ def choose(records: list[dict], number: int, only: str | None) -> list[dict]:
         return (with_objects or records)[:number]
     chosen = []
     named: dict[str, dict] = {}
-    some = model_file.first_names([Path(record["file_name"]).name for record in records])
+    some = first_names([Path(record["file_name"]).name for record in records])
     for record in records:
         path = Path(record["file_name"])
         for name in (path.name, str(path), path.stem, str(record.get("image_id"))):
@@ -134,13 +138,6 @@ def choose(records: list[dict], number: int, only: str | None) -> list[dict]:
                                    f"name or id; there are {some}"))
         chosen.append(named[name])
     return chosen
-
-
-def _annotated(where: Where, request: dict) -> tuple[list[dict], Metadata]:
-    dataset = datasets.find(where, request["task"])
-    model_file.check_classes(request["dataset"]["classes"], dataset)
-    _, name = datasets.register(dataset)
-    return list(DatasetCatalog.get(name)), MetadataCatalog.get(name)
 
 
 def _names(cfg: CfgNode, request: dict) -> Metadata:
