@@ -155,5 +155,3 @@ def batch_norm_warnings(summary: Mapping[str, Any]) -> list[str]:
                      "the maps prove nothing of the convolutions before them, only the comparison "
                      "of the tensors does")
     return found
-
-

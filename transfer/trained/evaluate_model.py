@@ -199,5 +199,3 @@ def _work(job: Job, file: Path, trust: bool) -> None:
             model = build_model(job.cfg)
             load(model, file, trust)
             measure(job.cfg, model, job, clock)
-
-
