@@ -17,6 +17,7 @@ LAYOUT = "the folder of a layout that the demo's data has, which tasks name"
 ALLOWED = {
     ("transfer/annotations/agreement.py", "keypoints"): KEY,
     ("transfer/annotations/coco_json.py", "keypoints"): KEY,
+    ("transfer/annotations/keypoint_names.py", "keypoints"): "what pycocotools calls its evaluation of them",
     ("transfer/annotations/plain_coco.py", "keypoints"): KEY,
     ("transfer/data/train_share.py", "keypoints"): "a key of detectron2's records",
     ("transfer/data/coco_layout.py", "keypoints"): PART,

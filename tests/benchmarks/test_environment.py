@@ -340,7 +340,7 @@ def test_ci__stages_and_their_order():
     assert re.findall(r"^stage .*?(\./run_all\.sh.*)$", text, re.MULTILINE) == [
         "./run_all.sh environment", "./run_all.sh python -m ruff check .", "./run_all.sh test --durations=40",
         f"./run_all.sh {CI_DEMO}",
-        "./run_all.sh test --slow --durations=40",
+        "./run_all.sh test --slow -n 3 --durations=40",
         "./run_all.sh python -m pip install --quiet -c constraints.txt hotcoco",
         "./run_all.sh python -m pytest -q tests/benchmarks/speed/test_evaluation.py \\"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK) and os.access(ROOT / "run_all.sh", os.X_OK)
