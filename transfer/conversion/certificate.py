@@ -4,18 +4,25 @@ It carries a digest of its own content, so that a hand-edited one is found, and 
 file that was written. Both find accidents and edits, not a forger: who can write the folder can
 also compute a new digest. Its keys:
 
-schema. source, source_sha256: the original checkpoint; input, input_sha256: the file that was read
-this time; canonical_sha256: of backbone.safetensors. family, method, branch, address
-("PLACE:PREFIX" of the network in the input), epochs (null: not known). architecture, standard:
-whether a ResNet-50, as in the published protocols. pretraining: which one of this project made it
-(null: of elsewhere), and random_convolutions: their seed, where a control drew them at random (else
-null); older certificates have neither. consumed, expected (numbers of tensors), missing, left_over
-(names). shapes: torchvision's name -> "64x3x7x7". batch_norm: see `batch_norm_summary`.
-pixel_format: channel_order, mean and std of 0..255 values in that order, stride_in_1x1. fpn:
-transferred, dropped: names of a pretrained FPN's tensors; all are dropped without --fpn. reference:
-the network that the maps were compared with. tolerance. targets: name -> file, sha256, loader,
-tensors, largest_difference, usage. warnings. notes: what the reader of the checkpoint had to say.
-versions. digest: SHA-256 of the rest.
+- schema
+- source, source_sha256: the original checkpoint
+- input, input_sha256: the file that was read this time
+- canonical_sha256: of backbone.safetensors
+- family, method, branch, address ("PLACE:PREFIX" of the network in the input), epochs (null: not
+  known)
+- architecture, standard: whether a ResNet-50, as in the published protocols
+- pretraining: which one of this project made it (null: of elsewhere), and random_convolutions: their
+  seed, where a control drew them at random (else null); older certificates have neither
+- consumed, expected (numbers of tensors), missing, left_over (names)
+- shapes: torchvision's name -> "64x3x7x7"
+- batch_norm: see `batch_norm_summary`
+- pixel_format: channel_order, mean and std of 0..255 values in that order, stride_in_1x1
+- fpn: transferred, dropped: names of a pretrained FPN's tensors; all are dropped without --fpn
+- reference: the network that the maps were compared with, tolerance
+- targets: name -> file, sha256, loader, tensors, largest_difference, usage
+- warnings, notes: what the reader of the checkpoint had to say
+- versions
+- digest: SHA-256 of the rest
 """
 
 import hashlib
