@@ -20,7 +20,8 @@ also compute a new digest. Its keys:
 - fpn: transferred, dropped: names of a pretrained FPN's tensors; all are dropped without --fpn
 - reference: the network that the maps were compared with, tolerance
 - targets: name -> file, sha256, loader, tensors, largest_difference, usage
-- warnings, notes: what the reader of the checkpoint had to say
+- warnings
+- notes: what the reader of the checkpoint had to say
 - versions
 - digest: SHA-256 of the rest
 """
