@@ -32,7 +32,8 @@ def about_config(cfg: CfgNode, processes: int) -> dict[str, Any]:
     """The entries of a result that follow from its resolved config."""
     config = resolved_config.plain(cfg)
     return {"seed": cfg.SEED, "iterations": cfg.SOLVER.MAX_ITER, "processes": processes,
-            "images_at_once": images_at_once(cfg), "batch_norm_images": batch_norm_images(cfg, processes),
+            "earlier_processes": [], "images_at_once": images_at_once(cfg),
+            "batch_norm_images": batch_norm_images(cfg, processes),
             "eval_every": cfg.TEST.EVAL_PERIOD or None, "config": config,
             "config_sha256": resolved_config.sha256(config)}
 
