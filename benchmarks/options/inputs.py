@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +117,11 @@ def read_folders(option: str, values: list[str]) -> tuple[DataFolder, ...]:
         label, _, place = value.partition("=")
         if not place or not label.strip() or Path(value).exists():  # a folder may have = in its name
             label, place = "", value
-        files = re.fullmatch(r"(?:(.+?\.json),(.+?\.json),)?(.*)", place, re.DOTALL)
-        *annotations, folder = [Path(path).absolute() for path in files.groups() if path is not None]
+        parts: Sequence[str] = [place]
+        files = re.fullmatch(r"(.+?\.json),(.+?\.json),(.+)", place)
+        if files:
+            parts = files.groups()
+        *annotations, folder = [Path(path).absolute() for path in parts]
         usual = not label and all(other.part for other in found)
         label = label or folder.name or option
         check_name(f"--{option} LABEL=DIR", label, [other.label for other in found])

@@ -52,7 +52,9 @@ class Protocol:
                 for override in value:
                     words += ["--set", override]
             elif value != one.default:
-                words += [f"--{one.name.replace('_', '-')}", str(value)]
+                words.append(f"--{one.name.replace('_', '-')}")
+                if value is not True:  # a flag has no value
+                    words.append(str(value))
         return words
 
 

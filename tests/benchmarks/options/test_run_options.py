@@ -130,6 +130,8 @@ def test_data__annotations_that_lie_otherwise(tmp_path):
     [commas] = parse(["--methods", "rand", "--tasks", "coco", "--coco", "a,1.json,v.json,b,c"]).data["coco"]
     assert commas.annotations == (Path("a,1.json").absolute(), Path("v.json").absolute())
     assert commas.folder == Path("b,c").absolute()
+    [unfinished] = parse(["--methods", "rand", "--tasks", "coco", "--coco", "t.json,v.json,"]).data["coco"]
+    assert (unfinished.folder, unfinished.annotations) == (Path("t.json,v.json,").absolute(), ())  # and is not found
 
 
 def test_train_share__several_beside_each_other():
